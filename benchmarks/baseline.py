@@ -1,0 +1,176 @@
+"""The baseline: neuron bits of a pool as one writes it today with transformers and forward hooks.
+
+It is meant to be fair. The model is in eval and inference mode with transformers' default attention, every down
+projection has a forward pre-hook that pools on the device, one copy a batch leaves it, and batches are right-padded
+with an attention mask. What it does not do is what nobody does without building an engine: batches come in file order
+with their padding, and the language model head runs at every position, as AutoModelForCausalLM does.
+
+    python -m benchmarks.baseline --model FOLDER [--gguf FILE] --dataset POOL.jsonl --rows 64 --max-length 384
+
+Prints one JSON line. The time is the pass over the tokenised samples; loading, templating, tokenising and one small
+batch to warm up come before it. The tokens are real ones: a sample's content under its own chat template, no padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+import torch
+
+DOWN = (".mlp.down_proj", ".mlp.dense_4h_to_h", ".mlp.c_proj")  # Llama-like and Phi3, GPT-NeoX, GPT-2
+
+
+# ------------------------------------------------------------------------------------- what any tool is given
+
+
+def read_messages(path, rows=None):
+    """Conversations from a JSONL file (or .gz): Alpaca rows, prompt/completion rows, or rows with `messages`."""
+    conversations = []
+    with gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if rows is not None and len(conversations) == rows:
+                break
+            row = json.loads(line)
+            if "messages" in row:
+                conversations.append(row["messages"])
+                continue
+            if "instruction" in row:
+                question, answer = "\n".join(filter(None, (row["instruction"], row.get("input")))), row["output"]
+            else:
+                question, answer = row["prompt"], row["completion"]
+            conversations.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+    return conversations
+
+
+def tokenise(tokenizer, conversations, max_length):
+    """Token ids of each conversation, cut after the last token of its last message, then truncated."""
+    samples = []
+    for messages in conversations:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        answer = messages[-1]["content"].strip()
+        end = text.rindex(answer) + len(answer)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        kept = sum(begin < end for begin, _ in encoded["offset_mapping"])
+        samples.append(encoded["input_ids"][:kept][:max_length])
+    return samples
+
+
+def load(folder, gguf=None, device=None, dtype=None, **options):
+    """(model, tokenizer) on the device: fp32 on a CPU and bf16 on a GPU unless told."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, dtype) if dtype else (torch.float32 if device == "cpu" else torch.bfloat16)
+    extra = {"gguf_file": os.path.basename(gguf)} if gguf else {}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra, **options)
+    return model.eval().to(device), tokenizer
+
+
+def pad_id(tokenizer):
+    return next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+
+
+def peak_rss_mb():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+# ------------------------------------------------------------------------------------------------- the baseline
+
+
+@torch.inference_mode()
+def run_baseline(model, tokenizer, samples, batch_size=8, tau=None, calibration=512, features=False):
+    """(packed bits uint8 [n, L * bytes of a layer], or with `features` means float32 [n, L, J]; seconds; real tokens).
+
+    samples: lists of token ids. A feature is the mean over a sample's tokens, the first left out. A bit is
+    feature > tau [L, J]; without a tau it is the mean of the first `calibration` samples.
+    """
+    downs = [module for name, module in model.named_modules() if name.endswith(DOWN)]
+    if len(downs) != model.config.num_hidden_layers:
+        raise ValueError(f"found {len(downs)} down projections in {model.config.num_hidden_layers} layers")
+    means = [None] * len(downs)
+    weights = None
+
+    def hook_of(layer):
+        def hook(module, args):
+            means[layer] = torch.einsum("btj,bt->bj", args[0].float(), weights)
+
+        return hook
+
+    handles = [down.register_forward_pre_hook(hook_of(layer)) for layer, down in enumerate(downs)]
+    pad, device = pad_id(tokenizer), model.device
+    waiting, done = [], []
+    started = time.perf_counter()
+    try:
+        for begin in range(0, len(samples), batch_size):
+            batch = samples[begin : begin + batch_size]
+            lengths = torch.tensor([len(ids) for ids in batch])
+            width = int(lengths.max())
+            ids = torch.tensor([list(x) + [pad] * (width - len(x)) for x in batch]).to(device)
+            mask = (torch.arange(width) < lengths[:, None]).to(device)
+            counted = mask.float()
+            counted[:, 0] = (lengths == 1).float().to(device)
+            weights = counted / counted.sum(dim=1, keepdim=True)
+            model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            waiting.append(torch.stack(means, dim=1).cpu().numpy())
+            if features:
+                continue
+            if tau is None and (begin + len(batch) >= min(calibration, len(samples))):
+                tau = np.concatenate(waiting)[:calibration].mean(axis=0, dtype=np.float64)
+            if tau is not None:
+                done += [np.packbits(x > tau, axis=-1, bitorder="little").reshape(len(x), -1) for x in waiting]
+                waiting.clear()
+    finally:
+        for handle in handles:
+            handle.remove()
+    result = np.concatenate(waiting if features else done)
+    return result, time.perf_counter() - started, sum(map(len, samples))
+
+
+def report(tool, rows, real_tokens, seconds):
+    print(
+        json.dumps(
+            {
+                "tool": tool,
+                "rows": rows,
+                "real_tokens": real_tokens,
+                "seconds": round(seconds, 3),
+                "tokens_per_s": round(real_tokens / seconds, 1),
+                "peak_rss_mb": peak_rss_mb(),
+            }
+        )
+    )
+
+
+def arguments(description, max_length):
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", required=True, metavar="FOLDER")
+    parser.add_argument("--gguf", metavar="FILE", help="name of a GGUF file inside the folder")
+    parser.add_argument("--dataset", required=True, metavar="JSONL")
+    parser.add_argument("--rows", type=int, help="only the first N rows")
+    parser.add_argument("--max-length", type=int, default=max_length)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    return parser
+
+
+def main(argv=None):
+    args = arguments("Neuron bits with transformers and forward hooks.", 384).parse_args(argv)
+    model, tokenizer = load(args.model, args.gguf, args.device, args.dtype)
+    samples = tokenise(tokenizer, read_messages(args.dataset, args.rows), args.max_length)
+    run_baseline(model, tokenizer, samples[:1])  # warm up
+    codes, seconds, real_tokens = run_baseline(model, tokenizer, samples, args.batch_size)
+    report("transformers-hooks", len(codes), real_tokens, seconds)
+
+
+if __name__ == "__main__":
+    main()

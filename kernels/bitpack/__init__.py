@@ -1,0 +1,1 @@
+"""Bit codes of MLP neurons: one bit a neuron, packed least significant bit first."""

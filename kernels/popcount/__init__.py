@@ -1,0 +1,1 @@
+"""Popcount scan: weighted AND-popcount scores of bit codes against bit planes."""

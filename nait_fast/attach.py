@@ -1,0 +1,96 @@
+"""``capture``: readings of every MLP neuron from a model that someone else loaded and runs."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from nait_fast.errors import NaitError
+from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
+from nait_fast.kernels.capture.reference import Segments, Stats
+from nait_fast.models.patch import Capture, patched, probe
+from nait_fast.models.spec import find_mlps, parse_layers
+
+
+class Captured:
+    """Readings of the latest forward: ``captured[reading]`` is a list of fp32 [B, J], one for each captured layer."""
+
+    def __init__(self, layers: list[int]):
+        self.layers = layers
+        self._readings: dict[str, list[torch.Tensor]] = {}
+
+    def __getitem__(self, reading: str) -> list[torch.Tensor]:
+        if reading not in self._readings:
+            raise KeyError(f"{reading}: not captured (is there a finished forward, and was the reading asked for?)")
+        return self._readings[reading]
+
+    def stacked(self, reading: str) -> torch.Tensor:
+        """All layers of one width as fp32 [B, L, J]."""
+        return torch.stack(self[reading], dim=1)
+
+
+def content_segments(mask: torch.Tensor, skip_first: bool) -> Segments:
+    """Segments of a padded batch: ``mask`` [B, T], 1 at each sample's tokens (one run, on either side of padding)."""
+    mask = mask.bool().cpu()
+    width = mask.shape[1]
+    lengths = mask.sum(dim=1)
+    first = mask.int().argmax(dim=1)
+    if not (lengths > 0).all() or not all(
+        bool(m[a : a + n].all()) for m, a, n in zip(mask, first, lengths, strict=True)
+    ):
+        raise NaitError("capture: each row of attention_mask must be one run of ones")
+    starts = torch.arange(len(mask)) * width + first
+    return Segments(starts, starts + lengths, torch.full((len(mask),), skip_first))
+
+
+@contextmanager
+def capture(
+    model: nn.Module, readings: Sequence[str] = ("mean",), *, layers: str = "all", first_token: str = "exclude"
+) -> Iterator[Captured]:
+    """Inside the block each forward of ``model`` (whole sequences, no key-value cache) also yields readings.
+
+    ``model``: a transformers decoder in evaluation mode, with or without LM head; its outputs do not change and it is
+    untouched after the block. Padding is told by ``attention_mask``, on either side. ``readings``: any of drift, mean,
+    up_abs. Raises NaitError for models that are not supported.
+    """
+    unknown = [r for r in readings if r not in READINGS] + ([] if first_token in FIRST_TOKEN else [first_token])
+    if unknown:
+        raise NaitError(f"capture: '{unknown[0]}' is none of {', '.join((*READINGS, *FIRST_TOKEN))}")
+    if model.training:
+        raise NaitError("capture: the model is in training mode; call model.eval() first")
+    specs = find_mlps(model)
+    specs = [specs[i] for i in parse_layers(layers, len(specs))]
+    probe(specs)
+    captured = Captured([spec.layer for spec in specs])
+    pending: dict[str, list[torch.Tensor]] = {}
+
+    def on_layer(position: int, stats: Stats) -> None:
+        segments = hook.segments
+        assert segments is not None
+        for name, value in combine(stats, segments.ends - segments.starts, None, first_token, readings).items():
+            pending.setdefault(name, []).append(value)
+
+    hook = Capture(specs, statistics_for(readings), on_layer, stop=False)
+
+    def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        pending.clear()
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        shape = ids.shape if ids is not None else kwargs["inputs_embeds"].shape[:2]
+        mask = kwargs.get("attention_mask")
+        mask = torch.ones(shape) if mask is None else mask
+        if mask.shape != shape:
+            raise NaitError("capture: attention_mask and input differ in shape: run whole sequences, no cache")
+        hook.segments = content_segments(mask, first_token == "exclude")
+
+    def after(module: nn.Module, args: tuple, output: Any) -> None:
+        captured._readings = dict(pending)
+
+    handles = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
+    try:
+        with patched(hook):
+            yield captured
+    finally:
+        for handle in handles:
+            handle.remove()

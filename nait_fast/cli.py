@@ -1,0 +1,174 @@
+"""The command line: each verb's flags come from its options dataclass, each verb is one call."""
+
+import argparse
+import dataclasses
+import json
+import sys
+import types
+import typing
+from typing import Any
+
+from nait_fast._version import __version__
+from nait_fast.config import IndexOptions, Options, RankOptions, SelectOptions, SignatureBuildOptions
+from nait_fast.errors import NaitError
+
+# verb -> (options, module with run(options, quiet), help)
+VERBS: dict[str, tuple[type[Options], str, str]] = {
+    "select": (SelectOptions, "select", "choose the samples of a pool that fit a target: everything in one command"),
+    "index": (IndexOptions, "index", "run a model over a pool once and keep its neuron bits"),
+    "signature": (SignatureBuildOptions, "signature", "build a capability's signature from in-domain samples"),
+    "rank": (RankOptions, "rank", "rank an index with signatures; needs no model"),
+}
+PATHS = {
+    "inspect": "show what a pool, index, signature or selection holds",
+    "verify": "check every byte of an index or selection",
+}
+
+
+def _flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) -> None:
+    names = ["--" + field.name.replace("_", "-")]
+    kind = (
+        next((a for a in typing.get_args(hint) if a is not type(None)), hint)
+        if isinstance(hint, types.UnionType)
+        else hint
+    )
+    arguments: dict[str, Any] = {"default": None, "help": field.metadata["help"], "dest": field.name}
+    if kind is bool:
+        arguments["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is tuple:
+        arguments |= {"action": "extend", "nargs": "+", "metavar": "NAME=FILE" if field.name == "target" else "FILE"}
+    else:
+        arguments["type"] = kind
+        arguments["metavar"] = "N" if kind is int else None
+        if "choices" in field.metadata:
+            arguments["choices"], arguments["metavar"] = field.metadata["choices"], None
+    if field.default not in (None, "", (), False) and not field.metadata.get("required"):
+        arguments["help"] += f" (default {field.default})"
+    parser.add_argument(*names, **arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="nait-fast", description="Choose the instruction-tuning samples that activate a capability's MLP neurons."
+    )
+    parser.add_argument("--version", action="version", version=f"nait-fast {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the summary as JSON on the last line of stdout")
+    common.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, (options, _, text) in VERBS.items():
+        sub = verbs.add_parser(verb, help=text, description=text, parents=[common])
+        sub.add_argument(
+            "--config", metavar="FILE", help="YAML with these options (as in config.yaml of an output); flags win"
+        )
+        hints = typing.get_type_hints(options)
+        fields = dataclasses.fields(options)
+        for field in sorted(fields, key=lambda f: not f.metadata.get("required", False)):
+            _flag(sub, field, hints[field.name])
+    for verb, text in PATHS.items():
+        sub = verbs.add_parser(verb, help=text, description=text, parents=[common])
+        sub.add_argument("path")
+    text = "offline demonstration on a real model and a labelled pool"
+    demo = verbs.add_parser("demo", help=text, description=text, parents=[common])
+    demo.add_argument("--model", help="another model than SmolLM2-135M-Instruct (folder, .gguf or Hub id)")
+    demo.add_argument("--output", default="demo-output", help="folder for the results (default demo-output)")
+    return parser
+
+
+def _options(arguments: argparse.Namespace, options: type[Options]) -> Options:
+    values: dict[str, Any] = {}
+    if arguments.config:
+        import yaml
+
+        try:
+            with open(arguments.config, encoding="utf-8") as file:
+                values = yaml.safe_load(file) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise NaitError(
+                f"--config {arguments.config}: cannot be read ({' '.join(str(error).split())[:160]})"
+            ) from None
+        if not isinstance(values, dict):
+            raise NaitError(f"--config {arguments.config}: must be a mapping of options")
+    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(options)}
+    values |= {name: value for name, value in given.items() if value is not None}
+    return options.from_mapping(values, f"nait-fast {arguments.verb}")
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from importlib import import_module
+
+    quiet = arguments.quiet or not sys.stderr.isatty()
+    if arguments.verb in VERBS:
+        options_type, module, _ = VERBS[arguments.verb]
+        options = _options(arguments, options_type)
+        _hush_libraries()
+        summary = import_module(f"nait_fast.verbs.{module}").run(options, quiet)
+        _keep_config(options)
+        return summary
+    _hush_libraries()
+    if arguments.verb == "demo":
+        return import_module("nait_fast.verbs.demo").run(arguments.model, arguments.output, quiet)
+    look = import_module("nait_fast.verbs.look")
+    return getattr(look, arguments.verb)(arguments.path)
+
+
+def _keep_config(options: Options) -> None:
+    from pathlib import Path
+
+    import yaml
+
+    from nait_fast.index.files import write_atomic
+
+    text = yaml.safe_dump(options.to_mapping(), sort_keys=False)
+    write_atomic(Path(options.output) / "config.yaml", text.encode())  # type: ignore[attr-defined]
+
+
+def _hush_libraries() -> None:
+    # transformers' own bars and advice would bury the one line that a user should read.
+    import os
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TQDM_DISABLE_TRANSFORMERS", "1")
+
+
+def _print(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+        return
+    for key, value in summary.items():
+        if key == "text":
+            print(value)
+        elif isinstance(value, dict):
+            print(f"{key}: " + ", ".join(f"{k}={v}" for k, v in value.items()))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for item in value:
+                print(f"{key}: " + ", ".join(f"{k}={v}" for k, v in item.items()))
+        elif isinstance(value, list):
+            print(f"{key}: " + ", ".join(map(str, value)))
+        else:
+            print(f"{key}: {value}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 for bad input (one line on stderr)."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        _print(_run(arguments), arguments.json)
+        return 0
+    except NaitError as error:
+        if arguments.debug:
+            raise
+        print(f"nait-fast: error: {error}", file=sys.stderr)
+    except OSError as error:
+        if arguments.debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"nait-fast: error: {where}{error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("nait-fast: stopped; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 2

@@ -1,0 +1,157 @@
+"""Options of every verb as frozen dataclasses: one definition for the API, the command line and replayable YAML."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nait_fast.errors import NaitError
+
+METHODS = ("contrast", "nait", "nag")
+COMBINES = ("mean", "max", "union", "roundrobin")
+PICKS = ("top", "bottom", "random")
+
+T = TypeVar("T", bound="Options")
+
+
+def _option(default: Any, help: str, **extra: Any) -> Any:
+    return field(default=default, metadata={"help": help, **extra})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of all options: builds from a mapping, refuses unknown keys."""
+
+    @classmethod
+    def from_mapping(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise NaitError(f"{where}: unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}")
+        missing = [n for n, f in known.items() if f.metadata.get("required") and not values.get(n)]
+        if missing:
+            raise NaitError(f"{where}: --{missing[0].replace('_', '-')} is missing")
+        clean = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for name, value in clean.items():
+            choices = known[name].metadata.get("choices")
+            if choices and value is not None and value not in choices:
+                flag = name.replace("_", "-")
+                raise NaitError(f"{where}: --{flag} {value}: choose {', '.join(map(str, choices))}")
+        return cls(**clean)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, as written to ``config.yaml``."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    model: str = _option("", "model: local folder, .gguf file or Hub id", required=True)
+    tokenizer: str | None = _option(None, "tokenizer, if not the model's own")
+    layers: str = _option("all", "layers to capture: all, 0-9, -10--1, 0,5,-1", metavar="LAYERS")
+    dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
+                         choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1")
+    batch_tokens: int | None = _option(None, "tokens a batch (default: 2048 on a CPU, 65536 on a GPU)", minimum=1)
+    trust_remote_code: bool = _option(False, "let the model's own Python code run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    format: str = _option("auto", "row format: auto, alpaca, sharegpt, messages, prompt_completion, text, input_ids")
+    template: str = _option("auto", "auto: the tokenizer's chat template, else Alpaca's",
+                            choices=("auto", "chat", "alpaca", "none"))  # fmt: skip
+    max_length: int = _option(512, "tokens a sample; the rest is cut off and counted", minimum=1)
+    skip_bad_rows: bool = _option(False, "leave out rows that cannot be used, and list them in skipped.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(Options):
+    reading: str | None = _option(None, "drift or mean (default: drift for nait, mean otherwise)",
+                                  choices=("drift", "mean"))  # fmt: skip
+    first_token: str = _option("exclude", "whether the mean counts a sample's first token",
+                               choices=("exclude", "include"))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(Options):
+    calibration_size: int = _option(
+        512, "pool samples that set the thresholds and the pool's bit frequencies", minimum=2
+    )
+    seed: int = _option(0, "seed of the calibration sample and of --pick random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignatureOptions(Options):
+    method: str = _option("contrast", "ranking method", choices=METHODS)
+    weights: str = _option("difference", "contrast: weight of a neuron from its bit frequencies",
+                           choices=("difference", "logodds"))  # fmt: skip
+    planes: int = _option(4, "contrast: signed bit planes of a weight", minimum=2, maximum=12)
+    top_m: int | None = _option(None, "contrast: instead of planes, weight ±1 on the m strongest neurons a layer",
+                                minimum=1)  # fmt: skip
+    sign: str = _option("mean", "nait: flip a direction by the mean drift (the paper's) or by contrast with the pool",
+                        choices=("mean", "contrast"))  # fmt: skip
+    nag_top_k: int = _option(20, "nag: neurons a layer", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(Options):
+    fraction: float | None = _option(None, "select this share of the pool's samples (default 0.1)")
+    top_k: int | None = _option(None, "select this many samples", minimum=1)
+    token_budget: int | None = _option(None, "select samples up to this many tokens in all", minimum=1)
+    pick: str = _option("top", "which end of the ranking", choices=PICKS)
+    combine: str = _option("mean", "several targets: how their z-scored scores become one order", choices=COMBINES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectOptions(BudgetOptions, SignatureOptions, CalibrationOptions, ReadingOptions, DataOptions, ModelOptions):
+    """Options of ``select``."""
+
+    dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
+    target: tuple[str, ...] = _option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
+    output: str = _option("", "folder for the results", required=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions(CalibrationOptions, ReadingOptions, DataOptions, ModelOptions):
+    """Options of ``index``."""
+
+    dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
+    output: str = _option("", "folder for the index", required=True)
+    codec: str = _option("neuron", "neuron: one bit a neuron; nag: the set of the top neurons a layer",
+                         choices=("neuron", "nag"))  # fmt: skip
+    codebook: str | None = _option(None, "codebook of another index (folder or file) instead of calibrating")
+    score: tuple[str, ...] = _option((), "nait signatures to score exactly in the same pass")
+    nag_top_k: int = _option(20, "codec nag: neurons a layer", minimum=1)
+    shard_rows: int = _option(8192, "rows of the pool a shard", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, ModelOptions):
+    """Options of ``signature``."""
+
+    target: tuple[str, ...] = _option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
+    codebook: str | None = _option(None, "index folder or codebook file (contrast; nait with --sign contrast)")
+    output: str = _option("", "folder for NAME.safetensors", required=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(BudgetOptions):
+    """Options of ``rank``."""
+
+    index: str = _option("", "index folder", required=True)
+    signature: tuple[str, ...] = _option((), "signature files", required=True)
+    output: str = _option("", "folder for the results", required=True)
+    dataset: str | None = _option(None, "the pool, if it has moved since it was indexed")
+    seed: int = _option(0, "seed of --pick random")
+
+
+def split_target(text: str) -> tuple[str, str]:
+    """``NAME=FILE`` or ``FILE`` (its stem is the name) -> (name, file)."""
+    name, found, path = text.partition("=")
+    if not found or "/" in name:
+        name, path = Path(text).name.split(".")[0], text
+    if not name or not path or not all(c.isalnum() or c in "._-" for c in name):
+        raise NaitError(f"--target {text}: write NAME=FILE, the name of letters, digits, '.', '_' and '-'")
+    return name, path

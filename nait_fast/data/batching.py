@@ -1,0 +1,63 @@
+"""Length-bucketed batches under a token budget, and the prefix that samples share."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nait_fast.data.tokenize import Encoded
+
+MIN_PREFIX = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``items``: positions in the encoded window; ``n_prefix``: leading tokens that come from the shared prefix."""
+
+    items: list[int]
+    n_prefix: int
+
+
+def shared_prefix(encoded: Sequence[Encoded], share: float = 0.8) -> np.ndarray:
+    """The longest token prefix that at least ``share`` of the samples begin with, int32 [P]; empty below 4 tokens.
+
+    Samples also need a token of their own behind it.
+    """
+    alive = [e.ids for e in encoded]
+    needed = max(2, share * len(alive))
+    prefix: list[int] = []
+    while True:
+        position = len(prefix)
+        counts = Counter(int(ids[position]) for ids in alive if len(ids) > position + 1)
+        token, count = counts.most_common(1)[0] if counts else (0, 0)
+        if count < needed:
+            break
+        prefix.append(token)
+        alive = [ids for ids in alive if len(ids) > position + 1 and ids[position] == token]
+    return np.array(prefix if len(prefix) >= MIN_PREFIX else [], dtype=np.int32)
+
+
+def make_batches(encoded: Sequence[Encoded], prefix: np.ndarray, batch_tokens: int) -> Iterator[Batch]:
+    """Batches of similarly long samples, each at most ``batch_tokens`` tokens of its own (or one sample).
+
+    Samples behind the shared prefix and others never mix. The order depends only on the lengths and positions.
+    """
+    n = len(prefix)
+    groups: dict[int, list[int]] = {n: [], 0: []}
+    for position, item in enumerate(encoded):
+        behind = n and len(item.ids) > n and np.array_equal(item.ids[:n], prefix)
+        groups[n if behind else 0].append(position)
+    for n_prefix, members in groups.items():
+        members.sort(key=lambda i: (len(encoded[i].ids), i))
+        batch: list[int] = []
+        tokens = 0
+        for i in members:
+            own = len(encoded[i].ids) - n_prefix
+            if batch and tokens + own > batch_tokens:
+                yield Batch(batch, n_prefix)
+                batch, tokens = [], 0
+            batch.append(i)
+            tokens += own
+        if batch:
+            yield Batch(batch, n_prefix)

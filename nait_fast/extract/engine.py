@@ -1,0 +1,134 @@
+"""The engine: token ids in, the readings of every captured layer out, layer by layer.
+
+Only the decoder body runs, and it stops at the last captured activation. A layer's activations live until they are
+pooled; what is kept of them is the sink's business.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from nait_fast.data.batching import Batch, make_batches
+from nait_fast.data.tokenize import Encoded
+from nait_fast.extract.pooling import combine, statistics_for
+from nait_fast.kernels.capture.reference import Segments, Stats
+from nait_fast.models.linear import onednn_linear
+from nait_fast.models.load import LoadedModel
+from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
+from nait_fast.models.patch import Capture, StopForward, patched
+
+# Tokens a batch. On a CPU the activations of a batch should stay in cache; a GPU wants many.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+
+
+class Sink(Protocol):
+    """Takes the readings of one batch: ``layer`` once a layer in order, then ``finish``."""
+
+    def layer(self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor]) -> None:
+        """Readings fp32 [B, J] of captured layer ``position`` for the samples ``items`` of the window."""
+
+    def finish(self, items: Sequence[int], finite: np.ndarray) -> None:
+        """The batch is done; ``finite`` bool [B]: no reading of the sample was NaN or infinite."""
+
+
+class Engine:
+    """Runs one model for one set of readings."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        readings: Sequence[str],
+        *,
+        first_token: str = "exclude",
+        batch_tokens: int | None = None,
+    ):
+        self.model, self.readings, self.first_token = model, tuple(readings), first_token
+        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
+        self._prefix_ids = np.zeros(0, dtype=np.int32)
+        self._prefix_keys: dict[int, KeysValues] = {}
+        self._prefix_stats: list[Stats] = []
+        self._on_stats: Callable[[int, Stats], None] = lambda position, stats: None
+        self._capture = Capture(model.specs, statistics_for(readings), self._stats, stop=True)
+
+    def _stats(self, position: int, stats: Stats) -> None:
+        self._on_stats(position, stats)
+
+    def run(
+        self,
+        encoded: Sequence[Encoded],
+        sink: Sink,
+        *,
+        prefix: np.ndarray | None = None,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Capture all of ``encoded`` in length-bucketed batches.
+
+        ``prefix``: leading ids that many samples share; they are run once. ``on_batch(samples, tokens)`` is called
+        after each batch, tokens counting each sample's own K.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(onednn_linear(self.model.body))
+            stack.enter_context(patched(self._capture))
+            if self.model.packs:
+                stack.enter_context(packed_attention_on(self.model.body))
+            if prefix is None or not self.model.packs:
+                prefix = np.zeros(0, dtype=np.int32)
+            if len(prefix) and not np.array_equal(prefix, self._prefix_ids):
+                self._run_prefix(prefix)
+            for batch in make_batches(encoded, prefix, self.batch_tokens):
+                self._run_batch([encoded[i] for i in batch.items], batch, sink)
+                if on_batch:
+                    on_batch(len(batch.items), sum(len(encoded[i].ids) for i in batch.items))
+
+    def _run_prefix(self, prefix: np.ndarray) -> None:
+        self._prefix_ids, self._prefix_keys, self._prefix_stats = prefix, {}, []
+        self._on_stats = lambda position, stats: self._prefix_stats.append(stats)
+        self._forward([prefix], Pack([len(prefix)], record=self._prefix_keys), 0)
+
+    def _run_batch(self, samples: list[Encoded], batch: Batch, sink: Sink) -> None:
+        lengths = torch.tensor([len(sample.ids) for sample in samples])
+        finite = np.ones(len(samples), dtype=bool)
+
+        def on_stats(position: int, stats: Stats) -> None:
+            before = self._prefix_stats[position] if batch.n_prefix else None
+            readings = combine(stats, lengths, before, self.first_token, self.readings)
+            for reading in readings.values():
+                np.logical_and(finite, torch.isfinite(reading).all(dim=1).cpu().numpy(), out=finite)
+            sink.layer(batch.items, position, readings)
+
+        self._on_stats = on_stats
+        own = [sample.ids[batch.n_prefix :] for sample in samples]
+        keys = self._prefix_keys if batch.n_prefix else {}
+        self._forward(own, Pack([len(ids) for ids in own], prefix=keys), batch.n_prefix)
+        sink.finish(batch.items, finite)
+
+    def _forward(self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int) -> None:
+        lengths = torch.tensor(pack.lengths)
+        width = int(lengths.max())
+        packs = self.model.packs
+        starts = lengths.cumsum(0) - lengths if packs else torch.arange(len(lengths)) * width
+        skip = torch.full((len(lengths),), self.first_token == "exclude" and first_position == 0)
+        self._capture.segments = Segments(starts, starts + lengths, skip)
+        device = self.model.device
+        try:
+            if packs:
+                ids = torch.from_numpy(np.concatenate(sequences)).long().to(device)
+                packed_forward(self.model.body, ids, pack, first_position)
+            else:
+                padded, mask = _right_padded(sequences, width)
+                self.model.body(input_ids=padded.to(device), attention_mask=mask.to(device), use_cache=False)
+        except StopForward:
+            pass
+
+
+def _right_padded(sequences: Sequence[np.ndarray], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.zeros(len(sequences), width, dtype=torch.long)
+    mask = torch.zeros(len(sequences), width, dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)] = torch.from_numpy(sequence)
+        mask[i, : len(sequence)] = 1
+    return ids, mask

@@ -1,0 +1,43 @@
+"""From a layer's statistics to the readings of the method (DESIGN: drift, mean; NAG's mean of |up_proj|)."""
+
+from collections.abc import Iterable
+
+import torch
+
+from nait_fast.kernels.capture.reference import Stats
+
+NEEDS = {"drift": ("first", "last"), "mean": ("sum",), "up_abs": ("up_abs_sum",)}
+READINGS = tuple(NEEDS)
+FIRST_TOKEN = ("exclude", "include")
+
+
+def statistics_for(readings: Iterable[str]) -> frozenset[str]:
+    """The statistics that the capture op must yield for ``readings``."""
+    return frozenset(name for reading in readings for name in NEEDS[reading])
+
+
+def combine(
+    stats: Stats, lengths: torch.Tensor, prefix: Stats | None, first_token: str, readings: Iterable[str]
+) -> dict[str, torch.Tensor]:
+    """The readings fp32 [B, J] of one layer.
+
+    ``lengths`` int64 [B]: all tokens K of each sample, its prefix included; ``prefix``: statistics [1, J] of the shared
+    prefix, whose first token is the sample's first. With ``first_token="exclude"`` the mean runs over K − 1 tokens
+    (over the one token where K = 1): that token is an attention sink.
+    """
+    out = {}
+    for reading in readings:
+        if reading == "drift":
+            assert stats.last is not None
+            first = stats.first if prefix is None else prefix.first
+            out[reading] = stats.last - first
+        elif reading == "mean":
+            assert stats.sum is not None
+            total = stats.sum if prefix is None else stats.sum + prefix.sum
+            count = (lengths - 1).clamp(min=1) if first_token == "exclude" else lengths
+            out[reading] = total / count[:, None].to(total.device)
+        else:
+            assert stats.up_abs_sum is not None
+            total = stats.up_abs_sum if prefix is None else stats.up_abs_sum + prefix.up_abs_sum
+            out[reading] = total / lengths[:, None].to(total.device)
+    return out

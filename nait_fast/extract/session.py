@@ -1,0 +1,79 @@
+"""A loaded model with its encoder: what every verb that runs a model starts from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nait_fast.config import DataOptions, ModelOptions
+from nait_fast.data.pool import Pool, PoolInfo
+from nait_fast.data.template import Template
+from nait_fast.data.tokenize import Encoded, Encoder, Refused
+from nait_fast.errors import NaitError
+from nait_fast.extract.engine import Engine, Sink
+from nait_fast.index.format import CodeLayout
+from nait_fast.models.load import LoadedModel, load_model
+from nait_fast.progress import Progress
+
+
+@dataclass
+class Session:
+    """``model`` and ``encoder`` fit each other; ``quiet`` silences progress."""
+
+    model: LoadedModel
+    encoder: Encoder
+    first_token: str = "exclude"
+    batch_tokens: int | None = None
+    quiet: bool = False
+
+    @property
+    def layout(self) -> CodeLayout:
+        return CodeLayout.of(self.model.widths)
+
+    def identity(self) -> dict[str, Any]:
+        """What a signature, a codebook or an index must share with this session to fit it."""
+        return {
+            "model": self.model.fingerprint,
+            "template": self.encoder.template.hash,
+            "first_token": self.first_token,
+            "layers": [spec.layer for spec in self.model.specs],
+            "widths": self.model.widths,
+        }
+
+    def run(
+        self,
+        encoded: Sequence[Encoded],
+        sink: Sink,
+        readings: Sequence[str],
+        prefix: np.ndarray,
+        progress: Progress | None = None,
+    ) -> None:
+        """Capture ``readings`` of ``encoded`` into ``sink``."""
+        engine = Engine(self.model, readings, first_token=self.first_token, batch_tokens=self.batch_tokens)
+        engine.run(encoded, sink, prefix=prefix, on_batch=progress.add if progress else None)
+
+
+def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exclude", quiet: bool = False) -> Session:
+    """Load the model and make its encoder. Raises NaitError."""
+    loaded = load_model(
+        model.model,
+        tokenizer=model.tokenizer,
+        dtype=model.dtype,
+        device=model.device,
+        layers=model.layers,
+        trust_remote_code=model.trust_remote_code,
+    )
+    template = Template(data.template, loaded.tokenizer)
+    encoder = Encoder(loaded.tokenizer, template, data.max_length)
+    return Session(loaded, encoder, first_token, model.batch_tokens, quiet)
+
+
+def encode_all(encoder: Encoder, pool: Pool) -> tuple[PoolInfo, list[Encoded]]:
+    """Every sample of a small pool (a target), encoded. A sample that the template refuses is an error."""
+    info = pool.scan()
+    results = encoder.encode(list(pool.samples()))
+    refused = next((r for r in results if isinstance(r, Refused)), None)
+    if refused:
+        raise NaitError(f"{pool.path} row {refused.row}: {refused.reason}; fix the row or leave it out")
+    return info, [r for r in results if isinstance(r, Encoded)]

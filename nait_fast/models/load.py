@@ -1,0 +1,166 @@
+"""Loads a model's body and tokenizer from a local folder, a GGUF file or a Hub id."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nait_fast.errors import NaitError
+from nait_fast.models.packed import packs_exactly
+from nait_fast.models.patch import probe
+from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class LoadedModel:
+    """A decoder body (no LM head) ready to capture from.
+
+    ``specs`` are the chosen layers; ``packs``: the padding-free forward is exact here; ``fingerprint`` identifies
+    weights and chosen layers whatever the dtype and device.
+    """
+
+    name: str
+    body: nn.Module
+    tokenizer: Any
+    specs: list[MlpSpec]
+    packs: bool
+    fingerprint: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.body.parameters()).device
+
+    @property
+    def widths(self) -> list[int]:
+        """Neurons of each chosen layer."""
+        return [spec.n_neurons for spec in self.specs]
+
+
+def fingerprint(body: nn.Module, layers: list[int]) -> str:
+    """SHA-256 (first 16 hex digits) over the architecture, the chosen layers and 64 bf16 samples of each weight.
+
+    Rounding to bf16 makes the fp32 and the bf16 copy of a checkpoint the same model.
+    """
+    digest = hashlib.sha256()
+    config = body.config.to_dict()
+    keys = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    digest.update(json.dumps([{k: config.get(k) for k in keys}, layers], sort_keys=True).encode())
+    for name, parameter in sorted(body.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // 64)
+        sample = flat[::step][:64].to("cpu", torch.float32).bfloat16().float()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def pick_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise NaitError(
+            f"--device {device}: not usable here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from None
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in DTYPES:
+        raise NaitError(f"--dtype {dtype}: choose auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _locate(model: str) -> tuple[str, dict[str, str]]:
+    """(folder or Hub id, extra from_pretrained arguments)."""
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise NaitError(f"--model {model}: no such file")
+        try:
+            import gguf  # noqa: F401
+        except ImportError:
+            raise NaitError(f'--model {model}: reading GGUF needs: pip install "nait-fast[gguf]"') from None
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            ggufs = sorted(p.name for p in path.glob("*.gguf"))
+            hint = f"; name the file: --model {path / ggufs[0]}" if ggufs else ""
+            raise NaitError(f"--model {model}: the folder has no config.json{hint}")
+        return str(path), {}
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise NaitError(f"--model {model}: no model folder, GGUF file or Hub id of that name")
+    return model, {}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: bool = False):
+    """The tokenizer of ``model``, or the one at ``tokenizer``. Raises NaitError."""
+    from transformers import AutoTokenizer
+
+    source, extra = _locate(tokenizer or model)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
+    except Exception as error:  # transformers raises anything from OSError to KeyError here
+        raise NaitError(f"cannot load a tokenizer from {tokenizer or model} ({_first_line(error)})") from None
+
+
+def load_model(
+    model: str,
+    *,
+    tokenizer: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    layers: str = "all",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load ``model`` (folder, .gguf file or Hub id) in evaluation mode on ``device``.
+
+    Raises NaitError for anything that is missing, unreadable or not a decoder with a known MLP family.
+    """
+    from transformers import AutoModel
+
+    target = pick_device(device)
+    source, extra = _locate(model)
+    chosen_dtype = pick_dtype(dtype, target)
+    try:
+        body = AutoModel.from_pretrained(source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, **extra)
+    except Exception as error:  # transformers raises anything from OSError to KeyError here
+        raise NaitError(f"--model {model}: cannot be loaded ({_first_line(error)})") from None
+    return prepare(body.to(target), load_tokenizer(model, tokenizer, trust_remote_code), layers=layers, name=model)
+
+
+def prepare(model: nn.Module, tokenizer: Any, *, layers: str = "all", name: str = "") -> LoadedModel:
+    """A ``LoadedModel`` around a transformers model in memory (causal LM or body); it is not changed.
+
+    The model must be in evaluation mode. Raises NaitError for unknown families and experts.
+    """
+    body = model.get_decoder() if hasattr(model, "lm_head") and hasattr(model, "get_decoder") else model
+    body = getattr(body, "language_model", body)
+    if body.training:
+        raise NaitError(f"model {name or type(model).__name__} is in training mode: call model.eval() first")
+    specs = find_mlps(body)
+    chosen = parse_layers(layers, len(specs))
+    specs = [specs[i] for i in chosen]
+    probe(specs)
+    return LoadedModel(
+        name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
+        body,
+        tokenizer,
+        specs,
+        packs_exactly(body),
+        fingerprint(body, chosen),
+    )

@@ -1,0 +1,97 @@
+"""Reversible capture: replaces the forward of the chosen MLPs by one that also yields statistics."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from nait_fast.errors import NaitError
+from nait_fast.kernels import mlp_capture
+from nait_fast.kernels.capture.reference import Segments, Stats
+from nait_fast.models.spec import MlpSpec
+
+
+class StopForward(Exception):
+    """Raised by the last captured MLP: nothing after its activation is needed."""
+
+
+class Capture:
+    """What a patched MLP needs in a forward: set ``segments`` before each one.
+
+    ``on_layer(position, stats)`` is called as each captured layer is done (``position`` counts the captured layers).
+    """
+
+    def __init__(
+        self, specs: Sequence[MlpSpec], statistics: frozenset[str], on_layer: Callable[[int, Stats], None], stop: bool
+    ):
+        self.specs, self.statistics, self.on_layer, self.stop = specs, statistics, on_layer, stop
+        self.segments: Segments | None = None
+
+    def forward(self, position: int, x: torch.Tensor) -> torch.Tensor:
+        spec = self.specs[position]
+        gate, up = project_up(spec, x)
+        assert self.segments is not None
+        hidden, stats = mlp_capture(gate, up, spec.act, self.segments, self.statistics)
+        self.on_layer(position, stats)
+        if self.stop and position == len(self.specs) - 1:
+            raise StopForward
+        return project_down(spec, hidden)
+
+
+def project_up(spec: MlpSpec, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """(gate or None, up) of one MLP, each [..., J]."""
+    family = spec.family
+    up = spec.part(family.up)(x)
+    if family.kind == "fused":
+        gate, up = up.chunk(2, dim=-1)
+        return gate, up
+    return (spec.part(family.gate)(x) if family.gate else None), up
+
+
+def project_down(spec: MlpSpec, hidden: torch.Tensor) -> torch.Tensor:
+    out = spec.part(spec.family.down)(hidden)
+    for name in spec.family.tail:
+        out = spec.part(name)(out)
+    return out
+
+
+@contextmanager
+def patched(capture: Capture) -> Iterator[None]:
+    """Capture is on inside the block; the modules are untouched after it, whatever happens."""
+
+    def bind(position: int):
+        return lambda x: capture.forward(position, x)
+
+    try:
+        for position, spec in enumerate(capture.specs):
+            spec.module.forward = bind(position)  # type: ignore[method-assign]
+        yield
+    finally:
+        for spec in capture.specs:
+            spec.module.__dict__.pop("forward", None)
+
+
+def probe(specs: Sequence[MlpSpec]) -> None:
+    """Check on random input that each kind of MLP in ``specs`` computes what its family's row says.
+
+    Raises NaitError naming the module: a look-alike must be refused, not misread.
+    """
+    seen = set()
+    for spec in specs:
+        if type(spec.module) in seen:
+            continue
+        seen.add(type(spec.module))
+        weight = spec.part(spec.family.up).weight
+        width = weight.shape[0] if type(spec.part(spec.family.up)).__name__ == "Conv1D" else weight.shape[1]
+        x = torch.randn(3, int(width), generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+        with torch.no_grad():
+            expected = spec.module(x)
+            gate, up = project_up(spec, x)
+            segments = Segments(torch.tensor([0]), torch.tensor([3]), torch.tensor([False]))
+            hidden, _ = mlp_capture(gate, up, spec.act, segments, frozenset())
+            got = project_down(spec, hidden)
+        if not torch.equal(got, expected):
+            raise NaitError(
+                f"layer {spec.layer}: {type(spec.module).__name__} looks like the family of {spec.family.examples} "
+                "but computes something else; it is not supported"
+            )

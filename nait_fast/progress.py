@@ -1,0 +1,32 @@
+"""Progress on stderr: a bar with rate and time left on a terminal, silence elsewhere."""
+
+import sys
+import time
+
+
+class Progress:
+    """Counts samples and tokens of one stage. ``close`` returns nothing; ``tokens`` and ``seconds`` stay readable."""
+
+    def __init__(self, total: int, label: str, quiet: bool = False):
+        self.tokens, self.samples, self._start, self._seconds = 0, 0, time.perf_counter(), None
+        self._bar = None
+        if not quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=label, unit=" samples", file=sys.stderr, dynamic_ncols=True)
+
+    def add(self, samples: int, tokens: int) -> None:
+        self.samples += samples
+        self.tokens += tokens
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{self.tokens / self.seconds:,.0f} tokens/s", refresh=False)
+            self._bar.update(samples)
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds or time.perf_counter() - self._start
+
+    def close(self) -> None:
+        self._seconds = time.perf_counter() - self._start
+        if self._bar is not None:
+            self._bar.close()

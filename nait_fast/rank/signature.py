@@ -1,0 +1,179 @@
+"""Signatures: what a capability looks like, as weights over neurons that bit codes (or activations) are scored with."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.files import pack_tensors, read_tensors, sha256, write_atomic
+from nait_fast.index.format import CodeLayout
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One capability under one method.
+
+    ``tensors``: for ``nait`` ``direction`` fp32 [N]; for bit methods ``planes`` uint8 [P, row_bytes] and
+    ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p plane_weights[p] · popcount(b & planes[p])) beside the
+    float ``weights`` fp32 [N], and for contrast the ``threshold`` fp32 [N] of its codebook. ``meta``: method, reading,
+    first_token, model fingerprint, template hash, codebook hash, layers, widths, samples and statistics of the target.
+    """
+
+    name: str
+    meta: dict[str, Any]
+    tensors: dict[str, np.ndarray] = field(repr=False)
+
+    @property
+    def method(self) -> str:
+        return self.meta["method"]
+
+    @property
+    def layout(self) -> CodeLayout:
+        return CodeLayout.of(self.meta["widths"])
+
+    def to_bytes(self) -> bytes:
+        return pack_tensors(self.tensors, {"kind": "signature", "name": self.name, **self.meta})
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the file."""
+        return sha256(self.to_bytes())[:16]
+
+    def save(self, folder: Path) -> Path:
+        path = folder / f"{self.name}.safetensors"
+        write_atomic(path, self.to_bytes())
+        return path
+
+
+_TENSORS = {
+    "nait": {"direction": "f4"},
+    "contrast": {"weights": "f4", "threshold": "f4", "planes": "u1", "plane_weights": "i8"},
+    "nag": {"weights": "f4", "planes": "u1", "plane_weights": "i8"},
+}
+
+
+def load_signature(path: str | os.PathLike[str]) -> Signature:
+    """Read a signature file. Raises NaitError when it is missing, damaged or no signature."""
+    tensors, meta = read_tensors(path, "signature")
+    try:
+        name, expected = str(meta["name"]), _TENSORS[meta["method"]]
+        layout = CodeLayout.of(meta["widths"])
+        for key, dtype in expected.items():
+            array = tensors[key]
+            shape = {"planes": (len(array), layout.row_bytes), "plane_weights": (len(tensors.get("planes", ())),)}
+            if array.dtype != np.dtype(dtype) or array.shape != shape.get(key, (layout.n_neurons,)):
+                raise ValueError(f"'{key}' does not fit")
+        for key in ("model", "template", "reading", "first_token"):
+            meta[key]
+    except (KeyError, TypeError, ValueError) as error:
+        raise NaitError(f"{path}: not a valid signature ({error})") from None
+    meta = {k: v for k, v in meta.items() if k not in ("kind", "name")}
+    return Signature(name, meta, {k: np.array(v) for k, v in tensors.items()})
+
+
+def check_fits(signature: Signature, model: str, template: str, codebook: str | None, where: str) -> None:
+    """Refuse a signature made with another model, template or codebook than ``where`` was. Raises NaitError."""
+    for what, mine, theirs in (
+        ("model", signature.meta["model"], model),
+        ("template", signature.meta["template"], template),
+    ):
+        if mine != theirs:
+            raise NaitError(
+                f"signature '{signature.name}' was made with another {what} ({mine}) than {where} ({theirs}): "
+                f"rebuild it with the same {what}"
+            )
+    if codebook is not None and signature.method == "contrast" and signature.meta["codebook"] != codebook:
+        raise NaitError(
+            f"signature '{signature.name}' was made with another codebook ({signature.meta['codebook']}) than {where} "
+            f"({codebook}): rebuild it with --codebook of that index"
+        )
+
+
+def signed_planes(weights: np.ndarray, n_planes: int, layout: CodeLayout) -> tuple[np.ndarray, np.ndarray, float]:
+    """Quantise ``weights`` fp32 [N] to ``n_planes``-bit two's complement: (planes, plane weights, scale).
+
+    weight ≈ scale · Σ_p plane_weights[p] · bit_p, the last plane being the sign's.
+    """
+    top = 2 ** (n_planes - 1) - 1
+    scale = float(np.abs(weights).max()) / top or 1.0
+    levels = np.rint(weights / scale).astype(np.int64)
+    bits = [(levels >> p & 1).astype(bool) for p in range(n_planes)]
+    plane_weights = np.array([2**p for p in range(n_planes - 1)] + [-(2 ** (n_planes - 1))], dtype=np.int64)
+    return layout.pack(np.stack(bits)), plane_weights, scale
+
+
+def top_m_planes(weights: np.ndarray, m: int, layout: CodeLayout) -> tuple[np.ndarray, np.ndarray, float]:
+    """±1 on the ``m`` neurons of largest |weight| in each layer, 0 elsewhere: one plane for each sign."""
+    bits = np.zeros((2, layout.n_neurons), dtype=bool)
+    for position in range(len(layout.widths)):
+        neurons = layout.neurons(position)
+        layer = weights[neurons]
+        strongest = np.argsort(-np.abs(layer), kind="stable")[:m]
+        bits[0, neurons][strongest] = layer[strongest] > 0
+        bits[1, neurons][strongest] = layer[strongest] < 0
+    return layout.pack(bits), np.array([1, -1], dtype=np.int64), 1.0
+
+
+def count_planes(counts: np.ndarray, layout: CodeLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Exact bit planes of non-negative integers ``counts`` [N]: (planes, plane weights)."""
+    n_planes = max(1, int(counts.max()).bit_length())
+    bits = np.stack([(counts >> p & 1).astype(bool) for p in range(n_planes)])
+    return layout.pack(bits), np.array([2**p for p in range(n_planes)], dtype=np.int64)
+
+
+def contrast_signature(
+    name: str,
+    bits: np.ndarray,
+    codebook: Codebook,
+    *,
+    weights: str = "difference",
+    planes: int = 4,
+    top_m: int | None = None,
+    target: dict[str, Any] | None = None,
+) -> Signature:
+    """w = p_target − p_pool (or the difference of log-odds), quantised (DESIGN: method contrast).
+
+    ``bits`` bool [n, N]: the target samples' codes under ``codebook``.
+    """
+    assert codebook.threshold is not None
+    layout, n = codebook.layout, len(bits)
+    frequency = bits.mean(axis=0)
+    if weights == "logodds":
+        m = codebook.meta["samples"]  # add-half smoothing: no infinite weight from a small sample
+
+        def logit(p: np.ndarray, count: int) -> np.ndarray:
+            return np.log((p * count + 0.5) / ((1 - p) * count + 0.5))
+
+        w = logit(frequency, n) - logit(codebook.frequency.astype(np.float64), m)
+    else:
+        w = frequency - codebook.frequency
+    w = w.astype(np.float32)
+    packed, plane_weights, scale = top_m_planes(w, top_m, layout) if top_m else signed_planes(w, planes, layout)
+    kept = {k: codebook.meta[k] for k in ("reading", "first_token", "model", "template", "layers", "widths")}
+    meta = {
+        "method": "contrast", **kept, "codebook": codebook.hash, "samples": n, "scale": scale, "weights": weights,
+        "target": target or {},
+        "quantisation": f"top_m={top_m}" if top_m else f"planes={planes}",
+    }  # fmt: skip
+    tensors = {"weights": w, "threshold": codebook.threshold, "planes": packed, "plane_weights": plane_weights}
+    return Signature(name, meta, tensors)
+
+
+def nag_signature(name: str, bits: np.ndarray, meta: dict[str, Any]) -> Signature:
+    """NAG (arXiv 2604.15706): per-layer frequency profile of the target's top-K sets, normalised to 1 a layer.
+
+    Similarity = mean over layers of the profile's mass on the sample's set. The profile is a count over n · K, the
+    same n · K in every layer, so integer planes of the counts give the float ranking exactly. ``bits`` bool [n, N].
+    """
+    layout = CodeLayout.of(meta["widths"])
+    counts = bits.sum(axis=0, dtype=np.int64)
+    mass = [int(counts[layout.neurons(p)].sum()) for p in range(len(layout.widths))]
+    planes, plane_weights = count_planes(counts, layout)
+    scale = 1.0 / (mass[0] * len(mass))
+    weights = (counts * scale).astype(np.float32)
+    info = {"method": "nag", **meta, "samples": len(bits), "scale": scale}
+    return Signature(name, info, {"weights": weights, "planes": planes, "plane_weights": plane_weights})

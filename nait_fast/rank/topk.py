@@ -1,0 +1,30 @@
+"""Streaming top-k: ties go to the lower row, whatever the order in which blocks arrive."""
+
+import numpy as np
+
+
+def order(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Positions by descending score, equal scores by ascending row."""
+    return np.lexsort((rows, -scores))
+
+
+class TopK:
+    """Keeps the ``k`` best of all pushed (row, score) pairs in O(k) memory."""
+
+    def __init__(self, k: int):
+        self.k = k
+        self._rows = np.zeros(0, dtype=np.int64)
+        self._scores = np.zeros(0)
+
+    def push(self, rows: np.ndarray, scores: np.ndarray) -> None:
+        """``rows`` int64 [n], ``scores`` float64 [n]."""
+        if len(self._scores) == self.k and self.k:
+            hopeful = scores >= self._scores[-1]
+            rows, scores = rows[hopeful], scores[hopeful]
+        rows, scores = np.concatenate([self._rows, rows]), np.concatenate([self._scores, scores])
+        best = order(rows, scores)[: self.k]
+        self._rows, self._scores = rows[best], scores[best]
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, scores), best first."""
+        return self._rows, self._scores

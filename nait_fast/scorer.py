@@ -1,0 +1,120 @@
+"""``Scorer``: signatures on samples in memory, for tools that embed the engine."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nait_fast.data.batching import shared_prefix
+from nait_fast.data.formats import RowError, detect, parse
+from nait_fast.data.template import Template
+from nait_fast.data.tokenize import Encoder, Refused
+from nait_fast.errors import NaitError
+from nait_fast.extract.session import Session
+from nait_fast.extract.sinks import Encode
+from nait_fast.models.load import load_model, prepare
+from nait_fast.rank.scan import score_codes
+from nait_fast.rank.signature import Signature, check_fits, load_signature
+
+
+class _Tee:
+    """Hands each layer to several sinks."""
+
+    def __init__(self, sinks: Sequence[Encode]):
+        self.sinks = sinks
+
+    def layer(self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor]) -> None:
+        for sink in self.sinks:
+            sink.layer(items, position, readings)
+
+    def finish(self, items: Sequence[int], finite: np.ndarray) -> None:
+        for sink in self.sinks:
+            sink.finish(items, finite)
+
+
+class Scorer:
+    """Scores samples with signatures; no I/O after construction, no global state.
+
+    ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``).
+    ``signatures``: files or ``Signature`` objects made with the same model, template and options. Raises NaitError.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        signatures: Sequence[Any],
+        *,
+        tokenizer: Any = None,
+        template: str = "auto",
+        max_length: int = 512,
+        dtype: str = "auto",
+        device: str = "auto",
+        layers: str = "all",
+        batch_tokens: int | None = None,
+    ):
+        self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in signatures]
+        if not self.signatures:
+            raise NaitError("Scorer: no signatures given")
+        if isinstance(model, str):
+            loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, layers=layers)
+        elif tokenizer is None:
+            raise NaitError("Scorer: a model in memory needs its tokenizer: Scorer(model, signatures, tokenizer=...)")
+        else:
+            loaded = prepare(model, tokenizer, layers=layers)
+        first_tokens = {s.meta["first_token"] for s in self.signatures}
+        if len(first_tokens) > 1:
+            raise NaitError("Scorer: the signatures differ in first_token; use two Scorers")
+        encoder = Encoder(loaded.tokenizer, Template(template, loaded.tokenizer), max_length)
+        self._session = Session(loaded, encoder, first_tokens.pop(), batch_tokens, quiet=True)
+        identity = self._session.identity()
+        for signature in self.signatures:
+            check_fits(signature, identity["model"], identity["template"], None, "this Scorer")
+        self._readings = sorted({s.meta["reading"] for s in self.signatures})
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns of ``score``."""
+        return [signature.name for signature in self.signatures]
+
+    def score(self, samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Scores float64 [n, C] of ``samples``: rows of any pool format (messages, Alpaca, text, input_ids …).
+
+        Raises NaitError naming the sample that cannot be scored.
+        """
+        encoded = self._encode(samples)
+        sinks = [self._sink(signature, len(encoded)) for signature in self.signatures]
+        self._session.run(encoded, _Tee(sinks), self._readings, shared_prefix(encoded))
+        out = np.empty((len(encoded), len(sinks)))
+        for c, (signature, sink) in enumerate(zip(self.signatures, sinks, strict=True)):
+            if not sink.finite.all():
+                raise NaitError(f"sample {int(np.flatnonzero(~sink.finite)[0])}: activations are not finite")
+            nait = signature.method == "nait"
+            out[:, c] = sink.exact[signature.name] if nait else score_codes(sink.codes, [signature])[:, 0]
+        return out
+
+    def _encode(self, samples: Sequence[Mapping[str, Any]]) -> list:
+        parsed = []
+        for i, row in enumerate(samples):
+            fmt = detect(dict(row))
+            if fmt is None:
+                raise NaitError(f"sample {i}: keys {sorted(row)} fit no format")
+            try:
+                parsed.append(parse(dict(row), fmt, i))
+            except RowError as error:
+                raise NaitError(f"sample {i}: {error}") from None
+        results = self._session.encoder.encode(parsed)
+        for result in results:
+            if isinstance(result, Refused):
+                raise NaitError(f"sample {result.row}: {result.reason}")
+        return results
+
+    def _sink(self, signature: Signature, n: int) -> Encode:
+        reading, device, layout = signature.meta["reading"], self._session.model.device, self._session.layout
+        if signature.method == "nait":
+            directions = {signature.name: (reading, torch.from_numpy(signature.tensors["direction"]))}
+            return Encode(n, layout, bits=None, directions=directions, device=device)
+        if signature.method == "nag":
+            return Encode(n, layout, bits=reading, top_k=signature.meta["top_k"], device=device)
+        threshold = torch.from_numpy(signature.tensors["threshold"])
+        return Encode(n, layout, bits=reading, threshold=threshold, device=device)

@@ -1,0 +1,121 @@
+"""``signature``: from a target's samples to a reusable signature file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_target
+from nait_fast.data.batching import shared_prefix
+from nait_fast.data.pool import Pool
+from nait_fast.errors import NaitError
+from nait_fast.extract.session import Session, encode_all, open_session
+from nait_fast.extract.sinks import Collect
+from nait_fast.index.codebook import Codebook, load_codebook
+from nait_fast.index.files import make_folder
+from nait_fast.kernels import topk_bits, unpack
+from nait_fast.progress import Progress
+from nait_fast.rank.pca import nait_signature
+from nait_fast.rank.signature import Signature, contrast_signature, nag_signature
+
+
+def default_reading(method: str, reading: str | None) -> str:
+    """The reading of ``method``: drift for nait and mean for contrast unless asked otherwise; NAG has its own."""
+    if method == "nag":
+        if reading is not None:
+            raise NaitError(
+                "--reading: method nag has a reading of its own (the mean of |up_proj|); leave the flag out"
+            )
+        return "up_abs"
+    return reading or ("drift" if method == "nait" else "mean")
+
+
+def open_targets(targets: tuple[str, ...], format: str) -> dict[str, Pool]:
+    """Name -> samples; each is scanned, so that a bad file fails before any model is loaded. Raises NaitError."""
+    pools: dict[str, Pool] = {}
+    for text in targets:
+        name, path = split_target(text)
+        if name in pools:
+            raise NaitError(f"--target {text}: the name '{name}' is there twice; write NAME=FILE")
+        pools[name] = Pool(path, format=format)
+        if pools[name].scan().good < 2:
+            raise NaitError(
+                f"--target {text}: {path} has one sample; a target needs at least 2 (64 and more are better)"
+            )
+    return pools
+
+
+def _collect(session: Session, name: str, pool: Pool, reading: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """(``reading`` fp32 [n, N] of the target's samples, what the signature says of them)."""
+    info, encoded = encode_all(session.encoder, pool)
+    collected = Collect(len(encoded), session.layout, (reading,))
+    progress = Progress(len(encoded), f"target {name}", session.quiet)
+    session.run(encoded, collected, (reading,), shared_prefix(encoded), progress)
+    progress.close()
+    if not collected.finite.all():
+        row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
+        raise NaitError(f"--target {name}: {pool.path} row {row}: activations are not finite; try --dtype float32")
+    tokens = [len(e.ids) for e in encoded]
+    target = {"sha256": info.sha256, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
+    return collected.readings[reading].numpy(), target
+
+
+def build_signatures(
+    session: Session, targets: dict[str, Pool], options: SignatureOptions, reading: str, codebook: Codebook | None
+) -> list[Signature]:
+    """One signature a target. ``codebook``: for contrast, and for nait with ``sign=contrast``. Raises NaitError."""
+    made = []
+    for name, pool in targets.items():
+        wanted = "drift" if options.method == "nait" else reading
+        values, target = _collect(session, name, pool, wanted)
+        meta = {**session.identity(), "target": target, "reading": reading}
+        if options.method == "nait":
+            pool_drift = codebook.drift_mean if codebook and options.sign == "contrast" else None
+            if options.sign == "contrast" and pool_drift is None:
+                raise NaitError(
+                    "--sign contrast: needs a --codebook that holds the pool's mean drift; build it with select"
+                )
+            made.append(nait_signature(name, values, meta, reading=reading, sign=options.sign, pool_drift=pool_drift))
+        elif options.method == "contrast":
+            assert codebook is not None and codebook.threshold is not None
+            bits = values > codebook.threshold
+            made.append(contrast_signature(name, bits, codebook, weights=options.weights, planes=options.planes,
+                                           top_m=options.top_m, target=target))  # fmt: skip
+        else:
+            layout, k = session.layout, options.nag_top_k
+            layers = [torch.from_numpy(values[:, layout.neurons(p)]) for p in range(len(layout.widths))]
+            bits = torch.cat([unpack(topk_bits(v, k), v.shape[1]) for v in layers], dim=1).numpy()
+            made.append(nag_signature(name, bits, {**meta, "top_k": k}))
+    return made
+
+
+def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
+    """Build and save one signature a target; returns a summary."""
+    reading = default_reading(options.method, options.reading)
+    folder = make_folder(options.output)
+    targets = open_targets(options.target, options.format)
+    codebook = load_codebook(options.codebook) if options.codebook else None
+    if options.method == "contrast" and (codebook is None or codebook.threshold is None):
+        raise NaitError("--codebook is missing: method contrast needs the index (or codebook) that it will rank")
+    session = open_session(options, options, options.first_token, quiet)
+    if codebook is not None:
+        expected = {**session.identity(), **({"reading": reading} if options.method == "contrast" else {})}
+        for key, value in expected.items():
+            if codebook.meta.get(key) != value:
+                raise NaitError(f"--codebook {options.codebook}: made with another {key} ({codebook.meta.get(key)}, "
+                                f"here {value}); use the options of the index")  # fmt: skip
+    signatures = build_signatures(session, targets, options, reading, codebook)
+    files = [str(signature.save(folder)) for signature in signatures]
+    return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
+
+
+def describe(signature: Signature, file: str | Path) -> dict[str, Any]:
+    """A signature in a few numbers."""
+    out = {"name": signature.name, "file": str(file), "hash": signature.hash, "method": signature.method,
+           "reading": signature.meta["reading"], "samples": signature.meta["samples"]}  # fmt: skip
+    if signature.method == "nait":
+        margins = np.array(signature.meta["sign_margin"])
+        out["explained"] = round(float(np.mean(signature.meta["explained"])), 4)
+        out["layers_with_uncertain_sign"] = int((margins < 2).sum())
+    return out
