@@ -8,7 +8,8 @@ class Progress:
     """Counts samples and tokens of one stage. ``close`` returns nothing; ``tokens`` and ``seconds`` stay readable."""
 
     def __init__(self, total: int, label: str, quiet: bool = False):
-        self.tokens, self.samples, self._start, self._seconds = 0, 0, time.perf_counter(), None
+        self.tokens, self.samples, self._start = 0, 0, time.perf_counter()
+        self._seconds: float | None = None
         self._bar = None
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm

@@ -25,7 +25,7 @@ def _compiled():
             for q in range(planes.shape[0]):
                 count = np.uint64(0)
                 for w in range(words.shape[1]):
-                    count += ctpop(words[i, w] & planes[q, w])
+                    count += ctpop(words[i, w] & planes[q, w])  # type: ignore[call-arg]
                 out[i, owners[q]] += weights[q] * np.int64(count)
 
     return scan

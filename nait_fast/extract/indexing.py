@@ -180,8 +180,8 @@ class IndexBuild:
             rows = np.array([e.row for e in self._sample], dtype=np.int64)
             finite = self._collected.finite.astype(np.uint8)
             exact = {f"exact.{k}": v for k, v in sink.exact.items()}
-            tensors = {"codes": sink.codes, "row": rows, "finite": finite, **exact}
-            write_atomic(path, pack_tensors(tensors, {"kind": "calibration"}))
+            made = pack_tensors({"codes": sink.codes, "row": rows, "finite": finite, **exact}, {"kind": "calibration"})
+            write_atomic(path, made)
             self._collected, self._sample = None, []
         if not path.exists():
             return {}

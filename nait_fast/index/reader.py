@@ -104,6 +104,9 @@ class Index:
             last = int(shard.row[-1]) if rows else last
         if sum(rows for _, rows, _, _ in self._shards) != self.rows:
             problems.append(f"{self.folder / MANIFEST}: the shards' rows do not add up to {self.rows}")
+        read, skipped = self.manifest["dataset"]["rows"], self.manifest["skipped"]["rows"]
+        if self.rows + skipped != read:
+            problems.append(f"{self.folder}: {self.rows} rows and {skipped} skipped ones, but {read} were read")
         if self.codebook_hash:
             try:
                 if self.codebook.hash != self.codebook_hash:

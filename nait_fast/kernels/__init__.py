@@ -20,7 +20,7 @@ _OPS = {
     "layer_bytes": "bitpack.reference",
     "popcount_scan": "popcount.launch",
 }
-__all__ = list(_OPS)  # noqa: PLE0604
+__all__ = list(_OPS)
 
 
 def __getattr__(name: str):

@@ -42,7 +42,7 @@ class LoadedModel:
         return [spec.n_neurons for spec in self.specs]
 
 
-def fingerprint(body: nn.Module, layers: list[int]) -> str:
+def fingerprint(body: Any, layers: list[int]) -> str:
     """SHA-256 (first 16 hex digits) over the architecture, the chosen layers and 64 bf16 samples of each weight.
 
     Rounding to bf16 makes the fp32 and the bf16 copy of a checkpoint the same model.
@@ -143,7 +143,7 @@ def load_model(
     return prepare(body.to(target), load_tokenizer(model, tokenizer, trust_remote_code), layers=layers, name=model)
 
 
-def prepare(model: nn.Module, tokenizer: Any, *, layers: str = "all", name: str = "") -> LoadedModel:
+def prepare(model: Any, tokenizer: Any, *, layers: str = "all", name: str = "") -> LoadedModel:
     """A ``LoadedModel`` around a transformers model in memory (causal LM or body); it is not changed.
 
     The model must be in evaluation mode. Raises NaitError for unknown families and experts.

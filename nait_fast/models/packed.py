@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ def _softcapped(query, key, value, visible, scaling: float, softcap: float) -> t
 
 
 def packed_attention(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -110,7 +111,7 @@ def packed_attention_on(model: nn.Module) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, packed_attention)
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    configs: list[Any] = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
     before = [(config, config._attn_implementation) for config in configs]
     try:
         for config, _ in before:
@@ -133,7 +134,7 @@ def packed_forward(model: nn.Module, input_ids: torch.Tensor, pack: Pack, first_
     )
 
 
-def packs_exactly(model: nn.Module) -> bool:
+def packs_exactly(model: Any) -> bool:
     """Whether the packed forward equals separate forwards on three short random sequences, one behind a prefix.
 
     Some architectures keep state between tokens or mask in ways of their own: those run padded instead.

@@ -8,7 +8,7 @@ import torch
 from nait_fast.errors import NaitError
 from nait_fast.kernels import mlp_capture
 from nait_fast.kernels.capture.reference import Segments, Stats
-from nait_fast.models.spec import MlpSpec
+from nait_fast.models.spec import MlpSpec, input_width
 
 
 class StopForward(Exception):
@@ -81,9 +81,9 @@ def probe(specs: Sequence[MlpSpec]) -> None:
         if type(spec.module) in seen:
             continue
         seen.add(type(spec.module))
-        weight = spec.part(spec.family.up).weight
-        width = weight.shape[0] if type(spec.part(spec.family.up)).__name__ == "Conv1D" else weight.shape[1]
-        x = torch.randn(3, int(width), generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+        up_projection = spec.part(spec.family.up)
+        weight, width = up_projection.weight, input_width(up_projection)
+        x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
         with torch.no_grad():
             expected = spec.module(x)
             gate, up = project_up(spec, x)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ class MlpSpec:
     act: str | Callable[[torch.Tensor], torch.Tensor]
     n_neurons: int
 
-    def part(self, name: str) -> nn.Module:
+    def part(self, name: str) -> Any:
+        """A submodule of the MLP."""
         return getattr(self.module, name)
 
 
@@ -33,13 +35,14 @@ def match_family(module: nn.Module) -> Family | None:
     return None
 
 
-def _input_width(linear: nn.Module) -> int:
+def input_width(linear: Any) -> int:
+    """Input features of a linear layer."""
     # transformers' Conv1D (GPT-2) keeps its weight as [in, out], nn.Linear as [out, in].
     weight = linear.weight
     return int(weight.shape[0] if type(linear).__name__ == "Conv1D" else weight.shape[1])
 
 
-def _activation(model: nn.Module, module: nn.Module, family: Family):
+def _activation(model: Any, module: nn.Module, family: Family):
     config = model.config
     for key in ("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"):
         name = ACTIVATION_NAMES.get(getattr(config, key, None) or "")
@@ -78,7 +81,7 @@ def find_mlps(model: nn.Module) -> list[MlpSpec]:
             )
         module, family = matches[0]
         act = _activation(model, module, family)
-        specs.append(MlpSpec(index, module, family, act, _input_width(getattr(module, family.down))))
+        specs.append(MlpSpec(index, module, family, act, input_width(getattr(module, family.down))))
     return specs
 
 

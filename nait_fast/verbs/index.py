@@ -26,8 +26,10 @@ def directions_of(signatures: list[Signature]) -> Directions:
 def check_scored(signatures: list[Signature], session: Session) -> None:
     for signature in signatures:
         if signature.method != "nait":
-            raise NaitError(f"--score: signature '{signature.name}' is of method {signature.method}; only nait needs it "
-                            "(others rank the finished index)")  # fmt: skip
+            raise NaitError(
+                f"--score: signature '{signature.name}' is of method {signature.method}; only nait signatures are "
+                "scored in the pass, the others rank the finished index"
+            )
         identity = session.identity()
         check_fits(signature, identity["model"], identity["template"], None, "this index")
         if signature.meta["first_token"] != identity["first_token"]:

