@@ -20,7 +20,7 @@ help:
 	@echo "make demo    install what the demo needs, then run it"
 	@echo "make test    lint, then the tests (PYTEST_ARGS='-k NAME' and so on)"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   the benchmarks (BENCH_ARGS)"
+	@echo "make bench   the ops on this machine (BENCH_ARGS); whole-process comparisons: benchmarks/compare.py"
 	@echo "make env     only make the development environment"
 	@echo "make clean   remove .venv, caches and build outputs"
 
@@ -40,7 +40,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@echo "== bench"
-	@$(BIN)/nait-fast bench $(BENCH_ARGS)
+	@$(BIN)/python -m pytest -q benchmarks/test_ops.py $(BENCH_ARGS)
 
 env: $(VENV)/.dev
 

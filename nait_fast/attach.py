@@ -1,5 +1,6 @@
 """``capture``: readings of every MLP neuron from a model that someone else loaded and runs."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,15 +71,16 @@ def capture(
         segments = hook.segments
         assert segments is not None
         for name, value in combine(stats, segments.ends - segments.starts, None, first_token, readings).items():
-            pending.setdefault(name, []).append(value)
+            pending.setdefault(name, []).append(value.detach())
 
     hook = Capture(specs, statistics_for(readings), on_layer, stop=False)
 
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         pending.clear()
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        shape = ids.shape if ids is not None else kwargs["inputs_embeds"].shape[:2]
-        mask = kwargs.get("attention_mask")
+        given = {**kwargs, **inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments}
+        ids = given.get("input_ids", args[0] if args else None)
+        shape = ids.shape if ids is not None else given["inputs_embeds"].shape[:2]
+        mask = given.get("attention_mask")
         mask = torch.ones(shape) if mask is None else mask
         if mask.shape != shape:
             raise NaitError("capture: attention_mask and input differ in shape: run whole sequences, no cache")

@@ -47,13 +47,20 @@ def _flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) 
     parser.add_argument(*names, **arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong command line costs one line, as any other bad input does."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(2, f"nait-fast: error: {' '.join(message.split())} ({self.prog} --help lists the options)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nait-fast", description="Choose the instruction-tuning samples that activate a capability's MLP neurons."
     )
     parser.add_argument("--version", action="version", version=f"nait-fast {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the summary as JSON on the last line of stdout")
     common.add_argument("--quiet", action="store_true", help="no progress on stderr")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -126,18 +133,15 @@ def _keep_config(options: Options) -> None:
 
 
 def _hush_libraries() -> None:
-    # transformers' own bars and advice would bury the one line that a user should read.
+    # transformers' advice would bury the one line that a user should read.
     import os
 
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("TQDM_DISABLE_TRANSFORMERS", "1")
 
 
 def _print(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(summary, ensure_ascii=False))
+        print(json.dumps(summary))
         return
     for key, value in summary.items():
         if key == "text":
@@ -162,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     except NaitError as error:
         if arguments.debug:
             raise
-        print(f"nait-fast: error: {error}", file=sys.stderr)
+        print(f"nait-fast: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
     except OSError as error:
         if arguments.debug:
             raise

@@ -1,7 +1,12 @@
 """Options of every verb as frozen dataclasses: one definition for the API, the command line and replayable YAML."""
 
 import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,18 +30,19 @@ class Options:
     @classmethod
     def from_mapping(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         known = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(str(name) for name in values if name not in known)
         if unknown:
             raise NaitError(f"{where}: unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}")
         missing = [n for n, f in known.items() if f.metadata.get("required") and not values.get(n)]
         if missing:
             raise NaitError(f"{where}: --{missing[0].replace('_', '-')} is missing")
-        clean = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        for name, value in clean.items():
-            choices = known[name].metadata.get("choices")
-            if choices and value is not None and value not in choices:
-                flag = name.replace("_", "-")
-                raise NaitError(f"{where}: --{flag} {value}: choose {', '.join(map(str, choices))}")
+        hints = typing.get_type_hints(cls)
+        clean = {}
+        for name, value in values.items():
+            try:
+                clean[name] = _checked(value, hints[name], known[name].metadata)
+            except (ValueError, OverflowError) as error:
+                raise NaitError(f"{where}: --{name.replace('_', '-')} {value}: {error}") from None
         return cls(**clean)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -45,11 +51,49 @@ class Options:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
+_KINDS: dict[type, tuple[type, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+}
+
+
+def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    """``value`` as the type ``hint``, within the option's choices and bounds. Raises ValueError saying what it must be.
+
+    YAML and Python callers bring any type; the command line's parser has checked its own.
+    """
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    kind = kinds[0]
+    if typing.get_origin(kind) is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_checked(item, str, {}) for item in items)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    accepted, called = _KINDS[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"must be {called}, not {type(value).__name__}")
+    value = kind(value)
+    choices, low, high = (metadata.get(key) for key in ("choices", "minimum", "maximum"))
+    if choices and value not in choices:
+        raise ValueError(f"choose {', '.join(map(str, choices))}")
+    if low is not None and value < low:
+        raise ValueError(f"must be at least {low}")
+    if high is not None and value > high:
+        raise ValueError(f"must be at most {high}")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
     model: str = _option("", "model: local folder, .gguf file or Hub id", required=True)
     tokenizer: str | None = _option(None, "tokenizer, if not the model's own")
-    layers: str = _option("all", "layers to capture: all, 0-9, -10--1, 0,5,-1", metavar="LAYERS")
+    layers: str = _option(
+        "all", "layers to capture: all, 0-9, or 0,5,-1 (a leading minus needs =: --layers=-10--1)", metavar="LAYERS"
+    )
     dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
                          choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
     device: str = _option("auto", "auto, cpu, cuda, cuda:1")
@@ -79,7 +123,7 @@ class CalibrationOptions(Options):
     calibration_size: int = _option(
         512, "pool samples that set the thresholds and the pool's bit frequencies", minimum=2
     )
-    seed: int = _option(0, "seed of the calibration sample and of --pick random")
+    seed: int = _option(0, "seed of the calibration sample and of --pick random", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +188,7 @@ class RankOptions(BudgetOptions):
     signature: tuple[str, ...] = _option((), "signature files", required=True)
     output: str = _option("", "folder for the results", required=True)
     dataset: str | None = _option(None, "the pool, if it has moved since it was indexed")
-    seed: int = _option(0, "seed of --pick random")
+    seed: int = _option(0, "seed of --pick random", minimum=0)
 
 
 def split_target(text: str) -> tuple[str, str]:

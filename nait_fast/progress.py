@@ -4,6 +4,12 @@ import sys
 import time
 
 
+def say(text: str, quiet: bool = False) -> None:
+    """One line for the person watching; nothing when quiet or when stderr is no terminal."""
+    if not quiet and sys.stderr.isatty():
+        print(f"nait-fast: {text}", file=sys.stderr)
+
+
 class Progress:
     """Counts samples and tokens of one stage. ``close`` returns nothing; ``tokens`` and ``seconds`` stay readable."""
 

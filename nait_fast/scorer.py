@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import RowError, detect, parse
+from nait_fast.data.formats import RowError, describe_keys, detect, parse
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoder, Refused
 from nait_fast.errors import NaitError
@@ -65,7 +65,7 @@ class Scorer:
         first_tokens = {s.meta["first_token"] for s in self.signatures}
         if len(first_tokens) > 1:
             raise NaitError("Scorer: the signatures differ in first_token; use two Scorers")
-        encoder = Encoder(loaded.tokenizer, Template(template, loaded.tokenizer), max_length)
+        encoder = Encoder(loaded.tokenizer, Template(template, loaded.tokenizer), max_length, loaded.vocabulary)
         self._session = Session(loaded, encoder, first_tokens.pop(), batch_tokens, quiet=True)
         identity = self._session.identity()
         for signature in self.signatures:
@@ -96,9 +96,11 @@ class Scorer:
     def _encode(self, samples: Sequence[Mapping[str, Any]]) -> list:
         parsed = []
         for i, row in enumerate(samples):
+            if not isinstance(row, Mapping):
+                raise NaitError(f"sample {i}: must be a mapping (a row of a pool), not {type(row).__name__}")
             fmt = detect(dict(row))
             if fmt is None:
-                raise NaitError(f"sample {i}: keys {sorted(row)} fit no format")
+                raise NaitError(f"sample {i}: no known format has these keys: {describe_keys(dict(row))}")
             try:
                 parsed.append(parse(dict(row), fmt, i))
             except RowError as error:

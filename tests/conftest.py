@@ -27,7 +27,10 @@ def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE, add_bos: bool = Fa
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "</s>", "<|start|>", "<|end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator([" ".join(WORDS)] * 3 + ["user assistant system"] * 3, trainer)
     if add_bos or add_eos:

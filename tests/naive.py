@@ -86,7 +86,9 @@ def content_ids(tokenizer, messages, max_length=None, **template_args):
 _NAMES = {  # the down projection's name → the up projection's name, and whether it holds the gate as its first half
     "down_proj": (("up_proj", False), ("gate_up_proj", True)),  # Llama-like, Phi3
     "dense_4h_to_h": (("dense_h_to_4h", False),),  # GPT-NeoX
-    "c_proj": (("c_fc", False),),  # GPT-2 (its attention has a c_proj too, but no c_fc beside it)
+    "c_proj": (("c_fc", False),),  # GPT-2, StarCoder2 (the attention has a c_proj too, but no c_fc beside it)
+    "fc2": (("fc1", False),),  # Phi
+    "fc_out": (("fc_in", False),),  # GPT-J, CodeGen
 }
 
 

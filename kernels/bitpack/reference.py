@@ -18,7 +18,7 @@ def pack_bool(bits: torch.Tensor) -> torch.Tensor:
     padded = torch.zeros(n_rows, layer_bytes(n_neurons) * 8, dtype=torch.uint8, device=bits.device)
     padded[:, :n_neurons] = bits
     shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    return (padded.view(n_rows, -1, 8) << shifts).sum(-1, dtype=torch.uint8)
+    return (padded.view(n_rows, layer_bytes(n_neurons), 8) << shifts).sum(-1, dtype=torch.uint8)
 
 
 def unpack(codes: torch.Tensor, n_neurons: int) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Popcount scan on the CPU: Numba, rows in parallel, LLVM's ctpop (VPOPCNT where the processor has it)."""
 
+import os
+import sys
 from functools import cache
 
 import numpy as np
@@ -8,6 +10,10 @@ import numpy as np
 @cache
 def _compiled():
     # Compiled at first use, not at import: Numba costs half a second to import and one to compile.
+    # Numba sizes OpenMP's pool, which is torch's too, by the cores: OMP_NUM_THREADS must hold for both.
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and "numba" not in sys.modules:
+        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
     import numba
     from numba import types
     from numba.extending import intrinsic

@@ -20,6 +20,8 @@ def popcount_scan(
     Raises ValueError on shapes or dtypes that do not fit.
     """
     codes, planes = np.ascontiguousarray(codes), np.ascontiguousarray(planes)
+    if any(len(x) and np.asarray(x).dtype.kind not in "iu" for x in (weights, owners)):
+        raise ValueError("weights and owners must be integers")
     weights, owners = np.asarray(weights, dtype=np.int64), np.asarray(owners, dtype=np.int64)
     if codes.dtype != np.uint8 or planes.dtype != np.uint8 or codes.ndim != 2 or planes.ndim != 2:
         raise ValueError("codes and planes must be uint8 matrices")

@@ -8,6 +8,7 @@ import hashlib
 from typing import Any
 
 from nait_fast.data.formats import RowError, Sample
+from nait_fast.data.streams import first_line
 from nait_fast.errors import NaitError
 
 TEMPLATES = ("auto", "chat", "alpaca", "none")
@@ -36,7 +37,7 @@ class Template:
             raise NaitError("--template chat: this tokenizer has no chat template; use --template alpaca or none")
         self.kind = ("chat" if has_chat else "alpaca") if kind == "auto" else kind
         self.tokenizer = tokenizer
-        self._closings: dict[str, str] = {}
+        self._closings: dict[str, str | None] = {}
 
     @property
     def hash(self) -> str:
@@ -57,27 +58,34 @@ class Template:
             return self._alpaca(sample), True
         return "\n".join(message.content for message in sample.messages), True
 
-    def closing(self, role: str = "assistant") -> str:
-        """What the chat template writes after the content of a last message of ``role``."""
+    def closing(self, role: str = "assistant") -> str | None:
+        """What the chat template writes after the content of a last message of ``role``.
+
+        None if it refuses or hides the plain conversation that would tell.
+        """
         if role not in self._closings:
             turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _SENTINEL}]
             if role == "user":
                 turns = [{"role": "user", "content": _SENTINEL}]
-            self._closings[role] = self._apply(turns).rpartition(_SENTINEL)[2]
+            try:
+                _, found, after = self._apply(turns).rpartition(_SENTINEL)
+            except RowError:
+                found, after = "", ""
+            self._closings[role] = after if found else None
         return self._closings[role]
 
     def _apply(self, turns: list[dict[str, str]]) -> str:
         try:
             return self.tokenizer.apply_chat_template(turns, tokenize=False)
         except Exception as error:  # jinja2 raises whatever the template's author chose
-            raise RowError(f"the chat template refuses it: {str(error).splitlines()[0][:120]}") from None
+            raise RowError(f"the chat template refuses it: {first_line(error)}") from None
 
     def _chat(self, sample: Sample) -> str:
         turns = [{"role": m.role, "content": m.content} for m in sample.messages]
         text = self._apply(turns)
         last = sample.messages[-1]
         closing = self.closing(last.role) if last.role in ("user", "assistant") else None
-        if closing is None or not text.endswith(closing):
+        if closing is None or not _ends_in(text, last.content, closing):
             # A closing that depends on the conversation: find it with this very conversation.
             marked = self._apply([*turns[:-1], {"role": last.role, "content": _SENTINEL}])
             before, found, closing = marked.rpartition(_SENTINEL)
@@ -100,3 +108,8 @@ class Template:
             else:
                 parts.append(f"### {'Instruction' if message.role == 'user' else 'Input'}:\n{message.content}")
         return preamble + "\n\n".join(parts)
+
+
+def _ends_in(text: str, content: str, closing: str) -> bool:
+    """``text`` is ``content`` (as it is, or trimmed), then ``closing``, at its end."""
+    return text.endswith(closing) and text.removesuffix(closing).endswith((content, content.strip()))

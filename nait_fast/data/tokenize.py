@@ -41,13 +41,16 @@ def bos_prefix(tokenizer: Any) -> list[int]:
 class Encoder:
     """Turns samples into ``Encoded``, at most ``max_length`` tokens each (the front is kept)."""
 
-    def __init__(self, tokenizer: Any, template: Template, max_length: int):
+    def __init__(self, tokenizer: Any, template: Template, max_length: int, vocabulary: int | None = None):
+        """``vocabulary``: rows of the model's embedding, where they may be fewer than the tokenizer's tokens."""
         self.tokenizer, self.template, self.max_length = tokenizer, template, max_length
+        self.vocabulary = min(len(tokenizer), vocabulary or len(tokenizer))
         self._bos = bos_prefix(tokenizer)
         self._end_ids = {i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None}
-        self._closing: list[int] = []
-        if template.kind == "chat":
-            self._closing = tokenizer(template.closing(), add_special_tokens=False)["input_ids"]
+        self._pad_id = None if tokenizer.pad_token_id in self._bos_ids() else tokenizer.pad_token_id
+        closing = template.closing() if template.kind == "chat" else None
+        forms = dict.fromkeys((closing, closing.rstrip())) if closing else {}
+        self._closings = [list(tokenizer(form, add_special_tokens=False)["input_ids"]) for form in forms if form]
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded | Refused]:
         """One result for each sample, in order."""
@@ -55,7 +58,7 @@ class Encoder:
         texts, places = [], []
         for i, sample in enumerate(samples):
             if sample.input_ids is not None:
-                results[i] = self._finish(sample, self._strip_end(list(sample.input_ids)))
+                results[i] = self._finish(sample, self._strip(list(sample.input_ids)))
                 continue
             try:
                 text, add_bos = self.template.render(sample)
@@ -72,22 +75,32 @@ class Encoder:
 
     def _finish(self, sample: Sample, ids: list[int]) -> Encoded | Refused:
         # A text may bring the BOS that the tokenizer adds as well: never two.
-        while len(ids) > 1 and ids[0] == ids[1] == (self._bos[0] if self._bos else self.tokenizer.bos_token_id):
-            del ids[0]
+        bos = self._bos_ids()
+        while bos and ids[: len(bos)] == bos == ids[len(bos) : 2 * len(bos)]:
+            del ids[: len(bos)]
         if not ids:
             return Refused(sample.row, "no content tokens")
-        if not 0 <= min(ids) <= max(ids) < len(self.tokenizer):
-            return Refused(sample.row, f"token id {max(ids)} is not in the tokenizer's {len(self.tokenizer)} tokens")
+        if max(ids) >= self.vocabulary:
+            return Refused(sample.row, f"token id {max(ids)} is outside the model's {self.vocabulary} tokens")
         truncated = len(ids) > self.max_length
         return Encoded(sample.row, sample.id, np.array(ids[: self.max_length], dtype=np.int32), truncated)
 
-    def _strip_end(self, ids: list[int]) -> list[int]:
-        # Pre-tokenised rows usually end in the template's closing and EOS or padding: not content.
-        while ids and ids[-1] in self._end_ids:
-            ids.pop()
-        n = len(self._closing)
-        if n and ids[-n:] == self._closing:
-            del ids[-n:]
-        while ids and ids[-1] in self._end_ids:
-            ids.pop()
+    def _bos_ids(self) -> list[int]:
+        return self._bos or [i for i in (self.tokenizer.bos_token_id,) if i is not None]
+
+    def _strip(self, ids: list[int]) -> list[int]:
+        # Pre-tokenised rows usually end in the template's closing, EOS or padding, and may be padded on the left: none
+        # of it is content.
+        closings = self._closings
+        while ids:
+            closing = next((c for c in closings if ids[-len(c) :] == c), None)
+            if closing:
+                del ids[-len(closing) :]
+                closings = []
+            elif ids[-1] in self._end_ids:
+                ids.pop()
+            else:
+                break
+        while ids and ids[0] == self._pad_id:
+            del ids[0]
         return ids

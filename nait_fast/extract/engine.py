@@ -13,6 +13,7 @@ import torch
 
 from nait_fast.data.batching import Batch, make_batches
 from nait_fast.data.tokenize import Encoded
+from nait_fast.errors import NaitError
 from nait_fast.extract.pooling import combine, statistics_for
 from nait_fast.kernels.capture.reference import Segments, Stats
 from nait_fast.models.linear import onednn_linear
@@ -69,13 +70,19 @@ class Engine:
         ``prefix``: leading ids that many samples share; they are run once. ``on_batch(samples, tokens)`` is called
         after each batch, tokens counting each sample's own K.
         """
+        limit, longest = self.model.max_tokens, max((len(e.ids) for e in encoded), default=0)
+        if limit is not None and longest > limit:
+            raise NaitError(
+                f"model {self.model.name}: its RoPE changes for a whole batch when a sample passes {limit} tokens "
+                f"(one has {longest}); use --max-length {limit}"
+            )
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(onednn_linear(self.model.body))
             stack.enter_context(patched(self._capture))
             if self.model.packs:
                 stack.enter_context(packed_attention_on(self.model.body))
-            if prefix is None or not self.model.packs:
+            if prefix is None or len(prefix) < 2 or not self.model.packs:  # one token alone: no mean without it
                 prefix = np.zeros(0, dtype=np.int32)
             if len(prefix) and not np.array_equal(prefix, self._prefix_ids):
                 self._run_prefix(prefix)
@@ -85,9 +92,10 @@ class Engine:
                     on_batch(len(batch.items), sum(len(encoded[i].ids) for i in batch.items))
 
     def _run_prefix(self, prefix: np.ndarray) -> None:
-        self._prefix_ids, self._prefix_keys, self._prefix_stats = prefix, {}, []
+        self._prefix_ids, self._prefix_keys, self._prefix_stats = prefix[:0], {}, []
         self._on_stats = lambda position, stats: self._prefix_stats.append(stats)
         self._forward([prefix], Pack([len(prefix)], record=self._prefix_keys), 0)
+        self._prefix_ids = prefix  # only now: a forward that failed is run again
 
     def _run_batch(self, samples: list[Encoded], batch: Batch, sink: Sink) -> None:
         lengths = torch.tensor([len(sample.ids) for sample in samples])

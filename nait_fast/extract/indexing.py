@@ -21,7 +21,7 @@ from nait_fast.index.files import pack_tensors, read_tensors, write_atomic
 from nait_fast.index.format import CODEBOOK
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
-from nait_fast.progress import Progress
+from nait_fast.progress import Progress, say
 
 _CALIBRATION = "calibration.safetensors"  # codes of the calibration sample, until the index is complete
 _PREFIX_SAMPLES = 256
@@ -80,6 +80,9 @@ class IndexBuild:
             "calibration": codebook.hash if codebook else [self.size, seed, *sorted(self.calibrate_on)],
         }
         self.writer = IndexWriter(folder, identity)
+        info, template = self.info, session.encoder.template.kind
+        say(f"{pool.path}: {info.kind}, format {info.format}, {info.rows:,} rows, {len(info.skipped):,} of them bad; "
+            f"template {template}", session.quiet)  # fmt: skip
         first = list(islice(pool.samples(), _PREFIX_SAMPLES))
         self.prefix = shared_prefix([e for e in session.encoder.encode(first) if isinstance(e, Encoded)])
         self._collected: Collect | None = None
@@ -91,8 +94,9 @@ class IndexBuild:
             raise NaitError("--codebook: codec nag has no codebook; leave the flag out")
         for key, value in {**self.session.identity(), "reading": self.reading}.items():
             if codebook.meta.get(key) != value:
+                what = "model or --layers" if key == "model" else key
                 raise NaitError(
-                    f"--codebook: it was made with another {key} ({codebook.meta.get(key)}, here {value}); "
+                    f"--codebook: it was made with another {what} ({codebook.meta.get(key)}, here {value}); "
                     "recalibrate (leave --codebook out) or use the same options"
                 )
 
@@ -135,6 +139,7 @@ class IndexBuild:
         }
         self.writer.claim_exact(manifest["exact"])
         if self.writer.is_complete():
+            self._sweep()
             return Index(self.folder).manifest
         self._directions = {name: (r, torch.from_numpy(v)) for name, (r, v, _) in directions.items()}
         self._codebook = codebook
@@ -152,8 +157,12 @@ class IndexBuild:
         self._close(progress)
         bad = [{"row": s.row, "where": s.where, "reason": s.reason} for s in self.info.skipped]
         manifest = self.writer.finish(manifest, n_shards, bad)
-        (self.folder / _CALIBRATION).unlink(missing_ok=True)
+        self._sweep()
         return manifest
+
+    def _sweep(self) -> None:
+        self.writer.sweep()
+        (self.folder / _CALIBRATION).unlink(missing_ok=True)
 
     def _close(self, progress: Progress) -> None:
         progress.close()
@@ -218,6 +227,11 @@ class IndexBuild:
                 i_fresh += 1
             for name, score in scores.items():
                 exact[name][i] = score
+        if not finite.all() and not self.skip_bad_rows:
+            row = encoded[int(np.flatnonzero(~finite)[0])].row
+            raise NaitError(
+                f"{self.pool.path} row {row}: activations are not finite; try --dtype float32, or pass --skip-bad-rows"
+            )
         skipped = [{"row": r.row, "where": f"{self.pool.path} row {r.row}", "reason": r.reason} for r in refused]
         for e, good in zip(encoded, finite, strict=True):
             if not good:

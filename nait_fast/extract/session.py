@@ -65,7 +65,7 @@ def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exc
         trust_remote_code=model.trust_remote_code,
     )
     template = Template(data.template, loaded.tokenizer)
-    encoder = Encoder(loaded.tokenizer, template, data.max_length)
+    encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary)
     return Session(loaded, encoder, first_token, model.batch_tokens, quiet)
 
 

@@ -48,7 +48,7 @@ class Encode:
         self.layout, self.bits, self.top_k = layout, bits, top_k
         self.threshold = None if threshold is None else threshold.to(device)
         self.codes = np.zeros((n, layout.row_bytes), dtype=np.uint8)
-        self.directions = {name: (r, v.to(device)) for name, (r, v) in (directions or {}).items()}
+        self.directions = {name: (r, v.to(device, torch.float64)) for name, (r, v) in (directions or {}).items()}
         self.exact = {name: np.zeros(n) for name in self.directions}
         self.finite = np.zeros(n, dtype=bool)
 
@@ -62,7 +62,8 @@ class Encode:
                 codes = pack_bits(values, self.threshold[neurons])
             self.codes[items, self.layout.bytes(position)] = codes.cpu().numpy()
         for name, (reading, direction) in self.directions.items():
-            self.exact[name][items] += (readings[reading] @ direction[neurons]).double().cpu().numpy()
+            # fp64: a score is a small difference of large terms, and one matrix-vector product costs nothing
+            self.exact[name][items] += (readings[reading].double() @ direction[neurons]).cpu().numpy()
 
     def finish(self, items: Sequence[int], finite: np.ndarray) -> None:
         self.finite[items] = finite

@@ -46,6 +46,9 @@ class Codebook:
         write_atomic(folder / CODEBOOK, self.to_bytes())
 
 
+_META = ("codec", "reading", "first_token", "model", "template", "layers", "samples")
+
+
 def load_codebook(path: str | os.PathLike[str]) -> Codebook:
     """Read a codebook file, or that of an index folder. Raises NaitError."""
     file = Path(path) / CODEBOOK if Path(path).is_dir() else Path(path)
@@ -55,6 +58,9 @@ def load_codebook(path: str | os.PathLike[str]) -> Codebook:
         n = CodeLayout.of(meta["widths"]).n_neurons
         if any(array.dtype != np.float32 or array.shape != (n,) for array in tensors.values()):
             raise ValueError("arrays do not fit the layers")
+        missing = [key for key in _META if key not in meta]
+        if missing:
+            raise ValueError(f"'{missing[0]}' is missing")
         return Codebook(meta=meta, **{name: np.array(array) for name, array in tensors.items()})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise NaitError(f"{file}: not a valid codebook ({error})") from None

@@ -41,8 +41,31 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise NaitError(f"{path}: cannot be written ({error.strerror or error}); nothing was lost, rerun") from None
 
 
+def _json_bytes(value: Any) -> bytes:
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a path of no valid UTF-8: its escapes are JSON's, too
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, _json_bytes(value))
+
+
+def _sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {**value, "checksum": sha256(_json_bytes(value))}
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
+    """``write_json`` of ``value`` and, as its last entry, the SHA-256 of the file without that entry; returns both."""
+    write_json(path, _sealed(value))
+    return _sealed(value)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """``read_json`` of a sealed file. Raises NaitError when a byte of it has changed."""
+    value = read_json(path)
+    if path.read_bytes() != _json_bytes(_sealed({k: v for k, v in value.items() if k != "checksum"})):
+        raise NaitError(f"{path}: its bytes have changed since it was written (checksum differs); rebuild it")
+    return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -50,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise NaitError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NaitError(f"{path}: cannot be read ({str(error)[:100]})") from None
     if not isinstance(value, dict):
         raise NaitError(f"{path}: not a JSON object")
@@ -94,7 +117,7 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.
     try:
         with safe_open(path, framework="np") as file:  # checks header, offsets and size
             meta = json.loads((file.metadata() or {}).get(_META, "null"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise NaitError(f"{path}: damaged or truncated ({str(error)[:100]}); rebuild it") from None
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise NaitError(f"{path}: is no nait_fast {kind}")

@@ -8,6 +8,7 @@ import numpy as np
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 CODEBOOK = "codebook.safetensors"
+SKIPPED = "skipped.jsonl"
 CODECS = ("neuron", "nag")
 ROW_ALIGNMENT = 16  # bytes: 128-bit loads, and whole 64-bit words for the CPU scan
 
@@ -28,7 +29,10 @@ class CodeLayout:
 
     @classmethod
     def of(cls, widths: Sequence[int]) -> "CodeLayout":
-        return cls(tuple(int(w) for w in widths))
+        layout = cls(tuple(int(w) for w in widths))
+        if not layout.widths or min(layout.widths) < 1:
+            raise ValueError(f"no valid layer widths: {widths}")
+        return layout
 
     def _byte_ends(self) -> np.ndarray:
         return np.cumsum([0] + [(w + 31) // 32 * 4 for w in self.widths])

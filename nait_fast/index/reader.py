@@ -10,8 +10,8 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.files import read_json, read_tensors, sha256_file
-from nait_fast.index.format import CODECS, FORMAT_VERSION, MANIFEST, CodeLayout
+from nait_fast.index.files import read_json, read_sealed, read_tensors, sha256_file
+from nait_fast.index.format import CODEBOOK, CODECS, FORMAT_VERSION, MANIFEST, SKIPPED, CodeLayout
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Index:
             raise NaitError(
                 f"{folder}: format version {self.manifest.get('format_version')}, this nait_fast reads {FORMAT_VERSION}"
             )
+        self.manifest = read_sealed(self.folder / MANIFEST)
         try:
             self.layout = CodeLayout.of(self.manifest["widths"])
             if self.manifest["codec"] not in CODECS or self.manifest["row_bytes"] != self.layout.row_bytes:
@@ -47,7 +48,7 @@ class Index:
             self._shards = [(str(s["file"]), int(s["rows"]), int(s["bytes"]), str(s["sha256"]))
                             for s in self.manifest["shards"]]  # fmt: skip
             self.rows = int(self.manifest["rows"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise NaitError(f"{self.folder / MANIFEST}: not a valid manifest ({error})") from None
         if any(Path(name).name != name for name, *_ in self._shards):
             raise NaitError(f"{self.folder / MANIFEST}: a shard's name is no plain file name")
@@ -102,15 +103,17 @@ class Index:
             if rows and (steps <= 0).any():
                 problems.append(f"{path}: rows are not strictly ascending: a row is there twice or misplaced")
             last = int(shard.row[-1]) if rows else last
+            if last >= self.manifest["dataset"]["rows"]:
+                problems.append(f"{path}: row {last} is beyond the pool's {self.manifest['dataset']['rows']} rows")
         if sum(rows for _, rows, _, _ in self._shards) != self.rows:
             problems.append(f"{self.folder / MANIFEST}: the shards' rows do not add up to {self.rows}")
         read, skipped = self.manifest["dataset"]["rows"], self.manifest["skipped"]["rows"]
         if self.rows + skipped != read:
             problems.append(f"{self.folder}: {self.rows} rows and {skipped} skipped ones, but {read} were read")
-        if self.codebook_hash:
-            try:
-                if self.codebook.hash != self.codebook_hash:
-                    problems.append(f"{self.folder}: the codebook has changed since the index was made")
-            except NaitError as error:
-                problems.append(str(error))
+        for beside, known in ((CODEBOOK, self.codebook_hash), (SKIPPED, self.manifest["skipped"].get("sha256"))):
+            file = self.folder / beside
+            if known and not file.is_file():
+                problems.append(f"{file}: is missing; rebuild the index")
+            elif known and not sha256_file(file).startswith(known):
+                problems.append(f"{file}: has changed since the index was made (SHA-256 differs); rebuild the index")
         return problems

@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import pack_tensors, read_json, sha256, sha256_file, write_atomic, write_json
-from nait_fast.index.format import FORMAT_VERSION, MANIFEST, shard_name
+from nait_fast.index.files import (
+    pack_tensors,
+    read_json,
+    sha256,
+    sha256_file,
+    write_atomic,
+    write_json,
+    write_sealed,
+)
+from nait_fast.index.format import FORMAT_VERSION, MANIFEST, SKIPPED, shard_name
 
 RUN = "run.json"
-SKIPPED = "skipped.jsonl"
 
 
 class IndexWriter:
@@ -81,9 +88,11 @@ class IndexWriter:
 
         notes = [read_json(self._note(i)) for i in range(n_shards)]
         skipped = sorted(skipped + [s for note in notes for s in note["skipped"]], key=lambda s: s["row"])
+        told = {"rows": len(skipped), "reasons": dict(Counter(s["reason"] for s in skipped))}
         if skipped:
-            lines = "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in skipped)
-            write_atomic(self.folder / SKIPPED, lines.encode())
+            lines = "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in skipped).encode(errors="backslashreplace")
+            write_atomic(self.folder / SKIPPED, lines)
+            told["sha256"] = sha256(lines)
         full = {
             "kind": "nait_fast index",
             "format_version": FORMAT_VERSION,
@@ -91,13 +100,17 @@ class IndexWriter:
             "rows": sum(note["rows"] for note in notes),
             "tokens": sum(note["tokens"] for note in notes),
             "truncated": sum(note["truncated"] for note in notes),
-            "skipped": {"rows": len(skipped), "reasons": dict(Counter(s["reason"] for s in skipped))},
+            "skipped": told,
             "shards": [{k: note[k] for k in ("file", "rows", "bytes", "sha256")} for note in notes],
         }
-        write_json(self.folder / MANIFEST, full)
-        for i in range(n_shards):
-            self._note(i).unlink()
+        full = write_sealed(self.folder / MANIFEST, full)
+        self.sweep()
         return full
+
+    def sweep(self) -> None:
+        """Remove what only an unfinished index needs."""
+        for note in self.folder.glob("shard-*.json"):
+            note.unlink()
 
     def _note(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.json"

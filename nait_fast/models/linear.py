@@ -35,7 +35,9 @@ def onednn_linear(model: nn.Module) -> Iterator[None]:
         weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
         return lambda x: linear(x, weight, bias, "none", [], "")
 
-    modules = [m for m in model.modules() if type(m) is nn.Linear] if usable(model) else []
+    # A module with a forward of its own (accelerate's hooks) keeps it.
+    plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in m.__dict__]
+    modules = plain if usable(model) else []
     try:
         for module in modules:
             module.forward = bind(module)  # type: ignore[method-assign]

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 
 from nait_fast.errors import NaitError
-from nait_fast.models.packed import packs_exactly
+from nait_fast.models.packed import packs_exactly, pads_exactly
 from nait_fast.models.patch import probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers
 
@@ -22,7 +24,8 @@ class LoadedModel:
     """A decoder body (no LM head) ready to capture from.
 
     ``specs`` are the chosen layers; ``packs``: the padding-free forward is exact here; ``fingerprint`` identifies
-    weights and chosen layers whatever the dtype and device.
+    weights and chosen layers whatever the dtype and device; ``max_tokens``: a longer sample would change the others of
+    its batch (RoPE that depends on the longest), None if there is no such limit.
     """
 
     name: str
@@ -31,10 +34,16 @@ class LoadedModel:
     specs: list[MlpSpec]
     packs: bool
     fingerprint: str
+    max_tokens: int | None = None
 
     @property
     def device(self) -> torch.device:
         return next(self.body.parameters()).device
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model embeds (its tokenizer may have more)."""
+        return int(self.body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
 
     @property
     def widths(self) -> list[int]:
@@ -80,6 +89,18 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def _rope_limit(config: Any) -> int | None:
+    # transformers chooses long or short factors for a whole batch, by its longest sample.
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    limits = [
+        kind.get("original_max_position_embeddings") or config.max_position_embeddings
+        for kind in kinds
+        if kind.get("rope_type") in ("longrope", "dynamic")
+    ]
+    return min(limits, default=None)
+
+
 def _locate(model: str) -> tuple[str, dict[str, str]]:
     """(folder or Hub id, extra from_pretrained arguments)."""
     path = Path(model).expanduser()
@@ -107,6 +128,20 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    # transformers' loading bars would bury the one line that a user should read.
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: bool = False):
     """The tokenizer of ``model``, or the one at ``tokenizer``. Raises NaitError."""
     from transformers import AutoTokenizer
@@ -115,7 +150,9 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
-        raise NaitError(f"cannot load a tokenizer from {tokenizer or model} ({_first_line(error)})") from None
+        raise NaitError(
+            f"cannot load a tokenizer from {tokenizer or model} ({_first_line(error)}); pass --tokenizer"
+        ) from None
 
 
 def load_model(
@@ -137,9 +174,12 @@ def load_model(
     source, extra = _locate(model)
     chosen_dtype = pick_dtype(dtype, target)
     try:
-        body = AutoModel.from_pretrained(source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, **extra)
+        with _without_bars():
+            body = AutoModel.from_pretrained(source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
-        raise NaitError(f"--model {model}: cannot be loaded ({_first_line(error)})") from None
+        raise NaitError(
+            f"--model {model}: cannot be loaded ({_first_line(error)}); check the name and the files"
+        ) from None
     return prepare(body.to(target), load_tokenizer(model, tokenizer, trust_remote_code), layers=layers, name=model)
 
 
@@ -156,11 +196,18 @@ def prepare(model: Any, tokenizer: Any, *, layers: str = "all", name: str = "") 
     chosen = parse_layers(layers, len(specs))
     specs = [specs[i] for i in chosen]
     probe(specs)
+    packs = packs_exactly(body)
+    if not packs and not pads_exactly(body):
+        raise NaitError(
+            f"model {name or type(model).__name__}: a sample's activations change with the padding of its batch; "
+            "it is not supported"
+        )
     return LoadedModel(
         name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
         body,
         tokenizer,
         specs,
-        packs_exactly(body),
+        packs,
         fingerprint(body, chosen),
+        _rope_limit(body.config),
     )

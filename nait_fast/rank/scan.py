@@ -71,6 +71,8 @@ def scan(index: Index, signatures: Sequence[Signature]) -> Iterator[Block]:
 
 def search(index: Index, signature: Signature, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` best rows and their scores, best first, in memory that does not grow with the index."""
+    if k < 1:
+        raise NaitError(f"search: k must be at least 1, not {k}")
     best = TopK(k)
     for block in scan(index, [signature]):
         best.push(block.row, block.scores[:, 0])

@@ -25,8 +25,11 @@ class Selection:
 
 def z_scores(scores: np.ndarray) -> np.ndarray:
     """Each column of ``scores`` [n, C] less its mean, over its standard deviation (a constant column gives 0)."""
-    spread = scores.std(axis=0)
-    return (scores - scores.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    if len(scores) == 0:
+        return scores
+    constant = scores.max(axis=0) == scores.min(axis=0)  # its computed deviation may be a rounding error above 0
+    spread = np.where(constant, 1.0, scores.std(axis=0))
+    return np.where(constant, 0.0, (scores - scores.mean(axis=0)) / spread)
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -73,13 +76,13 @@ def _count(n: int, options: BudgetOptions) -> int:
     return max(1, round(fraction * n))
 
 
-def check_budget(options: BudgetOptions) -> None:
-    """At most one budget may be set. Raises NaitError."""
+def check_budget(options: BudgetOptions, rows: int = 10**18) -> None:
+    """At most one budget may be set, and a count may not exceed the ``rows`` to choose from. Raises NaitError."""
     given = [n for n in ("fraction", "top_k", "token_budget") if getattr(options, n) is not None]
     if len(given) > 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
         raise NaitError(f"{flags}: give one budget only")
-    _count(10**18, options)
+    _count(rows, options)
 
 
 def select(

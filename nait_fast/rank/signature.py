@@ -49,6 +49,12 @@ class Signature:
         return path
 
 
+_SHARED = ("model", "template", "reading", "first_token", "layers", "samples")
+_META = {
+    "nait": (*_SHARED, "explained", "sign_margin"),
+    "contrast": (*_SHARED, "codebook", "scale"),
+    "nag": (*_SHARED, "top_k", "scale"),
+}
 _TENSORS = {
     "nait": {"direction": "f4"},
     "contrast": {"weights": "f4", "threshold": "f4", "planes": "u1", "plane_weights": "i8"},
@@ -67,9 +73,11 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
             shape = {"planes": (len(array), layout.row_bytes), "plane_weights": (len(tensors.get("planes", ())),)}
             if array.dtype != np.dtype(dtype) or array.shape != shape.get(key, (layout.n_neurons,)):
                 raise ValueError(f"'{key}' does not fit")
-        for key in ("model", "template", "reading", "first_token"):
-            meta[key]
-    except (KeyError, TypeError, ValueError) as error:
+        missing = [key for key in _META[meta["method"]] if key not in meta]
+        if missing:
+            raise ValueError(f"'{missing[0]}' is missing")
+        float(meta.get("scale", 0))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise NaitError(f"{path}: not a valid signature ({error})") from None
     meta = {k: v for k, v in meta.items() if k not in ("kind", "name")}
     return Signature(name, meta, {k: np.array(v) for k, v in tensors.items()})
@@ -78,7 +86,7 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
 def check_fits(signature: Signature, model: str, template: str, codebook: str | None, where: str) -> None:
     """Refuse a signature made with another model, template or codebook than ``where`` was. Raises NaitError."""
     for what, mine, theirs in (
-        ("model", signature.meta["model"], model),
+        ("model or --layers", signature.meta["model"], model),
         ("template", signature.meta["template"], template),
     ):
         if mine != theirs:

@@ -5,10 +5,11 @@ from typing import Any
 
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
-from nait_fast.index.files import read_json, sha256_file
+from nait_fast.index.files import read_json, read_sealed, sha256_file
 from nait_fast.index.format import CODEBOOK, MANIFEST
 from nait_fast.index.reader import Index
 from nait_fast.rank.signature import Signature, load_signature
+from nait_fast.verbs.rank import SELECTION
 
 _OF_SELECTION = (
     "kind", "verb", "method", "targets", "rows_read", "rows_scored", "rows_skipped", "rows_selected", "tokens_selected",
@@ -25,7 +26,7 @@ def inspect(path: str) -> dict[str, Any]:
     place = Path(path)
     if place.is_dir() and (place / MANIFEST).exists():
         manifest = read_json(place / MANIFEST)
-        if manifest.get("kind") == "nait_fast selection":
+        if manifest.get("kind") == SELECTION:
             return {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
         index = Index(place)
         shards = [s["bytes"] for s in index.manifest["shards"]]
@@ -56,25 +57,25 @@ def verify(path: str) -> dict[str, Any]:
     if not place.is_dir():
         raise NaitError(f"{path}: no such folder")
     manifest = read_json(place / MANIFEST)
-    problems, checked = [], {"files": 0, "rows": 0}
-    if manifest.get("kind") == "nait_fast selection":
-        for name, digest in manifest.get("files", {}).items():
-            file = place / Path(name).name
-            checked["files"] += 1
+    problems, files, rows = [], 0, 0
+    selection = manifest.get("kind") == SELECTION
+    if selection:
+        manifest = read_sealed(place / MANIFEST)
+        expected = {place / name: digest for name, digest in manifest["files"].items()}
+        if manifest["verb"] == "select":
+            kept = place / "signatures"
+            expected |= {kept / f"{name}.safetensors": digest for name, digest in manifest["signatures"].items()}
+        for file, digest in expected.items():
             if not file.is_file():
                 problems.append(f"{file}: is missing")
-            elif sha256_file(file) != digest:
+            elif not sha256_file(file).startswith(digest):
                 problems.append(f"{file}: its bytes have changed (SHA-256 differs)")
-        for name, digest in manifest.get("signatures", {}).items():
-            file = place / "signatures" / f"{Path(name).name}.safetensors"
-            if manifest.get("verb") == "select" and load_signature(file).hash != digest:
-                problems.append(f"{file}: is not the signature that was ranked with")
-        place = place / "index"
-    if manifest.get("kind") != "nait_fast selection" or place.is_dir():
+        files, place = len(expected), place / "index"
+    if not selection or manifest["verb"] == "select":
         index = Index(place)
         problems += index.verify()
-        checked = {"files": checked["files"] + len(index.manifest["shards"]), "rows": index.rows}
+        files, rows = files + len(index.manifest["shards"]), index.rows
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise NaitError(problems[0] + more)
-    return {"path": path, "ok": True, **checked}
+    return {"path": path, "ok": True, "files": files, "rows": rows}

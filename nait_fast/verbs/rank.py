@@ -10,12 +10,15 @@ from nait_fast.config import BudgetOptions, RankOptions
 from nait_fast.data.pool import Pool
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
-from nait_fast.index.files import make_folder, sha256_file, write_json
+from nait_fast.index.files import make_folder, read_json, sha256_file, write_sealed
+from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
 from nait_fast.rank import export
 from nait_fast.rank.scan import scan
 from nait_fast.rank.select import check_budget, select, spearman
 from nait_fast.rank.signature import Signature, load_signature
+
+SELECTION = "nait_fast selection"  # `kind` in a selection's manifest
 
 
 def pool_of(index: Index, dataset: str | None) -> Pool:
@@ -31,10 +34,21 @@ def pool_of(index: Index, dataset: str | None) -> Pool:
     return pool
 
 
+def selection_folder(path: str) -> Path:
+    """The folder of a selection, made if need be; never one that holds an index. Raises NaitError."""
+    folder = make_folder(path)
+    manifest = folder / MANIFEST
+    if manifest.exists() and read_json(manifest).get("kind") != SELECTION:
+        raise NaitError(f"--output {path}: holds an index or something else ({MANIFEST}); choose another folder")
+    return folder
+
+
 def rank_index(
     index: Index, signatures: list[Signature], options: BudgetOptions, seed: int, folder: Path, pool: Pool
 ) -> dict[str, Any]:
     """Score, select and write the outputs into ``folder``; returns what the manifest says of it."""
+    if Path(pool.path).resolve() == (folder / export.SELECTED).resolve():
+        raise NaitError(f"{pool.path}: the pool would be overwritten by the selection; choose another --output")
     started = time.perf_counter()
     blocks = list(scan(index, signatures))
     scan_seconds = time.perf_counter() - started
@@ -68,7 +82,10 @@ def rank_index(
             for c, name in enumerate(names)
         },
         "scan_seconds": round(scan_seconds, 4),
-        "files": {export.SELECTED: selected_hash, export.SCORES: sha256_file(folder / export.SCORES)},
+        "files": {
+            export.SELECTED: selected_hash,
+            **{name: sha256_file(folder / name) for name in (export.SCORES, export.DATASET_INFO)},
+        },
     }
 
 
@@ -78,21 +95,19 @@ def write_manifest(
     """``manifest.json`` of a selection; returns it."""
     kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "dataset")
     manifest = {
-        "kind": "nait_fast selection", "verb": verb, **told,
+        "kind": SELECTION, "verb": verb, **told,
         **{key: index.manifest[key] for key in kept if key in index.manifest},
         "config": config, "environment": environment(),
     }  # fmt: skip
-    write_json(folder / "manifest.json", manifest)
-    return manifest
+    return write_sealed(folder / MANIFEST, manifest)
 
 
 def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     """Rank an index; returns a summary."""
     check_budget(options)
-    folder = make_folder(options.output)
+    folder = selection_folder(options.output)
     index = Index(options.index)
-    if folder.resolve() == index.folder.resolve():
-        raise NaitError(f"--output {options.output}: is the index itself; choose another folder")
+    check_budget(options, index.rows)
     signatures = [load_signature(path) for path in options.signature]
     told = rank_index(index, signatures, options, options.seed, folder, pool_of(index, options.dataset))
     write_manifest(folder, "rank", options.to_mapping(), index, told)

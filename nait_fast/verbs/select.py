@@ -10,7 +10,7 @@ from nait_fast.index.files import make_folder
 from nait_fast.index.reader import Index
 from nait_fast.rank.select import check_budget
 from nait_fast.verbs.index import directions_of, summary_of
-from nait_fast.verbs.rank import rank_index, write_manifest
+from nait_fast.verbs.rank import rank_index, selection_folder, write_manifest
 from nait_fast.verbs.signature import build_signatures, default_reading, describe, open_targets
 
 SHARD_ROWS = 8192
@@ -20,10 +20,10 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     """Select; returns a summary. Everything that can be wrong with the input is checked before the model is loaded."""
     check_budget(options)
     reading = default_reading(options.method, options.reading)
-    folder = make_folder(options.output)
+    folder = selection_folder(options.output)
     index_folder, signature_folder = make_folder(folder / "index"), make_folder(folder / "signatures")
     pool = Pool(options.dataset, format=options.format, skip_bad_rows=options.skip_bad_rows)
-    pool.scan()
+    check_budget(options, pool.scan().good)
     targets = open_targets(options.target, "auto")
     session = open_session(options, options, options.first_token, quiet)
     nait = options.method == "nait"

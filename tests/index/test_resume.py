@@ -1,0 +1,218 @@
+"""A run that was stopped anywhere goes on to the very bytes of one that was not; other options are refused."""
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+import nait_fast
+from nait_fast.errors import NaitError
+from nait_fast.index.writer import IndexWriter
+from tests.conftest import make_rows, write_jsonl
+from tests.index.bits import digest
+
+OPTIONS = {"shard_rows": 4, "calibration_size": 20, "batch_tokens": 200}
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("pool") / "pool.jsonl", make_rows(60))
+
+
+@pytest.fixture(scope="module")
+def signature(tmp_path_factory, tiny_model: str) -> Path:
+    folder = tmp_path_factory.mktemp("target")
+    target = write_jsonl(folder / "sums.jsonl", make_rows(12, seed=1))
+    nait_fast.build_signature(model=tiny_model, target=[str(target)], method="nait", output=folder)
+    return folder / "sums.safetensors"
+
+
+def options(kind: str, model: str, pool: Path, signature: Path) -> dict:
+    own = {
+        "plain": {},
+        "exact": {"score": [signature], "reading": "drift"},
+        "nag": {"codec": "nag", "nag_top_k": 5},
+        "alpaca": {"template": "alpaca"},  # with a shared prefix
+    }[kind]
+    return {"model": model, "dataset": pool, **OPTIONS, **own}
+
+
+KINDS = ("plain", "exact", "nag", "alpaca")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def undisturbed(request, tmp_path_factory, tiny_model: str, pool: Path, signature: Path) -> tuple[dict, dict]:
+    given = options(request.param, tiny_model, pool, signature)
+    folder = tmp_path_factory.mktemp("undisturbed")
+    nait_fast.build_index(output=folder, **given)
+    return given, digest(folder)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("shard", [0, 2, 14])
+def test_an_exception_in_the_middle(tmp_path, monkeypatch, undisturbed, shard: int, when: str) -> None:
+    given, expected = undisturbed
+    write, written = IndexWriter.write_shard, []
+
+    def failing(self, number, *arguments):
+        written.append(number)
+        if number == shard and when == "before":
+            raise Stopped
+        write(self, number, *arguments)
+        if number == shard:
+            raise Stopped
+
+    monkeypatch.setattr(IndexWriter, "write_shard", failing)
+    with pytest.raises(Stopped):
+        nait_fast.build_index(output=tmp_path, **given)
+    assert not (tmp_path / "manifest.json").exists()
+    with pytest.raises(NaitError, match="not finished"):
+        nait_fast.Index(tmp_path)
+    first, shard = len(written), -1
+    nait_fast.build_index(output=tmp_path, **given)
+    assert written[first:] == list(range(first - (when == "before"), 15))  # no shard is run twice
+    assert digest(tmp_path) == expected
+
+
+@pytest.mark.parametrize("name", ["codebook.safetensors", "calibration.safetensors", "manifest.json"])
+def test_stopped_at_a_file(tmp_path, monkeypatch, undisturbed, name: str) -> None:
+    from nait_fast.extract import indexing
+    from nait_fast.index import codebook, files
+
+    given, expected = undisturbed
+    if name == "codebook.safetensors" and given.get("codec") == "nag":
+        pytest.skip("codec nag has no codebook")
+    if name == "calibration.safetensors" and given.get("codec") == "nag":
+        pytest.skip("codec nag calibrates nothing")
+    whole = files.write_atomic
+    for after in (False, True):
+        folder = tmp_path / str(after)
+
+        def failing(path, data, after=after):
+            if path.name != name or after:
+                whole(path, data)
+            if path.name == name:
+                raise Stopped
+
+        with monkeypatch.context() as patch:
+            for module in (codebook, files, indexing):
+                patch.setattr(module, "write_atomic", failing)
+            with pytest.raises(Stopped):
+                nait_fast.build_index(output=folder, **given)
+        nait_fast.build_index(output=folder, **given)
+        assert digest(folder) == expected
+
+
+def test_a_finished_index_is_left_alone(tmp_path, undisturbed) -> None:
+    given, expected = undisturbed
+    nait_fast.build_index(output=tmp_path, **given)
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    summary = nait_fast.build_index(output=tmp_path, **given)
+    assert summary["tokens_run"] == 0 and summary["rows_indexed"] == 60
+    assert digest(tmp_path) == expected
+    assert times == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+
+
+def test_a_damaged_shard_of_an_unfinished_index_is_made_anew(tmp_path, monkeypatch, undisturbed) -> None:
+    given, expected = undisturbed
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexWriter, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            nait_fast.build_index(output=tmp_path, **given)
+    shards = sorted(tmp_path.glob("shard-*.safetensors"))
+    shards[0].unlink()
+    shards[1].write_bytes(shards[1].read_bytes()[:-1] + b"\xff")
+    (tmp_path / "shard-00002.json").unlink()
+    (tmp_path / "shard-00003.safetensors.tmp").write_bytes(b"half")
+    nait_fast.build_index(output=tmp_path, **given)
+    (tmp_path / "shard-00003.safetensors.tmp").unlink(missing_ok=True)
+    assert digest(tmp_path) == expected
+
+
+def test_killed_at_random_moments(tmp_path, monkeypatch, undisturbed) -> None:
+    given, expected = undisturbed
+    # A server that has imported everything forks each run: what is killed is the run, not its imports.
+    monkeypatch.setenv("PYTHONPATH", str(Path(nait_fast.__file__).parent.parent))
+    context = multiprocessing.get_context("forkserver")
+    llama = "transformers.models.llama.modeling_llama"
+    context.set_forkserver_preload(["nait_fast.api", "nait_fast.verbs.index", llama])
+    generator = random.Random(0)
+
+    def start() -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=nait_fast.build_index, kwargs={"output": tmp_path, **given})
+        process.start()
+        return process
+
+    killed = 0
+    for shards in sorted(generator.sample(range(13), 5)):  # once this many are there, and a moment later
+        process = start()
+        while process.is_alive() and len(list(tmp_path.glob("shard-*.safetensors"))) < shards:
+            time.sleep(0.001)
+        process.join(generator.uniform(0.0, 0.02))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -9
+    last = start()
+    last.join()
+    assert last.exitcode == 0
+    assert killed >= 2
+    assert digest(tmp_path) == expected
+
+
+CHANGES = [
+    ({"max_length": 7}, "max_length (512 -> 7)"),
+    ({"reading": "drift"}, "reading (mean -> drift)"),
+    ({"first_token": "include"}, "first_token (exclude -> include)"),
+    ({"template": "alpaca"}, "template_kind (chat -> alpaca)"),
+    ({"layers": "1"}, "layers ([0, 1, 2] -> [1])"),
+    ({"shard_rows": 5}, "shard_rows (4 -> 5)"),
+    ({"calibration_size": 21}, "calibration ("),
+    ({"seed": 1}, "calibration ("),
+    ({"batch_tokens": 100}, "batch_tokens (200 -> 100)"),
+    ({"dtype": "bfloat16"}, "dtype (float32 -> bfloat16)"),
+    ({"codec": "nag"}, "codec (neuron -> nag)"),
+    ({"skip_bad_rows": True}, "skip_bad_rows (False -> True)"),
+    ({"dataset": "other.jsonl"}, "dataset ("),
+    ({"format": "prompt_completion", "dataset": "renamed.jsonl"}, "dataset ("),
+    ({"score": "signature"}, "sums (None -> "),
+]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_changed_options_are_refused_by_name(tmp_path, monkeypatch, tiny_model, pool, signature, finished) -> None:
+    given = options("plain", tiny_model, pool, signature)
+    folder = tmp_path / "index"
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(IndexWriter, "finish", lambda *_: {**_[1], "rows": 0, "skipped": {"rows": 0, "reasons": {}}})
+        try:
+            nait_fast.build_index(output=folder, **given)
+        except KeyError:
+            assert not finished
+    write_jsonl(tmp_path / "other.jsonl", make_rows(59))
+    renamed = [{"prompt": r["instruction"], "completion": r["output"]} for r in make_rows(60)]
+    write_jsonl(tmp_path / "renamed.jsonl", renamed)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for change, words in CHANGES:
+        changed = dict(change)
+        if "dataset" in change:
+            changed["dataset"] = tmp_path / change["dataset"]
+        if "score" in change:
+            changed["score"] = [signature]
+        with pytest.raises(NaitError) as error:
+            nait_fast.build_index(output=folder, **{**given, **changed})
+        assert words in str(error.value) and str(folder) in str(error.value), change
+        assert "choose another folder or delete it" in str(error.value) and "\n" not in str(error.value)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, change
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, tiny_model, pool) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(NaitError, match="holds something else"):
+        nait_fast.build_index(model=tiny_model, dataset=pool, output=tmp_path)

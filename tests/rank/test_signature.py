@@ -1,0 +1,229 @@
+"""Signatures: their integer planes, their files, and the indexes they fit."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nait_fast.errors import NaitError
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.files import pack_tensors, read_tensors
+from nait_fast.index.format import CodeLayout
+from nait_fast.kernels import popcount_scan
+from nait_fast.rank.pca import nait_signature
+from nait_fast.rank.scan import score_codes
+from nait_fast.rank.signature import (
+    Signature,
+    check_fits,
+    contrast_signature,
+    count_planes,
+    load_signature,
+    nag_signature,
+    signed_planes,
+    top_m_planes,
+)
+
+LAYOUT = CodeLayout.of([40, 33])
+N = LAYOUT.n_neurons
+RNG = np.random.default_rng(0)
+IDENTITY = {"model": "m0", "template": "t0", "first_token": "exclude", "layers": [0, 1], "widths": [40, 33]}
+CODEBOOK = Codebook(
+    frequency=RNG.random(N).astype(np.float32),
+    meta={"codec": "neuron", "reading": "mean", "samples": 512, **IDENTITY},
+    threshold=RNG.normal(size=N).astype(np.float32),
+    scale=np.ones(N, dtype=np.float32),
+)
+BITS = RNG.random((12, N)) > 0.6
+
+
+def made(method: str) -> Signature:
+    if method == "contrast":
+        return contrast_signature("sums", BITS, CODEBOOK)
+    if method == "nag":
+        sets = np.zeros((6, N), dtype=bool)
+        for row, layer in ((r, p) for r in range(6) for p in range(2)):
+            sets[row, LAYOUT.neurons(layer)][RNG.permutation(LAYOUT.widths[layer])[:5]] = True
+        return nag_signature("sums", sets, {**IDENTITY, "reading": "up_abs", "top_k": 5})
+    return nait_signature("sums", RNG.normal(size=(6, N)).astype(np.float32), IDENTITY)
+
+
+METHODS = ("contrast", "nait", "nag")
+
+
+def levels(planes: np.ndarray, weights: np.ndarray, n: int = N) -> np.ndarray:
+    """The integer weight of each neuron, as the scan sees it: the score of a code with that bit alone."""
+    one = LAYOUT.pack(np.eye(N, dtype=bool))
+    return popcount_scan(one, planes, weights, np.zeros(len(planes), dtype=np.int64), 1)[:, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 2**31), st.sampled_from(["normal", "tiny", "spike", "zero", "negative"]))
+def test_signed_planes_are_the_rounded_weights(n_planes: int, seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=N)
+    weights = {"tiny": weights * 1e-12, "zero": weights * 0, "negative": -np.abs(weights)}.get(kind, weights)
+    if kind == "spike":
+        weights[3] = -1e6
+    weights = weights.astype(np.float32)
+    planes, plane_weights, scale = signed_planes(weights, n_planes, LAYOUT)
+    assert planes.shape == (n_planes, LAYOUT.row_bytes) and planes.dtype == np.uint8
+    got = levels(planes, plane_weights)
+    top = 2 ** (n_planes - 1) - 1
+    assert np.abs(got).max() == (0 if kind == "zero" else top)  # both ends of a symmetric range
+    assert (np.abs(got * scale - weights) <= scale / 2 * (1 + 1e-6)).all()
+    assert (np.sign(got[got != 0]) == np.sign(weights[got != 0])).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 50), st.integers(0, 2**31), st.booleans())
+def test_top_m_takes_the_strongest_of_each_layer(m: int, seed: int, ties: bool) -> None:
+    weights = np.random.default_rng(seed).normal(size=N)
+    weights = (np.round(weights) if ties else weights).astype(np.float32)
+    planes, plane_weights, scale = top_m_planes(weights, m, LAYOUT)
+    got = levels(planes, plane_weights)
+    assert scale == 1.0 and set(got) <= {-1, 0, 1}
+    for position, width in enumerate(LAYOUT.widths):
+        layer, signs = weights[LAYOUT.neurons(position)], got[LAYOUT.neurons(position)]
+        strongest = sorted(range(width), key=lambda j: (-abs(layer[j]), j))[:m]
+        expected = np.zeros(width)
+        expected[strongest] = np.sign(layer[strongest])
+        assert (signs == expected).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 1000), min_size=N, max_size=N))
+def test_count_planes_are_exact(counts: list[int]) -> None:
+    planes, plane_weights = count_planes(np.array(counts), LAYOUT)
+    assert levels(planes, plane_weights).tolist() == counts
+    assert len(planes) == max(1, max(counts).bit_length())
+
+
+def test_contrast_weights() -> None:
+    difference = made("contrast")
+    expected = BITS.mean(axis=0) - CODEBOOK.frequency
+    np.testing.assert_allclose(difference.tensors["weights"], expected, atol=1e-7)
+    assert difference.meta["codebook"] == CODEBOOK.hash and len(difference.tensors["planes"]) == 4
+    odds = contrast_signature("sums", BITS, CODEBOOK, weights="logodds", planes=8)
+    assert np.isfinite(odds.tensors["weights"]).all()
+    always = BITS.copy()
+    always[:, 0] = True
+    assert contrast_signature("s", always, CODEBOOK, weights="logodds").tensors["weights"][0] > 0
+    p, q = (5 + 0.5) / (7 + 0.5), (0.5 * 512 + 0.5) / (0.5 * 512 + 0.5)
+    column = np.zeros((12, N), dtype=bool)
+    column[:5, 2] = True
+    half = Codebook(np.full(N, 0.5, np.float32), CODEBOOK.meta, CODEBOOK.threshold)
+    got = contrast_signature("s", column, half, weights="logodds").tensors["weights"][2]
+    assert got == pytest.approx(np.log(p) - np.log(q), rel=1e-6)
+    assert len(contrast_signature("sums", BITS, CODEBOOK, top_m=3).tensors["planes"]) == 2
+
+
+def test_a_score_is_the_sum_of_the_weights_of_the_set_bits() -> None:
+    signature = contrast_signature("sums", BITS, CODEBOOK, planes=12)
+    scores = score_codes(LAYOUT.pack(BITS), [signature])[:, 0]
+    exact = BITS @ signature.tensors["weights"].astype(np.float64)
+    np.testing.assert_allclose(scores, exact, atol=signature.meta["scale"] * N / 2)
+    nag = made("nag")
+    np.testing.assert_allclose(score_codes(LAYOUT.pack(BITS), [nag])[:, 0], BITS @ nag.tensors["weights"], rtol=1e-5)
+    for layer in range(2):  # NAG's profile weighs 1 a layer, and the score is the mean over layers
+        assert nag.tensors["weights"][LAYOUT.neurons(layer)].sum() * 2 == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_file_comes_back_as_it_was(tmp_path: Path, method: str) -> None:
+    signature = made(method)
+    path = signature.save(tmp_path)
+    assert path.name == "sums.safetensors"
+    loaded = load_signature(path)
+    assert (loaded.name, loaded.meta, loaded.hash) == (signature.name, signature.meta, signature.hash)
+    assert loaded.tensors.keys() == signature.tensors.keys()
+    for name, tensor in signature.tensors.items():
+        assert (loaded.tensors[name] == tensor).all() and loaded.tensors[name].dtype == tensor.dtype
+    assert loaded.save(tmp_path / "..").read_bytes() == path.read_bytes()
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(NaitError) as error:
+        load_signature(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_damaged_files_are_refused(tmp_path: Path, method: str) -> None:
+    path = made(method).save(tmp_path)
+    data = path.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    generator = random.Random(0)
+    for length in {0, 4, 8, 9, header - 1, header, len(data) - 1, *(generator.randrange(len(data)) for _ in range(30))}:
+        path.write_bytes(data[:length])
+        refusal(path)
+    path.write_bytes(data + b"\0")
+    refusal(path)
+    for _ in range(300):  # a flip in the header is refused or changes nothing but a value, and never crashes
+        flipped = bytearray(data)
+        flipped[generator.randrange(header)] ^= 1 << generator.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            load_signature(path)
+        except NaitError as error:
+            assert "\n" not in str(error)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "absent.safetensors")
+    assert "no such file" in refusal(tmp_path)
+    CODEBOOK.save(tmp_path)
+    assert "is no nait_fast signature" in refusal(tmp_path / "codebook.safetensors")
+    path = tmp_path / "x.safetensors"
+    for content in (b"", b"{}", b"\x80\x04pickle", b"\xff" * 64, json.dumps({"kind": "signature"}).encode()):
+        path.write_bytes(content)
+        refusal(path)
+
+
+HOSTILE = [
+    *({"method": value} for value in ("pca", None, [], {}, 3)),
+    *({"widths": value} for value in ([40], [], None, "40", [40, 33, 1], [1e999, 33], [-40, 113], [[40], 33], 7)),
+    *({key: ...} for key in ("name", "method", "model", "template", "reading", "first_token", "layers", "scale")),
+    {"scale": "x"},
+    {"codebook": ...},
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=str)
+def test_hostile_metadata_is_refused(tmp_path: Path, change: dict) -> None:
+    tensors, meta = read_tensors(made("contrast").save(tmp_path), "signature")
+    meta = {key: value for key, value in {**meta, **change}.items() if value is not ...}
+    path = tmp_path / "hostile.safetensors"
+    path.write_bytes(pack_tensors(tensors, meta))
+    assert "not a valid signature" in refusal(path)
+
+
+def test_hostile_tensors_are_refused(tmp_path: Path) -> None:
+    tensors, meta = read_tensors(made("contrast").save(tmp_path), "signature")
+    path = tmp_path / "hostile.safetensors"
+    for name, array in tensors.items():
+        for wrong in (None, array[:-1], array.astype(np.float16), array.reshape(-1, 1), np.zeros((), array.dtype)):
+            changed = {k: v for k, v in {**tensors, name: wrong}.items() if v is not None}
+            path.write_bytes(pack_tensors(changed, meta))
+            refusal(path)
+    path.write_bytes(pack_tensors({**tensors, "weights": tensors["weights"].astype(np.uint16)}, meta))
+    assert "dtype U16" in refusal(path)
+
+
+def test_check_fits_says_what_differs() -> None:
+    signature = made("contrast")
+    check_fits(signature, "m0", "t0", CODEBOOK.hash, "index X")
+    check_fits(signature, "m0", "t0", None, "index X")
+    check_fits(made("nait"), "m0", "t0", "another", "index X")  # needs no codebook
+    for arguments, words in (
+        (("m1", "t0", CODEBOOK.hash), "another model or --layers (m0) than index X (m1): rebuild it with the same"),
+        (("m0", "t1", CODEBOOK.hash), "another template (t0) than index X (t1)"),
+        (("m0", "t0", "c1"), f"another codebook ({CODEBOOK.hash}) than index X (c1): rebuild it with --codebook"),
+    ):
+        with pytest.raises(NaitError) as error:
+            check_fits(signature, *arguments, "index X")
+        assert str(error.value).startswith("signature 'sums' was made with ") and words in str(error.value)

@@ -1,0 +1,178 @@
+"""``nait_fast.capture`` on a model that someone else loaded: padded batches against plain hooks, one at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+import nait_fast
+from nait_fast import NaitError
+from tests import naive
+from tests.models.tiny import GPT, NEURONS, READINGS, build, config_of, llama, sequences, worst_error
+
+SEQUENCES = sequences()
+
+
+def padded(ids, side: str, filler: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    """(input_ids, attention_mask) of ``ids``; the padding is a token like any other."""
+    width = max(len(x) for x in ids)
+    batch, mask = torch.full((len(ids), width), filler), torch.zeros(len(ids), width, dtype=torch.long)
+    for i, x in enumerate(ids):
+        place = slice(0, len(x)) if side == "right" else slice(width - len(x), width)
+        batch[i, place], mask[i, place] = torch.from_numpy(x).long(), 1
+    return batch, mask
+
+
+def check(captured, model, ids, first_token="exclude"):
+    expected = naive.pooled_all(model, ids)
+    expected["mean"] = expected["mean" if first_token == "exclude" else "mean_all"]
+    for reading in READINGS:
+        got = captured.stacked(reading)
+        assert got.dtype == torch.float32 and got.shape == (len(ids), 3, NEURONS)
+        assert worst_error(got.detach(), expected[reading]) <= 1e-5
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "phi3", "stablelm"])
+def test_padding_on_either_side(model_type, side):
+    extra = {"sliding_window": 8} if model_type in ("gemma3_text", "phi3") else {}
+    model = build(config_of(model_type, **extra), "eager")
+    ids, mask = padded(SEQUENCES, side)
+    with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
+        model(input_ids=ids, attention_mask=mask)
+    check(captured, model, SEQUENCES)
+
+
+def test_padding_with_absolute_positions():
+    model = build(config_of("gpt2", GPT))
+    ids, mask = padded(SEQUENCES, "left")
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
+        model(input_ids=ids, attention_mask=mask, position_ids=positions)
+    check(captured, model, SEQUENCES)
+
+
+@pytest.mark.parametrize("first_token", ["exclude", "include"])
+def test_the_first_token(first_token):
+    model = llama()
+    ids, mask = padded(SEQUENCES, "left")
+    with torch.no_grad(), nait_fast.capture(model, READINGS, first_token=first_token) as captured:
+        model(input_ids=ids, attention_mask=mask.bool())
+    check(captured, model, SEQUENCES, first_token)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_mask_given_by_position(side):
+    model = llama()
+    ids, mask = padded(SEQUENCES, side)
+    with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
+        model(ids, mask)
+    check(captured, model, SEQUENCES)
+
+
+def test_no_mask_means_no_padding():
+    model = llama()
+    ids = sequences((9, 9, 9))
+    batch = torch.from_numpy(np.stack(ids)).long()
+    with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
+        model(batch)
+        check(captured, llama(), ids)
+        model(inputs_embeds=model.get_input_embeddings()(batch))
+        check(captured, llama(), ids)
+
+
+@pytest.mark.parametrize("body", [False, True])
+def test_several_forwards_in_one_block(body):
+    model = llama()
+    called = model.model if body else model
+    kept = []
+    with torch.no_grad(), nait_fast.capture(called, READINGS) as captured:
+        for seed, lengths in enumerate([(1, 2, 9), (33,), (5, 60)]):
+            ids = sequences(lengths, seed)
+            batch, mask = padded(ids, "right")
+            called(input_ids=batch, attention_mask=mask)
+            check(captured, llama(), ids)
+            kept.append((ids, captured["mean"]))
+    # The readings of the last forward outlive the block, and those taken before stay what they were.
+    check(captured, model, ids)
+    for ids, mean in kept:
+        assert worst_error(torch.stack(mean, dim=1), naive.pooled_all(model, ids)["mean"]) <= 1e-5
+
+
+def test_layers():
+    model = llama()
+    ids, mask = padded(SEQUENCES, "right")
+    with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
+        model(input_ids=ids, attention_mask=mask)
+    with torch.no_grad(), nait_fast.capture(model, READINGS, layers="0,-1") as some:
+        model(input_ids=ids, attention_mask=mask)
+    assert (captured.layers, some.layers) == ([0, 1, 2], [0, 2])
+    for reading in READINGS:
+        assert torch.equal(some.stacked(reading), captured.stacked(reading)[:, [0, 2]])
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("rows", [[[1, 0, 1]], [[1, 1, 1], [0, 1, 0], [1, 0, 1]], [[1, 1, 1], [0, 0, 0]]], ids=str)
+def test_a_mask_with_holes_or_without_tokens(rows):
+    model = llama()
+    mask = torch.tensor(rows)
+    with (
+        torch.no_grad(),
+        nait_fast.capture(model),
+        pytest.raises(NaitError, match="each row of attention_mask must be one run of ones"),
+    ):
+        model(input_ids=torch.full(mask.shape, 5), attention_mask=mask)
+
+
+def test_a_step_behind_a_cache():
+    model = llama()
+    ids = torch.from_numpy(SEQUENCES[2])[None].long()
+    with (
+        torch.no_grad(),
+        nait_fast.capture(model),
+        pytest.raises(NaitError, match="attention_mask and input differ in shape: run whole sequences, no cache"),
+    ):
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+
+
+def test_training_mode():
+    with (
+        pytest.raises(NaitError, match=r"the model is in training mode; call model.eval\(\) first"),
+        nait_fast.capture(llama().train()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("options", [{"readings": ["mean", "median"]}, {"first_token": "median"}])
+def test_unknown_names(options):
+    with (
+        pytest.raises(NaitError, match="'median' is none of drift, mean, up_abs, exclude, include"),
+        nait_fast.capture(llama(), **options),
+    ):
+        pass
+
+
+def test_experts():
+    model = build(config_of("mixtral"))
+    with pytest.raises(NaitError, match="layer 0 is a mixture of experts"), nait_fast.capture(model):
+        pass
+
+
+def test_layers_outside_the_model():
+    with (
+        pytest.raises(NaitError, match="does not lie in this model's 3 layers"),
+        nait_fast.capture(llama(), layers="3"),
+    ):
+        pass
+
+
+def test_readings_that_are_not_there():
+    model = llama()
+    with torch.no_grad(), nait_fast.capture(model, ["drift"]) as captured:
+        with pytest.raises(KeyError, match="drift: not captured"):
+            captured["drift"]
+        model(torch.full((1, 4), 5))
+        assert len(captured["drift"]) == 3
+        with pytest.raises(KeyError, match="mean: not captured"):
+            captured["mean"]

@@ -1,0 +1,24 @@
+"""The demonstration from the command line, with the real model."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+
+
+def test_demo(smollm2, tmp_path):
+    command = [sys.executable, "-m", "nait_fast", "demo", "--json", "--output", str(tmp_path / "demo")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert told["precision"]["arithmetic"]["contrast"] >= 0.9
+    assert told["precision"]["code"]["contrast"] >= 0.6
+    assert told["precision"]["arithmetic"]["nait"] >= 0.4  # 0.14 by chance
+    for method in ("contrast", "nait"):
+        selected = (tmp_path / "demo" / method / "selected.jsonl").read_text().splitlines()
+        assert len(selected) == 42
+        assert {json.loads(line)["source"] for line in selected} <= {"arithmetic", "code", "facts", "chat", "writing",
+                                                                     "translation", "summarising"}  # fmt: skip

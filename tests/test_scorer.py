@@ -1,0 +1,136 @@
+"""``Scorer`` gives the scores of index and rank, for samples in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nait_fast
+from nait_fast import NaitError, Scorer
+from tests.conftest import make_rows, make_tokenizer, write_jsonl
+
+ROWS = make_rows(40)
+METHODS = {"contrast": {}, "nait": {"reading": "drift"}, "nag": {"nag_top_k": 9}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_model: str) -> dict[str, tuple[Path, np.ndarray]]:
+    """method -> (signature file, scores of ROWS out of an index of them)."""
+    folder = tmp_path_factory.mktemp("scored")
+    pool = write_jsonl(folder / "pool.jsonl", ROWS)
+    target = write_jsonl(folder / "sums.jsonl", [r for r in make_rows(24, seed=1) if r["source"] == "sums"])
+    out = {}
+    for method, own in METHODS.items():
+        place = folder / method
+        options = {"model": tiny_model, "target": [f"{method}={target}"], "method": method, "output": place, **own}
+        nait_fast.select(dataset=pool, calibration_size=20, **options)
+        signature = place / "signatures" / f"{method}.safetensors"
+        rows, scores = nait_fast.search(nait_fast.Index(place / "index"), nait_fast.load_signature(signature), 40)
+        out[method] = (signature, scores[np.argsort(rows)])
+    return out
+
+
+def close(got: np.ndarray, expected: np.ndarray, method: str) -> bool:
+    """Bit scores agree exactly but for a bit at its threshold; NAIT's are sums of floats."""
+    if method == "nait":
+        return bool(np.allclose(got, expected, atol=2e-5 * expected.std()))
+    return bool((got == expected).mean() >= 0.95 and np.allclose(got, expected, atol=0.2 * expected.std()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_equal_index_and_rank(tiny_model: str, made, method: str) -> None:
+    signature, expected = made[method]
+    scorer = Scorer(tiny_model, [signature])
+    assert scorer.names == [method]
+    scores = scorer.score(ROWS)
+    assert scores.shape == (40, 1) and scores.dtype == np.float64
+    assert close(scores[:, 0], expected, method)
+    # One at a time, and once more in another order: the same samples have the same scores.
+    alone = np.concatenate([scorer.score([row])[:, 0] for row in ROWS[:8]])
+    assert close(alone, expected[:8], method)
+    assert close(scorer.score(ROWS[::-1])[::-1, 0], expected, method)
+
+
+def test_several_signatures_in_one_pass(tiny_model: str, made) -> None:
+    scorer = Scorer(tiny_model, [path for path, _ in made.values()])
+    assert scorer.names == list(METHODS)
+    together = scorer.score(ROWS)
+    for column, (method, (path, expected)) in enumerate(made.items()):
+        assert close(together[:, column], expected, method)
+        assert close(Scorer(tiny_model, [nait_fast.load_signature(path)]).score(ROWS)[:, 0], expected, method)
+
+
+def test_a_model_in_memory_is_left_as_it_was(tiny_model: str, made) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    ids = torch.arange(4, 30)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+    signature, expected = made["contrast"]
+    assert close(Scorer(model, [signature], tokenizer=tokenizer).score(ROWS)[:, 0], expected, "contrast")
+    body = Scorer(model.model, [signature], tokenizer=tokenizer)
+    assert close(body.score(ROWS)[:, 0], expected, "contrast")
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, before)
+    with pytest.raises(NaitError, match="a model in memory needs its tokenizer"):
+        Scorer(model, [signature])
+    with pytest.raises(NaitError, match="training mode"):
+        Scorer(model.train(), [signature], tokenizer=tokenizer)
+
+
+def test_signatures_that_do_not_fit(tiny_model: str, made, tmp_path: Path) -> None:
+    signature, _ = made["contrast"]
+    with pytest.raises(NaitError, match=r"'contrast' was made with another template .* than this Scorer"):
+        Scorer(tiny_model, [signature], template="alpaca")
+    with pytest.raises(NaitError, match="another model or --layers"):
+        Scorer(tiny_model, [signature], layers="0-1")
+    with pytest.raises(NaitError, match="no signatures given"):
+        Scorer(tiny_model, [])
+    with pytest.raises(NaitError, match="no such file"):
+        Scorer(tiny_model, [tmp_path / "absent.safetensors"])
+    target = write_jsonl(tmp_path / "a.jsonl", make_rows(8))
+    nait_fast.build_signature(
+        model=tiny_model, target=[str(target)], method="nait", first_token="include", output=tmp_path
+    )
+    with pytest.raises(NaitError, match="differ in first_token"):
+        Scorer(tiny_model, [signature, tmp_path / "a.safetensors"])
+
+
+BAD = [
+    ({"instruction": "a"}, "no known format has these keys: instruction"),
+    ({"instruction": "a", "output": " "}, "empty response"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "unknown role 'robot'"),
+    ({"input_ids": [1, 1]}, "no content tokens"),
+    ({"input_ids": [5, 10**6]}, "token id 1000000 is outside the model's 458 tokens"),
+    ("just text", "must be a mapping (a row of a pool), not str"),
+    (None, "must be a mapping"),
+]
+
+
+@pytest.mark.parametrize(("sample", "words"), BAD, ids=[words for _, words in BAD])
+def test_a_bad_sample_is_named(tiny_model: str, made, sample: dict, words: str) -> None:
+    scorer = Scorer(tiny_model, [made["contrast"][0]])
+    with pytest.raises(NaitError) as error:
+        scorer.score([ROWS[0], sample, ROWS[1]])
+    assert str(error.value).startswith("sample 1: ") and words in str(error.value)
+    assert close(scorer.score(ROWS)[:, 0], made["contrast"][1], "contrast")  # and the scorer works on
+
+
+def test_every_format_and_none_at_all(tiny_model: str, made) -> None:
+    scorer = Scorer(tiny_model, [made["nag"][0]])
+    assert scorer.score([]).shape == (0, 1)
+    turns = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "a dog"}]
+    tokenizer = make_tokenizer()
+    ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)["input_ids"]
+    same = [
+        {"messages": turns},
+        {"instruction": "a cat", "input": "", "output": "a dog"},
+        {"prompt": "a cat", "completion": "a dog"},
+        {"conversations": [{"from": "human", "value": "a cat"}, {"from": "gpt", "value": "a dog"}]},
+        {"input_ids": ids},
+    ]
+    scores = scorer.score([*same, {"text": "a dog"}])
+    assert len(set(scores[:5, 0])) == 1 and np.isfinite(scores).all()
