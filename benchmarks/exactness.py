@@ -26,8 +26,8 @@ from nait_fast.data.formats import detect, parse
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.rank.pca import nait_signature
-from nait_fast.rank.select import spearman
+from nait_fast.ranking.pca import nait_signature
+from nait_fast.ranking.select import spearman
 from tests import naive
 
 READINGS = ("drift", "mean", "up_abs")

@@ -22,10 +22,10 @@ import numpy as np
 from benchmarks.record import record, table
 from nait_fast import api
 from nait_fast.index.reader import Index
-from nait_fast.rank.scan import scan
-from nait_fast.rank.select import spearman
-from nait_fast.rank.signature import Signature, load_signature, top_m_planes
-from nait_fast.rank.topk import order
+from nait_fast.ranking.scan import scan
+from nait_fast.ranking.select import spearman
+from nait_fast.ranking.signature import Signature, load_signature, top_m_planes
+from nait_fast.ranking.topk import order
 
 
 def stratified(dataset: Path, n: int, seed: int) -> list[bytes]:

@@ -6,12 +6,12 @@ from nait_fast.attach import Captured, capture
 from nait_fast.config import IndexOptions, RankOptions, SelectOptions, SignatureBuildOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
-from nait_fast.rank.scan import search
-from nait_fast.rank.signature import Signature, load_signature
+from nait_fast.ranking.scan import search
+from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.scorer import Scorer
 
 __all__ = ["Captured", "Index", "NaitError", "Scorer", "Signature", "build_index", "build_signature", "capture",
-           "load_signature", "rank_index", "search", "select"]  # fmt: skip
+           "load_signature", "rank", "search", "select"]  # fmt: skip
 
 
 def select(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
@@ -41,11 +41,11 @@ def build_signature(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
     return run(SignatureBuildOptions.from_mapping(options, "build_signature"), quiet)
 
 
-def rank_index(**options: Any) -> dict[str, Any]:
-    """Rank an index without the model: ``rank_index(index=…, signature=[…], output=…, top_k=1000)``.
+def rank(**options: Any) -> dict[str, Any]:
+    """Rank an index without the model: ``rank(index=…, signature=[…], output=…, top_k=1000)``.
 
     Options: ``RankOptions``. Raises NaitError.
     """
     from nait_fast.verbs.rank import run
 
-    return run(RankOptions.from_mapping(options, "rank_index"))
+    return run(RankOptions.from_mapping(options, "rank"))

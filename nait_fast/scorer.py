@@ -14,8 +14,8 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Encode
 from nait_fast.models.load import load_model, prepare
-from nait_fast.rank.scan import score_codes
-from nait_fast.rank.signature import Signature, check_fits, load_signature
+from nait_fast.ranking.scan import score_codes
+from nait_fast.ranking.signature import Signature, check_fits, load_signature
 
 
 class _Tee:

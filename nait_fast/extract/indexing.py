@@ -15,7 +15,7 @@ from nait_fast.data.tokenize import Encoded, Refused
 from nait_fast.errors import NaitError
 from nait_fast.extract.calibrate import make_codebook, sample_rows
 from nait_fast.extract.session import Session
-from nait_fast.extract.sinks import Collect, Encode
+from nait_fast.extract.sinks import Collect, Encode, Placed
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import pack_tensors, read_tensors, write_atomic
 from nait_fast.index.format import CODEBOOK
@@ -143,7 +143,7 @@ class IndexBuild:
             return Index(self.folder).manifest
         self._directions = {name: (r, torch.from_numpy(v)) for name, (r, v, _) in directions.items()}
         self._codebook = codebook
-        known = self._known()
+        known = self._calibrated()
         progress = Progress(self.info.good, "index", self.session.quiet)
         n_shards = -(-self.info.rows // self.shard_rows)
         samples = self.pool.samples()
@@ -177,76 +177,55 @@ class IndexBuild:
         return Encode(n, self.session.layout, bits=self.reading, threshold=threshold, top_k=self.top_k,
                       directions=self._directions, device=device)  # fmt: skip
 
-    def _known(self) -> dict[int, tuple[np.ndarray, dict[str, float], bool]]:
-        """Codes, exact scores and finiteness of the calibration sample's rows: they are not run twice."""
+    def _calibrated(self) -> dict[str, np.ndarray]:
+        """Codes, exact scores and finiteness of the calibration sample, which is not run twice; empty without one."""
         path = self.folder / _CALIBRATION
         if self._collected is not None:
-            sink, n = self._sink(len(self._sample)), len(self._sample)
-            for position in range(len(self.session.layout.widths)):
-                neurons = self.session.layout.neurons(position)
-                kept = {k: v[:, neurons].to(self.session.model.device) for k, v in self._collected.readings.items()}
-                sink.layer(range(n), position, kept)
+            sink = self._sink(len(self._sample))
+            self._collected.replay(sink, self.session.model.device)
             rows = np.array([e.row for e in self._sample], dtype=np.int64)
-            finite = self._collected.finite.astype(np.uint8)
-            exact = {f"exact.{k}": v for k, v in sink.exact.items()}
-            made = pack_tensors({"codes": sink.codes, "row": rows, "finite": finite, **exact}, {"kind": "calibration"})
-            write_atomic(path, made)
+            tensors: dict[str, np.ndarray] = {f"exact.{name}": scores for name, scores in sink.exact.items()}
+            tensors |= {"codes": sink.codes, "row": rows, "finite": sink.finite.astype(np.uint8)}
+            write_atomic(path, pack_tensors(tensors, {"kind": "calibration"}))
             self._collected, self._sample = None, []
-        if not path.exists():
-            return {}
-        tensors, _ = read_tensors(path, "calibration")
-        return {
-            int(row): (tensors["codes"][i], {k: float(tensors[f"exact.{k}"][i]) for k in self._directions},
-                       bool(tensors["finite"][i]))
-            for i, row in enumerate(tensors["row"])
-        }  # fmt: skip
+        return read_tensors(path, "calibration")[0] if path.exists() else {"row": np.zeros(0, dtype=np.int64)}
 
-    def _shard(self, number: int, window: list[Sample], known: dict, progress: Progress) -> None:
+    def _shard(self, number: int, window: list[Sample], known: dict[str, np.ndarray], progress: Progress) -> None:
+        """Encode ``window`` and write it; ``known``: what ``_calibrated`` gives."""
         results = self.session.encoder.encode(window)
-        refused = [r for r in results if isinstance(r, Refused)]
         encoded = [r for r in results if isinstance(r, Encoded)]
-        if refused and not self.skip_bad_rows:
-            raise NaitError(
-                f"{self.pool.path} row {refused[0].row}: {refused[0].reason}; fix the row or pass --skip-bad-rows"
-            )
-        fresh = [e for e in encoded if e.row not in known]
-        sink = self._sink(len(fresh))
+        skipped = [self._skip(r.row, r.reason) for r in results if isinstance(r, Refused)]
+        place_of = {int(row): i for i, row in enumerate(known["row"])}
+        fresh = [i for i, e in enumerate(encoded) if e.row not in place_of]
+        done = [i for i, e in enumerate(encoded) if e.row in place_of]
+        progress.add(len(done), 0)
+        sink = self._sink(len(encoded))
         readings = sorted({self.reading} | {r for r, _ in self._directions.values()})
-        progress.add(len(encoded) - len(fresh), 0)
-        self.session.run(fresh, sink, readings, self.prefix, progress)
-        codes = np.zeros((len(encoded), self.session.layout.row_bytes), dtype=np.uint8)
-        exact = {name: np.zeros(len(encoded)) for name in self._directions}
-        finite = np.zeros(len(encoded), dtype=bool)
-        i_fresh = 0
-        for i, e in enumerate(encoded):
-            if e.row in known:
-                codes[i], scores, finite[i] = known[e.row]
-            else:
-                codes[i], finite[i] = sink.codes[i_fresh], sink.finite[i_fresh]
-                scores = {name: values[i_fresh] for name, values in sink.exact.items()}
-                i_fresh += 1
-            for name, score in scores.items():
-                exact[name][i] = score
-        if not finite.all() and not self.skip_bad_rows:
-            row = encoded[int(np.flatnonzero(~finite)[0])].row
-            raise NaitError(
-                f"{self.pool.path} row {row}: activations are not finite; try --dtype float32, or pass --skip-bad-rows"
-            )
-        skipped = [{"row": r.row, "where": f"{self.pool.path} row {r.row}", "reason": r.reason} for r in refused]
-        for e, good in zip(encoded, finite, strict=True):
-            if not good:
-                where = f"{self.pool.path} row {e.row}"
-                skipped.append({"row": e.row, "where": where, "reason": "activations are not finite"})
-        keep = np.flatnonzero(finite)
+        self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefix, progress)
+        if done:
+            source = [place_of[encoded[i].row] for i in done]
+            sink.codes[done], sink.finite[done] = known["codes"][source], known["finite"][source]
+            for name, scores in sink.exact.items():
+                scores[done] = known[f"exact.{name}"][source]
+        keep = np.flatnonzero(sink.finite)
+        skipped += [self._skip(encoded[i].row, "activations are not finite") for i in np.flatnonzero(~sink.finite)]
         self.writer.write_shard(
             number,
             np.array([encoded[i].row for i in keep], dtype=np.int64),
             np.array([len(encoded[i].ids) for i in keep], dtype=np.int32),
-            codes[keep],
-            {name: scores[keep] for name, scores in exact.items()},
+            sink.codes[keep],
+            {name: scores[keep] for name, scores in sink.exact.items()},
             sum(encoded[i].truncated for i in keep),
             skipped,
         )
+
+    def _skip(self, row: int, reason: str) -> dict[str, Any]:
+        """The note of a row left out; NaitError unless that was asked for."""
+        where = f"{self.pool.path} row {row}"
+        if not self.skip_bad_rows:
+            hint = "try --dtype float32," if "finite" in reason else "fix the row"
+            raise NaitError(f"{where}: {reason}; {hint} or pass --skip-bad-rows")
+        return {"row": row, "where": where, "reason": reason}
 
 
 def _until(samples: Iterator[Sample], held: list[Sample], end_row: int) -> Iterator[Sample]:

@@ -24,6 +24,27 @@ class Collect:
     def finish(self, items: Sequence[int], finite: np.ndarray) -> None:
         self.finite[items] = finite
 
+    def replay(self, sink: "Encode", device: torch.device) -> None:
+        """Hand the kept readings, layer by layer, to ``sink`` (of as many samples)."""
+        everyone = range(len(self.finite))
+        for position in range(len(self.layout.widths)):
+            neurons = self.layout.neurons(position)
+            sink.layer(everyone, position, {k: v[:, neurons].to(device) for k, v in self.readings.items()})
+        sink.finish(everyone, self.finite)
+
+
+class Placed:
+    """Hands what comes for sample ``i`` on to place ``places[i]`` of another sink."""
+
+    def __init__(self, sink: "Encode", places: Sequence[int]):
+        self.sink, self.places = sink, places
+
+    def layer(self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor]) -> None:
+        self.sink.layer([self.places[i] for i in items], position, readings)
+
+    def finish(self, items: Sequence[int], finite: np.ndarray) -> None:
+        self.sink.finish([self.places[i] for i in items], finite)
+
 
 class Encode:
     """Thresholds and packs each layer, and projects it on the directions of exact scores, as it comes.

@@ -16,9 +16,9 @@ from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import open_session
 from nait_fast.index.files import make_folder, write_atomic
 from nait_fast.index.reader import Index
-from nait_fast.rank.scan import scan
-from nait_fast.rank.signature import Signature
-from nait_fast.rank.topk import order
+from nait_fast.ranking.scan import scan
+from nait_fast.ranking.signature import Signature
+from nait_fast.ranking.topk import order
 from nait_fast.verbs.index import directions_of
 from nait_fast.verbs.rank import rank_index
 from nait_fast.verbs.signature import build_signatures, open_targets

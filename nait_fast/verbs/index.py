@@ -11,7 +11,7 @@ from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import Session, open_session
 from nait_fast.index.codebook import load_codebook
 from nait_fast.index.files import make_folder, write_json
-from nait_fast.rank.signature import Signature, check_fits, load_signature
+from nait_fast.ranking.signature import Signature, check_fits, load_signature
 from nait_fast.verbs.signature import default_reading
 
 Directions = dict[str, tuple[str, Any, str]]

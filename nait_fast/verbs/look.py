@@ -8,7 +8,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index.files import read_json, read_sealed, sha256_file
 from nait_fast.index.format import CODEBOOK, MANIFEST
 from nait_fast.index.reader import Index
-from nait_fast.rank.signature import Signature, load_signature
+from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.verbs.rank import SELECTION
 
 _OF_SELECTION = (

@@ -13,10 +13,10 @@ from nait_fast.errors import NaitError
 from nait_fast.index.files import make_folder, read_json, sha256_file, write_sealed
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
-from nait_fast.rank import export
-from nait_fast.rank.scan import scan
-from nait_fast.rank.select import check_budget, select, spearman
-from nait_fast.rank.signature import Signature, load_signature
+from nait_fast.ranking import export
+from nait_fast.ranking.scan import scan
+from nait_fast.ranking.select import check_budget, select, spearman
+from nait_fast.ranking.signature import Signature, load_signature
 
 SELECTION = "nait_fast selection"  # `kind` in a selection's manifest
 

@@ -8,7 +8,7 @@ from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import open_session
 from nait_fast.index.files import make_folder
 from nait_fast.index.reader import Index
-from nait_fast.rank.select import check_budget
+from nait_fast.ranking.select import check_budget
 from nait_fast.verbs.index import directions_of, summary_of
 from nait_fast.verbs.rank import rank_index, selection_folder, write_manifest
 from nait_fast.verbs.signature import build_signatures, default_reading, describe, open_targets

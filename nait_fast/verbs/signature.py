@@ -16,8 +16,8 @@ from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import make_folder
 from nait_fast.kernels import topk_bits, unpack
 from nait_fast.progress import Progress
-from nait_fast.rank.pca import nait_signature
-from nait_fast.rank.signature import Signature, contrast_signature, nag_signature
+from nait_fast.ranking.pca import nait_signature
+from nait_fast.ranking.signature import Signature, contrast_signature, nag_signature
 
 
 def default_reading(method: str, reading: str | None) -> str:

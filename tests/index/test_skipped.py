@@ -76,9 +76,7 @@ def test_a_shard_without_a_good_row(tmp_path: Path, tiny_model: str) -> None:
     nait_fast.build_signature(
         model=tiny_model, target=[f"sums={tmp_path / 'sums.jsonl'}"], codebook=index.folder, output=tmp_path
     )
-    summary = nait_fast.rank_index(
-        index=index.folder, signature=[tmp_path / "sums.safetensors"], output=tmp_path / "ranked"
-    )
+    summary = nait_fast.rank(index=index.folder, signature=[tmp_path / "sums.safetensors"], output=tmp_path / "ranked")
     assert (summary["rows_read"], summary["rows_scored"], summary["rows_selected"]) == (24, 16, 2)
 
 

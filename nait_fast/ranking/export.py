@@ -10,7 +10,7 @@ import numpy as np
 
 from nait_fast.data.pool import Pool, PoolInfo
 from nait_fast.index.files import sha256, write_atomic, write_json
-from nait_fast.rank.select import Selection
+from nait_fast.ranking.select import Selection
 
 SELECTED, SCORES, DATASET_INFO = "selected.jsonl", "scores.parquet", "dataset_info.json"
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import NaitError
-from nait_fast.rank.topk import order
+from nait_fast.ranking.topk import order
 
 
 @dataclass(frozen=True)

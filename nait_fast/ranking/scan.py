@@ -8,8 +8,8 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.kernels import popcount_scan
-from nait_fast.rank.signature import Signature, check_fits
-from nait_fast.rank.topk import TopK
+from nait_fast.ranking.signature import Signature, check_fits
+from nait_fast.ranking.topk import TopK
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from nait_fast.index.codebook import Codebook
 from nait_fast.index.files import pack_tensors, read_tensors
 from nait_fast.index.format import CodeLayout
 from nait_fast.kernels import popcount_scan
-from nait_fast.rank.pca import nait_signature
-from nait_fast.rank.scan import score_codes
-from nait_fast.rank.signature import (
+from nait_fast.ranking.pca import nait_signature
+from nait_fast.ranking.scan import score_codes
+from nait_fast.ranking.signature import (
     Signature,
     check_fits,
     contrast_signature,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.index.format import CodeLayout
-from nait_fast.rank.signature import Signature
+from nait_fast.ranking.signature import Signature
 
 
 def principal_direction(drifts: np.ndarray) -> tuple[np.ndarray, float]:
