@@ -27,7 +27,8 @@ def _source(rows: list[dict[str, Any]]) -> str:
     env = rows[0]["environment"]
     place = env["gpus"][0] if env["gpus"] else f"{env['cpu']}, {env['cores']} cores"
     versions = ", ".join(f"{p} {env[p]}" for p in ("torch", "transformers", "numba") if env.get(p))
-    return f"{place}; Python {env['python']}, {versions}; commit {env['commit'] or 'of a working copy'}; `{rows[0]['command']}`"
+    commit = env["commit"] or "not recorded"
+    return f"{place}; Python {env['python']}, {versions}; commit {commit}; `{rows[0]['command']}`"
 
 
 def _index(rows: list[dict[str, Any]]) -> str:
