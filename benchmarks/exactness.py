@@ -114,8 +114,10 @@ def _of_scores(session: Session, encoded: list[Encoded], mine: Readings, theirs:
     for reading in ("drift", "mean"):
         got = engine_scores(session, encoded, reading, signature.tensors["direction"])
         expected = naive.nait_scores(theirs[reading], directions)
-        out[f"nait_{reading}_relative_error"] = float(np.max(np.abs(got - expected) / np.abs(expected)))
-        out[f"nait_{reading}_error_of_spread"] = float(np.max(np.abs(got - expected)) / expected.std())
+        difference = np.abs(got - expected)
+        out[f"nait_{reading}_relative_error"] = float(np.linalg.norm(difference) / np.linalg.norm(expected))
+        out[f"nait_{reading}_worst_of_own_score"] = float(np.max(difference / np.abs(expected)))  # scores cross 0
+        out[f"nait_{reading}_error_of_spread"] = float(difference.max() / expected.std())
         out[f"nait_{reading}_same_order"] = bool((np.argsort(-got) == np.argsort(-expected)).all())
         out[f"nait_{reading}_spearman"] = spearman(got, expected)
     return out

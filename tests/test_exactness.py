@@ -24,6 +24,7 @@ def test_readings(result, reading):
 @pytest.mark.parametrize("reading", ["mean", "drift"])
 def test_exact_nait_scores(result, reading):
     assert result[f"nait_{reading}_relative_error"] <= 1e-4
+    assert result[f"nait_{reading}_error_of_spread"] <= 1e-3  # the worst sample, in standard deviations of the scores
     assert result[f"nait_{reading}_same_order"]
 
 
