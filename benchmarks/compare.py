@@ -174,6 +174,7 @@ def compare_scan(arguments: argparse.Namespace) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for round_number in range(arguments.rounds + 1):
         for name, job in jobs.items():
+            time.sleep(0.2)  # the threads of the job before spin on for a while, and would take this one's cores
             started = time.perf_counter()
             job()
             if round_number:  # the first round compiles and warms up
