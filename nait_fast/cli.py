@@ -110,11 +110,11 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.verb in VERBS:
         options_type, module, _ = VERBS[arguments.verb]
         options = _options(arguments, options_type)
-        _hush_libraries()
+        _hush_libraries(quiet)
         summary = import_module(f"nait_fast.verbs.{module}").run(options, quiet)
         _keep_config(options)
         return summary
-    _hush_libraries()
+    _hush_libraries(quiet)
     if arguments.verb == "demo":
         return import_module("nait_fast.verbs.demo").run(arguments.model, arguments.output, quiet)
     look = import_module("nait_fast.verbs.look")
@@ -132,10 +132,12 @@ def _keep_config(options: Options) -> None:
     write_atomic(Path(options.output) / "config.yaml", text.encode())  # type: ignore[attr-defined]
 
 
-def _hush_libraries() -> None:
-    # transformers' advice would bury the one line that a user should read.
+def _hush_libraries(quiet: bool) -> None:
+    # transformers' advice and bars would bury the one line that a user should read.
     import os
 
+    if quiet:
+        os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
@@ -143,10 +145,11 @@ def _print(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary))
         return
+    if "text" in summary:
+        print(summary["text"])
+        return
     for key, value in summary.items():
-        if key == "text":
-            print(value)
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             print(f"{key}: " + ", ".join(f"{k}={v}" for k, v in value.items()))
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for item in value:
