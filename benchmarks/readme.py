@@ -98,8 +98,8 @@ def _exactness(rows: list[dict[str, Any]]) -> str:
     return (
         f"**Exactness** against one sample at a time through plain forward hooks, {row['rows']} real samples, "
         f"{row['model']}, fp32: largest relative error of a layer's readings {errors} "
-        f"({100 * row['share_above_1e-5_drift']:.2f}% of the drifts above 1e-5); relative error of the exact NAIT scores "
-        f"{scores}, {order}; "
+        f"({100 * row['share_above_1e-5_drift']:.2f}% of the drifts above 1e-5); relative error of "
+        f"the exact NAIT scores {scores}, {order}; "
         f"{row['bits_differing']} of {row['bits']:,} bits differ "
         f"(the farthest {row['bits_worst_distance_sigma']:.1e}·σ from its threshold); "
         f"other batches and order change {row['other_batches_and_order_bits_differing']} bits, "
