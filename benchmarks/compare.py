@@ -129,7 +129,7 @@ def _reader() -> Callable[[np.ndarray], int]:
     import numba
 
     @numba.njit(parallel=True)
-    def read(words):  # pragma: no cover (compiled)
+    def read(words):
         total = np.uint64(0)
         for i in numba.prange(words.shape[0]):
             row = np.uint64(0)

@@ -28,6 +28,16 @@ def test_exact_nait_scores(result, reading):
     assert result[f"nait_{reading}_same_order"]
 
 
+MEAN = pytest.param(
+    "mean", marks=pytest.mark.xfail(strict=False, reason="a score near zero is off by more than 1e-4 of itself (open)")
+)
+
+
+@pytest.mark.parametrize("reading", [MEAN, "drift"])
+def test_exact_nait_score_of_each_sample(result, reading):
+    assert result[f"nait_{reading}_worst_of_own_score"] <= 1e-4
+
+
 def test_bits(result):
     assert result["bits"] == 96 * 30 * 1536
     assert result["bits_differing_beyond_1e-6_sigma"] == 0
