@@ -34,7 +34,7 @@ READINGS = ("drift", "mean", "up_abs")
 
 
 def engine_readings(session: Session, encoded: list[Encoded], prefix: bool = True) -> dict[str, np.ndarray]:
-    """Readings float32 [n, L, J] of the engine (layers of one width)."""
+    """Readings [n, L, J] of the engine (layers of one width)."""
     collected = Collect(len(encoded), session.layout, READINGS)
     session.run(encoded, collected, READINGS, shared_prefix(encoded) if prefix else np.zeros(0, dtype=np.int32))
     n_layers = len(session.layout.widths)
@@ -73,23 +73,25 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     return float(sample_layer_errors(got, expected).max())
 
 
-def against_fp64(session: Session, encoded: list[Encoded], *fp32: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Errors of the engine, the engine on torch's linear, and the independent fp32 run, each against fp64."""
-    if not encoded:
-        return {}
-    double = naive.as_double(session.model.body)
-    exact_all = [naive.pooled(double, [int(i) for i in e.ids]) for e in encoded]
-    out: dict[str, Any] = {"fp64_rows": len(encoded)}
+Readings = dict[str, np.ndarray]
+
+
+def independent(model: Any, encoded: list[Encoded]) -> Readings:
+    """Readings float64 [n, L, J] of tests/naive.py in the model's own precision."""
+    pooled = [naive.pooled(model, [int(i) for i in e.ids]) for e in encoded]
+    return {name: np.stack([np.asarray(p[name]) for p in pooled]) for name in READINGS}
+
+
+def against_fp64(exact: Readings, **fp32: Readings) -> dict[str, Any]:
+    """Errors of the readings of each fp32 implementation against fp64, over the rows that fp64 has."""
+    n = len(exact["mean"])
+    out: dict[str, Any] = {"fp64_rows": n}
     for name in READINGS:
-        exact = np.stack([np.asarray(p[name]) for p in exact_all])
-        for label, readings in zip(("engine", "engine_torch_linear", "independent"), fp32, strict=True):
-            errors = sample_layer_errors(readings[name][: len(encoded)].astype(np.float64), exact)
+        for label, readings in fp32.items():
+            errors = sample_layer_errors(readings[name][:n].astype(np.float64), exact[name])
             out[f"fp64_max_error_{label}_{name}"] = float(errors.max())
             out[f"fp64_mean_error_{label}_{name}"] = float(errors.mean())
     return out
-
-
-Readings = dict[str, np.ndarray]
 
 
 def _of_readings(mine: Readings, theirs: Readings) -> dict[str, Any]:
@@ -104,23 +106,43 @@ def _of_readings(mine: Readings, theirs: Readings) -> dict[str, Any]:
     return out
 
 
-def _of_scores(session: Session, encoded: list[Encoded], mine: Readings, theirs: Readings) -> dict[str, Any]:
-    """Exact NAIT scores; the first quarter of the samples is the target."""
-    out: dict[str, Any] = {}
+def _difference(got: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+    """``own``: the largest error of a sample relative to its own score (scores cross zero); ``norm``: of all, in the
+    2-norm; ``spread``: the largest in standard deviations of the scores."""
+    error = np.abs(got - expected)
+    return {
+        "own": float((error / np.abs(expected)).max()),
+        "own_above_1e-4": int((error > 1e-4 * np.abs(expected)).sum()),
+        "norm": float(np.linalg.norm(error) / np.linalg.norm(expected)),
+        "spread": float(error.max() / expected.std()),
+        "same_order": bool((np.argsort(-got) == np.argsort(-expected)).all()),
+        "spearman": spearman(got, expected),
+    }
+
+
+def _of_scores(
+    session: Session, encoded: list[Encoded], mine: Readings, theirs: Readings, exact: Readings | None
+) -> dict[str, Any]:
+    """Exact NAIT scores, the first quarter of the samples being the target; ``exact``: the independent run in fp64.
+
+    Keys: nait_<reading>_<measure> engine against the independent fp32 run, nait_fp64_<who>_<reading>_<measure> the
+    engine and that run against fp64.
+    """
     target = slice(0, max(2, len(encoded) // 4))
-    directions = naive.principal_directions(theirs["drift"][target])
     drifts = mine["drift"][target].reshape(-1, session.layout.n_neurons)
-    signature = nait_signature("t", drifts, session.identity())
+    direction = nait_signature("t", drifts, session.identity()).tensors["direction"]
+
+    def expected(readings: Readings, reading: str) -> np.ndarray:
+        return naive.nait_scores(readings[reading], naive.principal_directions(readings["drift"][target]))
+
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for reading in ("drift", "mean"):
-        got = engine_scores(session, encoded, reading, signature.tensors["direction"])
-        expected = naive.nait_scores(theirs[reading], directions)
-        difference = np.abs(got - expected)
-        out[f"nait_{reading}_relative_error"] = float(np.linalg.norm(difference) / np.linalg.norm(expected))
-        out[f"nait_{reading}_worst_of_own_score"] = float(np.max(difference / np.abs(expected)))  # scores cross 0
-        out[f"nait_{reading}_error_of_spread"] = float(difference.max() / expected.std())
-        out[f"nait_{reading}_same_order"] = bool((np.argsort(-got) == np.argsort(-expected)).all())
-        out[f"nait_{reading}_spearman"] = spearman(got, expected)
-    return out
+        engine, fp32 = engine_scores(session, encoded, reading, direction), expected(theirs, reading)
+        pairs[f"nait_{reading}"] = engine, fp32
+        if exact is not None:
+            fp64 = expected(exact, reading)
+            pairs |= {f"nait_fp64_engine_{reading}": (engine, fp64), f"nait_fp64_independent_{reading}": (fp32, fp64)}
+    return {f"{key}_{name}": value for key, pair in pairs.items() for name, value in _difference(*pair).items()}
 
 
 def compare(session: Session, rows: list[dict[str, Any]], calibration: int = 512, fp64_rows: int = 0) -> dict[str, Any]:
@@ -128,14 +150,16 @@ def compare(session: Session, rows: list[dict[str, Any]], calibration: int = 512
     samples = [parse(row, detect(row) or "alpaca", i) for i, row in enumerate(rows)]
     encoded = [e for e in session.encoder.encode(samples) if isinstance(e, Encoded)]
     mine = engine_readings(session, encoded)
-    theirs_all = [naive.pooled(session.model.body, [int(i) for i in e.ids]) for e in encoded]
-    theirs = {name: np.stack([np.asarray(p[name]) for p in theirs_all]) for name in READINGS}
+    theirs = independent(session.model.body, encoded)
+    exact = independent(naive.as_double(session.model.body), encoded[:fp64_rows]) if fp64_rows else None
     out: dict[str, Any] = {"rows": len(encoded), "tokens": sum(len(e.ids) for e in encoded)}
-    out |= _of_readings(mine, theirs) | _of_scores(session, encoded, mine, theirs)
+    out |= _of_readings(mine, theirs)
+    out |= _of_scores(session, encoded, mine, theirs, exact if fp64_rows >= len(encoded) else None)
     with torch_linear():
         plain = engine_readings(session, encoded)
     out |= {f"torch_linear_{key}": value for key, value in _of_readings(plain, theirs).items()}
-    out |= against_fp64(session, encoded[:fp64_rows], mine, plain, theirs)
+    if exact is not None:
+        out |= against_fp64(exact, engine=mine, engine_torch_linear=plain, independent=theirs)
 
     tau = theirs["mean"][:calibration].mean(axis=0).astype(np.float32)
     sigma = theirs["mean"][:calibration].std(axis=0)
@@ -164,7 +188,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, type=Path)
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--max-length", type=int, default=384)
-    parser.add_argument("--fp64-rows", type=int, default=60, help="the first rows are also run in fp64")
+    parser.add_argument("--fp64-rows", type=int, default=300, help="first rows to run in fp64 too (all: scores too)")
     arguments = parser.parse_args()
     opener = gzip.open if arguments.dataset.suffix == ".gz" else open
     with opener(arguments.dataset, "rb") as file:

@@ -89,17 +89,18 @@ def _retrieval(rows: list[dict[str, Any]]) -> str:
 def _exactness(rows: list[dict[str, Any]]) -> str:
     row = rows[-1]
     errors = ", ".join(f"{name} {row[f'relative_error_{name}']:.1e}" for name in ("mean", "drift", "up_abs"))
-    order = "the same order" if row["nait_drift_same_order"] and row["nait_mean_same_order"] else "another order"
+    same = all(row[f"nait_{name}_same_order"] for name in ("drift", "mean"))
     scores = ", ".join(
-        f"{name} {row[f'nait_{name}_relative_error']:.1e} (the worst sample, of its own score: "
-        f"{row[f'nait_{name}_worst_of_own_score']:.1e})"
+        f"{name} {row[f'nait_fp64_engine_{name}_own']:.1e} (the independent fp32 run itself "
+        f"{row[f'nait_fp64_independent_{name}_own']:.1e})"
         for name in ("drift", "mean")
     )
     return (
         f"**Exactness** against one sample at a time through plain forward hooks, {row['rows']} real samples, "
         f"{row['model']}, fp32: largest relative error of a layer's readings {errors} "
-        f"({100 * row['share_above_1e-5_drift']:.2f}% of the drifts above 1e-5); relative error of "
-        f"the exact NAIT scores {scores}, {order}; "
+        f"({100 * row['share_above_1e-5_drift']:.2f}% of the drifts above 1e-5); largest error "
+        f"of an exact NAIT score relative to itself, against the independent run in fp64: {scores}; "
+        f"{'the same order' if same else 'another order'} as in fp32; "
         f"{row['bits_differing']} of {row['bits']:,} bits differ "
         f"(the farthest {row['bits_worst_distance_sigma']:.1e}·σ from its threshold); "
         f"other batches and order change {row['other_batches_and_order_bits_differing']} bits, "

@@ -16,7 +16,7 @@ from nait_fast.models.spec import find_mlps, parse_layers
 
 
 class Captured:
-    """Readings of the latest forward: ``captured[reading]`` is a list of fp32 [B, J], one for each captured layer."""
+    """Readings of the latest forward: ``captured[reading]`` is a list of [B, J], fp32 (drift fp64), one a layer."""
 
     def __init__(self, layers: list[int]):
         self.layers = layers
@@ -28,7 +28,7 @@ class Captured:
         return self._readings[reading]
 
     def stacked(self, reading: str) -> torch.Tensor:
-        """All layers of one width as fp32 [B, L, J]."""
+        """All layers of one width as fp32 (drift fp64) [B, L, J]."""
         return torch.stack(self[reading], dim=1)
 
 

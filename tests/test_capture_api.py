@@ -6,6 +6,7 @@ import torch
 
 import nait_fast
 from nait_fast import NaitError
+from nait_fast.extract.pooling import dtype_of
 from tests import naive
 from tests.models.tiny import GPT, NEURONS, READINGS, build, config_of, llama, sequences, worst_error
 
@@ -27,7 +28,7 @@ def check(captured, model, ids, first_token="exclude"):
     expected["mean"] = expected["mean" if first_token == "exclude" else "mean_all"]
     for reading in READINGS:
         got = captured.stacked(reading)
-        assert got.dtype == torch.float32 and got.shape == (len(ids), 3, NEURONS)
+        assert got.dtype == dtype_of(reading) and got.shape == (len(ids), 3, NEURONS)
         assert worst_error(got.detach(), expected[reading]) <= 1e-5
 
 

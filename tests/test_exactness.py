@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def result(smollm2):
     session = open_session(ModelOptions(model=smollm2), DataOptions(max_length=384), quiet=True)
-    return compare(session, make_pool()[:96])
+    return compare(session, make_pool()[:96], fp64_rows=96)
 
 
 @pytest.mark.parametrize("reading", ["mean", "drift", "up_abs"])
@@ -23,19 +23,28 @@ def test_readings(result, reading):
 
 @pytest.mark.parametrize("reading", ["mean", "drift"])
 def test_exact_nait_scores(result, reading):
-    assert result[f"nait_{reading}_relative_error"] <= 1e-4
-    assert result[f"nait_{reading}_error_of_spread"] <= 1e-3  # the worst sample, in standard deviations of the scores
+    assert result[f"nait_{reading}_norm"] <= 1e-4
+    assert result[f"nait_{reading}_spread"] <= 1e-3
     assert result[f"nait_{reading}_same_order"]
 
 
-MEAN = pytest.param(
-    "mean", marks=pytest.mark.xfail(strict=False, reason="a score near zero is off by more than 1e-4 of itself (open)")
-)
+def test_each_exact_nait_score_by_drift(result):
+    assert result["nait_drift_own"] <= 1e-4
+    assert result["nait_fp64_engine_drift_own"] <= 1e-4
 
 
-@pytest.mark.parametrize("reading", [MEAN, "drift"])
-def test_exact_nait_score_of_each_sample(result, reading):
-    assert result[f"nait_{reading}_worst_of_own_score"] <= 1e-4
+def test_each_exact_nait_score_by_mean(result):
+    # The smallest of the 96 scores is 0.1% of their standard deviation: 1e-4 of it is beyond fp32 (the independent run
+    # misses it by 3.5e-3). Where a score is that near zero, the engine must be the nearer of the two to fp64.
+    engine, independent = "nait_fp64_engine_mean_own", "nait_fp64_independent_mean_own"
+    assert result[engine] <= max(1e-4, result[independent])
+    assert result[f"{engine}_above_1e-4"] <= result[f"{independent}_above_1e-4"]
+    assert result["nait_fp64_engine_mean_same_order"]
+
+
+@pytest.mark.parametrize("reading", ["mean", "drift", "up_abs"])
+def test_error_against_fp64_is_at_most_twice_that_of_the_independent_run(result, reading):
+    assert result[f"fp64_max_error_engine_{reading}"] <= 2 * result[f"fp64_max_error_independent_{reading}"]
 
 
 def test_bits(result):

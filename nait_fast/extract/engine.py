@@ -29,7 +29,7 @@ class Sink(Protocol):
     """Takes the readings of one batch: ``layer`` once a layer in order, then ``finish``."""
 
     def layer(self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor]) -> None:
-        """Readings fp32 [B, J] of captured layer ``position`` for the samples ``items`` of the window."""
+        """Readings fp32 (drift fp64) [B, J] of captured layer ``position`` for the samples ``items`` of the window."""
 
     def finish(self, items: Sequence[int], finite: np.ndarray) -> None:
         """The batch is done; ``finite`` bool [B]: no reading of the sample was NaN or infinite."""

@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from nait_fast.extract.pooling import dtype_of
 from nait_fast.index.format import CodeLayout
 from nait_fast.kernels import pack_bits, topk_bits
 
 
 class Collect:
-    """Keeps the readings of ``n`` samples: ``readings[name]`` fp32 [n, N], N = all neurons, layer after layer."""
+    """Keeps the readings of ``n`` samples: ``readings[name]`` [n, N], fp32 (drift fp64), N = all neurons in order."""
 
     def __init__(self, n: int, layout: CodeLayout, names: Sequence[str]):
         self.layout = layout
-        self.readings = {name: torch.zeros(n, layout.n_neurons) for name in names}
+        self.readings = {name: torch.zeros(n, layout.n_neurons, dtype=dtype_of(name)) for name in names}
         self.finite = np.zeros(n, dtype=bool)
 
     def layer(self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor]) -> None:
@@ -76,7 +77,7 @@ class Encode:
     def layer(self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor]) -> None:
         neurons = self.layout.neurons(position)
         if self.bits is not None:
-            values = readings[self.bits]
+            values = readings[self.bits].float()
             if self.threshold is None:
                 codes = topk_bits(values, self.top_k)
             else:

@@ -1,7 +1,7 @@
 """Faster fp32 matrix products on x86: torch's ``linear`` goes to MKL, which is half as fast as oneDNN on AMD.
 
-oneDNN's kernel takes the very same weights, so nothing is copied or packed; only ``nn.Linear.forward`` of the given
-model is replaced, and put back after the block.
+oneDNN adds up all input features in one chain, MKL in blocks; blocks keep the rounding error flat in the width (see
+``blocked_linear``). Only ``nn.Linear.forward`` of the given model is replaced, and put back after the block.
 """
 
 import os
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+BLOCK = 192  # input features summed in one chain: MKL's block for fp32 here
 
 
 def usable(model: nn.Module) -> bool:
@@ -26,14 +28,29 @@ def usable(model: nn.Module) -> bool:
     )
 
 
+def blocked_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [..., K] · weight [N, K]ᵀ + bias [N], fp32, summed over blocks of ``BLOCK`` input features.
+
+    Error against fp64 over K = 576 / 1,536: 2.5e-7 / 2.5e-7, MKL's own; oneDNN in one chain 3.9e-7 / 5.2e-7. The pieces
+    must be contiguous (strided ones take a path many times slower); copying them anew costs 2% at 2,048 tokens and
+    leaves no second copy of the weights behind.
+    """
+    product = torch.ops.mkldnn._linear_pointwise
+    out = None
+    for piece, block in zip(x.split(BLOCK, dim=-1), weight.split(BLOCK, dim=1), strict=True):
+        part = product(piece.contiguous(), block.contiguous(), None, "none", [], "")
+        out = part if out is None else out.add_(part)
+    assert out is not None
+    return out if bias is None else out.add_(bias)
+
+
 @contextmanager
 def onednn_linear(model: nn.Module) -> Iterator[None]:
     """Inside the block every plain ``nn.Linear`` of ``model`` multiplies with oneDNN (inference only)."""
-    linear = torch.ops.mkldnn._linear_pointwise
 
     def bind(module: nn.Linear):
         weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
-        return lambda x: linear(x, weight, bias, "none", [], "")
+        return lambda x: blocked_linear(x, weight, bias)
 
     # A module with a forward of its own (accelerate's hooks) keeps it.
     plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in m.__dict__]

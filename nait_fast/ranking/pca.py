@@ -35,7 +35,7 @@ def nait_signature(
 ) -> Signature:
     """The directions v_l of NAIT (arXiv 2603.13201): score = Σ_l A_l · v_l with A the ``reading`` of a sample.
 
-    ``drifts`` fp32 [n, N]: drifts of the target's samples, n ≥ 2. ``sign="mean"``: mean(drift) · v_l ≥ 0, the paper's
+    ``drifts`` fp64 [n, N]: drifts of the target's samples, n ≥ 2. ``sign="mean"``: mean(drift) · v_l ≥ 0, the paper's
     rule; ``"contrast"``: (mean(drift) − ``pool_drift``) · v_l ≥ 0. ``meta`` gets ``explained`` and ``sign_margin`` per
     layer: the |t| statistic of the projection whose sign decides; below 2 the sign may be chance.
     """

@@ -11,7 +11,7 @@ from nait_fast import attach
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
-from nait_fast.models.linear import onednn_linear, usable
+from nait_fast.models.linear import blocked_linear, onednn_linear, usable
 from nait_fast.models.load import prepare
 from nait_fast.models.patch import probe
 from nait_fast.models.spec import find_mlps
@@ -62,7 +62,8 @@ def test_outputs_are_bit_equal_in_low_precision(dtype):
     expected = logits(model)
     with attach.capture(model, READINGS) as captured:
         assert torch.equal(logits(model), expected)
-    assert {x.dtype for reading in READINGS for x in captured[reading]} == {torch.float32}
+    assert {x.dtype for r in READINGS for x in captured[r] if r != "drift"} == {torch.float32}
+    assert {x.dtype for x in captured["drift"]} == {torch.float64}
 
 
 def test_capture_is_undone_after_an_exception_in_the_block():
@@ -212,6 +213,19 @@ def test_onednn_linear_is_close_and_goes_away(monkeypatch):
             assert torch.equal(model[2](x), doubled)  # a subclass keeps its own forward
     assert snapshot(model) == before
     assert torch.equal(model[0](shapes[2]), expected[2][0])
+
+
+@needs_onednn
+@pytest.mark.parametrize("n_in", [1, 33, 191, 192, 193, 1536, 1999])
+@pytest.mark.parametrize("shape", [(1,), (1, 7), (2, 65)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_blocked_linear_errs_at_most_twice_as_much_as_torch(n_in, shape, bias):
+    generator = torch.Generator().manual_seed(n_in)
+    x, weight = torch.randn(*shape, n_in, generator=generator), torch.randn(33, n_in, generator=generator)
+    offset = torch.randn(33, generator=generator) if bias else None
+    exact = nn.functional.linear(x.double(), weight.double(), offset.double() if bias else None)
+    error = (blocked_linear(x, weight, offset) - exact).norm()
+    assert error <= 2 * (nn.functional.linear(x, weight, offset) - exact).norm() + 1e-7 * exact.norm()
 
 
 @needs_onednn
