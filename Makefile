@@ -6,13 +6,14 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+GPU_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 INSTALL := $(PIP) install -c constraints.txt
 SOURCES := nait_fast kernels benchmarks tests setup.py
 
-.PHONY: help demo test lint bench env clean
+.PHONY: help demo test lint bench gpu env clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -21,6 +22,7 @@ help:
 	@echo "make test    lint, then the tests (PYTEST_ARGS='-k NAME' and so on)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the ops on this machine (BENCH_ARGS); whole-process comparisons: benchmarks/compare.py"
+	@echo "make gpu     a GPU's tests and measurements, with \$$(PYTHON) as it is: no .venv, no network (GPU_ARGS)"
 	@echo "make env     only make the development environment"
 	@echo "make clean   remove .venv, caches and build outputs"
 
@@ -41,6 +43,10 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@echo "== bench"
 	@$(BIN)/python -m pytest -q benchmarks/test_ops.py $(BENCH_ARGS)
+
+# A GPU machine has a torch of its own and often no network: what is installed there is used as it is.
+gpu:
+	@$(PYTHON) -m benchmarks.gpu_suite $(GPU_ARGS)
 
 env: $(VENV)/.dev
 

@@ -64,13 +64,15 @@ def capture(
     specs = find_mlps(model)
     specs = [specs[i] for i in parse_layers(layers, len(specs))]
     probe(specs)
+    device = next(model.parameters()).device
     captured = Captured([spec.layer for spec in specs])
     pending: dict[str, list[torch.Tensor]] = {}
 
     def on_layer(position: int, stats: Stats) -> None:
         segments = hook.segments
         assert segments is not None
-        for name, value in combine(stats, segments.ends - segments.starts, None, first_token, readings).items():
+        lengths = (segments.ends - segments.starts).to(device)
+        for name, value in combine(stats, lengths, None, first_token, readings).items():
             pending.setdefault(name, []).append(value.detach())
 
     hook = Capture(specs, statistics_for(readings), on_layer, stop=False)

@@ -9,7 +9,7 @@ import typing
 from typing import Any
 
 from nait_fast._version import __version__
-from nait_fast.config import IndexOptions, Options, RankOptions, SelectOptions, SignatureBuildOptions
+from nait_fast.config import BenchOptions, IndexOptions, Options, RankOptions, SelectOptions, SignatureBuildOptions
 from nait_fast.errors import NaitError
 
 # verb -> (options, module with run(options, quiet), help)
@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[type[Options], str, str]] = {
     "index": (IndexOptions, "index", "run a model over a pool once and keep its neuron bits"),
     "signature": (SignatureBuildOptions, "signature", "build a capability's signature from in-domain samples"),
     "rank": (RankOptions, "rank", "rank an index with signatures; needs no model"),
+    "bench": (BenchOptions, "bench", "measure the ops, the scan and the index pass on this machine"),
 }
 PATHS = {
     "inspect": "show what a pool, index, signature or selection holds",
@@ -112,7 +113,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         options = _options(arguments, options_type)
         _hush_libraries(quiet)
         summary = import_module(f"nait_fast.verbs.{module}").run(options, quiet)
-        _keep_config(options)
+        if options.keeps_config:
+            _keep_config(options)
         return summary
     _hush_libraries(quiet)
     if arguments.verb == "demo":

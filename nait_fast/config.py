@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from nait_fast.errors import NaitError
 
 METHODS = ("contrast", "nait", "nag")
 COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
+BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
+BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend")
 
 T = TypeVar("T", bound="Options")
 
@@ -26,6 +28,8 @@ def _option(default: Any, help: str, **extra: Any) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Base of all options: builds from a mapping, refuses unknown keys."""
+
+    keeps_config: ClassVar[bool] = True  # `output` is a folder that shall hold the config.yaml of the run
 
     @classmethod
     def from_mapping(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
@@ -188,7 +192,28 @@ class RankOptions(BudgetOptions):
     signature: tuple[str, ...] = _option((), "signature files", required=True)
     output: str = _option("", "folder for the results", required=True)
     dataset: str | None = _option(None, "the pool, if it has moved since it was indexed")
+    device: str = _option("auto", "where to scan: auto (a GPU for large scans), cpu, cuda, cuda:1")
     seed: int = _option(0, "seed of --pick random", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Options):
+    """Options of ``bench``."""
+
+    keeps_config: ClassVar[bool] = False
+
+    shape: str | None = _option(None, "model shape to build with random weights (default smollm2-135m)",
+                                choices=BENCH_SHAPES)  # fmt: skip
+    model: str | None = _option(None, "a real model instead: local folder, .gguf file or Hub id")
+    part: str = _option("all", "what to measure; the ceilings always come first", choices=BENCH_PARTS)
+    device: str = _option("auto", "auto, cpu, cuda:0, or several in turn: cuda:0,cuda:1")
+    dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
+                         choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    max_length: int = _option(512, "endtoend: tokens a sample at most", minimum=2)
+    seconds: float = _option(10.0, "time a part may take, about", minimum=0)
+    seed: int = _option(0, "seed of weights, tokens and codes", minimum=0)
+    output: str | None = _option(None, "file that result rows are appended to, JSON lines")
+    compare: tuple[str, ...] = _option((), "measure nothing: show these result files side by side")
 
 
 def split_target(text: str) -> tuple[str, str]:

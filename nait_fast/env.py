@@ -5,6 +5,12 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nait_fast.errors import NaitError
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "transformers", "triton", "numpy", "numba", "safetensors", "tokenizers")
 
@@ -37,6 +43,22 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def pick_device(device: str) -> "torch.device":
+    """``auto``: a GPU if there is one. Raises NaitError for a device that cannot be used here."""
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise NaitError(
+            f"--device {device}: not usable here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from None
+    return chosen
 
 
 def environment() -> dict[str, object]:

@@ -24,13 +24,22 @@ class _Tee:
     def __init__(self, sinks: Sequence[Encode]):
         self.sinks = sinks
 
-    def layer(self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor]) -> None:
-        for sink in self.sinks:
-            sink.layer(items, position, readings)
+    def threshold_of(self, position: int) -> torch.Tensor | None:
+        return None  # each has its own
 
-    def finish(self, items: Sequence[int], finite: np.ndarray) -> None:
+    def layer(
+        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+    ) -> None:
+        for sink in self.sinks:
+            sink.layer(items, position, readings, None)
+
+    def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         for sink in self.sinks:
             sink.finish(items, finite)
+
+    def flush(self) -> None:
+        for sink in self.sinks:
+            sink.flush()
 
 
 class Scorer:

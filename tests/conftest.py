@@ -2,9 +2,16 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Without a GPU, Triton's kernels run in its interpreter. Triton reads this as it is imported, which neither torch nor
+# transformers does before something is compiled. The processes that tests start inherit it.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 WORDS = (  # noqa: SIM905
     "the a cat dog has counts apples pears price total of and or not run code print return value list sort number "

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nait_fast.config import (
+    BenchOptions,
     IndexOptions,
     Options,
     RankOptions,
@@ -17,7 +18,7 @@ from nait_fast.config import (
 from nait_fast.errors import NaitError
 
 NEEDED = {"model": "m", "dataset": "d", "target": ["a=b"], "output": "o"}
-ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions)
+ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, BenchOptions)
 
 
 def test_what_python_brings() -> None:

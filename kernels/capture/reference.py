@@ -6,10 +6,13 @@ down projection is bit-equal to the unpatched model's.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from nait_fast.kernels.bitpack.reference import pack_bits
 
 STATISTICS = ("first", "last", "sum", "up_abs_sum")
 
@@ -34,12 +37,23 @@ class Segments:
 
     ``starts`` and ``ends`` int64 [B], CPU: sequence ``i`` owns tokens ``starts[i] <= t < ends[i]``. ``skip_first[i]``
     leaves that sequence's first token out of ``sum`` (an attention sink; DESIGN: first_token=exclude), unless it is
-    the only one.
+    the only one. ``counts`` int64 [B]: tokens that a mean divides by (a shared prefix included); only for bits.
+    ``plan``: what a backend derives from all this and keeps for the batch's other layers.
     """
 
     starts: torch.Tensor
     ends: torch.Tensor
     skip_first: torch.Tensor
+    counts: torch.Tensor | None = None
+    plan: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class BitSpec:
+    """Bits of a layer's mean: (sum + ``prefix_sum``) / counts > ``threshold``, both fp32 [J]; None: no prefix."""
+
+    threshold: torch.Tensor
+    prefix_sum: torch.Tensor | None = None
 
 
 @dataclass
@@ -47,13 +61,14 @@ class Stats:
     """Per-sequence statistics of one layer, fp32 [B, J]; only those asked for are set.
 
     ``first``, ``last``: activation at the first and last token; ``sum``: over the tokens (less the skipped first);
-    ``up_abs_sum``: sum of |up| over all tokens.
+    ``up_abs_sum``: sum of |up| over all tokens; ``codes`` uint8 [B, layer_bytes(J)]: packed bits of the mean.
     """
 
     first: torch.Tensor | None = None
     last: torch.Tensor | None = None
     sum: torch.Tensor | None = None
     up_abs_sum: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
 
 
 def activate(gate: torch.Tensor | None, up: torch.Tensor, act: str | Callable[[torch.Tensor], torch.Tensor]):
@@ -89,12 +104,17 @@ def mlp_capture(
     act: str | Callable[[torch.Tensor], torch.Tensor],
     segments: Segments,
     statistics: frozenset[str],
+    bits: BitSpec | None = None,
 ) -> tuple[torch.Tensor, Stats]:
-    """The activation of one MLP and its statistics.
-
-    ``gate`` [..., J] or None, ``up`` [..., J] (leading axes flatten to the token axis T of ``segments``). Returns
-    ``(hidden [..., J] in the input dtype, Stats)``.
-    """
+    """Same contract as ``launch.mlp_capture``."""
     hidden = activate(gate, up, act)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    return hidden, pool(flat, segments, statistics, up.reshape(-1, up.shape[-1]))
+    wanted = statistics if bits is None else statistics | {"sum"}
+    stats = pool(flat, segments, wanted, up.reshape(-1, up.shape[-1]))
+    if bits is not None:
+        assert stats.sum is not None
+        counts = segments.ends - segments.starts if segments.counts is None else segments.counts
+        total = stats.sum if bits.prefix_sum is None else stats.sum + bits.prefix_sum
+        stats.codes = pack_bits(total / counts[:, None].to(total.device), bits.threshold)
+        stats.sum = stats.sum if "sum" in statistics else None
+    return hidden, stats

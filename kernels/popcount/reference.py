@@ -25,3 +25,21 @@ def popcount_scan(
             counts = np.bitwise_count(block & plane).sum(axis=1, dtype=np.int64)
             out[start : start + step, owner] += weight * counts
     return out
+
+
+def scaled_scan(
+    codes: np.ndarray, planes: np.ndarray, weights: np.ndarray, scales: np.ndarray, layer_bytes: int
+) -> np.ndarray:
+    """Scores float64 [n] = Σ_l scales[i, l] · Σ_q weights[q, l] · popcount(codes[i, l] & planes[q, l]).
+
+    ``codes`` uint8 [n, W], ``planes`` uint8 [Q, W], of which the first L · ``layer_bytes`` count; ``weights`` float
+    [Q, L], ``scales`` float [n, L].
+    """
+    n, n_layers = scales.shape
+    used = n_layers * layer_bytes
+    layers = codes[:, :used].reshape(n, n_layers, layer_bytes)
+    out = np.zeros(n)
+    for plane, weight in zip(planes, weights.astype(np.float64), strict=True):
+        counts = np.bitwise_count(layers & plane[:used].reshape(n_layers, layer_bytes)).sum(axis=2, dtype=np.int64)
+        out += (scales * weight * counts).sum(axis=1)
+    return out

@@ -4,7 +4,7 @@ Only the decoder body runs, and it stops at the last captured activation. A laye
 pooled; what is kept of them is the sink's business.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -14,12 +14,15 @@ import torch
 from nait_fast.data.batching import Batch, make_batches
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
-from nait_fast.extract.pooling import combine, statistics_for
-from nait_fast.kernels.capture.reference import Segments, Stats
+from nait_fast.extract.pooling import combine, mean_counts, statistics_for
+from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
-from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
+from nait_fast.models.pack import KeysValues, Pack
+from nait_fast.models.packed import packed_attention_on, packed_forward
 from nait_fast.models.patch import Capture, StopForward, patched
+from nait_fast.progress import say
+from nait_fast.transfer import to_device
 
 # Tokens a batch. On a CPU the activations of a batch should stay in cache; a GPU wants many.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
@@ -28,11 +31,19 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 class Sink(Protocol):
     """Takes the readings of one batch: ``layer`` once a layer in order, then ``finish``."""
 
-    def layer(self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor]) -> None:
+    def threshold_of(self, position: int) -> torch.Tensor | None:
+        """fp32 [J] if the capture op shall pack bits of the mean of layer ``position`` (passed as ``codes``)."""
+
+    def layer(
+        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+    ) -> None:
         """Readings fp32 (drift fp64) [B, J] of captured layer ``position`` for the samples ``items`` of the window."""
 
-    def finish(self, items: Sequence[int], finite: np.ndarray) -> None:
+    def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         """The batch is done; ``finite`` bool [B]: no reading of the sample was NaN or infinite."""
+
+    def flush(self) -> None:
+        """The run is done: whatever is still on its way must arrive."""
 
 
 class Engine:
@@ -45,8 +56,9 @@ class Engine:
         *,
         first_token: str = "exclude",
         batch_tokens: int | None = None,
+        quiet: bool = True,
     ):
-        self.model, self.readings, self.first_token = model, tuple(readings), first_token
+        self.model, self.readings, self.first_token, self.quiet = model, tuple(readings), first_token, quiet
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
         self._prefix_ids = np.zeros(0, dtype=np.int32)
         self._prefix_keys: dict[int, KeysValues] = {}
@@ -80,55 +92,95 @@ class Engine:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(onednn_linear(self.model.body))
             stack.enter_context(patched(self._capture))
-            if self.model.packs:
-                stack.enter_context(packed_attention_on(self.model.body))
+            if self.model.attention is not None:
+                stack.enter_context(packed_attention_on(self.model.body, self.model.attention))
             if prefix is None or len(prefix) < 2 or not self.model.packs:  # one token alone: no mean without it
                 prefix = np.zeros(0, dtype=np.int32)
             if len(prefix) and not np.array_equal(prefix, self._prefix_ids):
                 self._run_prefix(prefix)
-            for batch in make_batches(encoded, prefix, self.batch_tokens):
+            for planned in make_batches(encoded, prefix, self.batch_tokens):
+                for batch in self._run_fitting(encoded, planned, sink):
+                    if on_batch:
+                        on_batch(len(batch.items), sum(len(encoded[i].ids) for i in batch.items))
+            sink.flush()
+
+    def _run_fitting(self, encoded: Sequence[Encoded], planned: Batch, sink: Sink) -> Iterator[Batch]:
+        """Run ``planned``, in pieces where memory has no room for it; yields each piece that is done."""
+        waiting = [planned]
+        while waiting:
+            batch = waiting.pop()
+            tokens = sum(len(encoded[i].ids) - batch.n_prefix for i in batch.items)
+            if tokens > self.batch_tokens and len(batch.items) > 1:
+                middle = len(batch.items) // 2
+                waiting += [Batch(batch.items[middle:], batch.n_prefix), Batch(batch.items[:middle], batch.n_prefix)]
+                continue
+            try:
                 self._run_batch([encoded[i] for i in batch.items], batch, sink)
-                if on_batch:
-                    on_batch(len(batch.items), sum(len(encoded[i].ids) for i in batch.items))
+            except torch.OutOfMemoryError:
+                if len(batch.items) == 1:
+                    raise NaitError(
+                        f"model {self.model.name}: no memory for one sample of {tokens} tokens; lower --max-length, "
+                        "or try --dtype bfloat16"
+                    ) from None
+                waiting.append(batch)
+                self.batch_tokens = max(1, tokens // 2)
+                say(f"out of memory at {tokens:,} tokens a batch: going on with {self.batch_tokens:,}", self.quiet)
+            else:
+                yield batch
+                continue
+            torch.cuda.empty_cache()  # here the failed forward's frames are gone
 
     def _run_prefix(self, prefix: np.ndarray) -> None:
         self._prefix_ids, self._prefix_keys, self._prefix_stats = prefix[:0], {}, []
         self._on_stats = lambda position, stats: self._prefix_stats.append(stats)
+        self._capture.bits = lambda position: None
         self._forward([prefix], Pack([len(prefix)], record=self._prefix_keys), 0)
         self._prefix_ids = prefix  # only now: a forward that failed is run again
 
     def _run_batch(self, samples: list[Encoded], batch: Batch, sink: Sink) -> None:
+        device = self.model.device
         lengths = torch.tensor([len(sample.ids) for sample in samples])
-        finite = np.ones(len(samples), dtype=bool)
+        lengths_there = to_device(lengths, device)
+        finite = torch.ones(len(samples), dtype=torch.bool, device=device)
 
         def on_stats(position: int, stats: Stats) -> None:
             before = self._prefix_stats[position] if batch.n_prefix else None
-            readings = combine(stats, lengths, before, self.first_token, self.readings)
+            readings = combine(stats, lengths_there, before, self.first_token, self.readings)
             for reading in readings.values():
-                np.logical_and(finite, torch.isfinite(reading).all(dim=1).cpu().numpy(), out=finite)
-            sink.layer(batch.items, position, readings)
+                finite.logical_and_(torch.isfinite(reading).all(dim=1))
+            sink.layer(batch.items, position, readings, stats.codes)
 
-        self._on_stats = on_stats
+        def bits(position: int) -> BitSpec | None:
+            threshold = sink.threshold_of(position)
+            if threshold is None:
+                return None
+            return BitSpec(threshold, self._prefix_stats[position].sum if batch.n_prefix else None)
+
+        self._on_stats, self._capture.bits = on_stats, bits
         own = [sample.ids[batch.n_prefix :] for sample in samples]
         keys = self._prefix_keys if batch.n_prefix else {}
-        self._forward(own, Pack([len(ids) for ids in own], prefix=keys), batch.n_prefix)
+        counts = mean_counts(lengths, self.first_token)
+        self._forward(own, Pack([len(ids) for ids in own], prefix=keys), batch.n_prefix, counts)
         sink.finish(batch.items, finite)
 
-    def _forward(self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int) -> None:
+    def _forward(
+        self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int, counts: torch.Tensor | None = None
+    ) -> None:
         lengths = torch.tensor(pack.lengths)
         width = int(lengths.max())
         packs = self.model.packs
         starts = lengths.cumsum(0) - lengths if packs else torch.arange(len(lengths)) * width
         skip = torch.full((len(lengths),), self.first_token == "exclude" and first_position == 0)
-        self._capture.segments = Segments(starts, starts + lengths, skip)
+        self._capture.segments = Segments(starts, starts + lengths, skip, counts)
         device = self.model.device
         try:
             if packs:
-                ids = torch.from_numpy(np.concatenate(sequences)).long().to(device)
+                ids = to_device(torch.from_numpy(np.concatenate(sequences)).long(), device)
                 packed_forward(self.model.body, ids, pack, first_position)
             else:
                 padded, mask = _right_padded(sequences, width)
-                self.model.body(input_ids=padded.to(device), attention_mask=mask.to(device), use_cache=False)
+                padded, mask = to_device(padded, device), to_device(mask, device)
+                self.model.body(input_ids=padded, attention_mask=mask, use_cache=False)
         except StopForward:
             pass
 

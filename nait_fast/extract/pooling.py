@@ -21,16 +21,21 @@ def dtype_of(reading: str) -> torch.dtype:
     return torch.float64 if reading == "drift" else torch.float32
 
 
+def mean_counts(lengths: torch.Tensor, first_token: str) -> torch.Tensor:
+    """Tokens that a sample's mean runs over, int64 [B]."""
+    return (lengths - 1).clamp(min=1) if first_token == "exclude" else lengths
+
+
 def combine(
     stats: Stats, lengths: torch.Tensor, prefix: Stats | None, first_token: str, readings: Iterable[str]
 ) -> dict[str, torch.Tensor]:
     """The readings [B, J] of one layer: fp32, drift fp64.
 
-    ``lengths`` int64 [B]: all tokens K of each sample, its prefix included; ``prefix``: statistics [1, J] of the shared
-    prefix, whose first token is the sample's first. With ``first_token="exclude"`` the mean runs over K − 1 tokens
-    (over the one token where K = 1): that token is an attention sink. It is also why the drift is fp64: a neuron of
-    a[t_1] may be thousands of times larger than its neighbours, and a difference rounded to fp32 turns the first
-    principal component of a layer by 4e-6, enough to move NAIT scores by 3e-4 of themselves.
+    ``lengths`` int64 [B], on the statistics' device: all tokens K of each sample, its prefix included; ``prefix``:
+    statistics [1, J] of the shared prefix, whose first token is the sample's first. With ``first_token="exclude"`` the
+    mean runs over K − 1 tokens (over the one token where K = 1): that token is an attention sink. It is also why the
+    drift is fp64: a neuron of a[t_1] may be thousands of times larger than its neighbours, and a difference rounded to
+    fp32 turns the first principal component of a layer by 4e-6, enough to move NAIT scores by 3e-4 of themselves.
     """
     out = {}
     for reading in readings:
@@ -42,10 +47,9 @@ def combine(
         elif reading == "mean":
             assert stats.sum is not None
             total = stats.sum if prefix is None else stats.sum + prefix.sum
-            count = (lengths - 1).clamp(min=1) if first_token == "exclude" else lengths
-            out[reading] = total / count[:, None].to(total.device)
+            out[reading] = total / mean_counts(lengths, first_token)[:, None]
         else:
             assert stats.up_abs_sum is not None
             total = stats.up_abs_sum if prefix is None else stats.up_abs_sum + prefix.up_abs_sum
-            out[reading] = total / lengths[:, None].to(total.device)
+            out[reading] = total / lengths[:, None]
     return out

@@ -1,7 +1,7 @@
 """A loaded model with its encoder: what every verb that runs a model starts from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class Session:
     first_token: str = "exclude"
     batch_tokens: int | None = None
     quiet: bool = False
+    _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
 
     @property
     def layout(self) -> CodeLayout:
@@ -50,8 +51,10 @@ class Session:
         progress: Progress | None = None,
     ) -> None:
         """Capture ``readings`` of ``encoded`` into ``sink``."""
-        engine = Engine(self.model, readings, first_token=self.first_token, batch_tokens=self.batch_tokens)
+        budget = self._fitting or self.batch_tokens
+        engine = Engine(self.model, readings, first_token=self.first_token, batch_tokens=budget, quiet=self.quiet)
         engine.run(encoded, sink, prefix=prefix, on_batch=progress.add if progress else None)
+        self._fitting = engine.batch_tokens
 
 
 def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exclude", quiet: bool = False) -> Session:

@@ -12,13 +12,14 @@ if not (_here / "capture").exists():  # a source tree or an editable install: th
     __path__.append(str(_here.parent.parent / "kernels"))
 
 _OPS = {
-    "mlp_capture": "capture.reference",
-    "pack_bits": "bitpack.reference",
+    "mlp_capture": "capture.launch",
+    "pack_bits": "bitpack.launch",
     "pack_bool": "bitpack.reference",
     "unpack": "bitpack.reference",
-    "topk_bits": "bitpack.reference",
+    "topk_bits": "bitpack.launch",
     "layer_bytes": "bitpack.reference",
     "popcount_scan": "popcount.launch",
+    "PopcountScan": "popcount.launch",
 }
 __all__ = list(_OPS)
 

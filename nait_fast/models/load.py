@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nait_fast.env import pick_device
 from nait_fast.errors import NaitError
-from nait_fast.models.packed import packs_exactly, pads_exactly
+from nait_fast.models.packed import packed_attention_for, pads_exactly
 from nait_fast.models.patch import probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers
 
@@ -23,22 +24,27 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class LoadedModel:
     """A decoder body (no LM head) ready to capture from.
 
-    ``specs`` are the chosen layers; ``packs``: the padding-free forward is exact here; ``fingerprint`` identifies
-    weights and chosen layers whatever the dtype and device; ``max_tokens``: a longer sample would change the others of
-    its batch (RoPE that depends on the longest), None if there is no such limit.
+    ``specs`` are the chosen layers; ``attention``: the name of the packed attention that is exact here (None: it runs
+    padded); ``fingerprint`` identifies weights and chosen layers whatever the dtype and device; ``max_tokens``: a
+    longer sample would change the others of its batch (RoPE that depends on the longest), None without such a limit.
     """
 
     name: str
     body: nn.Module
     tokenizer: Any
     specs: list[MlpSpec]
-    packs: bool
+    attention: str | None
     fingerprint: str
     max_tokens: int | None = None
 
     @property
     def device(self) -> torch.device:
         return next(self.body.parameters()).device
+
+    @property
+    def packs(self) -> bool:
+        """Whether the padding-free forward is used."""
+        return self.attention is not None
 
     @property
     def vocabulary(self) -> int:
@@ -66,19 +72,6 @@ def fingerprint(body: Any, layers: list[int]) -> str:
         sample = flat[::step][:64].to("cpu", torch.float32).bfloat16().float()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def pick_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise NaitError(
-            f"--device {device}: not usable here ({str(error).splitlines()[0]}); try --device cpu"
-        ) from None
-    return chosen
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -196,8 +189,8 @@ def prepare(model: Any, tokenizer: Any, *, layers: str = "all", name: str = "") 
     chosen = parse_layers(layers, len(specs))
     specs = [specs[i] for i in chosen]
     probe(specs)
-    packs = packs_exactly(body)
-    if not packs and not pads_exactly(body):
+    attention = packed_attention_for(body)
+    if attention is None and not pads_exactly(body):
         raise NaitError(
             f"model {name or type(model).__name__}: a sample's activations change with the padding of its batch; "
             "it is not supported"
@@ -207,7 +200,7 @@ def prepare(model: Any, tokenizer: Any, *, layers: str = "all", name: str = "") 
         body,
         tokenizer,
         specs,
-        packs,
+        attention,
         fingerprint(body, chosen),
         _rope_limit(body.config),
     )

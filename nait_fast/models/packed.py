@@ -7,55 +7,17 @@ prefix, computed once, in front of each sequence.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nait_fast.models.pack import Pack
+from nait_fast.models.varlen import VARLEN, suits, varlen_attention
+from nait_fast.transfer import to_device
+
 ATTENTION = "nait_fast_packed"
-
-KeysValues = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass
-class Pack:
-    """One packed batch: ``lengths`` of its sequences; ``prefix``: layer index -> keys and values [1, H_kv, P, D] that
-    every sequence attends to first; ``record``, if a dict, receives this forward's own keys and values."""
-
-    lengths: Sequence[int]
-    prefix: dict[int, KeysValues] = field(default_factory=dict)
-    record: dict[int, KeysValues] | None = None
-    windows: set[int] = field(default_factory=set)  # sliding windows that attention modules asked for
-
-    _masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
-
-    def mask(self, length: int, n_prefix: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """Additive mask [length, n_prefix + length] of what each query sees (causal, inside the sliding window).
-
-        Kept for the batch: every layer asks for the same ones.
-        """
-        key = (length, n_prefix, window)
-        if key not in self._masks:
-            query = torch.arange(n_prefix, n_prefix + length, device=like.device)[:, None]
-            token = torch.arange(n_prefix + length, device=like.device)[None, :]
-            hidden = token > query
-            if window:
-                hidden |= token <= query - window
-            self._masks[key] = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(
-                hidden, float("-inf")
-            )
-        return self._masks[key]
-
-    def groups(self) -> Iterator[tuple[int, int, int]]:
-        """(first token, number of sequences, length) of each run of equally long sequences: one attention call."""
-        start = 0
-        for length, run in groupby(self.lengths):
-            count = sum(1 for _ in run)
-            yield start, count, length
-            start += count * length
 
 
 def _softcapped(query, key, value, mask, scaling: float, softcap: float) -> torch.Tensor:
@@ -82,13 +44,8 @@ def packed_attention(
     assert nait_pack is not None, "packed attention called outside packed_forward"
     if others.get("s_aux") is not None or others.get("position_bias") is not None:
         raise ValueError("attention sinks and position biases are not packed")
-    layer = module.layer_idx
-    if nait_pack.record is not None:
-        nait_pack.record[layer] = (key, value)
-    if sliding_window:
-        nait_pack.windows.add(sliding_window)
-    before = nait_pack.prefix.get(layer)
-    n_prefix = before[0].shape[2] if before else 0
+    n_prefix = nait_pack.start(module.layer_idx, key, value, sliding_window)
+    before = nait_pack.prefix.get(module.layer_idx)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = query.shape[1] != key.shape[1]
     out = torch.empty_like(query)
@@ -122,6 +79,7 @@ def packed_attention_on(model: nn.Module, name: str = ATTENTION) -> Iterator[Non
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, packed_attention)
+    AttentionInterface.register(VARLEN, varlen_attention)
     configs: list[Any] = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
     before = [(config, config._attn_implementation) for config in configs]
     try:
@@ -139,7 +97,7 @@ def packed_forward(model: nn.Module, input_ids: torch.Tensor, pack: Pack, first_
     positions = torch.cat([torch.arange(first_position, first_position + n) for n in pack.lengths])
     return model(
         input_ids=input_ids[None],
-        position_ids=positions[None].to(input_ids.device),
+        position_ids=to_device(positions, input_ids.device)[None],
         use_cache=False,
         nait_pack=pack,
     )
@@ -171,8 +129,15 @@ def pads_exactly(model: Any) -> bool:
     return _agree(got, [*separate, *separate[1:]])
 
 
-def packs_exactly(model: Any) -> bool:
-    """Whether the packed forward equals separate forwards on three short random sequences, one behind a prefix.
+def packed_attention_for(model: Any) -> str | None:
+    """The fastest packed attention that is exact for ``model`` here, None if it must run padded."""
+    candidates = [VARLEN, ATTENTION] if suits(model) else [ATTENTION]
+    return next((name for name in candidates if packs_exactly(model, name)), None)
+
+
+def packs_exactly(model: Any, attention: str = ATTENTION) -> bool:
+    """Whether the packed forward with ``attention`` equals separate forwards on short random sequences, one behind a
+    prefix.
 
     Some architectures keep state between tokens or mask in ways of their own: those run padded instead.
     """
@@ -186,7 +151,7 @@ def packs_exactly(model: Any) -> bool:
         try:
             with packed_attention_on(model, "eager"):  # transformers' SDPA leaves softcapping out
                 separate = [model(input_ids=s[None], use_cache=False).last_hidden_state[0] for s in sequences]
-            with packed_attention_on(model):
+            with packed_attention_on(model, attention):
                 packed = packed_forward(model, torch.cat(sequences), pack).last_hidden_state[0]
                 packed_forward(model, sequences[1][:4], recording)
                 behind = Pack([5], prefix=recording.record or {})

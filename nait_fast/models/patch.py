@@ -7,7 +7,8 @@ import torch
 
 from nait_fast.errors import NaitError
 from nait_fast.kernels import mlp_capture
-from nait_fast.kernels.capture.reference import Segments, Stats
+from nait_fast.kernels.capture import reference
+from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
 from nait_fast.models.spec import MlpSpec, input_width
 
 
@@ -18,7 +19,8 @@ class StopForward(Exception):
 class Capture:
     """What a patched MLP needs in a forward: set ``segments`` before each one.
 
-    ``on_layer(position, stats)`` is called as each captured layer is done (``position`` counts the captured layers).
+    ``on_layer(position, stats)`` is called as each captured layer is done (``position`` counts the captured layers);
+    ``bits(position)`` tells the bits that the op shall pack in the same pass, if any.
     """
 
     def __init__(
@@ -26,12 +28,13 @@ class Capture:
     ):
         self.specs, self.statistics, self.on_layer, self.stop = specs, statistics, on_layer, stop
         self.segments: Segments | None = None
+        self.bits: Callable[[int], BitSpec | None] = lambda position: None
 
     def forward(self, position: int, x: torch.Tensor) -> torch.Tensor:
         spec = self.specs[position]
         gate, up = project_up(spec, x)
         assert self.segments is not None
-        hidden, stats = mlp_capture(gate, up, spec.act, self.segments, self.statistics)
+        hidden, stats = mlp_capture(gate, up, spec.act, self.segments, self.statistics, self.bits(position))
         self.on_layer(position, stats)
         if self.stop and position == len(self.specs) - 1:
             raise StopForward
@@ -76,7 +79,7 @@ def patched(capture: Capture) -> Iterator[None]:
 
 
 def probe(specs: Sequence[MlpSpec]) -> None:
-    """Check on random input that each kind of MLP in ``specs`` computes what its family's row says.
+    """Check on random input that each kind of MLP in ``specs`` computes what its family's row says, bit for bit.
 
     Raises NaitError naming the module: a look-alike must be refused, not misread.
     """
@@ -93,7 +96,7 @@ def probe(specs: Sequence[MlpSpec]) -> None:
             try:
                 gate, up = project_up(spec, x)
                 segments = Segments(torch.tensor([0]), torch.tensor([3]), torch.tensor([False]))
-                hidden, _ = mlp_capture(gate, up, spec.act, segments, frozenset())
+                hidden, _ = reference.mlp_capture(gate, up, spec.act, segments, frozenset())
                 got = project_down(spec, hidden)
             except RuntimeError:  # shapes that do not fit
                 got = None

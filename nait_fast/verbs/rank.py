@@ -44,13 +44,19 @@ def selection_folder(path: str) -> Path:
 
 
 def rank_index(
-    index: Index, signatures: list[Signature], options: BudgetOptions, seed: int, folder: Path, pool: Pool
+    index: Index,
+    signatures: list[Signature],
+    options: BudgetOptions,
+    seed: int,
+    folder: Path,
+    pool: Pool,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Score, select and write the outputs into ``folder``; returns what the manifest says of it."""
     if Path(pool.path).resolve() == (folder / export.SELECTED).resolve():
         raise NaitError(f"{pool.path}: the pool would be overwritten by the selection; choose another --output")
     started = time.perf_counter()
-    blocks = list(scan(index, signatures))
+    blocks = list(scan(index, signatures, device))
     scan_seconds = time.perf_counter() - started
     rows = np.concatenate([b.row for b in blocks])
     n_tokens = np.concatenate([b.n_tokens for b in blocks])
@@ -109,6 +115,6 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     index = Index(options.index)
     check_budget(options, index.rows)
     signatures = [load_signature(path) for path in options.signature]
-    told = rank_index(index, signatures, options, options.seed, folder, pool_of(index, options.dataset))
+    told = rank_index(index, signatures, options, options.seed, folder, pool_of(index, options.dataset), options.device)
     write_manifest(folder, "rank", options.to_mapping(), index, told)
     return {"output": str(folder), **told}

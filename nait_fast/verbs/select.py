@@ -39,7 +39,7 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     files = [signature.save(signature_folder) for signature in signatures]
     manifest = build.run(directions_of(signatures))
     index = Index(index_folder)
-    told = rank_index(index, signatures, options, options.seed, folder, pool)
+    told = rank_index(index, signatures, options, options.seed, folder, pool, options.device)
     extraction = summary_of(manifest, build, index_folder)
     described = [describe(s, f) for s, f in zip(signatures, files, strict=True)]
     told = {"output": str(folder), **told, "extraction": extraction, "targets_described": described}

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.extract.calibrate import sample_rows
 from nait_fast.index.reader import Index
+from nait_fast.ranking.scan import scan
 from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import arrays, differing, naive_ids, naive_readings, unexplained
@@ -169,3 +171,19 @@ def test_search_is_the_top_of_a_ranking(tmp_path: Path, tiny_model: str, plain: 
     for k in (0, -1):
         with pytest.raises(NaitError, match="k must be at least 1"):
             nait_fast.search(plain, signature, k)
+
+
+def test_search_and_scan_on_the_device_give_the_same(
+    tmp_path: Path, tiny_model: str, plain: Index, target_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    nait_fast.build_signature(model=tiny_model, target=[f"sums={target_file}"], codebook=plain.folder, output=tmp_path)
+    signature = nait_fast.load_signature(tmp_path / "sums.safetensors")
+    expected = nait_fast.search(plain, signature, 10)
+    blocks = list(scan(plain, [signature]))
+    monkeypatch.setenv("NAIT_FAST_BACKEND", "triton")  # in the interpreter where there is no GPU
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for got, wanted in zip(nait_fast.search(plain, signature, 10, device=device), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    for block, wanted in zip(scan(plain, [signature], device), blocks, strict=True):
+        np.testing.assert_array_equal(block.scores, wanted.scores)

@@ -130,7 +130,9 @@ def test_preparing_and_running_leave_nothing(kind):
 @pytest.mark.parametrize("kind", ["llama", "falcon"])
 def test_engine_leaves_nothing_after_a_failure(kind):
     class Failing:
-        def layer(self, items, position, readings):
+        def threshold_of(self, position): ...
+
+        def layer(self, items, position, readings, codes):
             raise OSError("disk full")
 
         def finish(self, items, finite): ...

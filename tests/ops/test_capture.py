@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from transformers.activations import ACT2FN
@@ -10,46 +9,17 @@ from transformers.activations import ACT2FN
 from nait_fast.kernels import mlp_capture
 from nait_fast.kernels.capture.reference import ACTIVATIONS, STATISTICS, Segments
 from nait_fast.models.families import ACTIVATION_NAMES
+from tests.ops.sums import check_sums, segments_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EVERYTHING = frozenset(STATISTICS)
-EPSILON = 2.0**-23
 LENGTHS = (1, 2, 9, 1, 33, 60)
-
-
-def segments_of(lengths, gap=0, skip_first=True) -> Segments:
-    """One sequence after another, ``gap`` tokens of padding before each."""
-    lengths = torch.tensor(lengths)
-    starts = (lengths + gap).cumsum(0) - lengths
-    return Segments(starts, starts + lengths, torch.full((len(lengths),), skip_first))
 
 
 def inputs(n_tokens, width, dtype, seed=0):
     generator = torch.Generator().manual_seed(seed)
     gate, up = (torch.randn(n_tokens, width, generator=generator).mul(2).to(dtype) for _ in range(2))
     return gate, up
-
-
-def exact_sum(x: torch.Tensor) -> np.ndarray:
-    """Column sums of [n, J], each one correctly rounded."""
-    return np.array([math.fsum(column) for column in x.double().T.tolist()])
-
-
-def check_sums(got: torch.Tensor, parts: list[torch.Tensor]) -> None:
-    """``got`` [B, J] are the column sums of ``parts``, as good as torch's own fp32 sums.
-
-    Two bounds: at most twice the largest error of torch's own fp32 sum (plus the rounding of the result to fp32), and
-    pairwise summation's, eps · ⌈log2 n⌉ · Σ|x|.
-    """
-    assert got.dtype == torch.float32 and got.shape == (len(parts), parts[0].shape[1])
-    for row, part in zip(got.double().numpy(), parts, strict=True):
-        expected = exact_sum(part)
-        error = np.abs(row - expected)
-        of_torch = np.abs(part.float().sum(0).double().numpy() - expected).max()
-        rounding = EPSILON * np.abs(expected).max()
-        assert error.max() <= 2 * of_torch + rounding
-        depth = max(1, math.ceil(math.log2(len(part))))
-        assert (error <= EPSILON * depth * exact_sum(part.abs())).all()
 
 
 # -------------------------------------------------------------------------------------------------- activations

@@ -105,12 +105,15 @@ CODES, PLANES = np.zeros((4, 16), np.uint8), np.zeros((2, 16), np.uint8)
 @pytest.mark.parametrize(
     "args, message",
     [
-        ((CODES.astype(np.int8), PLANES, [1, 1], [0, 0], 1), "codes and planes must be uint8 matrices"),
-        ((CODES, PLANES.view(np.uint16), [1, 1], [0, 0], 1), "codes and planes must be uint8 matrices"),
-        ((CODES[0], PLANES, [1, 1], [0, 0], 1), "codes and planes must be uint8 matrices"),
-        ((CODES, PLANES[None], [1], [0], 1), "codes and planes must be uint8 matrices"),
-        ((CODES, PLANES[:, :8], [1, 1], [0, 0], 1), "row bytes differ or are no multiple of 8: 16 and 8"),
-        ((CODES[:, :12], PLANES[:, :12], [1, 1], [0, 0], 1), "row bytes differ or are no multiple of 8: 12 and 12"),
+        ((CODES.astype(np.int8), PLANES, [1, 1], [0, 0], 1), "codes must be a uint8 matrix"),
+        (
+            (CODES, PLANES.view(np.uint16), [1, 1], [0, 0], 1),
+            "planes must be a uint8 matrix with rows of a multiple of 8 bytes",
+        ),
+        ((CODES[0], PLANES, [1, 1], [0, 0], 1), "codes must be a uint8 matrix"),
+        ((CODES, PLANES[None], [1], [0], 1), "planes must be a uint8 matrix with rows of a multiple of 8 bytes"),
+        ((CODES, PLANES[:, :8], [1, 1], [0, 0], 1), "row bytes differ: codes have 16, planes 8"),
+        ((CODES[:, :12], PLANES[:, :12], [1, 1], [0, 0], 1), "rows of a multiple of 8 bytes"),
         ((CODES, PLANES, [1], [0, 0], 1), "planes, weights and owners differ in length"),
         ((CODES, PLANES, [1, 1], [0], 1), "planes, weights and owners differ in length"),
         ((CODES, PLANES[:1], [1, 1], [0, 0], 1), "planes, weights and owners differ in length"),

@@ -1,0 +1,178 @@
+"""Everything that needs a GPU, in one command, offline: the GPU's tests, then what ``nait-fast bench`` measures.
+
+    python -m benchmarks.gpu_suite [--part all] [--out DIR] [--minutes 8] [--device cuda:0] [--shapes NAME …]
+
+The tests come first; if one fails, that is recorded and nothing is timed. Then come the ceilings, the kernels and whole
+index passes of three model shapes with random weights, and the scan. What no longer fits into the time gets a row that
+says so. Rows go to ``gpu_suite.jsonl`` in ``benchmarks/results/<GPU>/`` (or DIR) as each step ends; the tables come
+last. Exit status: 0, 1 when a test or a check failed, 2 where there is no GPU.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import record
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("all", "tests", "ceilings", "kernels", "scan", "endtoend")
+SHAPES = ("smollm2-135m", "llama-2-7b", "qwen2.5-1.5b")
+# Seconds that a step may measure for, and those it needs besides: compiling, making a model, checking.
+BUDGET = {"ceilings": 6.0, "kernels": 10.0, "scan": 15.0, "endtoend": 40.0}
+BESIDES = {"ceilings": 10.0, "kernels": 25.0, "scan": 25.0, "endtoend": 35.0}
+TESTS_SHARE = 0.5  # of the time, at most
+
+
+@dataclass
+class Suite:
+    """The state of one run: rows so far, and when it must end."""
+
+    folder: Path | None
+    ends: float
+    minutes: float
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.ends - time.monotonic()
+
+    def keep(self, rows: list[dict[str, Any]]) -> None:
+        """Append a step's rows to the result file and the tables."""
+        if rows:
+            path = record("gpu_suite", rows, self.folder)
+            self.rows += rows
+            told = rows[0]
+            words = " ".join(filter(None, (told["part"], told.get("shape"))))
+            print(
+                f"gpu_suite: {words}: {len(rows)} rows in {path}; {self.left:.0f} s left", file=sys.stderr, flush=True
+            )
+
+    def failed(self) -> list[str]:
+        """What failed, by name."""
+        return [
+            " ".join(filter(None, (row["part"], row.get("shape"), row["name"])))
+            for row in self.rows
+            if str(row.get("check", "")).startswith("failed")
+        ]
+
+
+def run_pytest(name: str, arguments: list[str], seconds: float, base: dict[str, Any]) -> dict[str, Any]:
+    """A row on one run of pytest; its last lines go to stderr if it failed."""
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *arguments]
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
+    row: dict[str, Any] = {**base, "part": "tests", "name": name}
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=max(1.0, seconds),
+        )  # fmt: skip
+        output, status = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as error:
+        output, status = (error.stdout or b"").decode(errors="replace"), -1
+    row["seconds"] = time.monotonic() - began
+    lines = output.strip().splitlines()
+    summary = lines[-1].strip("= ") if lines else "no output"
+    if status == 0:
+        return row | {"check": f"ok: {summary}"}
+    words = {-1: f"not done after {seconds:.0f} s", 5: "no test was found"}.get(status, summary)
+    print("\n".join(lines[-40:]), file=sys.stderr, flush=True)
+    return row | {"check": f"failed: {words}"}
+
+
+def run_tests(suite: Suite, base: dict[str, Any]) -> bool:
+    """The GPU's tests and the kernels'; whether all passed."""
+    kernels = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "ops").glob("*kernel*.py"))
+    runs = {"pytest -m gpu": ["-m", "gpu", "tests"], "tests of the kernels": kernels}
+    limit = suite.left * TESTS_SHARE
+    for name, arguments in runs.items():
+        began = time.monotonic()
+        suite.keep([run_pytest(name, arguments, limit, base)])
+        limit -= time.monotonic() - began
+    return not suite.failed()
+
+
+def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base: dict[str, Any]) -> None:
+    """The parts of ``nait-fast bench``, as long as there is time."""
+    from nait_fast.bench.run import Place, Subject
+
+    place = Place.open(device, "auto", BUDGET["ceilings"])
+
+    def step(part: str, subject: Subject) -> None:
+        told = {**base, "part": part, **({"shape": subject.name} if part in ("kernels", "endtoend") else {})}
+        seconds = min(BUDGET[part], suite.left - BESIDES[part])
+        if part not in parts and part != "ceilings":
+            return
+        if part != "ceilings" and seconds < BUDGET[part] / 4:
+            skipped = f"skipped: {max(0.0, suite.left):.0f} s of {suite.minutes:g} minutes were left"
+            suite.keep([{**told, "name": part, "check": skipped}])
+            return
+        suite.keep([base | row for row in place.rows(part, subject, seconds)])
+
+    subjects = [Subject(shape, None, device, "auto", seed=0) for shape in shapes]
+    step("ceilings", subjects[0])
+    for number, subject in enumerate(subjects):
+        step("kernels", subject)
+        step("endtoend", subject)
+        subject.forget()
+        if number == 0:
+            step("scan", subject)
+            subject.forget()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, default="all")
+    parser.add_argument("--out", type=Path, help="folder for gpu_suite.jsonl")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for everything, about (default 8)")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    arguments = parser.parse_args(argv)
+    suite = Suite(arguments.out, time.monotonic() + 60 * arguments.minutes, arguments.minutes)
+
+    try:
+        import torch
+
+        usable = torch.cuda.is_available()
+    except ImportError:
+        usable = False
+    if not usable:
+        print("gpu_suite: no torch with a GPU that it can use here; nothing was run", file=sys.stderr)
+        return 2
+    from nait_fast.bench.run import devices_of, hardware_of
+    from nait_fast.bench.table import tables
+    from nait_fast.errors import NaitError
+
+    try:
+        (device,) = devices_of(arguments.device)
+    except (NaitError, ValueError) as error:
+        print(f"gpu_suite: {error}", file=sys.stderr)
+        return 2
+    base = {"device": str(device), "hardware": hardware_of(device)}
+    parts = set(PARTS[1:]) if arguments.part == "all" else {arguments.part}
+    passed = run_tests(suite, base) if "tests" in parts else True
+    if passed and parts != {"tests"}:
+        measure(suite, parts, arguments.shapes, device, base)
+    print(tables([_short(row) for row in suite.rows]))
+    failed = suite.failed()
+    if failed:
+        stopped = "" if passed else "; nothing was timed"
+        print(f"\nfailed: {'; '.join(failed)}{stopped}")
+    return int(bool(failed))
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without what a passed check found: that is in the file."""
+    passed = row["part"] != "tests" and str(row.get("check", "")).startswith("ok")
+    return {**row, "check": "ok"} if passed else row
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Triton: one pass over gate and up yields the hidden state and every statistic of a sequence (see docs/kernels.md).
+
+A program owns one *chunk* (at most ``CHUNK`` tokens of one sequence) of one block of neurons. Chunks are cut from each
+sequence's own start, so a sum does not depend on what else is in the batch; sums of a sequence of several chunks meet
+in ``join_kernel``. No atomics: the same input gives the same bits.
+
+Chunk table, int32 [C, 8]: begin, end (tokens), sequence (-1: padding, only the hidden state is wanted), its first
+token, its last token, first token of the sum, row of the partial sums (-1: the sequence is this chunk), tokens in its
+mean.
+"""
+
+import triton
+import triton.language as tl
+
+from nait_fast.kernels.common.math import activation, packed_words, rounded
+
+FIELDS = 8
+
+
+@triton.jit
+def _store_codes(total, prefix, count, threshold, codes, sequence, n_words, neurons, inside, PREFIX: tl.constexpr,
+                 BLOCK_J: tl.constexpr):  # fmt: skip
+    if PREFIX:
+        total += tl.load(prefix + neurons, mask=inside, other=0.0)
+    mean = tl.div_rn(total, tl.zeros_like(total) + count.to(tl.float32))
+    bits = (mean > tl.load(threshold + neurons, mask=inside, other=float("inf"))).to(tl.int32)
+    words = packed_words(bits[None, :], 1, BLOCK_J // 32)
+    place = tl.program_id(0) % tl.cdiv(n_words, BLOCK_J // 32) * (BLOCK_J // 32) + tl.arange(0, BLOCK_J // 32)
+    tl.store(codes + sequence * n_words + place[None, :], words, mask=(place < n_words)[None, :])
+
+
+@triton.jit
+def capture_kernel(
+    gate, up, hidden, chunks, first, last, total, partial, up_total, up_partial, threshold, prefix, codes,
+    n_neurons, gate_stride, up_stride, n_words,
+    ACT: tl.constexpr, HAS_GATE: tl.constexpr, WRITE: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
+    SUM: tl.constexpr, UP: tl.constexpr, PACK: tl.constexpr, PREFIX: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """gate, up [T, J] (rows ``*_stride`` apart) -> hidden [T, J]; first, last, total, up_total fp32 [B, J]; partial,
+    up_partial fp32 [P, J]; codes int32 [B, n_words] of mean > threshold, mean = (total + prefix) / count."""
+    DTYPE: tl.constexpr = up.dtype.element_ty
+    blocks = tl.cdiv(n_neurons, BLOCK_J)
+    entry = chunks + (tl.program_id(0) // blocks) * 8
+    neurons = tl.program_id(0) % blocks * BLOCK_J + tl.arange(0, BLOCK_J)
+    inside = neurons < n_neurons
+    begin, end, sequence = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2).to(tl.int64)
+    first_token, last_token, sum_from = tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5)
+    out = tl.broadcast_to(
+        (sequence * n_neurons + neurons)[None, :], (BLOCK_T, BLOCK_J)
+    )  # a store's pointers fix its shape
+
+    acc = tl.zeros([BLOCK_T, BLOCK_J], tl.float32)
+    up_acc = tl.zeros([BLOCK_T, BLOCK_J], tl.float32)
+    token = begin
+    while token < end:
+        tokens = token + tl.arange(0, BLOCK_T)
+        mask = (tokens < end)[:, None] & inside[None, :]
+        wide = tokens.to(tl.int64)[:, None]
+        u = tl.load(up + wide * up_stride + neurons[None, :], mask=mask, other=0.0).to(tl.float32)
+        if WRITE or FIRST or LAST or SUM:
+            if HAS_GATE:
+                g = tl.load(gate + wide * gate_stride + neurons[None, :], mask=mask, other=0.0).to(tl.float32)
+                h = rounded(activation(g, ACT, DTYPE, INTERPRETED) * u, DTYPE, INTERPRETED)
+            else:
+                h = activation(u, ACT, DTYPE, INTERPRETED)
+            if WRITE:
+                tl.store(hidden + wide * n_neurons + neurons[None, :], h.to(DTYPE), mask=mask)
+            if FIRST:
+                tl.store(first + out, h, mask=mask & (tokens == first_token)[:, None])
+            if LAST:
+                tl.store(last + out, h, mask=mask & (tokens == last_token)[:, None])
+            if SUM:
+                acc += tl.where(mask & (tokens >= sum_from)[:, None], h, 0.0)
+        if UP:
+            up_acc += tl.where(mask, tl.abs(u), 0.0)
+        token += BLOCK_T
+
+    if SUM or UP:
+        row = tl.load(entry + 6).to(tl.int64)
+        whole = (row < 0) & (sequence >= 0)
+        row_out = row * n_neurons + neurons
+        if SUM:
+            sums = tl.sum(acc, axis=0)
+            tl.store(total + sequence * n_neurons + neurons, sums, mask=inside & whole)
+            tl.store(partial + row_out, sums, mask=inside & (row >= 0))
+            if PACK:  # noqa: SIM102 (known when compiled, the other at run time)
+                if whole:
+                    _store_codes(sums, prefix, tl.load(entry + 7), threshold, codes, sequence, n_words, neurons, inside,
+                                 PREFIX, BLOCK_J)  # fmt: skip
+        if UP:
+            ups = tl.sum(up_acc, axis=0)
+            tl.store(up_total + sequence * n_neurons + neurons, ups, mask=inside & whole)
+            tl.store(up_partial + row_out, ups, mask=inside & (row >= 0))
+
+
+@triton.jit
+def join_kernel(
+    joins, partial, total, threshold, prefix, codes, n_neurons, n_words,
+    PACK: tl.constexpr, PREFIX: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_J: tl.constexpr,
+):  # fmt: skip
+    """Second pass, for sequences of several chunks: total[sequence] = sum of its rows of ``partial``, in a fixed order.
+
+    joins int32 [S, 4]: sequence, first and past-the-end row of ``partial``, tokens in its mean.
+    """
+    blocks = tl.cdiv(n_neurons, BLOCK_J)
+    entry = joins + (tl.program_id(0) // blocks) * 4
+    neurons = tl.program_id(0) % blocks * BLOCK_J + tl.arange(0, BLOCK_J)
+    inside = neurons < n_neurons
+    sequence, row, end = tl.load(entry).to(tl.int64), tl.load(entry + 1), tl.load(entry + 2)
+    acc = tl.zeros([BLOCK_P, BLOCK_J], tl.float32)
+    while row < end:
+        rows = row + tl.arange(0, BLOCK_P)
+        mask = (rows < end)[:, None] & inside[None, :]
+        acc += tl.load(partial + rows.to(tl.int64)[:, None] * n_neurons + neurons[None, :], mask=mask, other=0.0)
+        row += BLOCK_P
+    sums = tl.sum(acc, axis=0)
+    tl.store(total + sequence * n_neurons + neurons, sums, mask=inside)
+    if PACK:
+        _store_codes(sums, prefix, tl.load(entry + 3), threshold, codes, sequence, n_words, neurons, inside,
+                     PREFIX, BLOCK_J)  # fmt: skip

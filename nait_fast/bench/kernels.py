@@ -1,0 +1,219 @@
+"""The ops at one model's width: each is checked against the reference on the same device, and only then timed.
+
+Bytes are what an op must move, however it does it:
+
+- capture: gate and up read, hidden written, 3·T·J·s (2·T·J·s for a plain MLP), s bytes an element; each statistic
+  4·B·J written; packed bits B·⌈J/32⌉·4 written and thresholds 4·J read. Partial sums of long sequences are the op's own
+  affair and not counted.
+- pack_bits, topk_bits: values 4·B·J read, codes B·⌈J/32⌉·4 written (and thresholds 4·J read).
+
+T tokens, B samples, J neurons.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from nait_fast import kernels
+from nait_fast.bench.checks import Wrong, backend, check_codes, check_hidden, check_sum
+from nait_fast.bench.lengths import PREFIX, sample_lengths
+from nait_fast.bench.shapes import free_memory
+from nait_fast.bench.timing import Ceilings, Job, Stopwatch, synchronize
+from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats, pool
+from nait_fast.kernels.common.dispatch import pick
+from nait_fast.progress import say
+
+TOP_K = 20
+
+
+@dataclass
+class Op:
+    """``run`` is the op; ``check`` compares its result with the reference and returns words for the row, or raises
+    ``Wrong``; ``bytes`` as the op must move; ``about`` describes the input."""
+
+    run: Job
+    check: Callable[[], str]
+    bytes: int
+    about: dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------------ the ops
+
+
+def batch_lengths(n_tokens: int, seed: int) -> list[int]:
+    """Lengths of samples behind their shared prefix, as they lie in a batch, that fill ``n_tokens`` exactly."""
+    drawn = np.maximum(sample_lengths(max(2, n_tokens // 16), seed, max(PREFIX + 1, min(2048, n_tokens))) - PREFIX, 1)
+    ends = np.cumsum(drawn)
+    kept = drawn[: int(np.searchsorted(ends, n_tokens))]
+    rest = n_tokens - int(kept.sum())
+    return sorted([*kept.tolist(), *([rest] if rest else [])])
+
+
+def _segments(lengths: list[int]) -> Segments:
+    sizes = torch.tensor(lengths)
+    ends = sizes.cumsum(0)
+    return Segments(ends - sizes, ends, torch.ones(len(sizes), dtype=torch.bool), (sizes - 1).clamp(min=1))
+
+
+def capture_op(
+    statistics: frozenset[str],
+    lengths: list[int],
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    packed: bool = False,
+) -> Op:
+    """``mlp_capture`` with gated SiLU over sequences of ``lengths`` tokens."""
+    n_tokens, width = up.shape
+    segments, samples = _segments(lengths), len(lengths)
+    bits: BitSpec | None = None
+    if packed:
+        with backend("reference"):
+            total = kernels.mlp_capture(gate, up, "silu", segments, frozenset({"sum"}))[1].sum
+        assert total is not None and segments.counts is not None
+        mean = total / segments.counts[:, None].to(up.device)
+        # Not the mean itself: with one sequence every bit would lie on its threshold.
+        noise = torch.randn(width, generator=torch.Generator().manual_seed(width)).to(up.device)
+        bits = BitSpec(mean.mean(dim=0) + 0.1 * mean.abs().mean() * noise)
+
+    def run() -> tuple[torch.Tensor, Stats]:
+        # A table made from the sequences belongs to the batch and is shared by its layers: it is made in the warm-up.
+        return kernels.mlp_capture(gate, up, "silu", segments, statistics, bits)
+
+    def check() -> str:
+        with backend("reference"):
+            expected, _ = kernels.mlp_capture(gate, up, "silu", segments, frozenset())
+        hidden, stats = run()
+        words = [check_hidden(hidden, expected)]
+        del expected
+        for which, places in (("first", segments.starts), ("last", segments.ends - 1)):
+            got = getattr(stats, which)
+            if which in statistics and not torch.equal(got, hidden[places.to(up.device)].float()):
+                raise Wrong(f"{which} is not the hidden state at that token")
+        if "sum" in statistics:
+            words.append(check_sum("sum", stats.sum, hidden, segments))
+        if "up_abs_sum" in statistics:
+            words.append(check_sum("|up| sum", stats.up_abs_sum, up, segments, up=True))
+        if bits is not None:
+            assert stats.codes is not None and segments.counts is not None
+            counts = segments.counts[:, None].to(up.device)
+            mean, size = (pool(x, segments, frozenset({"sum"})).sum for x in (hidden, hidden.abs()))
+            words.append(check_codes(stats.codes, mean / counts, bits.threshold, size / counts))
+        return "; ".join(words)
+
+    moved = 3 * n_tokens * width * up.element_size() + 4 * samples * width * len(statistics)
+    if packed:
+        moved += samples * kernels.layer_bytes(width) + 4 * width
+    about = {"tokens": n_tokens, "sequences": samples, "longest": max(lengths)}
+    return Op(run, check, moved, about)
+
+
+def pack_op(values: torch.Tensor, threshold: torch.Tensor) -> Op:
+    rows, width = values.shape
+
+    def check() -> str:
+        return check_codes(kernels.pack_bits(values, threshold), values, threshold, None)
+
+    moved = rows * (4 * width + kernels.layer_bytes(width)) + 4 * width
+    return Op(lambda: kernels.pack_bits(values, threshold), check, moved, {"rows": rows})
+
+
+def topk_op(values: torch.Tensor, k: int) -> Op:
+    rows, width = values.shape
+
+    def check() -> str:
+        got = kernels.topk_bits(values, k)
+        with backend("reference"):
+            expected = kernels.topk_bits(values, k)
+        differing = int((got != expected).any(dim=1).sum())
+        if differing:
+            raise Wrong(f"{differing:,} of {rows:,} sets differ")
+        return f"{rows:,} sets equal"
+
+    moved = rows * (4 * width + kernels.layer_bytes(width))
+    return Op(lambda: kernels.topk_bits(values, k), check, moved, {"rows": rows})
+
+
+def _sizes(watch: Stopwatch, width: int, dtype: torch.dtype, small: bool) -> tuple[int, int]:
+    """(tokens of a batch, rows of the bit ops): the engine's own batch, less where memory is short."""
+    if small:
+        return 256, 64
+    if watch.device.type != "cuda":
+        return 2048, 512
+    free = free_memory(watch.device) or 0
+    item = torch.empty(0, dtype=dtype).element_size()
+    fitting = free // 2 // (width * 6 * item)  # gate, up, two hidden states and the reference's intermediates
+    return max(1024, min(65536, int(fitting) // 1024 * 1024)), 16384 if free > 16 << 30 else 2048
+
+
+def make_ops(
+    watch: Stopwatch, width: int, dtype: torch.dtype, seed: int, small: bool
+) -> Iterator[tuple[str, Callable[[], Op]]]:
+    """(name, what makes the op with its input) of each; inputs are random and shared where they can be."""
+    device = watch.device
+    n_tokens, rows = _sizes(watch, width, dtype, small)
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
+        return torch.randn(*shape, device=device, dtype=kind, generator=generator)
+
+    gate, up = normal(n_tokens, width), normal(n_tokens, width)
+    lengths = batch_lengths(n_tokens, seed)
+    readings = frozenset({"first", "last", "sum"})
+    total = frozenset({"sum"})
+    yield "capture, first + last + sum", partial(capture_op, readings, lengths, gate, up)
+    yield "capture, sum + packed bits", partial(capture_op, total, lengths, gate, up, packed=True)
+    yield "capture, |up| sum", partial(capture_op, frozenset({"up_abs_sum"}), lengths, gate, up)
+    yield "capture, one long sequence", partial(capture_op, total, [n_tokens], gate, up, packed=True)
+    del gate, up
+    values = normal(rows, width, kind=torch.float32)
+    threshold = normal(width, kind=torch.float32) * 0.1
+    yield "pack_bits", partial(pack_op, values, threshold)
+    yield f"topk_bits, k {TOP_K}", partial(topk_op, values.abs_(), min(TOP_K, width))
+
+
+def measure_kernels(
+    watch: Stopwatch,
+    width: int,
+    dtype: torch.dtype,
+    ceilings: Ceilings,
+    seconds: float,
+    seed: int = 0,
+    quiet: bool = True,
+    small: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """One row an op at ``width`` neurons: its check and, if that passed, its times beside the reference's."""
+    chosen = pick(watch.device.type, ("triton", "reference"))
+    for name, make in make_ops(watch, width, dtype, seed, small):
+        row: dict[str, Any] = {"name": name, "neurons": width, "backend": chosen}
+        say(f"bench: {name}", quiet)
+        try:
+            op = make()
+            row |= op.about
+            row["check"] = f"ok: {op.check()}"
+            row |= _timed(watch, op, chosen, ceilings, seconds / 6)
+        except Wrong as wrong:
+            row["check"] = f"failed: {wrong}"
+        except torch.OutOfMemoryError:
+            row["check"] = "skipped: no memory for it"
+        except Exception as error:  # a kernel that does not compile here must not cost the other ops
+            row["check"] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        yield row
+
+
+def _timed(watch: Stopwatch, op: Op, chosen: str, ceilings: Ceilings, seconds: float) -> dict[str, Any]:
+    def reference() -> None:
+        with backend("reference"):
+            op.run()
+
+    jobs = {"op": op.run} if chosen == "reference" else {"op": op.run, "reference": reference}
+    times = watch.in_turn(jobs, seconds)
+    synchronize(watch.device)
+    rate = op.bytes / (times["op"].p50 / 1e3)
+    told = {**times["op"].fields(), "bytes": op.bytes, "gb_per_s": rate / 1e9, "of_copy": rate / ceilings.copy}
+    if "reference" in times:
+        told |= times["reference"].fields("reference_") | {"times_reference": times["reference"].p50 / times["op"].p50}
+    return told

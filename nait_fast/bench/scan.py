@@ -1,0 +1,139 @@
+"""The popcount scan: random codes of 5,760 bytes (SmolLM2-135M's 46,080 neurons) against 1 to 128 bit planes.
+
+Four planes make one capability (a signed 4-bit weight a neuron). GB/s count the bytes of codes, read once however many
+planes there are. The scores of 2,000 rows must equal the NumPy reference's before a time is taken.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from nait_fast.bench.shapes import free_memory
+from nait_fast.bench.timing import Ceilings, Stopwatch
+from nait_fast.kernels.common.dispatch import has_triton
+from nait_fast.kernels.popcount import cpu, reference
+from nait_fast.progress import say
+
+ROW_BYTES = 5760
+PLANES = (1, 4, 16, 64, 128)
+CHECKED = 2000
+STREAMED = 200_000
+
+Query = tuple[np.ndarray, np.ndarray, np.ndarray, int]
+
+
+def make_query(n_planes: int, seed: int) -> Query:
+    """(planes uint8 [Q, W], weights, owners int64 [Q], scores): capabilities of four planes, weights 1, 2, 4, -8."""
+    planes = np.random.default_rng(seed).integers(0, 256, (n_planes, ROW_BYTES), dtype=np.uint8)
+    weights = np.array([1, 2, 4, -8], dtype=np.int64)[np.arange(n_planes) % 4]
+    return planes, weights, np.arange(n_planes) // 4, -(-n_planes // 4)
+
+
+def _planes(n: int) -> str:
+    return f"{n} plane{'s' if n > 1 else ''}"
+
+
+@dataclass
+class Case:
+    """``scan(codes)`` gives the scores (array or tensor) of ``codes`` [n, W] for ``query``; ``in_place``: they lie in
+    the device's own memory, so that a share of its read bandwidth says something."""
+
+    name: str
+    method: str
+    scan: Callable[[Any], Any]
+    codes: Any
+    query: Query
+    in_place: bool = True
+
+    def row(self, watch: Stopwatch, ceilings: Ceilings, seconds: float, quiet: bool) -> dict[str, Any]:
+        """The result row: the check, and the speed if that passed."""
+        say(f"bench: scan, {self.name}", quiet)
+        row: dict[str, Any] = {"name": self.name, "method": self.method, "planes": len(self.query[0]),
+                               "rows": len(self.codes), "row_bytes": ROW_BYTES}  # fmt: skip
+        try:
+            sample = self.codes[:CHECKED]
+            scores, host = self.scan(sample), sample.cpu().numpy() if isinstance(sample, torch.Tensor) else sample
+            scores = scores.cpu().numpy() if isinstance(scores, torch.Tensor) else scores
+            differ = int((scores != reference.popcount_scan(host, *self.query)).sum())
+            if differ:
+                return row | {"check": f"failed: {differ:,} scores differ from the reference"}
+            row["check"] = f"ok: {len(sample):,} rows equal"
+            times = watch.in_turn({"scan": partial(self.scan, self.codes)}, seconds)["scan"]
+        except torch.OutOfMemoryError:
+            return row | {"check": "skipped: no memory for it"}
+        except Exception as error:  # a kernel that does not compile here must not cost the other rows
+            return row | {"check": f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+        rate = len(self.codes) * ROW_BYTES / (times.p50 / 1e3)
+        return row | times.fields() | {"gb_per_s": rate / 1e9} | (
+            {"of_read": rate / ceilings.read} if self.in_place else {}
+        )  # fmt: skip
+
+
+def measure_scan(
+    watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int = 0, quiet: bool = True, small: bool = False
+) -> Iterator[dict[str, Any]]:
+    """One row a method and number of planes."""
+    if watch.device.type != "cuda":
+        yield from _on_cpu(watch, ceilings, seconds, seed, quiet, small)
+    elif has_triton():
+        yield from _on_gpu(watch, ceilings, seconds, seed, quiet)
+    else:
+        yield {"name": "scan", "check": "skipped: no Triton here; codes are scanned on the CPU"}
+
+
+def _on_cpu(
+    watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, quiet: bool, small: bool
+) -> Iterator[dict[str, Any]]:
+    n = 500 if small else 20_000
+    codes = np.random.default_rng(seed).integers(0, 256, (n, ROW_BYTES), dtype=np.uint8)
+    for n_planes in PLANES:
+        query = make_query(n_planes, seed + 1)
+        scans = {"numba": cpu.popcount_scan, "numpy": reference.popcount_scan}
+        for method, function in scans.items():
+            # NumPy is the reference, and slow: fewer rows.
+            own = codes if method == "numba" else codes[:CHECKED]
+
+            def scan(rows: np.ndarray, function: Any = function, query: Query = query) -> np.ndarray:
+                return function(rows, *query)
+
+            case = Case(f"{method}, {_planes(n_planes)}", method, scan, own, query)
+            yield case.row(watch, ceilings, seconds / (2 * len(PLANES)), quiet)
+
+
+def _on_gpu(watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, quiet: bool) -> Iterator[dict[str, Any]]:
+    from nait_fast.kernels.popcount.device import DeviceScan, stream
+
+    device = watch.device
+    n = 1_000_000 if (free_memory(device) or 0) >= 16 << 30 else 100_000
+    generator = torch.Generator(device).manual_seed(seed)
+    codes = torch.randint(0, 256, (n, ROW_BYTES), dtype=torch.uint8, device=device, generator=generator)
+    share = seconds / (2 * len(PLANES) + 2)
+    for n_planes in PLANES:
+        query = make_query(n_planes, seed + 1)
+        auto = _choice(DeviceScan(*query, device, "auto"), codes)
+        for method in ("count", "dot"):
+            case = Case(f"{method}, {_planes(n_planes)}", method, DeviceScan(*query, device, method), codes, query)
+            yield case.row(watch, ceilings, share, quiet) | {"auto": auto}
+    host = codes[:STREAMED].cpu().numpy()  # pageable memory, as a mapped file is
+    for n_planes in (4, 64):
+        query = make_query(n_planes, seed + 1)
+        scan = partial(_streamed, stream, DeviceScan(*query, device, "auto"))
+        case = Case(f"from host memory, {_planes(n_planes)}", "stream", scan, host, query, in_place=False)
+        yield case.row(watch, ceilings, share, quiet)
+
+
+def _streamed(stream: Callable[[np.ndarray, Any], np.ndarray], scan: Any, rows: np.ndarray) -> np.ndarray:
+    return stream(rows, scan)
+
+
+def _choice(scan: Any, codes: torch.Tensor) -> str:
+    """The method that ``auto`` settles on for ``codes``."""
+    try:
+        scan(codes)
+        return getattr(scan, "_chosen", "") or "not decided"
+    except Exception as error:  # the rows of the two methods say why
+        return type(error).__name__

@@ -1,0 +1,57 @@
+"""``bench``: what this machine reaches, checked before it is timed."""
+
+from typing import Any
+
+from nait_fast.bench.run import CEILING_SECONDS, PARTS, Place, ResultFile, Subject, devices_of, read_results
+from nait_fast.bench.table import side_by_side, tables
+from nait_fast.config import BENCH_SHAPES, BenchOptions
+from nait_fast.errors import NaitError
+from nait_fast.progress import say
+
+
+def _compare(options: BenchOptions) -> dict[str, Any]:
+    sources = read_results(options.compare)
+    text = side_by_side(sources)
+    if not text:
+        raise NaitError("--compare: no row in these files has a number")
+    return {"text": text, "sources": {name: len(rows) for name, rows in sources.items()}}
+
+
+def run(options: BenchOptions, quiet: bool = False) -> dict[str, Any]:
+    """Measure, or show files of earlier measurements side by side; returns a summary whose ``text`` is the tables."""
+    if options.compare:
+        if options.output:
+            raise NaitError("--compare: only reads result files; leave --output out")
+        return _compare(options)
+    if options.model and options.shape:
+        raise NaitError("--model, --shape: choose one of them")
+    devices = devices_of(options.device)
+    shape = options.shape or BENCH_SHAPES[0]
+    file = ResultFile(options.output)
+    rows: list[dict[str, Any]] = []
+    try:
+        for device in devices:
+            subject = Subject(shape, options.model, device, options.dtype, options.seed)
+            if options.model:
+                subject.load()  # a wrong path fails before minutes have gone by
+            say(f"bench: ceilings of {device}", quiet)
+            seconds = options.seconds if options.part == "ceilings" else min(options.seconds, CEILING_SECONDS)
+            place = Place.open(device, options.dtype, seconds, subject.small)
+            # The ceilings are in every run's rows: the shares of them refer to this run's.
+            for part in PARTS if options.part == "all" else dict.fromkeys(("ceilings", options.part)):
+                for row in place.rows(part, subject, options.seconds, options.max_length, quiet):
+                    rows.append(row)
+                    file.add(row)
+            subject.forget()
+    finally:
+        file.close()
+    text = tables(rows)
+    if len(devices) > 1:
+        by_device = {f"{row['hardware']}, {row['device']}": [] for row in rows}  # type: dict[str, list[dict[str, Any]]]
+        for row in rows:
+            by_device[f"{row['hardware']}, {row['device']}"].append(row)
+        text += "\n\nside by side\n\n" + side_by_side(by_device)
+    failed = [row["name"] for row in rows if str(row.get("check", "")).startswith("failed")]
+    if failed:
+        text += f"\n\n{len(failed)} checks failed, no times for these: {'; '.join(failed)}"
+    return {"text": text, "failed": failed, "output": options.output, "rows": rows}

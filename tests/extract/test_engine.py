@@ -1,0 +1,93 @@
+"""The engine's batches: memory that runs out, bits packed in the pass."""
+
+import numpy as np
+import pytest
+import torch
+
+from nait_fast.data.tokenize import Encoded
+from nait_fast.errors import NaitError
+from nait_fast.extract.engine import Engine
+from nait_fast.extract.session import Session
+from nait_fast.extract.sinks import Collect, Encode
+from nait_fast.index.format import CodeLayout
+from nait_fast.kernels import pack_bits
+from nait_fast.models.load import prepare
+from tests.models.tiny import READINGS, llama, run, sequences
+
+LENGTHS = (1, 2, 9, 9, 33, 60, 20, 21, 5)
+
+
+def encoded(ids):
+    return [Encoded(i, None, x) for i, x in enumerate(ids)]
+
+
+@pytest.fixture
+def loaded():
+    return prepare(llama(), None)
+
+
+def room_for(monkeypatch, tokens: int) -> list[int]:
+    """A device with room for ``tokens`` a forward; the sizes that were tried are appended to the list."""
+    tried: list[int] = []
+    forward = Engine._forward
+
+    def limited(self, sequences, *rest):
+        tried.append(sum(map(len, sequences)))
+        if tried[-1] > tokens:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, sequences, *rest)
+
+    monkeypatch.setattr(Engine, "_forward", limited)
+    return tried
+
+
+def test_out_of_memory_halves_the_budget_and_goes_on(loaded, monkeypatch):
+    ids = sequences(LENGTHS)
+    expected = run(loaded, ids, batch_tokens=1000)
+    tried = room_for(monkeypatch, 70)
+    sink = Collect(len(ids), CodeLayout.of(loaded.widths), READINGS)
+    engine = Engine(loaded, READINGS, batch_tokens=1000)
+    done = []
+    engine.run(encoded(ids), sink, on_batch=lambda samples, tokens: done.append((samples, tokens)))
+    for reading in READINGS:
+        torch.testing.assert_close(sink.readings[reading], expected.readings[reading], rtol=1e-5, atol=1e-6)
+    assert sink.finite.all()
+    assert tried[0] == sum(LENGTHS) and engine.batch_tokens < sum(LENGTHS)
+    assert sum(samples for samples, _ in done) == len(ids) and sum(tokens for _, tokens in done) == sum(LENGTHS)
+
+
+def test_a_session_remembers_what_fits(loaded, monkeypatch):
+    ids = sequences(LENGTHS)
+    tried = room_for(monkeypatch, 70)
+    session = Session(loaded, None, batch_tokens=1000, quiet=True)
+    for _ in range(2):
+        start = len(tried)
+        session.run(encoded(ids), Collect(len(ids), CodeLayout.of(loaded.widths), ["mean"]), ["mean"], np.zeros(0))
+    assert all(tokens <= 70 for tokens in tried[start:])
+    assert session.batch_tokens == 1000  # the option, which an index's identity holds, stays
+
+
+def test_one_sample_too_long_for_memory_is_one_clear_line(loaded, monkeypatch):
+    room_for(monkeypatch, 50)
+    ids = sequences(LENGTHS)
+    with pytest.raises(NaitError, match=r"no memory for one sample of 60 tokens; lower --max-length"):
+        Engine(loaded, ["mean"], batch_tokens=1000).run(
+            encoded(ids), Collect(len(ids), CodeLayout.of(loaded.widths), ["mean"])
+        )
+
+
+@pytest.mark.parametrize("first_token", ["exclude", "include"])
+@pytest.mark.parametrize("n_prefix", [0, 7])
+def test_bits_packed_in_the_pass_are_those_of_the_mean(loaded, n_prefix, first_token):
+    prefix = np.random.default_rng(5).integers(3, 60, n_prefix).astype(np.int32)
+    ids = [*sequences(LENGTHS, prefix=prefix), *sequences(LENGTHS[:3], seed=9)]
+    layout = CodeLayout.of(loaded.widths)
+    means = run(loaded, ids, prefix=prefix, readings=["mean"], first_token=first_token).readings["mean"]
+    threshold = means.mean(dim=0)
+    sink = Encode(len(ids), layout, bits="mean", threshold=threshold)
+    assert sink.threshold_of(1) is not None
+    Engine(loaded, ["mean"], first_token=first_token, batch_tokens=40).run(encoded(ids), sink, prefix=prefix)
+    for position in range(len(loaded.widths)):
+        neurons = layout.neurons(position)
+        expected = pack_bits(means[:, neurons], threshold[neurons]).numpy()
+        np.testing.assert_array_equal(sink.codes[:, layout.bytes(position)], expected)

@@ -1,0 +1,305 @@
+"""``nait-fast bench`` on the CPU: a tiny shape through the command line, checks that fail, files side by side."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu_suite
+from nait_fast import kernels
+from nait_fast.bench import endtoend
+from nait_fast.bench import kernels as bench_kernels
+from nait_fast.bench import scan as bench_scan
+from nait_fast.bench.lengths import PREFIX, QUANTILES, SHARES, random_ids, sample_lengths
+from nait_fast.bench.run import PARTS, Place, Subject, read_results
+from nait_fast.bench.shapes import SHAPES, build, forward_flops, matmul_weights
+from nait_fast.bench.table import figures
+from nait_fast.config import BENCH_PARTS, BENCH_SHAPES
+from nait_fast.kernels.common.dispatch import forced
+from nait_fast.kernels.popcount import cpu
+from nait_fast.models.load import prepare
+from tests.commands import run, summary
+
+CPU = torch.device("cpu")
+TINY = ("bench", "--shape", "tiny", "--device", "cpu", "--seconds", "0")
+BANDWIDTH = {"copy", "read, sum of fp32", "read, sum of int32"}
+OPS = {"capture, first + last + sum", "capture, sum + packed bits", "capture, |up| sum", "capture, one long sequence",
+       "pack_bits", "topk_bits, k 20"}  # fmt: skip
+TIMES = {"ms_p20", "ms", "ms_p80", "repeats"}
+
+
+@pytest.fixture(scope="module")
+def place() -> Place:
+    return Place.open(CPU, "auto", 0, small=True)
+
+
+@pytest.fixture
+def subject() -> Subject:
+    return Subject("tiny", None, CPU, "auto", 0)
+
+
+def by_name(rows: list[dict], part: str) -> dict[str, dict]:
+    return {row["name"]: row for row in rows if row["part"] == part}
+
+
+def test_every_part_through_the_command_line(capsys, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    told = summary(capsys, *TINY, "--part", "all", "--output", file)
+    rows = told["rows"]
+    assert list(dict.fromkeys(row["part"] for row in rows)) == list(PARTS) and not told["failed"]
+    for row in rows:
+        assert {"name", "device", "hardware"} | TIMES <= set(row), row
+        assert row["ms_p20"] <= row["ms"] <= row["ms_p80"] and (row["repeats"] > 2 or "engine_is" in row)
+        assert row["part"] == "ceilings" or row["name"] == "bare forward" or row["check"].startswith("ok: ")
+        assert row["hardware"] in told["text"]
+    ceilings = by_name(rows, "ceilings")
+    assert set(ceilings) >= BANDWIDTH and all(ceilings[name]["gb_per_s"] > 0 for name in BANDWIDTH)
+    assert any(row.get("tflop_per_s", 0) > 0 for row in ceilings.values())
+    ops = by_name(rows, "kernels")
+    assert set(ops) == OPS
+    copy = ceilings["copy"]["gb_per_s"]
+    for row in ops.values():
+        assert row["gb_per_s"] == pytest.approx(row["bytes"] / row["ms"] / 1e6)
+        assert row["of_copy"] == pytest.approx(row["gb_per_s"] / copy) and row["neurons"] == SHAPES["tiny"].neurons
+        assert row["backend"] == "reference" and "times_reference" not in row
+    first = ops["capture, first + last + sum"]
+    assert first["bytes"] == 4 * first["neurons"] * (3 * first["tokens"] + 3 * first["sequences"])
+    whole = by_name(rows, "endtoend")
+    assert list(whole) == ["index pass", "bare forward", "hooks, padded batches of 8"]
+    assert whole["index pass"]["shared_prefix"] == PREFIX and whole["index pass"]["differing_bits"] == 0
+    assert {"overhead_percent", "overhead_percent_p20", "overhead_percent_p80", "of_matmul"} <= set(whole["index pass"])
+    assert whole["hooks, padded batches of 8"]["engine_is"] > 0 and whole["bare forward"]["tokens_per_s"] > 0
+    scans = by_name(rows, "scan")
+    assert {(row["method"], row["planes"]) for row in scans.values()} == {
+        (method, n) for method in ("numba", "numpy") for n in bench_scan.PLANES
+    }
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["name"] for line in lines] == [row["name"] for row in rows]
+    for line in lines:
+        assert line["environment"]["torch"] and line["environment"]["cpu"] and "time" not in line
+        assert str(tmp_path) not in json.dumps(line)
+
+
+def test_files_side_by_side(capsys, tmp_path: Path) -> None:
+    names = []
+    for number, threads in enumerate(("1 thread", "2 threads")):
+        row = {"part": "scan", "name": "numba, 1 plane", "device": "cpu", "hardware": f"Chip, {threads}",
+               "gb_per_s": 10.0 + number}  # fmt: skip
+        failing = {"part": "kernels", "shape": "tiny", "name": "pack_bits", "device": "cpu", "hardware": "Chip",
+                   "check": "failed: 3 bits"}  # fmt: skip
+        names.append(tmp_path / f"{number}.jsonl")
+        names[-1].write_text("\n".join(json.dumps(r) for r in (row | {"gb_per_s": 1.0}, row, failing)) + "\n")
+    shown = run(capsys, "bench", "--compare", *names)
+    assert (shown.status, shown.err) == (0, "")
+    heading, line = shown.out.splitlines()[1:3]
+    assert "Chip, 1 thread (0.jsonl)" in heading and "Chip, 2 threads (1.jsonl)" in heading
+    assert line.split() == ["numba,", "1", "plane,", "GB/s", "10.0", "11.0"]  # the last row of a name counts
+    assert "pack_bits, check" in shown.out and "failed" in shown.out
+    assert len(summary(capsys, "bench", "--compare", *names)["sources"]) == 4
+
+
+def test_devices_of_one_file_are_columns_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "two.jsonl"
+    rows = [{"part": "scan", "name": "x", "hardware": "GPU", "device": f"cuda:{i}", "gb_per_s": i} for i in (0, 1)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert {k: len(v) for k, v in read_results([str(file)]).items()} == {"GPU, cuda:0": 1, "GPU, cuda:1": 1}
+    assert len(read_results([str(file), str(file)])) == 4
+
+
+BAD = [
+    (["--shape", "nonsense"], "argument --shape: invalid choice"),
+    (["--model", "a", "--shape", "tiny"], "--model, --shape: choose one"),
+    (["--model", "/nowhere/model"], "--model /nowhere/model: no model folder"),
+    (["--device", "cuda:99"], "--device cuda:99: not usable here"),
+    (["--device", "cpu,cpu"], "--device cpu,cpu: a device is named twice"),
+    (["--device", "meta"], "--device meta: measures cpu and cuda devices only"),
+    (["--seconds", "-1"], "--seconds -1.0: must be at least 0"),
+    (["--max-length", "1"], "--max-length 1: must be at least 2"),
+    (["--part", "tests"], "argument --part: invalid choice"),
+    (["--output", "/nowhere/rows.jsonl"], "/nowhere/rows.jsonl: No such file"),
+    (["--compare", "/nowhere/rows.jsonl"], "/nowhere/rows.jsonl: No such file"),
+    (["--compare", "{file}", "--output", "x"], "--compare: only reads"),
+    (["--compare", "{text}"], "is not JSON lines"),
+    (["--compare", "{other}"], "line 2 is no row of a bench"),
+    (["--compare", "{empty}"], "holds no row"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[words for _, words in BAD])
+def test_bad_options_cost_one_line(capsys, tmp_path: Path, arguments: list[str], words: str) -> None:
+    row = json.dumps({"part": "scan", "hardware": "h", "name": "n", "gb_per_s": 1})
+    contents = {"file": row, "text": "hello", "other": row + "\n[1]", "empty": ""}
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text)
+    places = {name: tmp_path / name for name in contents}
+    assert words in run(capsys, "bench", *(a.format(**places) for a in arguments)).error
+
+
+# ------------------------------------------------------------------------------------------- checks that must fail
+
+
+def _wrong_hidden(gate, up, act, segments, statistics, bits=None):
+    hidden, stats = real_capture(gate, up, act, segments, statistics, bits)
+    if not forced():
+        hidden[3, 5] *= 1.01
+    return hidden, stats
+
+
+def _wrong_sum(gate, up, act, segments, statistics, bits=None):
+    hidden, stats = real_capture(gate, up, act, segments, statistics, bits)
+    if stats.sum is not None and not forced():
+        stats.sum *= 1 + 1e-3
+    return hidden, stats
+
+
+def _wrong_bits(values, threshold):
+    codes = real_pack(values, threshold)
+    codes[0, 0] ^= 1
+    return codes
+
+
+def _raises(values, k):
+    raise RuntimeError("no such\ninstruction")
+
+
+real_capture, real_pack = kernels.mlp_capture, kernels.pack_bits
+WRONG = [
+    ("mlp_capture", _wrong_hidden, "capture, |up| sum", "hidden 1 of"),
+    ("mlp_capture", _wrong_sum, "capture, first + last + sum", "sum off by"),
+    ("pack_bits", _wrong_bits, "pack_bits", "1 of 12,800 bits differ"),
+    ("topk_bits", _raises, "topk_bits, k 20", "RuntimeError: no such instruction"),
+]
+
+
+@pytest.mark.parametrize(("op", "wrong", "name", "words"), WRONG, ids=[words for *_, words in WRONG])
+def test_a_wrong_op_has_no_time(monkeypatch, place: Place, subject: Subject, op, wrong, name: str, words: str) -> None:
+    monkeypatch.setattr(kernels, op, wrong, raising=False)
+    rows = by_name(list(place.rows("kernels", subject, 0)), "kernels")
+    assert set(rows) == OPS
+    assert rows[name]["check"].startswith("failed: ") and words in rows[name]["check"]
+    assert not TIMES & set(rows[name]) and "gb_per_s" not in rows[name]
+    others = [row for row in rows.values() if row["name"].partition(",")[0] != name.partition(",")[0]]
+    assert others and all(row["check"].startswith("ok") and set(row) >= TIMES for row in others)
+
+
+def test_a_wrong_scan_has_no_time(monkeypatch, place: Place, subject: Subject) -> None:
+    right = cpu.popcount_scan
+    monkeypatch.setattr(cpu, "popcount_scan", lambda codes, *query: right(codes, *query) + (len(query[0]) == 4))
+    rows = by_name(list(place.rows("scan", subject, 0)), "scan")
+    assert rows["numba, 4 planes"]["check"] == "failed: 500 scores differ from the reference"
+    assert not TIMES & set(rows["numba, 4 planes"]) and set(rows["numba, 16 planes"]) >= TIMES
+
+
+def test_wrong_bits_end_the_index_pass(capsys, monkeypatch) -> None:
+    right = endtoend.EndToEnd.bits
+    monkeypatch.setattr(endtoend.EndToEnd, "bits", lambda self, encoded: right(self, encoded) ^ 1)
+    told = summary(capsys, *TINY, "--part", "endtoend")
+    (row,) = [row for row in told["rows"] if row["part"] == "endtoend"]
+    assert row["check"].startswith("failed: ") and " bits differ, by up to " in row["check"]
+    assert "ms" not in row and told["failed"] == ["index pass"]
+    assert "1 checks failed, no times for these: index pass" in told["text"]
+
+
+def test_a_model_that_does_not_fit_is_skipped(monkeypatch, place: Place) -> None:
+    monkeypatch.setattr("nait_fast.bench.run.free_memory", lambda device: 10**9)
+    (row,) = place.rows("endtoend", Subject("llama-2-7b", None, CPU, "auto", 0), 0)
+    assert row["check"] == "skipped: llama-2-7b needs 31.7 GB, 1.0 GB are free" and "ms" not in row
+
+
+# -------------------------------------------------------------------------------------------- what it measures with
+
+
+def test_shapes() -> None:
+    assert set(SHAPES) == set(BENCH_SHAPES) and set(BENCH_PARTS) == {"all", *PARTS}
+    body = build(SHAPES["tiny"], CPU, torch.bfloat16, seed=3)
+    again = build(SHAPES["tiny"], CPU, torch.bfloat16, seed=3)
+    weight = body.layers[1].mlp.up_proj.weight
+    assert weight.dtype == torch.bfloat16 and not body.training and not weight.requires_grad
+    assert float(weight.float().std()) == pytest.approx(0.02, rel=0.05)
+    assert torch.equal(weight, again.layers[1].mlp.up_proj.weight)
+    counted = sum(p.numel() for p in body.parameters() if p.dim() > 1)
+    assert counted == SHAPES["tiny"].parameters
+    assert matmul_weights(body) == counted - 512 * 64
+    model = prepare(body, None, name="tiny")
+    assert model.packs and model.widths == [200] * 3
+    published = {"smollm2-135m": 134.5e6, "qwen2.5-1.5b": 1.544e9, "llama-2-7b": 6.607e9}  # without LLaMA's LM head
+    for name, parameters in published.items():
+        assert SHAPES[name].parameters == pytest.approx(parameters, rel=2e-3)
+
+
+def test_arithmetic_of_a_forward() -> None:
+    body = build(SHAPES["tiny"], CPU, torch.float32)
+    weights, heads, layers = matmul_weights(body), 64, 3
+    assert forward_flops(body, [1]) == 2 * weights + 4 * heads * layers
+    assert forward_flops(body, [3, 1]) == 2 * weights * 4 + 4 * heads * layers * (1 + 2 + 3 + 1)
+    whole, before = forward_flops(body, [10]), forward_flops(body, [4])
+    assert forward_flops(body, [6], n_prefix=4) == whole - before
+
+
+def test_lengths_and_ids() -> None:
+    assert len(SHARES) == len(QUANTILES) and list(QUANTILES) == sorted(QUANTILES) and list(SHARES) == sorted(SHARES)
+    lengths = sample_lengths(100_000, 0)
+    assert lengths.mean() == pytest.approx(158.6, rel=0.02) and (lengths.min(), lengths.max()) == (37, 2046)
+    assert sample_lengths(1000, 1, 100).max() == 100
+    assert np.array_equal(sample_lengths(10, 5), sample_lengths(20, 5)[:10])
+    samples = random_ids([40, 30, 24, 2], 100, 0)
+    assert [len(s.ids) for s in samples] == [40, 30, 24, 2] and samples[0].ids.dtype == np.int32
+    assert np.array_equal(samples[0].ids[:PREFIX], samples[1].ids[:PREFIX])
+    assert np.array_equal(samples[0].ids[: PREFIX - 1], samples[2].ids[: PREFIX - 1])
+    for n in (7, 256, 5000):
+        assert sum(bench_kernels.batch_lengths(n, 0)) == n and min(bench_kernels.batch_lengths(n, 0)) > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (0.0123, "0.0123"), (1.234, "1.23"), (12.34, "12.3"), (-5678.9, "-5,679")]
+)
+def test_figures(value: float, text: str) -> None:
+    assert figures(value) == text
+
+
+# ---------------------------------------------------------------------------------------------------- the GPU suite
+
+
+def test_gpu_suite_needs_a_gpu(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_suite.main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "GPU" in said.err
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> gpu_suite.Suite:
+    return gpu_suite.Suite(tmp_path, ends=gpu_suite.time.monotonic() + 3600, minutes=60)
+
+
+def test_gpu_suite_measures_and_skips(suite, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_suite"])
+    monkeypatch.setattr(gpu_suite, "BUDGET", dict.fromkeys(gpu_suite.BUDGET, 0.01))
+    small = Place.open
+    monkeypatch.setattr(Place, "open", lambda device, dtype, seconds: small(device, dtype, seconds, small=True))
+    base = {"device": "cpu", "hardware": "Chip"}
+    gpu_suite.measure(suite, {"kernels", "endtoend"}, ["tiny"], CPU, base)
+    assert not suite.failed()
+    assert {row["part"] for row in suite.rows} == {"ceilings", "kernels", "endtoend"}
+    kept = [json.loads(line) for line in (tmp_path / "gpu_suite.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in kept] == [row["name"] for row in suite.rows] and kept[0]["environment"]
+    suite.ends = gpu_suite.time.monotonic()
+    suite.rows.clear()
+    gpu_suite.measure(suite, {"kernels", "scan"}, ["tiny"], CPU, base)
+    skipped = [row for row in suite.rows if row["part"] != "ceilings"]
+    assert [row["part"] for row in skipped] == ["kernels", "scan"]
+    assert all(row["check"] == "skipped: 0 s of 60 minutes were left" and "ms" not in row for row in skipped)
+
+
+def test_gpu_suite_records_a_failing_test(capsys, suite, tmp_path: Path) -> None:
+    base = {"device": "cpu", "hardware": "Chip"}
+    file = tmp_path / "test_two.py"
+    file.write_text("def test_one(): assert 1 + 1 == 3, 'the sum'\n")
+    row = gpu_suite.run_pytest("two", [str(file), "--rootdir", str(tmp_path)], 60, base)
+    assert row["check"].startswith("failed: 1 failed") and row["part"] == "tests"
+    assert "the sum" in capsys.readouterr().err
+    suite.keep([row])
+    assert suite.failed() == ["tests two"]
