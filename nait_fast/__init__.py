@@ -2,8 +2,8 @@
 
 from nait_fast._version import __version__
 
-_PUBLIC = ("Captured", "Index", "NaitError", "Scorer", "Signature", "build_index", "build_signature", "capture",
-           "load_signature", "rank", "search", "select")  # fmt: skip
+_PUBLIC = ("Captured", "Index", "NaitError", "ResidentIndex", "Scorer", "Signature", "build_index",
+           "build_signature", "capture", "load_signature", "rank", "search", "select")  # fmt: skip
 
 __all__ = ["__version__", *_PUBLIC]
 

@@ -6,12 +6,13 @@ from nait_fast.attach import Captured, capture
 from nait_fast.config import IndexOptions, RankOptions, SelectOptions, SignatureBuildOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
+from nait_fast.ranking.resident import ResidentIndex
 from nait_fast.ranking.scan import search
 from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.scorer import Scorer
 
-__all__ = ["Captured", "Index", "NaitError", "Scorer", "Signature", "build_index", "build_signature", "capture",
-           "load_signature", "rank", "search", "select"]  # fmt: skip
+__all__ = ["Captured", "Index", "NaitError", "ResidentIndex", "Scorer", "Signature", "build_index",
+           "build_signature", "capture", "load_signature", "rank", "search", "select"]  # fmt: skip
 
 
 def select(*, quiet: bool = True, **options: Any) -> dict[str, Any]:

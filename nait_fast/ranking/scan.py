@@ -49,7 +49,7 @@ def check_index(index: Index, signatures: Sequence[Signature]) -> None:
             )
 
 
-def _counter(signatures: Sequence[Signature], device: str) -> PopcountScan:
+def code_counter(signatures: Sequence[Signature], device: str) -> PopcountScan:
     """Integer scores under bit signatures, to be multiplied by the signatures' scales."""
     planes = np.concatenate([s.tensors["planes"] for s in signatures])
     weights = np.concatenate([s.tensors["plane_weights"] for s in signatures])
@@ -59,7 +59,7 @@ def _counter(signatures: Sequence[Signature], device: str) -> PopcountScan:
 
 def code_scorer(signatures: Sequence[Signature], device: str = "cpu") -> Callable[[np.ndarray], np.ndarray]:
     """A function from ``codes`` uint8 [n, row_bytes] to their scores float64 [n, C] under bit signatures."""
-    counts = _counter(signatures, device)
+    counts = code_counter(signatures, device)
     scales = np.array([s.meta["scale"] for s in signatures])
     return lambda codes: counts(codes) * scales
 
@@ -105,7 +105,7 @@ def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> t
         raise NaitError(f"search: k must be at least 1, not {k}")
     check_index(index, [signature])
     chosen = scan_device(device, index, [signature])
-    if signature.method != "nait" and (counter := _counter([signature], chosen)).on_device:
+    if signature.method != "nait" and (counter := code_counter([signature], chosen)).on_device:
         return _search_on_device(index, signature, k, counter)
     best = TopK(k)
     for block in scan(index, [signature]):

@@ -187,3 +187,25 @@ def test_search_and_scan_on_the_device_give_the_same(
         np.testing.assert_array_equal(got, wanted)
     for block, wanted in zip(scan(plain, [signature], device), blocks, strict=True):
         np.testing.assert_array_equal(block.scores, wanted.scores)
+
+
+@pytest.mark.parametrize("backend", ["", "triton"])
+def test_a_resident_index_scores_as_the_one_on_disk(
+    tmp_path: Path, tiny_model: str, target_file: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = write_jsonl(tmp_path / "pool.jsonl", ROWS)
+    index = build(tmp_path / "index", tiny_model, pool, shard_rows=25)
+    files = [f"{name}={target_file}" for name in ("sums", "other")]
+    nait_fast.build_signature(model=tiny_model, target=files, codebook=index.folder, output=tmp_path)
+    signatures = [nait_fast.load_signature(tmp_path / f"{name}.safetensors") for name in ("sums", "other")]
+    expected = np.concatenate([block.scores for block in scan(index, signatures)])
+    found = nait_fast.search(index, signatures[0], 7)
+    monkeypatch.setenv("NAIT_FAST_BACKEND", backend)
+    monkeypatch.setattr("nait_fast.ranking.resident.TILE_ROWS", 17)
+    resident = nait_fast.ResidentIndex(index)
+    np.testing.assert_array_equal(resident.rows, np.arange(60))
+    np.testing.assert_array_equal(resident.scores(signatures), expected)
+    for got, wanted in zip(resident.search(signatures[0], 7), found, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    with pytest.raises(NaitError, match="k must be at least 1"):
+        resident.search(signatures[0], 0)
