@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_rows import gpu_table
 from benchmarks.record import RESULTS, table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -108,12 +109,21 @@ def _exactness(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def _gpu(rows: list[dict[str, Any]]) -> str:
+    return f"**GPU** (random weights, a real pool's lengths):\n\n{gpu_table(rows)}\n\n{_source(rows[-1:])}\n"
+
+
+def _all(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def section() -> str:
     """The measured section: for each machine, whatever has been measured there."""
     parts = []
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
         compare = folder / "compare.jsonl"
         for rows, show in (
+            (_all(folder / "gpu_suite.jsonl"), _gpu),
             (newest(compare, part="index"), _index),
             (newest(compare, part="scan"), _scan),
             (newest(folder / "retrieval.jsonl"), _retrieval),
@@ -121,6 +131,8 @@ def section() -> str:
         ):
             if rows:
                 parts.append(show(rows))
+    if not any(RESULTS.glob("*/gpu_suite.jsonl")):
+        parts.append(f"**GPU** (`make gpu`; no GPU has run it yet):\n\n{gpu_table([])}\n")
     return "\n".join(parts)
 
 

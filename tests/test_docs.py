@@ -7,6 +7,7 @@ import numpy as np
 
 import nait_fast
 from benchmarks import readme
+from benchmarks.gpu_rows import MISSING, gpu_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,3 +28,13 @@ def test_an_index_is_read_without_this_package(tiny_model, pool_file, tmp_path, 
 def test_readme_shows_what_the_results_say(monkeypatch):
     monkeypatch.setattr("sys.argv", ["readme", "--check"])
     assert readme.main() == 0
+
+
+def test_the_gpu_table_shows_what_was_measured_and_what_was_not():
+    row = {"part": "endtoend", "shape": "llama-2-7b", "name": "index pass", "check": "ok: 0 differ", "of_matmul": 0.5}
+    newer = row | {"of_matmul": 0.625, "overhead_percent": -1.26}
+    failed = {"part": "scan", "name": "count, 1 plane", "check": "failed: 3 scores differ", "of_read": 0.9}
+    lines = gpu_table([row, newer, newer | {"shape": "tiny", "of_matmul": 0.1}, failed]).splitlines()[2:]
+    cells = [line.split("|")[3].strip() for line in lines]
+    assert cells[:3] == ["-1.3%", "62%", MISSING] and cells[6] == "failed: 3 scores differ"
+    assert set(cells[3:6] + cells[7:]) == {MISSING}

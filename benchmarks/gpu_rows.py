@@ -1,0 +1,52 @@
+"""README's GPU table, from the rows that ``gpu_suite`` leaves; what no GPU has measured says so."""
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.record import table
+
+Row = dict[str, Any]
+SHAPE = "llama-2-7b"  # the shape that the targets speak of
+MISSING = "not measured yet"
+
+
+def _of(key: str, words: str) -> Callable[[Row], str]:
+    return lambda row: words.format(row[key])
+
+
+# (what, target, part, name of the row, its key, how it is shown)
+WANTED: list[tuple[str, str, str, str, str, Callable[[Row], str]]] = [
+    ("capture on against off, whole forward", "≤ 2%", "endtoend", "index pass", "overhead_percent",
+     _of("overhead_percent", "{:+.1f}%")),
+    ("index pass, of the measured bf16 matmul rate", "≥ 60%", "endtoend", "index pass", "of_matmul",
+     _of("of_matmul", "{:.0%}")),
+    ("index pass, real tokens/s", "", "endtoend", "index pass", "tokens_per_s", _of("tokens_per_s", "{:,.0f}")),
+    ("index pass against hooks on padded batches of 8", "≥ 3×", "endtoend", "hooks, padded batches of 8", "engine_is",
+     _of("engine_is", "{:.1f}×")),
+    ("capture kernel, of the measured copy bandwidth", "≥ 85%", "kernels", "capture, first + last + sum", "of_copy",
+     _of("of_copy", "{:.0%}")),
+    ("the same with packed bits", "≥ 85%", "kernels", "capture, sum + packed bits", "of_copy",
+     _of("of_copy", "{:.0%}")),
+    ("scan of 1M codes, 1 plane, of the measured read bandwidth", "≥ 85%", "scan", "count, 1 plane", "of_read",
+     _of("of_read", "{:.0%}")),
+    ("scan, 4 planes", "≥ 85%", "scan", "count, 4 planes", "of_read", _of("of_read", "{:.0%}")),
+    ("scan, 128 planes (32 capabilities) on tensor cores", "", "scan", "dot, 128 planes", "of_read",
+     _of("of_read", "{:.0%}")),
+]  # fmt: skip
+
+
+def newest_rows(rows: list[Row]) -> dict[tuple[str, str], Row]:
+    """(part, name) -> the last row of it, of ``SHAPE`` where a part has shapes."""
+    return {(row["part"], row["name"]): row for row in rows if row.get("shape", SHAPE) == SHAPE}
+
+
+def gpu_table(rows: list[Row]) -> str:
+    """Each wanted figure beside its target: measured, missing, or what its check says."""
+    found = newest_rows(rows)
+    shown = []
+    for what, target, part, name, key, show in WANTED:
+        row = found.get((part, name), {})
+        failed = str(row.get("check", "ok")) if not str(row.get("check", "ok")).startswith("ok") else ""
+        value = failed or (show(row) if key in row else MISSING)
+        shown.append({"LLaMA-2-7B shape, bf16": what, "target": target, "measured": value})
+    return table(shown, list(shown[0]))
