@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from benchmarks.record import record
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("all", "tests", "ceilings", "kernels", "scan", "endtoend")
+PARTS = ("all", "tests", "ceilings", "pipeline", "kernels", "scan", "endtoend")
 SHAPES = ("smollm2-135m", "llama-2-7b", "qwen2.5-1.5b")
 # Seconds that a step may measure for, and those it needs besides: compiling, making a model, checking.
 BUDGET = {"ceilings": 6.0, "kernels": 10.0, "scan": 15.0, "endtoend": 40.0}
@@ -58,7 +59,7 @@ class Suite:
         return [
             " ".join(filter(None, (row["part"], row.get("shape"), row["name"])))
             for row in self.rows
-            if str(row.get("check", "")).startswith("failed")
+            if str(row.get("check", "")).startswith(("failed", "unfinished"))
         ]
 
 
@@ -66,7 +67,10 @@ def run_pytest(name: str, arguments: list[str], seconds: float, base: dict[str, 
     """A row on one run of pytest; its last lines go to stderr if it failed."""
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *arguments]
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
+    # What a shell or an image may have set would test another thing: the interpreter, another backend, TF32 for fp32.
+    changed = ("TRITON_INTERPRET", "NAIT_FAST_BACKEND", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+    environment = {k: v for k, v in os.environ.items() if k not in changed}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
     row: dict[str, Any] = {**base, "part": "tests", "name": name}
     began = time.monotonic()
     try:
@@ -82,25 +86,30 @@ def run_pytest(name: str, arguments: list[str], seconds: float, base: dict[str, 
     summary = lines[-1].strip("= ") if lines else "no output"
     if status == 0:
         return row | {"check": f"ok: {summary}"}
-    words = {-1: f"not done after {seconds:.0f} s", 5: "no test was found"}.get(status, summary)
     print("\n".join(lines[-40:]), file=sys.stderr, flush=True)
-    return row | {"check": f"failed: {words}"}
+    if status == -1:
+        return row | {"check": f"unfinished: not done after {seconds:.0f} s"}
+    return row | {"check": f"failed: {'no test was found' if status == 5 else summary}"}
 
 
 def run_tests(suite: Suite, base: dict[str, Any]) -> bool:
-    """The GPU's tests and the kernels'; whether all passed."""
-    kernels = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "ops").glob("*kernel*.py"))
-    runs = {"pytest -m gpu": ["-m", "gpu", "tests"], "tests of the kernels": kernels}
+    """The GPU's tests and the kernels', side by side (most of their time is compilation); whether none failed."""
+    runs = {"pytest -m gpu": ["-m", "gpu", "tests"]}
+    for path in sorted((ROOT / "tests" / "ops").glob("*kernel*.py")):
+        runs[path.name] = [str(path.relative_to(ROOT))]
     limit = suite.left * TESTS_SHARE
-    for name, arguments in runs.items():
-        began = time.monotonic()
-        suite.keep([run_pytest(name, arguments, limit, base)])
-        limit -= time.monotonic() - began
-    return not suite.failed()
+    with ThreadPoolExecutor(len(runs)) as pool:
+        jobs = [pool.submit(run_pytest, name, arguments, limit, base) for name, arguments in runs.items()]
+        for job in jobs:
+            suite.keep([job.result()])
+    return not any(str(row["check"]).startswith("failed") for row in suite.rows)
 
 
 def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base: dict[str, Any]) -> None:
     """The parts of ``nait-fast bench``, as long as there is time."""
+    import torch
+
+    from nait_fast.bench.pipeline import measure_pipeline
     from nait_fast.bench.run import Place, Subject
 
     place = Place.open(device, "auto", BUDGET["ceilings"])
@@ -114,8 +123,22 @@ def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base:
             skipped = f"skipped: {max(0.0, suite.left):.0f} s of {suite.minutes:g} minutes were left"
             suite.keep([{**told, "name": part, "check": skipped}])
             return
-        suite.keep([base | row for row in place.rows(part, subject, seconds)])
+        try:
+            for row in place.rows(part, subject, seconds):
+                suite.keep([base | row])
+        except Exception as error:  # one step must not cost the others
+            suite.keep([{**told, "name": part, "check": f"failed: {type(error).__name__}: {error}"[:300]}])
 
+    def pipeline() -> None:
+        try:
+            for row in measure_pipeline(shapes[0], device, (torch.float32, torch.bfloat16)):
+                suite.keep([{**base, "part": "pipeline", **row}])
+        except Exception as error:  # one step must not cost the others
+            told = f"failed: {type(error).__name__}: {error}"[:300]
+            suite.keep([{**base, "part": "pipeline", "name": "pipeline", "check": told}])
+
+    if "pipeline" in parts:
+        pipeline()
     subjects = [Subject(shape, None, device, "auto", seed=0) for shape in shapes]
     step("ceilings", subjects[0])
     for number, subject in enumerate(subjects):

@@ -30,8 +30,9 @@ class Outbox:
         home = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
         for there, here in zip(tensors, home, strict=True):
             here.copy_(there, non_blocking=True)
+        device = next(x.device for x in tensors if x.device.type == "cuda")
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(device))  # which need not be the current device
         self._pending.append((event, home, receive))
         while len(self._pending) > self.depth:
             self._take()

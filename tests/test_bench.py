@@ -281,9 +281,11 @@ def test_gpu_suite_measures_and_skips(suite, monkeypatch, tmp_path: Path) -> Non
     small = Place.open
     monkeypatch.setattr(Place, "open", lambda device, dtype, seconds: small(device, dtype, seconds, small=True))
     base = {"device": "cpu", "hardware": "Chip"}
-    gpu_suite.measure(suite, {"kernels", "endtoend"}, ["tiny"], CPU, base)
+    gpu_suite.measure(suite, {"pipeline", "kernels", "endtoend"}, ["tiny"], CPU, base)
     assert not suite.failed()
-    assert {row["part"] for row in suite.rows} == {"ceilings", "kernels", "endtoend"}
+    assert {row["part"] for row in suite.rows} == {"ceilings", "pipeline", "kernels", "endtoend"}
+    fp32, bf16 = (row for row in suite.rows if row["part"] == "pipeline")
+    assert fp32["differing_bits"] == 0 and 0 < bf16["differing_share"] < 0.03 and bf16["worst_sigma"] > 0
     kept = [json.loads(line) for line in (tmp_path / "gpu_suite.jsonl").read_text().splitlines()]
     assert [row["name"] for row in kept] == [row["name"] for row in suite.rows] and kept[0]["environment"]
     suite.ends = gpu_suite.time.monotonic()

@@ -5,6 +5,7 @@ all planes of a score that fit int8). Which is faster depends on planes, columns
 scanned by both, timed, and decides.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ COUNT_WORDS = 128
 DOT_BLOCK = (128, 64)  # rows, bytes of a program of dot_kernel
 DOT_COLUMNS = (16, 64)  # fewest and most columns of a program; 128 would not fit the shared memory of every GPU
 DOT_STAGES = 2  # tiles of columns on their way
-TIMED_ROWS = 16384  # smaller tiles are over before a timing would pay
+TIMED_BYTES = 32 << 20  # of codes; smaller tiles are over before a timing would pay
 COUNT_PLANES = (
     6  # the choice without a timing: at this many planes POPC's rate meets memory bandwidth (docs/kernels.md)
 )
@@ -136,7 +137,7 @@ class DeviceScan:
             return torch.zeros(len(codes), self.n_scores, dtype=torch.int64, device=codes.device)
         if self._chosen:
             return self._scores(codes, self._chosen)
-        if len(codes) < TIMED_ROWS or codes.device.type != "cuda":
+        if codes.numel() < TIMED_BYTES or codes.device.type != "cuda":
             return self._scores(codes, "count" if len(self.planes) <= COUNT_PLANES else "dot")
         times = {}
         for method in ("count", "dot"):
@@ -200,20 +201,25 @@ def tiles(codes: np.ndarray, scan: DeviceScan, tile_bytes: int = 64 << 20) -> It
     for number, start in enumerate(range(0, n, max(1, rows))):
         slot = number % len(buffers)
         if (event := done[slot]) is not None:
-            event.synchronize()  # its last tile has left the buffer
+            event.synchronize()  # the buffer's last tile is scanned: so the host is two tiles ahead at most
         block = codes[start : start + rows]
-        buffers[slot].numpy()[: len(block)] = block
+        with warnings.catch_warnings():  # a mapped file is not writable, and is not written
+            warnings.simplefilter("ignore")
+            buffers[slot][: len(block)].copy_(torch.from_numpy(block))  # torch's copy uses several threads
         if copier is None:
             yield start, scan(buffers[slot][: len(block)].clone())
             continue
         with torch.cuda.stream(copier):
             tile = buffers[slot][: len(block)].to(scan.device, non_blocking=True)
-            done[slot] = copied = torch.cuda.Event()
+            copied = torch.cuda.Event()
             copied.record(copier)
         now = torch.cuda.current_stream(scan.device)
         now.wait_event(copied)
         tile.record_stream(now)
-        yield start, scan(tile)
+        scores = scan(tile)
+        done[slot] = scanned = torch.cuda.Event()
+        scanned.record(now)
+        yield start, scores
 
 
 def stream(codes: np.ndarray, scan: DeviceScan, tile_bytes: int = 64 << 20) -> np.ndarray:

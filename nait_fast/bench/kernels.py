@@ -187,7 +187,15 @@ def measure_kernels(
 ) -> Iterator[dict[str, Any]]:
     """One row an op at ``width`` neurons: its check and, if that passed, its times beside the reference's."""
     chosen = pick(watch.device.type, ("triton", "reference"))
-    for name, make in make_ops(watch, width, dtype, seed, small):
+    ops = make_ops(watch, width, dtype, seed, small)
+    while True:
+        try:
+            name, make = next(ops)
+        except StopIteration:
+            return
+        except torch.OutOfMemoryError:
+            yield {"name": "inputs", "neurons": width, "check": "skipped: no memory for them"}
+            return
         row: dict[str, Any] = {"name": name, "neurons": width, "backend": chosen}
         say(f"bench: {name}", quiet)
         try:

@@ -151,6 +151,9 @@ class Place:
             except torch.OutOfMemoryError:
                 yield {"name": "index pass", "check": "skipped: no memory for it"}
                 return
+            except NaitError as error:
+                yield {"name": "index pass", "check": f"failed: {error}"}
+                return
             yield from measure_endtoend(model, self.ceilings, seconds, seed, max_length, quiet)
 
 

@@ -51,6 +51,7 @@ COLUMNS: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
     "tests": [_NAME, ("seconds", _number("seconds", "{:,.0f}")), _CHECK],
     "ceilings": [_NAME, ("GB/s", _number("gb_per_s")), ("TFLOP/s", _number("tflop_per_s")),
                  _TIME, _REPEATS],
+    "pipeline": [_NAME, ("samples", _number("samples", "{:,.0f}")), _CHECK],
     "kernels": [_NAME, _TIME, ("GB/s", _number("gb_per_s")), ("of copy", _percent("of_copy")),
                 ("reference ms", _number("reference_ms")), ("faster", _number("times_reference", "{:.1f}×")),
                 _REPEATS, ("backend", lambda row: str(row.get("backend", ""))), _CHECK],

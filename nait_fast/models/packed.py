@@ -103,10 +103,28 @@ def packed_forward(model: nn.Module, input_ids: torch.Tensor, pack: Pack, first_
     )
 
 
-def _agree(got: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
-    mine, theirs = torch.cat(got), torch.cat(expected)
-    error = (mine.float() - theirs.float()).norm() / theirs.float().norm()
-    return bool(error <= (1e-3 if theirs.dtype == torch.float32 else 5e-2))
+def _error(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    mine, theirs = torch.cat(got).float(), torch.cat(expected).float()
+    return float((mine - theirs).norm() / theirs.norm())
+
+
+def _separate(model: Any, sequences: list[torch.Tensor], attention: str) -> list[torch.Tensor]:
+    """Hidden states of a forward for each sequence."""
+    with packed_attention_on(model, attention):
+        return [model(input_ids=s[None], use_cache=False).last_hidden_state[0] for s in sequences]
+
+
+def _bound(model: Any, sequences: list[torch.Tensor], separate: list[torch.Tensor]) -> float:
+    """Error that a right forward may have; ``separate``: the sequences' own, through eager attention.
+
+    Half precision has a floor that grows with depth: what SDPA, which is right too, changes in this very model (4.6%
+    seen at 32 layers of LLaMA-2-7B's shape). SDPA leaves soft caps out, so there it says nothing.
+    """
+    if separate[0].dtype == torch.float32:
+        return 1e-3
+    if getattr(model.config, "attn_logit_softcapping", None):
+        return 5e-2
+    return min(0.2, max(5e-2, 3 * _error(_separate(model, sequences, "sdpa"), separate)))
 
 
 def _random_sequences(model: Any, lengths: Sequence[int]) -> list[torch.Tensor]:
@@ -120,13 +138,14 @@ def pads_exactly(model: Any) -> bool:
     sequences = _random_sequences(model, (3, 9, 9))
     with torch.no_grad():
         separate = [model(input_ids=s[None], use_cache=False).last_hidden_state[0] for s in sequences]
+        bound = _bound(model, sequences, _separate(model, sequences, "eager"))
         got = []
         for batch in (sequences, sequences[1:]):
             ids = nn.utils.rnn.pad_sequence(batch, batch_first=True)
             mask = nn.utils.rnn.pad_sequence([torch.ones_like(s) for s in batch], batch_first=True)
             hidden = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             got += [h[: len(s)] for h, s in zip(hidden, batch, strict=True)]
-    return _agree(got, [*separate, *separate[1:]])
+    return _error(got, [*separate, *separate[1:]]) <= bound
 
 
 def packed_attention_for(model: Any) -> str | None:
@@ -149,16 +168,18 @@ def packs_exactly(model: Any, attention: str = ATTENTION) -> bool:
     pack, recording = Pack(lengths), Pack([4], record={})
     with torch.no_grad():
         try:
-            with packed_attention_on(model, "eager"):  # transformers' SDPA leaves softcapping out
-                separate = [model(input_ids=s[None], use_cache=False).last_hidden_state[0] for s in sequences]
+            separate = _separate(model, sequences, "eager")  # transformers' SDPA leaves softcapping out
+            bound = _bound(model, sequences, separate)
             with packed_attention_on(model, attention):
                 packed = packed_forward(model, torch.cat(sequences), pack).last_hidden_state[0]
                 packed_forward(model, sequences[1][:4], recording)
                 behind = Pack([5], prefix=recording.record or {})
                 rest = packed_forward(model, sequences[1][4:], behind, 4).last_hidden_state[0]
+        except torch.OutOfMemoryError:
+            raise
         except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError):
             return False
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
     if slides and not pack.windows:  # the window lives in the mask alone, which packing leaves out
         return False
-    return _agree([packed, rest], [*separate, separate[1][4:]])
+    return _error([packed, rest], [*separate, separate[1][4:]]) <= bound

@@ -62,7 +62,7 @@ def varlen_attention(
         options["scale"] = scaling
     elif scaling is not None and abs(scaling * query.shape[-1] ** 0.5 - 1) > 1e-6:
         raise ValueError("this torch's variable-length attention has a fixed scale")
-    if "num_splits" in parameters:
+    if "num_splits" in parameters and torch.version.hip is None:  # ROCm refuses it
         options["num_splits"] = 1  # a sequence's result must not depend on the batch
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and "enable_gqa" in parameters:

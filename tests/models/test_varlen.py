@@ -81,14 +81,15 @@ def test_what_it_cannot_do_goes_back_to_sdpa(model_type, names, parameters):
     assert prepare(build(config_of(model_type, **extra)), None).attention == packed.ATTENTION
 
 
-def test_a_kernel_that_aligns_its_mask_otherwise_is_found_out(parameters, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernel_that_aligns_its_mask_otherwise_is_found_out(parameters, monkeypatch, dtype):
     parameters()
 
     def top_left(query, key, value, cu_q, cu_k, *rest, **options):
         return loop(query, key[: len(query)], value[: len(query)], cu_q, cu_q, rest[0], rest[0], **options)
 
     monkeypatch.setattr(varlen, "_varlen", lambda: (top_left, FULL))
-    assert prepare(llama(), None).attention == packed.ATTENTION
+    assert prepare(llama().to(dtype), None).attention == packed.ATTENTION
 
 
 def test_cpu_models_do_not_try_it():

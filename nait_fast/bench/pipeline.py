@@ -1,0 +1,53 @@
+"""The whole pipeline on a device against the CPU engine: the same weights and samples, bits compared.
+
+Thresholds are the CPU's means over the samples. In fp32 a bit may differ only next to its threshold; in half precision
+the forward itself moves (``endtoend.GATE`` bounds it), and the rate is what the row is for.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from nait_fast.bench.endtoend import GATE
+from nait_fast.bench.lengths import random_ids, sample_lengths
+from nait_fast.bench.shapes import SHAPES, build
+from nait_fast.data.batching import shared_prefix
+from nait_fast.extract.engine import Engine
+from nait_fast.extract.sinks import Collect, Encode
+from nait_fast.index.format import CodeLayout
+from nait_fast.models.load import prepare
+
+SAMPLES = 32
+
+
+def measure_pipeline(
+    shape: str, device: torch.device, dtypes: tuple[torch.dtype, ...], seed: int = 0
+) -> Iterator[dict[str, Any]]:
+    """A row for each of ``dtypes`` on ``device``: differing bits and how far their values lie from the threshold."""
+    body = build(SHAPES[shape], torch.device("cpu"), torch.float32, seed)
+    model = prepare(copy.deepcopy(body), None, name=shape)
+    encoded = random_ids(sample_lengths(SAMPLES, seed, 384), model.vocabulary, seed)
+    prefix, layout = shared_prefix(encoded), CodeLayout.of(model.widths)
+    collected = Collect(len(encoded), layout, ("mean",))
+    Engine(model, ("mean",)).run(encoded, collected, prefix=prefix)
+    values = collected.readings["mean"].numpy()
+    threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)
+    sigma = np.maximum(values.std(axis=0), 1e-30)
+    for dtype in dtypes:
+        there = prepare(copy.deepcopy(body).to(device, dtype), None, name=shape)
+        sink = Encode(len(encoded), layout, bits="mean", threshold=torch.from_numpy(threshold), device=device)
+        Engine(there, ("mean",)).run(encoded, sink, prefix=prefix)
+        differ = layout.unpack(sink.codes) != (values > threshold)
+        worst = float((np.abs(values - threshold) / sigma)[differ].max()) if differ.any() else 0.0
+        farthest, share = GATE[dtype]
+        words = f"{int(differ.sum()):,} of {differ.size:,} bits differ, by up to {worst:.1e} σ"
+        right = bool(sink.finite.all()) and worst <= farthest and differ.mean() <= share
+        kind = str(dtype).removeprefix("torch.")
+        yield {"name": f"{shape} against the CPU's fp32, {kind}", "dtype": kind, "samples": len(encoded),
+               "tokens": sum(len(e.ids) for e in encoded), "attention": there.attention or "padded",
+               "check": f"{'ok' if right else 'failed'}: {words}", "bits": int(differ.size),
+               "differing_bits": int(differ.sum()), "differing_share": float(differ.mean()),
+               "worst_sigma": worst}  # fmt: skip
