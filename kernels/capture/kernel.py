@@ -14,8 +14,6 @@ import triton.language as tl
 
 from nait_fast.kernels.common.math import activation, packed_words, rounded
 
-FIELDS = 8
-
 
 @triton.jit
 def _store_codes(total, prefix, count, threshold, codes, sequence, n_words, neurons, inside, PREFIX: tl.constexpr,

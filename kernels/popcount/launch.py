@@ -62,15 +62,13 @@ class PopcountScan:
             raise ValueError(f"row bytes differ: codes have {codes.shape[1]}, planes {self.planes.shape[1]}")
         codes = np.ascontiguousarray(codes)
         small = codes.size * max(1, len(self.planes)) < SMALL_SCAN_BYTES
-        kind = self.device.partition(":")[0]
         if self.on_device:
             from nait_fast.kernels.popcount.device import stream
 
             return stream(codes, self.device_scan())
-        backend = pick(kind, ("triton", "cpu", "reference"))
         # A GPU without Triton scans on the CPU: the codes are on the host anyway.
-        small_reference = small and not forced()
-        chosen = reference if (backend == "reference" and kind == "cpu") or small_reference else cpu
+        plain = pick("cpu", ("cpu", "reference")) == "reference" or (small and not forced())
+        chosen = reference if plain else cpu
         return chosen.popcount_scan(codes, self.planes, self.weights, self.owners, self.n_scores)
 
 

@@ -117,14 +117,14 @@ def _separate(model: Any, sequences: list[torch.Tensor], attention: str) -> list
 def _bound(model: Any, sequences: list[torch.Tensor], separate: list[torch.Tensor]) -> float:
     """Error that a right forward may have; ``separate``: the sequences' own, through eager attention.
 
-    Half precision has a floor that grows with depth: what SDPA, which is right too, changes in this very model (4.6%
-    seen at 32 layers of LLaMA-2-7B's shape). SDPA leaves soft caps out, so there it says nothing.
+    Half precision has a floor that grows with depth: what SDPA, which is right too, changes in this very model; twice
+    that is allowed. SDPA leaves soft caps out, so there it says nothing.
     """
     if separate[0].dtype == torch.float32:
         return 1e-3
     if getattr(model.config, "attn_logit_softcapping", None):
         return 5e-2
-    return min(0.2, max(5e-2, 3 * _error(_separate(model, sequences, "sdpa"), separate)))
+    return min(0.2, max(5e-2, 2 * _error(_separate(model, sequences, "sdpa"), separate)))
 
 
 def _random_sequences(model: Any, lengths: Sequence[int]) -> list[torch.Tensor]:

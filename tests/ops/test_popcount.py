@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nait_fast.kernels import popcount_scan
 from nait_fast.kernels.popcount import cpu, launch, reference
+from tests.ops.scans import problem
 
 BACKENDS = ("reference", "cpu")
 
@@ -25,17 +26,6 @@ def by_hand(codes, planes, weights, owners, n_scores):
         for p, weight, owner in zip(plane, weights, owners, strict=True):
             out[i][owner] += int(weight) * (row & p).bit_count()
     return out
-
-
-def problem(n, width, n_planes, seed, n_scores=3, largest=1000):
-    rng = np.random.default_rng(seed)
-    return (
-        rng.integers(0, 256, (n, width), dtype=np.uint8),
-        rng.integers(0, 256, (n_planes, width), dtype=np.uint8),
-        rng.integers(-largest, largest + 1, n_planes),
-        rng.integers(0, n_scores, n_planes),
-        n_scores,
-    )
 
 
 @pytest.mark.parametrize("width", [8, 16, 24, 5760])

@@ -10,21 +10,11 @@ from nait_fast.kernels import PopcountScan
 from nait_fast.kernels.popcount import device, launch, reference
 from nait_fast.kernels.popcount.device import DeviceScan, columns_of, scaled_scores, stream
 from tests.ops.device import DEVICE, poisoned
+from tests.ops.scans import problem
 
 pytestmark = pytest.mark.usefixtures("triton_backend")
 
 METHODS = ("count", "dot")
-
-
-def problem(n, width, n_planes, seed=0, n_scores=3, largest=1000):
-    rng = np.random.default_rng(seed)
-    return (
-        rng.integers(0, 256, (n, width), dtype=np.uint8),
-        rng.integers(0, 256, (n_planes, width), dtype=np.uint8),
-        rng.integers(-largest, largest + 1, n_planes),
-        rng.integers(0, n_scores, n_planes),
-        n_scores,
-    )
 
 
 def check(codes, planes, weights, owners, n_scores, methods=METHODS) -> None:
