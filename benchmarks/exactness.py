@@ -27,7 +27,7 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.ranking.pca import nait_signature
-from nait_fast.ranking.select import spearman
+from nait_fast.ranking.spearman import spearman
 from tests import naive
 
 READINGS = ("drift", "mean", "up_abs")

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.gpu_rows import gpu_table
 from benchmarks.record import RESULTS, table
+from benchmarks.scale_rows import index_lines, loader_lines, rank_lines
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
@@ -109,6 +110,10 @@ def _exactness(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def _sourced(text: str, rows: list[dict[str, Any]]) -> str:
+    return f"{text}\n{_source(rows)}\n"
+
+
 def _gpu(rows: list[dict[str, Any]]) -> str:
     return f"**GPU** (random weights, a real pool's lengths):\n\n{gpu_table(rows)}\n\n{_source(rows[-1:])}\n"
 
@@ -128,6 +133,9 @@ def section() -> str:
             (newest(compare, part="scan"), _scan),
             (newest(folder / "retrieval.jsonl"), _retrieval),
             (newest(folder / "exactness.jsonl"), _exactness),
+            (newest(folder / "scale_loader.jsonl"), lambda rows: _sourced(loader_lines(rows[-1]), rows)),
+            (newest(folder / "scale_index.jsonl"), lambda rows: _sourced(index_lines(rows[-1]), rows)),
+            (newest(folder / "scale_rank.jsonl"), lambda rows: _sourced(rank_lines(rows), rows)),
         ):
             if rows:
                 parts.append(show(rows))

@@ -177,7 +177,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"nait-fast: error: {where}{error.strerror or error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("nait-fast: stopped; the same command goes on where it stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        why = str(stop) or "stopped; the same command goes on where it stopped"
+        print(f"nait-fast: {why}", file=sys.stderr)
         return 130
     return 2

@@ -15,6 +15,7 @@ from nait_fast.errors import NaitError
 METHODS = ("contrast", "nait", "nag")
 COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
+SCORES = ("all", "selected", "none")
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
 BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend")
 
@@ -123,11 +124,14 @@ class ReadingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationOptions(Options):
+class PassOptions(Options):
     calibration_size: int = _option(
         512, "pool samples that set the thresholds and the pool's bit frequencies", minimum=2
     )
     seed: int = _option(0, "seed of the calibration sample and of --pick random", minimum=0)
+    too_long: str = _option("cut", "pool samples longer than --max-length: cut them, or leave them out and list them",
+                            choices=("cut", "skip"))  # fmt: skip
+    workers: int | None = _option(None, "processes that index the pool (default: one a GPU, one on a CPU)", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +154,11 @@ class BudgetOptions(Options):
     token_budget: int | None = _option(None, "select samples up to this many tokens in all", minimum=1)
     pick: str = _option("top", "which end of the ranking", choices=PICKS)
     combine: str = _option("mean", "several targets: how their z-scored scores become one order", choices=COMBINES)
+    scores: str = _option("all", "rows that scores.parquet holds; none: do not write it", choices=SCORES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectOptions(BudgetOptions, SignatureOptions, CalibrationOptions, ReadingOptions, DataOptions, ModelOptions):
+class SelectOptions(BudgetOptions, SignatureOptions, PassOptions, ReadingOptions, DataOptions, ModelOptions):
     """Options of ``select``."""
 
     dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
@@ -162,7 +167,7 @@ class SelectOptions(BudgetOptions, SignatureOptions, CalibrationOptions, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexOptions(CalibrationOptions, ReadingOptions, DataOptions, ModelOptions):
+class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     """Options of ``index``."""
 
     dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
@@ -172,7 +177,9 @@ class IndexOptions(CalibrationOptions, ReadingOptions, DataOptions, ModelOptions
     codebook: str | None = _option(None, "codebook of another index (folder or file) instead of calibrating")
     score: tuple[str, ...] = _option((), "nait signatures to score exactly in the same pass")
     nag_top_k: int = _option(20, "codec nag: neurons a layer", minimum=1)
-    shard_rows: int = _option(8192, "rows of the pool a shard", minimum=1)
+    shard_rows: int = _option(2048, "rows of the pool a shard: what a killed run loses at most", minimum=1)
+    append: bool = _option(False, "add this dataset to a complete index, under its codebook")
+    repair: bool = _option(False, "make the damaged shards of a complete index again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +198,7 @@ class RankOptions(BudgetOptions):
     index: str = _option("", "index folder", required=True)
     signature: tuple[str, ...] = _option((), "signature files", required=True)
     output: str = _option("", "folder for the results", required=True)
-    dataset: str | None = _option(None, "the pool, if it has moved since it was indexed")
+    dataset: tuple[str, ...] = _option((), "the pool, if it has moved since it was indexed (all of them, in order)")
     device: str = _option("auto", "where to scan: auto (a GPU for large scans), cpu, cuda, cuda:1")
     seed: int = _option(0, "seed of --pick random", minimum=0)
 

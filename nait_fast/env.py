@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,15 +62,19 @@ def pick_device(device: str) -> "torch.device":
     return chosen
 
 
+def _of_torch() -> dict[str, object]:
+    """Torch's threads and GPUs; None where torch was not used: importing it only to ask would cost seconds."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"threads": None, "gpus": None}
+    found = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return {"threads": torch.get_num_threads(), "gpus": [torch.cuda.get_device_name(i) for i in found]}
+
+
 def environment() -> dict[str, object]:
     """Versions, hardware and commit, for manifests and benchmark rows."""
     from nait_fast._version import __version__
 
-    gpus: list[str] = []
-    import torch
-
-    if torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "nait_fast": __version__,
         "commit": commit(),
@@ -77,6 +82,5 @@ def environment() -> dict[str, object]:
         **{package: _version(package) for package in PACKAGES},
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": gpus,
+        **_of_torch(),
     }

@@ -14,20 +14,30 @@ class Progress:
     """Counts samples and tokens of one stage. ``close`` returns nothing; ``tokens`` and ``seconds`` stay readable."""
 
     def __init__(self, total: int, label: str, quiet: bool = False):
-        self.tokens, self.samples, self._start = 0, 0, time.perf_counter()
+        self.tokens, self.samples, self.skipped, self._start = 0, 0, 0, time.perf_counter()
         self._seconds: float | None = None
+        self.padding: float | None = None  # share of what went through the model, to be shown
         self._bar = None
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, desc=label, unit=" samples", file=sys.stderr, dynamic_ncols=True)
 
-    def add(self, samples: int, tokens: int) -> None:
+    def add(self, samples: int, tokens: int, skipped: int = 0) -> None:
         self.samples += samples
         self.tokens += tokens
+        self.skipped += skipped
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{self.tokens / self.seconds:,.0f} tokens/s", refresh=False)
+            self._bar.set_postfix_str(self._told(), refresh=False)
             self._bar.update(samples)
+
+    def _told(self) -> str:
+        told = [f"{self.tokens / self.seconds:,.0f} tokens/s"]
+        if self.padding is not None:
+            told.append(f"{self.padding:.1%} padding")
+        if self.skipped:
+            told.append(f"{self.skipped:,} skipped")
+        return ", ".join(told)
 
     @property
     def seconds(self) -> float:

@@ -97,7 +97,7 @@ def test_select(capsys, tmp_path: Path, words: list[str], pool_file: Path, metho
     columns = {"prompt": "instruction", "query": "input", "response": "output"}
     assert info == {"selected": {"file_name": "selected.jsonl", "columns": columns}}
     manifest = json.loads((out / "manifest.json").read_text())
-    for key in ("config", "environment", "model", "template", "dataset", "rows_skipped", "tokens_selected", "files"):
+    for key in ("config", "environment", "model", "template", "datasets", "rows_skipped", "tokens_selected", "files"):
         assert key in manifest
     assert manifest["tokens_selected"] == sum(table["n_tokens"][i] for i in by_score[:7])
     assert {p.name for p in out.iterdir()} == {

@@ -31,6 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     """All files of a result whose bytes do not tell times and paths."""
     kept = (".safetensors", ".parquet", ".jsonl")
     files = [p for p in folder.rglob("*") if p.suffix in kept or p.name == "dataset_info.json"]
+    files = [p for p in files if p.name != "events.jsonl"]
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(files)}
 
 

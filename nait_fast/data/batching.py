@@ -38,10 +38,14 @@ def shared_prefix(encoded: Sequence[Encoded], share: float = 0.8) -> np.ndarray:
     return np.array(prefix if len(prefix) >= MIN_PREFIX else [], dtype=np.int32)
 
 
-def make_batches(encoded: Sequence[Encoded], prefix: np.ndarray, batch_tokens: int) -> Iterator[Batch]:
+def make_batches(
+    encoded: Sequence[Encoded], prefix: np.ndarray, batch_tokens: int, max_padding: float | None = None
+) -> Iterator[Batch]:
     """Batches of similarly long samples, each at most ``batch_tokens`` tokens of its own (or one sample).
 
-    Samples behind the shared prefix and others never mix. The order depends only on the lengths and positions.
+    ``max_padding``: for models that pad a batch to its longest sample, the share of padding that one may have; a batch
+    of too different lengths ends early. Samples behind the shared prefix and others never mix. The order depends only
+    on the lengths and positions.
     """
     n = len(prefix)
     groups: dict[int, list[int]] = {n: [], 0: []}
@@ -54,7 +58,8 @@ def make_batches(encoded: Sequence[Encoded], prefix: np.ndarray, batch_tokens: i
         tokens = 0
         for i in members:
             own = len(encoded[i].ids) - n_prefix
-            if batch and tokens + own > batch_tokens:
+            uneven = max_padding is not None and tokens + own < (1 - max_padding) * own * (len(batch) + 1)
+            if batch and (tokens + own > batch_tokens or uneven):
                 yield Batch(batch, n_prefix)
                 batch, tokens = [], 0
             batch.append(i)

@@ -6,8 +6,6 @@ caller asked for. (The exception is a `.json` file that holds an object with its
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nait_fast.data.formats import FORMATS, RowError, Sample, describe_keys, detect, parse
-from nait_fast.data.sources import Record, Source, open_source
-from nait_fast.data.streams import Digest, first_line
+from nait_fast.data.parts import Record, as_line
+from nait_fast.data.plan import Plan, Reader, lines_of, make_plan
+from nait_fast.data.sources import Source, open_source
+from nait_fast.data.streams import first_line
 from nait_fast.errors import NaitError
 
 if TYPE_CHECKING:
     import numpy as np
+
+_UNIT_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,7 @@ class PoolInfo:
 
     kind: "jsonl", "json", "parquet", "disk" (a save_to_disk folder) or "hub".
     rows: all rows read; good: those that can be used, so rows - good == len(skipped).
-    sha256: of the file as stored (compressed, if it is), or for folders and the Hub of the rows as `Pool.lines`
-        gives them, each followed by a newline.
+    sha256: as in `plan.Plan`.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Pool:
         a split as "name:split"; without one it is "train", or the only one.
     format: one of FORMATS, or "auto": the format of the first good row.
     skip_bad_rows: leave out the rows that cannot be used, and list them, instead of raising at the first.
+    unit_rows: rows of a unit of its plan.
 
     Every method raises NaitError for input that cannot be used.
     """
@@ -70,15 +72,36 @@ class Pool:
         format: str = "auto",
         skip_bad_rows: bool = False,
         split: str | None = None,
+        unit_rows: int = _UNIT_ROWS,
     ) -> None:
         if format not in ("auto", *FORMATS):
             raise NaitError(f"--format {format}: no such format; choose auto, {', '.join(FORMATS)}")
         self.path = os.fspath(source)
+        self.unit_rows = unit_rows
         self._format = format
         self._skip_bad_rows = skip_bad_rows
         self._split = split
         self._opened: Source | None = None
+        self._plan: Plan | None = None
         self._info: PoolInfo | None = None
+
+    @property
+    def source(self) -> Source:
+        if self._opened is None:
+            try:
+                self._opened = open_source(self.path, self._split)
+            except (OSError, ValueError) as error:
+                raise NaitError(f"{self.path}: cannot be opened: {first_line(error)}; check the path") from None
+        return self._opened
+
+    def plan(self, known: Plan | None = None) -> Plan:
+        """Where the rows are, made by one pass over the bytes at the first call; ``known``: a plan to trust instead."""
+        if self._plan is None:
+            self._plan = known or make_plan(self.source, self.unit_rows)
+        return self._plan
+
+    def reader(self) -> Reader:
+        return Reader(self.source, self.plan())
 
     def scan(self, progress: Callable[[int], None] | None = None) -> PoolInfo:
         """Read and check every row once; later calls return the same PoolInfo.
@@ -93,12 +116,13 @@ class Pool:
         """Stream the good rows in order (after a scan, if there was none)."""
         info = self.scan()
         bad = {skipped.row for skipped in info.skipped}
-        for row, record in self._checked_pass(info):
+        reader = self.reader()
+        for row, record in reader.rows():
             if row not in bad:
                 try:
-                    sample = parse(_decode(record.payload), info.format, row)
+                    sample = parse(decode(record.payload), info.format, row)
                 except RowError:
-                    raise self._changed() from None
+                    raise reader.changed() from None
                 yield sample
 
     def lines(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
@@ -106,49 +130,74 @@ class Pool:
 
         Rows of JSONL are byte for byte as stored (no byte order mark, no newline); others are written anew.
         """
-        info = self.scan()
-        order = [int(row) for row in rows]
+        plan, order = self.plan(), [int(row) for row in rows]
         for row in order:
-            if not 0 <= row < info.rows:
+            if not 0 <= row < plan.rows:
                 raise NaitError(
-                    f"{info.path}: no row {row}, the last is {info.rows - 1}; give the pool that was indexed"
+                    f"{plan.path}: no row {row}, the last is {plan.rows - 1}; give the pool that was indexed"
                 )
-        wanted = set(order)
-        found = {row: _line(record.payload) for row, record in self._checked_pass(info) if row in wanted}
+        found = {row: as_line(record.payload) for row, record in lines_of(self.reader(), sorted(set(order)))}
         return [found[row] for row in order]
 
+    def detect(self) -> str:
+        """The format of the pool: given, or that of the first good row."""
+        if self._format != "auto":
+            return self._format
+        if self._info is not None:
+            return self._info.format
+        first: SkippedRow | None = None
+        for row, record in self.reader().rows():
+            try:
+                return check(record.payload, None, row)[0]
+            except RowError as error:
+                bad = self.skip(record, row, None, str(error))
+                first = first or bad
+        assert first is not None
+        raise self._no_good_row(first)
+
+    def skip(self, record: Record, row: int, fmt: str | None, reason: str) -> SkippedRow:
+        """The note of a row that cannot be used; NaitError unless such rows are to be left out."""
+        where = where_of(record, row)
+        if not self._skip_bad_rows:
+            raise NaitError(f"{where}: {reason}; {self._remedy(record.payload, fmt)}")
+        return SkippedRow(row, where, reason)
+
+    def refuse(self, where: str, row: int, reason: str) -> SkippedRow:
+        """As ``skip``, of a row that is well formed, but of no use to the model."""
+        if not self._skip_bad_rows:
+            hint = "try --dtype float32," if "finite" in reason else "fix the row"
+            raise NaitError(f"{where}: {reason}; {hint} or pass --skip-bad-rows")
+        return SkippedRow(row, where, reason)
+
     def _scan(self, progress: Callable[[int], None] | None) -> PoolInfo:
-        source = self._source()
-        digest = hashlib.sha256()
+        plan = self.plan()
         fmt = None if self._format == "auto" else self._format
         rows = 0
         skipped: list[SkippedRow] = []
-        for row, record in self._pass(digest):
+        for row, record in self.reader().rows():
             rows += 1
             try:
-                fmt = _check(record.payload, fmt, row)
+                fmt, _ = check(record.payload, fmt, row)
             except RowError as error:
-                bad = SkippedRow(row, _where(record, row), str(error))
-                if not self._skip_bad_rows:
-                    raise NaitError(f"{bad.where}: {bad.reason}; {self._remedy(record.payload, fmt)}") from None
-                skipped.append(bad)
+                skipped.append(self.skip(record, row, fmt, str(error)))
             if progress and rows % 1000 == 0:
                 progress(rows)
         if progress and rows % 1000:
             progress(rows)
-        if not rows:
-            raise NaitError(f"{source.path}: holds no rows; give a pool with at least one")
         if fmt is None or len(skipped) == rows:
-            first = skipped[0]
-            raise NaitError(
-                f"{source.path}: not one of its {rows} rows can be used; first, {first.where}: {first.reason}; "
-                f"fix the rows or pass another --format ({', '.join(FORMATS)})"
-            )
-        return PoolInfo(source.path, source.kind, fmt, rows, rows - len(skipped), tuple(skipped), digest.hexdigest())
+            raise self._no_good_row(skipped[0])
+        return PoolInfo(plan.path, plan.kind, fmt, rows, rows - len(skipped), tuple(skipped), plan.sha256)
+
+    def _no_good_row(self, first: SkippedRow) -> NaitError:
+        plan = self.plan()
+        return NaitError(
+            f"{plan.path}: not one of its {plan.rows} rows can be used; first, {first.where}: {first.reason}; "
+            f"fix the rows or pass another --format ({', '.join(FORMATS)})"
+        )
 
     def _remedy(self, payload: Any, fmt: str | None) -> str:
         try:
-            looks_like = detect(_decode(payload))
+            looks_like = detect(decode(payload))
         except RowError:
             return "fix the row or pass --skip-bad-rows"
         if fmt is None and looks_like is None:
@@ -157,45 +206,18 @@ class Pool:
             return f"fix the row, pass --skip-bad-rows, or --format {looks_like}, which the row looks like"
         return "fix the row or pass --skip-bad-rows"
 
-    def _source(self) -> Source:
-        if self._opened is None:
-            try:
-                self._opened = open_source(self.path, self._split)
-            except (OSError, ValueError) as error:
-                raise NaitError(f"{self.path}: cannot be opened: {first_line(error)}; check the path") from None
-        return self._opened
 
-    def _pass(self, digest: Digest) -> Iterator[tuple[int, Record]]:
-        source = self._source()
-        try:
-            for row, record in enumerate(source.read(digest)):
-                if source.hash_rows:
-                    digest.update(_line(record.payload))
-                    digest.update(b"\n")
-                yield row, record
-        except OSError as error:
-            raise NaitError(f"{source.path}: cannot be read: {first_line(error)}; check the file") from None
-
-    def _checked_pass(self, info: PoolInfo) -> Iterator[tuple[int, Record]]:
-        digest = hashlib.sha256()
-        yield from self._pass(digest)
-        if digest.hexdigest() != info.sha256:
-            raise self._changed()
-
-    def _changed(self) -> NaitError:
-        return NaitError(f"{self.path}: changed since it was first read; run again on a pool that nothing writes to")
-
-
-def _check(payload: Any, fmt: str | None, row: int) -> str:
-    decoded = _decode(payload)
+def check(payload: Any, fmt: str | None, row: int) -> tuple[str, Sample]:
+    """(format, sample) of a row; `fmt` None: by its keys. Raises RowError."""
+    decoded = decode(payload)
     found = fmt or detect(decoded)
     if found is None:
         raise RowError(f"no known format ({', '.join(FORMATS)}) has these keys: {describe_keys(decoded)}")
-    parse(decoded, found, row)
-    return found
+    return found, parse(decoded, found, row)
 
 
-def _decode(payload: Any) -> dict[str, Any]:
+def decode(payload: Any) -> dict[str, Any]:
+    """The JSON object of a row. Raises RowError."""
     row = payload
     if isinstance(payload, bytes):
         try:
@@ -211,18 +233,6 @@ def _decode(payload: Any) -> dict[str, Any]:
     return row
 
 
-def _line(payload: Any) -> bytes:
-    if isinstance(payload, bytes):
-        return payload
-    try:
-        return json.dumps(payload, ensure_ascii=False, default=_plain).encode()
-    except UnicodeEncodeError:  # half a surrogate pair
-        return json.dumps(payload, default=_plain).encode()
-
-
-def _plain(value: object) -> str:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
-
-
-def _where(record: Record, row: int) -> str:
+def where_of(record: Record, row: int) -> str:
+    """Where messages say a row is: `row` counts in the pool."""
     return f"{record.file}:{record.line}" if record.line else f"{record.file} row {row}"

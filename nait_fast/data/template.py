@@ -5,6 +5,7 @@ marks, EOS) is neither pooled nor, since a decoder looks backwards only, needed.
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 from nait_fast.data.formats import RowError, Sample
@@ -76,7 +77,7 @@ class Template:
 
     def _apply(self, turns: list[dict[str, str]]) -> str:
         try:
-            return self.tokenizer.apply_chat_template(turns, tokenize=False)
+            return _apply_chat_template(self.tokenizer, turns)
         except Exception as error:  # jinja2 raises whatever the template's author chose
             raise RowError(f"the chat template refuses it: {first_line(error)}") from None
 
@@ -108,6 +109,34 @@ class Template:
             else:
                 parts.append(f"### {'Instruction' if message.role == 'user' else 'Input'}:\n{message.content}")
         return preamble + "\n\n".join(parts)
+
+
+def _apply_chat_template(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    """``tokenizer.apply_chat_template(turns, tokenize=False)``, in half the time where that is transformers' own."""
+    source = tokenizer.chat_template
+    compiled = _compile(tokenizer.__class__, source) if turns and isinstance(source, str) else None
+    if compiled is None:
+        return tokenizer.apply_chat_template(turns, tokenize=False)
+    template, constants = compiled
+    variables = {**constants, **tokenizer.special_tokens_map, "messages": turns}
+    # As jinja's own render(), which copies its globals, slowly, for every conversation.
+    return "".join(template.root_render_func(template.new_context(variables, shared=True)))
+
+
+@lru_cache
+def _compile(tokenizer_class: type, source: str) -> tuple[Any, dict[str, Any]] | None:
+    """(compiled template, the variables that no conversation changes), or None where there is no way to it."""
+    from transformers import PreTrainedTokenizerBase
+
+    names = ("apply_chat_template", "get_chat_template")
+    if any(getattr(tokenizer_class, n, None) is not getattr(PreTrainedTokenizerBase, n) for n in names):
+        return None
+    try:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+    except ImportError:  # transformers does not promise that function
+        return None
+    template = _compile_jinja_template(source)
+    return template, {**template.globals, "tools": None, "documents": None, "add_generation_prompt": False}
 
 
 def _ends_in(text: str, content: str, closing: str) -> bool:

@@ -12,12 +12,19 @@ from nait_fast.data.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """``ids`` int32 [K]: the sample's tokens from the first of its text to the last of its content."""
+    """``ids`` int32 [K]: the sample's tokens from the first of its text to the last of its content.
+
+    ``length``: how many there were before truncation (the Encoder always sets it).
+    """
 
     row: int
     id: str | None
     ids: np.ndarray
-    truncated: bool = False
+    length: int = 0
+
+    @property
+    def truncated(self) -> bool:
+        return self.length > len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,16 @@ class Refused:
 
     row: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Samples on their way: ``texts`` await the tokenizer, all other samples have their result."""
+
+    samples: Sequence[Sample]
+    results: list[Encoded | Refused | None]
+    texts: list[str]
+    places: list[tuple[int, bool]]  # of each text: its sample's position, whether BOS goes in front
 
 
 def bos_prefix(tokenizer: Any) -> list[int]:
@@ -38,6 +55,22 @@ def bos_prefix(tokenizer: Any) -> list[int]:
     return []
 
 
+def _rust(tokenizer: Any) -> Any:
+    """The Rust tokenizer, if its plain call is all that ``tokenizer(texts, add_special_tokens=False)`` comes to now."""
+    from transformers import PreTrainedTokenizerFast
+
+    lineage = type(tokenizer).__mro__
+    if PreTrainedTokenizerFast not in lineage:
+        return None
+    subclasses = lineage[: lineage.index(PreTrainedTokenizerFast)]
+    if any(name in vars(c) for c in subclasses for name in ("__call__", "_encode_plus", "_batch_encode_plus")):
+        return None  # it may do more to a text
+    rust = tokenizer.backend_tokenizer
+    # A call elsewhere may have left its truncation or padding behind; transformers' own call takes them off.
+    plain = rust.truncation is None and rust.padding is None
+    return rust if plain and rust.encode_special_tokens == tokenizer.split_special_tokens else None
+
+
 class Encoder:
     """Turns samples into ``Encoded``, at most ``max_length`` tokens each (the front is kept)."""
 
@@ -46,14 +79,19 @@ class Encoder:
         self.tokenizer, self.template, self.max_length = tokenizer, template, max_length
         self.vocabulary = min(len(tokenizer), vocabulary or len(tokenizer))
         self._bos = bos_prefix(tokenizer)
+        self._front = self._bos or [i for i in (tokenizer.bos_token_id,) if i is not None]
         self._end_ids = {i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None}
-        self._pad_id = None if tokenizer.pad_token_id in self._bos_ids() else tokenizer.pad_token_id
+        self._pad_id = None if tokenizer.pad_token_id in self._front else tokenizer.pad_token_id
         closing = template.closing() if template.kind == "chat" else None
         forms = dict.fromkeys((closing, closing.rstrip())) if closing else {}
         self._closings = [list(tokenizer(form, add_special_tokens=False)["input_ids"]) for form in forms if form]
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded | Refused]:
         """One result for each sample, in order."""
+        return self.tokenise(self.prepare(samples))
+
+    def prepare(self, samples: Sequence[Sample]) -> Prepared:
+        """The half of ``encode`` that is Python: renders. May run while another thread is in ``tokenise``."""
         results: list[Encoded | Refused | None] = [None] * len(samples)
         texts, places = [], []
         for i, sample in enumerate(samples):
@@ -67,26 +105,34 @@ class Encoder:
                 continue
             texts.append(text)
             places.append((i, add_bos))
-        if texts:
-            encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-            for (i, add_bos), ids in zip(places, encoded, strict=True):
-                results[i] = self._finish(samples[i], (self._bos if add_bos else []) + ids)
+        return Prepared(samples, results, texts, places)
+
+    def tokenise(self, prepared: Prepared) -> list[Encoded | Refused]:
+        """The half of ``encode`` that is mostly the tokenizer's, which lets other threads run."""
+        results = list(prepared.results)
+        if prepared.texts:
+            for (i, add_bos), ids in zip(prepared.places, self._ids(prepared.texts), strict=True):
+                results[i] = self._finish(prepared.samples[i], self._bos + ids if add_bos else ids)
         return [r for r in results if r is not None]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        rust = _rust(self.tokenizer)
+        if rust is None:
+            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        # The same ids as encode_batch, which also makes tokens and offsets.
+        return [encoding.ids for encoding in rust.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _finish(self, sample: Sample, ids: list[int]) -> Encoded | Refused:
         # A text may bring the BOS that the tokenizer adds as well: never two.
-        bos = self._bos_ids()
+        bos = self._front
         while bos and ids[: len(bos)] == bos == ids[len(bos) : 2 * len(bos)]:
             del ids[: len(bos)]
         if not ids:
             return Refused(sample.row, "no content tokens")
-        if max(ids) >= self.vocabulary:
-            return Refused(sample.row, f"token id {max(ids)} is outside the model's {self.vocabulary} tokens")
-        truncated = len(ids) > self.max_length
-        return Encoded(sample.row, sample.id, np.array(ids[: self.max_length], dtype=np.int32), truncated)
-
-    def _bos_ids(self) -> list[int]:
-        return self._bos or [i for i in (self.tokenizer.bos_token_id,) if i is not None]
+        highest = max(ids)
+        if highest >= self.vocabulary:
+            return Refused(sample.row, f"token id {highest} is outside the model's {self.vocabulary} tokens")
+        return Encoded(sample.row, sample.id, np.array(ids[: self.max_length], dtype=np.int32), len(ids))
 
     def _strip(self, ids: list[int]) -> list[int]:
         # Pre-tokenised rows usually end in the template's closing, EOS or padding, and may be padded on the left: none

@@ -1,17 +1,68 @@
 """Calibration: thresholds and bit frequencies from a sample of the pool (DESIGN: τ = the mean over 512 samples)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from nait_fast.data.formats import RowError, Sample
+from nait_fast.data.plan import lines_of
+from nait_fast.data.pool import Pool, check, where_of
+from nait_fast.data.tokenize import Encoded, Encoder
 from nait_fast.errors import NaitError
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.codebook import Codebook
 
+PREFIX_SAMPLES = 256
+_PERMUTED_ROWS = 1 << 22  # up to here a whole permutation is drawn (32 MB)
 
-def sample_rows(good_rows: int, size: int, seed: int) -> np.ndarray:
-    """Positions (among the good rows, sorted) of the calibration sample."""
-    return np.sort(np.random.default_rng(seed).permutation(good_rows)[:size])
+
+def drawn_rows(rows: int, size: int, seed: int) -> np.ndarray:
+    """Rows of a pool in a random order, at least those that a sample of ``size`` good ones needs."""
+    generator = np.random.default_rng(seed)
+    if rows <= _PERMUTED_ROWS:
+        return generator.permutation(rows)
+    return generator.choice(rows, min(rows, 4 * size + 1024), replace=False)
+
+
+def encoded_rows(pool: Pool, fmt: str, encoder: Encoder, rows: Sequence[int]) -> list[Encoded]:
+    """The usable ones among ``rows``, in the pool's order. Raises NaitError at a bad one, unless they are skipped."""
+    samples: list[Sample] = []
+    places = {}
+    for row, record in lines_of(pool.reader(), sorted(rows)):
+        places[row] = where_of(record, row)
+        try:
+            samples.append(check(record.payload, fmt, row)[1])
+        except RowError as error:
+            pool.skip(record, row, fmt, str(error))
+    encoded = []
+    for result in encoder.encode(samples):
+        if isinstance(result, Encoded):
+            encoded.append(result)
+        else:
+            pool.refuse(places[result.row], result.row, result.reason)
+    return encoded
+
+
+def first_samples(pool: Pool, fmt: str, encoder: Encoder) -> list[Encoded]:
+    """The usable ones among the pool's first rows: they tell the prefix that its samples share."""
+    return encoded_rows(pool, fmt, encoder, range(min(PREFIX_SAMPLES, pool.plan().rows)))
+
+
+def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> list[Encoded]:
+    """A random sample of ``size`` usable samples (or all there are), in the pool's order. Raises NaitError below 2."""
+    drawn = drawn_rows(pool.plan().rows, size, seed)
+    chosen: list[Encoded] = []
+    position = 0
+    while len(chosen) < size and position < len(drawn):
+        rows = drawn[position : position + 2 * (size - len(chosen)) if position else size]
+        position += len(rows)
+        place = {int(row): i for i, row in enumerate(rows)}
+        found = sorted(encoded_rows(pool, fmt, encoder, rows.tolist()), key=lambda e: place[e.row])
+        chosen += found[: size - len(chosen)]
+    if len(chosen) < 2:
+        raise NaitError(f"{pool.path}: calibration needs at least 2 usable samples, found {len(chosen)}")
+    return sorted(chosen, key=lambda e: e.row)
 
 
 def make_codebook(collected: Collect, reading: str, meta: dict[str, Any]) -> Codebook:

@@ -27,6 +27,7 @@ from nait_fast.transfer import to_device
 
 # Tokens a batch. On a CPU the activations of a batch should stay in cache; a GPU wants many.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+MAX_PADDING = 0.03  # share of padding in a batch of a model that cannot be run packed
 
 
 class Sink(Protocol):
@@ -61,6 +62,7 @@ class Engine:
     ):
         self.model, self.readings, self.first_token, self.quiet = model, tuple(readings), first_token, quiet
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
+        self.run_tokens, self.padded_tokens = 0, 0  # through the model, without and with padding
         self._prefix_ids = np.zeros(0, dtype=np.int32)
         self._prefix_keys: dict[int, KeysValues] = {}
         self._prefix_stats: list[Stats] = []
@@ -100,7 +102,8 @@ class Engine:
                 prefix = np.zeros(0, dtype=np.int32)
             if len(prefix) and not np.array_equal(prefix, self._prefix_ids):
                 self._run_prefix(prefix)
-            for planned in make_batches(encoded, prefix, self.batch_tokens):
+            max_padding = None if self.model.packs else MAX_PADDING
+            for planned in make_batches(encoded, prefix, self.batch_tokens, max_padding):
                 for batch in self._run_fitting(encoded, planned, sink):
                     if on_batch:
                         on_batch(len(batch.items), sum(len(encoded[i].ids) for i in batch.items))
@@ -171,6 +174,9 @@ class Engine:
         lengths = torch.tensor(pack.lengths)
         width = int(lengths.max())
         packs = self.model.packs
+        own = int(lengths.sum())
+        self.run_tokens += own
+        self.padded_tokens += own if packs else width * len(lengths)
         starts = lengths.cumsum(0) - lengths if packs else torch.arange(len(lengths)) * width
         skip = torch.full((len(lengths),), self.first_token == "exclude" and first_position == 0)
         self._capture.segments = Segments(starts, starts + lengths, skip, counts)

@@ -1,96 +1,116 @@
-"""Builds an index: calibration, then the pool shard by shard."""
+"""Builds an index: what the folder is to hold, calibration, then the pool unit by unit.
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+Every step is deterministic and leaves whole files, so that several workers may do it at once and a killed run goes on:
+``IndexBuild`` of another process, or of a later one, finds what is there and continues.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from nait_fast.config import IndexOptions
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import Sample
-from nait_fast.data.pool import Pool, PoolInfo
-from nait_fast.data.tokenize import Encoded, Refused
+from nait_fast.data.loader import Window
+from nait_fast.data.plan import Plan, Unit, load_plan, stamps_of
+from nait_fast.data.pool import Pool
+from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
-from nait_fast.extract.calibrate import make_codebook, sample_rows
-from nait_fast.extract.session import Session
+from nait_fast.extract.calibrate import first_samples, make_codebook, sample_of
+from nait_fast.extract.folder import IndexFolder
+from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed
-from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.files import pack_tensors, read_tensors, write_atomic
-from nait_fast.index.format import CODEBOOK
-from nait_fast.index.reader import Index
-from nait_fast.index.writer import IndexWriter
+from nait_fast.index.codebook import Codebook, load_calibration, load_codebook
+from nait_fast.index.files import pack_tensors, write_atomic
+from nait_fast.index.format import CALIBRATION, CODEBOOK, plan_name
 from nait_fast.progress import Progress, say
 
-_CALIBRATION = "calibration.safetensors"  # codes of the calibration sample, until the index is complete
-_PREFIX_SAMPLES = 256
+Directions = Mapping[str, tuple[str, np.ndarray, str]]  # name -> (reading, direction fp32 [N], signature hash)
+
+
+def open_pool(options: IndexOptions, folder: Path) -> Pool:
+    """The pool of `options`, planned; a plan that an earlier run left in `folder` is used if the files are the same."""
+    pool = Pool(options.dataset, format=options.format, skip_bad_rows=options.skip_bad_rows,
+                unit_rows=options.shard_rows)  # fmt: skip
+    pool.plan(_known_plan(pool, folder))
+    return pool
+
+
+def _known_plan(pool: Pool, folder: Path) -> Plan | None:
+    for path in sorted(folder.glob(plan_name(0).replace("00", "*"))):
+        try:
+            plan = load_plan(path)
+        except NaitError:
+            continue
+        same = (plan.path, plan.kind, plan.unit_rows) == (pool.source.path, pool.source.kind, pool.unit_rows)
+        if same and any(plan.stamps) and plan.stamps == stamps_of(pool.source):
+            return plan
+    return None
 
 
 class IndexBuild:
-    """One index under construction: first ``codebook``, then ``run``."""
+    """One index under construction: ``codebook``, ``prepare``, ``index_window`` for each unit, ``finish``.
+
+    ``exact_readings``: the readings of the exact scores that ``prepare`` will be asked for; ``with_drift``: the
+    codebook shall also hold the pool's mean drift (nait's ``sign=contrast``). Raises NaitError for a folder that holds
+    something else, naming what differs.
+    """
 
     def __init__(
         self,
         session: Session,
         pool: Pool,
+        options: IndexOptions,
         folder: Path,
         *,
-        codec: str,
-        reading: str,
-        top_k: int,
-        calibration_size: int,
-        seed: int,
-        shard_rows: int,
-        skip_bad_rows: bool,
-        codebook: Codebook | None = None,
         exact_readings: frozenset[str] = frozenset(),
         with_drift: bool = False,
     ):
-        """``exact_readings``: the readings of the exact scores that ``run`` will be asked for; ``with_drift``: the
-        codebook shall also hold the pool's mean drift (nait's ``sign=contrast``)."""
-        self.session, self.pool, self.folder = session, pool, folder
-        self.codec, self.reading, self.top_k = codec, "up_abs" if codec == "nag" else reading, top_k
-        self.shard_rows, self.skip_bad_rows = shard_rows, skip_bad_rows
+        self.session, self.pool, self.options = session, pool, options
+        self.reading = "up_abs" if options.codec == "nag" else options.reading or "mean"
         self.calibrate_on = {self.reading, *exact_readings} | ({"drift"} if with_drift else set())
-        self.info: PoolInfo = pool.scan()
-        self.size, self.seed = min(calibration_size, self.info.good), seed
-        self._given = codebook
-        if codec == "nag" and top_k > min(session.model.widths):
-            raise NaitError(f"--nag-top-k {top_k}: the model's layers have only {min(session.model.widths)} neurons")
-        if codebook is not None:
-            self._check_codebook(codebook)
+        self._given = load_codebook(options.codebook) if options.codebook else None
+        if options.codec == "nag" and options.nag_top_k > min(session.model.widths):
+            raise NaitError(
+                f"--nag-top-k {options.nag_top_k}: the model's layers have only {min(session.model.widths)} neurons"
+            )
+        if self._given is not None:
+            self._check_codebook(self._given)
+        plan = pool.plan()
+        self.format = pool.detect()
         self.description = {
-            "codec": codec,
+            "codec": options.codec,
             "reading": self.reading,
             **session.identity(),
-            **({"top_k": top_k} if codec == "nag" else {}),
+            **({"top_k": options.nag_top_k} if options.codec == "nag" else {}),
             "template_kind": session.encoder.template.kind,
             "max_length": session.encoder.max_length,
-            "dataset": {"path": str(Path(pool.path).resolve()) if Path(pool.path).exists() else pool.path,
-                        "kind": self.info.kind, "format": self.info.format, "rows": self.info.rows,
-                        "sha256": self.info.sha256},
-        }  # fmt: skip
+        }
         identity = {
             **self.description,
-            "skip_bad_rows": skip_bad_rows,
-            "shard_rows": shard_rows,
+            "too_long": options.too_long,
+            "shard_rows": pool.unit_rows,
             "dtype": str(next(session.model.body.parameters()).dtype).removeprefix("torch."),
             "batch_tokens": session.batch_tokens,
-            "calibration": codebook.hash if codebook else [self.size, seed, *sorted(self.calibrate_on)],
+            "calibration": self._given.hash
+            if self._given
+            else [options.calibration_size, options.seed, *sorted(self.calibrate_on)],
         }
-        self.writer = IndexWriter(folder, identity)
-        info, template = self.info, session.encoder.template.kind
-        say(f"{pool.path}: {info.kind}, format {info.format}, {info.rows:,} rows, {len(info.skipped):,} of them bad; "
-            f"template {template}", session.quiet)  # fmt: skip
-        first = list(islice(pool.samples(), _PREFIX_SAMPLES))
-        self.prefix = shared_prefix([e for e in session.encoder.encode(first) if isinstance(e, Encoded)])
+        dataset = {"path": str(Path(pool.path).resolve()) if Path(pool.path).exists() else pool.path,
+                   "kind": plan.kind, "format": self.format, "rows": plan.rows, "sha256": plan.sha256}  # fmt: skip
+        self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair)
+        say(f"{pool.path}: {plan.kind}, format {self.format}, {plan.rows:,} rows; "
+            f"template {session.encoder.template.kind}", session.quiet)  # fmt: skip
+        self.prefix = shared_prefix(first_samples(pool, self.format, session.encoder))
         self._collected: Collect | None = None
         self._sample: list[Encoded] = []
         self.tokens, self.seconds = 0, 0.0
 
     def _check_codebook(self, codebook: Codebook) -> None:
-        if self.codec == "nag":
+        if self.options.codec == "nag":
             raise NaitError("--codebook: codec nag has no codebook; leave the flag out")
         for key, value in {**self.session.identity(), "reading": self.reading}.items():
             if codebook.meta.get(key) != value:
@@ -100,71 +120,64 @@ class IndexBuild:
                     "recalibrate (leave --codebook out) or use the same options"
                 )
 
-    def codebook(self) -> Codebook | None:
+    def codebook(self, on_batch: OnBatch | None = None) -> Codebook | None:
         """The codebook: given, left by an earlier run, or calibrated now. None for codec nag."""
-        if self.codec == "nag":
+        path = self.folder.path
+        if self.options.codec == "nag":
             return None
         if self._given is not None:
-            self._given.save(self.folder)
+            if not self.folder.complete:
+                self._given.save(path)
             return self._given
-        if (self.folder / CODEBOOK).exists() and (self.writer.is_complete() or (self.folder / _CALIBRATION).exists()):
-            return load_codebook(self.folder)
-        wanted = set(sample_rows(self.info.good, self.size, self.seed).tolist())
-        samples = [s for position, s in enumerate(self.pool.samples()) if position in wanted]
-        self._sample = [e for e in self.session.encoder.encode(samples) if isinstance(e, Encoded)]
-        if len(self._sample) < 2:
-            raise NaitError(f"{self.pool.path}: calibration needs at least 2 usable samples, found {len(self._sample)}")
+        if (path / CODEBOOK).exists() and (path / CALIBRATION).exists():
+            return load_codebook(path)
+        if self.folder.added or self.folder.complete:
+            raise NaitError(f"{path}: its {CODEBOOK} or {CALIBRATION} is missing; rebuild the index")
+        self._sample = sample_of(self.pool, self.format, self.session.encoder,
+                                 self.options.calibration_size, self.options.seed)  # fmt: skip
         readings = sorted(self.calibrate_on)
         self._collected = Collect(len(self._sample), self.session.layout, readings)
         progress = Progress(len(self._sample), "calibrate", self.session.quiet)
-        self.session.run(self._sample, self._collected, readings, self.prefix, progress)
-        self._close(progress)
+
+        def told(samples: int, tokens: int) -> None:
+            progress.add(samples, tokens)
+            if on_batch is not None:
+                on_batch(samples, tokens)
+
+        self.session.run(self._sample, self._collected, readings, self.prefix, told)
+        self.count(progress)
         made = make_codebook(self._collected, self.reading, self.session.identity())
-        made.save(self.folder)
+        made.save(path)
         return made
 
-    def run(self, directions: Mapping[str, tuple[str, np.ndarray, str]] | None = None) -> dict[str, Any]:
-        """Index the pool; ``directions``: name -> (reading, direction fp32 [N], signature hash) of exact scores.
-
-        Returns the manifest. Finished shards of an earlier run are kept.
-        """
+    def prepare(self, directions: Directions | None = None, on_batch: OnBatch | None = None) -> None:
+        """Fix the exact scores, and load what every unit needs: the codebook and the calibration sample's codes."""
         directions = directions or {}
-        codebook = self.codebook() if self._collected is None else load_codebook(self.folder)
-        manifest = {
+        with self.folder.lock():  # one worker calibrates, the others wait and find its files
+            codebook = self.codebook(on_batch) if self._collected is None else load_codebook(self.folder.path)
+            exact = {name: digest for name, (_, _, digest) in directions.items()}
+            self.folder.claim_exact(exact)
+            self._directions = {name: (r, torch.from_numpy(v)) for name, (r, v, _) in directions.items()}
+            self._codebook = codebook
+            self._known = self._calibrated()
+            self.folder.claim_files()
+        if codebook is not None and self.folder.codebook_hash not in (None, codebook.hash):
+            raise NaitError(f"{self.folder.path}: its {CODEBOOK} has changed since the index was made; rebuild it")
+        self._head = {
             "model_name": self.session.model.name,
             **self.description,
             "row_bytes": self.session.layout.row_bytes,
             "codebook": codebook.hash if codebook else None,
-            "exact": {name: digest for name, (_, _, digest) in directions.items()},
+            "exact": exact,
         }
-        self.writer.claim_exact(manifest["exact"])
-        if self.writer.is_complete():
-            self._sweep()
-            return Index(self.folder).manifest
-        self._directions = {name: (r, torch.from_numpy(v)) for name, (r, v, _) in directions.items()}
-        self._codebook = codebook
-        known = self._calibrated()
-        progress = Progress(self.info.good, "index", self.session.quiet)
-        n_shards = -(-self.info.rows // self.shard_rows)
-        samples = self.pool.samples()
-        held: list[Sample] = []
-        for number in range(n_shards):
-            window = list(_until(samples, held, (number + 1) * self.shard_rows))
-            if self.writer.has_shard(number):
-                progress.add(len(window), 0)
-            else:
-                self._shard(number, window, known, progress)
-        self._close(progress)
-        bad = [{"row": s.row, "where": s.where, "reason": s.reason} for s in self.info.skipped]
-        manifest = self.writer.finish(manifest, n_shards, bad)
-        self._sweep()
-        return manifest
 
-    def _sweep(self) -> None:
-        self.writer.sweep()
-        (self.folder / _CALIBRATION).unlink(missing_ok=True)
+    def finish(self) -> dict[str, Any] | None:
+        """The manifest, written now if no other worker has; None if a shard of an earlier run proves damaged and is to
+        be done again."""
+        return self.folder.finish(self._head)
 
-    def _close(self, progress: Progress) -> None:
+    def count(self, progress: Progress) -> None:
+        """Add a stage's tokens and seconds."""
         progress.close()
         self.tokens += progress.tokens
         self.seconds += progress.seconds
@@ -173,13 +186,12 @@ class IndexBuild:
         threshold = None
         if self._codebook is not None and self._codebook.threshold is not None:
             threshold = torch.from_numpy(self._codebook.threshold)
-        device = self.session.model.device
-        return Encode(n, self.session.layout, bits=self.reading, threshold=threshold, top_k=self.top_k,
-                      directions=self._directions, device=device)  # fmt: skip
+        return Encode(n, self.session.layout, bits=self.reading, threshold=threshold, top_k=self.options.nag_top_k,
+                      directions=self._directions, device=self.session.model.device)  # fmt: skip
 
     def _calibrated(self) -> dict[str, np.ndarray]:
         """Codes, exact scores and finiteness of the calibration sample, which is not run twice; empty without one."""
-        path = self.folder / _CALIBRATION
+        path = self.folder.path / CALIBRATION
         if self._collected is not None:
             sink = self._sink(len(self._sample))
             self._collected.replay(sink, self.session.model.device)
@@ -188,53 +200,63 @@ class IndexBuild:
             tensors |= {"codes": sink.codes, "row": rows, "finite": sink.finite.astype(np.uint8)}
             write_atomic(path, pack_tensors(tensors, {"kind": "calibration"}))
             self._collected, self._sample = None, []
-        return read_tensors(path, "calibration")[0] if path.exists() else {"row": np.zeros(0, dtype=np.int64)}
+        if self.folder.added or not path.exists():  # its rows are the first dataset's
+            return {"row": np.zeros(0, dtype=np.int64)}
+        return load_calibration(path, self.session.layout, self._directions)
 
-    def _shard(self, number: int, window: list[Sample], known: dict[str, np.ndarray], progress: Progress) -> None:
-        """Encode ``window`` and write it; ``known``: what ``_calibrated`` gives."""
-        results = self.session.encoder.encode(window)
-        encoded = [r for r in results if isinstance(r, Encoded)]
-        skipped = [self._skip(r.row, r.reason) for r in results if isinstance(r, Refused)]
-        place_of = {int(row): i for i, row in enumerate(known["row"])}
+    def index_window(self, window: Window, on_batch: OnBatch | None = None) -> dict[str, int]:
+        """Run the model over a loaded unit and write its shard; returns what is to be told of it.
+
+        Raises NaitError, unless rows that cannot be used are to be left out.
+        """
+        encoded, listed = self._usable(window)
+        place_of = {int(row): i for i, row in enumerate(self._known["row"])}
         fresh = [i for i, e in enumerate(encoded) if e.row not in place_of]
         done = [i for i, e in enumerate(encoded) if e.row in place_of]
-        progress.add(len(done), 0)
+        if on_batch and done:
+            on_batch(len(done), 0)
         sink = self._sink(len(encoded))
         readings = sorted({self.reading} | {r for r, _ in self._directions.values()})
-        self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefix, progress)
+        self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefix, on_batch)
         if done:
             source = [place_of[encoded[i].row] for i in done]
-            sink.codes[done], sink.finite[done] = known["codes"][source], known["finite"][source]
+            sink.codes[done], sink.finite[done] = self._known["codes"][source], self._known["finite"][source]
             for name, scores in sink.exact.items():
-                scores[done] = known[f"exact.{name}"][source]
-        keep = np.flatnonzero(sink.finite)
-        skipped += [self._skip(encoded[i].row, "activations are not finite") for i in np.flatnonzero(~sink.finite)]
-        self.writer.write_shard(
-            number,
-            np.array([encoded[i].row for i in keep], dtype=np.int64),
-            np.array([len(encoded[i].ids) for i in keep], dtype=np.int32),
-            sink.codes[keep],
-            {name: scores[keep] for name, scores in sink.exact.items()},
-            sum(encoded[i].truncated for i in keep),
-            skipped,
+                scores[done] = self._known[f"exact.{name}"][source]
+        for i in np.flatnonzero(~sink.finite):
+            row = encoded[i].row
+            listed.append(dataclasses.asdict(self.pool.refuse(window.where(row), row, "activations are not finite")))
+        kept = [encoded[i] for i in np.flatnonzero(sink.finite)]
+        limit = self.session.encoder.max_length
+        listed += [
+            {"row": e.row, "where": window.where(e.row), "reason": f"{e.length} tokens, cut to {limit}", "kept": True}
+            for e in kept if e.truncated
+        ]  # fmt: skip
+        first = self.folder.first_row
+        self.folder.writer.write_shard(
+            self.folder.first_unit + window.unit.number,
+            (first + window.unit.row, window.unit.rows),
+            np.array([first + e.row for e in kept], dtype=np.int64),
+            np.array([len(e.ids) for e in kept], dtype=np.int32),
+            sink.codes[sink.finite],
+            {name: scores[sink.finite] for name, scores in sink.exact.items()},
+            [e.id for e in kept],
+            [{**entry, "row": first + entry["row"]} for entry in sorted(listed, key=lambda entry: entry["row"])],
         )
+        return {"rows": len(kept), "skipped": window.unit.rows - len(kept), "tokens": sum(len(e.ids) for e in kept)}
 
-    def _skip(self, row: int, reason: str) -> dict[str, Any]:
-        """The note of a row left out; NaitError unless that was asked for."""
-        where = f"{self.pool.path} row {row}"
-        if not self.skip_bad_rows:
-            hint = "try --dtype float32," if "finite" in reason else "fix the row"
-            raise NaitError(f"{where}: {reason}; {hint} or pass --skip-bad-rows")
-        return {"row": row, "where": where, "reason": reason}
+    def _usable(self, window: Window) -> tuple[list[Encoded], list[dict[str, Any]]]:
+        """Samples to run, and the list of those left out so far."""
+        listed = [dataclasses.asdict(skipped) for skipped in window.skipped]
+        if self.options.too_long == "cut":
+            return window.encoded, listed
+        limit = self.session.encoder.max_length
+        for e in window.encoded:
+            if e.truncated:
+                reason = f"longer than {limit} tokens"
+                listed.append({"row": e.row, "where": window.where(e.row), "reason": reason})
+        return [e for e in window.encoded if not e.truncated], listed
 
-
-def _until(samples: Iterator[Sample], held: list[Sample], end_row: int) -> Iterator[Sample]:
-    """The next samples whose row is below ``end_row``; the first one beyond waits in ``held``."""
-    while True:
-        sample = held.pop() if held else next(samples, None)
-        if sample is None:
-            return
-        if sample.row >= end_row:
-            held.append(sample)
-            return
-        yield sample
+    def unit(self, number: int) -> Unit:
+        """The unit that becomes shard ``number``."""
+        return self.pool.plan().units[number - self.folder.first_unit]

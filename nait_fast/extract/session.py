@@ -1,6 +1,6 @@
 """A loaded model with its encoder: what every verb that runs a model starts from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +14,30 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine, Sink
 from nait_fast.index.format import CodeLayout
 from nait_fast.models.load import LoadedModel, load_model
-from nait_fast.progress import Progress
+
+OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is done
 
 
 @dataclass
 class Session:
-    """``model`` and ``encoder`` fit each other; ``quiet`` silences progress."""
+    """``model`` and ``encoder`` fit each other; ``quiet`` silences progress.
+
+    ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
+    """
 
     model: LoadedModel
     encoder: Encoder
     first_token: str = "exclude"
     batch_tokens: int | None = None
     quiet: bool = False
+    run_tokens: int = 0
+    padded_tokens: int = 0
     _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
+
+    @property
+    def padding(self) -> float:
+        """Share of padding in what went through the model."""
+        return 1 - self.run_tokens / self.padded_tokens if self.padded_tokens else 0.0
 
     @property
     def layout(self) -> CodeLayout:
@@ -48,13 +59,15 @@ class Session:
         sink: Sink,
         readings: Sequence[str],
         prefix: np.ndarray,
-        progress: Progress | None = None,
+        on_batch: OnBatch | None = None,
     ) -> None:
-        """Capture ``readings`` of ``encoded`` into ``sink``."""
+        """Capture ``readings`` of ``encoded`` into ``sink``; ``on_batch(samples, tokens)`` after each batch."""
         budget = self._fitting or self.batch_tokens
         engine = Engine(self.model, readings, first_token=self.first_token, batch_tokens=budget, quiet=self.quiet)
-        engine.run(encoded, sink, prefix=prefix, on_batch=progress.add if progress else None)
+        engine.run(encoded, sink, prefix=prefix, on_batch=on_batch)
         self._fitting = engine.batch_tokens
+        self.run_tokens += engine.run_tokens
+        self.padded_tokens += engine.padded_tokens
 
 
 def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exclude", quiet: bool = False) -> Session:

@@ -1,6 +1,7 @@
 """The codebook: per-neuron thresholds and the pool's own statistics, taken from a calibration sample of the pool."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
+from nait_fast.index import values
 from nait_fast.index.files import pack_tensors, read_tensors, sha256, write_atomic
 from nait_fast.index.format import CODEBOOK, CodeLayout
+
+_TENSORS = ("frequency", "threshold", "scale", "drift_mean")
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,7 @@ class Codebook:
         return CodeLayout.of(self.meta["widths"])
 
     def to_bytes(self) -> bytes:
-        names = ("frequency", "threshold", "scale", "drift_mean")
-        arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        arrays = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
         return pack_tensors(arrays, {"kind": "codebook", **self.meta})
 
     @property
@@ -46,21 +49,43 @@ class Codebook:
         write_atomic(folder / CODEBOOK, self.to_bytes())
 
 
-_META = ("codec", "reading", "first_token", "model", "template", "layers", "samples")
-
-
 def load_codebook(path: str | os.PathLike[str]) -> Codebook:
     """Read a codebook file, or that of an index folder. Raises NaitError."""
     file = Path(path) / CODEBOOK if Path(path).is_dir() else Path(path)
     tensors, meta = read_tensors(file, "codebook")
     meta = {k: v for k, v in meta.items() if k != "kind"}
     try:
-        n = CodeLayout.of(meta["widths"]).n_neurons
-        if any(array.dtype != np.float32 or array.shape != (n,) for array in tensors.values()):
-            raise ValueError("arrays do not fit the layers")
-        missing = [key for key in _META if key not in meta]
-        if missing:
-            raise ValueError(f"'{missing[0]}' is missing")
-        return Codebook(meta=meta, **{name: np.array(array) for name, array in tensors.items()})
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        n = values.layout(meta).n_neurons
+        for key in ("codec", "reading", "first_token", "model", "template"):
+            values.text(meta[key], key)
+        values.count(meta["samples"], "samples", 2)
+        if missing := {"frequency", "threshold", "scale"} - tensors.keys():
+            raise ValueError(f"{min(missing)} is missing")
+        for name, array in tensors.items():
+            if name not in _TENSORS or array.dtype != np.float32 or array.shape != (n,):
+                raise ValueError(f"{name!r} does not fit the layers")
+            if not np.isfinite(array).all() or (name == "frequency" and (array.min() < 0 or array.max() > 1)):
+                raise ValueError(f"{name!r} holds impossible values")
+    except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{file}: not a valid codebook ({error})") from None
+    return Codebook(meta=meta, **{name: np.array(array) for name, array in tensors.items()})
+
+
+def load_calibration(path: Path, layout: CodeLayout, exact: Iterable[str]) -> dict[str, np.ndarray]:
+    """What is known of the calibration sample's rows: ``codes`` uint8 [n, W], ``row`` int64 [n] ascending, ``finite``
+    uint8 [n] and the ``exact.NAME`` float64 [n]. Raises NaitError."""
+    tensors, _ = read_tensors(path, "calibration")
+    n = len(tensors["row"]) if "row" in tensors and tensors["row"].ndim else 0
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+        "codes": ("u1", (n, layout.row_bytes)),
+        "row": ("<i8", (n,)),
+        "finite": ("u1", (n,)),
+        **{f"exact.{name}": ("<f8", (n,)) for name in exact},
+    }
+    held = {name: (array.dtype, array.shape) for name, array in tensors.items()}
+    if held != {name: (np.dtype(dtype), shape) for name, (dtype, shape) in expected.items()}:
+        raise NaitError(f"{path}: not the calibration of this index; rebuild the index")
+    row = np.array(tensors["row"])
+    if n and (row[0] < 0 or (row[1:] <= row[:-1]).any()):
+        raise NaitError(f"{path}: its rows do not ascend; rebuild the index")
+    return tensors

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -19,26 +22,47 @@ def make_folder(path: str | os.PathLike[str], flag: str = "--output") -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"1")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"1")
     except OSError as error:
         raise NaitError(f"{flag} {path}: cannot be written to ({error.strerror or error})") from None
     return folder
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` under a temporary name, sync and rename: after a crash the file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name; synced and renamed at the end: after a crash it is whole or absent.
+
+    Several processes may write the same path at once: the last one's bytes stay. Raises NaitError.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise NaitError(f"{path}: cannot be written ({error.strerror or error}); nothing was lost, rerun") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without it a power cut may undo the rename.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` as ``atomic_file`` does."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def _json_bytes(value: Any) -> bytes:
@@ -62,18 +86,34 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """``read_json`` of a sealed file. Raises NaitError when a byte of it has changed."""
-    value = read_json(path)
-    if path.read_bytes() != _json_bytes(_sealed({k: v for k, v in value.items() if k != "checksum"})):
+    data = _bytes_of(path)
+    value = _object_of(path, data)
+    try:
+        sealed = _json_bytes(_sealed({k: v for k, v in value.items() if k != "checksum"}))
+    except RecursionError:  # deeper than anything that was ever written
+        sealed = b""
+    if data != sealed:
         raise NaitError(f"{path}: its bytes have changed since it was written (checksum differs); rebuild it")
     return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    return _object_of(path, _bytes_of(path))
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
-        value = json.loads(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         raise NaitError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
+        raise NaitError(f"{path}: cannot be read ({str(error)[:100]})") from None
+
+
+def _object_of(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise NaitError(f"{path}: cannot be read ({str(error)[:100]})") from None
     if not isinstance(value, dict):
         raise NaitError(f"{path}: not a JSON object")
@@ -85,8 +125,12 @@ def sha256(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    """Raises NaitError where the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    except OSError as error:
+        raise NaitError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _digest(file: Any) -> str:  # Python 3.10
@@ -104,8 +148,19 @@ def pack_tensors(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
     return save(arrays, metadata={_META: json.dumps(meta, sort_keys=True)})
 
 
-def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(tensors mapped from the file, metadata) of a safetensors file whose metadata says it is a ``kind``.
+class Tensor(NamedTuple):
+    """Where a tensor lies: its ``offset`` counts from the start of the file."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+_DTYPES = {"U8": "u1", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?"}
+
+
+def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(where each tensor lies, metadata) of a safetensors file whose metadata says it is a ``kind``.
 
     Raises NaitError when the file is missing, truncated, damaged or something else.
     """
@@ -115,30 +170,52 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.
     if not path.is_file():
         raise NaitError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="np") as file:  # checks header, offsets and size
-            meta = json.loads((file.metadata() or {}).get(_META, "null"))
+        with safe_open(path, framework="np"):  # checks header, offsets and size
+            pass
+        with open(path, "rb") as raw:
+            header_bytes = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(header_bytes), object_pairs_hook=_once)
+        meta = json.loads((header.pop("__metadata__", None) or {}).get(_META, "null"), object_pairs_hook=_once)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise NaitError(f"{path}: damaged or truncated ({str(error)[:100]}); rebuild it") from None
+        raise NaitError(f"{path}: damaged or truncated ({_one_line(error)}); rebuild it") from None
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise NaitError(f"{path}: is no nait_fast {kind}")
-    return _mapped(path), meta
-
-
-_DTYPES = {"U8": "u1", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?"}
-
-
-def _mapped(path: Path) -> dict[str, np.ndarray]:
-    # safetensors' own NumPy reader copies every tensor; a scan wants the mapped pages.
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    header_bytes = int.from_bytes(data[:8].tobytes(), "little")
-    header = json.loads(data[8 : 8 + header_bytes].tobytes())
-    body = data[8 + header_bytes :]
-    out = {}
+    layout = {}
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
         if entry["dtype"] not in _DTYPES:
-            raise NaitError(f"{path}: tensor '{name}' has dtype {entry['dtype']}, which no nait_fast file has")
-        start, end = entry["data_offsets"]
-        out[name] = np.asarray(body[start:end]).view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            raise NaitError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no nait_fast file has")
+        offset = 8 + header_bytes + entry["data_offsets"][0]
+        layout[name] = Tensor(np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), offset)
+    return layout, meta
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where a key is there twice, which readers would take in different ways."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error)[:100].split())
+
+
+def map_tensors(path: str | os.PathLike[str], layout: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Tensors mapped from the file, as ``layout`` says where they lie. Raises NaitError."""
+    out = {}
+    try:
+        # safetensors' own NumPy reader copies every tensor; a scan wants the mapped pages.
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+        for name, (dtype, shape, offset) in layout.items():
+            size = dtype.itemsize * math.prod(shape)
+            out[name] = np.asarray(data[offset : offset + size]).view(dtype).reshape(shape)
+    except (OSError, ValueError, OverflowError) as error:  # a shape that NumPy does not take; a file cut off just now
+        raise NaitError(f"{path}: damaged or truncated ({_one_line(error)}); rebuild it") from None
     return out
+
+
+def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors mapped from the file, metadata); see ``read_layout``."""
+    layout, meta = read_layout(path, kind)
+    return map_tensors(path, layout), meta

@@ -5,16 +5,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 CODEBOOK = "codebook.safetensors"
+CALIBRATION = "calibration.safetensors"
 SKIPPED = "skipped.jsonl"
+RUN = "run.json"
+WORK = "work"
 CODECS = ("neuron", "nag")
 ROW_ALIGNMENT = 16  # bytes: 128-bit loads, and whole 64-bit words for the CPU scan
 
 
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
+
+
+def plan_name(number: int) -> str:
+    """The file that says where the rows of the index's dataset ``number`` lie."""
+    return f"plan-{number:02d}.json"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Opens an index for ranking and checks it."""
+"""Opens an index for ranking."""
 
 import os
 from collections.abc import Iterator
@@ -9,19 +9,40 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
+from nait_fast.index import ids, values
 from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.files import read_json, read_sealed, read_tensors, sha256_file
-from nait_fast.index.format import CODEBOOK, CODECS, FORMAT_VERSION, MANIFEST, SKIPPED, CodeLayout
+from nait_fast.index.files import Tensor, map_tensors, read_json, read_layout, read_sealed, sha256_file
+from nait_fast.index.format import CODEBOOK, CODECS, FORMAT_VERSION, MANIFEST, shard_name
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """What the manifest says of a shard: ``rows`` samples out of the pool's rows from ``first_row`` on, ``pool_rows``
+    of them, the others being skipped. ``number`` counts the shards."""
+
+    path: Path
+    first_row: int
+    pool_rows: int
+    rows: int
+    bytes: int
+    sha256: str
+    number: int
 
 
 @dataclass(frozen=True)
 class Shard:
     """Arrays mapped from one file: ``codes`` uint8 [n, W], ``row`` int64 [n], ``n_tokens`` int32 [n], ``exact``."""
 
+    path: Path
     codes: np.ndarray
     row: np.ndarray
     n_tokens: np.ndarray
     exact: dict[str, np.ndarray]
+    _ids: dict[str, np.ndarray]
+
+    def ids(self) -> list[str | None]:
+        """The samples' ids, None where a row of the pool has none. Raises NaitError where they are damaged."""
+        return ids.decode(ids.split(self._ids, len(self.row), self.path), self.path)
 
 
 class Index:
@@ -29,91 +50,157 @@ class Index:
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
+        path = self.folder / MANIFEST
         if not self.folder.is_dir():
             raise NaitError(f"{folder}: no such index folder")
-        if not (self.folder / MANIFEST).exists():
+        if not path.exists():
             raise NaitError(f"{folder}: no {MANIFEST}: not an index, or one that is not finished (rerun its command)")
-        self.manifest: dict[str, Any] = read_json(self.folder / MANIFEST)
-        if self.manifest.get("kind") != "nait_fast index":
-            raise NaitError(f"{self.folder / MANIFEST}: not the manifest of an index")
-        if self.manifest.get("format_version") != FORMAT_VERSION:
+        told = read_json(path)
+        if told.get("kind") != "nait_fast index":
+            raise NaitError(f"{path}: not the manifest of an index")
+        if told.get("format_version") != FORMAT_VERSION:
             raise NaitError(
-                f"{folder}: format version {self.manifest.get('format_version')}, this nait_fast reads {FORMAT_VERSION}"
+                f"{path}: format version {values.short(told.get('format_version'))}, this nait_fast reads "
+                f"{FORMAT_VERSION}; index the pool again"
             )
-        self.manifest = read_sealed(self.folder / MANIFEST)
+        self.manifest: dict[str, Any] = read_sealed(path)
         try:
-            self.layout = CodeLayout.of(self.manifest["widths"])
-            if self.manifest["codec"] not in CODECS or self.manifest["row_bytes"] != self.layout.row_bytes:
-                raise ValueError("codec or row_bytes")
-            self._shards = [(str(s["file"]), int(s["rows"]), int(s["bytes"]), str(s["sha256"]))
-                            for s in self.manifest["shards"]]  # fmt: skip
-            self.rows = int(self.manifest["rows"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise NaitError(f"{self.folder / MANIFEST}: not a valid manifest ({error})") from None
-        if any(Path(name).name != name for name, *_ in self._shards):
-            raise NaitError(f"{self.folder / MANIFEST}: a shard's name is no plain file name")
+            self._take(self.manifest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise NaitError(f"{path}: not a valid manifest ({error})") from None
+
+    def _take(self, told: dict[str, Any]) -> None:
+        """The manifest's entries. Raises ValueError, KeyError or TypeError where they are not what was ever written."""
+        self.layout = values.layout(told)
+        for key in ("codec", "reading", "first_token", "model_name", "model", "template_kind", "template"):
+            values.text(told[key], key)
+        if told["codec"] not in CODECS or told["row_bytes"] != self.layout.row_bytes:
+            raise ValueError("codec or row_bytes")
+        for key in ("format_version", "row_bytes", "rows", "tokens", "truncated", "duplicate_ids", "max_length"):
+            values.count(told[key], key)
+        if told["codec"] == "nag":
+            values.count(told["top_k"], "top_k", 1)
+        if told["codebook"] is not None or told["codec"] != "nag":
+            values.digest(told["codebook"], "codebook", 16)
+        if told["calibration"] is not None:
+            values.digest(told["calibration"], "calibration")
+        for name, digest in values.mapping(told["exact"], "exact").items():
+            values.digest(digest, values.name(name, "exact"), 16)
+        skipped = values.mapping(told["skipped"], "skipped")
+        for number in values.mapping(skipped["reasons"], "skipped").values():
+            values.count(number, "skipped")
+        if "sha256" in skipped:
+            values.digest(skipped["sha256"], "skipped")
+        starts = self._take_datasets(values.entries(told["datasets"], "datasets"))
+        self.entries = self._take_shards(values.entries(told["shards"], "shards"))
+        self.rows: int = told["rows"]
+        if sum(entry.rows for entry in self.entries) != self.rows:
+            raise ValueError(f"the shards' rows do not add up to {self.rows}")
+        if self.rows + values.count(skipped["rows"], "skipped") != self.pool_rows:
+            raise ValueError(f"{self.rows} rows and {skipped['rows']} skipped ones, but {self.pool_rows} were read")
+        if not starts <= {entry.first_row for entry in self.entries}:
+            raise ValueError("a dataset begins within a shard")
+
+    def _take_datasets(self, told: list[Any]) -> set[int]:
+        """The first row of each."""
+        starts, self.pool_rows = set(), 0
+        for dataset in told:
+            for key in ("path", "kind", "format", "sha256"):
+                values.text(dataset[key], f"datasets, {key}")
+            starts.add(self.pool_rows)
+            self.pool_rows += values.count(dataset["rows"], "datasets, rows", 1)
+        if not told:
+            raise ValueError("it names no dataset")
+        return starts
+
+    def _take_shards(self, told: list[Any]) -> list[ShardEntry]:
+        found, first_row = [], 0
+        for number, shard in enumerate(told):
+            if shard["file"] != shard_name(number):
+                raise ValueError(f"shard {number} is called {values.short(shard['file'])}, not {shard_name(number)}")
+            start, pool_rows, rows, size = (
+                values.count(shard[key], f"shard {number}, {key}")
+                for key in ("first_row", "pool_rows", "rows", "bytes")
+            )
+            if start != first_row or rows > pool_rows:
+                raise ValueError(f"shard {number}: {rows} of {pool_rows} rows from {start} on, not from {first_row}")
+            digest = values.digest(shard["sha256"], f"shard {number}, sha256")
+            entry = ShardEntry(self.folder / shard_name(number), start, pool_rows, rows, size, digest, number)
+            first_row += entry.pool_rows
+            found.append(entry)
+        if first_row != self.pool_rows:
+            raise ValueError(f"shards of {first_row} rows, but {self.pool_rows} were read")
+        return found
+
+    @property
+    def datasets(self) -> list[dict[str, Any]]:
+        """The pools behind the index, in order: path, kind, format, rows, sha256. Their rows are numbered through."""
+        return self.manifest["datasets"]
 
     @property
     def codebook(self) -> Codebook:
-        return load_codebook(self.folder)
+        """The one that the codes were made with. Raises NaitError where another is in its place."""
+        codebook = load_codebook(self.folder)
+        if self.codebook_hash is None or not sha256_file(self.folder / CODEBOOK).startswith(self.codebook_hash):
+            raise NaitError(f"{self.folder / CODEBOOK}: is not the one that the index was made with; rebuild the index")
+        return codebook
 
     @property
     def codebook_hash(self) -> str | None:
-        return self.manifest.get("codebook")
+        return self.manifest["codebook"]
 
     @property
     def exact(self) -> dict[str, str]:
         """Names of exact scores in the shards -> hash of the signature they were made with."""
-        return self.manifest.get("exact", {})
+        return self.manifest["exact"]
 
     def shards(self) -> Iterator[Shard]:
         """The shards in order, mapped, each checked against the manifest (sizes and shapes, not every byte)."""
-        for name, rows, size, _ in self._shards:
-            yield self._open(self.folder / name, rows, size)
+        for entry in self.entries:
+            yield self.open(entry)
 
-    def _open(self, path: Path, rows: int, size: int) -> Shard:
-        if path.is_file() and path.stat().st_size != size:
-            raise NaitError(f"{path}: {path.stat().st_size} bytes, expected {size}: truncated or damaged; rebuild it")
-        tensors, _ = read_tensors(path, "shard")
-        expected = {
+    def open(self, entry: ShardEntry) -> Shard:
+        """One shard, mapped. Raises NaitError where it is not as the manifest says."""
+        tensors = map_tensors(entry.path, self.layout_of(entry))
+        exact = {name: tensors[f"exact.{name}"] for name in self.exact}
+        found = {name: tensors[name] for name in ids.NAMES if name in tensors}
+        return Shard(entry.path, tensors["codes"], tensors["row"], tensors["n_tokens"], exact, found)
+
+    def layout_of(self, entry: ShardEntry) -> dict[str, Tensor]:
+        """Where a shard's tensors lie in its file, for readers that do not map it. Raises NaitError as ``open``."""
+        path, rows = entry.path, entry.rows
+        if path.is_file() and path.stat().st_size != entry.bytes:
+            raise NaitError(
+                f"{path}: {path.stat().st_size} bytes, expected {entry.bytes}: truncated or damaged; rebuild it with "
+                "index --repair"
+            )
+        layout, meta = read_layout(path, "shard")
+        if meta.get("number") != entry.number:
+            other = values.short(meta.get("number"))
+            raise NaitError(f"{path}: is another shard (number {other}); rebuild it with index --repair")
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {
             "codes": ("u1", (rows, self.layout.row_bytes)),
             "row": ("<i8", (rows,)),
             "n_tokens": ("<i4", (rows,)),
         }
         expected |= {f"exact.{name}": ("<f8", (rows,)) for name in self.exact}
+        if "ids" in layout:
+            expected |= {
+                "ids": ("u1", layout["ids"].shape[:1]),
+                "id_ends": ("<i8", (rows,)),
+                "id_absent": ("?", (rows,)),
+            }
         for key, (dtype, shape) in expected.items():
-            if key not in tensors or tensors[key].dtype != np.dtype(dtype) or tensors[key].shape != shape:
-                raise NaitError(f"{path}: tensor '{key}' is missing or has another shape; rebuild the shard")
-        exact = {name: tensors[f"exact.{name}"] for name in self.exact}
-        return Shard(tensors["codes"], tensors["row"], tensors["n_tokens"], exact)
+            if key not in layout or layout[key].dtype != np.dtype(dtype) or layout[key].shape != shape:
+                raise NaitError(
+                    f"{path}: tensor '{key}' is missing or has another shape; rebuild it with index --repair"
+                )
+        if more := sorted(layout.keys() - expected.keys()):
+            raise NaitError(f"{path}: tensor {more[0]!r} does not belong there; rebuild it with index --repair")
+        return layout
 
     def verify(self) -> list[str]:
-        """Check every byte of every shard and that no row occurs twice; returns the problems found."""
-        problems, last = [], -1
-        for name, rows, size, digest in self._shards:
-            path = self.folder / name
-            try:
-                shard = self._open(path, rows, size)
-                if sha256_file(path) != digest:
-                    raise NaitError(f"{path}: its bytes have changed (SHA-256 differs); rebuild it")
-            except NaitError as error:
-                problems.append(str(error))
-                continue
-            steps = np.diff(shard.row, prepend=last)
-            if rows and (steps <= 0).any():
-                problems.append(f"{path}: rows are not strictly ascending: a row is there twice or misplaced")
-            last = int(shard.row[-1]) if rows else last
-            if last >= self.manifest["dataset"]["rows"]:
-                problems.append(f"{path}: row {last} is beyond the pool's {self.manifest['dataset']['rows']} rows")
-        if sum(rows for _, rows, _, _ in self._shards) != self.rows:
-            problems.append(f"{self.folder / MANIFEST}: the shards' rows do not add up to {self.rows}")
-        read, skipped = self.manifest["dataset"]["rows"], self.manifest["skipped"]["rows"]
-        if self.rows + skipped != read:
-            problems.append(f"{self.folder}: {self.rows} rows and {skipped} skipped ones, but {read} were read")
-        for beside, known in ((CODEBOOK, self.codebook_hash), (SKIPPED, self.manifest["skipped"].get("sha256"))):
-            file = self.folder / beside
-            if known and not file.is_file():
-                problems.append(f"{file}: is missing; rebuild the index")
-            elif known and not sha256_file(file).startswith(known):
-                problems.append(f"{file}: has changed since the index was made (SHA-256 differs); rebuild the index")
-        return problems
+        """Check every byte, and that every row of the pool is there once; returns the problems found."""
+        from nait_fast.index.verify import problems_of
+
+        return problems_of(self)

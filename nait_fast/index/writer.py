@@ -1,6 +1,13 @@
-"""Writes an index shard by shard, so that a killed run goes on where it stopped."""
+"""The files of an index under construction: shards with a note each, and at the end the manifest that joins them.
 
+While the work goes on, `work/` holds the notes and locks; what a note tells of is whole. Several processes may write
+the same shard: they write the same bytes.
+"""
+
+import json
+import shutil
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,109 +15,172 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index.files import (
+    atomic_file,
     pack_tensors,
-    read_json,
+    read_sealed,
     sha256,
     sha256_file,
     write_atomic,
-    write_json,
     write_sealed,
 )
-from nait_fast.index.format import FORMAT_VERSION, MANIFEST, SKIPPED, shard_name
+from nait_fast.index.format import CALIBRATION, FORMAT_VERSION, MANIFEST, SKIPPED, WORK, shard_name
+from nait_fast.index.reader import Index
 
-RUN = "run.json"
+
+def pack_ids(ids: list[str | None]) -> dict[str, np.ndarray]:
+    """The tensors of a shard's ids; none of them where no sample has an id."""
+    if all(value is None for value in ids):
+        return {}
+    encoded = [(value or "").encode(errors="surrogatepass") for value in ids]
+    return {
+        "ids": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "id_ends": np.cumsum([len(text) for text in encoded], dtype=np.int64),
+        "id_absent": np.array([value is None for value in ids]),
+    }
 
 
 class IndexWriter:
-    """An index folder under construction.
+    """Writes into `folder`. ``Index`` reads what ``finish`` has made."""
 
-    ``identity``: everything that decides the index's bytes. A folder begun with another identity is refused.
-    """
+    def __init__(self, folder: Path):
+        self.folder, self.work = folder, folder / WORK
 
-    def __init__(self, folder: Path, identity: dict[str, Any]):
-        self.folder, self.identity = folder, identity
-        run = folder / RUN
-        if run.exists():
-            before = read_json(run)
-            self._refuse_changes({k: v for k, v in before.items() if k != "exact"}, identity)
-        elif (folder / MANIFEST).exists():
-            raise NaitError(f"{folder}: holds something else ({MANIFEST} without {RUN}); choose another folder")
-        else:
-            write_json(run, identity)
+    def begin(self) -> None:
+        """Make the folder for notes and locks."""
+        self.work.mkdir(exist_ok=True)
 
-    def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
-        if changed:
-            what = ", ".join(f"{k} ({before.get(k)} -> {now.get(k)})" for k in changed[:3])
-            raise NaitError(f"{self.folder}: holds an index made otherwise: {what}; choose another folder or delete it")
+    def is_done(self, number: int) -> bool:
+        """Whether the shard has been written whole."""
+        return self._note(number).exists()
 
-    def claim_exact(self, exact: dict[str, str]) -> None:
-        """Fix which exact scores the shards hold (name -> signature hash); NaitError if others were begun."""
-        run = read_json(self.folder / RUN)
-        self._refuse_changes(run.get("exact", exact), exact)
-        write_json(self.folder / RUN, {**run, "exact": exact})
-
-    def is_complete(self) -> bool:
-        return (self.folder / MANIFEST).exists()
-
-    def has_shard(self, number: int) -> bool:
-        """The shard was written whole by an earlier run."""
-        note = self._note(number)
-        if not note.exists():
-            return False
-        path = self.folder / shard_name(number)
-        return path.exists() and sha256_file(path) == read_json(note)["sha256"]
+    def note(self, number: int) -> dict[str, Any]:
+        return read_sealed(self._note(number))
 
     def write_shard(
         self,
         number: int,
+        pool_rows: tuple[int, int],
         rows: np.ndarray,
         n_tokens: np.ndarray,
         codes: np.ndarray,
         exact: dict[str, np.ndarray],
-        truncated: int,
-        skipped: list[dict[str, Any]],
+        ids: list[str | None],
+        listed: list[dict[str, Any]],
     ) -> None:
-        """``rows`` int64 [n] ascending, ``n_tokens`` int32 [n], ``codes`` uint8 [n, W], ``exact`` float64 [n] each."""
-        tensors = {"codes": codes, "row": rows.astype(np.int64), "n_tokens": n_tokens.astype(np.int32)}
+        """``pool_rows``: first and number of the unit's rows; ``rows`` int64 [n] ascending, ``n_tokens`` int32 [n],
+        ``codes`` uint8 [n, W], ``exact`` float64 [n] each; ``listed``: the unit's lines of skipped.jsonl."""
+        tensors = {"codes": codes, "row": rows.astype(np.int64), "n_tokens": n_tokens.astype(np.int32), **pack_ids(ids)}
         tensors |= {f"exact.{name}": scores.astype(np.float64) for name, scores in exact.items()}
         data = pack_tensors(tensors, {"kind": "shard", "number": number})
         write_atomic(self.folder / shard_name(number), data)
+        left_out = Counter(entry["reason"] for entry in listed if not entry.get("kept"))
         note = {
-            "file": shard_name(number), "rows": len(rows), "tokens": int(n_tokens.sum()), "truncated": truncated,
-            "bytes": len(data), "sha256": sha256(data), "skipped": skipped,
+            "file": shard_name(number), "first_row": pool_rows[0], "pool_rows": pool_rows[1], "rows": len(rows),
+            "bytes": len(data), "sha256": sha256(data), "tokens": int(n_tokens.sum()),
+            "truncated": sum(bool(entry.get("kept")) for entry in listed), "reasons": dict(left_out), "listed": listed,
         }  # fmt: skip
-        write_json(self._note(number), note)
+        write_sealed(self._note(number), note)
 
-    def finish(self, manifest: dict[str, Any], n_shards: int, skipped: list[dict[str, Any]]) -> dict[str, Any]:
-        """Write ``skipped.jsonl`` and the manifest, the last file of a complete index; returns the manifest."""
-        import json
+    def check(self, numbers: Iterable[int], every_byte: bool) -> list[int]:
+        """Forget notes that their shards do not bear out (another size, or other bytes); returns their numbers."""
+        lost = []
+        for number in numbers:
+            if not self.is_done(number):
+                continue
+            try:
+                note, path = self.note(number), self.folder / shard_name(number)
+                whole = path.is_file() and path.stat().st_size == note["bytes"]
+                if whole and (not every_byte or sha256_file(path) == note["sha256"]):
+                    continue
+            except (NaitError, KeyError, TypeError):
+                pass
+            self._note(number).unlink(missing_ok=True)
+            lost.append(number)
+        return lost
 
-        notes = [read_json(self._note(i)) for i in range(n_shards)]
-        skipped = sorted(skipped + [s for note in notes for s in note["skipped"]], key=lambda s: s["row"])
-        told = {"rows": len(skipped), "reasons": dict(Counter(s["reason"] for s in skipped))}
-        if skipped:
-            lines = "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in skipped).encode(errors="backslashreplace")
-            write_atomic(self.folder / SKIPPED, lines)
-            told["sha256"] = sha256(lines)
-        full = {
-            "kind": "nait_fast index",
-            "format_version": FORMAT_VERSION,
-            **manifest,
-            "rows": sum(note["rows"] for note in notes),
-            "tokens": sum(note["tokens"] for note in notes),
-            "truncated": sum(note["truncated"] for note in notes),
-            "skipped": told,
-            "shards": [{k: note[k] for k in ("file", "rows", "bytes", "sha256")} for note in notes],
-        }
-        full = write_sealed(self.folder / MANIFEST, full)
-        self.sweep()
-        return full
+    def finish(self, head: dict[str, Any], numbers: range, before: Index | None) -> dict[str, Any]:
+        """Write ``skipped.jsonl`` and the manifest, the last file of a complete index; returns the manifest.
+
+        ``numbers``: the shards with notes; ``before``: the index that they are added to.
+        """
+        totals = {"rows": 0, "tokens": 0, "truncated": 0}
+        reasons: Counter[str] = Counter()
+        shards: list[dict[str, Any]] = []
+        if before is not None:
+            totals = {key: before.manifest[key] for key in totals}
+            reasons.update(before.manifest["skipped"]["reasons"])
+            shards += before.manifest["shards"]
+        for number in numbers:
+            note = self.note(number)
+            totals = {key: total + note[key] for key, total in totals.items()}
+            reasons.update(note["reasons"])
+            shards.append({k: note[k] for k in ("file", "first_row", "pool_rows", "rows", "bytes", "sha256")})
+        told: dict[str, Any] = {"rows": reasons.total(), "reasons": dict(sorted(reasons.items()))}
+        duplicates, digest = self._write_skipped(shards, numbers, before)
+        if digest:
+            told["sha256"] = digest
+        calibration = self.folder / CALIBRATION
+        manifest = {
+            "kind": "nait_fast index", "format_version": FORMAT_VERSION, **head, **totals, "duplicate_ids": duplicates,
+            "skipped": told, "calibration": sha256_file(calibration) if calibration.exists() else None,
+            "shards": shards,
+        }  # fmt: skip
+        return write_sealed(self.folder / MANIFEST, manifest)
+
+    def replace(self, index: Index, numbers: Iterable[int]) -> dict[str, Any]:
+        """Put the shards ``numbers``, made again, into the manifest of ``index``; returns the manifest."""
+        manifest = {k: v for k, v in index.manifest.items() if k != "checksum"}
+        for number in numbers:
+            note = self.note(number)
+            manifest["shards"][number] = {k: note[k] for k in manifest["shards"][number]}
+        manifest["rows"] = sum(shard["rows"] for shard in manifest["shards"])
+        return write_sealed(self.folder / MANIFEST, manifest)
 
     def sweep(self) -> None:
-        """Remove what only an unfinished index needs."""
-        for note in self.folder.glob("shard-*.json"):
-            note.unlink()
+        """Remove what only an unfinished index needs, and what killed runs have left."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for leftover in self.folder.glob("*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    def _write_skipped(self, shards: list[dict[str, Any]], numbers: range, before: Index | None) -> tuple[int, str]:
+        """Write the list of rows that are left out, cut, or of an id that is there already; returns the number of
+        the last, and the file's SHA-256 ("" if there is nothing to list)."""
+        from nait_fast.index.duplicates import duplicate_ids
+
+        path = self.folder / SKIPPED
+        repeated = duplicate_ids([self.folder / shard["file"] for shard in shards])
+        first_new = before.pool_rows if before is not None else 0
+        told = before is not None and "sha256" in before.manifest["skipped"]
+        # A run killed between this file and the manifest has left lines of the new rows in it, too.
+        old = (line for line in _lines(path) if json.loads(line)["row"] < first_new) if told else iter(())
+        fresh = (entry for number in numbers for entry in self.note(number)["listed"])
+        entries = _merged(fresh, ((row, first) for row, first in repeated if row >= first_new))
+        line = next(old, None) or next(entries, None)
+        if line is None:
+            path.unlink(missing_ok=True)
+            return len(repeated), ""
+        with atomic_file(path) as file:
+            while line is not None:
+                file.write(line)
+                line = next(old, None) or next(entries, None)
+        return len(repeated), sha256_file(path)
 
     def _note(self, number: int) -> Path:
-        return self.folder / f"shard-{number:05d}.json"
+        return self.work / f"shard-{number:05d}.json"
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        yield from file
+
+
+def _merged(listed: Iterable[dict[str, Any]], repeated: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """Lines of skipped.jsonl in the order of the rows."""
+    import heapq
+
+    doubles = (
+        {"row": row, "where": f"row {row}", "reason": f"its id is that of row {first}", "kept": True}
+        for row, first in repeated
+    )
+    for entry in heapq.merge(listed, doubles, key=lambda entry: entry["row"]):
+        yield (json.dumps(entry, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

@@ -1,54 +1,122 @@
-"""Writes a selection: the chosen rows, all scores, a manifest and LLaMA-Factory's dataset_info.json."""
+"""Writes a selection: the chosen rows, the scores and LLaMA-Factory's dataset_info.json."""
 
-import io
+import hashlib
 import json
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from nait_fast.data.pool import Pool, PoolInfo
-from nait_fast.index.files import sha256, write_atomic, write_json
+from nait_fast.errors import NaitError
+from nait_fast.index.files import atomic_file, write_json
+from nait_fast.index.reader import Index
+from nait_fast.index.stream import Ids, ids
 from nait_fast.ranking.select import Selection
+from nait_fast.ranking.spill import Spill
+from nait_fast.ranking.table import Table
 
 SELECTED, SCORES, DATASET_INFO = "selected.jsonl", "scores.parquet", "dataset_info.json"
+GROUP_CELLS = 1 << 20  # numbers in a row group of scores.parquet
+COPIED_LINES = 4096  # lines put in order at a time
 
 
-def write_scores(
-    path: Path,
-    rows: np.ndarray,
-    ids: Sequence[str | None],
-    n_tokens: np.ndarray,
-    names: Sequence[str],
-    scores: np.ndarray,
-    selection: Selection,
-) -> None:
-    """``scores.parquet``: row int64, id string, n_tokens int32, score.<target> float64, rank int64, selected bool."""
+class RowSource(Protocol):
+    """The pools behind an index: where they are, and the ``format`` of the first one's rows."""
+
+    paths: list[str]
+    format: str
+
+    def lines(self, rows: np.ndarray) -> Iterable[bytes]:
+        """The lines, without newline, of ``rows`` int64, which ascend. Raises NaitError if the pool has changed."""
+
+
+def write_selected(path: Path, lines: Iterable[bytes], order: np.ndarray) -> str:
+    """Write ``lines`` [k] in the ``order`` int64 [k]; returns the file's SHA-256.
+
+    They are kept on disk meanwhile: memory holds where each begins. Raises NaitError.
+    """
+    digest, ends = hashlib.sha256(), np.zeros(len(order) + 1, dtype=np.int64)
+    with atomic_file(path) as out, tempfile.TemporaryFile(dir=path.parent) as kept:
+        at = 0
+        for number, line in enumerate(lines, 1):
+            at += kept.write(line) + kept.write(b"\n")
+            ends[number] = at
+        kept.flush()
+        for start in range(0, len(order), COPIED_LINES):
+            some = order[start : start + COPIED_LINES]
+            spans = zip(ends[some].tolist(), ends[some + 1].tolist(), strict=True)
+            data = b"".join(os.pread(kept.fileno(), end - begin, begin) for begin, end in spans)
+            digest.update(data)
+            out.write(data)
+    return digest.hexdigest()
+
+
+def write_scores(path: Path, index: Index, table: Table, selection: Selection, ranks: Spill, all_rows: bool) -> None:
+    """``scores.parquet``, in the order of the rows: all of them, or those of ``selection``.
+
+    Columns: row int64, id string, n_tokens int32, score.<target> float64, rank int64, selected bool. ``ranks``: of all
+    rows. Written a row group at a time. Raises NaitError.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns: dict[str, Any] = {
-        "row": pa.array(rows, pa.int64()),
-        "id": pa.array(ids, pa.string()),
-        "n_tokens": pa.array(n_tokens, pa.int32()),
-        **{f"score.{name}": pa.array(scores[:, c], pa.float64()) for c, name in enumerate(names)},
-        "rank": pa.array(selection.rank, pa.int64()),
-        "selected": pa.array(selection.selected, pa.bool_()),
-    }
-    buffer = io.BytesIO()
-    parquet.write_table(pa.table(columns), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
+    group = max(4096, GROUP_CELLS // (len(table.names) + 4))
+    columns = [("row", pa.int64()), ("id", pa.string()), ("n_tokens", pa.int32()),
+               *((f"score.{name}", pa.float64()) for name in table.names),
+               ("rank", pa.int64()), ("selected", pa.bool_())]  # fmt: skip
+    names, waiting = _Ids(index, group), []
+    # A dictionary of numbers that hardly repeat would be built in vain.
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["id", "n_tokens"]}
+    with atomic_file(path) as file, parquet.ParquetWriter(file, pa.schema(columns), **options) as writer:
+        for start in range(0, table.rows, group):
+            stop = min(start + group, table.rows)
+            chosen = np.zeros(stop - start, dtype=bool)
+            chosen[selection.places[slice(*np.searchsorted(selection.places, (start, stop)))] - start] = True
+            scores = [table.scores.read(start, stop, column) for column in range(len(table.names))]
+            row, n_tokens, rank = (spill.read(start, stop) for spill in (table.row, table.n_tokens, ranks))
+            arrays = [row, names.take(stop - start), n_tokens, *scores, rank, chosen]
+            rows = pa.table(arrays, schema=writer.schema)
+            waiting.append(rows if all_rows else rows.filter(pa.array(chosen)))
+            if stop == table.rows or sum(len(part) for part in waiting) >= group:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting.clear()
 
 
-def write_selected(path: Path, pool: Pool, rows: np.ndarray) -> str:
-    """The rows of ``pool`` in the given order, each as it stands in the pool; returns the file's SHA-256."""
-    data = b"".join(line + b"\n" for line in pool.lines(rows))
-    write_atomic(path, data)
-    return sha256(data)
+class _Ids:
+    """The ids of an index's rows as Arrow arrays of any length, in order."""
+
+    def __init__(self, index: Index, rows: int):
+        self._index, self._pieces, self._rest = index, ids(index, rows), None
+
+    def take(self, n: int) -> Any:
+        """The next ``n``."""
+        import pyarrow as pa
+
+        out = []
+        while n:
+            piece = self._rest if self._rest is not None else self._array(next(self._pieces))
+            out.append(piece[:n])
+            self._rest = piece[n:] if len(piece) > n else None
+            n -= len(out[-1])
+        return pa.chunked_array(out, pa.string())
+
+    def _array(self, piece: Ids) -> Any:
+        import pyarrow as pa
+
+        valid = np.packbits(~piece.absent, bitorder="little")
+        buffers = [pa.py_buffer(array) for array in (valid, piece.offsets, piece.text)]
+        array = pa.Array.from_buffers(pa.large_string(), len(piece.absent), buffers)
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid:
+            raise NaitError(f"{self._index.folder}: its ids are damaged; nait-fast verify tells where") from None
+        return array.cast(pa.string())
 
 
-def write_dataset_info(path: Path, info: PoolInfo, first_line: bytes) -> None:
+def write_dataset_info(path: Path, format: str, first_line: bytes) -> None:
     """LLaMA-Factory's description of ``selected.jsonl`` (pre-tokenised rows have none there: an empty object)."""
     row = json.loads(first_line)
 
@@ -57,20 +125,20 @@ def write_dataset_info(path: Path, info: PoolInfo, first_line: bytes) -> None:
         return {column: name for column, name in found.items() if name}
 
     entry: dict[str, Any] = {"file_name": SELECTED}
-    if info.format == "alpaca":
+    if format == "alpaca":
         entry["columns"] = present(prompt=["instruction"], query=["input", "context"], response=["output", "response"],
                                    system=["system"], history=["history"])  # fmt: skip
-    elif info.format == "sharegpt":
+    elif format == "sharegpt":
         entry |= {"formatting": "sharegpt", "columns": present(messages=["conversations", "conversation"],
                                                                system=["system"], tools=["tools"])}  # fmt: skip
-    elif info.format == "messages" or isinstance(row.get("prompt"), list):
+    elif format == "messages" or isinstance(row.get("prompt"), list):
         tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
                 "system_tag": "system"}  # fmt: skip
         entry |= {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
-    elif info.format == "prompt_completion":
+    elif format == "prompt_completion":
         entry["columns"] = present(
             prompt=["prompt", "query", "question"], response=["completion", "response", "answer"]
         )
-    elif info.format == "text":
+    elif format == "text":
         entry["columns"] = {"prompt": "text"}
-    write_json(path, {} if info.format == "input_ids" else {"selected": entry})
+    write_json(path, {} if format == "input_ids" else {"selected": entry})

@@ -1,23 +1,35 @@
 """Scores of every indexed row: popcount scans of the codes, or the exact scores stored beside them."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from nait_fast.env import pick_device
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
+from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
+from nait_fast.kernels.common.dispatch import pick
+from nait_fast.kernels.popcount import cpu
+from nait_fast.kernels.popcount.launch import SMALL_SCAN_BYTES
 from nait_fast.ranking.signature import Signature, check_fits
 from nait_fast.ranking.topk import TopK
 
 GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU
+GPU_BUFFER_BYTES = 64 << 20  # of codes: a device's copies want more at once than a processor's cache holds
+SCORE_BYTES = 2 << 20  # of scores in a block
+
+Scorer = Callable[[np.ndarray], np.ndarray]  # codes uint8 [n, row_bytes] -> scores float64 [n, C]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Scores of one shard: ``row`` int64 [n], ``n_tokens`` int32 [n], ``scores`` float64 [n, C]."""
+    """Scores of consecutive rows: ``row`` int64 [n], ``n_tokens`` int32 [n], ``scores`` float64 [n, C]."""
 
     row: np.ndarray
     n_tokens: np.ndarray
@@ -57,11 +69,37 @@ def code_counter(signatures: Sequence[Signature], device: str) -> PopcountScan:
     return PopcountScan(planes, weights, owners, len(signatures), device)
 
 
-def code_scorer(signatures: Sequence[Signature], device: str = "cpu") -> Callable[[np.ndarray], np.ndarray]:
-    """A function from ``codes`` uint8 [n, row_bytes] to their scores float64 [n, C] under bit signatures."""
+def code_scorer(signatures: Sequence[Signature], device: str = "cpu") -> Scorer:
+    """A function from codes to their scores under bit signatures."""
     counts = code_counter(signatures, device)
     scales = np.array([s.meta["scale"] for s in signatures])
     return lambda codes: counts(codes) * scales
+
+
+def _threads_scorer(signatures: Sequence[Signature], total_bytes: int) -> tuple[Scorer, int]:
+    """(``code_scorer`` on the CPU, for several threads at once; how many there shall be). Compiles where that pays.
+
+    The op decides by the size of a call whether to compile; here that of the whole scan counts.
+    """
+    counter = code_counter(signatures, "cpu")
+    compiled = pick("cpu", ("cpu", "reference")) == "cpu" and total_bytes * len(counter.planes) >= SMALL_SCAN_BYTES
+    if not compiled:
+        return code_scorer(signatures), READERS
+    arguments = (counter.planes, counter.weights, counter.owners, counter.n_scores)
+    cpu.popcount_scan(np.zeros((1, counter.planes.shape[1]), np.uint8), *arguments)
+    import numba
+
+    scales = np.array([s.meta["scale"] for s in signatures])
+    # Numba's own pool crashes when two threads use it at once.
+    turn: AbstractContextManager = Lock() if numba.threading_layer() == "workqueue" else nullcontext()
+
+    def score(codes: np.ndarray) -> np.ndarray:
+        # One thread a part: a team of threads waits for its slowest after each part, and spins while it does.
+        numba.set_num_threads(1)
+        with turn:
+            return cpu.popcount_scan(codes, *arguments) * scales
+
+    return score, numba.get_num_threads() + 1  # one more than the cores: while one waits for the disk
 
 
 def score_codes(codes: np.ndarray, signatures: Sequence[Signature]) -> np.ndarray:
@@ -69,31 +107,53 @@ def score_codes(codes: np.ndarray, signatures: Sequence[Signature]) -> np.ndarra
     return code_scorer(signatures)(codes)
 
 
+def _may_have_gpu() -> bool:
+    """Whether asking torch for a GPU, which takes seconds and hundreds of MB, can bring one."""
+    devices = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    return sys.platform != "linux" or any(Path(device).exists() for device in devices)
+
+
 def scan_device(device: str, index: Index, signatures: Sequence[Signature]) -> str:
     """Where to scan: 'auto' takes a GPU once the work outweighs starting torch. Scores are the same everywhere."""
     planes = sum(len(s.tensors["planes"]) for s in signatures if s.method != "nait")
     if device == "cpu" or not planes:
         return "cpu"
-    if device == "auto" and index.rows * index.manifest["row_bytes"] * planes < GPU_SCAN_BYTES:
+    small = index.rows * index.manifest["row_bytes"] * planes < GPU_SCAN_BYTES
+    if device == "auto" and (small or not _may_have_gpu()):
         return "cpu"
     return str(pick_device(device))
 
 
 def scan(index: Index, signatures: Sequence[Signature], device: str = "cpu") -> Iterator[Block]:
-    """Scores shard by shard on ``device`` (auto, cpu, cuda …). Raises NaitError for signatures that do not fit and
-    damaged shards."""
+    """Scores of all rows in order, in blocks of some MB, on ``device`` (auto, cpu, cuda …).
+
+    Whatever must be compiled is, before this returns. Raises NaitError for signatures that do not fit and, on the way,
+    for damaged shards.
+    """
     check_index(index, signatures)
     bit = [i for i, s in enumerate(signatures) if s.method != "nait"]
+    exact = {i: s.name for i, s in enumerate(signatures) if s.method == "nait"}
+    coded = [signatures[i] for i in bit]
     chosen = scan_device(device, index, signatures)
-    score = code_scorer([signatures[i] for i in bit], chosen) if bit else None
-    for shard in index.shards():
-        scores = np.empty((len(shard.row), len(signatures)))
+    score: Scorer | None
+
+    def block(part: Part) -> Block:
+        if score is not None and not exact:
+            return Block(part.row, part.n_tokens, score(part.codes))
+        scores = np.empty((len(part.row), len(signatures)))
         if score is not None:
-            scores[:, bit] = score(shard.codes)
-        for i, signature in enumerate(signatures):
-            if signature.method == "nait":
-                scores[:, i] = shard.exact[signature.name]
-        yield Block(np.array(shard.row), np.array(shard.n_tokens), scores)
+            scores[:, bit] = score(part.codes)
+        for i, name in exact.items():
+            scores[:, i] = part.exact[name]
+        return Block(part.row, part.n_tokens, scores)
+
+    rows = max(1, SCORE_BYTES // (8 * max(1, len(signatures))))
+    if bit and code_counter(coded, chosen).on_device:
+        score = code_scorer(coded, chosen)
+        whole = Stream(index, list(exact.values()), rows=rows, buffer_bytes=GPU_BUFFER_BYTES)
+        return map(block, whole.parts())
+    score, threads = _threads_scorer(coded, index.rows * index.layout.row_bytes) if bit else (None, READERS)
+    return Stream(index, list(exact.values()), codes=bool(bit), rows=rows).map(block, threads)
 
 
 def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
@@ -123,9 +183,9 @@ def _search_on_device(
 
     scan = counter.device_scan()
     best = DeviceTopK(k, scan.device)
-    for shard in index.shards():
-        rows = torch.from_numpy(np.array(shard.row)).to(scan.device)
-        for start, scores in tiles(shard.codes, scan):
+    for part in Stream(index, buffer_bytes=GPU_BUFFER_BYTES).parts():
+        rows = torch.from_numpy(part.row).to(scan.device)
+        for start, scores in tiles(part.codes, scan):
             best.push(rows[start : start + len(scores)], scores[:, 0])
     chosen, scores = best.result()
     return chosen, scores * signature.meta["scale"]

@@ -1,68 +1,96 @@
-"""From scores to a subset: one order out of several targets, and a budget on it."""
+"""From scores to a subset: one order out of several targets, and a budget on it, in passes over blocks of rows.
 
-from collections.abc import Sequence
+An order is a key of every row (``keys.py``): smaller is better, ties go to the lower row. Memory grows with the rows
+that are selected, not with those that there are.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import NaitError
-from nait_fast.ranking.topk import order
+from nait_fast.ranking.cut import Cut, Items, find_cut
+from nait_fast.ranking.external import ranks
+from nait_fast.ranking.keys import ZScores, descending, shuffled
+from nait_fast.ranking.spill import Spill, block_rows
+from nait_fast.ranking.table import Table
 
 
 @dataclass(frozen=True)
 class Selection:
-    """``rank`` int64 [n]: 1 is the best; ``selected`` bool [n]."""
+    """``places`` int64 [k]: the selected rows' places in the table, ascending; ``rows`` int64 [k]: their numbers.
 
-    rank: np.ndarray
-    selected: np.ndarray
+    ``order`` int64 [k]: positions in these, best first. ``tokens``: of all of them. ``keys``: of all rows' order.
+    """
 
-    def positions(self) -> np.ndarray:
-        """Positions of the selected rows, best first."""
-        chosen = np.flatnonzero(self.selected)
-        return chosen[np.argsort(self.rank[chosen])]
-
-
-def z_scores(scores: np.ndarray) -> np.ndarray:
-    """Each column of ``scores`` [n, C] less its mean, over its standard deviation (a constant column gives 0)."""
-    if len(scores) == 0:
-        return scores
-    constant = scores.max(axis=0) == scores.min(axis=0)  # its computed deviation may be a rounding error above 0
-    spread = np.where(constant, 1.0, scores.std(axis=0))
-    return np.where(constant, 0.0, (scores - scores.mean(axis=0)) / spread)
+    places: np.ndarray
+    rows: np.ndarray
+    order: np.ndarray
+    tokens: int
+    keys: Spill
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation of two vectors, ties at their mean rank; NaN if one is constant."""
+@dataclass(frozen=True)
+class _End:
+    """One end of an order: ``keys`` gives those of the rows from a start to a stop; ``bottom``: worst first."""
 
-    def ranks(v: np.ndarray) -> np.ndarray:
-        _, inverse, counts = np.unique(v, return_inverse=True, return_counts=True)
-        return (counts.cumsum() - (counts - 1) / 2)[inverse]
+    keys: Callable[[int, int], np.ndarray]
+    rows: int
+    bottom: bool = False
 
-    a, b = ranks(x) - (len(x) + 1) / 2, ranks(y) - (len(y) + 1) / 2
-    norm = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / norm) if norm else float("nan")
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """(keys uint64 [n], places int64 [n]), both ascending towards the other end."""
+        keys = self.keys(start, stop)
+        places = np.arange(start, start + len(keys))
+        return (~keys, self.rows - 1 - places) if self.bottom else (keys, places)
+
+    def items(self, weights: Spill | None) -> Iterator[Items]:
+        for start, stop in blocks(self.rows):
+            keys, places = self.read(start, stop)
+            yield keys, places, np.ones(len(keys), np.int64) if weights is None else weights.read(start, stop)
 
 
-def combined_order(rows: np.ndarray, scores: np.ndarray, combine: str) -> np.ndarray:
-    """Positions of the rows, best first, from ``scores`` [n, C].
+def blocks(rows: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of blocks of a column."""
+    step = block_rows(1)
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def order_keys(table: Table, combine: str) -> Spill:
+    """Keys uint64 of the rows' order.
 
     ``mean``, ``max``: of the z-scores; ``union``, ``roundrobin``: the targets take turns in the order of the columns,
-    each giving its next best row that is not yet there. Ties by ascending row.
+    each giving its next best row that is not yet there.
     """
-    z = z_scores(scores)
-    if scores.shape[1] == 1:
-        return order(rows, scores[:, 0])
+    keys, targets = table.scratch(np.uint64), len(table.names)
+    if targets == 1:
+        for start, block in table.scores.blocks():
+            keys.write(start, descending(block))
+        return keys
+    z = ZScores.of(table.scores, table.low, table.high)
     if combine in ("mean", "max"):
-        return order(rows, z.mean(axis=1) if combine == "mean" else z.max(axis=1))
-    turn = np.empty(len(rows), dtype=np.int64)  # the earliest turn in which some target names the row
-    turn.fill(np.iinfo(np.int64).max)
-    n_targets = scores.shape[1]
-    for c in range(n_targets):
-        turns = np.empty(len(rows), dtype=np.int64)
-        turns[order(rows, z[:, c])] = np.arange(len(rows)) * n_targets + c
-        np.minimum(turn, turns, out=turn)
-    return np.argsort(turn, kind="stable")
+        for start, block in z.tables():
+            keys.write(start, descending(block.sum(axis=0) / targets if combine == "mean" else block.max(axis=0)))
+        return keys
+    for column in range(targets):
+        _take_turns(table, z, column, keys)
+    return keys
+
+
+def _take_turns(table: Table, z: ZScores, column: int, turns: Spill) -> None:
+    """Let target ``column`` name each row in its own order: the earliest turn that names a row is the row's."""
+    targets = len(table.names)
+    with Spill(table.folder, np.uint64, table.rows) as own:
+        for start, stop in blocks(table.rows):
+            own.write(start, descending(z.read(start, stop, column)))
+        with ranks(own, table.folder) as ranked:
+            for start, rank in ranked.blocks():
+                turn = ((rank - 1) * targets + column).view(np.uint64)
+                turns.write(start, np.minimum(turn, turns.read(start, start + len(turn))) if column else turn)
 
 
 def _count(n: int, options: BudgetOptions) -> int:
@@ -85,40 +113,46 @@ def check_budget(options: BudgetOptions, rows: int = 10**18) -> None:
     _count(rows, options)
 
 
-def select(
-    rows: np.ndarray, n_tokens: np.ndarray, scores: np.ndarray, options: BudgetOptions, seed: int = 0
-) -> Selection:
+def select(table: Table, options: BudgetOptions, seed: int = 0) -> Selection:
     """Order the rows and choose within the budget.
 
-    ``rows`` int64 [n], ``n_tokens`` int [n], ``scores`` float64 [n, C]. ``pick``: from the top, the bottom, or at
-    random (seeded). ``combine=union`` with a count or fraction gives every target its own budget and selects all their
-    rows. A token budget takes samples in order up to the first that would exceed it.
+    ``pick``: from the top, the bottom, or at random (seeded). ``combine=union`` with a count or fraction gives every
+    target its own budget and selects all their rows. A token budget takes samples in order up to the first that would
+    exceed it. Raises NaitError for budgets that do not fit the rows.
     """
-    if len(rows) == 0:
+    if table.rows == 0:
         raise NaitError("the pool has no usable samples to select from")
-    ordered = combined_order(rows, scores, options.combine)
-    rank = np.empty(len(rows), dtype=np.int64)
-    rank[ordered] = np.arange(1, len(rows) + 1)
-    selected = np.zeros(len(rows), dtype=bool)
+    keys = order_keys(table, options.combine)
+    bottom = options.pick == "bottom"
+    ends = [_End(keys.read, table.rows, bottom)]
     if options.pick == "random":
-        ordered = np.random.default_rng(seed).permutation(len(rows))
-    elif options.pick == "bottom":
-        ordered = ordered[::-1]
-    if options.token_budget is not None:
-        within = np.cumsum(n_tokens[ordered], dtype=np.int64) <= options.token_budget
-        if not within[0]:
-            raise NaitError(
-                f"--token-budget {options.token_budget}: below the first sample's {int(n_tokens[ordered[0]])} tokens"
-            )
-        selected[ordered[within]] = True
-    elif options.combine == "union" and scores.shape[1] > 1 and options.pick != "random":
-        for position in _union(rows, scores, _count(len(rows), options), options.pick):
-            selected[position] = True
-    else:
-        selected[ordered[: _count(len(rows), options)]] = True
-    return Selection(rank, selected)
+        ends = [_End(lambda start, stop: shuffled(table.row.read(start, stop), seed), table.rows)]
+    elif options.combine == "union" and options.token_budget is None:
+        columns = range(len(table.names))
+        ends = [_End(partial(_score_keys, table.scores, column), table.rows, bottom) for column in columns]
+    weights = None if options.token_budget is None else table.n_tokens
+    budget = _count(table.rows, options) if options.token_budget is None else options.token_budget
+    cuts = [find_cut(partial(end.items, weights), budget) for end in ends]
+    chosen = _collect(table, keys, list(zip(ends, cuts, strict=True)))
+    if not len(chosen.places) and weights is not None and cuts[0] is not None:
+        raise NaitError(f"--token-budget {budget}: below the first sample's {cuts[0].weight} tokens")
+    return chosen
 
 
-def _union(rows: np.ndarray, scores: np.ndarray, k: int, pick: str) -> Sequence[np.ndarray]:
-    ordered = [order(rows, scores[:, c]) for c in range(scores.shape[1])]
-    return [o[:k] if pick == "top" else o[-k:] for o in ordered]
+def _score_keys(scores: Spill, column: int, start: int, stop: int) -> np.ndarray:
+    return descending(scores.read(start, stop, column))
+
+
+def _collect(table: Table, keys: Spill, ends: list[tuple[_End, Cut | None]]) -> Selection:
+    """All rows that come before the cut of any end."""
+    places, rows, own, tokens = [], [], [], 0
+    for start, stop in blocks(table.rows):
+        chosen = np.zeros(stop - start, dtype=bool)
+        for end, cut in ends:
+            chosen |= cut is None or cut.before(*end.read(start, stop))
+        places.append(start + np.flatnonzero(chosen))
+        rows.append(table.row.read(start, stop)[chosen])
+        own.append(keys.read(start, stop)[chosen])
+        tokens += int(table.n_tokens.read(start, stop)[chosen].sum(dtype=np.int64))
+    order = np.argsort(np.concatenate(own), kind="stable")
+    return Selection(np.concatenate(places), np.concatenate(rows), order, tokens, keys)

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.config import METHODS
 from nait_fast.errors import NaitError
+from nait_fast.index import values
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.files import pack_tensors, read_tensors, sha256, write_atomic
 from nait_fast.index.format import CodeLayout
@@ -49,38 +51,63 @@ class Signature:
         return path
 
 
-_SHARED = ("model", "template", "reading", "first_token", "layers", "samples")
-_META = {
-    "nait": (*_SHARED, "explained", "sign_margin"),
-    "contrast": (*_SHARED, "codebook", "scale"),
-    "nag": (*_SHARED, "top_k", "scale"),
-}
 _TENSORS = {
     "nait": {"direction": "f4"},
     "contrast": {"weights": "f4", "threshold": "f4", "planes": "u1", "plane_weights": "i8"},
     "nag": {"weights": "f4", "planes": "u1", "plane_weights": "i8"},
 }
+MAX_PLANES = 64
 
 
 def load_signature(path: str | os.PathLike[str]) -> Signature:
     """Read a signature file. Raises NaitError when it is missing, damaged or no signature."""
     tensors, meta = read_tensors(path, "signature")
     try:
-        name, expected = str(meta["name"]), _TENSORS[meta["method"]]
-        layout = CodeLayout.of(meta["widths"])
-        for key, dtype in expected.items():
-            array = tensors[key]
-            shape = {"planes": (len(array), layout.row_bytes), "plane_weights": (len(tensors.get("planes", ())),)}
-            if array.dtype != np.dtype(dtype) or array.shape != shape.get(key, (layout.n_neurons,)):
-                raise ValueError(f"'{key}' does not fit")
-        missing = [key for key in _META[meta["method"]] if key not in meta]
-        if missing:
-            raise ValueError(f"'{missing[0]}' is missing")
-        float(meta.get("scale", 0))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        name, layout = values.name(meta["name"], "name"), values.layout(meta)
+        if meta["method"] not in METHODS:
+            raise ValueError(f"method: {values.short(meta['method'])}")
+        _check_meta(meta)
+        _check_tensors(tensors, _TENSORS[meta["method"]], layout)
+    except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{path}: not a valid signature ({error})") from None
     meta = {k: v for k, v in meta.items() if k not in ("kind", "name")}
     return Signature(name, meta, {k: np.array(v) for k, v in tensors.items()})
+
+
+def _check_meta(meta: dict[str, Any]) -> None:
+    """Raises KeyError or ValueError."""
+    for key in ("model", "template", "reading", "first_token"):
+        values.text(meta[key], key)
+    values.count(meta["samples"], "samples", 1)
+    if meta["method"] == "nait":
+        for key in ("explained", "sign_margin"):
+            if len([values.number(x, key) for x in values.entries(meta[key], key)]) != len(meta["layers"]):
+                raise ValueError(f"{key}: not one for each layer")
+        return
+    values.number(meta["scale"], "scale")
+    if meta["method"] == "nag":
+        values.count(meta["top_k"], "top_k", 1)
+    else:
+        values.digest(meta["codebook"], "codebook", 16)
+
+
+def _check_tensors(tensors: dict[str, np.ndarray], expected: dict[str, str], layout: CodeLayout) -> None:
+    """Raises ValueError."""
+    if tensors.keys() != expected.keys():
+        raise ValueError(f"tensors {values.short(sorted(tensors))} instead of {', '.join(sorted(expected))}")
+    planes = len(tensors["planes"]) if "planes" in tensors and tensors["planes"].ndim else 0
+    shapes = {"planes": (planes, layout.row_bytes), "plane_weights": (planes,)}
+    for key, dtype in expected.items():
+        array = tensors[key]
+        if array.dtype != np.dtype(dtype) or array.shape != shapes.get(key, (layout.n_neurons,)):
+            raise ValueError(f"'{key}' does not fit")
+        if not np.isfinite(array).all():
+            raise ValueError(f"'{key}' holds values that are not finite")
+    if "planes" in expected:
+        if not 1 <= planes <= MAX_PLANES:
+            raise ValueError(f"{planes} planes")
+        if sum(map(abs, tensors["plane_weights"].tolist())) * layout.n_neurons >= 1 << 63:
+            raise ValueError("'plane_weights' are beyond what a score can hold")
 
 
 def check_fits(signature: Signature, model: str, template: str, codebook: str | None, where: str) -> None:

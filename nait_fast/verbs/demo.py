@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.config import BudgetOptions, DataOptions, ModelOptions, SignatureOptions
+from nait_fast.config import BudgetOptions, DataOptions, IndexOptions, ModelOptions, SignatureOptions
 from nait_fast.data.pool import Pool
+from nait_fast.data.rows import rows_of
 from nait_fast.demo.pool import TARGETS, make_pool, make_target
+from nait_fast.dist.worker import index_pool
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import open_session
@@ -72,10 +74,8 @@ def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
     )
     session = open_session(ModelOptions(model=model or find_model()), DataOptions(), quiet=quiet)
     seconds = {"load": lap()}
-    build = IndexBuild(
-        session, pool, make_folder(folder / "index"), codec="neuron", reading="mean", top_k=0, calibration_size=512,
-        seed=0, shard_rows=8192, skip_bad_rows=False, exact_readings=frozenset(["drift"]),
-    )  # fmt: skip
+    options = IndexOptions(model=session.model.name, dataset=pool.path, output=str(folder / "index"), reading="mean")
+    build = IndexBuild(session, pool, options, make_folder(options.output), exact_readings=frozenset(["drift"]))
     codebook = build.codebook()
     seconds["calibrate"] = lap()
     signatures = {
@@ -83,7 +83,7 @@ def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
         "nait": build_signatures(session, targets, SignatureOptions(method="nait"), "drift", codebook),
     }
     seconds["targets"] = lap()
-    build.run(directions_of(signatures["nait"]))
+    index_pool(build, directions_of(signatures["nait"]))
     seconds["index"] = lap()
     index = Index(folder / "index")
     labels = np.array([row["source"] for row in pool_rows])
@@ -107,7 +107,7 @@ def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
         values = "".join(f"{precision[name][m]:>10.2f}" for m in METHODS)
         lines.append(f"{name:<12} {own:>8} {own / len(labels):>10.2f}{values}")
     for method in METHODS:
-        rank_index(index, signatures[method], BudgetOptions(), 0, make_folder(folder / method), pool)
+        rank_index(index, signatures[method], BudgetOptions(), 0, make_folder(folder / method), rows_of(pool))
     seconds["rank"] = lap()
     rate = build.tokens / build.seconds if build.seconds else 0.0
     timing = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())

@@ -1,20 +1,23 @@
 """``index``: a pool's bit codes on disk."""
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from nait_fast.config import IndexOptions
-from nait_fast.data.pool import Pool
+from nait_fast.dist.local import default_workers, run_workers
+from nait_fast.dist.progress import Watch
+from nait_fast.dist.worker import Worker, device_of, index_pool, worker_of
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
-from nait_fast.extract.indexing import IndexBuild
+from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session
 from nait_fast.index.codebook import load_codebook
 from nait_fast.index.files import make_folder, write_json
+from nait_fast.index.reader import Index
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 from nait_fast.verbs.signature import default_reading
-
-Directions = dict[str, tuple[str, Any, str]]
 
 
 def directions_of(signatures: list[Signature]) -> Directions:
@@ -36,46 +39,77 @@ def check_scored(signatures: list[Signature], session: Session) -> None:
             raise NaitError(f"--score: signature '{signature.name}' was made with another --first-token")
 
 
-def summary_of(manifest: dict[str, Any], build: IndexBuild, output: str | Path) -> dict[str, Any]:
-    """What a run of ``index`` reports."""
-    rate = build.tokens / build.seconds if build.seconds and build.tokens else None
+def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
+    """What a run of ``index`` reports of the index."""
+    dataset = manifest["datasets"][-1]
     return {
         "index": str(output),
-        "rows_read": manifest["dataset"]["rows"],
+        "rows_read": sum(d["rows"] for d in manifest["datasets"]),
         "rows_indexed": manifest["rows"],
         "rows_skipped": manifest["skipped"]["rows"],
         "skipped_reasons": manifest["skipped"]["reasons"],
-        "format": manifest["dataset"]["format"],
+        "duplicate_ids": manifest["duplicate_ids"],
+        "datasets": len(manifest["datasets"]),
+        "format": dataset["format"],
         "template": manifest["template_kind"],
         "truncated": manifest["truncated"],
         "tokens": manifest["tokens"],
         "bytes_per_row": manifest["row_bytes"],
+    }
+
+
+def work_of(build: IndexBuild) -> dict[str, Any]:
+    """What a run of ``index`` reports of its own work."""
+    rate = build.tokens / build.seconds if build.seconds and build.tokens else None
+    return {
         "shared_prefix_tokens": len(build.prefix),
         "tokens_run": build.tokens,
+        "padding_waste": round(build.session.padding, 4),
         "seconds": round(build.seconds, 3),
         "tokens_per_s": round(rate, 1) if rate else None,
     }
 
 
-def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:
-    """Build (or finish) an index; returns a summary."""
+def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
+    """What one worker does with the options ``given``; returns a summary once the index is complete."""
+    options = IndexOptions.from_mapping(given, "index")
     folder = make_folder(options.output)
-    pool = Pool(options.dataset, format=options.format, skip_bad_rows=options.skip_bad_rows)
-    pool.scan()
-    codebook = load_codebook(options.codebook) if options.codebook else None
+    pool = open_pool(options, folder)
+    pool.detect()
     signatures = [load_signature(path) for path in options.score]
+    if options.codebook:
+        load_codebook(options.codebook)
     reading = default_reading("nag" if options.codec == "nag" else "contrast", options.reading)
+    options = dataclasses.replace(options, reading=None if options.codec == "nag" else reading,
+                                  device=device_of(options.device, worker))  # fmt: skip
     session = open_session(options, options, options.first_token, quiet)
     check_scored(signatures, session)
     directions = directions_of(signatures)
     build = IndexBuild(
-        session, pool, folder, codec=options.codec, reading=reading, top_k=options.nag_top_k,
-        calibration_size=options.calibration_size, seed=options.seed, shard_rows=options.shard_rows,
-        skip_bad_rows=options.skip_bad_rows, codebook=codebook,
+        session, pool, options, folder,
         exact_readings=frozenset(r for r, _, _ in directions.values()), with_drift=options.codec == "neuron",
     )  # fmt: skip
-    build.codebook()
-    manifest = build.run(directions)
-    summary = summary_of(manifest, build, folder)
+    manifest = index_pool(build, directions, worker)
+    summary = {**summary_of(manifest, folder), **work_of(build)}
+    log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
+    write_json(folder / log, {**summary, "config": given, "environment": environment()})
+    return summary
+
+
+def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:
+    """Build, finish, extend or repair an index; returns a summary."""
+    worker = worker_of()
+    number = options.workers or (1 if worker.world > 1 else default_workers(options.device))
+    if number > 1 and worker.world > 1 and "RANK" in os.environ:
+        raise NaitError(f"--workers {number}: torchrun has started {worker.world} workers already; leave the flag out")
+    if number == 1:
+        return work(options.to_mapping(), worker, quiet or worker.rank > 0)
+    folder = make_folder(options.output)
+    pool = open_pool(options, folder)  # what is wrong with it is told once, before any worker starts
+    pool.detect()
+    with Watch(folder, pool.plan(), quiet) as watch:
+        run_workers("index", options.to_mapping(), number, watch.look)
+    manifest = Index(folder).manifest
+    summary = {**summary_of(manifest, folder), "workers": number, **watch.told()}
     write_json(folder / "log.json", {**summary, "config": options.to_mapping(), "environment": environment()})
     return summary

@@ -3,21 +3,24 @@
 from pathlib import Path
 from typing import Any
 
+from nait_fast.data.plan import load_plan
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
+from nait_fast.index import values
 from nait_fast.index.files import read_json, read_sealed, sha256_file
-from nait_fast.index.format import CODEBOOK, MANIFEST
+from nait_fast.index.format import CODEBOOK, MANIFEST, plan_name
 from nait_fast.index.reader import Index
+from nait_fast.ranking.export import DATASET_INFO, SCORES, SELECTED
 from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.verbs.rank import SELECTION
 
 _OF_SELECTION = (
     "kind", "verb", "method", "targets", "rows_read", "rows_scored", "rows_skipped", "rows_selected", "tokens_selected",
-    "spearman_with_length", "dataset", "template_kind",
+    "spearman_with_length", "datasets", "template_kind",
 )  # fmt: skip
 _OF_INDEX = (
-    "kind", "codec", "reading", "rows", "tokens", "truncated", "skipped", "row_bytes", "model", "template_kind",
-    "max_length", "codebook", "exact", "dataset",
+    "kind", "codec", "reading", "rows", "tokens", "truncated", "duplicate_ids", "skipped", "row_bytes", "model",
+    "template_kind", "max_length", "codebook", "exact", "datasets",
 )  # fmt: skip
 
 
@@ -25,8 +28,8 @@ def inspect(path: str) -> dict[str, Any]:
     """Summary of an index, a selection, a signature or a pool. Raises NaitError."""
     place = Path(path)
     if place.is_dir() and (place / MANIFEST).exists():
-        manifest = read_json(place / MANIFEST)
-        if manifest.get("kind") == SELECTION:
+        if read_json(place / MANIFEST).get("kind") == SELECTION:
+            manifest = read_sealed(place / MANIFEST)
             return {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
         index = Index(place)
         shards = [s["bytes"] for s in index.manifest["shards"]]
@@ -56,26 +59,53 @@ def verify(path: str) -> dict[str, Any]:
     place = Path(path)
     if not place.is_dir():
         raise NaitError(f"{path}: no such folder")
-    manifest = read_json(place / MANIFEST)
-    problems, files, rows = [], 0, 0
-    selection = manifest.get("kind") == SELECTION
-    if selection:
-        manifest = read_sealed(place / MANIFEST)
-        expected = {place / name: digest for name, digest in manifest["files"].items()}
-        if manifest["verb"] == "select":
-            kept = place / "signatures"
-            expected |= {kept / f"{name}.safetensors": digest for name, digest in manifest["signatures"].items()}
+    problems: list[str] = []
+    files, rows, indexed = 0, 0, True
+    if read_json(place / MANIFEST).get("kind") == SELECTION:
+        expected, indexed = _files_of(place)
         for file, digest in expected.items():
             if not file.is_file():
                 problems.append(f"{file}: is missing")
             elif not sha256_file(file).startswith(digest):
                 problems.append(f"{file}: its bytes have changed (SHA-256 differs)")
         files, place = len(expected), place / "index"
-    if not selection or manifest["verb"] == "select":
+    if indexed:
         index = Index(place)
-        problems += index.verify()
-        files, rows = files + len(index.manifest["shards"]), index.rows
+        problems += [*index.verify(), *_plan_problems(index)]
+        files, rows = files + len(index.entries), index.rows
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise NaitError(problems[0] + more)
     return {"path": path, "ok": True, "files": files, "rows": rows}
+
+
+def _files_of(folder: Path) -> tuple[dict[Path, str], bool]:
+    """(the files of a selection with the digits of their SHA-256 that are known, whether it holds its index, too)."""
+    manifest = read_sealed(folder / MANIFEST)
+    try:
+        told = values.mapping(manifest["files"], "files")
+        if not {SELECTED, DATASET_INFO} <= told.keys() <= {SELECTED, DATASET_INFO, SCORES}:
+            raise ValueError(f"files: {values.short(sorted(told))}")
+        expected = {folder / name: values.digest(digest, name) for name, digest in told.items()}
+        if manifest["verb"] not in ("select", "rank"):
+            raise ValueError(f"verb: {values.short(manifest['verb'])}")
+        if own := manifest["verb"] == "select":
+            for name, digest in values.mapping(manifest["signatures"], "signatures").items():
+                file = folder / "signatures" / f"{values.name(name, 'signatures')}.safetensors"
+                expected[file] = values.digest(digest, "signatures", 16)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NaitError(f"{folder / MANIFEST}: not a valid manifest ({error})") from None
+    return expected, own
+
+
+def _plan_problems(index: Index) -> list[str]:
+    """Plans are aids: one that is gone is no problem, a damaged one is told."""
+    problems = []
+    for number, dataset in enumerate(index.datasets):
+        file = index.folder / plan_name(number)
+        try:
+            if file.exists() and load_plan(file).sha256 != dataset["sha256"]:
+                problems.append(f"{file}: is the plan of another pool; delete it, it only spares reading the pool")
+        except NaitError as error:
+            problems.append(str(error))
+    return problems

@@ -51,7 +51,7 @@ def _collect(session: Session, name: str, pool: Pool, reading: str) -> tuple[np.
     info, encoded = encode_all(session.encoder, pool)
     collected = Collect(len(encoded), session.layout, (reading,))
     progress = Progress(len(encoded), f"target {name}", session.quiet)
-    session.run(encoded, collected, (reading,), shared_prefix(encoded), progress)
+    session.run(encoded, collected, (reading,), shared_prefix(encoded), progress.add)
     progress.close()
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row

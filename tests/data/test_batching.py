@@ -105,3 +105,19 @@ def test_too_little_for_a_prefix(pool: list[list[int]], prefix: list[int]) -> No
 def test_no_samples_no_batches() -> None:
     assert list(make_batches([], NONE, 10)) == []
     assert list(make_batches([], np.array(FRONT, dtype=np.int32), 10)) == []
+
+
+@pytest.mark.parametrize("max_padding", [0.0, 0.03, 0.2])
+@pytest.mark.parametrize("budget", [100, 3000])
+def test_padding_is_bounded(max_padding: float, budget: int) -> None:
+    lengths = np.random.default_rng(0).lognormal(4, 0.8, 300).astype(int) + 1
+    encoded = [Encoded(i, None, np.zeros(n, dtype=np.int32)) for i, n in enumerate(lengths)]
+    batches = list(make_batches(encoded, np.zeros(0, dtype=np.int32), budget, max_padding))
+    assert sorted(i for batch in batches for i in batch.items) == list(range(300))
+    for batch in batches:
+        own = [int(lengths[i]) for i in batch.items]
+        assert sum(own) >= (1 - max_padding) * max(own) * len(own) and (sum(own) <= budget or len(own) == 1)
+    if max_padding == 0.2:  # and no batch is smaller than it must be
+        for batch, following in itertools.pairwise(batches):
+            joined = [int(lengths[i]) for i in [*batch.items, following.items[0]]]
+            assert sum(joined) > budget or sum(joined) < 0.8 * max(joined) * len(joined)

@@ -3,7 +3,7 @@
 import pytest
 
 from nait_fast.data.formats import Message, RowError, Sample, parse
-from nait_fast.data.template import Template
+from nait_fast.data.template import Template, _compile
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.errors import NaitError
 from tests import naive
@@ -177,6 +177,66 @@ def test_a_broken_template_is_a_refusal() -> None:
         tokenizer = make_tokenizer(broken)
         (result,) = Encoder(tokenizer, Template("chat", tokenizer), 8).encode([chat("a", "b")])
         assert isinstance(result, Refused) and "\n" not in result.reason
+
+
+# All that a template can read besides its messages, and the syntax that transformers adds to jinja's.
+EVERYTHING = (
+    "{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token is defined }}{{ tools }}{{ documents }}"
+    "{{ add_generation_prompt }}{{ tools is defined }}{{ enable_thinking is defined }}{{ strftime_now('%Y') }}"
+    "{% macro turn(m) %}{{ m.role }}:{{ m | tojson }}{{ messages | length }}{% endmacro %}{% set n = namespace(i=0) %}"
+    "{% for m in messages %}{% if m.content == 'skip' %}{% continue %}{% endif %}{% set n.i = n.i + 1 %}"
+    "{% generation %}{{ turn(m) }} {{ n.i }}{{ range(2) | list }}{% endgeneration %}\n    {% endfor %}\n"
+)
+
+
+def outcome(render, conversation: list[dict]) -> str:
+    try:
+        return render(conversation)
+    except RowError as error:
+        return str(error)
+    except Exception as error:
+        return "the chat template refuses it: " + (str(error).splitlines() or [type(error).__name__])[0]
+
+
+BROKEN = (
+    "{{ messages[0]['nothing'].x }}",
+    "{{ 1 / 0 }}",
+    "{% for %}",
+    "{{ messages.append(1) }}",
+    "{{ lipsum.__globals__ }}",
+)
+
+
+@pytest.mark.parametrize("source", [*STYLES.values(), EVERYTHING, NEEDS_SYSTEM, *BROKEN])
+def test_rendered_as_transformers_does(source: str) -> None:
+    tokenizer = make_tokenizer(source)
+    template = Template("chat", tokenizer)
+    conversations = [turns(chat(*c)) for c in (("a",), ("a", "b"), ("skip", "b", 'é <b>"', "d"))]
+    conversations += [turns(chat("s", "a", first="system")), []]
+    for change in ({}, {"unk_token": "<|start|>"}, {"pad_token": "<|end|>", "bos_token": "<|end|>"}):
+        for name, token in change.items():
+            setattr(tokenizer, name, token)
+        for conversation in conversations:
+            own = outcome(lambda c: tokenizer.apply_chat_template(c, tokenize=False), conversation)
+            assert outcome(template._apply, conversation) == own
+
+
+def test_where_transformers_own_rendering_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.utils import chat_template_utils
+
+    several = make_tokenizer({"default": CHATML, "tool_use": "tools"})
+    sample = chat("a", "b")
+    assert Template("chat", several).render(sample) == Template("chat", make_tokenizer(CHATML)).render(sample)
+
+    own = make_tokenizer(CHATML)
+    own.__class__ = type("Own", (type(own),), {"apply_chat_template": lambda self, c, **_: f"<{c[-1]['content']}>"})
+    assert Template("chat", own).render(sample) == ("<b", False)
+
+    monkeypatch.delattr(chat_template_utils, "_compile_jinja_template")
+    _compile.cache_clear()
+    with pytest.raises(RowError, match="_compile_jinja_template"):  # transformers itself is broken now, but it is asked
+        Template("chat", make_tokenizer(CHATML)).render(sample)
+    _compile.cache_clear()
 
 
 ALPACA = "Below is an instruction that describes a task"

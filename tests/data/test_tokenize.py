@@ -1,5 +1,7 @@
 """Token ids of a sample's content: one BOS at most, no end tokens, truncation counted, bad rows refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from nait_fast.data.formats import Message, Sample, parse
 from nait_fast.data.template import Template
-from nait_fast.data.tokenize import Encoded, Encoder, Refused, bos_prefix
+from nait_fast.data.tokenize import Encoded, Encoder, Refused, _rust, bos_prefix
 from tests.conftest import make_tokenizer
 
 BOS, EOS, START, END = 0, 1, 2, 3
@@ -93,9 +95,11 @@ def test_truncation_is_exact_and_counted() -> None:
         (encoded,) = encode(tokenizer, [text("the cat and the dog run for the moon")], max_length=length)
         assert encoded.ids.tolist() == whole[:length]
         assert encoded.truncated == (length < len(whole))
+        assert encoded.length == len(whole)
         assert encoded.ids.dtype == np.int32
     (encoded,) = encode(tokenizer, [tokens(BOS, BOS, 9, 8, 7, EOS)], max_length=4)
     assert encoded.ids.tolist() == [BOS, 9, 8, 7] and not encoded.truncated  # what is cut anyway does not count
+    assert encoded.length == 4
 
 
 def test_pre_tokenised_rows_lose_their_end() -> None:
@@ -177,10 +181,108 @@ def test_a_batch_equals_one_at_a_time(pool: list[Sample], kind: str, max_length:
         if isinstance(alone, Refused):
             assert result == alone
             continue
-        assert result.ids.tolist() == alone.ids.tolist() and result.truncated == alone.truncated
+        assert result.ids.tolist() == alone.ids.tolist() and result.length == alone.length
         assert 1 <= len(alone.ids) <= max_length
         assert alone.ids[:2].tolist() != [BOS, BOS]
         assert alone.ids[-1] != EOS or alone.truncated
+
+
+TEXTS = ["the story", " a  Cat\n\nand é😀 ½", "<s> sun</s>", "<|start|>why<|end|>\n", "x" * 300, "中文", "\u200b \t"]
+
+
+def rust_tokenizers() -> dict:
+    """One of each model, with what usually surrounds it."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = {p: i for i, p in enumerate(["<unk>", "<s>", "</s>", *"abehnortuwy▁", "th", "##h", "##e"])}
+    in_bytes = {**pieces, **{f"<0x{i:02X}>": len(pieces) + i for i in range(256)}}
+    llama = Tokenizer(models.BPE(in_bytes, [("t", "h")], unk_token="<unk>", byte_fallback=True))
+    llama.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bert = Tokenizer(models.WordPiece(pieces, unk_token="<unk>"))
+    bert.normalizer, bert.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    bert.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))
+    t5 = Tokenizer(models.Unigram([(piece, -float(i)) for piece, i in pieces.items()], unk_id=0))
+    t5.normalizer, t5.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    made = {"llama": llama, "bert": bert, "t5": t5}
+    wrapped = {name: PreTrainedTokenizerFast(tokenizer_object=one, **special) for name, one in made.items()}
+    return {"byte level": make_tokenizer(None), **wrapped}
+
+
+@pytest.mark.parametrize("model", rust_tokenizers())
+@pytest.mark.parametrize("split", [False, True])
+def test_ids_are_those_of_the_tokenizers_own_call(model: str, split: bool) -> None:
+    tokenizer = rust_tokenizers()[model]
+    tokenizer.split_special_tokens = split
+    front = bos_prefix(tokenizer)
+    expected = [front + one for one in tokenizer(TEXTS, add_special_tokens=False)["input_ids"]]
+    assert _rust(tokenizer) is not None
+    for want, got in zip(expected, encode(tokenizer, [text(t) for t in TEXTS]), strict=True):
+        assert got.ids.tolist() == (want[1:] if want[:2] == [tokenizer.bos_token_id] * 2 else want)
+
+
+def test_settings_that_another_call_left_on_the_tokenizer() -> None:
+    tokenizer = make_tokenizer(None)
+    tokenizer.pad_token = "</s>"
+    encoder = Encoder(tokenizer, Template("none", tokenizer), 512)
+    values = ["the cat and the dog", "sun", "<|end|>sun"]
+    for left in ({"truncation": True, "max_length": 2}, {"padding": True}, {"split_special_tokens": True}):
+        tokenizer(values, **left)
+        assert _rust(tokenizer) is None
+        got = encoder.encode([text(v) for v in values])
+        assert [g.ids.tolist() for g in got] == [plain(values[0]), plain("sun"), [END, *plain("sun")]], left
+
+
+def test_a_tokenizer_in_python() -> None:
+    from transformers import PreTrainedTokenizer
+
+    class Letters(PreTrainedTokenizer):
+        vocab_size = 128
+
+        def get_vocab(self) -> dict[str, int]:
+            return {**{chr(i): i for i in range(128)}, **self.added_tokens_encoder}
+
+        def _tokenize(self, text: str, **_: object) -> list[str]:
+            return list(text)
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return ord(token)
+
+    tokenizer = Letters(bos_token="<s>", eos_token="</s>", chat_template=WITH_BOS)
+    assert not tokenizer.is_fast
+    assert ids(tokenizer, text("ab")) == [97, 98]
+    assert ids(tokenizer, talk("ab")) == [tokenizer.bos_token_id, *map(ord, "<|start|>ab")]
+
+
+@pytest.mark.parametrize("method", ["__call__", "_encode_plus"])
+def test_a_tokenizer_with_a_call_of_its_own(method: str) -> None:
+    tokenizer = make_tokenizer(None)
+    parent = type(tokenizer)
+
+    def lowering(self, text, *args, **options):
+        return getattr(parent, method)(self, [t.lower() for t in text] if isinstance(text, list) else text, **options)
+
+    tokenizer.__class__ = type("Lowering", (parent,), {method: lowering})
+    assert ids(tokenizer, text("THE STORY")) == plain("the story")
+
+
+@pytest.mark.parametrize("kind", ["chat", "alpaca", "none"])
+def test_prepare_and_tokenise_in_threads(kind: str) -> None:
+    def seen(results: list) -> list:
+        return [r if isinstance(r, Refused) else (r.row, r.id, r.ids.tolist(), r.length) for r in results]
+
+    encoder = Encoder(BOTH, Template(kind, BOTH), 20)
+    chunks = [
+        [talk("why " * (i % 5 + 1), f"a story {i} {j}") if i % 3 else tokens(9, 700 * (j % 2)) for i in range(40)]
+        for j in range(12)
+    ]
+    expected = [seen(encoder.encode(chunk)) for chunk in chunks]
+    with ThreadPoolExecutor(2) as rendering, ThreadPoolExecutor(2) as tokenising:
+        assert [seen(r) for r in tokenising.map(encoder.tokenise, rendering.map(encoder.prepare, chunks))] == expected
+        assert [seen(r) for r in tokenising.map(encoder.encode, chunks)] == expected
+    prepared = encoder.prepare(chunks[0])
+    assert seen(encoder.tokenise(prepared)) == seen(encoder.tokenise(prepared)) == expected[0]
 
 
 @pytest.mark.model

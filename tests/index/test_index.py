@@ -9,7 +9,7 @@ import torch
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.extract.calibrate import sample_rows
+from nait_fast.extract.calibrate import drawn_rows
 from nait_fast.index.reader import Index
 from nait_fast.ranking.scan import scan
 from tests import naive
@@ -56,7 +56,7 @@ def test_shards_and_manifest(plain: Index, tiny_model: str) -> None:
 
 
 def test_codebook_and_bits(plain: Index, readings: dict[str, np.ndarray]) -> None:
-    sample = flat(readings["mean"])[sample_rows(60, 20, seed=0)]
+    sample = flat(readings["mean"])[np.sort(drawn_rows(60, 20, seed=0)[:20])]
     codebook = plain.codebook
     assert codebook.meta["samples"] == 20 and codebook.hash == plain.codebook_hash
     np.testing.assert_allclose(codebook.threshold, sample.mean(axis=0), rtol=1e-4, atol=1e-5 * sample.std())

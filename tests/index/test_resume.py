@@ -128,10 +128,11 @@ def test_a_damaged_shard_of_an_unfinished_index_is_made_anew(tmp_path, monkeypat
     shards = sorted(tmp_path.glob("shard-*.safetensors"))
     shards[0].unlink()
     shards[1].write_bytes(shards[1].read_bytes()[:-1] + b"\xff")
-    (tmp_path / "shard-00002.json").unlink()
-    (tmp_path / "shard-00003.safetensors.tmp").write_bytes(b"half")
+    shards[4].write_bytes(shards[4].read_bytes()[:-1])
+    (tmp_path / "work" / "shard-00002.json").unlink()
+    (tmp_path / "work" / "shard-00005.json").write_text("{")
+    (tmp_path / "shard-00003.safetensors.1-2.tmp").write_bytes(b"half")
     nait_fast.build_index(output=tmp_path, **given)
-    (tmp_path / "shard-00003.safetensors.tmp").unlink(missing_ok=True)
     assert digest(tmp_path) == expected
 
 
@@ -177,7 +178,7 @@ CHANGES = [
     ({"batch_tokens": 100}, "batch_tokens (200 -> 100)"),
     ({"dtype": "bfloat16"}, "dtype (float32 -> bfloat16)"),
     ({"codec": "nag"}, "codec (neuron -> nag)"),
-    ({"skip_bad_rows": True}, "skip_bad_rows (False -> True)"),
+    ({"too_long": "skip"}, "too_long (cut -> skip)"),
     ({"dataset": "other.jsonl"}, "dataset ("),
     ({"format": "prompt_completion", "dataset": "renamed.jsonl"}, "dataset ("),
     ({"score": "signature"}, "sums (None -> "),
@@ -190,15 +191,15 @@ def test_changed_options_are_refused_by_name(tmp_path, monkeypatch, tiny_model, 
     folder = tmp_path / "index"
     with monkeypatch.context() as patch:
         if not finished:
-            patch.setattr(IndexWriter, "finish", lambda *_: {**_[1], "rows": 0, "skipped": {"rows": 0, "reasons": {}}})
+            patch.setattr(IndexWriter, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
         try:
             nait_fast.build_index(output=folder, **given)
-        except KeyError:
+        except Stopped:
             assert not finished
     write_jsonl(tmp_path / "other.jsonl", make_rows(59))
     renamed = [{"prompt": r["instruction"], "completion": r["output"]} for r in make_rows(60)]
     write_jsonl(tmp_path / "renamed.jsonl", renamed)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     for change, words in CHANGES:
         changed = dict(change)
         if "dataset" in change:
@@ -209,7 +210,12 @@ def test_changed_options_are_refused_by_name(tmp_path, monkeypatch, tiny_model, 
             nait_fast.build_index(output=folder, **{**given, **changed})
         assert words in str(error.value) and str(folder) in str(error.value), change
         assert "choose another folder or delete it" in str(error.value) and "\n" not in str(error.value)
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, change
+        assert contents(folder) == before, change
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the locks, which name the process."""
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix not in (".lock", ".again")}
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, tiny_model, pool) -> None:

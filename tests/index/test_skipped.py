@@ -45,10 +45,10 @@ def test_every_kind_of_bad_row(tmp_path: Path, tiny_model: str) -> None:
     rows = listed(tmp_path / "index")
     assert {entry["row"]: entry["reason"] for entry in rows} == {row: reason for row, (_, reason) in bad.items()}
     assert [entry["row"] for entry in rows] == sorted(bad)
-    assert rows[0]["where"] == f"{pool}:4" and rows[2]["where"] == f"{pool} row 10"
+    assert rows[0]["where"] == f"{pool}:4" and rows[2]["where"] == f"{pool}:11"
     skipped = index.manifest["skipped"]
     assert skipped["rows"] == 6 and skipped["reasons"][f"token id 458 is outside the model's {VOCABULARY} tokens"] == 2
-    assert (index.rows, index.manifest["dataset"]["rows"]) == (30, 36)
+    assert (index.rows, index.manifest["datasets"][0]["rows"]) == (30, 36)
     held = arrays(index)
     assert held["row"].tolist() == [row for row in range(36) if row not in bad]
     assert held["n_tokens"].tolist() == [len(row["input_ids"]) for row in good]
@@ -61,7 +61,7 @@ def test_every_kind_of_bad_row(tmp_path: Path, tiny_model: str) -> None:
         write_jsonl(pool, [*good, json.loads(bad[row][0])])
         with pytest.raises(NaitError) as error:
             build(tmp_path / f"strict{row}", model=tiny_model, dataset=pool)
-        assert str(error.value) == f"{pool} row 30: {bad[row][1]}; fix the row or pass --skip-bad-rows"
+        assert str(error.value) == f"{pool}:31: {bad[row][1]}; fix the row or pass --skip-bad-rows"
 
 
 def test_a_shard_without_a_good_row(tmp_path: Path, tiny_model: str) -> None:
@@ -112,7 +112,7 @@ def test_activations_that_are_not_finite(tmp_path: Path, sick_model: str) -> Non
     write_jsonl(pool, rows)
     with pytest.raises(NaitError) as error:
         build(tmp_path / "strict", model=sick_model, dataset=pool)
-    message = f"{pool} row 1: activations are not finite; try --dtype float32, or pass --skip-bad-rows"
+    message = f"{pool}:2: activations are not finite; try --dtype float32, or pass --skip-bad-rows"
     assert str(error.value) == message
 
     index = build(tmp_path / "index", model=sick_model, dataset=pool, skip_bad_rows=True)

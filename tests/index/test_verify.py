@@ -10,7 +10,7 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.index.files import pack_tensors, read_tensors, sha256, write_json, write_sealed
+from nait_fast.index.files import pack_tensors, read_json, read_tensors, sha256, write_json, write_sealed
 from nait_fast.index.reader import Index
 from nait_fast.verbs.look import inspect, verify
 from tests.conftest import make_rows, write_jsonl
@@ -88,7 +88,7 @@ def test_random_damage_is_always_found(whole: Path, tmp_path: Path, place: str) 
     folder = Path(shutil.copytree(whole / place, tmp_path / place))
     checked = ("manifest.json", "skipped.jsonl", "selected.jsonl", "scores.parquet", "dataset_info.json")
     files = sorted(p for p in folder.rglob("*") if p.suffix == ".safetensors" or p.name in checked)
-    assert len(files) == (6 if place == "index" else 9)
+    assert len(files) == (7 if place == "index" else 10)
     generator, seen = random.Random(place), Counter[str]()
     for i in range(400):
         file = files[i % len(files)]
@@ -114,7 +114,7 @@ def test_random_damage_is_always_found(whole: Path, tmp_path: Path, place: str) 
 def test_missing_files(index: Path, selection: Path) -> None:
     for folder in (index, selection):
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-            if file.name in ("run.json", "log.json", "config.yaml"):
+            if file.name in ("run.json", "log.json", "config.yaml", "events.jsonl", "plan-00.json"):
                 continue
             file.rename(file.with_suffix(".gone"))
             assert file.name in problem(folder) or "manifest.json" in problem(folder)
@@ -187,9 +187,45 @@ def test_wrong_shapes(index: Path) -> None:
         rewrite(index, 0, codes=codes, row=row, n_tokens=n_tokens)
 
 
+def test_what_no_writer_writes(index: Path) -> None:
+    """Under right checksums."""
+    shard = next(iter(Index(index).shards()))
+    codes, n_tokens = np.array(shard.codes), np.array(shard.n_tokens)
+    for bit in (72, 95, 72 + 96, 3 * 96, 383):  # behind a layer's neurons, and behind the last layer's words
+        wrong = codes.copy()
+        wrong[3, bit // 8] |= 1 << bit % 8
+        rewrite(index, 0, codes=wrong)
+        assert "bits of codes beyond their layer's neurons are set" in problem(index)
+    rewrite(index, 0, codes=codes)
+    for number in (0, -1, 513):
+        wrong = n_tokens.copy()
+        wrong[-1] = number
+        rewrite(index, 0, n_tokens=wrong)
+        assert "impossible lengths" in problem(index)
+    rewrite(index, 0, n_tokens=n_tokens + np.eye(1, len(n_tokens), dtype=np.int32)[0])
+    assert "tokens, the shards hold" in problem(index)
+
+
+def test_plans_are_aids(index: Path) -> None:
+    plan = index / "plan-00.json"
+    data, told = plan.read_bytes(), read_json(plan)
+    other = {**{key: value for key, value in told.items() if key != "checksum"}, "sha256": "0" * 64}
+    for change in (data[:-3], data.replace(b"jsonl", b"jsonx"), other):
+        if isinstance(change, bytes):
+            plan.write_bytes(change)
+        else:
+            write_sealed(plan, change)
+        message = problem(index)
+        assert message.startswith(f"{plan}: ") and message.endswith("delete it, it only spares reading the pool")
+    plan.unlink()
+    assert verify(str(index))["ok"]
+
+
 WRONG = [
     {"kind": "nait_fast something"},
-    {"format_version": 2},
+    {"format_version": 1},
+    {"format_version": 3},
+    {"format_version": 2.0},
     {"format_version": None},
     {"codec": "rotated3"},
     {"row_bytes": 47},
@@ -198,7 +234,12 @@ WRONG = [
     *({key: ...} for key in ("kind", "format_version", "widths", "codec", "row_bytes", "shards", "rows")),
     {"rows": "many"},
     {"rows": 36},
-    {"dataset": {"rows": 41}},
+    *({"datasets": value} for value in (None, [], {}, [1], [{}], [{"rows": 40}])),
+    {"pool_rows": 41},
+    {"shard 1": {"first_row": 14}},
+    {"shard 1": {"pool_rows": 16}},
+    {"shard 1": {"rows": 16}},
+    {"shard 2": {"pool_rows": 11}},
     {"skipped": {"rows": 2, "reasons": {}}},
     {"codebook": "0" * 16},
 ]
@@ -208,9 +249,13 @@ WRONG = [
 def test_manifests_of_another_make(index: Path, change: dict) -> None:
     told = manifest(index)
     for key, value in change.items():
-        if value is ...:
+        if key == "pool_rows":
+            told["datasets"][0]["rows"] = value
+        elif key.startswith("shard "):
+            told["shards"][int(key[-1])] |= value
+        elif value is ...:
             del told[key]
-        elif isinstance(value, dict) and isinstance(told[key], dict):
+        elif isinstance(value, dict) and isinstance(told.get(key), dict):
             told[key] |= value
         else:
             told[key] = value
@@ -220,10 +265,11 @@ def test_manifests_of_another_make(index: Path, change: dict) -> None:
 
 def test_shard_names_are_plain(index: Path) -> None:
     told = manifest(index)
-    for name in ("../index/shard-00000.safetensors", "/etc/passwd", "a/b"):
+    for name in ("../index/shard-00000.safetensors", "/etc/passwd", "a/b", "shard-00001.safetensors", "a\0b", "", None):
         told["shards"][0]["file"] = name
         seal(index, told)
-        assert "no plain file name" in problem(index)
+        message = problem(index)
+        assert "manifest.json: not a valid manifest (shard 0 is called" in message and "not shard-00000" in message
 
 
 def test_json_that_is_no_manifest(index: Path) -> None:
@@ -243,8 +289,10 @@ def test_json_that_is_no_manifest(index: Path) -> None:
         problem(index)
         with pytest.raises(NaitError):
             Index(index)
-    write_json(path, {"kind": "nait_fast index", "format_version": 1})
+    write_json(path, {"kind": "nait_fast index", "format_version": 2})
     assert "checksum" in problem(index)
+    write_sealed(path, {"kind": "nait_fast index", "format_version": 1})
+    assert "format version 1, this nait_fast reads 2; index the pool again" in problem(index)
 
 
 def test_a_selection_with_a_foreign_signature(selection: Path, whole: Path, tiny_model: str) -> None:

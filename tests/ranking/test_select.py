@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import NaitError
-from nait_fast.ranking.select import Selection, check_budget, combined_order, select, spearman, z_scores
+from nait_fast.ranking.select import check_budget
+from nait_fast.ranking.spearman import spearman
+from tests.ranking.naive_select import Selection
+from tests.ranking.streaming import combined_order, select, z_scores
 
 ROWS = np.array([3, 5, 8, 13, 21])
 TOKENS = np.array([10, 20, 30, 40, 50])

@@ -1,0 +1,142 @@
+"""The streaming loader: units of a pool read, checked, templated and tokenised ahead of the device.
+
+Three stages overlap: one thread reads, parses and renders chunks of rows; two hand them to the tokenizer, which runs in
+Rust on all cores (two, so that it has work while the one's tokens become arrays); whoever iterates gets whole windows,
+a unit each, within which batches are formed by length. Two windows at most wait or are in the making, whatever the
+pool's size. What a window holds depends only on the pool and the options.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from nait_fast.data.formats import RowError, Sample
+from nait_fast.data.parts import Record
+from nait_fast.data.plan import Unit
+from nait_fast.data.pool import Pool, SkippedRow, check
+from nait_fast.data.tokenize import Encoded, Encoder, Refused
+
+CHUNK_ROWS = 1024
+_TOKENISING = 2
+_AHEAD = 3  # chunks whose tokens are awaited while the next one is rendered
+
+
+@dataclass
+class Window:
+    """A loaded unit: `encoded` good rows in order, `skipped` the others; `where[row]`: how messages call a row."""
+
+    unit: Unit
+    encoded: list[Encoded] = field(default_factory=list)
+    skipped: list[SkippedRow] = field(default_factory=list)
+    places: dict[int, tuple[str, int]] = field(default_factory=dict)
+
+    def where(self, row: int) -> str:
+        file, line = self.places[row]
+        return f"{file}:{line}" if line else f"{file} row {row}"
+
+
+class Loader:
+    """Loads the units that `next_unit` names (None: no more) in a thread of its own; iterate for their windows.
+
+    `next_unit` is called in that thread, and must return soon once `close` has been called. Errors of loading are
+    raised to whoever iterates, after the windows before them.
+    """
+
+    def __init__(self, pool: Pool, fmt: str, encoder: Encoder, next_unit: Callable[[], Unit | None], ahead: int = 1):
+        self._pool, self._format, self._encoder, self._next_unit = pool, fmt, encoder, next_unit
+        self._queue: queue.Queue[Window | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._closed = threading.Event()
+        self.loading: Unit | None = None  # the unit that is being loaded, or that failed to
+        self.failed = False
+        self._thread = threading.Thread(target=self._run, name="nait_fast loader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Window]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                self.failed = True
+                raise item
+            yield item
+
+    def close(self) -> None:
+        """Stop loading; waits for the thread."""
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            reader = self._pool.reader()
+            with ThreadPoolExecutor(_TOKENISING, "nait_fast tokenizer") as tokenizer:
+                while not self._closed.is_set() and (unit := self._next_unit()) is not None:
+                    self.loading = unit
+                    records = self._until_closed(reader.unit(unit))
+                    self._put(load_unit(self._pool, records, unit, self._format, self._encoder, tokenizer))
+                    self.loading = None
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _until_closed(self, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
+        for record in records:
+            if self._closed.is_set():
+                raise _Closed
+            yield record
+
+    def _put(self, item: Window | BaseException | None) -> None:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+
+class _Closed(Exception):
+    """Nobody waits for the window any more."""
+
+
+def load_unit(
+    pool: Pool,
+    records: Iterator[tuple[int, Record]],
+    unit: Unit,
+    fmt: str,
+    encoder: Encoder,
+    tokenizer: ThreadPoolExecutor,
+) -> Window:
+    """Load one unit. Raises NaitError at a row that cannot be used, unless `pool` is to skip such rows."""
+    window = Window(unit)
+    pending: deque[Future[list[Encoded | Refused]]] = deque()
+    chunk: list[Sample] = []
+
+    def receive() -> None:
+        for result in pending.popleft().result():
+            if isinstance(result, Refused):
+                refused.append(result)
+            else:
+                window.encoded.append(result)
+
+    refused: list[Refused] = []
+    for row, record in records:
+        window.places[row] = (record.file, record.line)
+        try:
+            chunk.append(check(record.payload, fmt, row)[1])
+        except RowError as error:
+            window.skipped.append(pool.skip(record, row, fmt, str(error)))
+        if len(chunk) == CHUNK_ROWS:
+            pending.append(tokenizer.submit(encoder.tokenise, encoder.prepare(chunk)))
+            chunk = []
+            if len(pending) > _AHEAD:
+                receive()
+    if chunk:
+        pending.append(tokenizer.submit(encoder.tokenise, encoder.prepare(chunk)))
+    while pending:
+        receive()
+    for result in refused:
+        window.skipped.append(pool.refuse(window.where(result.row), result.row, result.reason))
+    window.skipped.sort(key=lambda skipped: skipped.row)
+    return window

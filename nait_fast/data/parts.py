@@ -1,0 +1,249 @@
+"""The parts that a pool is read from: files of lines, JSON lists, Parquet files, tables of `datasets`.
+
+Every part yields its rows as records, from any place on. Parts whose rows cannot be counted without reading them tell
+their places (byte offset, line) as they are read for the first time; plan.py keeps every n-th.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from nait_fast.data.streams import BLOCK, Digest, first_line, import_optional, json_list, open_stream, read_blocks
+from nait_fast.errors import NaitError
+
+BATCH_ROWS = 1024
+BOM = b"\xef\xbb\xbf"
+
+
+class Record(NamedTuple):
+    """A row as read: `payload` is a JSONL line (bytes) or an already decoded value; `line` is 0 if there is none."""
+
+    file: str
+    line: int
+    payload: Any
+
+
+class Place(NamedTuple):
+    """Where a row begins: for lines `at` is the offset in the decompressed bytes and `line` counts from 1; elsewhere
+    `at` is the row's number within the part and `line` 0."""
+
+    at: int
+    line: int
+
+
+class Part(Protocol):
+    """One file or table."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def seeks(self) -> bool:
+        """Reading from a place costs nothing but the rows."""
+
+    def count(self, digest: Digest) -> int | None:
+        """Number of rows, where they need not be read for that; `digest` gets what is stored."""
+
+    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
+        """Place of every row and, of lines, its bytes, for parts that do not `count`; `digest` as there."""
+
+    def records(self, start: Place) -> Iterator[Record]:
+        """The rows from `start` on."""
+
+    def stamp(self) -> list[int]:
+        """What changes when somebody writes to the part: size and times; nothing where there is no file."""
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def stamp(self) -> list[int]:
+        found = self.path.stat()
+        return [found.st_size, found.st_mtime_ns]
+
+
+class Lines(_File):
+    """JSON lines, also compressed. Blank lines are no rows."""
+
+    @property
+    def seeks(self) -> bool:
+        return self.path.suffix.lower() not in (".gz", ".zst")
+
+    def count(self, digest: Digest) -> int | None:
+        return None
+
+    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
+        at = 0
+        for number, line in enumerate(open_stream(self.path, digest), start=1):
+            payload = _payload(line, number)
+            if payload:
+                yield Place(at, number), payload
+            at += len(line)
+
+    def records(self, start: Place) -> Iterator[Record]:
+        name = self.name
+        if self.seeks:
+            stream: Any = open(self.path, "rb", BLOCK)  # noqa: SIM115 - closed below, or with the generator
+            stream.seek(start.at)
+        else:
+            stream = open_stream(self.path, hashlib.sha256())
+            left = start.at
+            while left and (skipped := len(stream.read(min(left, BLOCK)))):
+                left -= skipped
+        with stream:
+            for number, line in enumerate(stream, start.line or 1):
+                payload = _payload(line, number)
+                if payload:
+                    yield Record(name, number, payload)
+
+
+def _payload(line: bytes, number: int) -> bytes:
+    """The row on a line, b"" if it is blank."""
+    if number == 1:
+        line = line.removeprefix(BOM)
+    return line.removesuffix(b"\n").removesuffix(b"\r") if line and not line.isspace() else b""
+
+
+class _JsonRows(_File):
+    seeks = False
+
+    def _rows(self, digest: Digest) -> Iterator[Any]:
+        raise NotImplementedError
+
+    def count(self, digest: Digest) -> int | None:
+        return None
+
+    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
+        for number, _ in enumerate(self._rows(digest)):
+            yield Place(number, 0), None
+
+    def records(self, start: Place) -> Iterator[Record]:
+        for row in islice(self._rows(hashlib.sha256()), start.at, None):
+            yield Record(self.name, 0, row)
+
+
+class JsonList(_JsonRows):
+    """A `.json` file that holds a list of rows."""
+
+    def _rows(self, digest: Digest) -> Iterator[Any]:
+        return json_list(self.path, digest)
+
+
+class JsonObject(_JsonRows):
+    """A `.json` file that holds an object with its rows under "data"."""
+
+    def _rows(self, digest: Digest) -> Iterator[Any]:
+        value = json_or_none(open_stream(self.path, digest).read().removeprefix(BOM))
+        rows = value.get("data") if value else None
+        if not isinstance(rows, list):
+            raise NaitError(
+                f'{self.path}: holds one object without a list under "data"; give a list of rows or JSON lines'
+            )
+        return iter(rows)
+
+
+class ParquetFile(_File):
+    seeks = True
+
+    def _open(self) -> Any:
+        parquet = import_optional("pyarrow.parquet", f"{self.name}: a Parquet file", "pyarrow")
+        try:
+            return parquet.ParquetFile(self.path)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> NaitError:
+        return NaitError(f"{self.name}: no Parquet that can be read: {first_line(error)}")
+
+    def count(self, digest: Digest) -> int | None:
+        for _ in read_blocks(self.path, digest):
+            pass
+        with self._open() as file:
+            return file.metadata.num_rows
+
+    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
+        raise NotImplementedError  # it counts
+
+    def records(self, start: Place) -> Iterator[Record]:
+        with self._open() as file:
+            skip, groups = start.at, list[int]()
+            for group in range(file.metadata.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if groups or skip < rows:
+                    groups.append(group)
+                else:
+                    skip -= rows
+            try:
+                for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
+                    if skip < len(batch):
+                        for row in batch.slice(skip).to_pylist():
+                            yield Record(self.name, 0, row)
+                    skip = max(0, skip - len(batch))
+            except (OSError, ValueError) as error:
+                raise self._unreadable(error) from None
+
+
+class Table:
+    """A split of `datasets`, from a folder or the Hub."""
+
+    seeks = True
+
+    def __init__(self, rows: Any, name: str):
+        self.rows, self.name = rows, name
+
+    def count(self, digest: Digest) -> int | None:
+        for record in self.records(Place(0, 0)):
+            digest.update(as_line(record.payload))
+            digest.update(b"\n")
+        return len(self.rows)
+
+    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
+        raise NotImplementedError  # it counts
+
+    def records(self, start: Place) -> Iterator[Record]:
+        try:
+            rows = self.rows.select(range(start.at, len(self.rows))) if start.at else self.rows
+            for batch in rows.iter(batch_size=BATCH_ROWS):
+                for values in zip(*batch.values(), strict=True):
+                    yield Record(self.name, 0, dict(zip(batch, values, strict=True)))
+        except Exception as error:  # a feature's decoder may raise anything
+            raise NaitError(f"{self.name}: datasets cannot read it: {first_line(error)}") from None
+
+    def stamp(self) -> list[int]:
+        return []
+
+
+def json_or_none(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def as_line(payload: Any) -> bytes:
+    """A row as JSON without the newline: lines as they are stored, others written anew."""
+    if isinstance(payload, bytes):
+        return payload
+    try:
+        return json.dumps(payload, ensure_ascii=False, default=_plain).encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return json.dumps(payload, default=_plain).encode()
+
+
+def _plain(value: object) -> str:
+    import base64
+
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

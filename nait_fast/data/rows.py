@@ -1,0 +1,76 @@
+"""The rows of the pools that an index was made from, by their numbers in the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nait_fast.data.parts import as_line
+from nait_fast.data.plan import Plan, Reader, lines_of, load_plan, stamps_of
+from nait_fast.data.pool import Pool
+from nait_fast.errors import NaitError
+from nait_fast.index.format import plan_name
+
+if TYPE_CHECKING:
+    from nait_fast.index.reader import Index
+
+
+class PoolRows:
+    """Several pools, numbered through in the order of `readers`. `format` is that of the first one."""
+
+    def __init__(self, readers: Sequence[Reader], format: str):
+        self._readers, self.format = readers, format
+        self.paths = [reader.source.path for reader in readers]
+
+    def lines(self, rows: np.ndarray) -> Iterator[bytes]:
+        """The rows with these ascending numbers (int64), each as JSON without the newline: those of JSONL byte for
+        byte as stored, others written anew. Only the units that hold one are read. Raises NaitError when a pool has
+        changed."""
+        first = 0
+        for reader in self._readers:
+            end = first + reader.plan.rows
+            own = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)] - first
+            for _, record in lines_of(reader, own.tolist()):
+                yield as_line(record.payload)
+            first = end
+
+
+def rows_of(pool: Pool) -> PoolRows:
+    """Those of one pool."""
+    return PoolRows([pool.reader()], pool.detect())
+
+
+def open_rows(index: Index, moved: Sequence[str] = ()) -> PoolRows:
+    """The rows of the pools that ``index`` was made from.
+
+    ``moved``: where they are now, if not where the manifest says, in the same order. The index's plan of a pool whose
+    files have not been touched spares reading them; else they are hashed. Raises NaitError for other data.
+    """
+    folder, datasets = index.folder, index.datasets
+    if moved and len(moved) != len(datasets):
+        raise NaitError(
+            f"--dataset: index {folder} was made from {len(datasets)} datasets, {len(moved)} are named; name all, in "
+            "the order of inspect"
+        )
+    readers = []
+    for number, told in enumerate(datasets):
+        pool = Pool(moved[number] if moved else told["path"], format=told["format"], skip_bad_rows=True)
+        try:
+            plan = pool.plan(_kept_plan(index, number, pool))
+        except NaitError as error:
+            raise NaitError(f"{error} (the pool of index {folder}; if it has moved, pass --dataset)") from None
+        if plan.sha256 != told["sha256"]:
+            raise NaitError(f"{pool.path}: is not the data that index {folder} was made from (SHA-256 differs)")
+        readers.append(pool.reader())
+    return PoolRows(readers, datasets[0]["format"])
+
+
+def _kept_plan(index: Index, number: int, pool: Pool) -> Plan | None:
+    try:
+        plan = load_plan(index.folder / plan_name(number))
+    except NaitError:
+        return None
+    same = (plan.path, plan.kind) == (pool.source.path, pool.source.kind) and any(plan.stamps)
+    return plan if same and plan.stamps == stamps_of(pool.source) else None

@@ -1,0 +1,36 @@
+"""The process of one worker that ``local`` starts: what to do comes as JSON on stdin, a failure leaves on stdout."""
+
+import json
+import os
+import sys
+from importlib import import_module
+
+from nait_fast.dist.stop import Stopped
+from nait_fast.dist.worker import Worker
+from nait_fast.errors import NaitError
+
+
+def main() -> int:
+    given = json.load(sys.stdin)
+    worker = Worker(**given["worker"])
+    if "OMP_NUM_THREADS" not in os.environ:  # the workers share the cores
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // worker.world))
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        import_module(f"nait_fast.verbs.{given['verb']}").work(given["options"], worker, True)
+    except Stopped:
+        return 130
+    except (NaitError, OSError) as error:
+        print(" ".join(str(error).splitlines()))
+        return 2
+    except Exception as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).splitlines())}")
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Several workers on one machine: one process each, started and watched by one that does no work itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nait_fast.dist.stop import Stopped, StopSwitch
+from nait_fast.dist.worker import Worker
+from nait_fast.errors import NaitError
+
+_POLL_SECONDS = 0.1
+_WATCH_SECONDS = 1.0
+
+
+@dataclass
+class _Child:
+    worker: Worker
+    process: subprocess.Popen[bytes]
+
+
+def default_workers(device: str) -> int:
+    """One for each GPU that `auto` may use; else one."""
+    if device not in ("auto", "cuda"):
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def run_workers(verb: str, options: Any, number: int, watch: Callable[[], None] = lambda: None) -> None:
+    """Run ``nait_fast.verbs.VERB.work(options, worker, quiet)`` in ``number`` processes; ``options``: plain values.
+
+    The first failure is told on stderr at once, while the others go on; a worker that was killed is told too, and is no
+    failure as long as another one ends well. Raises NaitError if none does; Stopped after a SIGINT or SIGTERM, which
+    the workers get as well. ``watch`` is called every second.
+    """
+    failures: list[str] = []
+    ended_well, told, watched = 0, False, time.monotonic()
+    with StopSwitch() as stop:
+        children = [_start(verb, options, Worker(rank, number, rank, os.getpid())) for rank in range(number)]
+        while children:
+            time.sleep(_POLL_SECONDS)
+            if time.monotonic() - watched > _WATCH_SECONDS:
+                watched = time.monotonic()
+                watch()
+            if stop.asked and not told:
+                told = True
+                for child in children:
+                    # A terminal's SIGINT has reached it already, and a second one would end it at once.
+                    child.process.send_signal(signal.SIGTERM)
+            for child in [c for c in children if c.process.poll() is not None]:
+                children.remove(child)
+                why = _farewell(child)
+                ended_well += why is None
+                if why and not stop.asked:
+                    failures.append(why)
+                    print(f"nait-fast: {why}" + ("; the others go on" if children else ""), file=sys.stderr)
+    if stop.asked:
+        raise Stopped("stopped, every worker after its batch; the same command goes on from there")
+    if not ended_well:
+        raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
+
+
+def _start(verb: str, options: Any, worker: Worker) -> _Child:
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nait_fast.dist.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"verb": verb, "options": options, "worker": asdict(worker)}).encode())
+    process.stdin.close()
+    return _Child(worker, process)
+
+
+def _farewell(child: _Child) -> str | None:
+    """What went wrong with a worker that has ended; None if nothing did."""
+    assert child.process.stdout is not None
+    message, code = child.process.stdout.read().decode(errors="replace").strip(), child.process.returncode
+    child.process.stdout.close()
+    if code == 0:
+        return None
+    if code < 0:
+        return f"{child.worker.name} was killed by {signal.Signals(-code).name}"
+    return f"{child.worker.name} failed: {message}" if message else f"{child.worker.name} ended with status {code}"

@@ -1,0 +1,192 @@
+"""One worker: takes units of the pool as long as there are any, and finishes the index if it is the last."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from nait_fast.data.loader import Loader, Window
+from nait_fast.data.plan import Unit
+from nait_fast.dist.claims import Claims
+from nait_fast.dist.events import Events
+from nait_fast.dist.stop import Stopped, StopSwitch
+from nait_fast.errors import NaitError
+from nait_fast.extract.indexing import Directions, IndexBuild
+from nait_fast.index.format import WORK
+from nait_fast.progress import Progress
+
+_TOUCH_SECONDS = 5.0
+# (rank, number of workers, place on this machine) as torchrun and Slurm tell them, the first that is set
+_ENVIRONMENT = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", ""),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # of srun; a batch script has SLURM_NTASKS as well
+)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """rank of world workers; local_rank: which GPU of its machine it takes; parent: the process that started it."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    parent: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"worker {self.rank}"
+
+
+def worker_of(environment: Mapping[str, str] = os.environ) -> Worker:
+    """The worker that this process is by RANK and WORLD_SIZE (torchrun) or Slurm's variables; else the only one.
+
+    They need not talk to each other, nor all be there: the units of one that is missing are done by the others.
+    """
+    for rank, world, local in _ENVIRONMENT:
+        if environment.get(world, "1") == "1" or rank not in environment:
+            continue
+        try:
+            number, count = int(environment[rank]), int(environment[world])
+            place = int(environment.get(local, 0)) if local else 0
+        except ValueError:
+            raise NaitError(
+                f"{rank}={environment[rank]}, {world}={environment[world]}: must be whole numbers"
+            ) from None
+        return Worker(number, count, place)
+    return Worker()
+
+
+def device_of(device: str, worker: Worker) -> str:
+    """`auto` and `cuda` become the worker's own GPU, where there is one."""
+    if device not in ("auto", "cuda") or worker.world == 1:
+        return device
+    import torch
+
+    return f"cuda:{worker.local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else device
+
+
+def index_pool(build: IndexBuild, directions: Directions | None = None, worker: Worker | None = None) -> dict[str, Any]:
+    """Index the pool of `build`, together with whatever other workers are at it; returns the manifest.
+
+    Raises NaitError at the first failure of this worker, or, with its own work done, for that of another one; Stopped
+    after a SIGINT or SIGTERM.
+    """
+    worker = worker or Worker()
+    with StopSwitch(worker.parent) as stop:
+        run = _Run(build, worker, stop)
+        build.prepare(directions, lambda samples, tokens: run.check_stop())
+        with _model_out_of_gc():
+            return run.run()
+
+
+@contextmanager
+def _model_out_of_gc() -> Iterator[None]:
+    """A full garbage collection walks all of torch, transformers and the vocabulary, 0.2 s with the GIL held, and the
+    loader's objects bring one about every few thousand rows: what is there now is left out of it."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+class _Run:
+    def __init__(self, build: IndexBuild, worker: Worker, stop: StopSwitch):
+        self.build, self.worker, self.stop = build, worker, stop
+        self.folder = build.folder
+        self.events = Events(self.folder.path, worker.name)
+        self._touched = 0.0
+
+    def run(self) -> dict[str, Any]:
+        build, folder = self.build, self.folder
+        if folder.complete and not folder.todo:
+            manifest = folder.finish({})
+            assert manifest is not None
+            return manifest
+        plan = build.pool.plan()
+        self.events.add("begin", rows=plan.rows, units=len(folder.todo), device=str(build.session.model.device))
+        self.progress = Progress(plan.rows, "index", build.session.quiet)
+        self.progress.add(sum(build.unit(n).rows for n in folder.todo if self._is_done(n)), 0)
+        try:
+            while True:
+                self._units()
+                if not all(map(self._is_done, folder.todo)):
+                    continue  # one that another worker had taken from this one, and then left
+                if (manifest := build.finish()) is not None:
+                    break
+                self.events.add("damaged", reason="shards of an earlier run have changed; they are done again")
+        finally:
+            build.count(self.progress)
+        self.events.add("end", rows=manifest["rows"], skipped=manifest["skipped"]["rows"], tokens=manifest["tokens"])
+        return manifest
+
+    def _units(self) -> None:
+        """Do units until there are none left."""
+        build, todo = self.build, self.folder.todo
+        first = self.worker.rank * len(todo) // max(1, self.worker.world)
+        claims = Claims(self.folder.path / WORK, todo, self._is_done, self.worker.name, first)
+
+        def next_unit() -> Unit | None:
+            number = claims.next()
+            return None if number is None else build.unit(number)
+
+        loader = Loader(build.pool, build.format, build.session.encoder, next_unit)
+        number: int | None = None
+        try:
+            for window in loader:
+                number = self.folder.first_unit + window.unit.number
+                if claims.begin(number):
+                    self._unit(claims, number, window)
+                    claims.leave(number)
+                self.check_stop()
+        except Exception as error:
+            failed = self.folder.first_unit + loader.loading.number if loader.failed and loader.loading else number
+            if not loader.failed and not self.folder.writer.work.exists():
+                return  # by another worker; the folder for notes is gone with the finished index
+            why = str(error) if isinstance(error, NaitError) else f"{type(error).__name__}: {error}"
+            if failed is not None:
+                claims.fail(failed, why)
+            self.events.add("failed", unit=failed, error=why)
+            raise
+        finally:
+            claims.stop()
+            loader.close()
+            claims.close()
+        if (failure := claims.first_failure()) is not None:
+            raise NaitError(
+                f"{self.folder.path}: not finished: {failure}; all other shards are there, the same command goes on"
+            )
+
+    def _unit(self, claims: Claims, number: int, window: Window) -> None:
+        started = time.perf_counter()
+
+        def on_batch(samples: int, tokens: int) -> None:
+            self.progress.padding = self.build.session.padding
+            self.progress.add(samples, tokens)
+            if time.monotonic() - self._touched > _TOUCH_SECONDS:
+                self._touched = time.monotonic()
+                claims.touch(number)
+            self.check_stop()
+
+        told = self.build.index_window(window, on_batch)
+        self.progress.add(told["skipped"], 0, skipped=told["skipped"])
+        padding = round(self.build.session.padding, 4)
+        self.events.add("unit", unit=number, **told, padding=padding, seconds=round(time.perf_counter() - started, 3))
+
+    def check_stop(self) -> None:
+        if self.stop.asked:
+            done = sum(map(self._is_done, self.folder.todo))
+            self.events.add("stopped", units_done=done)
+            raise Stopped(
+                f"stopped with {done} of {len(self.folder.todo)} shards written; the same command goes on from there"
+            )
+
+    def _is_done(self, number: int) -> bool:
+        return self.folder.is_done(number) or not self.folder.writer.work.exists()

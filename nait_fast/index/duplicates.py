@@ -1,0 +1,66 @@
+"""Ids that several rows of a pool share, found in bounded memory."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index.files import read_tensors
+from nait_fast.index.ids import split
+
+HASHES_AT_ONCE = 1 << 23  # 128 MB with their rows; more ids take more passes over the shards
+
+
+def _ids(path: Path) -> tuple[np.ndarray, list[bytes]]:
+    """(rows, ids) of a shard's samples that have an id."""
+    tensors, _ = read_tensors(path, "shard")
+    row = tensors.get("row", np.zeros(0))
+    if row.dtype != np.int64 or row.ndim != 1:
+        raise NaitError(f"{path}: tensor 'row' is missing or has another shape; rebuild it with index --repair")
+    found = split(tensors, len(row), path)
+    present = np.array([text is not None for text in found], dtype=bool)
+    return np.array(row)[present], [text for text in found if text is not None]
+
+
+def _hashes(ids: list[bytes]) -> np.ndarray:
+    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in ids)
+    return np.frombuffer(digests, dtype="<u8")
+
+
+def duplicate_ids(shards: Sequence[Path]) -> list[tuple[int, int]]:
+    """(row, first row with the same id) of every row whose id an earlier row has, by row.
+
+    ``shards``: files of an index, in order. Memory: 16 bytes an id, at most ``HASHES_AT_ONCE`` of them, and what is
+    returned. Raises NaitError for a damaged shard.
+    """
+    total = sum(len(_ids(path)[0]) for path in shards)
+    passes = -(-total // HASHES_AT_ONCE)
+    found: list[tuple[int, int]] = []
+    for number in range(passes):
+        rows, hashes = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype="<u8")]
+        for path in shards:
+            own_rows, ids = _ids(path)
+            own = _hashes(ids)
+            mine = own % np.uint64(passes) == number
+            rows.append(own_rows[mine])
+            hashes.append(own[mine])
+        found += _repeated(shards, np.concatenate(rows), np.concatenate(hashes))
+    return sorted(found)
+
+
+def _repeated(shards: Sequence[Path], rows: np.ndarray, hashes: np.ndarray) -> list[tuple[int, int]]:
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order][1:] == hashes[order][:-1]
+    suspects = set(rows[order[1:][same]].tolist()) | set(rows[order[:-1][same]].tolist())
+    if not suspects:
+        return []
+    found: list[tuple[int, int]] = []
+    first: dict[bytes, int] = {}
+    for path in shards:  # the ids themselves decide
+        own_rows, ids = _ids(path)
+        for row, text in zip(own_rows.tolist(), ids, strict=True):
+            if row in suspects and (earlier := first.setdefault(text, row)) != row:
+                found.append((row, earlier))
+    return found

@@ -1,0 +1,221 @@
+"""Reads the shards of an index through a few reusable buffers, ahead of whoever works on them.
+
+Not mapped: mapped pages count as the process's memory, and a page fault costs more than copying the page.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index.files import Tensor
+from nait_fast.index.reader import Index, ShardEntry
+
+BUFFER_BYTES = 8 << 20  # of codes: a thread's share of a processor's last cache, from where they are scanned
+READ_BYTES = 256 << 10  # asked for at once: from a disk, larger reads took 1.5 times as long
+HEADER_BYTES = 4096
+READERS = 2
+ALIGNMENT = 4096
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows: ``codes`` uint8 [n, W], ``row`` int64 [n], ``n_tokens`` int32 [n] and the asked
+    ``exact`` scores, float64 [n] each. ``codes`` lies in a buffer that the next part may overwrite."""
+
+    codes: np.ndarray
+    row: np.ndarray
+    n_tokens: np.ndarray
+    exact: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Rows ``start`` to ``stop`` of a shard."""
+
+    entry: ShardEntry
+    start: int
+    stop: int
+
+
+def aligned(size: int) -> np.ndarray:
+    """uint8 [size] at an address that is a multiple of a page's size."""
+    raw = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
+
+
+def read_into(descriptor: int, path: Path, target: np.ndarray, offset: int) -> None:
+    """Fill the contiguous ``target`` with the bytes of the file from ``offset`` on. Raises NaitError if it is short."""
+    view = target.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        got = os.preadv(descriptor, [view[done : done + READ_BYTES]], offset + done)
+        if not got:
+            raise NaitError(f"{path}: ends early, something cut it off while it was read; rebuild it (index --repair)")
+        done += got
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise NaitError(f"{path}: no such file; rebuild it with index --repair") from None
+    except OSError as error:
+        raise NaitError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _fill(out: np.ndarray, descriptor: int, path: Path, tensor: Tensor, start: int) -> None:
+    """The rows of ``tensor`` from ``start`` on, as many as ``out`` has."""
+    row_bytes = tensor.dtype.itemsize * math.prod(tensor.shape[1:])
+    read_into(descriptor, path, out, tensor.offset + start * row_bytes)
+
+
+def _places(index: Index, rows: int) -> Iterator[list[_Place]]:
+    """All rows in order, ``rows`` at a time."""
+    some, free = [], rows
+    for entry in index.entries:
+        start = 0
+        while start < entry.rows:
+            stop = min(entry.rows, start + free)
+            some.append(_Place(entry, start, stop))
+            start, free = stop, free - (stop - start)
+            if not free:
+                yield some
+                some, free = [], rows
+    if some:
+        yield some
+
+
+class Stream:
+    """All rows of ``index`` in order, at most ``rows`` and ``buffer_bytes`` of codes at a time (``codes`` false: none).
+
+    ``exact``: names of the exact scores to read. Threads read ahead of the caller. Both ways to use it raise NaitError
+    for shards that are not as the manifest says.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        exact: Sequence[str] = (),
+        *,
+        codes: bool = True,
+        rows: int | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
+    ):
+        self._index, self._exact = index, exact
+        self._width = index.layout.row_bytes if codes else 0
+        there_are = sum(entry.rows for entry in index.entries)
+        self._rows = max(1, min(rows or buffer_bytes, buffer_bytes // max(1, self._width), there_are))
+        self._free: SimpleQueue[np.ndarray] = SimpleQueue()
+        self._layout_of = lru_cache(maxsize=16)(index.layout_of)  # a shard may be read in many parts
+
+    def map(self, work: Callable[[Part], T], threads: int) -> Iterator[T]:
+        """``work`` of each part, in order: done by the thread that read it, while its cache holds the codes."""
+
+        def job(places: Sequence[_Place]) -> T:
+            buffer = self._free.get()
+            try:
+                return work(self._read(places, buffer))
+            finally:
+                self._free.put(buffer)
+
+        # Two more than there are threads: none waits for the caller to take a result.
+        return self._run(job, threads, ahead=threads + 2, buffers=threads)
+
+    def parts(self, threads: int = READERS) -> Iterator[Part]:
+        """The parts themselves; the caller must be done with one when it asks for the next."""
+
+        def job(places: Sequence[_Place]) -> tuple[Part, np.ndarray]:
+            buffer = self._free.get()
+            return self._read(places, buffer), buffer
+
+        for part, buffer in self._run(job, threads, ahead=threads, buffers=threads + 1):
+            yield part
+            self._free.put(buffer)
+
+    def _read(self, places: Sequence[_Place], buffer: np.ndarray) -> Part:
+        n = sum(place.stop - place.start for place in places)
+        codes = buffer[: n * self._width].reshape(n, self._width)
+        columns = {"codes": codes, "row": np.empty(n, np.int64), "n_tokens": np.empty(n, np.int32),
+                   **{f"exact.{name}": np.empty(n) for name in self._exact}}  # fmt: skip
+        at = 0
+        for place in places:
+            path, end = place.entry.path, at + place.stop - place.start
+            with _opened(path) as descriptor:
+                # The header is parsed from a mapping: a page fault would wait for all that the system reads ahead.
+                os.pread(descriptor, HEADER_BYTES, 0)
+                layout = self._layout_of(place.entry)
+                for name in sorted(columns, key=lambda name: layout[name].offset):
+                    _fill(columns[name][at:end], descriptor, path, layout[name], place.start)
+            at = end
+        exact = {name: columns[f"exact.{name}"] for name in self._exact}
+        return Part(codes, columns["row"], columns["n_tokens"], exact)
+
+    def _run(self, job: Callable[[Sequence[_Place]], T], threads: int, ahead: int, buffers: int) -> Iterator[T]:
+        for _ in range(buffers):
+            self._free.put(aligned(self._rows * self._width))
+        places = _places(self._index, self._rows)
+        with ThreadPoolExecutor(threads, "nait-read") as pool:
+            waiting = deque(pool.submit(job, some) for some in islice(places, ahead))
+            try:
+                while waiting:
+                    done = waiting.popleft().result()
+                    waiting.extend(pool.submit(job, some) for some in islice(places, 1))
+                    yield done
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Ids of consecutive rows: UTF-8 ``text`` uint8, ``offsets`` int64 [n + 1] into it, ``absent`` bool [n]."""
+
+    text: np.ndarray
+    offsets: np.ndarray
+    absent: np.ndarray
+
+
+def ids(index: Index, rows: int) -> Iterator[Ids]:
+    """The ids of all rows of ``index`` in order, at most ``rows`` at a time, never of two shards. Raises NaitError."""
+    for places in _places(index, rows):
+        for place in places:
+            yield _read_ids(index, place)
+
+
+def _read_ids(index: Index, place: _Place) -> Ids:
+    layout, path, n = index.layout_of(place.entry), place.entry.path, place.stop - place.start
+    if "ids" not in layout:
+        return Ids(np.empty(0, np.uint8), np.zeros(n + 1, np.int64), np.ones(n, bool))
+    offsets, absent = np.zeros(n + 1, np.int64), np.empty(n, bool)
+    with _opened(path) as descriptor:
+        # A row's id begins where that of the row before ends; that of the first row at 0.
+        skip = 0 if place.start else 1
+        _fill(offsets[skip:], descriptor, path, layout["id_ends"], place.start - 1 + skip)
+        _fill(absent, descriptor, path, layout["id_absent"], place.start)
+        # Within the text first: then no difference wraps round.
+        within = offsets.min() >= 0 and offsets.max() <= layout["ids"].shape[0]
+        if not within or (np.diff(offsets) < 0).any() or (absent.view(np.uint8) > 1).any():
+            raise NaitError(f"{path}: its ids are damaged; rebuild it with index --repair")
+        text = np.empty(int(offsets[-1] - offsets[0]), dtype=np.uint8)
+        _fill(text, descriptor, path, layout["ids"], int(offsets[0]))
+    return Ids(text, offsets - offsets[0], absent)

@@ -1,0 +1,44 @@
+"""Spearman's rank correlation of scores with length."""
+
+import numpy as np
+
+from nait_fast.ranking.spill import Spill, block_rows
+from nait_fast.ranking.table import Table
+
+EXACT_ROWS = 1_000_000  # above this, over every n-th row
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks float64 [n] less their mean, ties at their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[inverse] - (len(values) + 1) / 2
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    norm = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / norm) if norm else float("nan")
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rank correlation of two vectors, ties at their mean rank; NaN if one is constant."""
+    return _correlation(_centred_ranks(x), _centred_ranks(y))
+
+
+def with_length(table: Table) -> tuple[dict[str, float | None], int]:
+    """(correlation of each target's scores with the samples' tokens, None if one is constant; rows it is over).
+
+    Over every row up to ``EXACT_ROWS`` of them, over every n-th one, n as small as that allows, beyond.
+    """
+    stride = -(-table.rows // EXACT_ROWS)
+    lengths = _centred_ranks(_every(table.n_tokens, stride))
+    out: dict[str, float | None] = {}
+    for column, name in enumerate(table.names):
+        value = _correlation(_centred_ranks(_every(table.scores, stride, column)), lengths)
+        out[name] = round(value, 4) if np.isfinite(value) else None
+    return out, len(lengths)
+
+
+def _every(spill: Spill, stride: int, column: int = 0) -> np.ndarray:
+    step = block_rows(1) // stride * stride or stride
+    parts = [spill.read(start, start + step, column)[::stride] for start in range(0, spill.rows, step)]
+    return np.concatenate(parts)

@@ -1,0 +1,231 @@
+"""Adding data to an index, and making a damaged shard again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nait_fast.config import IndexOptions
+from nait_fast.errors import NaitError
+from nait_fast.index.reader import Index
+from nait_fast.index.writer import IndexWriter
+from nait_fast.verbs.index import run
+from tests.conftest import make_rows, write_jsonl
+from tests.index.bits import arrays, digest
+
+
+def build(folder: Path, **options: Any) -> dict[str, Any]:
+    given = {"shard_rows": 8, "calibration_size": 20, "batch_tokens": 200, **options, "output": str(folder)}
+    return run(IndexOptions.from_mapping(given, "index"), quiet=True)
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> list[str]:
+    rows = make_rows(60)
+    rows[25]["output"] = rows[44]["output"] = ""
+    rows[50]["id"] = "r3"
+    parts = (rows[:20], rows[20:41], rows[41:])
+    return [str(write_jsonl(tmp_path / f"{i}.jsonl", part)) for i, part in enumerate(parts)]
+
+
+@pytest.fixture
+def options(tiny_model: str) -> dict[str, Any]:
+    return {"model": tiny_model, "skip_bad_rows": True}
+
+
+def test_rows_added_are_as_if_indexed_under_the_same_codebook(tmp_path: Path, options, pools) -> None:
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **options)
+    first = digest(folder)
+    for pool in pools[1:]:
+        summary = build(folder, dataset=pool, append=True, **options)
+    assert (summary["datasets"], summary["rows_read"], summary["rows_indexed"]) == (3, 60, 58)
+    index = Index(folder)
+    assert index.verify() == []
+    assert [d["rows"] for d in index.datasets] == [20, 21, 19] and index.pool_rows == 60
+    assert [entry.first_row for entry in index.entries] == [0, 8, 16, 20, 28, 36, 41, 49, 57]
+    held = arrays(index)
+    assert held["row"].tolist() == [row for row in range(60) if row not in (25, 44)]
+    for number, (pool, start) in enumerate(zip(pools, (0, 20, 41), strict=True)):
+        alone = tmp_path / f"alone{number}"
+        build(alone, dataset=pool, codebook=str(folder), **options)
+        own = arrays(Index(alone))
+        places = np.searchsorted(held["row"], own["row"] + start)
+        assert (held["codes"][places] == own["codes"]).all() and (held["n_tokens"][places] == own["n_tokens"]).all()
+    now = digest(folder)
+    assert {name: now[name] for name in first if name.startswith(("shard", "code", "calib"))} == {
+        name: value for name, value in first.items() if name.startswith(("shard", "code", "calib"))
+    }
+    listed = [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
+    assert [(entry["row"], entry.get("kept", False)) for entry in listed] == [(25, False), (44, False), (50, True)]
+    assert listed[2]["reason"] == "its id is that of row 3" and index.manifest["duplicate_ids"] == 1
+
+
+def test_adding_again_changes_nothing(tmp_path: Path, options, pools) -> None:
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **options)
+    build(folder, dataset=pools[1], append=True, **options)
+    before = digest(folder)
+    for pool, append in ((pools[1], True), (pools[1], False), (pools[0], False)):
+        assert build(folder, dataset=pool, append=append, **options)["tokens_run"] == 0
+        assert digest(folder) == before
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_stopped_while_adding(tmp_path: Path, options, pools, monkeypatch) -> None:
+    whole = tmp_path / "whole"
+    build(whole, dataset=pools[0], **options)
+    build(whole, dataset=pools[1], append=True, **options)
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **options)
+    before = digest(folder)
+    write = IndexWriter.write_shard
+
+    def failing(self, number, *arguments):
+        if number == 4:
+            raise Stopped
+        write(self, number, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexWriter, "write_shard", failing)
+        with pytest.raises(Stopped):
+            build(folder, dataset=pools[1], append=True, **options)
+    index = Index(folder)  # what was there is there
+    assert index.rows == 20 and index.verify() == []
+    assert (folder / "manifest.json").read_bytes() and digest_of(folder, before) == before
+    for given, words in (
+        ({"dataset": pools[0]}, "1.jsonl is being added to it; finish that first"),
+        ({"dataset": pools[2], "append": True}, "is not finished; rerun its own command first"),
+        ({"dataset": pools[2]}, "holds an index made otherwise: dataset (path"),
+    ):
+        with pytest.raises(NaitError, match=words.replace("(", r"\(")):
+            build(folder, **options, **given)
+    build(folder, dataset=pools[1], append=True, **options)
+    assert digest(folder) == digest(whole)
+
+
+def test_killed_between_the_list_and_the_manifest(tmp_path: Path, options, pools, monkeypatch) -> None:
+    from nait_fast.index import writer
+
+    whole, folder = tmp_path / "whole", tmp_path / "index"
+    for place in (whole, folder):
+        build(place, dataset=pools[0], max_length=30, **options)
+    build(whole, dataset=pools[1], append=True, max_length=30, **options)
+
+    def failing(path: Path, value: Any) -> Any:
+        if path.name == "manifest.json":
+            raise Stopped
+        return sealed(path, value)
+
+    sealed = writer.write_sealed
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_sealed", failing)
+        with pytest.raises(Stopped):
+            build(folder, dataset=pools[1], append=True, max_length=30, **options)
+    build(folder, dataset=pools[1], append=True, max_length=30, **options)
+    assert digest(folder) == digest(whole) and Index(folder).verify() == []
+
+
+@pytest.mark.parametrize("name", ["codebook.safetensors", "calibration.safetensors"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_calibration_is_not_built_upon(
+    tmp_path: Path, options, pools, monkeypatch, name: str, finished: bool
+) -> None:
+    folder = tmp_path / "index"
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(IndexWriter, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
+        try:
+            build(folder, dataset=pools[0], **options)
+        except Stopped:
+            assert not finished
+    data = bytearray((folder / name).read_bytes())
+    data[-9] ^= 1
+    (folder / name).write_bytes(data)
+    (folder / "shard-00001.safetensors").unlink()
+    with pytest.raises(NaitError, match=f"{name} has changed since the index was"):
+        build(folder, dataset=pools[0], repair=finished, **options)
+
+
+def digest_of(folder: Path, names: dict[str, str]) -> dict[str, str]:
+    import hashlib
+
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def test_what_cannot_be_added(tmp_path: Path, options, pools, tiny_model: str) -> None:
+    with pytest.raises(NaitError, match=r"--append: .* holds no index"):
+        build(tmp_path / "none", dataset=pools[0], append=True, **options)
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **options)
+    before = digest(folder)
+    for changed, words in (
+        ({"max_length": 30}, r"max_length \(512 -> 30\)"),
+        ({"seed": 1}, r"calibration \("),
+        ({"template": "alpaca"}, "template"),
+    ):
+        with pytest.raises(NaitError, match=words):
+            build(folder, dataset=pools[1], append=True, **{**options, **changed})
+    assert digest(folder) == before
+    (folder / "codebook.safetensors").write_bytes((folder / "codebook.safetensors").read_bytes()[:-1] + b"\x01")
+    with pytest.raises(NaitError, match=r"codebook\.safetensors has changed"):
+        build(folder, dataset=pools[1], append=True, **options)
+    (folder / "calibration.safetensors").unlink()
+    with pytest.raises(NaitError, match="is missing; rebuild the index"):
+        build(folder, dataset=pools[1], append=True, **options)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_shard_is_made_again_alone(tmp_path: Path, options, pools, damage: str, monkeypatch) -> None:
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **options)
+    build(folder, dataset=pools[1], append=True, **options)
+    before = digest(folder)
+    for number, pool in ((1, pools[0]), (4, pools[1])):
+        path = folder / f"shard-{number:05d}.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 4
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(data if damage == "flip" else data[:-7])
+        (problem, *_) = Index(folder).verify()
+        assert path.name in problem
+        wrong = pools[1] if pool == pools[0] else pools[0]
+        with pytest.raises(NaitError, match=f"{path.name} is damaged, but comes from another dataset"):
+            build(folder, dataset=wrong, repair=True, **options)
+        written = []
+        write = IndexWriter.write_shard
+
+        def noting(self, number, *arguments, write=write, written=written):
+            written.append(number)
+            write(self, number, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(IndexWriter, "write_shard", noting)
+            build(folder, dataset=pool, repair=True, **options)
+        assert written == [number]
+        assert digest(folder) == before and Index(folder).verify() == []
+    assert build(folder, dataset=pools[0], repair=True, **options)["tokens_run"] == 0
+    assert digest(folder) == before
+
+
+def test_rows_that_are_too_long(tmp_path: Path, options, pools) -> None:
+    cut = tmp_path / "cut"
+    build(cut, dataset=pools[0], max_length=30, **options)
+    rows = [json.loads(line) for line in (cut / "skipped.jsonl").read_text().splitlines()]
+    assert rows and all(entry["kept"] and entry["reason"].endswith(" tokens, cut to 30") for entry in rows)
+    index = Index(cut)
+    assert index.manifest["truncated"] == len(rows) and index.manifest["skipped"]["rows"] == 0
+    left = tmp_path / "left"
+    build(left, dataset=pools[0], max_length=30, too_long="skip", **options)
+    again = [json.loads(line) for line in (left / "skipped.jsonl").read_text().splitlines()]
+    assert [entry["row"] for entry in again] == [entry["row"] for entry in rows]
+    assert {entry["reason"] for entry in again} == {"longer than 30 tokens"} and not any("kept" in e for e in again)
+    index = Index(left)
+    assert index.verify() == [] and index.rows == 20 - len(rows) and index.manifest["truncated"] == 0
