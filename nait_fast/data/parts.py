@@ -58,7 +58,7 @@ class Part(Protocol):
         """The rows from `start` on."""
 
     def stamp(self) -> list[int]:
-        """What changes when somebody writes to the part: size and times; nothing where there is no file."""
+        """What changes when somebody writes to the part, renames or replaces it; nothing where there is no file."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _File:
 
     def stamp(self) -> list[int]:
         found = self.path.stat()
-        return [found.st_size, found.st_mtime_ns]
+        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 class Lines(_File):

@@ -180,6 +180,8 @@ class Reader:
             raise NaitError(f"{self.source.path}: cannot be read: {first_line(error)}; check the file") from None
         if row != unit.row + unit.rows or (unit.sha256 and digest.hexdigest() != unit.sha256):
             raise self.changed()
+        if not unit.sha256 and stamps_of(self.source) != self.plan.stamps:
+            raise self.changed()
 
     def rows(self) -> Iterator[tuple[int, Record]]:
         """(row, record) of the whole pool."""

@@ -72,5 +72,5 @@ def _kept_plan(index: Index, number: int, pool: Pool) -> Plan | None:
         plan = load_plan(index.folder / plan_name(number))
     except NaitError:
         return None
-    same = (plan.path, plan.kind) == (pool.source.path, pool.source.kind) and any(plan.stamps)
-    return plan if same and plan.stamps == stamps_of(pool.source) else None
+    same = plan.kind == pool.source.kind and any(plan.stamps) and plan.stamps == stamps_of(pool.source)
+    return plan if same else None

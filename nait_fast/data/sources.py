@@ -70,6 +70,9 @@ def _open_file(path: Path) -> Source:
 
 def _open_folder(folder: Path) -> Source:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    broken = [path for path in folder.iterdir() if path.is_symlink() and not path.exists()]
+    if broken:
+        raise NaitError(f"{broken[0]}: a link to nothing; mend or remove it")
     tables = [path for path in files if _suffix(path) == ".parquet"]
     texts = [path for path in files if _suffix(path) in _LINES]
     if tables and texts:

@@ -12,6 +12,9 @@ from nait_fast.errors import NaitError
 
 def main() -> int:
     given = json.load(sys.stdin)
+    # What libraries print goes to stderr: nobody reads this pipe before the end, and a full one would stop the worker.
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     worker = Worker(**given["worker"])
     if "OMP_NUM_THREADS" not in os.environ:  # the workers share the cores
         import torch
@@ -24,13 +27,9 @@ def main() -> int:
     except Stopped:
         return 130
     except (NaitError, OSError) as error:
-        print(" ".join(str(error).splitlines()))
+        print(" ".join(str(error).splitlines()), file=report, flush=True)
         return 2
     except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).splitlines())}")
+        print(f"{type(error).__name__}: {' '.join(str(error).splitlines())}", file=report, flush=True)
         raise
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

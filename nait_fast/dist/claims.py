@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from nait_fast.index.lock import Lock
+from nait_fast.index.lock import Lock, is_held
 
 LEASE_SECONDS = 600.0
 _POLL_SECONDS = 0.1
@@ -26,16 +26,24 @@ _POLL_SECONDS = 0.1
 class Claims:
     """The units of one worker. `units`: numbers of all that shall be done; `is_done(unit)`: its note is there.
 
-    `first`: where among the units this worker begins to look, so that several do not meet at the first one. `next`
-    may be called from another thread than the rest.
+    `first`: where among the units this worker begins to look, so that several do not meet at the first one; `since`:
+    when the run began (seconds since 1970; default now). `next` may be called from another thread than the rest.
     """
 
-    def __init__(self, folder: Path, units: Sequence[int], is_done: Callable[[int], bool], worker: str, first: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        units: Sequence[int],
+        is_done: Callable[[int], bool],
+        worker: str,
+        first: int = 0,
+        since: float | None = None,
+    ):
         self.folder, self.worker = folder, worker
         first = first % len(units) if units else 0
         self._units = [*units[first:], *units[:first]]
         self._is_done = is_done
-        self._started = time.time()
+        self._since = time.time() if since is None else since
         self._locks: dict[int, Lock] = {}
         self._closed = threading.Event()
 
@@ -49,7 +57,7 @@ class Claims:
                     held.append(unit)
                 elif self._is_done(unit):
                     continue
-                elif self.failure(unit) is None and self._take(unit, ".lock"):
+                elif self.failure(unit) is None and not self._is_again(unit) and self._take(unit, ".lock"):
                     self._units = [*held, *self._units[position:]]
                     return unit
                 else:
@@ -96,7 +104,7 @@ class Claims:
         try:
             note = json.loads(self._path(unit, ".failed").read_text())
             # An older note is of an earlier run, which this one repeats.
-            return f"{note['worker']}: {note['error']}" if note["time"] >= self._started else None
+            return f"{note['worker']}: {note['error']}" if note["time"] >= self._since else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -128,6 +136,11 @@ class Claims:
             return False
         self._locks[unit] = lock
         return True
+
+    def _is_again(self, unit: int) -> bool:
+        """Somebody does the unit in place of a worker that had it."""
+        path = self._path(unit, ".again")
+        return path.exists() and is_held(path)
 
     def _stands_still(self, unit: int) -> bool:
         """Another worker holds the unit, but has not begun it, or makes no progress."""

@@ -10,13 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from nait_fast.dist.stop import Stopped, StopSwitch
 from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
 
+# Isolated, and with this process's path: neither the current folder nor the order of PYTHONPATH may change what it runs.
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from nait_fast.dist.child import main; sys.exit(main())"
+)
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 1.0
 
@@ -45,38 +49,45 @@ def run_workers(verb: str, options: Any, number: int, watch: Callable[[], None] 
     """
     failures: list[str] = []
     ended_well, told, watched = 0, False, time.monotonic()
+    children: list[_Child] = []
+    started = time.time()
     with StopSwitch() as stop:
-        children = [_start(verb, options, Worker(rank, number, rank, os.getpid())) for rank in range(number)]
-        while children:
-            time.sleep(_POLL_SECONDS)
-            if time.monotonic() - watched > _WATCH_SECONDS:
-                watched = time.monotonic()
-                watch()
-            if stop.asked and not told:
-                told = True
-                for child in children:
-                    # A terminal's SIGINT has reached it already, and a second one would end it at once.
-                    child.process.send_signal(signal.SIGTERM)
-            for child in [c for c in children if c.process.poll() is not None]:
-                children.remove(child)
-                why = _farewell(child)
-                ended_well += why is None
-                if why and not stop.asked:
-                    failures.append(why)
-                    print(f"nait-fast: {why}" + ("; the others go on" if children else ""), file=sys.stderr)
+        try:
+            for rank in range(number):
+                children.append(_start(verb, options, Worker(rank, number, rank, os.getpid(), started)))
+            while children:
+                time.sleep(_POLL_SECONDS)
+                if time.monotonic() - watched > _WATCH_SECONDS:
+                    watched = time.monotonic()
+                    watch()
+                if stop.asked and not told:
+                    told = True
+                    for child in children:
+                        # A terminal's SIGINT has reached it already, and a second one would end it at once.
+                        child.process.send_signal(signal.SIGTERM)
+                for child in [c for c in children if c.process.poll() is not None]:
+                    children.remove(child)
+                    why = _farewell(child)
+                    ended_well += why is None
+                    if why and not stop.asked:
+                        failures.append(why)
+                        print(f"nait-fast: {why}" + ("; the others go on" if children else ""), file=sys.stderr)
+        finally:
+            for child in children:  # something went wrong here: nobody would watch them
+                child.process.terminate()
+            for child in children:
+                child.process.wait()
+    if ended_well:  # then the index is complete
+        return
     if stop.asked:
         raise Stopped("stopped, every worker after its batch; the same command goes on from there")
-    if not ended_well:
-        raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
+    raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
 
 
 def _start(verb: str, options: Any, worker: Worker) -> _Child:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "nait_fast.dist.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+        [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert process.stdin is not None
     process.stdin.write(json.dumps({"verb": verb, "options": options, "worker": asdict(worker)}).encode())
     process.stdin.close()

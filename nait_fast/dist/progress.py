@@ -31,9 +31,12 @@ class Watch:
         self._at += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            event = json.loads(line)
-            if event.get("event") == "unit":
-                self._progress.add(event["rows"] + event["skipped"], event["tokens"], event["skipped"])
+            try:
+                event = json.loads(line)
+                if event["event"] == "unit":
+                    self._progress.add(event["rows"] + event["skipped"], event["tokens"], event["skipped"])
+            except (ValueError, KeyError, TypeError):  # cut by a full disk: only the bar misses it
+                continue
 
     def told(self) -> dict[str, Any]:
         """Tokens, seconds and rate of the run, all workers together (each one's start included)."""

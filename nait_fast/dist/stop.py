@@ -31,7 +31,11 @@ class StopSwitch:
 
     def __enter__(self) -> StopSwitch:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
+            for number in SIGNALS:
+                # One that is ignored (a job in the background) stays so; None: a handler that is not Python's.
+                if (before := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                    self._before[number] = before
+                    signal.signal(number, self._catch)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nait_fast.data.loader import Loader, Window
@@ -31,12 +31,14 @@ _ENVIRONMENT = (
 
 @dataclass(frozen=True)
 class Worker:
-    """rank of world workers; local_rank: which GPU of its machine it takes; parent: the process that started it."""
+    """rank of world workers; local_rank: which GPU of its machine it takes; parent: the process that started it;
+    started: when the run began, in seconds since 1970 (what failed before may be tried again)."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     parent: int | None = None
+    started: float = field(default_factory=time.time, compare=False)
 
     @property
     def name(self) -> str:
@@ -54,10 +56,11 @@ def worker_of(environment: Mapping[str, str] = os.environ) -> Worker:
         try:
             number, count = int(environment[rank]), int(environment[world])
             place = int(environment.get(local, 0)) if local else 0
+            if number < 0 or place < 0 or (rank == "RANK" and number >= count):  # an array's numbers may begin anywhere
+                raise ValueError
         except ValueError:
-            raise NaitError(
-                f"{rank}={environment[rank]}, {world}={environment[world]}: must be whole numbers"
-            ) from None
+            told = ", ".join(f"{name}={environment[name]}" for name in (rank, world, local) if name in environment)
+            raise NaitError(f"{told}: must be whole numbers, a rank below the number of workers") from None
         return Worker(number, count, place)
     return Worker()
 
@@ -89,6 +92,9 @@ def index_pool(build: IndexBuild, directions: Directions | None = None, worker: 
 def _model_out_of_gc() -> Iterator[None]:
     """A full garbage collection walks all of torch, transformers and the vocabulary, 0.2 s with the GIL held, and the
     loader's objects bring one about every few thousand rows: what is there now is left out of it."""
+    if gc.get_freeze_count():  # whoever has done it already shall keep it
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:
@@ -131,7 +137,7 @@ class _Run:
         """Do units until there are none left."""
         build, todo = self.build, self.folder.todo
         first = self.worker.rank * len(todo) // max(1, self.worker.world)
-        claims = Claims(self.folder.path / WORK, todo, self._is_done, self.worker.name, first)
+        claims = Claims(self.folder.path / WORK, todo, self._is_done, self.worker.name, first, self.worker.started)
 
         def next_unit() -> Unit | None:
             number = claims.next()

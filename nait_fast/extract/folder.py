@@ -1,12 +1,13 @@
 """The folder of an index under construction: whose it is, what is in it already, and when it is complete."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nait_fast.data.plan import Plan
 from nait_fast.errors import NaitError
 from nait_fast.index.files import read_json, sha256_file, write_json
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, RUN, plan_name
+from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, NEXT_PLAN, RUN, plan_name
 from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import shard_problem
@@ -17,73 +18,98 @@ class IndexFolder:
     """``identity``: every option that decides the index's bytes; ``dataset``: the pool, as the manifest will say it.
 
     A new folder becomes that of this index; one begun with the same identity and dataset is gone on with; a complete
-    one gets another dataset with ``append``, and has its damaged shards done again with ``repair``.
+    one gets another dataset with ``append``, and has its damaged shards done again with ``repair``. An addition that
+    was begun and that nobody is at gives way to another one.
 
     first_unit, first_row: the number of the dataset's first shard, and of its first row; added: it is not the first;
-    complete: there is an index of all datasets; todo: the shards to make, done ones of an earlier run included.
+    complete: it is in the index already; todo: the shards to make, done ones of an earlier run included.
     """
 
     def __init__(
         self, path: Path, identity: dict[str, Any], dataset: dict[str, Any], plan: Plan, append: bool, repair: bool
     ):
-        self.path, self.writer = path, IndexWriter(path)
+        self.path, self.writer, self._dataset = path, IndexWriter(path), dataset
         with self.lock():
-            datasets = self._enter(identity, dataset, append)
-            number = len(datasets) if dataset not in datasets else datasets.index(dataset)
-            if number == len(datasets):
-                datasets = [*datasets, dataset]
-            self._datasets, self.added = datasets, number > 0
-            self._index = Index(path) if (path / MANIFEST).exists() else None
-            told = [] if self._index is None else self._index.datasets
-            if number < len(datasets) - 1 and len(told) < len(datasets):
-                raise NaitError(
-                    f"{path}: {datasets[-1]['path']} is being added to it; finish that first (its --append command)"
-                )
-            self.first_row = sum(d["rows"] for d in datasets[:number])
-            shards = [] if self._index is None else self._index.entries
-            self.first_unit = sum(entry.first_row < self.first_row for entry in shards)
+            (path / NEXT_PLAN).unlink(missing_ok=True)
+            run = self._run("--append" if append else "--repair" if repair else "")
+            self._index = Index(path) if run and (path / MANIFEST).exists() else None
+            held = [] if self._index is None else self._index.datasets
+            self.complete = dataset in held
+            datasets = self._enter(run, held, identity, append, repair)
+            self.added = datasets.index(dataset) > 0
+            self.first_row = sum(d["rows"] for d in datasets[: datasets.index(dataset)])
+            entries = [] if self._index is None else self._index.entries
+            self.first_unit = sum(entry.first_row < self.first_row for entry in entries)
             self.units = range(self.first_unit, self.first_unit + len(plan.units))
-            self.complete = self._index is not None and told == datasets
-            run = read_json(path / RUN) if (path / RUN).exists() else {}
-            self._damaged = self._to_repair() if self.complete and repair else []
+            self._damaged = self._to_repair() if repair else []
             if not self.complete or self._damaged:
+                identity = run.get("identity", identity)
                 write_json(path / RUN, {**run, "identity": identity, "datasets": datasets})
                 self.writer.begin()
-                plan.save(path / plan_name(number))
+                plan.save(path / plan_name(datasets.index(dataset)))
         self.todo = self._damaged if self.complete else list(self.units)
         self.writer.check(self.todo, every_byte=False)
         self._resumed = [number for number in self.todo if self.is_done(number)]
 
-    def lock(self) -> Lock:
-        """What one process at a time may do: with it."""
-        return Lock(self.path)
+    def lock(self, on_wait: Callable[[], None] = lambda: None) -> Lock:
+        """What one process at a time may do: with it. ``on_wait`` is called while another one has it."""
+        return Lock(self.path, on_wait)
 
-    def _enter(self, identity: dict[str, Any], dataset: dict[str, Any], append: bool) -> list[dict[str, Any]]:
-        """The datasets that the folder has so far. Raises NaitError where this one does not fit."""
-        run_path, there = self.path / RUN, (self.path / MANIFEST).exists()
-        if not run_path.exists():
-            if there:
+    def _run(self, flag: str) -> dict[str, Any]:
+        """What the folder was begun with; empty for a new one. Raises NaitError for a folder of something
+        else, and for a new one where ``flag`` needs an index."""
+        path = self.path / RUN
+        if not path.exists():
+            if (self.path / MANIFEST).exists():
                 raise NaitError(f"{self.path}: holds something else ({MANIFEST} without {RUN}); choose another folder")
-            if append:
-                raise NaitError(f"--append: {self.path} holds no index; leave the flag out to make one")
-            return []
-        run = read_json(run_path)
-        before, datasets = run.get("identity"), run.get("datasets")
-        if not isinstance(before, dict) or not isinstance(datasets, list) or not datasets:
-            raise NaitError(f"{run_path}: not what nait_fast writes there; choose another folder or delete this one")
-        self._refuse_changes(before, identity)
-        if dataset in datasets:
-            return datasets
+            if flag:
+                raise NaitError(f"{flag}: {self.path} holds no index; leave the flag out to make one")
+            return {}
+        run = read_json(path)
+        datasets = run.get("datasets")
+        if not isinstance(run.get("identity"), dict) or not isinstance(datasets, list) or not datasets:
+            raise NaitError(f"{path}: not what nait_fast writes there; choose another folder or delete this one")
+        return run
+
+    def _enter(
+        self, run: dict[str, Any], held: list[Any], identity: dict[str, Any], append: bool, repair: bool
+    ) -> list[Any]:
+        """The datasets of the folder, this one among them. Raises NaitError where it does not fit.
+
+        ``held``: those of the index that is there.
+        """
+        if not run:
+            return [self._dataset]
+        begun = run["datasets"]
+        if self._dataset != begun[0]:  # what is added has the index's codebook, whatever is said of calibration
+            identity = {**identity, "calibration": run["identity"].get("calibration")}
+        self._refuse_changes(run["identity"], identity)
+        adding = begun[len(held) :] if held else []
+        if repair:
+            if not self.complete:
+                raise NaitError(f"--repair: {self._dataset['path']} is no dataset of a complete index in {self.path}")
+            if adding and self.writer.busy():
+                raise NaitError(f"--repair: {adding[0]['path']} is being added to {self.path}; wait for that")
+            return begun
+        if self._dataset in begun:
+            return begun
         if not append:
-            last = datasets[-1]
-            changed = [f"{k} {last.get(k)} -> {dataset.get(k)}" for k in dataset if last.get(k) != dataset.get(k)]
+            last = begun[-1]
+            changed = [
+                f"{k} {last.get(k)} -> {self._dataset[k]}" for k in self._dataset if last.get(k) != self._dataset[k]
+            ]
             raise NaitError(
                 f"{self.path}: holds an index made otherwise: dataset ({', '.join(changed[:3])}); choose another "
                 "folder or delete it (to a complete index, --append adds the data)"
             )
-        if not there or Index(self.path).datasets != datasets:
+        if not held:
             raise NaitError(f"--append: the index {self.path} is not finished; rerun its own command first")
-        return datasets
+        if adding:
+            if self.writer.busy():
+                raise NaitError(f"--append: {adding[0]['path']} is being added to {self.path}; wait for that")
+            assert self._index is not None
+            self.writer.give_up(len(self._index.entries), range(len(held), len(begun)))
+        return [*held, self._dataset]
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
@@ -130,20 +156,35 @@ class IndexFolder:
         return [n for n in damaged if n in self.units]
 
     def finish(self, head: dict[str, Any]) -> dict[str, Any] | None:
-        """Write the manifest; None if a shard of an earlier run proves damaged: its unit is to be done again."""
+        """Write the manifest, unless another worker has; None if a unit is to be done (again) before that."""
         with self.lock():
-            if (self.path / MANIFEST).exists() and not self._damaged:
-                index = Index(self.path)
-                if index.datasets == self._datasets:  # another worker was faster
-                    self.writer.sweep()
-                    return index.manifest
-            if self.writer.check(self._resumed, every_byte=True):
-                return None
-            full = {**head, "datasets": self._datasets}
-            if self._damaged:
-                assert self._index is not None
-                manifest = self.writer.replace(self._index, self._damaged)
-            else:
-                manifest = self.writer.finish(full, self.units, self._index)
-            self.writer.sweep()
-            return manifest
+            try:
+                return self._made() or self._finish(head)
+            except NaitError:  # without locks another worker may have been at it in the same moment
+                if (manifest := self._made()) is not None:
+                    return manifest
+                raise
+
+    def _made(self) -> dict[str, Any] | None:
+        """The manifest, where it says of this dataset what it shall."""
+        if not (self.path / MANIFEST).exists():
+            return None
+        index = Index(self.path)
+        if self._dataset not in index.datasets:
+            return None
+        if any(shard_problem(index, index.entries[number]) for number in self._damaged):
+            return None
+        if index.datasets == read_json(self.path / RUN)["datasets"] and not self.writer.busy():
+            self.writer.sweep()  # of a run that was killed just before
+        return index.manifest
+
+    def _finish(self, head: dict[str, Any]) -> dict[str, Any] | None:
+        if self.writer.check(self._resumed, every_byte=True) or not all(map(self.is_done, self.todo)):
+            return None
+        if self._damaged:
+            manifest = self.writer.replace(Index(self.path), self._damaged)
+        else:
+            datasets = [*(self._index.datasets if self._index else []), self._dataset]
+            manifest = self.writer.finish({**head, "datasets": datasets}, self.units, self._index)
+        self.writer.sweep()
+        return manifest

@@ -25,8 +25,11 @@ from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed
 from nait_fast.index.codebook import Codebook, load_calibration, load_codebook
 from nait_fast.index.files import pack_tensors, write_atomic
-from nait_fast.index.format import CALIBRATION, CODEBOOK, plan_name
+from nait_fast.index.format import CALIBRATION, CODEBOOK, NEXT_PLAN
+from nait_fast.index.lock import Lock
 from nait_fast.progress import Progress, say
+
+KEPT_PLAN_ROWS = 100_000  # from here on a plan is kept before it is known which dataset of the index it is of
 
 Directions = Mapping[str, tuple[str, np.ndarray, str]]  # name -> (reading, direction fp32 [N], signature hash)
 
@@ -35,17 +38,21 @@ def open_pool(options: IndexOptions, folder: Path) -> Pool:
     """The pool of `options`, planned; a plan that an earlier run left in `folder` is used if the files are the same."""
     pool = Pool(options.dataset, format=options.format, skip_bad_rows=options.skip_bad_rows,
                 unit_rows=options.shard_rows)  # fmt: skip
-    pool.plan(_known_plan(pool, folder))
+    with Lock(folder):  # several workers: one goes through the pool, the others use its plan
+        known = _known_plan(pool, folder)
+        plan = pool.plan(known)
+        if known is None and plan.rows >= KEPT_PLAN_ROWS:
+            plan.save(folder / NEXT_PLAN)
     return pool
 
 
 def _known_plan(pool: Pool, folder: Path) -> Plan | None:
-    for path in sorted(folder.glob(plan_name(0).replace("00", "*"))):
+    for path in sorted(folder.glob("plan-*.json")):
         try:
             plan = load_plan(path)
         except NaitError:
             continue
-        same = (plan.path, plan.kind, plan.unit_rows) == (pool.source.path, pool.source.kind, pool.unit_rows)
+        same = (plan.kind, plan.unit_rows) == (pool.source.kind, pool.unit_rows)
         if same and any(plan.stamps) and plan.stamps == stamps_of(pool.source):
             return plan
     return None
@@ -72,6 +79,10 @@ class IndexBuild:
         self.session, self.pool, self.options = session, pool, options
         self.reading = "up_abs" if options.codec == "nag" else options.reading or "mean"
         self.calibrate_on = {self.reading, *exact_readings} | ({"drift"} if with_drift else set())
+        if options.append and options.repair:
+            raise NaitError("--append and --repair: one at a time, --repair first")
+        if options.append and options.codebook:
+            raise NaitError("--append: the index has its codebook already; leave --codebook out")
         self._given = load_codebook(options.codebook) if options.codebook else None
         if options.codec == "nag" and options.nag_top_k > min(session.model.widths):
             raise NaitError(
@@ -129,7 +140,7 @@ class IndexBuild:
             if not self.folder.complete:
                 self._given.save(path)
             return self._given
-        if (path / CODEBOOK).exists() and (path / CALIBRATION).exists():
+        if (path / CODEBOOK).exists() and ((path / CALIBRATION).exists() or self.folder.added):
             return load_codebook(path)
         if self.folder.added or self.folder.complete:
             raise NaitError(f"{path}: its {CODEBOOK} or {CALIBRATION} is missing; rebuild the index")
@@ -153,7 +164,9 @@ class IndexBuild:
     def prepare(self, directions: Directions | None = None, on_batch: OnBatch | None = None) -> None:
         """Fix the exact scores, and load what every unit needs: the codebook and the calibration sample's codes."""
         directions = directions or {}
-        with self.folder.lock():  # one worker calibrates, the others wait and find its files
+        with self.folder.lock(
+            lambda: on_batch(0, 0) if on_batch else None
+        ):  # one worker calibrates, the others wait and find its files
             codebook = self.codebook(on_batch) if self._collected is None else load_codebook(self.folder.path)
             exact = {name: digest for name, (_, _, digest) in directions.items()}
             self.folder.claim_exact(exact)

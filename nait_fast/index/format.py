@@ -20,6 +20,9 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
+NEXT_PLAN = "plan-next.json"
+
+
 def plan_name(number: int) -> str:
     """The file that says where the rows of the index's dataset ``number`` lie."""
     return f"plan-{number:02d}.json"

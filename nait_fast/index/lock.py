@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from nait_fast.errors import NaitError
+
+_POLL_SECONDS = 0.05
 
 
 class Lock:
     """An exclusive lock on a file or folder, given back by the kernel when the process ends, however it ends.
 
     Where a system or a file system has no locks, all succeed: locks save work here, no result rests on them.
+    ``on_wait`` is called while ``with`` waits for it, and may raise.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, on_wait: Callable[[], None] = lambda: None):
+        self.path, self._on_wait = path, on_wait
         self._descriptor: int | None = None
 
-    def acquire(self, wait: bool = False, note: str = "") -> bool:
-        """Whether the lock is ours now; ``note`` is then written into the file."""
+    def acquire(self, note: str = "") -> bool:
+        """Whether the lock is ours now; ``note`` is then written into the file. False, too, for a file whose folder is
+        gone. Raises NaitError for a file that cannot be opened."""
+        folder = self.path.is_dir()
         try:
-            flags = os.O_RDONLY if self.path.is_dir() else os.O_RDWR | os.O_CREAT
-            descriptor = os.open(self.path, flags, 0o644)
-        except OSError:  # Windows cannot open a folder; a file's folder may be gone, the work being done
-            return self.path.is_dir()
+            descriptor = os.open(self.path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if folder:  # Windows cannot open one
+                return True
+            raise NaitError(f"{self.path}: cannot be opened ({error.strerror or error})") from None
         try:
             import fcntl
 
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return False
@@ -56,8 +68,18 @@ class Lock:
             self._descriptor = None
 
     def __enter__(self) -> Lock:
-        self.acquire(wait=True)
+        while not self.acquire():
+            self._on_wait()
+            time.sleep(_POLL_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process, this one included, holds the lock on ``path``."""
+    lock = Lock(path)
+    free = lock.acquire()
+    lock.release()
+    return not free and path.exists()

@@ -23,8 +23,21 @@ from nait_fast.index.files import (
     write_atomic,
     write_sealed,
 )
-from nait_fast.index.format import CALIBRATION, FORMAT_VERSION, MANIFEST, SKIPPED, WORK, shard_name
+from nait_fast.index.format import (
+    CALIBRATION,
+    CODEBOOK,
+    FORMAT_VERSION,
+    MANIFEST,
+    RUN,
+    SKIPPED,
+    WORK,
+    plan_name,
+    shard_name,
+)
+from nait_fast.index.lock import is_held
 from nait_fast.index.reader import Index
+
+_PARTS = ("shard-*.safetensors", CODEBOOK, CALIBRATION, "plan-*.json", RUN)
 
 
 def pack_ids(ids: list[str | None]) -> dict[str, np.ndarray]:
@@ -136,11 +149,27 @@ class IndexWriter:
         manifest["rows"] = sum(shard["rows"] for shard in manifest["shards"])
         return write_sealed(self.folder / MANIFEST, manifest)
 
+    def busy(self) -> bool:
+        """Whether a worker has one of the units under way."""
+        return any(is_held(path) for path in self.work.glob("unit-*") if path.suffix in (".lock", ".again"))
+
     def sweep(self) -> None:
-        """Remove what only an unfinished index needs, and what killed runs have left."""
+        """Remove what only an unfinished index needs, and what killed runs have left of it."""
+        if not self.work.exists():
+            return
         shutil.rmtree(self.work, ignore_errors=True)
-        for leftover in self.folder.glob("*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for name in (*_PARTS, SKIPPED, MANIFEST):
+            for leftover in self.folder.glob(f"{name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
+
+    def give_up(self, first: int, plans: range) -> None:
+        """Remove an addition that was begun: shards from ``first`` on, and its plans."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for path in self.folder.glob("shard-*.safetensors*"):
+            if int(path.name[6:].partition(".")[0]) >= first:
+                path.unlink(missing_ok=True)
+        for number in plans:
+            (self.folder / plan_name(number)).unlink(missing_ok=True)
 
     def _write_skipped(self, shards: list[dict[str, Any]], numbers: range, before: Index | None) -> tuple[int, str]:
         """Write the list of rows that are left out, cut, or of an id that is there already; returns the number of

@@ -1,6 +1,7 @@
 """``select``: model, pool and targets in, the subset to train on out."""
 
 import dataclasses
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     else:
         build.prepare(directions_of(signatures))
         del build, session
+        _free_gpu()
         with Watch(index_folder, pool.plan(), quiet) as watch:
             given = {"options": options.to_mapping(), "reading": reading, "signatures": [str(file) for file in files]}
             run_workers("select", given, number, watch.look)
@@ -70,6 +72,15 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
     session = open_session(passing, passing, options.first_token, quiet)
     signatures = [load_signature(file) for file in given["signatures"]]
     index_pool(_open_build(session, pool, passing, options, reading), directions_of(signatures), worker)
+
+
+def _free_gpu() -> None:
+    """Give the model's memory back: a worker needs it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _index_options(options: SelectOptions, folder: Path, reading: str) -> IndexOptions:

@@ -1,6 +1,7 @@
 """Plans: every unit can be read alone, in any order, and tells when its rows have changed."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -123,3 +124,23 @@ def test_sha256_of_a_folder_is_that_of_its_listing(tmp_path: Path) -> None:
         f"{name}\t{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n" for name in ("1.jsonl", "2.jsonl.gz")
     )
     assert plan.sha256 == hashlib.sha256(listing.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("how", ["swapped", "overwritten"])
+def test_other_tables_of_equal_size_and_time(tmp_path: Path, how: str) -> None:
+    for name, word in (("a", "A"), ("b", "B")):
+        write_parquet(tmp_path / f"{name}.parquet", [{"text": f"{word} {i}"} for i in range(5)])
+        os.utime(tmp_path / f"{name}.parquet", (10**9, 10**9))
+    a, b = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    assert a.stat().st_size == b.stat().st_size
+    pool = Pool(tmp_path, unit_rows=3)
+    units = pool.plan().units
+    if how == "swapped":
+        a.rename(tmp_path / "c")
+        b.rename(a)
+        (tmp_path / "c").rename(b)
+    else:
+        a.write_bytes(b.read_bytes())
+        os.utime(a, (10**9, 10**9))
+    with pytest.raises(NaitError, match="changed since"):
+        list(pool.reader().unit(units[0]))

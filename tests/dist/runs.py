@@ -102,6 +102,13 @@ def command(arguments: list[str], output: str) -> None:
     sys.exit(main(arguments))
 
 
+def printing(arguments: list[str], output: str) -> None:
+    """As ``command``, in its output's folder, with workers whose libraries print a lot to stdout."""
+    os.environ["ONEDNN_VERBOSE"] = "1"
+    os.chdir(Path(output).parent)
+    command(arguments, output)
+
+
 def server() -> Any:
     """The context whose processes are forked; call it before anything is started."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

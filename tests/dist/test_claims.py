@@ -2,15 +2,19 @@
 
 import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from nait_fast.data.pool import Pool
 from nait_fast.dist import claims as module
 from nait_fast.dist.claims import Claims
 from nait_fast.dist.local import default_workers
+from nait_fast.dist.progress import Watch
+from nait_fast.dist.stop import StopSwitch
 from nait_fast.dist.worker import Worker, device_of, worker_of
 from nait_fast.errors import NaitError
 from nait_fast.index.lock import Lock
@@ -156,6 +160,81 @@ def test_a_failed_unit_is_left_alone_in_this_run_only(work: Work) -> None:
     assert again.first_failure() is None
 
 
+def test_a_failure_of_this_run_holds_for_a_worker_that_starts_late(work: Work) -> None:
+    began = time.time()
+    a = work.worker("a")
+    assert a.next() == 0
+    a.fail(0, "row 3: bad")
+    a.close()
+    time.sleep(0.01)
+    late = Claims(work.folder, work.units, work.is_done, "late", since=began)
+    assert [late.next() for _ in range(4)] == [1, 2, 3, 4]
+    late.close()
+    assert late.first_failure() == "a: row 3: bad"
+
+
+def test_a_unit_that_is_done_again_is_not_handed_out(work: Work) -> None:
+    for unit in range(4):
+        (work.folder / f"{unit}.done").touch()
+    again = Lock(work.folder / "unit-00004.again")
+    assert again.acquire()
+    a = work.worker("a")
+    taken: list[int | None] = []
+    thread = threading.Thread(target=lambda: taken.append(a.next()))
+    thread.start()
+    time.sleep(0.3)
+    assert not taken
+    again.release()
+    thread.join(5)
+    assert taken == [4]
+
+
+def test_a_lock_that_cannot_be_opened_is_told(work: Work) -> None:
+    (work.folder / "unit-00000.lock").symlink_to(work.folder / "unit-00000.lock")
+    with pytest.raises(NaitError, match=r"unit-00000\.lock: cannot be opened"):
+        work.worker("a").next()
+
+
+def test_waiting_for_a_lock_can_be_given_up(work: Work) -> None:
+    held = Lock(work.folder)
+    assert held.acquire()
+    asked: list[int] = []
+
+    def on_wait() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Lock(work.folder, on_wait):
+        pass
+    held.release()
+    with Lock(work.folder, on_wait):
+        assert len(asked) == 3
+
+
+def test_a_broken_line_of_events_stops_nobody(work: Work) -> None:
+    pool = Pool(runs.make_pool(work.folder / "pool.jsonl", 20), unit_rows=4)
+    with Watch(work.folder, pool.plan(), True) as watch:
+        events = work.folder / "events.jsonl"
+        events.write_text('{"event": "unit", "rows": 4, "skipped": 0, "tokens": 9}\n{"event": "unit", "ro\n[1]\n{}\n')
+        watch.look()
+        with open(events, "a") as file:
+            file.write('{"event": "unit", "rows": 2, "skipped": 2, "tokens": 5}\n{"event"')
+    assert watch.told()["tokens_run"] == 14
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSwitch() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            assert not stop.asked
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_closing_ends_a_wait(work: Work) -> None:
     a, b = work.worker("a"), work.worker("b")
     for unit in range(4):
@@ -194,6 +273,7 @@ def test_many_workers_do_each_unit_once(tmp_path: Path) -> None:
         ({}, Worker()),
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Worker(3, 8, 1)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, Worker()),
+        ({"SLURM_ARRAY_TASK_ID": "17", "SLURM_ARRAY_TASK_COUNT": "4"}, Worker(17, 4, 0)),
         ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"},
          Worker(2, 4, 0)),
         ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}, Worker(5, 8, 1)),
@@ -204,9 +284,11 @@ def test_the_worker_that_a_launcher_tells(environment: dict[str, str], expected:
     assert worker_of(environment) == expected
 
 
-def test_a_launcher_that_tells_nonsense() -> None:
-    with pytest.raises(NaitError, match="RANK=x, WORLD_SIZE=2: must be whole numbers"):
-        worker_of({"RANK": "x", "WORLD_SIZE": "2"})
+@pytest.mark.parametrize("given", [{"RANK": "x"}, {"RANK": "7"}, {"RANK": "-1"}, {"RANK": "0", "LOCAL_RANK": "x"}])
+def test_a_launcher_that_tells_nonsense(given: dict[str, str]) -> None:
+    told = ", ".join(f"{k}={v}" for k, v in {"RANK": given["RANK"], "WORLD_SIZE": "2", **given}.items())
+    with pytest.raises(NaitError, match=f"^{told}: must be whole numbers, a rank below"):
+        worker_of({"WORLD_SIZE": "2", **given})
 
 
 def test_each_worker_has_a_gpu_of_its_own(monkeypatch) -> None:

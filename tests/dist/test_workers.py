@@ -81,6 +81,18 @@ def test_a_killed_worker_costs_only_its_unit(tmp_path: Path, context, arguments,
     assert json.loads((folder / "log.json").read_text())["workers"] == 2
 
 
+def test_what_libraries_print_holds_nobody_up(tmp_path: Path, context, arguments, undisturbed) -> None:
+    # A file of this folder must not be taken for a module either.
+    (tmp_path / "queue.py").write_text("raise SystemExit('imported from the current folder')")
+    folder = tmp_path / "index"
+    log = str(folder) + ".log"
+    process = runs.start(context, runs.printing, [*arguments, "--output", str(folder), "--workers", "2"], log)
+    status, told = end(process, folder)
+    assert status == 0, told[-2000:]
+    assert len(told) > 1 << 17 and "onednn_verbose" in told
+    assert digest(folder) == undisturbed
+
+
 def test_killing_the_command_stops_its_workers(tmp_path: Path, context, arguments, undisturbed) -> None:
     folder = tmp_path / "index"
     process = begin(context, arguments, folder, "--workers", "2")

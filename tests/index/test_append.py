@@ -9,10 +9,13 @@ import pytest
 
 from nait_fast.config import IndexOptions
 from nait_fast.errors import NaitError
+from nait_fast.index.files import read_layout
+from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
 from nait_fast.verbs.index import run
 from tests.conftest import make_rows, write_jsonl
+from tests.dist import runs
 from tests.index.bits import arrays, digest
 
 
@@ -98,15 +101,94 @@ def test_stopped_while_adding(tmp_path: Path, options, pools, monkeypatch) -> No
     index = Index(folder)  # what was there is there
     assert index.rows == 20 and index.verify() == []
     assert (folder / "manifest.json").read_bytes() and digest_of(folder, before) == before
-    for given, words in (
-        ({"dataset": pools[0]}, "1.jsonl is being added to it; finish that first"),
-        ({"dataset": pools[2], "append": True}, "is not finished; rerun its own command first"),
-        ({"dataset": pools[2]}, "holds an index made otherwise: dataset (path"),
-    ):
-        with pytest.raises(NaitError, match=words.replace("(", r"\(")):
-            build(folder, **options, **given)
+    with pytest.raises(NaitError, match=r"holds an index made otherwise: dataset \(path"):
+        build(folder, dataset=pools[2], **options)
+    assert build(folder, dataset=pools[0], **options)["tokens_run"] == 0
+    assert build(folder, dataset=pools[0], repair=True, **options)["tokens_run"] == 0
     build(folder, dataset=pools[1], append=True, **options)
     assert digest(folder) == digest(whole)
+
+
+def test_an_addition_that_failed_gives_way(tmp_path: Path, options, pools) -> None:
+    """Its rows are mended, which makes it another dataset; or another one is added; or nothing."""
+    bad, strict = Path(pools[1]), {**options, "skip_bad_rows": False}
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **strict)
+    with pytest.raises(NaitError, match="empty response"):
+        build(folder, dataset=str(bad), append=True, **strict)
+    (folder / "shard-00003.safetensors").write_bytes(b"left by it")
+    rows = [json.loads(line) for line in bad.read_text().splitlines()]
+    rows[5]["output"] = "mended"
+    write_jsonl(bad, rows)
+    assert build(folder, dataset=str(bad), append=True, **strict)["rows_indexed"] == 41
+    assert Index(folder).verify() == [] and len(list(folder.glob("plan-*.json"))) == 2
+
+    late = make_rows(400, seed=3)
+    late[390]["output"] = ""
+    begun = str(write_jsonl(tmp_path / "late.jsonl", late))
+    with pytest.raises(NaitError, match=":391: empty response"):
+        build(folder, dataset=begun, append=True, **strict)
+    assert len(list(folder.glob("shard-*.safetensors"))) > 10 and len(list(folder.glob("plan-*.json"))) == 3
+    other = str(write_jsonl(tmp_path / "other.jsonl", make_rows(9, seed=7)))
+    lock = Lock(folder / "work" / "unit-00006.lock")
+    assert lock.acquire()
+    for given in ({"dataset": other, "append": True}, {"dataset": pools[0], "repair": True}):
+        with pytest.raises(NaitError, match=f"{begun} is being added to .*; wait for that"):
+            build(folder, **given, **strict)
+    lock.release()
+    assert build(folder, dataset=other, append=True, **strict)["rows_indexed"] == 50
+    assert Index(folder).verify() == [] and not (folder / "work").exists()
+    assert len(list(folder.glob("shard-*.safetensors"))) == len(Index(folder).entries)
+
+
+def test_an_old_shard_is_damaged_while_adding(tmp_path: Path, options, pools) -> None:
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **options)
+    path = folder / "shard-00001.safetensors"
+    whole = path.read_bytes()
+    at = read_layout(path, "shard")[0]["id_ends"].offset + 8
+    path.write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
+    with pytest.raises(NaitError, match="--repair"):
+        build(folder, dataset=pools[1], append=True, **options)
+    build(folder, dataset=pools[0], repair=True, **options)
+    assert path.read_bytes() == whole
+    build(folder, dataset=pools[1], append=True, **options)
+    assert Index(folder).verify() == []
+
+
+def test_flags_that_do_not_go_together(tmp_path: Path, options, pools) -> None:
+    folder = tmp_path / "index"
+    with pytest.raises(NaitError, match=r"--repair: .* holds no index"):
+        build(folder, dataset=pools[0], repair=True, **options)
+    build(folder, dataset=pools[0], **options)
+    for given, words in (
+        ({"append": True, "repair": True}, "--append and --repair: one at a time"),
+        ({"append": True, "codebook": str(folder)}, "--append: the index has its codebook already"),
+        ({"repair": True}, "--repair: .* is no dataset of a complete index"),
+    ):
+        with pytest.raises(NaitError, match=words):
+            build(folder, dataset=pools[1], **given, **options)
+    made = tmp_path / "made"  # under a given codebook: what is added has it, too
+    build(made, dataset=pools[1], codebook=str(folder), **options)
+    build(made, dataset=pools[2], append=True, **options)
+    assert Index(made).verify() == [] and Index(made).codebook_hash == Index(folder).codebook_hash
+
+
+def test_several_workers_repair(tmp_path: Path, options, pools) -> None:
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **{**options, "shard_rows": 2})
+    before = digest(folder)
+    context = runs.server()
+    given = {"shard_rows": 2, "calibration_size": 20, "batch_tokens": 200, **options, "output": str(folder),
+             "dataset": pools[0], "repair": True}  # fmt: skip
+    for _ in range(3):
+        for number in (1, 2, 5, 8):
+            (folder / f"shard-{number:05d}.safetensors").unlink()
+        workers = [runs.start(context, runs.index, given, rank, 3) for rank in range(3)]
+        for worker in workers:
+            worker.join(60)
+        assert [worker.exitcode for worker in workers] == [0, 0, 0]
+        assert digest(folder) == before
 
 
 def test_killed_between_the_list_and_the_manifest(tmp_path: Path, options, pools, monkeypatch) -> None:
@@ -166,17 +248,18 @@ def test_what_cannot_be_added(tmp_path: Path, options, pools, tiny_model: str) -
     before = digest(folder)
     for changed, words in (
         ({"max_length": 30}, r"max_length \(512 -> 30\)"),
-        ({"seed": 1}, r"calibration \("),
         ({"template": "alpaca"}, "template"),
     ):
         with pytest.raises(NaitError, match=words):
             build(folder, dataset=pools[1], append=True, **{**options, **changed})
     assert digest(folder) == before
-    (folder / "codebook.safetensors").write_bytes((folder / "codebook.safetensors").read_bytes()[:-1] + b"\x01")
+    whole = (folder / "codebook.safetensors").read_bytes()
+    (folder / "codebook.safetensors").write_bytes(whole[:-1] + b"\x01")
     with pytest.raises(NaitError, match=r"codebook\.safetensors has changed"):
         build(folder, dataset=pools[1], append=True, **options)
+    (folder / "codebook.safetensors").write_bytes(whole)
     (folder / "calibration.safetensors").unlink()
-    with pytest.raises(NaitError, match="is missing; rebuild the index"):
+    with pytest.raises(NaitError, match=r"calibration\.safetensors has changed"):
         build(folder, dataset=pools[1], append=True, **options)
 
 
