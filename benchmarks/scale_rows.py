@@ -23,8 +23,8 @@ def index_lines(row: dict[str, Any]) -> str:
     points = row["points"]
     tokens = [point["tokens"] for point in points]
     return (
-        f"**Index time** over tokens, the fastest of {points[-1]['round'] + 1} passes of each of {len(set(tokens))} sizes "
-        f"({min(tokens):,} to {max(tokens):,} tokens): "
+        f"**Index time** over tokens, the fastest of {points[-1]['round'] + 1} passes of each of {len(set(tokens))} "
+        f"sizes ({min(tokens):,} to {max(tokens):,} tokens): "
         f"{row['intercept']:.1f} s + {row['slope'] * 1e3:.3f} ms a token, R² {row['r2']:.4f}, residuals up to "
         f"{row['max_relative_residual']:.1%}.\n"
     )
