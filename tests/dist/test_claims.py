@@ -103,7 +103,7 @@ def test_a_worker_that_stands_still_is_overtaken(work: Work, monkeypatch) -> Non
 
 
 def test_progress_keeps_a_unit(work: Work, monkeypatch) -> None:
-    monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "LEASE_SECONDS", 1.5)
     a, b = work.worker("a"), work.worker("b")
     for unit in range(4):
         (work.folder / f"{unit}.done").touch()
@@ -111,7 +111,7 @@ def test_progress_keeps_a_unit(work: Work, monkeypatch) -> None:
     taken: list[int | None] = []
     thread = threading.Thread(target=lambda: taken.append(b.next()))
     thread.start()
-    for _ in range(10):
+    for _ in range(25):
         a.touch(4)
         time.sleep(0.1)
     assert not taken

@@ -53,7 +53,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 def wait_for_units(folder: Path, number: int) -> dict[str, int]:
     """Process ids of the workers, once ``number`` units are done and all have begun."""
-    for _ in range(6000):
+    for _ in range(24_000):
         told = events(folder)
         if sum(e["event"] == "unit" for e in told) >= number:
             return {e["worker"]: e["pid"] for e in told if e["event"] == "begin"}
