@@ -130,8 +130,8 @@ def _keep_config(options: Options) -> None:
 
     from nait_fast.index.files import write_atomic
 
-    text = yaml.safe_dump(options.to_mapping(), sort_keys=False)
-    write_atomic(Path(options.output) / "config.yaml", text.encode())  # type: ignore[attr-defined]
+    values = options.to_mapping()
+    write_atomic(Path(values["output"]) / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
 
 
 def _hush_libraries(quiet: bool) -> None:

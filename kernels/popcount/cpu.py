@@ -3,11 +3,12 @@
 import os
 import sys
 from functools import cache
+from typing import Any
 
 import numpy as np
 
-# Up to this row size four planes at a time are faster, their sums spread over more of the pipeline (512 B: 1.3 to 1.9
-# times as fast); beyond it one at a time is, each plane staying in the first cache.
+# Up to this row size four planes at a time are faster, their sums spread over more of the pipeline; beyond it one at a
+# time is, each plane staying in the first cache.
 NARROW_BYTES = 2048
 REST_PLANES = 16  # from here on a second pass over the codes, for the one to three planes left over, pays
 
@@ -26,15 +27,14 @@ def _compiled():
     from numba.extending import intrinsic
     from numba.np.arrayobj import make_array
 
-    @intrinsic
-    def ctpop(typing_context, x):
+    # Numba adds the first argument of an intrinsic itself: for a type checker they are Any.
+    def ctpop_of(typing_context, x):
         def codegen(context, builder, signature, args):
             return builder.ctpop(args[0])
 
         return types.uint64(types.uint64), codegen
 
-    @intrinsic
-    def prefetch(typing_context, words, row, word):
+    def prefetch_of(typing_context, words, row, word):
         def codegen(context, builder, signature, args):
             array = make_array(signature.args[0])(context, builder, args[0])
             pointer = cgutils.get_item_pointer(context, builder, signature.args[0], array, list(args[1:]))
@@ -47,6 +47,9 @@ def _compiled():
 
         return types.void(words, row, word), codegen
 
+    ctpop: Any = intrinsic(ctpop_of)
+    prefetch: Any = intrinsic(prefetch_of)
+
     @numba.njit(parallel=True, nogil=True)
     def scan(words, planes, weights, owners, out):
         n_rows, n_words, n_planes = words.shape[0], words.shape[1], planes.shape[0]
@@ -57,10 +60,10 @@ def _compiled():
                 # next row before each, or memory idles meanwhile (4 planes: 1.3 times as fast).
                 if n_planes > 1:
                     for w in range(q * n_words // n_planes // 8 * 8, (q + 1) * n_words // n_planes, 8):
-                        prefetch(words, following, w)  # type: ignore[call-arg]
+                        prefetch(words, following, w)
                 count = np.uint64(0)
                 for w in range(n_words):
-                    count += ctpop(words[i, w] & planes[q, w])  # type: ignore[call-arg]
+                    count += ctpop(words[i, w] & planes[q, w])
                 out[i, owners[q]] += weights[q] * np.int64(count)
 
     @numba.njit(parallel=True, nogil=True)
@@ -71,14 +74,14 @@ def _compiled():
             for g in range(n_groups):
                 q = 4 * g
                 for w in range(g * n_words // n_groups // 8 * 8, (g + 1) * n_words // n_groups, 8):
-                    prefetch(words, following, w)  # type: ignore[call-arg]
+                    prefetch(words, following, w)
                 a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
                 for w in range(n_words):
                     x = words[i, w]
-                    a += ctpop(x & planes[q, w])  # type: ignore[call-arg]
-                    b += ctpop(x & planes[q + 1, w])  # type: ignore[call-arg]
-                    c += ctpop(x & planes[q + 2, w])  # type: ignore[call-arg]
-                    d += ctpop(x & planes[q + 3, w])  # type: ignore[call-arg]
+                    a += ctpop(x & planes[q, w])
+                    b += ctpop(x & planes[q + 1, w])
+                    c += ctpop(x & planes[q + 2, w])
+                    d += ctpop(x & planes[q + 3, w])
                 out[i, owners[q]] += weights[q] * np.int64(a)
                 out[i, owners[q + 1]] += weights[q + 1] * np.int64(b)
                 out[i, owners[q + 2]] += weights[q + 2] * np.int64(c)

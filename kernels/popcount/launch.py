@@ -28,20 +28,35 @@ class PopcountScan:
     ``planes`` uint8 [Q, W] (W a multiple of 8), ``weights`` int [Q], ``owners`` int [Q] in [0, n_scores):
     score[i, c] = Σ_{q: owner[q] = c} weight[q] · popcount(codes[i] & planes[q]), exact and the same on every backend.
     ``device``: where codes, which lie on the host, are scanned: 'cpu', or a GPU through two pinned buffers.
+    ``code_bytes``: bytes of codes in all, where each call brings a part: they decide whether compiling pays.
     ``NAIT_FAST_BACKEND`` forces a backend. Raises ValueError on shapes or dtypes that do not fit.
     """
 
-    def __init__(self, planes: np.ndarray, weights: np.ndarray, owners: np.ndarray, n_scores: int, device: str = "cpu"):
+    def __init__(
+        self,
+        planes: np.ndarray,
+        weights: np.ndarray,
+        owners: np.ndarray,
+        n_scores: int,
+        device: str = "cpu",
+        code_bytes: int = 0,
+    ):
         check(planes, weights, owners, n_scores)
         self.planes = np.ascontiguousarray(planes)
         self.weights, self.owners = np.asarray(weights, dtype=np.int64), np.asarray(owners, dtype=np.int64)
-        self.n_scores, self.device = n_scores, device
+        self.n_scores, self.device, self.code_bytes = n_scores, device, code_bytes
         self._device_scan: Any = None
 
     @property
     def on_device(self) -> bool:
         """Whether Triton scans, on ``device``."""
         return pick(self.device.partition(":")[0], ("triton", "cpu", "reference")) == "triton"
+
+    def compiles(self, code_bytes: int) -> bool:
+        """Whether Numba scans so many bytes of codes, where Triton does not."""
+        # A GPU without Triton scans on the CPU: the codes are on the host anyway.
+        small = max(code_bytes, self.code_bytes) * max(1, len(self.planes)) < SMALL_SCAN_BYTES
+        return pick("cpu", ("cpu", "reference")) == "cpu" and not (small and not forced())
 
     def device_scan(self) -> Any:
         """The ``device.DeviceScan`` behind this, prepared at the first call."""
@@ -61,14 +76,11 @@ class PopcountScan:
         if codes.shape[1] != self.planes.shape[1]:
             raise ValueError(f"row bytes differ: codes have {codes.shape[1]}, planes {self.planes.shape[1]}")
         codes = np.ascontiguousarray(codes)
-        small = codes.size * max(1, len(self.planes)) < SMALL_SCAN_BYTES
         if self.on_device:
             from nait_fast.kernels.popcount.device import stream
 
             return stream(codes, self.device_scan())
-        # A GPU without Triton scans on the CPU: the codes are on the host anyway.
-        plain = pick("cpu", ("cpu", "reference")) == "reference" or (small and not forced())
-        chosen = reference if plain else cpu
+        chosen = cpu if self.compiles(codes.size) else reference
         return chosen.popcount_scan(codes, self.planes, self.weights, self.owners, self.n_scores)
 
 

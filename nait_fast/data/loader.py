@@ -28,7 +28,8 @@ _AHEAD = 3  # chunks whose tokens are awaited while the next one is rendered
 
 @dataclass
 class Window:
-    """A loaded unit: `encoded` good rows in order, `skipped` the others; `where[row]`: how messages call a row."""
+    """A loaded unit: `encoded` good rows in order, `skipped` the others; `places[row]`: file and line of each row
+    (line 0 where there is none)."""
 
     unit: Unit
     encoded: list[Encoded] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Window:
     places: dict[int, tuple[str, int]] = field(default_factory=dict)
 
     def where(self, row: int) -> str:
+        """How messages call a row."""
         file, line = self.places[row]
         return f"{file}:{line}" if line else f"{file} row {row}"
 
@@ -112,6 +114,7 @@ def load_unit(
     window = Window(unit)
     pending: deque[Future[list[Encoded | Refused]]] = deque()
     chunk: list[Sample] = []
+    refused: list[Refused] = []
 
     def receive() -> None:
         for result in pending.popleft().result():
@@ -120,7 +123,6 @@ def load_unit(
             else:
                 window.encoded.append(result)
 
-    refused: list[Refused] = []
     for row, record in records:
         window.places[row] = (record.file, record.line)
         try:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from nait_fast.data.streams import BLOCK, Digest, first_line, import_optional, json_list, open_stream, read_blocks
+from nait_fast.data.streams import BLOCK, Digest, first_line, import_optional, open_stream, read_blocks
 from nait_fast.errors import NaitError
 
 BATCH_ROWS = 1024
@@ -37,37 +37,33 @@ class Place(NamedTuple):
     line: int
 
 
-class Part(Protocol):
-    """One file or table."""
+class Part(ABC):
+    """One file or table. `name` is what messages call it; `seeks`: reading from a place costs nothing but the rows."""
 
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-
-    @property
-    def seeks(self) -> bool:
-        """Reading from a place costs nothing but the rows."""
+    def __init__(self, name: str, seeks: bool):
+        self.name, self.seeks = name, seeks
 
     def count(self, digest: Digest) -> int | None:
         """Number of rows, where they need not be read for that; `digest` gets what is stored."""
+        return None
 
     def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
-        """Place of every row and, of lines, its bytes, for parts that do not `count`; `digest` as there."""
+        """Place of every row and, of lines, its bytes: of a part that does not `count`. `digest` as there."""
+        return iter(())
 
+    @abstractmethod
     def records(self, start: Place) -> Iterator[Record]:
         """The rows from `start` on."""
 
     def stamp(self) -> list[int]:
         """What changes when somebody writes to the part, renames or replaces it; nothing where there is no file."""
+        return []
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
+class _File(Part):
+    def __init__(self, path: Path, seeks: bool):
+        super().__init__(str(path), seeks)
+        self.path = path
 
     def stamp(self) -> list[int]:
         found = self.path.stat()
@@ -77,12 +73,8 @@ class _File:
 class Lines(_File):
     """JSON lines, also compressed. Blank lines are no rows."""
 
-    @property
-    def seeks(self) -> bool:
-        return self.path.suffix.lower() not in (".gz", ".zst")
-
-    def count(self, digest: Digest) -> int | None:
-        return None
+    def __init__(self, path: Path):
+        super().__init__(path, seeks=path.suffix.lower() not in (".gz", ".zst"))
 
     def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
         at = 0
@@ -116,46 +108,34 @@ def _payload(line: bytes, number: int) -> bytes:
     return line.removesuffix(b"\n").removesuffix(b"\r") if line and not line.isspace() else b""
 
 
-class _JsonRows(_File):
-    seeks = False
+class JsonRows(_File):
+    """A `.json` file whose rows ``read(path, digest)`` gives."""
 
-    def _rows(self, digest: Digest) -> Iterator[Any]:
-        raise NotImplementedError
-
-    def count(self, digest: Digest) -> int | None:
-        return None
+    def __init__(self, path: Path, read: Callable[[Path, Digest], Iterator[Any]]):
+        super().__init__(path, seeks=False)
+        self._read = read
 
     def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
-        for number, _ in enumerate(self._rows(digest)):
+        for number, _ in enumerate(self._read(self.path, digest)):
             yield Place(number, 0), None
 
     def records(self, start: Place) -> Iterator[Record]:
-        for row in islice(self._rows(hashlib.sha256()), start.at, None):
+        for row in islice(self._read(self.path, hashlib.sha256()), start.at, None):
             yield Record(self.name, 0, row)
 
 
-class JsonList(_JsonRows):
-    """A `.json` file that holds a list of rows."""
-
-    def _rows(self, digest: Digest) -> Iterator[Any]:
-        return json_list(self.path, digest)
-
-
-class JsonObject(_JsonRows):
-    """A `.json` file that holds an object with its rows under "data"."""
-
-    def _rows(self, digest: Digest) -> Iterator[Any]:
-        value = json_or_none(open_stream(self.path, digest).read().removeprefix(BOM))
-        rows = value.get("data") if value else None
-        if not isinstance(rows, list):
-            raise NaitError(
-                f'{self.path}: holds one object without a list under "data"; give a list of rows or JSON lines'
-            )
-        return iter(rows)
+def json_object(path: Path, digest: Digest) -> Iterator[Any]:
+    """The rows under "data" of the object that a `.json` file holds."""
+    value = json_or_none(open_stream(path, digest).read().removeprefix(BOM))
+    rows = value.get("data") if value else None
+    if not isinstance(rows, list):
+        raise NaitError(f'{path}: holds one object without a list under "data"; give a list of rows or JSON lines')
+    return iter(rows)
 
 
 class ParquetFile(_File):
-    seeks = True
+    def __init__(self, path: Path):
+        super().__init__(path, seeks=True)
 
     def _open(self) -> Any:
         parquet = import_optional("pyarrow.parquet", f"{self.name}: a Parquet file", "pyarrow")
@@ -172,9 +152,6 @@ class ParquetFile(_File):
             pass
         with self._open() as file:
             return file.metadata.num_rows
-
-    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
-        raise NotImplementedError  # it counts
 
     def records(self, start: Place) -> Iterator[Record]:
         with self._open() as file:
@@ -195,22 +172,18 @@ class ParquetFile(_File):
                 raise self._unreadable(error) from None
 
 
-class Table:
+class Table(Part):
     """A split of `datasets`, from a folder or the Hub."""
 
-    seeks = True
-
     def __init__(self, rows: Any, name: str):
-        self.rows, self.name = rows, name
+        super().__init__(name, seeks=True)
+        self.rows = rows
 
     def count(self, digest: Digest) -> int | None:
         for record in self.records(Place(0, 0)):
             digest.update(as_line(record.payload))
             digest.update(b"\n")
         return len(self.rows)
-
-    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
-        raise NotImplementedError  # it counts
 
     def records(self, start: Place) -> Iterator[Record]:
         try:
@@ -220,9 +193,6 @@ class Table:
                     yield Record(self.name, 0, dict(zip(batch, values, strict=True)))
         except Exception as error:  # a feature's decoder may raise anything
             raise NaitError(f"{self.name}: datasets cannot read it: {first_line(error)}") from None
-
-    def stamp(self) -> list[int]:
-        return []
 
 
 def json_or_none(text: bytes) -> dict[str, Any] | None:

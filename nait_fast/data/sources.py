@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nait_fast.data.parts import BOM, JsonList, JsonObject, Lines, ParquetFile, Part, Table, json_or_none
-from nait_fast.data.streams import first_line, import_optional, open_stream
+from nait_fast.data.parts import BOM, JsonRows, Lines, ParquetFile, Part, Table, json_object, json_or_none
+from nait_fast.data.streams import first_line, import_optional, json_list, open_stream
 from nait_fast.errors import NaitError
 
 _LINES = (".jsonl", ".ndjson")
@@ -62,7 +62,7 @@ def _open_file(path: Path) -> Source:
     if suffix == ".json":
         layout = _json_layout(path)
         if layout != "lines":
-            return Source(str(path), "json", (JsonList(path) if layout == "list" else JsonObject(path),))
+            return Source(str(path), "json", (JsonRows(path, json_list if layout == "list" else json_object),))
     elif suffix not in _LINES:
         raise NaitError(f"{path}: not a kind of file that is read; give .jsonl, .json (also .gz, .zst) or .parquet")
     return Source(str(path), "jsonl", (Lines(path),))

@@ -48,7 +48,7 @@ class Claims:
         self._closed = threading.Event()
 
     def next(self) -> int | None:
-        """A unit to prepare, ours until ``done`` or ``leave``; None when there is none left. Waits while others hold
+        """A unit to prepare, ours until ``leave``; None when there is none left. Waits while others hold
         the last ones."""
         while not self._closed.is_set():
             held: list[int] = []  # by others, or failed

@@ -14,9 +14,6 @@ from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
-from nait_fast.kernels.common.dispatch import pick
-from nait_fast.kernels.popcount import cpu
-from nait_fast.kernels.popcount.launch import SMALL_SCAN_BYTES
 from nait_fast.ranking.signature import Signature, check_fits
 from nait_fast.ranking.topk import TopK
 
@@ -61,12 +58,12 @@ def check_index(index: Index, signatures: Sequence[Signature]) -> None:
             )
 
 
-def code_counter(signatures: Sequence[Signature], device: str) -> PopcountScan:
+def code_counter(signatures: Sequence[Signature], device: str, code_bytes: int = 0) -> PopcountScan:
     """Integer scores under bit signatures, to be multiplied by the signatures' scales."""
     planes = np.concatenate([s.tensors["planes"] for s in signatures])
     weights = np.concatenate([s.tensors["plane_weights"] for s in signatures])
     owners = np.repeat(np.arange(len(signatures)), [len(s.tensors["planes"]) for s in signatures])
-    return PopcountScan(planes, weights, owners, len(signatures), device)
+    return PopcountScan(planes, weights, owners, len(signatures), device, code_bytes)
 
 
 def code_scorer(signatures: Sequence[Signature], device: str = "cpu") -> Scorer:
@@ -76,17 +73,13 @@ def code_scorer(signatures: Sequence[Signature], device: str = "cpu") -> Scorer:
     return lambda codes: counts(codes) * scales
 
 
-def _threads_scorer(signatures: Sequence[Signature], total_bytes: int) -> tuple[Scorer, int]:
-    """(``code_scorer`` on the CPU, for several threads at once; how many there shall be). Compiles where that pays.
-
-    The op decides by the size of a call whether to compile; here that of the whole scan counts.
-    """
-    counter = code_counter(signatures, "cpu")
-    compiled = pick("cpu", ("cpu", "reference")) == "cpu" and total_bytes * len(counter.planes) >= SMALL_SCAN_BYTES
-    if not compiled:
+def _threads_scorer(signatures: Sequence[Signature], code_bytes: int) -> tuple[Scorer, int]:
+    """(``code_scorer`` on the CPU, for several threads at once; how many there shall be). Compiles where that pays for
+    ``code_bytes`` of codes in all."""
+    counter = code_counter(signatures, "cpu", code_bytes)
+    if not counter.compiles(0):
         return code_scorer(signatures), READERS
-    arguments = (counter.planes, counter.weights, counter.owners, counter.n_scores)
-    cpu.popcount_scan(np.zeros((1, counter.planes.shape[1]), np.uint8), *arguments)
+    counter(np.zeros((1, counter.planes.shape[1]), np.uint8))
     import numba
 
     scales = np.array([s.meta["scale"] for s in signatures])
@@ -97,7 +90,7 @@ def _threads_scorer(signatures: Sequence[Signature], total_bytes: int) -> tuple[
         # One thread a part: a team of threads waits for its slowest after each part, and spins while it does.
         numba.set_num_threads(1)
         with turn:
-            return cpu.popcount_scan(codes, *arguments) * scales
+            return counter(codes) * scales
 
     return score, numba.get_num_threads() + 1  # one more than the cores: while one waits for the disk
 

@@ -82,7 +82,8 @@ def test_a_unit_not_begun_is_done_by_who_has_nothing_else(work: Work) -> None:
     assert a.next() is None and b.next() is None
 
 
-def test_a_worker_that_stands_still_is_overtaken(work: Work, monkeypatch) -> None:
+def at_the_last(work: Work) -> tuple[Claims, Claims, list[int | None], threading.Thread]:
+    """Worker a does the last unit, worker b waits for one in a thread, which notes what b gets."""
     a, b = work.worker("a"), work.worker("b")
     for unit in range(4):
         (work.folder / f"{unit}.done").touch()
@@ -90,6 +91,11 @@ def test_a_worker_that_stands_still_is_overtaken(work: Work, monkeypatch) -> Non
     taken: list[int | None] = []
     thread = threading.Thread(target=lambda: taken.append(b.next()))
     thread.start()
+    return a, b, taken, thread
+
+
+def test_a_worker_that_stands_still_is_overtaken(work: Work) -> None:
+    a, b, taken, thread = at_the_last(work)
     time.sleep(0.3)
     assert not taken  # a is at work
     path = work.folder / "unit-00004.lock"
@@ -104,13 +110,7 @@ def test_a_worker_that_stands_still_is_overtaken(work: Work, monkeypatch) -> Non
 
 def test_progress_keeps_a_unit(work: Work, monkeypatch) -> None:
     monkeypatch.setattr(module, "LEASE_SECONDS", 1.5)
-    a, b = work.worker("a"), work.worker("b")
-    for unit in range(4):
-        (work.folder / f"{unit}.done").touch()
-    assert a.next() == 4 and a.begin(4)
-    taken: list[int | None] = []
-    thread = threading.Thread(target=lambda: taken.append(b.next()))
-    thread.start()
+    a, _, taken, thread = at_the_last(work)
     for _ in range(25):
         a.touch(4)
         time.sleep(0.1)
@@ -236,12 +236,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 
 def test_closing_ends_a_wait(work: Work) -> None:
-    a, b = work.worker("a"), work.worker("b")
-    for unit in range(4):
-        (work.folder / f"{unit}.done").touch()
-    assert a.next() == 4 and a.begin(4)
-    thread = threading.Thread(target=b.next)
-    thread.start()
+    _, b, _, thread = at_the_last(work)
     b.close()
     thread.join(5)
     assert not thread.is_alive()

@@ -157,3 +157,11 @@ def test_omp_num_threads_holds_for_numba():
     command = [sys.executable, "-c", program]
     out = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["1"]
+
+
+def test_the_size_of_the_whole_scan_decides_about_its_parts(monkeypatch):
+    monkeypatch.delenv("NAIT_FAST_BACKEND", raising=False)
+    whole = launch.SMALL_SCAN_BYTES // len(PLANES)
+    for code_bytes, call, expected in ((0, 64, False), (0, whole, True), (whole - 1, 64, False), (whole, 0, True)):
+        scan = launch.PopcountScan(PLANES, np.ones(2, np.int64), np.zeros(2, np.int64), 1, code_bytes=code_bytes)
+        assert scan.compiles(call) == expected

@@ -61,13 +61,8 @@ def combined_order(rows: np.ndarray, scores: np.ndarray, combine: str) -> np.nda
 
 def _count(n: int, options: BudgetOptions) -> int:
     if options.top_k is not None:
-        if options.top_k > n:
-            raise NaitError(f"--top-k {options.top_k}: the pool has only {n} usable samples")
         return options.top_k
-    fraction = 0.1 if options.fraction is None else options.fraction
-    if not 0 < fraction <= 1:
-        raise NaitError(f"--fraction {fraction}: must be above 0 and at most 1")
-    return max(1, round(fraction * n))
+    return max(1, round((0.1 if options.fraction is None else options.fraction) * n))
 
 
 def select(

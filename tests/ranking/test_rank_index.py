@@ -16,6 +16,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index import stream as streaming
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream, ids
+from nait_fast.kernels.popcount import launch
 from nait_fast.ranking import scan as scanning
 from nait_fast.ranking.scan import scan, score_codes, search
 from nait_fast.verbs.rank import rank_index
@@ -141,7 +142,7 @@ def test_damaged_ids_are_refused(made: Made, tmp_path: Path) -> None:
 @pytest.mark.parametrize("score_bytes", [1, 500, 1 << 20])
 def test_scores_do_not_depend_on_blocks(made: Made, score_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "SCORE_BYTES", score_bytes)
-    monkeypatch.setattr(scanning, "SMALL_SCAN_BYTES", 1 if score_bytes == 500 else 1 << 31)
+    monkeypatch.setattr(launch, "SMALL_SCAN_BYTES", 1 if score_bytes == 500 else 1 << 31)
     blocks = list(scan(made.index, made.signatures))
     assert (np.concatenate([b.row for b in blocks]) == made.row).all()
     assert (np.concatenate([b.scores for b in blocks]) == made.scores).all()
