@@ -1,6 +1,7 @@
 """``capture``: readings of every MLP neuron from a model that someone else loaded and runs."""
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,16 +17,26 @@ from nait_fast.models.spec import find_mlps, parse_layers
 
 
 class Captured:
-    """Readings of the latest forward: ``captured[reading]`` is a list of [B, J], fp32 (drift fp64), one a layer."""
+    """Readings of the latest forward: ``captured[reading]`` is a list of [B, J], fp32 (drift fp64), one a layer.
+
+    The latest one of the calling thread, or, where it has run none, of any.
+    """
 
     def __init__(self, layers: list[int]):
         self.layers = layers
-        self._readings: dict[str, list[torch.Tensor]] = {}
+        self._latest: dict[str, list[torch.Tensor]] = {}
+        self._own = threading.local()
+
+    def _keep(self, readings: dict[str, list[torch.Tensor]]) -> None:
+        self._own.latest = self._latest = readings
 
     def __getitem__(self, reading: str) -> list[torch.Tensor]:
-        if reading not in self._readings:
-            raise KeyError(f"{reading}: not captured (is there a finished forward, and was the reading asked for?)")
-        return self._readings[reading]
+        readings = getattr(self._own, "latest", self._latest)
+        if reading not in readings:
+            raise KeyError(
+                f"{reading}: not captured (was it asked for, and has a forward finished in the thread of the block?)"
+            )
+        return readings[reading]
 
     def stacked(self, reading: str) -> torch.Tensor:
         """All layers of one width as fp32 (drift fp64) [B, L, J]."""
@@ -54,7 +65,8 @@ def capture(
 
     ``model``: a transformers decoder in evaluation mode, with or without LM head; its outputs do not change and it is
     untouched after the block. Padding is told by ``attention_mask``, on either side. ``readings``: any of drift, mean,
-    up_abs. Raises NaitError for models that are not supported.
+    up_abs. Threads (or asyncio tasks) may each have a block of their own on one model: a block sees the forwards of the
+    thread that opened it. Raises NaitError for models that are not supported.
     """
     unknown = [r for r in readings if r not in READINGS] + ([] if first_token in FIRST_TOKEN else [first_token])
     if unknown:
@@ -66,19 +78,21 @@ def capture(
     probe(specs)
     device = next(model.parameters()).device
     captured = Captured([spec.layer for spec in specs])
-    pending: dict[str, list[torch.Tensor]] = {}
+    pending = threading.local()  # of a forward under way: ``readings``
 
     def on_layer(position: int, stats: Stats) -> None:
         segments = hook.segments
         assert segments is not None
         lengths = (segments.ends - segments.starts).to(device)
         for name, value in combine(stats, lengths, None, first_token, readings).items():
-            pending.setdefault(name, []).append(value.detach())
+            pending.readings.setdefault(name, []).append(value.detach())
 
     hook = Capture(specs, statistics_for(readings), on_layer, stop=False)
 
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        pending.clear()
+        if not hook.on:  # another thread's
+            return
+        pending.readings = {}
         given = {**kwargs, **inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments}
         ids = given.get("input_ids", args[0] if args else None)
         shape = ids.shape if ids is not None else given["inputs_embeds"].shape[:2]
@@ -89,7 +103,8 @@ def capture(
         hook.segments = content_segments(mask, first_token == "exclude")
 
     def after(module: nn.Module, args: tuple, output: Any) -> None:
-        captured._readings = dict(pending)
+        if hook.on:
+            captured._keep(pending.readings)
 
     handles = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
     try:

@@ -1,19 +1,21 @@
 """``Scorer``: signatures on samples in memory, for tools that embed the engine."""
 
+import copy
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import RowError, describe_keys, detect, parse
+from nait_fast.data.formats import RowError, Sample, describe_keys, detect, parse
 from nait_fast.data.template import Template
-from nait_fast.data.tokenize import Encoder, Refused
+from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.errors import NaitError
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Encode
-from nait_fast.models.load import load_model, prepare
+from nait_fast.models.load import apart, load_model, prepare
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 
@@ -45,8 +47,9 @@ class _Tee:
 class Scorer:
     """Scores samples with signatures; no I/O after construction, no global state.
 
-    ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``).
-    ``signatures``: files or ``Signature`` objects made with the same model, template and options. Raises NaitError.
+    ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
+    weights are shared, its modules left alone. ``signatures``: files or ``Signature`` objects made with the same model,
+    template and options. Threads may share a Scorer; they take turns, as one batch fills the device. Raises NaitError.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Scorer:
         elif tokenizer is None:
             raise NaitError("Scorer: a model in memory needs its tokenizer: Scorer(model, signatures, tokenizer=...)")
         else:
-            loaded = prepare(model, tokenizer, layers=layers)
+            loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=layers)
         first_tokens = {s.meta["first_token"] for s in self.signatures}
         if len(first_tokens) > 1:
             raise NaitError("Scorer: the signatures differ in first_token; use two Scorers")
@@ -80,6 +83,7 @@ class Scorer:
         for signature in self.signatures:
             check_fits(signature, identity["model"], identity["template"], None, "this Scorer")
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
+        self._turn = Lock()
 
     @property
     def names(self) -> list[str]:
@@ -89,36 +93,37 @@ class Scorer:
     def score(self, samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Scores float64 [n, C] of ``samples``: rows of any pool format (messages, Alpaca, text, input_ids …).
 
-        Raises NaitError naming the sample that cannot be scored.
+        Raises NaitError naming the first sample that cannot be scored.
         """
-        encoded = self._encode(samples)
-        sinks = [self._sink(signature, len(encoded)) for signature in self.signatures]
-        self._session.run(encoded, _Tee(sinks), self._readings, shared_prefix(encoded))
-        out = np.empty((len(encoded), len(sinks)))
-        for c, (signature, sink) in enumerate(zip(self.signatures, sinks, strict=True)):
-            if not sink.finite.all():
-                raise NaitError(f"sample {int(np.flatnonzero(~sink.finite)[0])}: activations are not finite")
-            nait = signature.method == "nait"
-            out[:, c] = sink.exact[signature.name] if nait else score_codes(sink.codes, [signature])[:, 0]
-        return out
+        scores, problems = self.try_score(samples)
+        if problems:
+            first = min(problems)
+            raise NaitError(f"sample {first}: {problems[first]}")
+        return scores
 
-    def _encode(self, samples: Sequence[Mapping[str, Any]]) -> list:
-        parsed = []
+    def try_score(self, samples: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[int, str]]:
+        """(scores float64 [n, C], what is wrong with the samples that cannot be scored), whose scores are NaN."""
+        parsed: list[Sample] = []
+        problems: dict[int, str] = {}
         for i, row in enumerate(samples):
-            if not isinstance(row, Mapping):
-                raise NaitError(f"sample {i}: must be a mapping (a row of a pool), not {type(row).__name__}")
-            fmt = detect(dict(row))
-            if fmt is None:
-                raise NaitError(f"sample {i}: no known format has these keys: {describe_keys(dict(row))}")
             try:
-                parsed.append(parse(dict(row), fmt, i))
+                parsed.append(_parsed(row, i))
             except RowError as error:
-                raise NaitError(f"sample {i}: {error}") from None
-        results = self._session.encoder.encode(parsed)
-        for result in results:
-            if isinstance(result, Refused):
-                raise NaitError(f"sample {result.row}: {result.reason}")
-        return results
+                problems[i] = str(error)
+        with self._turn:
+            results = self._session.encoder.encode(parsed)
+            problems |= {r.row: r.reason for r in results if isinstance(r, Refused)}
+            encoded = [r for r in results if isinstance(r, Encoded)]
+            sinks = [self._sink(signature, len(encoded)) for signature in self.signatures]
+            self._session.run(encoded, _Tee(sinks), self._readings, shared_prefix(encoded))
+        out = np.full((len(samples), len(self.signatures)), np.nan)
+        rows = [e.row for e in encoded]
+        for c, (signature, sink) in enumerate(zip(self.signatures, sinks, strict=True)):
+            nait = signature.method == "nait"
+            out[rows, c] = sink.exact[signature.name] if nait else score_codes(sink.codes, [signature])[:, 0]
+        infinite = [row for i, row in enumerate(rows) if not all(sink.finite[i] for sink in sinks)]
+        out[infinite] = np.nan
+        return out, problems | dict.fromkeys(infinite, "activations are not finite")
 
     def _sink(self, signature: Signature, n: int) -> Encode:
         reading, device, layout = signature.meta["reading"], self._session.model.device, self._session.layout
@@ -129,3 +134,13 @@ class Scorer:
             return Encode(n, layout, bits=reading, top_k=signature.meta["top_k"], device=device)
         threshold = torch.from_numpy(signature.tensors["threshold"])
         return Encode(n, layout, bits=reading, threshold=threshold, device=device)
+
+
+def _parsed(row: Any, number: int) -> Sample:
+    """A row of any format. Raises RowError."""
+    if not isinstance(row, Mapping):
+        raise RowError(f"must be a mapping (a row of a pool), not {type(row).__name__}")
+    fmt = detect(dict(row))
+    if fmt is None:
+        raise RowError(f"no known format has these keys: {describe_keys(dict(row))}")
+    return parse(dict(row), fmt, number)

@@ -1,5 +1,8 @@
 """``nait_fast.capture`` on a model that someone else loaded: padded batches against plain hooks, one at a time."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +29,10 @@ def padded(ids, side: str, filler: int = 5) -> tuple[torch.Tensor, torch.Tensor]
 def check(captured, model, ids, first_token="exclude"):
     expected = naive.pooled_all(model, ids)
     expected["mean"] = expected["mean" if first_token == "exclude" else "mean_all"]
+    compare(captured, expected, ids)
+
+
+def compare(captured, expected, ids):
     for reading in READINGS:
         got = captured.stacked(reading)
         assert got.dtype == dtype_of(reading) and got.shape == (len(ids), 3, NEURONS)
@@ -177,3 +184,65 @@ def test_readings_that_are_not_there():
         assert len(captured["drift"]) == 3
         with pytest.raises(KeyError, match="mean: not captured"):
             captured["mean"]
+
+
+def test_blocks_of_several_threads_on_one_model():
+    """Each thread sees its own forwards, whatever the order in which the blocks begin and end."""
+    model = llama()
+    mlp = model.model.layers[0].mlp
+    shares = [SEQUENCES[:2], SEQUENCES[2:4]]
+    expected = [naive.pooled_all(model, share) for share in shares]
+    barrier = threading.Barrier(2, timeout=60)
+
+    def run(number: int) -> None:
+        ids, mask = padded(shares[number], "left")
+
+        def forward() -> None:
+            model(input_ids=ids, attention_mask=mask)
+            compare(captured, expected[number], shares[number])
+
+        if number:
+            barrier.wait()  # the first one's block has begun
+        with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
+            if not number:
+                barrier.wait()
+            barrier.wait()  # both have begun
+            for _ in range(5):
+                forward()
+            if number:
+                barrier.wait()  # the first one's block has ended
+                assert "forward" in mlp.__dict__
+                forward()
+        if not number:
+            barrier.wait()
+
+    with ThreadPoolExecutor(2) as threads:
+        for future in [threads.submit(run, number) for number in range(2)]:
+            future.result()
+    assert "forward" not in mlp.__dict__ and not model._forward_hooks and not model._forward_pre_hooks
+
+
+def test_a_thread_outside_the_block_is_not_captured():
+    model = llama()
+    ids, mask = padded(SEQUENCES, "left")
+    with torch.no_grad(), nait_fast.capture(model) as captured, ThreadPoolExecutor(1) as thread:
+        bare = thread.submit(lambda: torch.no_grad()(model)(input_ids=ids, attention_mask=mask)).result()
+        with pytest.raises(KeyError, match="in the thread of the block"):
+            captured["mean"]
+        own = model(input_ids=ids, attention_mask=mask)
+        assert torch.equal(own.logits, bare.logits)
+        here = captured["mean"]
+        assert thread.submit(lambda: captured["mean"]).result() is here  # the latest of any thread
+
+
+def test_a_forward_that_somebody_else_puts_around_stays():
+    model = llama()
+    ids, mask = padded(SEQUENCES, "left")
+    mlp = model.model.layers[0].mlp
+    with torch.no_grad():
+        before = model(input_ids=ids, attention_mask=mask).logits
+        with nait_fast.capture(model):
+            ours = mlp.forward
+            mlp.forward = lambda x: ours(x)
+        assert mlp.forward is not ours and "forward" not in model.model.layers[1].mlp.__dict__
+        assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, before)

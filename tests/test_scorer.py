@@ -1,5 +1,6 @@
 """``Scorer`` gives the scores of index and rank, for samples in memory."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,52 @@ def test_every_format_and_none_at_all(tiny_model: str, made) -> None:
     ]
     scores = scorer.score([*same, {"text": "a dog"}])
     assert len(set(scores[:5, 0])) == 1 and np.isfinite(scores).all()
+
+
+def test_threads_may_share_a_scorer(tiny_model: str, made) -> None:
+    signature, expected = made["contrast"]
+    scorer = Scorer(tiny_model, [signature])
+    parts = [ROWS[i : i + 5] for i in range(0, 40, 5)]
+    alone = [scorer.score(part) for part in parts]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(scorer.score, parts * 3))
+    assert all(np.array_equal(a, b) for a, b in zip(alone * 3, together, strict=True))
+
+
+def test_a_model_in_memory_may_run_meanwhile(tiny_model: str, made) -> None:
+    """Scorers of one model, and whoever else runs it, do not see each other."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    ids = torch.arange(4, 30)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+    scorers = [Scorer(model, [made[method][0]], tokenizer=tokenizer) for method in ("contrast", "nait")]
+    alone = [scorer.score(ROWS) for scorer in scorers]
+    weights = {p.data_ptr() for p in model.parameters()}
+    assert {p.data_ptr() for p in scorers[0]._session.model.body.parameters()} <= weights  # shared, not copied
+
+    def run(number: int) -> bool:
+        if number < 2:
+            return all(np.array_equal(scorers[number].score(ROWS), alone[number]) for _ in range(4))
+        with torch.no_grad(), nait_fast.capture(model) as captured:
+            first = [x.clone() for x in (model(ids) and captured["mean"])]
+            return all(
+                torch.equal(model(ids).logits, before) and all(map(torch.equal, captured["mean"], first))
+                for _ in range(30)
+            )
+
+    with ThreadPoolExecutor(3) as threads:
+        assert all(threads.map(run, range(3)))
+
+
+def test_bad_samples_beside_good_ones(tiny_model: str, made) -> None:
+    scorer = Scorer(tiny_model, [path for path, _ in made.values()])
+    bad = [sample for sample, _ in BAD]
+    scores, problems = scorer.try_score([*bad[:3], *ROWS[:4], *bad[3:]])
+    places = [0, 1, 2, *range(7, 7 + len(BAD) - 3)]
+    assert sorted(problems) == places
+    assert all(words in problems[i] for i, (_, words) in zip(places, BAD, strict=True))
+    assert np.isnan(scores[places]).all() and np.array_equal(scores[3:7], scorer.score(ROWS[:4]))

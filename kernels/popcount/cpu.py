@@ -2,7 +2,9 @@
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,18 @@ import numpy as np
 # time is, each plane staying in the first cache.
 NARROW_BYTES = 2048
 REST_PLANES = 16  # from here on a second pass over the codes, for the one to three planes left over, pays
+
+_turn = Lock()
+
+
+def _one_at_a_time() -> AbstractContextManager:
+    """Numba's own pool ('workqueue', taken where OpenMP is missing) crashes when two threads use it at once."""
+    import numba
+
+    try:
+        return _turn if numba.threading_layer() == "workqueue" else nullcontext()
+    except ValueError:  # nothing has run in parallel yet: which pool it will be is not known
+        return _turn
 
 
 @cache
@@ -101,8 +115,9 @@ def popcount_scan(
     words, masks = codes.view(np.uint64), planes.view(np.uint64)
     narrow = codes.shape[1] <= NARROW_BYTES and (len(planes) % 4 == 0 or len(planes) >= REST_PLANES)
     fours = len(planes) // 4 * 4 if narrow else 0
-    if fours:
-        scan_narrow(words, masks[:fours], weights[:fours], owners[:fours], out)
-    if fours < len(planes):
-        scan(words, masks[fours:], weights[fours:], owners[fours:], out)
+    with _one_at_a_time():
+        if fours:
+            scan_narrow(words, masks[:fours], weights[:fours], owners[:fours], out)
+        if fours < len(planes):
+            scan(words, masks[fours:], weights[fours:], owners[fours:], out)
     return out

@@ -1,5 +1,6 @@
 """Loads a model's body and tokenizer from a local folder, a GGUF file or a Hub id."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -174,6 +175,19 @@ def load_model(
             f"--model {model}: cannot be loaded ({_first_line(error)}); check the name and the files"
         ) from None
     return prepare(body.to(target), load_tokenizer(model, tokenizer, trust_remote_code), layers=layers, name=model)
+
+
+def apart(model: Any) -> Any:
+    """A copy of a model in memory with modules and configuration of its own around the same weights.
+
+    What is patched in the one is not in the other, so each may run in a thread of its own. Raises NaitError for a model
+    that cannot be copied.
+    """
+    weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        return copy.deepcopy(model, weights)
+    except Exception as error:  # whatever somebody hung into a module
+        raise NaitError(f"model {type(model).__name__}: its modules cannot be copied ({_first_line(error)})") from None
 
 
 def prepare(model: Any, tokenizer: Any, *, layers: str = "all", name: str = "") -> LoadedModel:

@@ -1,9 +1,16 @@
-"""Reversible capture: replaces the forward of the chosen MLPs by one that also yields statistics."""
+"""Reversible capture: replaces the forward of the chosen MLPs by one that also yields statistics.
 
+Several captures may be on at once, of several threads: a forward belongs to the captures of its own context (thread or
+asyncio task), and modules get their forward back when the last capture ends, in whatever order they do.
+"""
+
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
+from torch import nn
 
 from nait_fast.errors import NaitError
 from nait_fast.kernels import mlp_capture
@@ -17,7 +24,7 @@ class StopForward(Exception):
 
 
 class Capture:
-    """What a patched MLP needs in a forward: set ``segments`` before each one.
+    """What a patched MLP needs in a forward: set ``segments`` before each one (each thread has its own).
 
     ``on_layer(position, stats)`` is called as each captured layer is done (``position`` counts the captured layers);
     ``bits(position)`` tells the bits that the op shall pack in the same pass, if any.
@@ -27,8 +34,21 @@ class Capture:
         self, specs: Sequence[MlpSpec], statistics: frozenset[str], on_layer: Callable[[int, Stats], None], stop: bool
     ):
         self.specs, self.statistics, self.on_layer, self.stop = specs, statistics, on_layer, stop
-        self.segments: Segments | None = None
         self.bits: Callable[[int], BitSpec | None] = lambda position: None
+        self._own = threading.local()
+
+    @property
+    def segments(self) -> Segments | None:
+        return getattr(self._own, "segments", None)
+
+    @segments.setter
+    def segments(self, segments: Segments) -> None:
+        self._own.segments = segments
+
+    @property
+    def on(self) -> bool:
+        """Whether the caller is inside this capture's block."""
+        return self in _captures.get()
 
     def forward(self, position: int, x: torch.Tensor) -> torch.Tensor:
         spec = self.specs[position]
@@ -58,24 +78,60 @@ def project_down(spec: MlpSpec, hidden: torch.Tensor) -> torch.Tensor:
     return out
 
 
+# Of the running thread or task, the innermost last: what a forward is captured for depends on who calls it.
+_captures: ContextVar[tuple[Capture, ...]] = ContextVar("nait_fast captures", default=())
+_installing = threading.Lock()
+
+
+class _Tap:
+    """A module's forward while captures are on: the caller's innermost one takes the call, else the module itself."""
+
+    def __init__(self, module: nn.Module):
+        # A module may carry a forward of its own already (accelerate's hooks): that one comes back.
+        self.own = module.__dict__.get("forward")
+        self.module = module
+        self.positions: dict[Capture, int] = {}
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        for capture in reversed(_captures.get()):
+            if (position := self.positions.get(capture)) is not None:
+                return capture.forward(position, x)
+        return type(self.module).forward(self.module, x) if self.own is None else self.own(x)
+
+
+def _install(capture: Capture) -> None:
+    with _installing:
+        for position, spec in enumerate(capture.specs):
+            tap = spec.module.__dict__.get("forward")
+            if not isinstance(tap, _Tap):
+                tap = spec.module.__dict__["forward"] = _Tap(spec.module)
+            tap.positions[capture] = position
+
+
+def _remove(capture: Capture) -> None:
+    with _installing:
+        for spec in capture.specs:
+            tap = spec.module.__dict__.get("forward")
+            if not isinstance(tap, _Tap):  # somebody has put a forward around ours: that one stays
+                continue
+            tap.positions.pop(capture, None)
+            if not tap.positions:
+                del spec.module.__dict__["forward"]
+                if tap.own is not None:
+                    spec.module.__dict__["forward"] = tap.own
+
+
 @contextmanager
 def patched(capture: Capture) -> Iterator[None]:
     """Capture is on inside the block; the modules are untouched after it, whatever happens."""
-
-    def bind(position: int):
-        return lambda x: capture.forward(position, x)
-
-    # A module may carry a forward of its own already (an outer capture, accelerate's hooks): that one comes back.
-    before = [spec.module.__dict__.get("forward") for spec in capture.specs]
     try:
-        for position, spec in enumerate(capture.specs):
-            spec.module.forward = bind(position)  # type: ignore[method-assign]
+        _install(capture)
+        _captures.set((*_captures.get(), capture))
         yield
     finally:
-        for spec, forward in zip(capture.specs, before, strict=True):
-            spec.module.__dict__.pop("forward", None)
-            if forward is not None:
-                spec.module.forward = forward  # type: ignore[method-assign]
+        # Not by a token: a block may end in another context than it began in.
+        _captures.set(tuple(other for other in _captures.get() if other is not capture))
+        _remove(capture)
 
 
 def probe(specs: Sequence[MlpSpec]) -> None:

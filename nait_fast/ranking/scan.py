@@ -2,10 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 
@@ -83,14 +81,11 @@ def _threads_scorer(signatures: Sequence[Signature], code_bytes: int) -> tuple[S
     import numba
 
     scales = np.array([s.meta["scale"] for s in signatures])
-    # Numba's own pool crashes when two threads use it at once.
-    turn: AbstractContextManager = Lock() if numba.threading_layer() == "workqueue" else nullcontext()
 
     def score(codes: np.ndarray) -> np.ndarray:
         # One thread a part: a team of threads waits for its slowest after each part, and spins while it does.
         numba.set_num_threads(1)
-        with turn:
-            return counter(codes) * scales
+        return counter(codes) * scales
 
     return score, numba.get_num_threads() + 1  # one more than the cores: while one waits for the disk
 

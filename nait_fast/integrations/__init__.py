@@ -1,0 +1,1 @@
+"""Adapters: neuron-aware scores inside the data tools that a team already runs, one small module a tool."""
