@@ -3,7 +3,7 @@
 from typing import Any
 
 from nait_fast.attach import Captured, capture
-from nait_fast.config import IndexOptions, RankOptions, SelectOptions, SignatureBuildOptions
+from nait_fast.config import IndexOptions, MergeOptions, RankOptions, SelectOptions, SignatureBuildOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.ranking.resident import ResidentIndex
@@ -12,7 +12,7 @@ from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.scorer import Scorer
 
 __all__ = ["Captured", "Index", "NaitError", "ResidentIndex", "Scorer", "Signature", "build_index",
-           "build_signature", "capture", "load_signature", "rank", "search", "select"]  # fmt: skip
+           "build_signature", "capture", "load_signature", "merge", "rank", "search", "select"]  # fmt: skip
 
 
 def select(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
@@ -30,6 +30,17 @@ def build_index(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
     from nait_fast.verbs.index import run
 
     return run(IndexOptions.from_mapping(options, "build_index"), quiet)
+
+
+def merge(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+    """Join indexes made apart under one codebook: ``merge(index=["a", "b"], output=…)``.
+
+    The result is the index that the first would be had the others' pools been added to it. Options: ``MergeOptions``.
+    Raises NaitError.
+    """
+    from nait_fast.verbs.merge import run
+
+    return run(MergeOptions.from_mapping(options, "merge"), quiet)
 
 
 def build_signature(*, quiet: bool = True, **options: Any) -> dict[str, Any]:

@@ -9,13 +9,22 @@ import typing
 from typing import Any
 
 from nait_fast._version import __version__
-from nait_fast.config import BenchOptions, IndexOptions, Options, RankOptions, SelectOptions, SignatureBuildOptions
+from nait_fast.config import (
+    BenchOptions,
+    IndexOptions,
+    MergeOptions,
+    Options,
+    RankOptions,
+    SelectOptions,
+    SignatureBuildOptions,
+)
 from nait_fast.errors import NaitError
 
 # verb -> (options, module with run(options, quiet), help)
 VERBS: dict[str, tuple[type[Options], str, str]] = {
     "select": (SelectOptions, "select", "choose the samples of a pool that fit a target: everything in one command"),
     "index": (IndexOptions, "index", "run a model over a pool once and keep its neuron bits"),
+    "merge": (MergeOptions, "merge", "join indexes that were made apart under one codebook"),
     "signature": (SignatureBuildOptions, "signature", "build a capability's signature from in-domain samples"),
     "rank": (RankOptions, "rank", "rank an index with signatures; needs no model"),
     "bench": (BenchOptions, "bench", "measure the ops, the scan and the index pass on this machine"),

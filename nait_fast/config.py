@@ -178,8 +178,19 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     score: tuple[str, ...] = _option((), "nait signatures to score exactly in the same pass")
     nag_top_k: int = _option(20, "codec nag: neurons a layer", minimum=1)
     shard_rows: int = _option(2048, "rows of the pool a shard: what a killed run loses at most", minimum=1)
+    engine: str = _option("local", "who does the work: this machine's processes, or actors on a Ray cluster",
+                          choices=("local", "ray"))  # fmt: skip
+    address: str | None = _option(None, "engine ray: a running cluster (default: $RAY_ADDRESS, else one of our own)")
     append: bool = _option(False, "add this dataset to a complete index, under its codebook")
     repair: bool = _option(False, "make the damaged shards of a complete index again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(Options):
+    """Options of ``merge``."""
+
+    index: tuple[str, ...] = _option((), "index folders, in the order that their rows shall have", required=True)
+    output: str = _option("", "folder for the joined index", required=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,9 +84,15 @@ class Claims:
         again.release()
         return True
 
+    def hold(self, unit: int) -> None:
+        """Begin a unit that was given to us from elsewhere: others shall see so, whoever else may hold it."""
+        if self._take(unit, ".lock"):
+            self._locks[unit].write(self._note("running"))
+
     def touch(self, unit: int) -> None:
         """Work on the unit goes on."""
-        self._locks[unit].touch()
+        if unit in self._locks:
+            self._locks[unit].touch()
 
     def leave(self, unit: int) -> None:
         """The unit is done, or given back."""

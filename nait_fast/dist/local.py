@@ -18,8 +18,7 @@ from nait_fast.errors import NaitError
 
 # Isolated, and with this process's path: neither the current folder nor the order of PYTHONPATH may change what it runs.
 _CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from nait_fast.dist.child import main; sys.exit(main())"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from nait_fast.dist.child import main; sys.exit(main())"
 )
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 1.0

@@ -35,7 +35,7 @@ def problems_of(index: Index) -> list[str]:
     """One line a problem, in the order of the files."""
     problems = list(_beside(index))
     # A list that is not the one that was written would only repeat that for every shard.
-    listed = None if any(SKIPPED in problem for problem in problems) else _Listed(index)
+    listed = None if any(SKIPPED in problem for problem in problems) else Listed(index)
     tokens, whole = 0, True
     try:
         for entry in index.entries:
@@ -128,7 +128,7 @@ def _rows_problem(entry: ShardEntry, shard: Shard, left_out: list[int] | None, t
     return None
 
 
-class _Listed:
+class Listed:
     """``skipped.jsonl``, read along with the shards. Raises NaitError at a line that nait_fast does not write."""
 
     def __init__(self, index: Index):
@@ -140,12 +140,16 @@ class _Listed:
 
     def until(self, end: int) -> tuple[list[int], list[int]]:
         """(rows left out, rows only told of) that come before row ``end`` and have not been handed out."""
-        left_out: list[int] = []
-        told: list[int] = []
+        lines = self.lines_until(end)
+        return [line["row"] for line in lines if "kept" not in line], [line["row"] for line in lines if "kept" in line]
+
+    def lines_until(self, end: int) -> list[dict[str, Any]]:
+        """The lines themselves."""
+        lines = []
         while self._next is not None and self._next["row"] < end:
-            (told if "kept" in self._next else left_out).append(self._next["row"])
+            lines.append(self._next)
             self._next = next(self._lines, None)
-        return left_out, told
+        return lines
 
     def end(self) -> Iterator[str]:
         """Problems of the list as a whole, once the shards are done."""

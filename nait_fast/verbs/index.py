@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nait_fast.config import IndexOptions
+from nait_fast.data.plan import Plan
 from nait_fast.dist.local import default_workers, run_workers
 from nait_fast.dist.progress import Watch
 from nait_fast.dist.worker import Worker, device_of, index_pool, worker_of
@@ -70,8 +72,9 @@ def work_of(build: IndexBuild) -> dict[str, Any]:
     }
 
 
-def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
-    """What one worker does with the options ``given``; returns a summary once the index is complete."""
+def open_build(given: dict[str, Any], worker: Worker, quiet: bool) -> tuple[IndexBuild, Directions]:
+    """What a worker needs for the options ``given``: the model, the pool and the folder, put together, and the exact
+    scores to ask of them."""
     options = IndexOptions.from_mapping(given, "index")
     folder = make_folder(options.output)
     pool = open_pool(options, folder)
@@ -89,7 +92,14 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
         session, pool, options, folder,
         exact_readings=frozenset(r for r, _, _ in directions.values()), with_drift=options.codec == "neuron",
     )  # fmt: skip
+    return build, directions
+
+
+def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
+    """What one worker does with the options ``given``; returns a summary once the index is complete."""
+    build, directions = open_build(given, worker, quiet)
     manifest = index_pool(build, directions, worker)
+    folder = build.folder.path
     summary = {**summary_of(manifest, folder), **work_of(build)}
     log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
     write_json(folder / log, {**summary, "config": given, "environment": environment()})
@@ -98,18 +108,47 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
 
 def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:
     """Build, finish, extend or repair an index; returns a summary."""
+    if options.engine == "ray":
+        return _with_workers(options, quiet, _on_ray)
+    if options.address is not None:
+        raise NaitError(f"--address {options.address}: is for --engine ray")
     worker = worker_of()
     number = options.workers or (1 if worker.world > 1 else default_workers(options.device))
     if number > 1 and worker.world > 1 and "RANK" in os.environ:
         raise NaitError(f"--workers {number}: torchrun has started {worker.world} workers already; leave the flag out")
     if number == 1:
         return work(options.to_mapping(), worker, quiet or worker.rank > 0)
+
+    def start(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[], None]) -> int:
+        run_workers("index", options.to_mapping(), number, watch)
+        return number
+
+    return _with_workers(options, quiet, start)
+
+
+def _with_workers(
+    options: IndexOptions, quiet: bool, start: Callable[[IndexOptions, Path, Plan, Callable[[], None]], int]
+) -> dict[str, Any]:
+    """The work done by processes that ``start`` starts, watched from this one."""
     folder = make_folder(options.output)
     pool = open_pool(options, folder)  # what is wrong with it is told once, before any worker starts
     pool.detect()
     with Watch(folder, pool.plan(), quiet) as watch:
-        run_workers("index", options.to_mapping(), number, watch.look)
+        number = start(options, folder, pool.plan(), watch.look)
     manifest = Index(folder).manifest
     summary = {**summary_of(manifest, folder), "workers": number, **watch.told()}
     write_json(folder / "log.json", {**summary, "config": options.to_mapping(), "environment": environment()})
     return summary
+
+
+def _on_ray(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[], None]) -> int:
+    from nait_fast.dist.ray_engine import run_on_ray
+
+    given = {**options.to_mapping(), "output": str(folder.resolve())}  # an actor's current folder is another one
+    if Path(options.dataset).exists():
+        given["dataset"] = str(Path(options.dataset).resolve())
+    for name in ("model", "tokenizer", "codebook"):
+        if given[name] and Path(given[name]).exists():
+            given[name] = str(Path(given[name]).resolve())
+    given["score"] = [str(Path(path).resolve()) for path in options.score]
+    return run_on_ray("index", given, len(plan.units), workers=options.workers, address=options.address, watch=watch)

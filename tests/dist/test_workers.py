@@ -119,9 +119,7 @@ def test_the_first_failure_is_told_and_the_others_finish(tmp_path: Path, context
     status, log = run(context, own, folder, "--workers", "2", "--codec", "nag", "--nag-top-k", "5")
     assert status == 2
     lines = [line for line in log.splitlines() if line.startswith("nait-fast")]
-    cause = (
-        f'{pool}:401: no key "output", which alpaca needs (the row has: instruction); fix the row or pass'
-    )
+    cause = f'{pool}:401: no key "output", which alpaca needs (the row has: instruction); fix the row or pass'
     assert cause in lines[0] and lines[0].endswith("; the others go on") and "failed" in lines[0]
     assert lines[-1].startswith("nait-fast: error: ") and cause in lines[-1]
     assert len(list(folder.glob("shard-*.safetensors"))) == 149  # all but the bad row's

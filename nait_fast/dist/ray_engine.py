@@ -1,0 +1,233 @@
+"""The work units on a Ray cluster: Ray Data hands their numbers to actors, which write the shards of local workers.
+
+Nothing but numbers and counts travels through Ray: an actor reads its unit from the pool and writes its shard into the
+index's folder, which all nodes must share. So a lost actor costs its unit, which Ray gives to another one, and a lost
+driver nothing: the same command, with this engine or another, goes on from the shards that are there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from nait_fast.data.loader import Window, load_unit
+from nait_fast.dist.claims import Claims
+from nait_fast.dist.events import Events
+from nait_fast.dist.stop import Stopped
+from nait_fast.dist.worker import Worker
+from nait_fast.errors import NaitError
+from nait_fast.index.format import WORK
+
+FINISH = -1  # in place of a unit's number: write the manifest once all units are done
+MOST_BLOCKS = 10_000  # of units that Ray keeps account of; beyond that a block is several units, done one by one
+_CALLS = 2  # at once in an actor: one unit is loaded while the model runs over another
+_POLL_SECONDS = 0.1
+_TOUCH_SECONDS = 5.0
+
+
+class UnitActor:
+    """One actor: the model, loaded once. Called with numbers of units by Ray Data, in two threads.
+
+    ``verb``: the module of ``nait_fast.verbs`` whose ``open_build(options, worker, quiet)`` makes the build.
+    """
+
+    def __init__(self, verb: str, options: dict[str, Any], world: int, started: float):
+        import ray
+
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        name = f"actor {str(ray.get_runtime_context().get_actor_id())[:8]}"
+        build, directions = import_module(f"nait_fast.verbs.{verb}").open_build(options, Worker(0, world), True)
+        build.prepare(directions)
+        self._build, self._folder = build, build.folder
+        self._events = Events(self._folder.path, name)
+        self._claims = Claims(self._folder.path / WORK, self._folder.todo, self._is_done, name, since=started)
+        self._reader = build.pool.reader()
+        self._tokenizer = ThreadPoolExecutor(2, "nait_fast tokenizer")
+        self._loading, self._running = threading.Lock(), threading.Lock()
+        self._touched = 0.0
+        device = str(build.session.model.device)
+        self._events.add("begin", rows=build.pool.plan().rows, units=len(self._folder.todo), device=device)
+
+    def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
+        """``batch["unit"]``: numbers within the pool; returns them with what went wrong ('' if nothing did), and
+        whether the index is complete."""
+        units = [int(unit) for unit in batch["unit"]]
+        errors = ["" if unit == FINISH else self._unit(self._folder.first_unit + unit) for unit in units]
+        return {"unit": units, "error": errors, "complete": [unit == FINISH and self._finish() for unit in units]}
+
+    def _unit(self, number: int) -> str:
+        try:
+            if number in self._folder.todo and not self._is_done(number):  # of a repair, only the damaged ones
+                with self._loading:
+                    window = self._load(number)
+                with self._running:
+                    self._run(number, window)
+        except Exception as error:
+            why = str(error) if isinstance(error, NaitError) else f"{type(error).__name__}: {error}"
+            self._claims.fail(number, why)  # for the one that waits in _finish
+            self._events.add("failed", unit=number, error=why)
+            return f"{self._claims.worker}: {' '.join(why.splitlines())}"
+        return ""
+
+    def _load(self, number: int) -> Window:
+        build, unit = self._build, self._build.unit(number)
+        return load_unit(
+            build.pool, self._reader.unit(unit), unit, build.format, build.session.encoder, self._tokenizer
+        )
+
+    def _run(self, number: int, window: Window) -> None:
+        started = time.perf_counter()
+
+        def on_batch(samples: int, tokens: int) -> None:
+            if time.monotonic() - self._touched > _TOUCH_SECONDS:
+                self._touched = time.monotonic()
+                self._claims.touch(number)
+
+        self._claims.hold(number)
+        try:
+            told = self._build.index_window(window, on_batch)
+        finally:
+            self._claims.leave(number)
+        seconds = round(time.perf_counter() - started, 3)
+        self._events.add("unit", unit=number, **told, padding=round(self._build.session.padding, 4), seconds=seconds)
+
+    def _finish(self) -> bool:
+        """Wait for all units, wherever they are done, and write the manifest; whether it is there."""
+        waiting = list(self._folder.todo)
+        while waiting := [number for number in waiting if not self._is_done(number)]:
+            if any(self._claims.failure(number) is not None for number in waiting):
+                return False  # the unit's own result says why
+            time.sleep(_POLL_SECONDS)
+        with self._running:
+            manifest = self._build.finish()
+        if manifest is None:
+            self._events.add("damaged", reason="shards of an earlier run have changed; they are done again")
+        else:
+            told = {"rows": manifest["rows"], "skipped": manifest["skipped"]["rows"], "tokens": manifest["tokens"]}
+            self._events.add("end", **told)
+        return manifest is not None
+
+    def _is_done(self, number: int) -> bool:
+        return self._folder.is_done(number) or not self._folder.writer.work.exists()
+
+
+def run_on_ray(
+    verb: str,
+    options: dict[str, Any],
+    units: int,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    watch: Callable[[], None] = lambda: None,
+) -> int:
+    """Do ``units`` units of ``verb`` with ``options`` by ``workers`` actors and return how many there were.
+
+    ``workers``: by default one for each GPU of the cluster, without any one for each node. ``address``: of a running
+    cluster; without one that of RAY_ADDRESS, else a Ray of this machine's own. The first failure is told on stderr at
+    once, while the others go on. Raises NaitError, and Stopped at Ctrl-C.
+    """
+    with _cluster(address) as ray:
+        number = workers or _default_workers(ray.nodes(), options["device"])
+        failures: list[str] = []
+        complete = False
+        try:
+            while not failures:  # once, unless shards of an earlier run prove damaged at the end
+                for row in _results(ray, verb, options, units, number):
+                    watch()
+                    complete |= row["complete"]
+                    if row["error"]:
+                        failures.append(row["error"])
+                        print(f"nait-fast: {failures[-1]}; the others go on", file=sys.stderr)
+                if complete:
+                    return number
+        except ray.exceptions.RayError as error:
+            failures.append(_cause(error))
+        except KeyboardInterrupt:
+            raise Stopped("stopped; units under way are lost, the same command goes on from there") from None
+    raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
+
+
+def _results(ray: Any, verb: str, options: dict[str, Any], units: int, number: int) -> Iterator[dict[str, Any]]:
+    gpus = 1 if _gpus(ray.nodes(), options["device"]) else 0
+    cpus = _cpus_each([node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]], number)
+    items = [{"unit": unit} for unit in [*range(units), FINISH]]
+    pool = ray.data.ActorPoolStrategy(
+        size=number, max_tasks_in_flight_per_actor=_CALLS + 1, max_concurrent_calls_per_actor=_CALLS,
+        enable_true_multi_threading=True,
+    )  # fmt: skip
+    done = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
+        UnitActor, batch_size=1, compute=pool, num_cpus=cpus, num_gpus=gpus,
+        fn_constructor_args=(verb, options, number, time.time()),
+    )  # fmt: skip
+    yield from done.iter_rows()
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Ray, connected; what it was before it is again after the block."""
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise NaitError('--engine ray: needs Ray: pip install "nait-fast[ray]"') from None
+    ours = not ray.is_initialized()
+    if ours:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        local: dict[str, Any] = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise NaitError(
+                f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start one with "
+                "`ray start --head`, or leave the flag out"
+            ) from None
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars
+    context.enable_progress_bars = False
+    try:
+        yield ray
+    finally:
+        context.enable_progress_bars = before
+        if ours:
+            ray.shutdown()
+
+
+def _gpus(nodes: Sequence[dict[str, Any]], device: str) -> int:
+    if device == "cpu":
+        return 0
+    return int(sum(node["Resources"].get("GPU", 0) for node in nodes if node["Alive"]))
+
+
+def _default_workers(nodes: Sequence[dict[str, Any]], device: str) -> int:
+    return _gpus(nodes, device) or max(1, sum(1 for node in nodes if node["Alive"] and node["Resources"].get("CPU")))
+
+
+def _cpus_each(nodes: Sequence[float], actors: int) -> int:
+    """The most CPUs an actor may ask for so that all find a place on ``nodes`` with so many CPUs each (at least 1)."""
+    most = int(max(nodes, default=1))
+    return next((cpus for cpus in range(most, 1, -1) if sum(int(n) // cpus for n in nodes) >= actors), 1)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _cause(error: BaseException) -> str:
+    """What an actor's own code raised, out of what Ray makes of it."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, NaitError):
+            return " ".join(str(inner).splitlines())
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in reversed(lines) if "NaitError: " in line), None)
+    return told.partition("NaitError: ")[2] if told else f"Ray: {lines[0] if lines else type(error).__name__}"[:500]

@@ -1,0 +1,127 @@
+"""Joins indexes that were made apart under one codebook into one, as if their pools had been added to the first."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index.files import atomic_file, read_json, sha256_file, write_json
+from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, RUN, plan_name
+from nait_fast.index.lock import Lock
+from nait_fast.index.reader import Index, ShardEntry
+from nait_fast.index.verify import Listed, shard_problem
+from nait_fast.index.writer import IndexWriter
+
+# What the manifest says of a code, and so must be the same in all: a row's bits then mean the same.
+_SAME = ("model", "layers", "widths", "codec", "reading", "first_token", "top_k", "template", "template_kind",
+         "max_length", "row_bytes", "codebook", "exact")  # fmt: skip
+_DUPLICATE = "its id is that of row "  # found anew: the other row may now be one of another index
+
+
+def check_joinable(indexes: Sequence[Index]) -> None:
+    """Raises NaitError where the indexes cannot be one: made otherwise, or of the same dataset."""
+    first = indexes[0]
+    runs = [read_json(index.folder / RUN)["identity"] for index in indexes]
+    for index, run in zip(indexes[1:], runs[1:], strict=True):
+        ours, theirs = first.manifest, index.manifest
+        # Calibration aside: a codebook made here or given is the same codebook.
+        options = sorted({*runs[0], *run} - {"calibration"})
+        changed = [k for k in _SAME if ours.get(k) != theirs.get(k)]
+        changed += [k for k in options if runs[0].get(k) != run.get(k)]
+        if changed:
+            key = changed[0]
+            before, now = (ours, theirs) if key in _SAME else (runs[0], run)
+            remedy = f"index it with --codebook {first.folder}" if key == "codebook" else "index it again with the same"
+            raise NaitError(
+                f"{index.folder}: was made with another {key} than {first.folder} "
+                f"({str(now.get(key))[:60]}, not {str(before.get(key))[:60]}); {remedy}"
+            )
+    seen: dict[str, Path] = {}
+    for index in indexes:
+        for dataset in index.datasets:
+            if dataset["sha256"] in seen:
+                raise NaitError(
+                    f"{index.folder}: holds the dataset {dataset['path']}, which {seen[dataset['sha256']]} holds too; "
+                    "leave one of them out"
+                )
+            seen[dataset["sha256"]] = index.folder
+
+
+def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write the joined index into ``folder`` and return its manifest; ``on_shard(rows of the pool, tokens)`` as each
+    shard is done. A merge that was killed goes on. Raises NaitError for indexes that do not fit and damaged shards.
+    """
+    check_joinable(indexes)
+    writer = IndexWriter(folder)
+    with Lock(folder):
+        datasets = [dataset for index in indexes for dataset in index.datasets]
+        run = _run_of(indexes, datasets)
+        if (folder / RUN).exists() and read_json(folder / RUN) != run:
+            raise NaitError(f"{folder}: holds another index; choose another folder or delete it")
+        if (folder / MANIFEST).exists():
+            if not (folder / RUN).exists():
+                raise NaitError(f"{folder}: holds something else ({MANIFEST} without {RUN}); choose another folder")
+            writer.sweep()
+            return Index(folder).manifest
+        write_json(folder / RUN, run)
+        writer.begin()
+        for name in (CODEBOOK, CALIBRATION):
+            if (indexes[0].folder / name).exists():
+                _copy(indexes[0].folder / name, folder / name)
+        _copy_plans(indexes, folder)
+        number = rows = 0
+        shards = sum(len(index.entries) for index in indexes)
+        writer.check(range(shards), every_byte=True)
+        for index in indexes:
+            listed = Listed(index)
+            for entry in index.entries:
+                told = listed.lines_until(entry.first_row + entry.pool_rows)
+                if not writer.is_done(number):
+                    _copy_shard(index, entry, writer, number, rows, told)
+                on_shard(entry.pool_rows, writer.note(number)["tokens"])
+                number += 1
+            rows += index.pool_rows
+        head = {k: v for k, v in indexes[0].manifest.items() if k in _SAME or k == "model_name"}
+        manifest = writer.finish({**head, "datasets": datasets}, range(shards), None)
+        writer.sweep()
+        return manifest
+
+
+def _copy_shard(
+    index: Index, entry: ShardEntry, writer: IndexWriter, number: int, first_row: int, told: list[dict[str, Any]]
+) -> None:
+    """``first_row``: what the index's rows move by."""
+    if (problem := shard_problem(index, entry)) is not None:
+        raise NaitError(problem)
+    shard = index.open(entry)
+    listed = [{**line, "row": line["row"] + first_row} for line in told if not line["reason"].startswith(_DUPLICATE)]
+    exact = {name: np.array(scores) for name, scores in shard.exact.items()}
+    writer.write_shard(number, (first_row + entry.first_row, entry.pool_rows), np.array(shard.row) + first_row,
+                       np.array(shard.n_tokens), np.array(shard.codes), exact, shard.ids(), listed)  # fmt: skip
+
+
+def _run_of(indexes: Sequence[Index], datasets: list[dict[str, Any]]) -> dict[str, Any]:
+    first = read_json(indexes[0].folder / RUN)
+    files = {
+        name: sha256_file(indexes[0].folder / name)
+        for name in (CODEBOOK, CALIBRATION)
+        if (indexes[0].folder / name).exists()
+    }
+    return {**first, "datasets": datasets, "exact": indexes[0].exact, "files": files}
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_file(target) as out, open(source, "rb") as file:
+        while block := file.read(1 << 20):
+            out.write(block)
+
+
+def _copy_plans(indexes: Sequence[Index], folder: Path) -> None:
+    number = 0
+    for index in indexes:
+        for own in range(len(index.datasets)):
+            if (index.folder / plan_name(own)).exists():
+                _copy(index.folder / plan_name(own), folder / plan_name(number))
+            number += 1

@@ -1,0 +1,28 @@
+"""``merge``: several indexes made apart under one codebook become one."""
+
+from pathlib import Path
+from typing import Any
+
+from nait_fast.config import MergeOptions
+from nait_fast.errors import NaitError
+from nait_fast.index.files import make_folder
+from nait_fast.index.merge import merge
+from nait_fast.index.reader import Index
+from nait_fast.progress import Progress
+from nait_fast.verbs.index import summary_of
+
+
+def run(options: MergeOptions, quiet: bool = False) -> dict[str, Any]:
+    """Join indexes; returns a summary."""
+    if len(options.index) < 2:
+        raise NaitError(f"--index {options.index[0]}: give at least two indexes to join")
+    indexes = [Index(path) for path in options.index]
+    if any(Path(path).resolve() == Path(options.output).resolve() for path in options.index):
+        raise NaitError(f"--output {options.output}: is one of the indexes; choose another folder")
+    folder = make_folder(options.output)
+    progress = Progress(sum(index.pool_rows for index in indexes), "merge", quiet)
+    try:
+        manifest = merge(indexes, folder, progress.add)
+    finally:
+        progress.close()
+    return {**summary_of(manifest, folder), "merged": len(indexes)}

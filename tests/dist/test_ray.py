@@ -1,0 +1,88 @@
+"""The units on Ray: the same bytes as the local engine's, whatever becomes of an actor."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from nait_fast import NaitError, build_index
+from nait_fast.index.reader import Index
+from tests.conftest import make_rows, write_jsonl
+from tests.dist.test_workers import events, wait_for_units
+from tests.index.bits import digest
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, tiny_model: str) -> dict:
+    pool = write_jsonl(tmp_path_factory.mktemp("pool") / "pool.jsonl", make_rows(400))
+    return {"model": tiny_model, "dataset": str(pool), "shard_rows": 4, "calibration_size": 20}
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, options: dict) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("local")
+    build_index(**options, output=str(folder))
+    return digest(folder)
+
+
+def test_a_killed_actor_costs_only_its_unit(tmp_path: Path, cluster, options: dict, local: dict[str, str]) -> None:
+    folder = tmp_path / "index"
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(next(iter(wait_for_units(folder, 3).values())))
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    told = build_index(**options, output=str(folder), engine="ray", workers=2)
+    thread.join()
+    assert digest(folder) == local and Index(folder).verify() == []
+    assert told["workers"] == 2 and told["rows_indexed"] == 400
+    begun = [e["pid"] for e in events(folder) if e["event"] == "begin"]
+    assert killed[0] in begun and len(set(begun)) == 3  # another one has taken its place
+    done = [e["unit"] for e in events(folder) if e["event"] == "unit"]
+    assert set(done) == set(range(100)) and len(done) <= 102  # at most what was under way, again
+    # Once more: nothing is left to do, and nothing changes.
+    assert build_index(**options, output=str(folder), engine="ray", workers=1)["rows_indexed"] == 400
+    assert digest(folder) == local
+
+
+def test_begun_by_one_engine_and_ended_by_another(
+    tmp_path: Path, cluster, options: dict, local: dict[str, str]
+) -> None:
+    folder = tmp_path / "index"
+    build_index(**options, output=str(folder))
+    for number in (3, 50, 99):
+        path = folder / f"shard-{number:05d}.safetensors"
+        path.write_bytes(path.read_bytes()[:-3])
+    build_index(**options, output=str(folder), engine="ray", workers=2, repair=True)
+    assert digest(folder) == local and Index(folder).verify() == []
+
+
+def test_failures(tmp_path: Path, cluster, options: dict, capsys) -> None:
+    rows = make_rows(400)
+    del rows[380]["output"]
+    pool = write_jsonl(tmp_path / "bad.jsonl", rows)
+    bad = {**options, "dataset": str(pool), "codec": "nag", "nag_top_k": 5, "shard_rows": 20, "engine": "ray"}
+    with pytest.raises(NaitError, match=r"bad\.jsonl:381: no key .*the same command goes on where it stopped"):
+        build_index(**bad, output=str(tmp_path / "index"))
+    assert "; the others go on" in capsys.readouterr().err
+    assert len(list((tmp_path / "index").glob("shard-*.safetensors"))) == 19
+    assert build_index(**bad, output=str(tmp_path / "index"), skip_bad_rows=True)["rows_indexed"] == 399
+    with pytest.raises(NaitError, match="the folder has no config"):
+        build_index(**{**bad, "model": str(tmp_path)}, output=str(tmp_path / "other"), skip_bad_rows=True)
+    with pytest.raises(NaitError, match="is for --engine ray"):
+        build_index(**options, output=str(tmp_path / "third"), address="auto")
