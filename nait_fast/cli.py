@@ -47,13 +47,16 @@ def _flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) 
         arguments["action"] = argparse.BooleanOptionalAction
     elif typing.get_origin(kind) is tuple:
         arguments |= {"action": "extend", "nargs": "+", "metavar": "NAME=FILE" if field.name == "target" else "FILE"}
+        if "choices" in field.metadata:
+            arguments |= {"choices": field.metadata["choices"], "metavar": None}
     else:
         arguments["type"] = kind
         arguments["metavar"] = "N" if kind is int else None
         if "choices" in field.metadata:
             arguments["choices"], arguments["metavar"] = field.metadata["choices"], None
     if field.default not in (None, "", (), False) and not field.metadata.get("required"):
-        arguments["help"] += f" (default {field.default})"
+        default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+        arguments["help"] += f" (default {default})"
     parser.add_argument(*names, **arguments)
 
 

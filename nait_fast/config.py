@@ -16,6 +16,7 @@ METHODS = ("contrast", "nait", "nag")
 COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
 SCORES = ("all", "selected", "none")
+EXPORTS = ("llama_factory", "dataflex", "messages")
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
 BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend")
 
@@ -47,7 +48,8 @@ class Options:
             try:
                 clean[name] = _checked(value, hints[name], known[name].metadata)
             except (ValueError, OverflowError) as error:
-                raise NaitError(f"{where}: --{name.replace('_', '-')} {value}: {error}") from None
+                shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+                raise NaitError(f"{where}: --{name.replace('_', '-')} {shown}: {error}") from None
         return cls(**clean)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
     kind = kinds[0]
     if typing.get_origin(kind) is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_checked(item, str, {}) for item in items)
+        return tuple(_checked(item, str, metadata) for item in items)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     accepted, called = _KINDS[kind]
@@ -155,6 +157,10 @@ class BudgetOptions(Options):
     pick: str = _option("top", "which end of the ranking", choices=PICKS)
     combine: str = _option("mean", "several targets: how their z-scored scores become one order", choices=COMBINES)
     scores: str = _option("all", "rows that scores.parquet holds; none: do not write it", choices=SCORES)
+    export: tuple[str, ...] = _option(
+        ("llama_factory",), "files for tools that train: dataset_info.json, top_indices.npy, messages.jsonl",
+        choices=EXPORTS,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,24 +1,23 @@
-"""Writes a selection: the chosen rows, the scores and LLaMA-Factory's dataset_info.json."""
+"""Writes a selection: the chosen rows and the scores."""
 
 import hashlib
-import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import atomic_file, write_json
+from nait_fast.index.files import atomic_file
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Ids, ids
 from nait_fast.ranking.select import Selection
 from nait_fast.ranking.spill import Spill
 from nait_fast.ranking.table import Table
 
-SELECTED, SCORES, DATASET_INFO = "selected.jsonl", "scores.parquet", "dataset_info.json"
+SELECTED, SCORES = "selected.jsonl", "scores.parquet"
 GROUP_CELLS = 1 << 20  # numbers in a row group of scores.parquet
 COPIED_LINES = 4096  # lines put in order at a time
 
@@ -114,31 +113,3 @@ class _Ids:
         except pa.ArrowInvalid:
             raise NaitError(f"{self._index.folder}: its ids are damaged; nait-fast verify tells where") from None
         return array.cast(pa.string())
-
-
-def write_dataset_info(path: Path, format: str, first_line: bytes) -> None:
-    """LLaMA-Factory's description of ``selected.jsonl`` (pre-tokenised rows have none there: an empty object)."""
-    row = json.loads(first_line)
-
-    def present(**names: Sequence[str]) -> dict[str, str]:
-        found = {column: next((n for n in keys if row.get(n) is not None), None) for column, keys in names.items()}
-        return {column: name for column, name in found.items() if name}
-
-    entry: dict[str, Any] = {"file_name": SELECTED}
-    if format == "alpaca":
-        entry["columns"] = present(prompt=["instruction"], query=["input", "context"], response=["output", "response"],
-                                   system=["system"], history=["history"])  # fmt: skip
-    elif format == "sharegpt":
-        entry |= {"formatting": "sharegpt", "columns": present(messages=["conversations", "conversation"],
-                                                               system=["system"], tools=["tools"])}  # fmt: skip
-    elif format == "messages" or isinstance(row.get("prompt"), list):
-        tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
-                "system_tag": "system"}  # fmt: skip
-        entry |= {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
-    elif format == "prompt_completion":
-        entry["columns"] = present(
-            prompt=["prompt", "query", "question"], response=["completion", "response", "answer"]
-        )
-    elif format == "text":
-        entry["columns"] = {"prompt": "text"}
-    write_json(path, {} if format == "input_ids" else {"selected": entry})

@@ -10,7 +10,8 @@ from nait_fast.index import values
 from nait_fast.index.files import read_json, read_sealed, sha256_file
 from nait_fast.index.format import CODEBOOK, MANIFEST, plan_name
 from nait_fast.index.reader import Index
-from nait_fast.ranking.export import DATASET_INFO, SCORES, SELECTED
+from nait_fast.ranking.export import SCORES, SELECTED
+from nait_fast.ranking.handover import EXPORTS
 from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.verbs.rank import SELECTION
 
@@ -84,7 +85,7 @@ def _files_of(folder: Path) -> tuple[dict[Path, str], bool]:
     manifest = read_sealed(folder / MANIFEST)
     try:
         told = values.mapping(manifest["files"], "files")
-        if not {SELECTED, DATASET_INFO} <= told.keys() <= {SELECTED, DATASET_INFO, SCORES}:
+        if not {SELECTED} <= told.keys() <= {SELECTED, SCORES, *(file for file, _ in EXPORTS.values())}:
             raise ValueError(f"files: {values.short(sorted(told))}")
         expected = {folder / name: values.digest(digest, name) for name, digest in told.items()}
         if manifest["verb"] not in ("select", "rank"):

@@ -13,6 +13,7 @@ from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
 from nait_fast.ranking import export
 from nait_fast.ranking.external import ranks
+from nait_fast.ranking.handover import check_exports, write_exports
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import Selection, check_budget, select
 from nait_fast.ranking.signature import Signature, load_signature
@@ -44,6 +45,7 @@ def rank_index(
     for path in pool.paths:
         if Path(path).resolve() == (folder / export.SELECTED).resolve():
             raise NaitError(f"{path}: the pool would be overwritten by the selection; choose another --output")
+    check_exports(options.export, pool.format)
     clock = Laps()
     blocks = scan(index, signatures, device)
     clock.lap("prepare")
@@ -111,9 +113,7 @@ def _write(
             export.write_scores(scores, index, table, selection, ranked, options.scores == "all")
         files[export.SCORES] = sha256_file(scores)
     clock.lap("scores")
-    with open(folder / export.SELECTED, "rb") as file:
-        export.write_dataset_info(folder / export.DATASET_INFO, pool.format, file.readline())
-    return {**files, export.DATASET_INFO: sha256_file(folder / export.DATASET_INFO)}
+    return {**files, **write_exports(folder, options.export, pool.format, selection)}
 
 
 def write_manifest(

@@ -1,0 +1,64 @@
+"""torchrun and Slurm: processes that somebody else starts make the local engine's bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nait_fast.index.reader import Index
+from tests.conftest import make_rows, write_jsonl
+from tests.dist.runs import ROOT
+from tests.dist.test_workers import events
+from tests.index.bits import digest
+
+# (RANK, WORLD_SIZE) come from torchrun itself; what srun and an array set, per process
+SLURM = {
+    "srun": [{"SLURM_PROCID": str(i), "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": str(i)} for i in range(2)],
+    "array": [{"SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": "2"} for i in (1, 2)],
+}
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory, tiny_model: str) -> list[str]:
+    pool = write_jsonl(tmp_path_factory.mktemp("pool") / "pool.jsonl", make_rows(300))
+    return ["index", "--model", tiny_model, "--dataset", str(pool), "--shard-rows", "4", "--calibration-size", "20"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, arguments: list[str]) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("local")
+    start([sys.executable, "-m", "nait_fast", *arguments, "--output", str(folder)], {}).wait(90)
+    return digest(folder)
+
+
+def start(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return subprocess.Popen(command, env={**os.environ, **threads, **environment}, stdout=subprocess.DEVNULL)
+
+
+def check(folder: Path, local: dict[str, str]) -> None:
+    assert digest(folder) == local and Index(folder).verify() == []
+    told = events(folder)
+    assert {e["worker"] for e in told if e["event"] == "begin"} in ({"worker 0", "worker 1"}, {"worker 1", "worker 2"})
+    assert {e["unit"] for e in told if e["event"] == "unit"} == set(range(75))
+
+
+def test_torchrun(tmp_path: Path, arguments: list[str], local: dict[str, str]) -> None:
+    folder = tmp_path / "index"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert start([*launcher, "-m", "nait_fast", *arguments, "--output", str(folder)], {}).wait(120) == 0
+    check(folder, local)
+    assert json.loads((folder / "log-0.json").read_text())["rows_indexed"] == 300
+
+
+@pytest.mark.parametrize("kind", SLURM)
+def test_slurm(tmp_path: Path, arguments: list[str], local: dict[str, str], kind: str) -> None:
+    folder = tmp_path / "index"
+    command = [sys.executable, "-m", "nait_fast", *arguments, "--output", str(folder)]
+    processes = [start(command, environment) for environment in SLURM[kind]]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    check(folder, local)
