@@ -1,14 +1,12 @@
 """``nait-fast bench`` on the CPU: a tiny shape through the command line, checks that fail, files side by side."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu_suite
 from nait_fast import kernels
 from nait_fast.bench import endtoend
 from nait_fast.bench import kernels as bench_kernels
@@ -258,50 +256,3 @@ def test_lengths_and_ids() -> None:
 )
 def test_figures(value: float, text: str) -> None:
     assert figures(value) == text
-
-
-# ---------------------------------------------------------------------------------------------------- the GPU suite
-
-
-def test_gpu_suite_needs_a_gpu(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_suite.main([]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1 and "GPU" in said.err
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> gpu_suite.Suite:
-    return gpu_suite.Suite(tmp_path, ends=gpu_suite.time.monotonic() + 3600, minutes=60)
-
-
-def test_gpu_suite_measures_and_skips(suite, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu_suite"])
-    monkeypatch.setattr(gpu_suite, "BUDGET", dict.fromkeys(gpu_suite.BUDGET, 0.01))
-    small = Place.open
-    monkeypatch.setattr(Place, "open", lambda device, dtype, seconds: small(device, dtype, seconds, small=True))
-    base = {"device": "cpu", "hardware": "Chip"}
-    gpu_suite.measure(suite, {"pipeline", "kernels", "endtoend"}, ["tiny"], CPU, base)
-    assert not suite.failed()
-    assert {row["part"] for row in suite.rows} == {"ceilings", "pipeline", "kernels", "endtoend"}
-    fp32, bf16 = (row for row in suite.rows if row["part"] == "pipeline")
-    assert fp32["differing_bits"] == 0 and 0 < bf16["differing_share"] < 0.03 and bf16["worst_sigma"] > 0
-    kept = [json.loads(line) for line in (tmp_path / "gpu_suite.jsonl").read_text().splitlines()]
-    assert [row["name"] for row in kept] == [row["name"] for row in suite.rows] and kept[0]["environment"]
-    suite.ends = gpu_suite.time.monotonic()
-    suite.rows.clear()
-    gpu_suite.measure(suite, {"kernels", "scan"}, ["tiny"], CPU, base)
-    skipped = [row for row in suite.rows if row["part"] != "ceilings"]
-    assert [row["part"] for row in skipped] == ["kernels", "scan"]
-    assert all(row["check"] == "skipped: 0 s of 60 minutes were left" and "ms" not in row for row in skipped)
-
-
-def test_gpu_suite_records_a_failing_test(capsys, suite, tmp_path: Path) -> None:
-    base = {"device": "cpu", "hardware": "Chip"}
-    file = tmp_path / "test_two.py"
-    file.write_text("def test_one(): assert 1 + 1 == 3, 'the sum'\n")
-    row = gpu_suite.run_pytest("two", [str(file), "--rootdir", str(tmp_path)], 60, base)
-    assert row["check"].startswith("failed: 1 failed") and row["part"] == "tests"
-    assert "the sum" in capsys.readouterr().err
-    suite.keep([row])
-    assert suite.failed() == ["tests two"]

@@ -1,7 +1,8 @@
 """The whole pipeline on a device against the CPU engine: the same weights and samples, bits compared.
 
-Thresholds are the CPU's means over the samples. In fp32 a bit may differ only next to its threshold; in half precision
-the forward itself moves (``endtoend.GATE`` bounds it), and the rate is what the row is for.
+Thresholds are the CPU's means over the samples. In fp32 a bit may differ only next to its threshold
+(``endtoend.GATE``). Half precision itself moves the forward, the more the deeper the model: there transformers' own
+forward in that dtype, pooled by hooks, tells how far, and the engine may be at most twice as far away.
 """
 
 import copy
@@ -13,6 +14,7 @@ import torch
 
 from nait_fast.bench.endtoend import GATE
 from nait_fast.bench.lengths import random_ids, sample_lengths
+from nait_fast.bench.naive import hooked_means
 from nait_fast.bench.shapes import SHAPES, build
 from nait_fast.data.batching import shared_prefix
 from nait_fast.extract.engine import Engine
@@ -36,18 +38,28 @@ def measure_pipeline(
     values = collected.readings["mean"].numpy()
     threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)
     sigma = np.maximum(values.std(axis=0), 1e-30)
+
+    def against(bits: np.ndarray) -> tuple[float, float]:
+        """(share of bits that differ from the CPU's, how far the farthest one's value is from its threshold, in σ)."""
+        differ = bits != (values > threshold)
+        return float(differ.mean()), float((np.abs(values - threshold) / sigma)[differ].max(initial=0.0))
+
     for dtype in dtypes:
         there = prepare(copy.deepcopy(body).to(device, dtype), None, name=shape)
         sink = Encode(len(encoded), layout, bits="mean", threshold=torch.from_numpy(threshold), device=device)
         Engine(there, ("mean",)).run(encoded, sink, prefix=prefix)
-        differ = layout.unpack(sink.codes) != (values > threshold)
-        worst = float((np.abs(values - threshold) / sigma)[differ].max()) if differ.any() else 0.0
-        farthest, share = GATE[dtype]
-        words = f"{int(differ.sum()):,} of {differ.size:,} bits differ, by up to {worst:.1e} σ"
-        right = bool(sink.finite.all()) and worst <= farthest and differ.mean() <= share
+        share, worst = against(layout.unpack(sink.codes))
+        farthest, most = GATE[dtype]
+        told: dict[str, float] = {}
+        if dtype != torch.float32:
+            own_share, own_worst = against(hooked_means(there.body, there.specs, encoded) > threshold)
+            farthest, most = max(farthest, 2 * own_worst), max(most, 2 * own_share)
+            told = {"hooks_differing_share": own_share, "hooks_worst_sigma": own_worst}
+        differing = round(share * values.size)
+        words = f"{differing:,} of {values.size:,} bits differ, by up to {worst:.1e} σ"
+        right = bool(sink.finite.all()) and worst <= farthest and share <= most
         kind = str(dtype).removeprefix("torch.")
         yield {"name": f"{shape} against the CPU's fp32, {kind}", "dtype": kind, "samples": len(encoded),
                "tokens": sum(len(e.ids) for e in encoded), "attention": there.attention or "padded",
-               "check": f"{'ok' if right else 'failed'}: {words}", "bits": int(differ.size),
-               "differing_bits": int(differ.sum()), "differing_share": float(differ.mean()),
-               "worst_sigma": worst}  # fmt: skip
+               "check": f"{'ok' if right else 'failed'}: {words}", "bits": values.size,
+               "differing_bits": differing, "differing_share": share, "worst_sigma": worst, **told}  # fmt: skip

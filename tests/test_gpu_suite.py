@@ -1,0 +1,111 @@
+"""The GPU suite on a machine without a GPU: what it runs, what it skips, and what a failure costs."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu_suite
+from nait_fast.bench import pipeline
+from nait_fast.bench.run import Place
+
+CPU = torch.device("cpu")
+TAKES_GPU = re.compile(r'^(from tests\.ops\.device import.*DEVICE| +device = "cuda" if )', re.MULTILINE)
+
+
+def test_gpu_suite_needs_a_gpu(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_suite.main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "GPU" in said.err
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> gpu_suite.Suite:
+    return gpu_suite.Suite(tmp_path, ends=gpu_suite.time.monotonic() + 3600, minutes=60)
+
+
+def test_gpu_suite_measures_and_skips(suite, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_suite"])
+    monkeypatch.setattr(gpu_suite, "BUDGET", dict.fromkeys(gpu_suite.BUDGET, 0.01))
+    small = Place.open
+    monkeypatch.setattr(Place, "open", lambda device, dtype, seconds: small(device, dtype, seconds, small=True))
+    base = {"device": "cpu", "hardware": "Chip"}
+    gpu_suite.measure(suite, {"pipeline", "kernels", "endtoend"}, ["tiny"], CPU, base)
+    assert not suite.failed()
+    assert {row["part"] for row in suite.rows} == {"ceilings", "pipeline", "kernels", "endtoend"}
+    fp32, bf16 = (row for row in suite.rows if row["part"] == "pipeline")
+    assert fp32["differing_bits"] == 0 and 0 < bf16["differing_share"] < 0.03 and bf16["worst_sigma"] > 0
+    kept = [json.loads(line) for line in (tmp_path / "gpu_suite.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in kept] == [row["name"] for row in suite.rows] and kept[0]["environment"]
+    suite.ends = gpu_suite.time.monotonic()
+    suite.rows.clear()
+    gpu_suite.measure(suite, {"kernels", "scan"}, ["tiny"], CPU, base)
+    skipped = [row for row in suite.rows if row["part"] != "ceilings"]
+    assert [row["part"] for row in skipped] == ["kernels", "scan"]
+    assert all(row["check"] == "skipped: 0 s of 60 minutes were left" and "ms" not in row for row in skipped)
+
+
+def test_a_failing_test_costs_no_measurement(capsys, monkeypatch, tmp_path: Path) -> None:
+    """Tests that fail or do not end are told of, and the rest is measured all the same."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    checks = iter(["failed: 1 failed", "unfinished: not done after 9 s"])
+    ran, measured = [], []
+
+    def run_pytest(name, arguments, seconds, base):
+        ran.append(arguments)
+        return {**base, "part": "tests", "name": name, "seconds": 1.0, "check": next(checks, "ok: 1 passed")}
+
+    monkeypatch.setattr(gpu_suite, "run_pytest", run_pytest)
+    monkeypatch.setattr(gpu_suite, "measure", lambda suite, parts, shapes, *rest: measured.append((parts, shapes)))
+    assert gpu_suite.main(["--device", "cpu", "--out", str(tmp_path)]) == 1
+    assert measured == [(set(gpu_suite.PARTS[1:]), list(gpu_suite.SHAPES))]
+    assert capsys.readouterr().out.count("unfinished: not done after 9 s") == 1
+    # Each file whose tests take the GPU where there is one is run there.
+    named = {argument for arguments in ran for argument in arguments if argument.endswith(".py")}
+    root = Path(gpu_suite.__file__).parents[1]
+    for path in sorted(root.glob("tests/**/test_*.py")):
+        takes_gpu = TAKES_GPU.search(path.read_text(encoding="utf-8")) and path.name != "test_mode.py"
+        assert not takes_gpu or str(path.relative_to(root)) in named, path
+
+
+def test_a_device_without_ceilings_has_a_row(suite, monkeypatch) -> None:
+    def broken(*arguments):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(Place, "open", broken)
+    gpu_suite.measure(suite, {"kernels"}, ["tiny"], CPU, {"device": "cpu", "hardware": "Chip"})
+    assert suite.failed() == ["ceilings ceilings"] and "no such kernel" in suite.rows[0]["check"]
+
+
+def test_half_precision_may_move_as_far_as_transformers_own_does(monkeypatch) -> None:
+    """The bound is measured: of a deep model in bf16 no constant tells how far its bits go."""
+
+    def check() -> str:
+        (row,) = pipeline.measure_pipeline("tiny", CPU, (torch.bfloat16,))
+        assert row["differing_share"] > 0 and row["hooks_differing_share"] > 0
+        return row["check"].partition(":")[0]
+
+    monkeypatch.setattr(pipeline, "GATE", {torch.bfloat16: (1e-9, 1e-9)})
+    assert check() == "ok"
+    right = pipeline.Encode.layer
+
+    def wrong(self, items, position, readings, codes):
+        right(self, items, position, readings, None if codes is None else codes ^ 1)
+
+    monkeypatch.setattr(pipeline.Encode, "layer", wrong)
+    assert check() == "failed"
+
+
+def test_gpu_suite_records_a_failing_test(capsys, suite, tmp_path: Path) -> None:
+    base = {"device": "cpu", "hardware": "Chip"}
+    file = tmp_path / "test_two.py"
+    file.write_text("def test_one(): assert 1 + 1 == 3, 'the sum'\n")
+    row = gpu_suite.run_pytest("two", [str(file), "--rootdir", str(tmp_path)], 60, base)
+    assert row["check"].startswith("failed: 1 failed") and row["part"] == "tests"
+    assert "the sum" in capsys.readouterr().err
+    suite.keep([row])
+    assert suite.failed() == ["tests two"]
