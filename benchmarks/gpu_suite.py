@@ -2,11 +2,11 @@
 
     python -m benchmarks.gpu_suite [--part all] [--out DIR] [--minutes 8] [--device cuda:0] [--shapes NAME …]
 
-The tests come first; one that fails is recorded and costs the rest nothing: whatever is timed is checked on its own.
-Then come the ceilings, the kernels and whole index passes of three model shapes with random weights, and the scan. What
-no longer fits into the time gets a row that says so. Rows go to ``gpu_suite.jsonl`` in ``benchmarks/results/<GPU>/``
-(or DIR) as each step ends; the tables come last. Exit status: 0, 1 when a test or a check failed, 2 where there is no
-GPU.
+The tests come first; if one fails, that is recorded and nothing is timed (a part that is named alone, is: each of its
+rows has a check of its own). Then come the ceilings, the kernels and whole index passes of three model shapes with
+random weights, and the scan. What no longer fits into the time gets a row that says so. Rows go to
+``gpu_suite.jsonl`` in ``benchmarks/results/<GPU>/`` (or DIR) as each step ends; the tables come last. Exit status: 0, 1
+when a test or a check failed, 2 where there is no GPU.
 """
 
 import argparse
@@ -97,8 +97,8 @@ def run_pytest(name: str, arguments: list[str], seconds: float, base: dict[str, 
     return row | {"check": f"failed: {'no test was found' if status == 5 else summary}"}
 
 
-def run_tests(suite: Suite, base: dict[str, Any]) -> None:
-    """The GPU's tests and the kernels', side by side (most of their time is compilation)."""
+def run_tests(suite: Suite, base: dict[str, Any]) -> bool:
+    """The GPU's tests and the kernels', side by side (most of their time is compilation); whether all passed."""
     runs = {"pytest -m gpu": ["-m", "gpu", "tests"], "search and top-k": DEVICE_TESTS}
     for path in sorted((ROOT / "tests" / "ops").glob("*kernel*.py")):
         runs[path.name] = [str(path.relative_to(ROOT))]
@@ -107,6 +107,7 @@ def run_tests(suite: Suite, base: dict[str, Any]) -> None:
         jobs = [pool.submit(run_pytest, name, arguments, limit, base) for name, arguments in runs.items()]
         for job in jobs:
             suite.keep([job.result()])
+    return not suite.failed()
 
 
 def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base: dict[str, Any]) -> None:
@@ -192,14 +193,14 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     base = {"device": str(device), "hardware": hardware_of(device)}
     parts = set(PARTS[1:]) if arguments.part == "all" else {arguments.part}
-    if "tests" in parts:
-        run_tests(suite, base)
-    if parts != {"tests"}:
+    passed = run_tests(suite, base) if "tests" in parts else True
+    if passed and parts != {"tests"}:
         measure(suite, parts, arguments.shapes, device, base)
     print(tables([_short(row) for row in suite.rows]))
     failed = suite.failed()
     if failed:
-        print(f"\nfailed: {'; '.join(failed)}")
+        stopped = "" if passed else "; nothing was timed (--part NAME measures one part, without the tests)"
+        print(f"\nfailed: {'; '.join(failed)}{stopped}")
     return int(bool(failed))
 
 

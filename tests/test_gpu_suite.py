@@ -49,8 +49,8 @@ def test_gpu_suite_measures_and_skips(suite, monkeypatch, tmp_path: Path) -> Non
     assert all(row["check"] == "skipped: 0 s of 60 minutes were left" and "ms" not in row for row in skipped)
 
 
-def test_a_failing_test_costs_no_measurement(capsys, monkeypatch, tmp_path: Path) -> None:
-    """Tests that fail or do not end are told of, and the rest is measured all the same."""
+def test_nothing_is_timed_unless_the_tests_passed(capsys, monkeypatch, tmp_path: Path) -> None:
+    """Tests that fail or do not end are told of, and stop the timing; a part by its name is still measured."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     checks = iter(["failed: 1 failed", "unfinished: not done after 9 s"])
     ran, measured = [], []
@@ -62,8 +62,11 @@ def test_a_failing_test_costs_no_measurement(capsys, monkeypatch, tmp_path: Path
     monkeypatch.setattr(gpu_suite, "run_pytest", run_pytest)
     monkeypatch.setattr(gpu_suite, "measure", lambda suite, parts, shapes, *rest: measured.append((parts, shapes)))
     assert gpu_suite.main(["--device", "cpu", "--out", str(tmp_path)]) == 1
-    assert measured == [(set(gpu_suite.PARTS[1:]), list(gpu_suite.SHAPES))]
-    assert capsys.readouterr().out.count("unfinished: not done after 9 s") == 1
+    said = capsys.readouterr().out
+    assert not measured and said.count("unfinished: not done after 9 s") == 1 and "nothing was timed" in said
+    assert gpu_suite.main(["--device", "cpu", "--out", str(tmp_path), "--part", "scan"]) == 0
+    assert gpu_suite.main(["--device", "cpu", "--out", str(tmp_path)]) == 0  # now they pass
+    assert measured == [({"scan"}, list(gpu_suite.SHAPES)), (set(gpu_suite.PARTS[1:]), list(gpu_suite.SHAPES))]
     # Each file whose tests take the GPU where there is one is run there.
     named = {argument for arguments in ran for argument in arguments if argument.endswith(".py")}
     root = Path(gpu_suite.__file__).parents[1]
