@@ -1,5 +1,7 @@
 """The verbs as functions: the keyword arguments are the command line's flags with underscores."""
 
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 from nait_fast.attach import Captured, capture
@@ -12,7 +14,8 @@ from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.scorer import Scorer
 
 __all__ = ["Captured", "Index", "NaitError", "ResidentIndex", "Scorer", "Signature", "build_index",
-           "build_signature", "capture", "load_signature", "merge", "rank", "search", "select"]  # fmt: skip
+           "build_signature", "capture", "load_signature", "merge", "rank", "search", "select",
+           "signature_of"]  # fmt: skip
 
 
 def select(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
@@ -51,6 +54,24 @@ def build_signature(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
     from nait_fast.verbs.signature import run
 
     return run(SignatureBuildOptions.from_mapping(options, "build_signature"), quiet)
+
+
+def signature_of(
+    model: Any, samples: Sequence[Mapping[str, Any]], *, name: str = "target", tokenizer: Any = None, **options: Any
+) -> Signature:
+    """The signature of in-domain ``samples`` in memory (rows of any pool format; 64 and more are better).
+
+    ``model``: a name, or a transformers model in evaluation mode, which then needs its ``tokenizer`` and is left alone.
+    ``options``: those of ``SignatureBuildOptions`` but ``target`` and ``output``, first of all ``codebook`` (an index
+    folder or codebook file, which method contrast needs) and ``method``. ``Signature.save(folder)`` writes it. Raises
+    NaitError.
+    """
+    from nait_fast.verbs.signature import from_memory
+
+    named = {"model": str(model) if isinstance(model, (str, PathLike)) else "in memory", "target": ["memory"],
+             "output": "memory"}  # fmt: skip
+    checked = SignatureBuildOptions.from_mapping({**options, **named}, "signature_of")
+    return from_memory(model, samples, tokenizer or checked.tokenizer, name, checked)
 
 
 def rank(**options: Any) -> dict[str, Any]:

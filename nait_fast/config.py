@@ -48,7 +48,8 @@ class Options:
             try:
                 clean[name] = _checked(value, hints[name], known[name].metadata)
             except (ValueError, OverflowError) as error:
-                shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+                texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+                shown = " ".join(value) if texts else value
                 raise NaitError(f"{where}: --{name.replace('_', '-')} {shown}: {error}") from None
         return cls(**clean)
 

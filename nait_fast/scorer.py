@@ -1,6 +1,5 @@
 """``Scorer``: signatures on samples in memory, for tools that embed the engine."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
@@ -8,14 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import RowError, Sample, describe_keys, detect, parse
-from nait_fast.data.template import Template
-from nait_fast.data.tokenize import Encoded, Encoder, Refused
+from nait_fast.data.formats import RowError, Sample, parse_any
+from nait_fast.data.tokenize import Encoded, Refused
 from nait_fast.errors import NaitError
-from nait_fast.extract.session import Session
+from nait_fast.extract.session import session_around
 from nait_fast.extract.sinks import Encode
-from nait_fast.models.load import apart, load_model, prepare
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 
@@ -68,17 +66,13 @@ class Scorer:
         self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in signatures]
         if not self.signatures:
             raise NaitError("Scorer: no signatures given")
-        if isinstance(model, str):
-            loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, layers=layers)
-        elif tokenizer is None:
-            raise NaitError("Scorer: a model in memory needs its tokenizer: Scorer(model, signatures, tokenizer=...)")
-        else:
-            loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=layers)
         first_tokens = {s.meta["first_token"] for s in self.signatures}
         if len(first_tokens) > 1:
             raise NaitError("Scorer: the signatures differ in first_token; use two Scorers")
-        encoder = Encoder(loaded.tokenizer, Template(template, loaded.tokenizer), max_length, loaded.vocabulary)
-        self._session = Session(loaded, encoder, first_tokens.pop(), batch_tokens, quiet=True)
+        self._session = session_around(
+            model, tokenizer, DataOptions(template=template, max_length=max_length), first_tokens.pop(),
+            ModelOptions(dtype=dtype, device=device, layers=layers, batch_tokens=batch_tokens), "Scorer",
+        )  # fmt: skip
         identity = self._session.identity()
         for signature in self.signatures:
             check_fits(signature, identity["model"], identity["template"], None, "this Scorer")
@@ -107,7 +101,7 @@ class Scorer:
         problems: dict[int, str] = {}
         for i, row in enumerate(samples):
             try:
-                parsed.append(_parsed(row, i))
+                parsed.append(parse_any(row, i))
             except RowError as error:
                 problems[i] = str(error)
         with self._turn:
@@ -134,13 +128,3 @@ class Scorer:
             return Encode(n, layout, bits=reading, top_k=signature.meta["top_k"], device=device)
         threshold = torch.from_numpy(signature.tensors["threshold"])
         return Encode(n, layout, bits=reading, threshold=threshold, device=device)
-
-
-def _parsed(row: Any, number: int) -> Sample:
-    """A row of any format. Raises RowError."""
-    if not isinstance(row, Mapping):
-        raise RowError(f"must be a mapping (a row of a pool), not {type(row).__name__}")
-    fmt = detect(dict(row))
-    if fmt is None:
-        raise RowError(f"no known format has these keys: {describe_keys(dict(row))}")
-    return parse(dict(row), fmt, number)

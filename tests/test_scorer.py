@@ -184,3 +184,35 @@ def test_bad_samples_beside_good_ones(tiny_model: str, made) -> None:
     assert sorted(problems) == places
     assert all(words in problems[i] for i, (_, words) in zip(places, BAD, strict=True))
     assert np.isnan(scores[places]).all() and np.array_equal(scores[3:7], scorer.score(ROWS[:4]))
+
+
+def test_a_signature_from_memory(tiny_model: str, made, tmp_path: Path) -> None:
+    """As from a file: the same weights, and a file that scores alike."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    target = [r for r in make_rows(24, seed=1) if r["source"] == "sums"]
+    codebook = str(made["contrast"][0].parents[1] / "index")
+    from_file = nait_fast.load_signature(made["contrast"][0])
+    for source in ((tiny_model, None), (model, tokenizer)):
+        own = nait_fast.signature_of(source[0], target, name="contrast", tokenizer=source[1], codebook=codebook)
+        assert own.tensors.keys() == from_file.tensors.keys()
+        assert all(np.array_equal(own.tensors[key], from_file.tensors[key]) for key in own.tensors)
+    assert own.meta["target"]["sha256"] == from_file.meta["target"]["sha256"]  # the file held the same lines
+    scores = Scorer(tiny_model, [own.save(tmp_path)]).score(ROWS)
+    assert np.array_equal(scores, Scorer(tiny_model, [made["contrast"][0]]).score(ROWS))
+    nait = nait_fast.signature_of(tiny_model, target, name="nait", method="nait")
+    assert np.allclose(nait.tensors["direction"], nait_fast.load_signature(made["nait"][0]).tensors["direction"])
+    for samples, more, words in (
+        (target[:1], {}, "1 samples: a target needs at least 2"),
+        ([target[0], {"instruction": "a"}], {}, "sample 1: no known format"),
+        (target, {"codebook": None}, "--codebook is missing"),
+        (target, {"name": "a/b"}, "the name of letters"),
+        (target, {"method": "magic"}, "--method magic: choose"),
+        (target, {"max_length": 5, "first_token": "include"}, "made with another first_token"),
+    ):
+        with pytest.raises(NaitError, match=words):
+            nait_fast.signature_of(tiny_model, samples, **{"codebook": codebook, **more})
+    with pytest.raises(NaitError, match="needs its tokenizer"):
+        nait_fast.signature_of(model, target, codebook=codebook)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,16 @@ def parse(row: dict[str, Any], fmt: str, index: int) -> Sample:
     or has nothing to read ("empty response": the last message, the text or the ids are empty).
     """
     return _PARSERS[fmt](row, index)
+
+
+def parse_any(row: Any, index: int) -> Sample:
+    """Read a row of whichever format it has; otherwise as ``parse``."""
+    if not isinstance(row, Mapping):
+        raise RowError(f"must be a mapping (a row of a pool), not {type(row).__name__}")
+    fmt = detect(dict(row))
+    if fmt is None:
+        raise RowError(f"no known format has these keys: {describe_keys(dict(row))}")
+    return parse(dict(row), fmt, index)
 
 
 def _alpaca(row: dict[str, Any], index: int) -> Sample:

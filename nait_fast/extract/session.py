@@ -1,19 +1,24 @@
 """A loaded model with its encoder: what every verb that runs a model starts from."""
 
+import copy
+import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from nait_fast.config import DataOptions, ModelOptions
+from nait_fast.data.formats import RowError, parse_any
 from nait_fast.data.pool import Pool, PoolInfo
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine, Sink
+from nait_fast.index.files import sha256
 from nait_fast.index.format import CodeLayout
-from nait_fast.models.load import LoadedModel, load_model
+from nait_fast.models.load import LoadedModel, apart, load_model, prepare
 
 OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is done
 
@@ -80,9 +85,47 @@ def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exc
         layers=model.layers,
         trust_remote_code=model.trust_remote_code,
     )
+    return _session(loaded, data, first_token, model.batch_tokens, quiet)
+
+
+def session_around(
+    model: Any, tokenizer: Any, data: DataOptions, first_token: str, options: ModelOptions, caller: str
+) -> Session:
+    """A session for samples in memory. Raises NaitError.
+
+    ``model``: a name, loaded as ``options`` say, or a transformers model, whose weights are shared and whose modules are
+    left alone; ``caller``: what messages call whoever asks.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        named = replace(options, model=os.fspath(model), tokenizer=tokenizer)
+        return open_session(named, data, first_token, quiet=True)
+    if tokenizer is None:
+        raise NaitError(f"{caller}: a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)")
+    loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers)
+    return _session(loaded, data, first_token, options.batch_tokens, quiet=True)
+
+
+def _session(
+    loaded: LoadedModel, data: DataOptions, first_token: str, batch_tokens: int | None, quiet: bool
+) -> Session:
     template = Template(data.template, loaded.tokenizer)
     encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary)
-    return Session(loaded, encoder, first_token, model.batch_tokens, quiet)
+    return Session(loaded, encoder, first_token, batch_tokens, quiet)
+
+
+def encode_rows(encoder: Encoder, rows: Sequence[Any]) -> tuple[str, list[Encoded]]:
+    """(SHA-256 of ``rows`` as JSON lines, each of them encoded). Raises NaitError for one that cannot be used."""
+    samples = []
+    for number, row in enumerate(rows):
+        try:
+            samples.append(parse_any(row, number))
+        except RowError as error:
+            raise NaitError(f"sample {number}: {error}") from None
+    results = encoder.encode(samples)
+    if refused := next((r for r in results if isinstance(r, Refused)), None):
+        raise NaitError(f"sample {refused.row}: {refused.reason}")
+    lines = "".join(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n" for row in rows)
+    return sha256(lines.encode(errors="backslashreplace")), [r for r in results if isinstance(r, Encoded)]
 
 
 def encode_all(encoder: Encoder, pool: Pool) -> tuple[PoolInfo, list[Encoded]]:

@@ -13,7 +13,6 @@ from nait_fast.errors import NaitError
 from nait_fast.integrations.batch import PREFIX, BatchScorer
 
 if TYPE_CHECKING:
-    import numpy as np
     from ray.data import Dataset
 
 POOL = "pool"  # in the folder of an index: the rows that were in Ray's memory
@@ -23,7 +22,7 @@ _STAGED = "_SUCCESS"
 class _ScoreActor(BatchScorer):
     """What an actor runs: the batch with its new columns."""
 
-    def __call__(self, batch: Mapping[str, "np.ndarray"]) -> dict[str, Any]:
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         plain = {name: [_plain(value) for value in column] for name, column in batch.items()}
         return {**batch, **super().__call__(plain)}
 

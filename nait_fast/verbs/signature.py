@@ -1,5 +1,6 @@
 """``signature``: from a target's samples to a reusable signature file."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_targ
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
-from nait_fast.extract.session import Session, encode_all, open_session
+from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, session_around
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import make_folder
@@ -46,25 +47,38 @@ def open_targets(targets: tuple[str, ...], format: str) -> dict[str, Pool]:
     return pools
 
 
-def _collect(session: Session, name: str, pool: Pool, reading: str) -> tuple[np.ndarray, dict[str, Any]]:
+def _collect(
+    session: Session, name: str, target: Pool | Sequence[Any], reading: str
+) -> tuple[np.ndarray, dict[str, Any]]:
     """(``reading`` fp32 [n, N] of the target's samples, what the signature says of them)."""
-    info, encoded = encode_all(session.encoder, pool)
+    if isinstance(target, Pool):
+        info, encoded = encode_all(session.encoder, target)
+        digest, where = info.sha256, f"{target.path} row"
+    else:
+        (digest, encoded), where = encode_rows(session.encoder, target), "sample"
     collected = Collect(len(encoded), session.layout, (reading,))
     progress = Progress(len(encoded), f"target {name}", session.quiet)
     session.run(encoded, collected, (reading,), shared_prefix(encoded), progress.add)
     progress.close()
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
-        raise NaitError(f"--target {name}: {pool.path} row {row}: activations are not finite; try --dtype float32")
+        raise NaitError(f"--target {name}: {where} {row}: activations are not finite; try --dtype float32")
     tokens = [len(e.ids) for e in encoded]
-    target = {"sha256": info.sha256, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
-    return collected.readings[reading].numpy(), target
+    told = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
+    return collected.readings[reading].numpy(), told
 
 
 def build_signatures(
-    session: Session, targets: dict[str, Pool], options: SignatureOptions, reading: str, codebook: Codebook | None
+    session: Session,
+    targets: Mapping[str, Pool | Sequence[Any]],
+    options: SignatureOptions,
+    reading: str,
+    codebook: Codebook | None,
 ) -> list[Signature]:
-    """One signature a target. ``codebook``: for contrast, and for nait with ``sign=contrast``. Raises NaitError."""
+    """One signature a target (its pool, or its rows in memory). Raises NaitError.
+
+    ``codebook``: for contrast, and for nait with ``sign=contrast``.
+    """
     made = []
     for name, pool in targets.items():
         wanted = "drift" if options.method == "nait" else reading
@@ -90,22 +104,44 @@ def build_signatures(
     return made
 
 
+def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> None:
+    if options.method == "contrast" and (codebook is None or codebook.threshold is None):
+        raise NaitError("--codebook is missing: method contrast needs the index (or codebook) that it will rank")
+
+
+def _check_codebook(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
+    expected = {**session.identity(), **({"reading": reading} if options.method == "contrast" else {})}
+    for key, value in expected.items() if codebook is not None else ():
+        if codebook is not None and codebook.meta.get(key) != value:
+            what = "model or --layers" if key == "model" else key
+            raise NaitError(f"--codebook {options.codebook}: made with another {what} ({codebook.meta.get(key)}, "
+                            f"here {value}); use the options of the index")  # fmt: skip
+
+
+def from_memory(
+    model: Any, samples: Sequence[Any], tokenizer: Any, name: str, options: SignatureBuildOptions
+) -> Signature:
+    """The signature of samples in memory, by a model that may be, too. Raises NaitError."""
+    split_target(f"{name}=memory")  # the name must do for a file
+    if len(samples) < 2:
+        raise NaitError(f"{len(samples)} samples: a target needs at least 2 (64 and more are better)")
+    reading = default_reading(options.method, options.reading)
+    codebook = load_codebook(options.codebook) if options.codebook else None
+    _check_needed(codebook, options)
+    session = session_around(model, tokenizer, options, options.first_token, options, "signature_of")
+    _check_codebook(codebook, session, reading, options)
+    return build_signatures(session, {name: samples}, options, reading, codebook)[0]
+
+
 def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     """Build and save one signature a target; returns a summary."""
     reading = default_reading(options.method, options.reading)
     folder = make_folder(options.output)
     targets = open_targets(options.target, options.format)
     codebook = load_codebook(options.codebook) if options.codebook else None
-    if options.method == "contrast" and (codebook is None or codebook.threshold is None):
-        raise NaitError("--codebook is missing: method contrast needs the index (or codebook) that it will rank")
+    _check_needed(codebook, options)
     session = open_session(options, options, options.first_token, quiet)
-    if codebook is not None:
-        expected = {**session.identity(), **({"reading": reading} if options.method == "contrast" else {})}
-        for key, value in expected.items():
-            if codebook.meta.get(key) != value:
-                what = "model or --layers" if key == "model" else key
-                raise NaitError(f"--codebook {options.codebook}: made with another {what} ({codebook.meta.get(key)}, "
-                                f"here {value}); use the options of the index")  # fmt: skip
+    _check_codebook(codebook, session, reading, options)
     signatures = build_signatures(session, targets, options, reading, codebook)
     files = [str(signature.save(folder)) for signature in signatures]
     return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
