@@ -48,8 +48,8 @@ class Options:
             try:
                 clean[name] = _checked(value, hints[name], known[name].metadata)
             except (ValueError, OverflowError) as error:
-                texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
-                shown = " ".join(value) if texts else value
+                listed = typing.get_origin(hints[name]) is tuple and isinstance(value, (list, tuple))
+                shown = " ".join(value) if listed and all(isinstance(item, str) for item in value) else value
                 raise NaitError(f"{where}: --{name.replace('_', '-')} {shown}: {error}") from None
         return cls(**clean)
 

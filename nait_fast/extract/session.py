@@ -93,8 +93,8 @@ def session_around(
 ) -> Session:
     """A session for samples in memory. Raises NaitError.
 
-    ``model``: a name, loaded as ``options`` say, or a transformers model, whose weights are shared and whose modules are
-    left alone; ``caller``: what messages call whoever asks.
+    ``model``: a name, loaded as ``options`` say, or a transformers model: its weights are shared, its modules left
+    alone; ``caller``: what messages call whoever asks.
     """
     if isinstance(model, (str, os.PathLike)):
         named = replace(options, model=os.fspath(model), tokenizer=tokenizer)

@@ -45,8 +45,8 @@ class Signature:
         """First 16 hex digits of the SHA-256 of the file."""
         return sha256(self.to_bytes())[:16]
 
-    def save(self, folder: Path) -> Path:
-        path = folder / f"{self.name}.safetensors"
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        path = Path(folder) / f"{self.name}.safetensors"
         write_atomic(path, self.to_bytes())
         return path
 

@@ -1,0 +1,29 @@
+"""The programs of examples/, as a user runs them, on the real model."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, work: Path, model: str) -> str:
+    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(EXAMPLES / name), str(work), model]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_three_stories(tmp_path: Path, smollm2: str) -> None:
+    said = run("select_for_sft.py", tmp_path / "sft", smollm2)
+    assert "7 of 71 rows" in said and "{'arithmetic': 7}" in said and '{"messages": [{"role": "user"' in said
+    said = run("score_a_stream.py", tmp_path / "stream", smollm2)
+    assert "of 32, code among them: " in said and "refused: ['sample 31: empty response']" in said
+    said = run("compare_capabilities.py", tmp_path / "compare", smollm2)
+    assert "arithmetic: best score" in said and "in both top tenths: 0 of 7" in said
