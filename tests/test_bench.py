@@ -17,7 +17,7 @@ from nait_fast.bench.shapes import SHAPES, build, forward_flops, matmul_weights
 from nait_fast.bench.table import figures
 from nait_fast.config import BENCH_PARTS, BENCH_SHAPES
 from nait_fast.kernels.common.dispatch import forced
-from nait_fast.kernels.popcount import cpu
+from nait_fast.kernels.popcount import cpu, reference
 from nait_fast.models.load import prepare
 from tests.commands import run, summary
 
@@ -79,6 +79,24 @@ def test_every_part_through_the_command_line(capsys, tmp_path: Path) -> None:
     for line in lines:
         assert line["environment"]["torch"] and line["environment"]["cpu"] and "time" not in line
         assert str(tmp_path) not in json.dumps(line)
+
+
+def test_a_scan_that_goes_wrong_far_from_its_first_row_is_found_out(place) -> None:
+    n = bench_scan.CHECKED + 500
+    codes = np.random.default_rng(0).integers(0, 256, (n, bench_scan.ROW_BYTES), dtype=np.uint8)
+    query = bench_scan.make_query(4, 1)
+
+    def wrapping(rows: np.ndarray) -> np.ndarray:
+        """As where an offset wraps around: later rows get the scores of earlier ones."""
+        scores = reference.popcount_scan(rows, *query)
+        scores[bench_scan.CHECKED :] = scores[: max(0, len(rows) - bench_scan.CHECKED)]
+        return scores
+
+    row = bench_scan.Case("x", "x", wrapping, codes, query).row(place.watch, place.ceilings, 0.0, quiet=True)
+    assert row["check"] == "failed: 500 scores differ from the reference" and "ms" not in row
+    tensors = torch.from_numpy(codes)
+    np.testing.assert_array_equal(bench_scan._ends(tensors), np.concatenate([codes[:1000], codes[-1000:]]))
+    assert bench_scan._ends(codes[:7]).shape == (7, bench_scan.ROW_BYTES)
 
 
 def test_files_side_by_side(capsys, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The popcount scan: random codes of 5,760 bytes (SmolLM2-135M's 46,080 neurons) against 1 to 128 bit planes.
 
 Four planes make one capability (a signed 4-bit weight a neuron). GB/s count the bytes of codes, read once however many
-planes there are. The scores of 2,000 rows must equal the NumPy reference's before a time is taken.
+planes there are. All rows are scanned, and the scores of the first and the last 1,000 must equal the NumPy reference's,
+before a time is taken.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from nait_fast.progress import say
 
 ROW_BYTES = 5760
 PLANES = (1, 4, 16, 64, 128)
-CHECKED = 2000
+CHECKED = 2000  # rows at both ends together: an offset of 32 bits would go wrong only far from the first
 STREAMED = 200_000
 
 Query = tuple[np.ndarray, np.ndarray, np.ndarray, int]
@@ -31,6 +32,12 @@ def make_query(n_planes: int, seed: int) -> Query:
     planes = np.random.default_rng(seed).integers(0, 256, (n_planes, ROW_BYTES), dtype=np.uint8)
     weights = np.array([1, 2, 4, -8], dtype=np.int64)[np.arange(n_planes) % 4]
     return planes, weights, np.arange(n_planes) // 4, -(-n_planes // 4)
+
+
+def _ends(rows: Any) -> np.ndarray:
+    """The first and the last of ``rows`` (array or tensor), or all where they are few."""
+    parts = [rows] if len(rows) <= CHECKED else [rows[: CHECKED // 2], rows[-(CHECKED // 2) :]]
+    return np.concatenate([part.cpu().numpy() if isinstance(part, torch.Tensor) else part for part in parts])
 
 
 def _planes(n: int) -> str:
@@ -55,10 +62,8 @@ class Case:
         row: dict[str, Any] = {"name": self.name, "method": self.method, "planes": len(self.query[0]),
                                "rows": len(self.codes), "row_bytes": ROW_BYTES}  # fmt: skip
         try:
-            sample = self.codes[:CHECKED]
-            scores, host = self.scan(sample), sample.cpu().numpy() if isinstance(sample, torch.Tensor) else sample
-            scores = scores.cpu().numpy() if isinstance(scores, torch.Tensor) else scores
-            differ = int((scores != reference.popcount_scan(host, *self.query)).sum())
+            sample = _ends(self.codes)
+            differ = int((_ends(self.scan(self.codes)) != reference.popcount_scan(sample, *self.query)).sum())
             if differ:
                 return row | {"check": f"failed: {differ:,} scores differ from the reference"}
             row["check"] = f"ok: {len(sample):,} rows equal"
