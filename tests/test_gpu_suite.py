@@ -11,6 +11,7 @@ import torch
 from benchmarks import gpu_suite
 from nait_fast.bench import pipeline
 from nait_fast.bench.run import Place
+from nait_fast.bench.shapes import SHAPES, build
 
 CPU = torch.device("cpu")
 TAKES_GPU = re.compile(r'^(from tests\.ops\.device import.*DEVICE| +device = "cuda" if )', re.MULTILINE)
@@ -103,6 +104,24 @@ def test_half_precision_may_move_as_far_as_transformers_own_does(monkeypatch) ->
     assert check() == "failed"
 
 
+def test_half_precision_is_the_model_that_a_user_would_load(monkeypatch) -> None:
+    """Its buffers, RoPE's frequencies, stay as exact as transformers leaves them."""
+    bodies = []
+    prepare = pipeline.prepare
+
+    def recorded(body, *arguments, **named):
+        bodies.append(body)
+        return prepare(body, *arguments, **named)
+
+    monkeypatch.setattr(pipeline, "prepare", recorded)
+    list(pipeline.measure_pipeline("tiny", CPU, (torch.bfloat16,)))
+    made = build(SHAPES["tiny"], CPU, torch.bfloat16)
+    for names in ("named_parameters", "named_buffers"):
+        got, expected = ({name: x.dtype for name, x in getattr(body, names)()} for body in (bodies[1], made))
+        assert got == expected
+    assert next(bodies[0].parameters()).dtype == torch.float32
+
+
 def test_gpu_suite_records_a_failing_test(capsys, suite, tmp_path: Path) -> None:
     base = {"device": "cpu", "hardware": "Chip"}
     file = tmp_path / "test_two.py"
@@ -112,3 +131,10 @@ def test_gpu_suite_records_a_failing_test(capsys, suite, tmp_path: Path) -> None
     assert "the sum" in capsys.readouterr().err
     suite.keep([row])
     assert suite.failed() == ["tests two"]
+
+
+def test_a_file_that_cannot_be_imported_costs_no_other_test(suite, tmp_path: Path) -> None:
+    (tmp_path / "test_broken.py").write_text("import no_such_module\n")
+    (tmp_path / "test_right.py").write_text("def test_one(): pass\n")
+    row = gpu_suite.run_pytest("all", [str(tmp_path), "--rootdir", str(tmp_path)], 60, {"device": "cpu"})
+    assert row["check"].startswith("failed: 1 passed, 1 error")

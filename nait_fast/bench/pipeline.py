@@ -25,6 +25,14 @@ from nait_fast.models.load import prepare
 SAMPLES = 32
 
 
+def _as_loaded(body: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A copy of ``body`` as transformers loads it: ``Module.to`` would round the buffers, RoPE's frequencies, too."""
+    moved = copy.deepcopy(body).to(device)
+    for parameter in moved.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return moved
+
+
 def measure_pipeline(
     shape: str, device: torch.device, dtypes: tuple[torch.dtype, ...], seed: int = 0
 ) -> Iterator[dict[str, Any]]:
@@ -45,7 +53,7 @@ def measure_pipeline(
         return float(differ.mean()), float((np.abs(values - threshold) / sigma)[differ].max(initial=0.0))
 
     for dtype in dtypes:
-        there = prepare(copy.deepcopy(body).to(device, dtype), None, name=shape)
+        there = prepare(_as_loaded(body, device, dtype), None, name=shape)
         sink = Encode(len(encoded), layout, bits="mean", threshold=torch.from_numpy(threshold), device=device)
         Engine(there, ("mean",)).run(encoded, sink, prefix=prefix)
         share, worst = against(layout.unpack(sink.codes))
