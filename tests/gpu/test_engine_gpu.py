@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from nait_fast.index.format import CodeLayout
 from nait_fast.kernels import popcount_scan
 from nait_fast.kernels.popcount import reference
 from nait_fast.kernels.popcount.device import DeviceScan, stream
+from nait_fast.models import varlen
 from nait_fast.models.load import prepare
-from nait_fast.models.packed import ATTENTION
+from nait_fast.models.pack import Pack
+from nait_fast.models.packed import ATTENTION, packed_attention
 from nait_fast.models.varlen import VARLEN
 from tests.conftest import make_rows, write_jsonl
 from tests.models.tiny import READINGS, build, config_of, run, sequences, worst_error
@@ -55,6 +58,14 @@ def on_gpu():
 @pytest.fixture(scope="module")
 def in_bf16():
     return prepare(llama().to(DEVICE, torch.bfloat16), None)
+
+
+@pytest.fixture
+def flash(in_bf16) -> None:
+    """Skips where FlashAttention cannot run at all: elsewhere it must be the one that is used."""
+    old = torch.version.hip is None and torch.cuda.get_device_capability(DEVICE) < (8, 0)
+    if old or not varlen.suits(in_bf16.body):
+        pytest.skip("no variable-length FlashAttention here")
 
 
 def samples(ids) -> list[Encoded]:
@@ -104,9 +115,8 @@ def test_bits_equal_the_cpus_but_for_those_on_their_threshold(on_cpu, on_gpu, pr
 
 
 @pytest.mark.parametrize("prefix", [None, PREFIX], ids=["alone", "behind a prefix"])
-def test_variable_length_attention_is_as_exact_as_grouped(on_cpu, in_bf16, prefix) -> None:
-    if in_bf16.attention != VARLEN:
-        pytest.skip(f"this torch's variable-length attention is not used here: {in_bf16.attention}")
+def test_variable_length_attention_is_as_exact_as_grouped(on_cpu, in_bf16, flash, prefix) -> None:
+    assert in_bf16.attention == VARLEN
     ids = sequences(LENGTHS, prefix=prefix)
     grouped = dataclasses.replace(in_bf16, attention=ATTENTION)
     for reading in READINGS:
@@ -117,6 +127,36 @@ def test_variable_length_attention_is_as_exact_as_grouped(on_cpu, in_bf16, prefi
             for loaded in (in_bf16, grouped)
         }
         assert errors[VARLEN] < 0.05 and errors[VARLEN] < 2 * errors[ATTENTION] + 1e-3, (reading, errors)
+
+
+@pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize("n_prefix", [0, 24])
+@pytest.mark.parametrize("head", [64, 128])
+def test_variable_length_attention_by_itself(flash, head, n_prefix, window) -> None:
+    """What it raises is seen here: a model for which it fails goes back to the other one without a word."""
+    if window and "window_size" not in varlen._varlen()[1]:
+        pytest.skip("this torch's has no window")
+    generator = torch.Generator(DEVICE).manual_seed(head)
+
+    def normal(heads: int, tokens: int) -> torch.Tensor:
+        return torch.randn(1, heads, tokens, head, device=DEVICE, generator=generator).bfloat16()
+
+    inputs = normal(8, sum(LENGTHS)), normal(4, sum(LENGTHS)), normal(4, sum(LENGTHS))
+    before = normal(4, n_prefix), normal(4, n_prefix)
+
+    def attend(function, dtype: torch.dtype) -> torch.Tensor:
+        key, value = (x.to(dtype) for x in before)
+        pack = Pack(LENGTHS, prefix={0: (key, value)} if n_prefix else {})
+        args = (x.to(dtype) for x in inputs)
+        out, _ = function(SimpleNamespace(layer_idx=0), *args, None, sliding_window=window, nait_pack=pack)
+        return out.double()
+
+    exact = attend(packed_attention, torch.float32)
+    mine, grouped = (
+        float((attend(function, torch.bfloat16) - exact).norm() / exact.norm())
+        for function in (varlen.varlen_attention, packed_attention)
+    )
+    assert mine < 2 * grouped + 1e-3, (mine, grouped)
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
