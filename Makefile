@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+HOSTS ?= .venv-hosts
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -11,9 +12,9 @@ GPU_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 INSTALL := $(PIP) install -c constraints.txt
-SOURCES := nait_fast kernels benchmarks tests setup.py
+SOURCES := nait_fast kernels benchmarks tests docs examples setup.py
 
-.PHONY: help demo test lint bench gpu env clean
+.PHONY: help demo test lint docs bench gpu env clean hosts test-hosts
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -21,16 +22,19 @@ help:
 	@echo "make demo    install what the demo needs, then run it"
 	@echo "make test    lint, then the tests (PYTEST_ARGS='-k NAME' and so on)"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    the pages and the API reference, into site/; no broken reference"
 	@echo "make bench   the ops on this machine (BENCH_ARGS); whole-process comparisons: benchmarks/compare.py"
 	@echo "make gpu     a GPU's tests and measurements, with \$$(PYTHON) as it is: no .venv, no network (GPU_ARGS)"
 	@echo "make env     only make the development environment"
+	@echo "make hosts   the data tools that the adapters run in, in a layer of their own over .venv: .venv-hosts"
+	@echo "make test-hosts   the adapters' tests inside those tools (PYTEST_ARGS)"
 	@echo "make clean   remove .venv, caches and build outputs"
 
 demo: $(VENV)/.demo
 	@echo "== demo"
 	@$(BIN)/nait-fast demo $(DEMO_ARGS)
 
-test: lint
+test: lint docs
 	@echo "== pytest"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
@@ -39,6 +43,10 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy nait_fast kernels
+
+docs: $(VENV)/.dev
+	@echo "== mkdocs build --strict"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -d site
 
 bench: $(VENV)/.dev
 	@echo "== bench"
@@ -50,8 +58,14 @@ gpu:
 
 env: $(VENV)/.dev
 
+hosts: $(HOSTS)/.hosts
+
+test-hosts: $(HOSTS)/.hosts
+	@echo "== pytest tests/integrations, in $(HOSTS)"
+	@HF_HUB_OFFLINE=1 $(HOSTS)/bin/python -m pytest -q tests/integrations $(PYTEST_ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks demo-output
+	rm -rf $(VENV) $(HOSTS) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks demo-output
 	find nait_fast kernels benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: each names a step that is done, and is redone when what it was made from has changed.
@@ -87,4 +101,14 @@ $(VENV)/.demo: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py
 $(VENV)/.dev: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py
 	@echo "== nait-fast and what its tests and checks need"
 	@$(INSTALL) --no-build-isolation -e ".[dev,demo]"
+	@touch $@
+
+# data-juicer pins a dill and a multiprocess older than those of .venv, and the tools bring a hundred packages: they get a
+# layer that finds .venv's packages after its own. The pins are complete: pip has nothing to solve.
+$(HOSTS)/.hosts: $(VENV)/.dev constraints-hosts.txt
+	@echo "== data-juicer, datatrove, NeMo Curator and Ray: $(HOSTS), over $(VENV)"
+	@$(PYTHON) -m venv $(HOSTS)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(HOSTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	@$(HOSTS)/bin/python -m pip -qq --disable-pip-version-check install --no-deps -r constraints-hosts.txt
 	@touch $@

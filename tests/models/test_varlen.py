@@ -43,7 +43,9 @@ def parameters(monkeypatch):
     return use
 
 
-@pytest.mark.parametrize("names", [FULL, {"is_causal", "scale"}, {"window_size"}], ids=str)
+@pytest.mark.parametrize(
+    "names", [FULL, {"is_causal", "scale"}, {"window_size"}], ids=lambda names: "-".join(sorted(names))
+)
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen3", "phi3", "gpt_neox"])
 def test_readings_with_a_prefix(model_type, names, parameters):
     parameters(names)
