@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 HOSTS ?= .venv-hosts
 PYTEST_ARGS ?=
+# a file at a time by two processes: most of them wait for disks and children as much as for cores
+PYTEST_WORKERS ?= -n 2 --dist loadfile
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
@@ -36,7 +38,7 @@ demo: $(VENV)/.demo
 
 test: lint docs
 	@echo "== pytest"
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	@echo "== ruff check, ruff format --check, mypy"
