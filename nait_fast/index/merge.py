@@ -23,7 +23,7 @@ _DUPLICATE = "its id is that of row "  # found anew: the other row may now be on
 def check_joinable(indexes: Sequence[Index]) -> None:
     """Raises NaitError where the indexes cannot be one: made otherwise, or of the same dataset."""
     first = indexes[0]
-    runs = [read_json(index.folder / RUN)["identity"] for index in indexes]
+    runs = [_identity_of(index) for index in indexes]
     for index, run in zip(indexes[1:], runs[1:], strict=True):
         ours, theirs = first.manifest, index.manifest
         # Calibration aside: a codebook made here or given is the same codebook.
@@ -47,6 +47,14 @@ def check_joinable(indexes: Sequence[Index]) -> None:
                     "leave one of them out"
                 )
             seen[dataset["sha256"]] = index.folder
+
+
+def _identity_of(index: Index) -> dict[str, Any]:
+    """The options that decide the index's bytes, as its run keeps them. Raises NaitError."""
+    identity = read_json(index.folder / RUN).get("identity")
+    if not isinstance(identity, dict):
+        raise NaitError(f"{index.folder / RUN}: not what nait_fast writes there; rebuild the index")
+    return identity
 
 
 def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int], None]) -> dict[str, Any]:

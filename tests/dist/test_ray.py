@@ -13,15 +13,7 @@ from tests.conftest import make_rows, write_jsonl
 from tests.dist.test_workers import events, wait_for_units
 from tests.index.bits import digest
 
-ray = pytest.importorskip("ray")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,10 @@ def test_what_does_not_fit(tmp_path: Path, made) -> None:
         join(folder, folder / "1", "0", "1")
     with pytest.raises(NaitError, match="holds another index"):
         join(folder, tmp_path / "other", "0", "1")
+    shutil.copytree(folder / "1", tmp_path / "strange")
+    (tmp_path / "strange" / "run.json").write_text("{}")
+    with pytest.raises(NaitError, match=r"run\.json: not what nait_fast writes there"):
+        join(folder, tmp_path / "out3", "0", str(tmp_path / "strange"))
     shutil.copytree(folder / "1", tmp_path / "damaged")
     shard = tmp_path / "damaged" / "shard-00001.safetensors"
     data = bytearray(shard.read_bytes())

@@ -1,6 +1,5 @@
 """Ray Data: scores, the best rows and an index of a dataset, against the API's own."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ from tests.integrations.conftest import BAD
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def test_scores_and_the_best(cluster, made) -> None:
