@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 HOSTS ?= .venv-hosts
 PYTEST_ARGS ?=
-# a file at a time by two processes: most of them wait for disks and children as much as for cores
+# A file at a time by two processes, of one thread each: teams of threads that outnumber the cores spin for each other.
 PYTEST_WORKERS ?= -n 2 --dist loadfile
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -38,7 +38,7 @@ demo: $(VENV)/.demo
 
 test: lint docs
 	@echo "== pytest"
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	@echo "== ruff check, ruff format --check, mypy"

@@ -7,7 +7,7 @@ from typing import Any
 from nait_fast.data.plan import Plan
 from nait_fast.errors import NaitError
 from nait_fast.index.files import read_json, sha256_file, write_json
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, NEXT_PLAN, RUN, plan_name
+from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, MANIFEST, NEXT_PLAN, RUN, plan_name
 from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import shard_problem
@@ -53,7 +53,7 @@ class IndexFolder:
 
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> Lock:
         """What one process at a time may do: with it. ``on_wait`` is called while another one has it."""
-        return Lock(self.path, on_wait)
+        return Lock(self.path / LOCK, on_wait)
 
     def _run(self, flag: str) -> dict[str, Any]:
         """What the folder was begun with; empty for a new one. Raises NaitError for a folder of something

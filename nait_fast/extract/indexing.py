@@ -25,7 +25,7 @@ from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed
 from nait_fast.index.codebook import Codebook, load_calibration, load_codebook
 from nait_fast.index.files import pack_tensors, write_atomic
-from nait_fast.index.format import CALIBRATION, CODEBOOK, NEXT_PLAN
+from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, NEXT_PLAN
 from nait_fast.index.lock import Lock
 from nait_fast.progress import Progress, say
 
@@ -38,7 +38,7 @@ def open_pool(options: IndexOptions, folder: Path) -> Pool:
     """The pool of `options`, planned; a plan that an earlier run left in `folder` is used if the files are the same."""
     pool = Pool(options.dataset, format=options.format, skip_bad_rows=options.skip_bad_rows,
                 unit_rows=options.shard_rows)  # fmt: skip
-    with Lock(folder):  # several workers: one goes through the pool, the others use its plan
+    with Lock(folder / LOCK):  # several workers: one goes through the pool, the others use its plan
         known = _known_plan(pool, folder)
         plan = pool.plan(known)
         if known is None and plan.rows >= KEPT_PLAN_ROWS:

@@ -12,6 +12,7 @@ CALIBRATION = "calibration.safetensors"
 SKIPPED = "skipped.jsonl"
 RUN = "run.json"
 WORK = "work"
+LOCK = ".lock"  # held by the one worker that numbers the pool, calibrates or finishes
 CODECS = ("neuron", "nag")
 ROW_ALIGNMENT = 16  # bytes: 128-bit loads, and whole 64-bit words for the CPU scan
 

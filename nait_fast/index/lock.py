@@ -14,10 +14,11 @@ _POLL_SECONDS = 0.05
 
 
 class Lock:
-    """An exclusive lock on a file or folder, given back by the kernel when the process ends, however it ends.
+    """An exclusive lock on a file, given back by the kernel when the process ends, however it ends.
 
-    Where a system or a file system has no locks, all succeed: locks save work here, no result rests on them.
-    ``on_wait`` is called while ``with`` waits for it, and may raise.
+    On a file, not on a folder: NFS and Lustre show other nodes the locks of files only. Where a system or a file system
+    has no locks, all succeed: locks save work here, no result rests on them. ``on_wait`` is called while ``with`` waits
+    for it, and may raise.
     """
 
     def __init__(self, path: Path, on_wait: Callable[[], None] = lambda: None):
@@ -27,14 +28,11 @@ class Lock:
     def acquire(self, note: str = "") -> bool:
         """Whether the lock is ours now; ``note`` is then written into the file. False, too, for a file whose folder is
         gone. Raises NaitError for a file that cannot be opened."""
-        folder = self.path.is_dir()
         try:
-            descriptor = os.open(self.path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:
             return False
         except OSError as error:
-            if folder:  # Windows cannot open one
-                return True
             raise NaitError(f"{self.path}: cannot be opened ({error.strerror or error})") from None
         try:
             import fcntl
@@ -69,6 +67,8 @@ class Lock:
 
     def __enter__(self) -> Lock:
         while not self.acquire():
+            if not self.path.parent.is_dir():
+                raise NaitError(f"{self.path.parent}: the folder is gone; run again")
             self._on_wait()
             time.sleep(_POLL_SECONDS)
         return self

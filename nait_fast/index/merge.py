@@ -8,7 +8,7 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index.files import atomic_file, read_json, sha256_file, write_json
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, RUN, plan_name
+from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, MANIFEST, RUN, plan_name
 from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index, ShardEntry
 from nait_fast.index.verify import Listed, shard_problem
@@ -63,7 +63,7 @@ def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int],
     """
     check_joinable(indexes)
     writer = IndexWriter(folder)
-    with Lock(folder):
+    with Lock(folder / LOCK):
         datasets = [dataset for index in indexes for dataset in index.datasets]
         run = _run_of(indexes, datasets)
         if (folder / RUN).exists() and read_json(folder / RUN) != run:

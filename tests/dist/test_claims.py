@@ -17,6 +17,7 @@ from nait_fast.dist.progress import Watch
 from nait_fast.dist.stop import StopSwitch
 from nait_fast.dist.worker import Worker, device_of, worker_of
 from nait_fast.errors import NaitError
+from nait_fast.index.format import LOCK
 from nait_fast.index.lock import Lock
 from tests.dist import runs
 
@@ -196,7 +197,7 @@ def test_a_lock_that_cannot_be_opened_is_told(work: Work) -> None:
 
 
 def test_waiting_for_a_lock_can_be_given_up(work: Work) -> None:
-    held = Lock(work.folder)
+    held = Lock(work.folder / LOCK)
     assert held.acquire()
     asked: list[int] = []
 
@@ -205,11 +206,13 @@ def test_waiting_for_a_lock_can_be_given_up(work: Work) -> None:
         if len(asked) == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), Lock(work.folder, on_wait):
+    with pytest.raises(KeyboardInterrupt), Lock(work.folder / LOCK, on_wait):
         pass
     held.release()
-    with Lock(work.folder, on_wait):
+    with Lock(work.folder / LOCK, on_wait):
         assert len(asked) == 3
+    with pytest.raises(NaitError, match="gone: the folder is gone"), Lock(work.folder / "gone" / LOCK, on_wait):
+        pass
 
 
 def test_a_broken_line_of_events_stops_nobody(work: Work) -> None:

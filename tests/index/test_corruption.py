@@ -78,7 +78,7 @@ def selection(tmp_path_factory, tiny_model: str) -> Path:
 
 def vouched(folder: Path) -> list[Path]:
     """Files that the manifest, or a manifest in it, tells of; the manifests; the plans, which vouch for themselves."""
-    aside = ("run.json", "log.json", "events.jsonl", "config.yaml")
+    aside = (".lock", "run.json", "log.json", "events.jsonl", "config.yaml")
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in aside)
 
 
