@@ -136,7 +136,7 @@ def run_on_ray(
     once, while the others go on. Raises NaitError, and Stopped at Ctrl-C.
     """
     with _cluster(address) as ray:
-        number = workers or _default_workers(ray.nodes(), options["device"])
+        number = _number_of(workers, ray.nodes(), options["device"])
         failures: list[str] = []
         complete = False
         try:
@@ -207,8 +207,15 @@ def _gpus(nodes: Sequence[dict[str, Any]], device: str) -> int:
     return int(sum(node["Resources"].get("GPU", 0) for node in nodes if node["Alive"]))
 
 
-def _default_workers(nodes: Sequence[dict[str, Any]], device: str) -> int:
-    return _gpus(nodes, device) or max(1, sum(1 for node in nodes if node["Alive"] and node["Resources"].get("CPU")))
+def _number_of(workers: int | None, nodes: Sequence[dict[str, Any]], device: str) -> int:
+    """Actors to start. Raises NaitError for more than the cluster has room for: Ray would wait for room for ever."""
+    gpus = _gpus(nodes, device)
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    room, what = (gpus, "GPUs") if gpus else (sum(cpus), "CPUs")
+    number = workers or gpus or max(1, sum(1 for n in cpus if n))
+    if number > room:
+        raise NaitError(f"--workers {number}: the Ray cluster has only {room} {what}; ask for fewer")
+    return number
 
 
 def _cpus_each(nodes: Sequence[float], actors: int) -> int:

@@ -54,6 +54,11 @@ class BatchScorer:
         self._start()
 
     @property
+    def signatures(self) -> list[str]:
+        """The signatures' files."""
+        return list(self._given["signatures"])
+
+    @property
     def scorer(self) -> "Scorer":
         """The process's own, loaded at the first use. Raises NaitError."""
         with self._loading:

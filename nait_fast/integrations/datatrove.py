@@ -14,6 +14,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 from nait_fast.errors import NaitError
 from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
 
+# The executor pickles the pipeline for each of its tasks, so nothing else outlives a task in a process.
 _of_process: dict[str, BatchScorer] = {}
 
 
@@ -55,7 +56,6 @@ class NaitFilter(BaseFilter):
         return self.filter_batch([doc])[0]
 
     def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
-        # The executor copies the pipeline for each task; a process's tasks share the scorer all the same.
         scorer = _of_process.setdefault(repr(self.scorer.__getstate__()), self.scorer)
         names = scorer.names
         least = self._least(names)

@@ -37,12 +37,12 @@ class NaitScoreStage(ProcessingStage[DocumentBatch, DocumentBatch]):
         bad_rows: str = "raise",
         **options: Any,
     ):
-        files = [signatures] if isinstance(signatures, (str, os.PathLike)) else list(signatures)
         self.name = "nait_fast_scores"
         self.resources = Resources(cpus=1.0, gpus=1.0 if torch.cuda.is_available() else 0.0)
         self.columns = None if columns is None else list(columns)
-        self.added = [PREFIX + load_signature(file).name for file in files] + [ERROR] * (bad_rows == "null")
-        self.scorer = BatchScorer(model, files, bad_rows=bad_rows, **options)
+        self.scorer = BatchScorer(model, signatures, bad_rows=bad_rows, **options)
+        self.added = [PREFIX + load_signature(file).name for file in self.scorer.signatures]
+        self.added += [ERROR] * (bad_rows == "null")
 
     def inputs(self) -> tuple[list[str], list[str]]:
         return ["data"], self.columns or []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nait_fast import NaitError, build_index
+from nait_fast.dist import ray_engine
 from nait_fast.index.reader import Index
 from tests.conftest import make_rows, write_jsonl
 from tests.dist.test_workers import events, wait_for_units
@@ -76,5 +77,40 @@ def test_failures(tmp_path: Path, cluster, options: dict, capsys) -> None:
     assert build_index(**bad, output=str(tmp_path / "index"), skip_bad_rows=True)["rows_indexed"] == 399
     with pytest.raises(NaitError, match="the folder has no config"):
         build_index(**{**bad, "model": str(tmp_path)}, output=str(tmp_path / "other"), skip_bad_rows=True)
+    with pytest.raises(NaitError, match="--workers 3: the Ray cluster has only 2 CPUs"):
+        build_index(**{**bad, "workers": 3}, output=str(tmp_path / "other"))
     with pytest.raises(NaitError, match="is for --engine ray"):
         build_index(**options, output=str(tmp_path / "third"), address="auto")
+
+
+def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
+    return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "workers", "number"),
+    [
+        ([node(8, 2), node(8, 4), node(8, 8, alive=False)], "auto", None, 6),
+        ([node(8, 2), node(8)], "cpu", None, 2),
+        ([node(8, 2), node(8)], "cpu", 16, 16),
+        ([node(8, 2), node(8)], "auto", 3, None),
+        ([node(0), node(4)], "auto", None, 1),
+        ([node(0)], "auto", None, None),
+    ],
+)
+def test_how_many_actors(nodes: list[dict], device: str, workers: int | None, number: int | None) -> None:
+    if number is None:
+        with pytest.raises(NaitError, match="has only"):
+            ray_engine._number_of(workers, nodes, device)
+    else:
+        assert ray_engine._number_of(workers, nodes, device) == number
+
+
+@pytest.mark.parametrize(
+    ("cpus", "actors", "each"),
+    [([2], 2, 1), ([2], 1, 2), ([8, 8], 2, 8), ([6, 2], 2, 3), ([4, 4], 3, 2), ([4, 4], 8, 1), ([1, 1], 2, 1)],
+)
+def test_cpus_of_an_actor(cpus: list[float], actors: int, each: int) -> None:
+    """The most that lets all of them find a place; one more would not."""
+    assert ray_engine._cpus_each(cpus, actors) == each
+    assert sum(int(n) // each for n in cpus) >= actors > sum(int(n) // (each + 1) for n in cpus)
