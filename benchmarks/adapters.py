@@ -1,6 +1,6 @@
 """The adapters in their real hosts, on real samples: the scores beside the API's, and the time.
 
-    python -m benchmarks.adapters --model FILE.gguf --dataset POOL.jsonl.gz --target FILE [--rows 200] [--output FILE]
+    python -m benchmarks.adapters --model FILE.gguf --dataset POOL.jsonl.gz --target FILE [--rows 200] [--hosts …] [--output FILE]
 
 A signature is made of the target's first 32 samples, under a codebook of the pool's first 64. Each host that can be
 imported then scores the first ``--rows`` samples of the pool in one worker, in batches of 64; a row each goes to
@@ -16,7 +16,8 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,31 +74,52 @@ def datatrove(model: str, signature: str, rows: Rows, options: dict[str, Any]) -
     return out
 
 
+def ray_data(model: str, signature: str, rows: Rows, options: dict[str, Any]) -> list[float]:
+    import ray
+
+    from nait_fast.integrations.ray_data import score
+
+    with _ray():
+        numbered = [{**row, "row": i} for i, row in enumerate(rows)]
+        dataset = ray.data.from_items(numbered, override_num_blocks=1)
+        scored = score(dataset, model, signature, columns=COLUMNS, batch_size=BATCH, **options).take_all()
+    return [row[NAME] for row in sorted(scored, key=lambda row: row["row"])]
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """Ray on this machine, whose workers find this checkout."""
+    import ray
+
+    root = str(Path(__file__).resolve().parent.parent)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def nemo_curator(model: str, signature: str, rows: Rows, options: dict[str, Any]) -> list[float]:
     import pandas as pd
-    import ray
     from nemo_curator.backends.ray_data import RayDataExecutor
     from nemo_curator.pipeline import Pipeline
     from nemo_curator.tasks import DocumentBatch
 
     from nait_fast.integrations.nemo_curator import NaitScoreStage
 
-    root = str(Path(__file__).resolve().parent.parent)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
-    try:
+    with _ray():
         numbered = [{**row, "row": i} for i, row in enumerate(rows)]
         parts = [pd.DataFrame(numbered[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
         stage = NaitScoreStage(model, signature, columns=COLUMNS, **options).with_(num_workers=1)
         tasks = Pipeline("scores", stages=[stage]).run(
             RayDataExecutor(), initial_tasks=[DocumentBatch("pool", part) for part in parts]
         )
-    finally:
-        ray.shutdown()
     return pd.concat([task.to_pandas() for task in tasks or []]).sort_values("row")[NAME].tolist()
 
 
 HOSTS: dict[str, tuple[str, str, Callable[..., list[float]]]] = {
     "datasets": ("datasets", "Dataset.map", hf_datasets),
+    "ray": ("ray", "Dataset.map_batches", ray_data),
     "data_juicer": ("py-data-juicer", "NestedDataset.process", data_juicer),
     "datatrove": ("datatrove", "LocalPipelineExecutor", datatrove),
     "nemo_curator": ("nemo-curator", "Pipeline, RayDataExecutor", nemo_curator),
@@ -111,6 +133,7 @@ def main() -> None:
     parser.add_argument("--target", required=True, type=Path)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--max-length", type=int, default=384)
+    parser.add_argument("--hosts", nargs="+", choices=HOSTS, default=list(HOSTS))
     parser.add_argument("--output", type=Path, help="a file adapters.jsonl")
     arguments = parser.parse_args()
     if arguments.output is not None and arguments.output.name != "adapters.jsonl":
@@ -124,7 +147,8 @@ def main() -> None:
         alone = time.perf_counter() - started
         print(f"API: {len(rows)} samples in {alone:.1f} s")
         done = []
-        for module, (package, through, score) in HOSTS.items():
+        for module in arguments.hosts:
+            package, through, score = HOSTS[module]
             if importlib.util.find_spec(module) is None:
                 print(f"{package}: not installed")
                 continue
