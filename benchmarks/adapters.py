@@ -1,6 +1,6 @@
 """The adapters in their real hosts, on real samples: the scores beside the API's, and the time.
 
-    python -m benchmarks.adapters --model FILE.gguf --dataset POOL.jsonl.gz --target FILE [--rows 200] [--hosts …] [--output FILE]
+    python -m benchmarks.adapters --model FILE.gguf --dataset POOL.jsonl.gz --target FILE [--rows 200] [--hosts NAME …]
 
 A signature is made of the target's first 32 samples, under a codebook of the pool's first 64. Each host that can be
 imported then scores the first ``--rows`` samples of the pool in one worker, in batches of 64; a row each goes to
