@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import nait_fast
 from nait_fast import NaitError, Scorer
@@ -29,6 +30,14 @@ def made(tmp_path_factory, tiny_model: str) -> dict[str, tuple[Path, np.ndarray]
         rows, scores = nait_fast.search(nait_fast.Index(place / "index"), nait_fast.load_signature(signature), 40)
         out[method] = (signature, scores[np.argsort(rows)])
     return out
+
+
+@pytest.fixture
+def loaded(tiny_model: str):
+    """(model, tokenizer) as somebody else loads them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model).eval(), AutoTokenizer.from_pretrained(tiny_model)
 
 
 def close(got: np.ndarray, expected: np.ndarray, method: str) -> bool:
@@ -61,12 +70,8 @@ def test_several_signatures_in_one_pass(tiny_model: str, made) -> None:
         assert close(Scorer(tiny_model, [nait_fast.load_signature(path)]).score(ROWS)[:, 0], expected, method)
 
 
-def test_a_model_in_memory_is_left_as_it_was(tiny_model: str, made) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+def test_a_model_in_memory_is_left_as_it_was(loaded, made) -> None:
+    model, tokenizer = loaded
     ids = torch.arange(4, 30)[None]
     with torch.no_grad():
         before = model(ids).logits
@@ -147,13 +152,9 @@ def test_threads_may_share_a_scorer(tiny_model: str, made) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(alone * 3, together, strict=True))
 
 
-def test_a_model_in_memory_may_run_meanwhile(tiny_model: str, made) -> None:
+def test_a_model_in_memory_may_run_meanwhile(loaded, made) -> None:
     """Scorers of one model, and whoever else runs it, do not see each other."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model, tokenizer = loaded
     ids = torch.arange(4, 30)[None]
     with torch.no_grad():
         before = model(ids).logits
@@ -186,12 +187,9 @@ def test_bad_samples_beside_good_ones(tiny_model: str, made) -> None:
     assert np.isnan(scores[places]).all() and np.array_equal(scores[3:7], scorer.score(ROWS[:4]))
 
 
-def test_a_signature_from_memory(tiny_model: str, made, tmp_path: Path) -> None:
+def test_a_signature_from_memory(tiny_model: str, loaded, made, tmp_path: Path) -> None:
     """As from a file: the same weights, and a file that scores alike."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model, tokenizer = loaded
     target = [r for r in make_rows(24, seed=1) if r["source"] == "sums"]
     codebook = str(made["contrast"][0].parents[1] / "index")
     from_file = nait_fast.load_signature(made["contrast"][0])
