@@ -6,7 +6,7 @@ VENV ?= .venv
 HOSTS ?= .venv-hosts
 PYTEST_ARGS ?=
 # A file at a time by two processes, of one thread each: teams of threads that outnumber the cores spin for each other.
-PYTEST_WORKERS ?= -n 2 --dist loadfile
+PYTEST_WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=

@@ -13,6 +13,12 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that several processes end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 WORDS = (  # noqa: SIM905
     "the a cat dog has counts apples pears price total of and or not run code print return value list sort number "
     "seven eight nine ten plus minus times write poem about rain sun moon story why how what is it can you help me "
