@@ -114,7 +114,7 @@ def test_random_damage_is_always_found(whole: Path, tmp_path: Path, place: str) 
 def test_missing_files(index: Path, selection: Path) -> None:
     for folder in (index, selection):
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-            if file.name in ("run.json", "log.json", "config.yaml", "events.jsonl", "plan-00.json"):
+            if file.name in (".lock", "run.json", "log.json", "config.yaml", "events.jsonl", "plan-00.json"):
                 continue
             file.rename(file.with_suffix(".gone"))
             assert file.name in problem(folder) or "manifest.json" in problem(folder)
