@@ -5,9 +5,11 @@ the same shard: they write the same bytes.
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +157,11 @@ class IndexWriter:
 
     def sweep(self) -> None:
         """Remove what only an unfinished index needs, and what killed runs have left of it."""
-        if not self.work.exists():
-            return
-        shutil.rmtree(self.work, ignore_errors=True)
+        # All at once: a worker that is late must find it gone, not put a lock into what is being emptied.
+        with suppress(FileNotFoundError):
+            self.work.rename(self.folder / f"{WORK}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+        for old in self.folder.glob(f"{WORK}.*.tmp"):
+            shutil.rmtree(old, ignore_errors=True)
         for name in (*_PARTS, SKIPPED, MANIFEST):
             for leftover in self.folder.glob(f"{name}.*.tmp"):
                 leftover.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Adding data to an index, and making a damaged shard again."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,22 @@ def test_several_workers_repair(tmp_path: Path, options, pools) -> None:
             worker.join(60)
         assert [worker.exitcode for worker in workers] == [0, 0, 0]
         assert digest(folder) == before
+
+
+def test_a_late_worker_finds_the_notes_gone(tmp_path: Path, options, pools, monkeypatch) -> None:
+    """One that locks its next unit while the notes are being removed must not keep their folder alive."""
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **options)
+    (folder / "shard-00001.safetensors").unlink()
+    real, late = shutil.rmtree, []
+
+    def rmtree(path: Any, **given: Any) -> None:
+        late.append(Lock(folder / "work" / "unit-00000.lock").acquire())
+        real(path, **given)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    build(folder, dataset=pools[0], repair=True, **options)
+    assert late == [False] and not (folder / "work").exists() and not list(folder.glob("*.tmp"))
 
 
 def test_killed_between_the_list_and_the_manifest(tmp_path: Path, options, pools, monkeypatch) -> None:
