@@ -89,14 +89,22 @@ class Scorer:
 
         Raises NaitError naming the first sample that cannot be scored.
         """
-        scores, problems = self.try_score(samples)
-        if problems:
-            first = min(problems)
-            raise NaitError(f"sample {first}: {problems[first]}")
+        with self._turn:
+            encoded, problems = self._encode(samples)
+            _refuse(problems)
+            scores, problems = self._run(len(samples), encoded)
+        _refuse(problems)
         return scores
 
     def try_score(self, samples: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[int, str]]:
         """(scores float64 [n, C], what is wrong with the samples that cannot be scored), whose scores are NaN."""
+        with self._turn:
+            encoded, problems = self._encode(samples)
+            scores, more = self._run(len(samples), encoded)
+        return scores, problems | more
+
+    def _encode(self, samples: Sequence[Mapping[str, Any]]) -> tuple[list[Encoded], dict[int, str]]:
+        """(the samples that can be run, what is wrong with the others)."""
         parsed: list[Sample] = []
         problems: dict[int, str] = {}
         for i, row in enumerate(samples):
@@ -104,20 +112,22 @@ class Scorer:
                 parsed.append(parse_any(row, i))
             except RowError as error:
                 problems[i] = str(error)
-        with self._turn:
-            results = self._session.encoder.encode(parsed)
-            problems |= {r.row: r.reason for r in results if isinstance(r, Refused)}
-            encoded = [r for r in results if isinstance(r, Encoded)]
-            sinks = [self._sink(signature, len(encoded)) for signature in self.signatures]
-            self._session.run(encoded, _Tee(sinks), self._readings, shared_prefix(encoded))
-        out = np.full((len(samples), len(self.signatures)), np.nan)
+        results = self._session.encoder.encode(parsed)
+        problems |= {r.row: r.reason for r in results if isinstance(r, Refused)}
+        return [r for r in results if isinstance(r, Encoded)], problems
+
+    def _run(self, n: int, encoded: list[Encoded]) -> tuple[np.ndarray, dict[int, str]]:
+        """(scores [n, C] of ``encoded`` out of ``n`` samples, NaN where there is none; what went wrong)."""
+        sinks = [self._sink(signature, len(encoded)) for signature in self.signatures]
+        self._session.run(encoded, _Tee(sinks), self._readings, shared_prefix(encoded))
+        out = np.full((n, len(sinks)), np.nan)
         rows = [e.row for e in encoded]
         for c, (signature, sink) in enumerate(zip(self.signatures, sinks, strict=True)):
             nait = signature.method == "nait"
             out[rows, c] = sink.exact[signature.name] if nait else score_codes(sink.codes, [signature])[:, 0]
         infinite = [row for i, row in enumerate(rows) if not all(sink.finite[i] for sink in sinks)]
         out[infinite] = np.nan
-        return out, problems | dict.fromkeys(infinite, "activations are not finite")
+        return out, dict.fromkeys(infinite, "activations are not finite")
 
     def _sink(self, signature: Signature, n: int) -> Encode:
         reading, device, layout = signature.meta["reading"], self._session.model.device, self._session.layout
@@ -128,3 +138,9 @@ class Scorer:
             return Encode(n, layout, bits=reading, top_k=signature.meta["top_k"], device=device)
         threshold = torch.from_numpy(signature.tensors["threshold"])
         return Encode(n, layout, bits=reading, threshold=threshold, device=device)
+
+
+def _refuse(problems: dict[int, str]) -> None:
+    if problems:
+        first = min(problems)
+        raise NaitError(f"sample {first}: {problems[first]}")
