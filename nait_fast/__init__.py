@@ -3,7 +3,7 @@
 from nait_fast._version import __version__
 
 _PUBLIC = ("Captured", "Index", "NaitError", "ResidentIndex", "Scorer", "Signature", "build_index",
-           "build_signature", "capture", "load_signature", "merge", "rank", "search", "select",
+           "build_signature", "capture", "evaluate", "load_signature", "merge", "rank", "report", "search", "select",
            "signature_of")  # fmt: skip
 
 __all__ = ["__version__", *_PUBLIC]

@@ -5,7 +5,15 @@ from os import PathLike
 from typing import Any
 
 from nait_fast.attach import Captured, capture
-from nait_fast.config import IndexOptions, MergeOptions, RankOptions, SelectOptions, SignatureBuildOptions
+from nait_fast.config import (
+    EvaluateOptions,
+    IndexOptions,
+    MergeOptions,
+    RankOptions,
+    ReportOptions,
+    SelectOptions,
+    SignatureBuildOptions,
+)
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.ranking.resident import ResidentIndex
@@ -14,7 +22,7 @@ from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.scorer import Scorer
 
 __all__ = ["Captured", "Index", "NaitError", "ResidentIndex", "Scorer", "Signature", "build_index",
-           "build_signature", "capture", "load_signature", "merge", "rank", "search", "select",
+           "build_signature", "capture", "evaluate", "load_signature", "merge", "rank", "report", "search", "select",
            "signature_of"]  # fmt: skip
 
 
@@ -82,3 +90,26 @@ def rank(**options: Any) -> dict[str, Any]:
     from nait_fast.verbs.rank import run
 
     return run(RankOptions.from_mapping(options, "rank"))
+
+
+def evaluate(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+    """Measure rankings of an index: ``evaluate(index=…, signature=[…], output=…, label="source")``.
+
+    Fidelity to exact scores, retrieval of a label, stability, confounds, agreement of methods, transfer and core, as
+    far as the options allow; what was not measured is listed with the reason. Options: ``EvaluateOptions``. Writes
+    ``evaluation.json`` and ``evaluation.md`` and returns what they hold. Raises NaitError.
+    """
+    from nait_fast.verbs.evaluate import run
+
+    return run(EvaluateOptions.from_mapping(options, "evaluate"), quiet)
+
+
+def report(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+    """Tell what was selected and why in one HTML file: ``report(selection=…, output="report.html")``.
+
+    ``selection`` is a folder that ``select`` or ``rank`` wrote. Options: ``ReportOptions``. Needs the extra ``report``.
+    Raises NaitError.
+    """
+    from nait_fast.verbs.report import run
+
+    return run(ReportOptions.from_mapping(options, "report"), quiet)

@@ -11,10 +11,12 @@ from typing import Any
 from nait_fast._version import __version__
 from nait_fast.config import (
     BenchOptions,
+    EvaluateOptions,
     IndexOptions,
     MergeOptions,
     Options,
     RankOptions,
+    ReportOptions,
     SelectOptions,
     SignatureBuildOptions,
 )
@@ -27,6 +29,8 @@ VERBS: dict[str, tuple[type[Options], str, str]] = {
     "merge": (MergeOptions, "merge", "join indexes that were made apart under one codebook"),
     "signature": (SignatureBuildOptions, "signature", "build a capability's signature from in-domain samples"),
     "rank": (RankOptions, "rank", "rank an index with signatures; needs no model"),
+    "evaluate": (EvaluateOptions, "evaluate", "measure rankings: fidelity, retrieval, stability, confounds, transfer"),
+    "report": (ReportOptions, "report", "tell what was selected and why: one HTML file, opens offline"),
     "bench": (BenchOptions, "bench", "measure the ops, the scan and the index pass on this machine"),
 }
 PATHS = {
@@ -46,7 +50,8 @@ def _flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) 
     if kind is bool:
         arguments["action"] = argparse.BooleanOptionalAction
     elif typing.get_origin(kind) is tuple:
-        arguments |= {"action": "extend", "nargs": "+", "metavar": "NAME=FILE" if field.name == "target" else "FILE"}
+        metavar = field.metadata.get("metavar") or ("NAME=FILE" if field.name == "target" else "FILE")
+        arguments |= {"action": "extend", "nargs": "+", "metavar": metavar}
         if "choices" in field.metadata:
             arguments |= {"choices": field.metadata["choices"], "metavar": None}
     else:
@@ -58,6 +63,10 @@ def _flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) 
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
         arguments["help"] += f" (default {default})"
     parser.add_argument(*names, **arguments)
+    if field.metadata.get("positional"):  # the same without its flag; SUPPRESS: where it is absent, the flag's stays
+        parser.add_argument(
+            field.name, nargs="?", default=argparse.SUPPRESS, metavar="DIR", help=f"the same as {names[0]}"
+        )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from nait_fast.errors import NaitError
 
-METHODS = ("contrast", "nait", "nag")
+METHODS = ("contrast", "nait", "nag", "embed")
 COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
 SCORES = ("all", "selected", "none")
@@ -120,7 +120,7 @@ class DataOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions(Options):
-    reading: str | None = _option(None, "drift or mean (default: drift for nait, mean otherwise)",
+    reading: str | None = _option(None, "drift or mean (default: drift for nait and codec rotated, mean otherwise)",
                                   choices=("drift", "mean"))  # fmt: skip
     first_token: str = _option("exclude", "whether the mean counts a sample's first token",
                                choices=("exclude", "include"))  # fmt: skip
@@ -179,11 +179,18 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
 
     dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
     output: str = _option("", "folder for the index", required=True)
-    codec: str = _option("neuron", "neuron: one bit a neuron; nag: the set of the top neurons a layer",
-                         choices=("neuron", "nag"))  # fmt: skip
+    codec: str = _option("neuron", "neuron: one bit a neuron; rotated: bits that approximate the reading itself, for "
+                         "nait scores without the model; nag: the set of the top neurons a layer",
+                         choices=("neuron", "rotated", "nag"))  # fmt: skip
     codebook: str | None = _option(None, "codebook of another index (folder or file) instead of calibrating")
     score: tuple[str, ...] = _option((), "nait signatures to score exactly in the same pass")
     nag_top_k: int = _option(20, "codec nag: neurons a layer", minimum=1)
+    outliers: int | None = _option(
+        None, "codec rotated: neurons of the largest variance kept as int8 numbers (default: 128, or the codebook's)",
+        minimum=0,
+    )  # fmt: skip
+    embed: str = _option("none", "keep embeddings for method embed: none, last (of the captured layers) or a layer",
+                         metavar="LAYER")  # fmt: skip
     shard_rows: int = _option(2048, "rows of the pool a shard: what a killed run loses at most", minimum=1)
     engine: str = _option("local", "who does the work: this machine's processes, or actors on a Ray cluster",
                           choices=("local", "ray"))  # fmt: skip
@@ -219,6 +226,54 @@ class RankOptions(BudgetOptions):
     dataset: tuple[str, ...] = _option((), "the pool, if it has moved since it was indexed (all of them, in order)")
     device: str = _option("auto", "where to scan: auto (a GPU for large scans), cpu, cuda, cuda:1")
     seed: int = _option(0, "seed of --pick random", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """Options of ``evaluate``."""
+
+    index: str = _option("", "index folder", required=True)
+    signature: tuple[str, ...] = _option((), "signature files; several may have one name", required=True)
+    output: str = _option("", "folder for evaluation.json and evaluation.md", required=True)
+    dataset: tuple[str, ...] = _option((), "the pool, if it has moved since it was indexed (all of them, in order)")
+    label: str | None = _option(None, "key of the pool's rows that says what a row is: measures retrieval")
+    relevant: tuple[str, ...] = _option(
+        (), "label's value that a signature shall find (default: its own name)", metavar="NAME=VALUE"
+    )
+    fraction: float = _option(0.1, "share of the rows that each signature selects, for overlaps and the core")
+    core_targets: int | None = _option(
+        None, "signatures of one method that must select a row of the core (default: all of them)", minimum=2
+    )
+    model: str | None = _option(None, "the index's model: for exact scores, layer shares of nait, and stability")
+    target: tuple[str, ...] = _option((), "the samples that signatures were made from: measures stability")
+    rows: int = _option(1000, "rows that the model scores exactly", minimum=2)
+    sizes: tuple[str, ...] = _option(
+        ("16", "64", "256"), "stability: samples that a signature is made from", metavar="N"
+    )
+    repeats: int = _option(10, "stability: how often each is drawn", minimum=1)
+    seed: int = _option(0, "seed of all that is drawn", minimum=0)
+    device: str = _option("auto", "where the model runs and the scan: auto, cpu, cuda, cuda:1")
+    tokenizer: str | None = _option(None, "tokenizer, if not the model's own")
+    dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
+                         choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    batch_tokens: int | None = _option(None, "tokens a batch (default: 2048 on a CPU, 65536 on a GPU)", minimum=1)
+    trust_remote_code: bool = _option(False, "let the model's own Python code run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """Options of ``report``."""
+
+    keeps_config: ClassVar[bool] = False
+
+    selection: str = _option("", "folder that select or rank wrote", required=True, positional=True)
+    output: str | None = _option(None, "HTML file to write (default: report.html in that folder)")
+    label: str | None = _option(None, "key of the pool's rows to count, for instance where a row is from "
+                                "(default: source, if they have it)")  # fmt: skip
+    evaluation: str | None = _option(None, "evaluation.json of evaluate, or its folder (default: one in DIR)")
+    samples: int = _option(5, "best and worst samples to show, so many each", minimum=1, maximum=50)
+    plots: str | None = _option(None, "folder for the plots as PNG and SVG files, too")
+    dataset: tuple[str, ...] = _option((), "the pool, if it has moved since it was indexed (all of them, in order)")
 
 
 @dataclass(frozen=True, kw_only=True)

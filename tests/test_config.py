@@ -8,6 +8,7 @@ import pytest
 
 from nait_fast.config import (
     BenchOptions,
+    EvaluateOptions,
     IndexOptions,
     Options,
     RankOptions,
@@ -18,7 +19,7 @@ from nait_fast.config import (
 from nait_fast.errors import NaitError
 
 NEEDED = {"model": "m", "dataset": "d", "target": ["a=b"], "output": "o"}
-ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, BenchOptions)
+ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, EvaluateOptions, BenchOptions)
 
 
 def test_what_python_brings() -> None:

@@ -1,4 +1,4 @@
-"""Spearman's rank correlation of scores with length."""
+"""Spearman's rank correlation, and that of scores with length."""
 
 import numpy as np
 
@@ -8,20 +8,21 @@ from nait_fast.ranking.table import Table
 EXACT_ROWS = 1_000_000  # above this, over every n-th row
 
 
-def _centred_ranks(values: np.ndarray) -> np.ndarray:
+def centred_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks float64 [n] less their mean, ties at their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[inverse] - (len(values) + 1) / 2
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of two centred vectors; NaN if one is constant."""
     norm = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / norm) if norm else float("nan")
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation of two vectors, ties at their mean rank; NaN if one is constant."""
-    return _correlation(_centred_ranks(x), _centred_ranks(y))
+    return correlation(centred_ranks(x), centred_ranks(y))
 
 
 def with_length(table: Table) -> tuple[dict[str, float | None], int]:
@@ -30,10 +31,10 @@ def with_length(table: Table) -> tuple[dict[str, float | None], int]:
     Over every row up to ``EXACT_ROWS`` of them, over every n-th one, n as small as that allows, beyond.
     """
     stride = -(-table.rows // EXACT_ROWS)
-    lengths = _centred_ranks(_every(table.n_tokens, stride))
+    lengths = centred_ranks(_every(table.n_tokens, stride))
     out: dict[str, float | None] = {}
     for column, name in enumerate(table.names):
-        value = _correlation(_centred_ranks(_every(table.scores, stride, column)), lengths)
+        value = correlation(centred_ranks(_every(table.scores, stride, column)), lengths)
         out[name] = round(value, 4) if np.isfinite(value) else None
     return out, len(lengths)
 

@@ -1,0 +1,89 @@
+"""What else a score tells of: the sample's length, and how much of it is which layer's."""
+
+from typing import Any
+
+import numpy as np
+
+from nait_fast.evaluation.case import Case
+from nait_fast.index.format import CodeLayout
+from nait_fast.ranking.signature import Signature
+from nait_fast.ranking.spearman import spearman
+
+CHUNK_ROWS = 256  # unpacked at once: 90 MB of a layer of 11,008 neurons in float64
+
+
+def bit_weights(signature: Signature) -> np.ndarray:
+    """The weight of each neuron's bit, float64 [N], as a bit signature's planes have it.
+
+    scale · Σ_p plane_weights[p] · planes[p]: the score is its sum over the bits that are set.
+    """
+    bits = signature.layout.unpack(signature.tensors["planes"])
+    return signature.meta["scale"] * (signature.tensors["plane_weights"].astype(np.float64) @ bits)
+
+
+def layer_parts(codes: np.ndarray, weights: np.ndarray, layout: CodeLayout) -> np.ndarray:
+    """Σ of ``weights`` float64 [N] over the bits set in each layer, float64 [n, L], of ``codes`` uint8 [n, row_bytes].
+
+    A row's parts add up to its score.
+    """
+    out = np.empty((len(codes), len(layout.widths)))
+    for start in range(0, len(codes), CHUNK_ROWS):
+        some = codes[start : start + CHUNK_ROWS]
+        for position, width in enumerate(layout.widths):
+            packed = np.ascontiguousarray(some[:, layout.bytes(position)])
+            bits = np.unpackbits(packed, axis=1, count=width, bitorder="little")
+            out[start : start + len(some), position] = bits @ weights[layout.neurons(position)]
+    return out
+
+
+def variance_shares(parts: np.ndarray) -> np.ndarray | None:
+    """The share of each layer in the variance of the score, float64 [L], from its ``parts`` float64 [n, L].
+
+    cov(part_l, score) / var(score), the score being the sum of the parts. The shares add up to 1; a layer that works
+    against the others has a negative one. None where the score is constant.
+    """
+    centred = parts - parts.mean(axis=0)
+    total = centred.sum(axis=1)
+    variance = float(total @ total)
+    # Of parts that cancel, rounding leaves something that is no variance.
+    if variance <= 1e-20 * float((centred**2).sum()) or variance == 0:
+        return None
+    return centred.T @ total / variance
+
+
+def section(case: Case) -> list[dict[str, Any]]:
+    """Of each signature: Spearman of its score with the rows' tokens, and each layer's share in the score's variance
+    over a sample of the rows."""
+    out = []
+    for position, label in enumerate(case.labels):
+        known = case.known(position)
+        if known is None:
+            continue  # listed by the case
+        places, column = known
+        exact = case.exact.get(position)
+        parts = exact.parts if exact else _parts_of(case, position)
+        shares = None if parts is None else variance_shares(parts)
+        if parts is None:
+            case.miss(f"layer shares of {label}", _why_no_parts(case, position))
+        elif shares is None:
+            case.miss(f"layer shares of {label}", "its score is the same for all sampled rows")
+        out.append({"signature": label, "rows": len(column),
+                    "spearman_with_length": spearman(column, case.scores.n_tokens[places]),
+                    "layer_share": None if shares is None else shares.tolist(),
+                    "layers": case.signatures[position].meta["layers"],
+                    "sampled_rows": 0 if parts is None else len(parts)})  # fmt: skip
+    return out
+
+
+def _parts_of(case: Case, position: int) -> np.ndarray | None:
+    """Parts of the sampled rows' scores by layer, float64 [m, L], where the index's codes give them."""
+    signature = case.signatures[position]
+    if "planes" in signature.tensors:
+        return layer_parts(case.sampled_codes, bit_weights(signature), signature.layout)
+    return None
+
+
+def _why_no_parts(case: Case, position: int) -> str:
+    if case.signatures[position].method == "nait":
+        return "the index holds the sum of its layers only; pass --model"
+    return "its score is no sum over layers"

@@ -1,0 +1,77 @@
+"""The rows that several capabilities select together, and those that only one selects, with examples."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.labels import families_of
+from nait_fast.ranking.spearman import centred_ranks
+from nait_fast.ranking.topk import order
+
+EXAMPLES = 5
+
+
+def core_places(chosen: np.ndarray, at_least: int) -> np.ndarray:
+    """Places int64, ascending, of the rows that ``at_least`` of the selections ``chosen`` bool [C, n] hold."""
+    return np.flatnonzero(chosen.sum(axis=0) >= at_least)
+
+
+def unique_places(chosen: np.ndarray, which: int) -> np.ndarray:
+    """Places int64, ascending, of the rows that only selection ``which`` of ``chosen`` bool [C, n] holds."""
+    return np.flatnonzero(chosen[which] & (chosen.sum(axis=0) == 1))
+
+
+def core_by_chance(rows: int, selected: int, selections: int, at_least: int) -> float:
+    """How many of ``rows`` a core would hold if the selections were independent: n · P(binomial ≥ ``at_least``)."""
+    share = selected / rows
+    ways = ((math.comb(selections, j), j) for j in range(at_least, selections + 1))
+    return rows * sum(number * share**j * (1 - share) ** (selections - j) for number, j in ways)
+
+
+def check_core(case: Case, at_least: int | None) -> None:
+    """Raises NaitError where no method has as many signatures as a row of the core must be selected by."""
+    most = max(len(columns) for columns in families_of(case.ranked).values())
+    if at_least is not None and at_least > most:
+        raise NaitError(f"--core-targets {at_least}: there are at most {most} signatures of one method and reading")
+
+
+def sections(case: Case, chosen: np.ndarray, at_least: int | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(the core of each method that has several signatures, the largest family first; label -> its unique rows).
+
+    ``chosen`` bool [C, n]: what each scored signature selects; ``at_least``: selections that hold a row of the core, by
+    default all. To be called while the case's columns are scores. An example is its ``place``, of the unique rows with
+    the ``score``.
+    """
+    scores, names = case.scores.columns, case.names
+    cores: list[dict[str, Any]] = []
+    uniques: dict[str, Any] = {}
+    for (method, reading), columns in sorted(families_of(case.ranked).items(), key=lambda family: -len(family[1])):
+        own, called = chosen[columns], [names[c] for c in columns]
+        needed = at_least or len(columns)
+        if len(columns) < max(2, needed):
+            why = f"{len(columns)} of its signatures, {max(2, needed)} are needed"
+            case.miss(f"core and unique rows of {method}, {reading}", why)
+            continue
+        places = core_places(own, needed)
+        together = np.zeros(own.shape[1])
+        for column in columns:
+            together += centred_ranks(scores[column])
+        cores.append({
+            "method": method, "reading": reading, "signatures": called, "at_least": needed, "count": len(places),
+            "by_chance": core_by_chance(own.shape[1], int(own[0].sum()), len(columns), needed),
+            "examples": [{"place": place} for place in _first(places, together)],
+        })  # fmt: skip
+        for number, (label, column) in enumerate(zip(called, columns, strict=True)):
+            alone = unique_places(own, number)
+            found = _first(alone, scores[column])
+            examples = [{"place": place, "score": float(scores[column][place])} for place in found]
+            uniques[label] = {"count": len(alone), "examples": examples}
+    return cores, uniques
+
+
+def _first(places: np.ndarray, scores: np.ndarray) -> list[int]:
+    """The best of ``places`` by ``scores`` [n]."""
+    return places[order(places, scores[places])[:EXAMPLES]].tolist()

@@ -1,0 +1,46 @@
+"""What the signatures of an evaluation are called, when several have one name."""
+
+from collections.abc import Sequence
+
+from nait_fast.errors import NaitError
+from nait_fast.ranking.signature import Signature
+
+
+def labels_of(signatures: Sequence[Signature]) -> list[str]:
+    """A label for each: its name; where names repeat, with method and reading, and where that does not tell them apart,
+    with how it was quantised, then with its hash. Raises NaitError for one that is there twice."""
+    hashes = [signature.hash for signature in signatures]
+    if twice := next((s.name for s, h in zip(signatures, hashes, strict=True) if hashes.count(h) > 1), None):
+        raise NaitError(f"--signature: '{twice}' is there twice; leave one out")
+
+    def label(position: int, depth: int) -> str:
+        s = signatures[position]
+        told = [s.method, str(s.meta["reading"]), str(s.meta.get("quantisation", "")), hashes[position]][:depth]
+        return f"{s.name} ({', '.join(filter(None, told))})" if depth else s.name
+
+    depths = [0] * len(signatures)
+    for deeper in (2, 3, 4):
+        labels = [label(position, depth) for position, depth in enumerate(depths)]
+        depths = [deeper if labels.count(own) > 1 else depth for own, depth in zip(labels, depths, strict=True)]
+    return [label(position, depth) for position, depth in enumerate(depths)]
+
+
+def groups_of(signatures: Sequence[Signature]) -> list[list[int]]:
+    """Positions of the signatures in groups, as few as there can be, within which no name repeats."""
+    groups: list[list[int]] = []
+    seen: dict[str, int] = {}
+    for position, signature in enumerate(signatures):
+        turn = seen.get(signature.name, 0)
+        seen[signature.name] = turn + 1
+        if turn == len(groups):
+            groups.append([])
+        groups[turn].append(position)
+    return groups
+
+
+def families_of(signatures: Sequence[Signature]) -> dict[tuple[str, str], list[int]]:
+    """(method, reading) -> positions of the signatures, in their order: what may be laid over each other."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for position, signature in enumerate(signatures):
+        found.setdefault((signature.method, str(signature.meta["reading"])), []).append(position)
+    return found

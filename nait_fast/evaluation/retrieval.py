@@ -1,0 +1,79 @@
+"""How well a ranking finds the rows of a kind: the measures of information retrieval, over a label of the pool."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.ranks import best
+from nait_fast.ranking.spearman import centred_ranks
+
+DEPTHS = (10, 100, 1000)  # the k of precision at k
+
+
+def precision_at(scores: np.ndarray, relevant: np.ndarray, k: int) -> float:
+    """Share of ``relevant`` bool [n] among the ``k`` best of ``scores`` float64 [n], ties to the earlier row."""
+    return float(relevant[best(scores, k)].mean())
+
+
+def r_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Precision at R, the number of relevant rows (Manning et al., Introduction to Information Retrieval, 8.4)."""
+    return precision_at(scores, relevant, int(relevant.sum()))
+
+
+def auc(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Area under the ROC curve: the probability that a relevant row scores above one that is not, a tie counting half.
+
+    By ranks, as Mann and Whitney's U: (mean rank of the R relevant rows − (R + 1) / 2) / (n − R). NaN where all rows or
+    none are relevant.
+    """
+    n, r = len(scores), int(relevant.sum())
+    if not 0 < r < n:
+        return float("nan")
+    mean = centred_ranks(scores)[relevant].mean() + (n + 1) / 2
+    return float((mean - (r + 1) / 2) / (n - r))
+
+
+def retrieval(scores: np.ndarray, relevant: np.ndarray) -> dict[str, Any]:
+    """All measures of one ranking; ``chance``: what a random one has of them (AUC: 0.5). At least one row is relevant.
+
+    ``p_at`` leaves out depths that the rows do not reach.
+    """
+    n = len(scores)
+    return {
+        "relevant": int(relevant.sum()),
+        "rows": n,
+        "r_precision": r_precision(scores, relevant),
+        "p_at": {str(k): precision_at(scores, relevant, k) for k in DEPTHS if k <= n},
+        "auc": auc(scores, relevant),
+        "chance": float(relevant.mean()),
+    }
+
+
+def section(
+    case: Case, numbers: np.ndarray, values: Mapping[str, int], relevant: Mapping[str, Collection[str]]
+) -> list[dict[str, Any]]:
+    """Of each signature: how well it finds the rows whose label is one of the values that ``relevant`` has of its name.
+
+    ``numbers`` int32 [n], ``values``: the rows' labels, as of ``label_values``; names that ``relevant`` lacks stand for
+    themselves.
+    """
+    out = []
+    for position, label in enumerate(case.labels):
+        name, known = case.signatures[position].name, case.known(position)
+        if known is None:
+            continue  # listed by the case
+        places, column = known
+        wanted = sorted(relevant.get(name, {name}))
+        own = np.isin(numbers[places], [values[value] for value in wanted if value in values])
+        if not own.any():
+            why = f"no row of the index has the label {' or '.join(map(repr, wanted))}; name one with --relevant"
+            case.miss(f"retrieval of {label}", why)
+            continue
+        out.append({"signature": label, **retrieval(column, own), "label": wanted})
+        if own.all():
+            case.miss(f"AUC of {label}", "all rows are relevant")
+    if deeper := [str(k) for k in DEPTHS if k > len(numbers)]:
+        case.miss(f"precision at {', '.join(deeper)}", f"the index has {len(numbers)} rows")
+    return out

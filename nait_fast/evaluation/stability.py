@@ -1,0 +1,201 @@
+"""How much of a signature is the target and how much is which of its samples were taken: halves and bootstrap."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.ranks import top_overlap
+from nait_fast.evaluation.scores import drawn_places, fits, score_places
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.format import CODEBOOK, CodeLayout
+from nait_fast.ranking.pca import nait_signature
+from nait_fast.ranking.signature import Signature, contrast_signature, nag_signature
+from nait_fast.ranking.spearman import spearman
+
+LEAST_SAMPLES = 4  # halves of two samples each: one alone has no principal component
+COMPARED_ROWS = 100_000
+CERTAIN_MARGIN = 2.0  # |t| below which a direction's sign may be chance
+
+
+def halves(n: int, repeats: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """``repeats`` random splits of ``n`` samples into two halves of equal size (of an odd number, one is left out)."""
+    generator = np.random.default_rng([seed, 0])
+    for _ in range(repeats):
+        drawn = generator.permutation(n)
+        yield drawn[: n // 2], drawn[n // 2 : n // 2 * 2]
+
+
+def resamples(n: int, size: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
+    """``repeats`` bootstrap samples: ``size`` of ``n`` samples each, drawn with replacement (Efron, 1979)."""
+    generator = np.random.default_rng([seed, size])
+    for _ in range(repeats):
+        yield generator.integers(0, n, size)
+
+
+def rebuilt(signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
+    """``signature`` as other samples of its target would give it, under its own method and options.
+
+    ``material`` [n, N] of those samples: bits for contrast and nag, drifts fp64 for nait. ``codebook``: the index's,
+    for contrast and for nait with sign=contrast. Raises NaitError for a method whose signatures are made otherwise.
+    """
+    meta = signature.meta
+    if signature.method == "contrast":
+        assert codebook is not None
+        return contrast_signature(name, material, codebook, **_made_with(signature))
+    if signature.method == "nait":
+        drift = codebook.drift_mean if codebook is not None and meta["sign"] == "contrast" else None
+        return nait_signature(name, material, meta, reading=meta["reading"], sign=meta["sign"], pool_drift=drift)
+    if signature.method == "nag":
+        return nag_signature(name, material, meta)
+    raise NaitError(f"signature '{signature.name}': no way to rebuild method {signature.method}")
+
+
+def _made_with(signature: Signature) -> dict[str, Any]:
+    """The options of a contrast signature: weights, and planes or top_m."""
+    kind, _, number = str(signature.meta.get("quantisation")).partition("=")
+    weights = signature.meta.get("weights")
+    if kind not in ("planes", "top_m") or not number.isdecimal() or weights not in ("difference", "logodds"):
+        raise NaitError(f"signature '{signature.name}' does not say how its weights were made; rebuild it")
+    return {"weights": weights, kind: int(number)}
+
+
+def _defined(values: Sequence[float]) -> np.ndarray:
+    """Those that are numbers: the correlation with a constant score is none."""
+    array = np.array(values, dtype=np.float64)
+    return array[np.isfinite(array)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    kept = _defined(values)
+    return float(kept.mean()) if len(kept) else float("nan")
+
+
+def of_halves(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Mean Spearman, and overlap of the best 10%, of the scores float64 [n] by each pair of halves."""
+    return {
+        "spearman": _mean([spearman(a, b) for a, b in pairs]),
+        "top10": _mean([top_overlap(a, b, 0.1) for a, b in pairs]),
+        "repeats": len(pairs),
+    }
+
+
+def of_size(size: int, whole: np.ndarray, columns: Sequence[np.ndarray]) -> dict[str, Any]:
+    """What the scores by bootstrap samples of ``size``, float64 [n] each, have in common with those by the ``whole``
+    target: mean Spearman (``low``, ``high``: the repeats' extremes), mean overlap of the best 10%."""
+    found = _defined([spearman(whole, column) for column in columns])
+    low, high = (float(found.min()), float(found.max())) if len(found) else (float("nan"), float("nan"))
+    return {
+        "size": size,
+        "spearman": _mean(found.tolist()),
+        "low": low,
+        "high": high,
+        "top10": _mean([top_overlap(whole, column, 0.1) for column in columns]),
+    }
+
+
+def of_directions(pairs: Sequence[tuple[np.ndarray, np.ndarray]], layout: CodeLayout) -> dict[str, Any]:
+    """How alike the directions fp32 [N] of two halves are, layer by layer, over all pairs.
+
+    ``cosine``: mean |cosine| of each layer; ``sign_flips``: the share of pairs whose signs differ there.
+    """
+    cosines = np.array([[_cosine(a[layer], b[layer]) for layer in layers_of(layout)] for a, b in pairs])
+    return {"cosine": np.abs(cosines).mean(axis=0).tolist(), "sign_flips": (cosines < 0).mean(axis=0).tolist()}
+
+
+def layers_of(layout: CodeLayout) -> list[slice]:
+    """Each layer's place among all neurons."""
+    return [layout.neurons(position) for position in range(len(layout.widths))]
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    norm = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    return float(a.astype(np.float64) @ b.astype(np.float64)) / norm if norm else 0.0
+
+
+def uncertain_layers(margins: Sequence[float]) -> int:
+    """Layers whose direction's sign may be chance."""
+    return sum(margin < CERTAIN_MARGIN for margin in margins)
+
+
+def section(
+    case: Case, position: int, material: np.ndarray | None, sizes: Sequence[int], repeats: int
+) -> dict[str, Any] | None:
+    """Stability of one signature: its halves and bootstrap samples of ``sizes``, ``repeats`` times each.
+
+    ``material`` [n, N] of its target's samples, as ``rebuilt`` takes it; None: not known, and only the sign margins of
+    a nait signature are told. Scores are compared over at most ``COMPARED_ROWS`` of the index's rows.
+    """
+    signature, label = case.signatures[position], case.labels[position]
+    if position in case.refused and (signature.method != "nait" or not fits(case.index, signature)):
+        return None  # listed by the case
+    margins = signature.meta.get("sign_margin")
+    told: dict[str, Any] = {
+        "signature": label,
+        "halves": {"spearman": None, "top10": None, "repeats": 0},
+        "bootstrap": [],
+        "sign_margin": margins,
+        "uncertain_layers": None if margins is None else uncertain_layers(margins),
+    }
+    if material is None:
+        case.miss(f"stability of {label}", f"pass --model and --target {signature.name}=FILE")
+        return told if margins is not None else None
+    n = told["samples"] = len(material)
+    if n < LEAST_SAMPLES:
+        case.miss(f"stability of {label}", f"its target has {n} samples, {LEAST_SAMPLES} are needed")
+        return told
+    if large := [str(size) for size in sizes if size > n]:
+        case.miss(f"stability of {label} at {', '.join(large)} samples", f"its target has {n} samples")
+    if why := _not_rebuilt(case, position):
+        case.miss(f"stability of {label}", why)
+        return told
+
+    def made(samples: np.ndarray) -> Signature:
+        return rebuilt(signature, material[samples], case.codebook, label)
+
+    pairs = [(made(a), made(b)) for a, b in halves(n, repeats, case.seed)]
+    drawn = {size: [made(some) for some in resamples(n, size, repeats, case.seed)] for size in sizes if size <= n}
+    if signature.method == "nait":
+        directions = [(a.tensors["direction"], b.tensors["direction"]) for a, b in pairs]
+        told["directions"] = of_directions(directions, signature.layout)
+    if why := _not_scored(case, position):
+        case.miss(f"stability of the scores of {label}", why)
+        return told
+    told |= _of_scores(case, position, pairs, drawn)
+    return told
+
+
+def _of_scores(
+    case: Case, position: int, pairs: list[tuple[Signature, Signature]], drawn: dict[int, list[Signature]]
+) -> dict[str, Any]:
+    whole = case.column(position)
+    assert whole is not None
+    places = drawn_places(len(whole), COMPARED_ROWS, case.seed)
+    every = [*(s for pair in pairs for s in pair), *(s for some in drawn.values() for s in some)]
+    columns = iter(score_places(case.index, every, places, case.device))
+    of_pairs = of_halves([(next(columns), next(columns)) for _ in pairs])
+    sizes = [of_size(size, whole[places], [next(columns) for _ in some]) for size, some in drawn.items()]
+    return {"halves": of_pairs, "bootstrap": sizes, "rows": len(places)}
+
+
+def _not_rebuilt(case: Case, position: int) -> str | None:
+    """Why the signature cannot be made anew; None where it can."""
+    signature, codebook = case.signatures[position], case.codebook
+    if signature.method == "contrast" and codebook is None:
+        return f"the index's {CODEBOOK} is missing"
+    if signature.meta.get("sign") == "contrast" and (codebook is None or codebook.drift_mean is None):
+        return "its signs go by the pool's mean drift, which the index's codebook does not hold"
+    if signature.method not in ("contrast", "nait", "nag"):
+        return f"method {signature.method} is not made from neurons' readings"
+    return None
+
+
+def _not_scored(case: Case, position: int) -> str | None:
+    """Why the index cannot score a signature made anew; None where it can."""
+    if position in case.refused:
+        return "the index cannot score it"
+    if case.signatures[position].method == "nait" and case.index.manifest["codec"] != "rotated":
+        return "a new nait signature needs an index of codec rotated; the halves' directions are compared instead"
+    return None

@@ -1,0 +1,163 @@
+"""An evaluation as tables of Markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+EXAMPLE_CHARACTERS = 100
+
+
+def tables(evaluation: dict[str, Any]) -> str:
+    """The text of ``evaluation.md``."""
+    sections = [
+        _head(evaluation),
+        _section("Fidelity: bits against the score that they stand for", _fidelity(evaluation["fidelity"])),
+        _section("Retrieval of a label", _retrieval(evaluation["retrieval"])),
+        _section("Stability", _stability(evaluation["stability"])),
+        _section("Confounds", _confounds(evaluation["confounds"])),
+        _section("Agreement of methods", _agreement(evaluation["agreement"])),
+        *_transfer(evaluation["transfer"], evaluation["signatures"]),
+        _section("Core", _core(evaluation)),
+        _section("Selected by one signature only", _unique(evaluation["unique"])),
+        _section("Not measured", "\n".join(f"- {m['what']}: {m['why']}" for m in evaluation["missing"])),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table of Markdown; nothing without rows."""
+    lines = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    if not lines:
+        return ""
+    return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *lines])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "" if value is None else " ".join(str(value).replace("|", "\\|").split())
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _head(evaluation: dict[str, Any]) -> str:
+    header = ("signature", "method", "reading", "samples", "ranks the index")
+    rows = ((s["label"], s["method"], s["reading"], s["samples"], "yes" if s["scored"] else "no")
+            for s in evaluation["signatures"])  # fmt: skip
+    told = f"{evaluation['rows']:,} rows of {evaluation['index']}; a selection is {evaluation['selected']:,} of them"
+    return f"# Evaluation\n\n{told} ({evaluation['fraction']:.1%}).\n\n{table(header, rows)}"
+
+
+def _fidelity(entries: list[dict[str, Any]]) -> str:
+    header = ("signature", "bits", "against", "rows", "Spearman", "top 10%", "top 1%")
+    keys = ("signature", "by", "against", "rows", "spearman", "top10", "top1")
+    return table(header, ([entry[key] for key in keys] for entry in entries))
+
+
+def _retrieval(entries: list[dict[str, Any]]) -> str:
+    depths = list(dict.fromkeys(depth for entry in entries for depth in entry["p_at"]))
+    header = (
+        "signature",
+        "finds",
+        "relevant",
+        "of rows",
+        "R-precision",
+        *(f"p@{depth}" for depth in depths),
+        "AUC",
+        "by chance",
+    )
+    rows = ([e["signature"], ", ".join(e["label"]), e["relevant"], e["rows"], e["r_precision"],
+             *(e["p_at"].get(depth) for depth in depths), e["auc"], e["chance"]] for e in entries)  # fmt: skip
+    return table(header, rows)
+
+
+def _stability(entries: list[dict[str, Any]]) -> str:
+    sizes = sorted({told["size"] for entry in entries for told in entry["bootstrap"]})
+    header = ("signature", "samples", "halves: Spearman", "halves: top 10%",
+              *(f"{size} samples: Spearman (low, high)" for size in sizes), "halves: cosine of directions",
+              "layers whose sign flips", "layers of uncertain sign")  # fmt: skip
+    rows = []
+    for entry in entries:
+        by_size = {told["size"]: told for told in entry["bootstrap"]}
+        directions = entry.get("directions", {})
+        cosines, flips = directions.get("cosine", []), directions.get("sign_flips", [])
+        rows.append([entry["signature"], entry.get("samples"), entry["halves"]["spearman"], entry["halves"]["top10"],
+                     *(_with_range(by_size.get(size)) for size in sizes),
+                     sum(cosines) / len(cosines) if cosines else None,
+                     sum(flip > 0 for flip in flips) if flips else None, entry["uncertain_layers"]])  # fmt: skip
+    return table(header, rows)
+
+
+def _with_range(told: dict[str, Any] | None) -> str:
+    if told is None or told["spearman"] is None:
+        return ""
+    return f"{told['spearman']:.3f} ({told['low']:.3f}, {told['high']:.3f})"
+
+
+def _confounds(entries: list[dict[str, Any]]) -> str:
+    header = ("signature", "rows", "Spearman with length", "last layer's share", "largest shares (layer)")
+    rows = []
+    for entry in entries:
+        shares = entry["layer_share"] or []
+        largest = sorted(zip(shares, entry["layers"], strict=False), key=lambda pair: -abs(pair[0]))[:3]
+        rows.append([entry["signature"], entry["rows"], entry["spearman_with_length"], shares[-1] if shares else None,
+                     ", ".join(f"{share:.2f} ({layer})" for share, layer in largest)])  # fmt: skip
+    return table(header, rows)
+
+
+def _agreement(agreement: dict[str, Any]) -> str:
+    """The pairs of signatures of one capability, a row each."""
+    found: dict[tuple[str, str], tuple[Any, ...]] = {}
+    parts = [(agreement, "all"), *([(agreement["sampled"], "sample")] if "sampled" in agreement else [])]
+    for told, rows in parts:
+        for j, second in enumerate(told["names"]):
+            for i, first in enumerate(told["names"][:j]):
+                if _called(first) == _called(second):
+                    found.setdefault((first, second), (rows, told["spearman"][i][j], told["top"][i][j]))
+    header = ("signature", "and", "rows", "Spearman", "overlap of what they select")
+    return table(header, ([*pair, *told] for pair, told in found.items()))
+
+
+def _called(label: str) -> str:
+    return label.partition(" (")[0]
+
+
+def _transfer(transfer: dict[str, Any], signatures: list[dict[str, Any]]) -> list[str]:
+    """Three tables for each method that has several signatures."""
+    kinds = {s["label"]: f"{s['method']}, {s['reading']}" for s in signatures}
+    titles = {"cosine": "cosine of signatures", "overlap": "overlap of what they select", "spearman": "Spearman"}
+    sections = []
+    for kind in dict.fromkeys(kinds[name] for name in transfer["names"]):
+        own = [i for i, name in enumerate(transfer["names"]) if kinds[name] == kind]
+        called = [_called(transfer["names"][i]) for i in own]
+        if len(set(called)) < len(called):
+            called = [transfer["names"][i] for i in own]
+        for key, title in titles.items() if len(own) > 1 else ():
+            rows = ([name, *(transfer[key][i][j] for j in own)] for i, name in zip(own, called, strict=True))
+            sections.append(_section(f"Transfer, {kind}: {title}", table(("", *called), rows)))
+    return sections
+
+
+def _core(evaluation: dict[str, Any]) -> str:
+    parts = []
+    for core in evaluation["cores"]:
+        parts.append(f"{core['count']:,} rows are selected by at least {core['at_least']} of "
+                     f"{len(core['signatures'])} signatures ({core['method']}, {core['reading']}); by chance it would "
+                     f"be {core['by_chance']:.1f}.\n\n{_examples(core['examples'])}")  # fmt: skip
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _unique(unique: dict[str, Any]) -> str:
+    parts = [f"**{label}**: {told['count']:,} rows.\n\n{_examples(told['examples'])}" for label, told in unique.items()]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _examples(examples: list[dict[str, Any]]) -> str:
+    rows = ([example["row"], _short(example["text"])] for example in examples)
+    return table(("row", "text"), rows)
+
+
+def _short(text: str | None) -> str:
+    words = " ".join((text or "").split())
+    return words if len(words) <= EXAMPLE_CHARACTERS else words[: EXAMPLE_CHARACTERS - 1] + "…"

@@ -1,0 +1,80 @@
+"""How capabilities and methods relate: their signatures, their scores and what they select."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.ranks import best, correlations, count_of, overlaps
+from nait_fast.ranking.signature import Signature
+from nait_fast.ranking.spearman import centred_ranks
+
+
+def direction_of(signature: Signature) -> np.ndarray | None:
+    """The numbers, fp32 [N], that a signature says what it looks for with; None where it has no such vector."""
+    return next((signature.tensors[key] for key in ("direction", "weights") if key in signature.tensors), None)
+
+
+def kind_of(signature: Signature) -> tuple[str, str]:
+    """(method, reading): what two signatures must share for their vectors to lie in the same space."""
+    return signature.method, str(signature.meta["reading"])
+
+
+def cosine(a: Signature, b: Signature) -> float | None:
+    """Cosine of two signatures' vectors. None where their methods or readings differ, or one vector is 0.
+
+    For nait, whose directions are of unit length in every layer, it is the mean over the layers of their cosines.
+    """
+    x, y = direction_of(a), direction_of(b)
+    if kind_of(a) != kind_of(b) or x is None or y is None or x.shape != y.shape:
+        return None
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    norm = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(x @ y / norm) if norm else None
+
+
+def transfer(case: Case, chosen: np.ndarray) -> dict[str, Any]:
+    """Capability × capability: cosine of the signatures, overlap of what they select, Spearman of their scores.
+
+    ``chosen`` bool [C, n]: what each scored signature selects. To be called once the case's columns are ranks.
+    """
+    return {
+        "names": case.names,
+        "cosine": [[cosine(a, b) for b in case.ranked] for a in case.ranked],
+        "overlap": overlaps(chosen).tolist(),
+        "spearman": correlations(case.scores.columns).tolist(),
+    }
+
+
+def agreement(case: Case, chosen: np.ndarray, fraction: float) -> dict[str, Any]:
+    """How far methods agree, of the capabilities that several have a signature of; ``chosen`` as of ``transfer``.
+
+    ``sampled``: the same over the sample with exact scores, where nait signatures that the index cannot score have
+    their place, too.
+    """
+    told = _of_methods(case.ranked, case.names, case.scores.columns, chosen)
+    only = [position for position in case.exact if position in case.refused]
+    if only:
+        places = case.exact[only[0]].places
+        positions = sorted([*case.scored, *only])
+        columns = [case.at(position, places) for position in positions]
+        selected = np.stack([best(column, count_of(len(places), fraction)) for column in columns])
+        ranks = np.stack([centred_ranks(column) for column in columns])
+        signatures, labels = [case.signatures[p] for p in positions], [case.labels[p] for p in positions]
+        told["sampled"] = {"rows": len(places), **_of_methods(signatures, labels, ranks, selected)}
+    return told
+
+
+def _of_methods(
+    signatures: Sequence[Signature], labels: Sequence[str], ranks: np.ndarray, chosen: np.ndarray
+) -> dict[str, Any]:
+    called = [signature.name for signature in signatures]
+    kept = [i for i, name in enumerate(called) if called.count(name) > 1]
+    if not kept:
+        return {"names": [], "spearman": [], "top": []}
+    return {
+        "names": [labels[i] for i in kept],
+        "spearman": correlations(ranks[kept]).tolist(),
+        "top": overlaps(chosen[kept]).tolist(),
+    }

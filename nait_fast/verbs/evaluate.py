@@ -1,0 +1,206 @@
+"""``evaluate``: how good the rankings of an index are, by every measure that the options allow."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nait_fast.config import EvaluateOptions
+from nait_fast.data.pool import Pool
+from nait_fast.data.rows import open_rows
+from nait_fast.env import environment
+from nait_fast.errors import NaitError
+from nait_fast.evaluation import confounds, core, fidelity, retrieval, stability, transfer
+from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.exact import Exact
+from nait_fast.evaluation.plain import plain
+from nait_fast.evaluation.ranks import best, count_of
+from nait_fast.evaluation.rows import formats_of, label_values, text_of
+from nait_fast.evaluation.scores import drawn_places, fits
+from nait_fast.evaluation.tables import tables
+from nait_fast.index.files import make_folder, write_atomic, write_sealed
+from nait_fast.index.format import MANIFEST
+from nait_fast.index.reader import Index
+from nait_fast.progress import say
+from nait_fast.ranking.export import RowSource
+from nait_fast.ranking.signature import load_signature
+from nait_fast.verbs.signature import open_targets
+
+KIND, FORMAT_VERSION = "nait_fast evaluation", 1
+JSON, MARKDOWN = "evaluation.json", "evaluation.md"
+
+
+def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
+    """Evaluate; returns what ``evaluation.json`` holds, and ``text``, its tables. Raises NaitError."""
+    sizes = _sizes(options)
+    folder = make_folder(options.output)
+    if (folder / MANIFEST).exists():
+        raise NaitError(f"--output {options.output}: holds an index or a selection; choose another folder")
+    index = Index(options.index)
+    case = Case(index, [load_signature(path) for path in options.signature], options.seed, options.device)
+    core.check_core(case, options.core_targets)
+    relevant = _relevant(options, case)
+    targets = _targets(options, case)
+    pool = _pool(case, options)
+    session = _session(case, options, quiet)
+    say(f"scores of {index.rows:,} rows by {len(case.scored)} signatures", quiet)
+    labels = None if pool is None or options.label is None else _labels(case, pool, options.label)
+    k = count_of(index.rows, options.fraction)
+    chosen = np.stack([best(column, k) for column in case.scores.columns])
+    cores, uniques = core.sections(case, chosen, options.core_targets)
+    case.to_ranks()
+    case.exact = {} if session is None else _exact(case, session, pool, options)
+    found: dict[str, Any] = {
+        "fidelity": fidelity.section(case),
+        "retrieval": [] if labels is None else retrieval.section(case, *labels, relevant),
+        "confounds": confounds.section(case),
+        "agreement": transfer.agreement(case, chosen, options.fraction),
+        "transfer": transfer.transfer(case, chosen),
+        "stability": _stability(case, session, targets, sizes, options.repeats),
+    }
+    if options.label is None:
+        case.miss("retrieval", "pass --label COLUMN, a key of the pool's rows")
+    if not any(told["names"] for told in (found["agreement"], found["agreement"].get("sampled", {"names": []}))):
+        case.miss("agreement of methods", "no name has signatures of two methods")
+    texts = _texts(case, pool, [*cores, *uniques.values()])
+    nothing = {"at_least": options.core_targets or 2, "count": 0, "examples": []}
+    evaluation = {
+        "kind": KIND, "format_version": FORMAT_VERSION, "index": str(index.folder), "rows": index.rows,
+        "fraction": options.fraction, "selected": k, "signatures": _described(case),
+        "fidelity": found["fidelity"], "retrieval": found["retrieval"], "stability": found["stability"],
+        "confounds": found["confounds"], "agreement": found["agreement"], "transfer": found["transfer"],
+        "core": texts[0] if cores else nothing, "cores": texts[: len(cores)],
+        "unique": dict(zip(uniques, texts[len(cores) :], strict=True)),
+        "missing": case.missing, "environment": environment(), "options": options.to_mapping(),
+    }  # fmt: skip
+    return _write(folder, plain(evaluation))
+
+
+def _write(folder: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
+    text = tables(evaluation)
+    write_sealed(folder / JSON, evaluation)
+    write_atomic(folder / MARKDOWN, text.encode())
+    return {"output": str(folder), **evaluation, "text": text}
+
+
+def _sizes(options: EvaluateOptions) -> list[int]:
+    if not 0 < options.fraction <= 1:
+        raise NaitError(f"--fraction {options.fraction}: must be above 0 and at most 1")
+    for text in options.sizes:
+        if not text.isdecimal() or int(text) < stability.LEAST_SAMPLES:
+            raise NaitError(f"--sizes {text}: must be a whole number of samples, at least {stability.LEAST_SAMPLES}")
+    return sorted({int(text) for text in options.sizes})
+
+
+def _relevant(options: EvaluateOptions, case: Case) -> dict[str, set[str]]:
+    """Name of a signature -> values of the label that it shall find."""
+    names = {signature.name for signature in case.signatures}
+    if options.relevant and options.label is None:
+        raise NaitError("--relevant: needs --label COLUMN, the key that holds these values")
+    found: dict[str, set[str]] = defaultdict(set)
+    for text in options.relevant:
+        name, given, value = text.partition("=")
+        if not given or name not in names:
+            raise NaitError(
+                f"--relevant {text}: write NAME=VALUE, the name of a signature ({', '.join(sorted(names))})"
+            )
+        found[name].add(value)
+    return dict(found)
+
+
+def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
+    if options.target and not options.model:
+        raise NaitError("--target: its samples must be run again; pass --model, too")
+    nait = any(signature.method == "nait" for signature in case.signatures)
+    if options.model and not options.target and not nait:
+        raise NaitError(f"--model {options.model}: there is nothing to run it for: no nait signature, no --target")
+    targets = open_targets(options.target, "auto")
+    for name in targets.keys() - {signature.name for signature in case.signatures}:
+        raise NaitError(f"--target {name}: no signature has this name")
+    for signature, label in zip(case.signatures, case.labels, strict=True):
+        target, told = targets.get(signature.name), signature.meta.get("target") or {}
+        if target is not None and "sha256" in told and told["sha256"] != target.scan().sha256:
+            raise NaitError(f"--target {signature.name}={target.path}: is not the data that signature '{label}' was "
+                            "made from (SHA-256 differs)")  # fmt: skip
+    return targets
+
+
+def _pool(case: Case, options: EvaluateOptions) -> RowSource | None:
+    """The pool's rows; None, with a note, where they are not there and nothing but examples would be read of them."""
+    try:
+        return open_rows(case.index, options.dataset)
+    except NaitError as error:
+        if options.dataset or options.label or options.model:
+            raise
+        case.miss("texts of the examples", str(error))
+        return None
+
+
+def _session(case: Case, options: EvaluateOptions, quiet: bool) -> Any:
+    if not options.model:
+        return None
+    from nait_fast.verbs.evaluate_model import open_for
+
+    return open_for(case.index, options, quiet)
+
+
+def _labels(case: Case, pool: RowSource, column: str) -> tuple[np.ndarray, dict[str, int]]:
+    numbers, values = label_values(pool.lines(case.scores.row), column)
+    if not values:
+        raise NaitError(f"--label {column}: no row of {', '.join(pool.paths)} has this key")
+    if without := int((numbers < 0).sum()):
+        case.miss(f"label of {without} rows", f"they have no key '{column}'; they count as not relevant")
+    return numbers, values
+
+
+def _exact(case: Case, session: Any, pool: RowSource | None, options: EvaluateOptions) -> dict[int, Exact]:
+    """Position of a nait signature that fits the index -> exact scores of a sample of rows."""
+    from nait_fast.verbs.evaluate_model import layer_scores
+
+    nait = [i for i, s in enumerate(case.signatures) if s.method == "nait" and fits(case.index, s)]
+    if not nait or pool is None:
+        return {}
+    places = drawn_places(case.index.rows, options.rows, case.seed)
+    parts = layer_scores(session, case.index, pool, case.scores, places, [case.signatures[i] for i in nait])
+    return {i: Exact(places, own) for i, own in zip(nait, parts, strict=True)}
+
+
+def _stability(
+    case: Case, session: Any, targets: dict[str, Pool], sizes: list[int], repeats: int
+) -> list[dict[str, Any]]:
+    out: dict[int, dict[str, Any] | None] = {}
+    for name, target in targets.items():
+        from nait_fast.verbs.evaluate_model import material_of, reading_of, target_readings
+
+        own = [i for i, s in enumerate(case.signatures) if s.name == name]
+        readings = target_readings(session, name, target, sorted({reading_of(case.signatures[i]) for i in own}))
+        for position in own:
+            signature = case.signatures[position]
+            out[position] = stability.section(case, position, material_of(signature, readings), sizes, repeats)
+    for position, signature in enumerate(case.signatures):
+        if signature.name not in targets:
+            out[position] = stability.section(case, position, None, sizes, repeats)
+    return [told for _, told in sorted(out.items()) if told is not None]
+
+
+def _texts(case: Case, pool: RowSource | None, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups with each example's row and text in the place of its place."""
+    places = np.array(sorted({e["place"] for group in groups for e in group["examples"]}), dtype=np.int64)
+    rows = case.scores.row[places]
+    lines = [] if pool is None else zip(pool.lines(rows), formats_of(case.index, rows), strict=True)
+    texts = dict(zip(places.tolist(), (text_of(line, fmt) for line, fmt in lines), strict=pool is not None))
+
+    def shown(example: dict[str, Any]) -> dict[str, Any]:
+        place = example.pop("place")
+        return {"row": case.scores.row[place], **example, "text": texts.get(place)}
+
+    return [{**group, "examples": [shown(example) for example in group["examples"]]} for group in groups]
+
+
+def _described(case: Case) -> list[dict[str, Any]]:
+    return [
+        {"name": s.name, "method": s.method, "reading": s.meta["reading"], "hash": s.hash,
+         "samples": s.meta["samples"], "label": label, "scored": i in case.scored}
+        for i, (s, label) in enumerate(zip(case.signatures, case.labels, strict=True))
+    ]  # fmt: skip

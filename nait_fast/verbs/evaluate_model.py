@@ -1,0 +1,93 @@
+"""What ``evaluate`` needs the model for: exact scores of some rows, and a target's readings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions
+from nait_fast.data.batching import shared_prefix
+from nait_fast.data.formats import parse
+from nait_fast.data.pool import Pool, decode
+from nait_fast.data.tokenize import Encoded
+from nait_fast.errors import NaitError
+from nait_fast.evaluation.rows import formats_of
+from nait_fast.evaluation.scores import Scores
+from nait_fast.extract.projection import Project
+from nait_fast.extract.session import Session, encode_all, open_session
+from nait_fast.extract.sinks import Collect
+from nait_fast.index.reader import Index
+from nait_fast.kernels import topk_bits, unpack
+from nait_fast.progress import Progress
+from nait_fast.ranking.export import RowSource
+from nait_fast.ranking.signature import Signature
+
+
+def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
+    """The model that ``index`` was made with, under its layers, template and length. Raises NaitError for another."""
+    told = index.manifest
+    shared = {name: getattr(options, name) for name in ("tokenizer", "dtype", "device", "batch_tokens")}
+    model = ModelOptions(model=options.model or "", layers=",".join(map(str, told["layers"])),
+                         trust_remote_code=options.trust_remote_code, **shared)  # fmt: skip
+    data = DataOptions(template=told["template_kind"], max_length=told["max_length"])
+    session = open_session(model, data, told["first_token"], quiet)
+    for key, value in session.identity().items():
+        if told[key] != value:
+            raise NaitError(f"--model {options.model}: index {index.folder} was made with another {key} ({told[key]}, "
+                            f"here {value}); name the model of the index")  # fmt: skip
+    return session
+
+
+def layer_scores(
+    session: Session, index: Index, pool: RowSource, scores: Scores, places: np.ndarray, signatures: Sequence[Signature]
+) -> list[np.ndarray]:
+    """Exact parts of the NAIT score by layer, float64 [m, L], of the rows at ``places`` int64 [m], for each of the nait
+    ``signatures``. Raises NaitError where a row is not what the index has of it."""
+    rows = scores.row[places]
+    lines = zip(pool.lines(rows), formats_of(index, rows), strict=True)
+    results = session.encoder.encode([parse(decode(line), fmt, i) for i, (line, fmt) in enumerate(lines)])
+    encoded = [result for result in results if isinstance(result, Encoded)]
+    lengths = np.array([len(e.ids) for e in encoded])
+    if len(encoded) != len(places) or (lengths != scores.n_tokens[places]).any():
+        raise NaitError("--model: its tokenizer gives a row other tokens than the index has of it; pass --tokenizer")
+    directions = {str(i): (s.meta["reading"], s.tensors["direction"]) for i, s in enumerate(signatures)}
+    sink = Project(len(encoded), session.layout, directions)
+    _run(session, encoded, sink, sorted({reading for reading, _ in directions.values()}), "exact scores")
+    if not sink.finite.all():
+        row = int(rows[~sink.finite][0])
+        raise NaitError(f"row {row} of the pool: activations are not finite; try --dtype float32")
+    return list(sink.parts.values())
+
+
+def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[str]) -> dict[str, Any]:
+    """Reading -> tensor [n, N] of a target's samples. Raises NaitError."""
+    _, encoded = encode_all(session.encoder, pool)
+    collected = Collect(len(encoded), session.layout, readings)
+    _run(session, encoded, collected, readings, f"target {name}")
+    if not collected.finite.all():
+        row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
+        raise NaitError(f"--target {name}: {pool.path} row {row}: activations are not finite; try --dtype float32")
+    return collected.readings
+
+
+def reading_of(signature: Signature) -> str:
+    """The reading of its target's samples that a signature is made from."""
+    return "drift" if signature.method == "nait" else signature.meta["reading"]
+
+
+def material_of(signature: Signature, readings: dict[str, Any]) -> np.ndarray:
+    """What ``rebuilt`` takes of a target's samples, [n, N]: their drifts for nait, their bits for the others."""
+    values = readings[reading_of(signature)]
+    if signature.method == "nait":
+        return values.numpy()
+    if signature.method == "contrast":
+        return values.numpy() > signature.tensors["threshold"]
+    layout, k = signature.layout, signature.meta["top_k"]
+    layers = [values[:, layout.neurons(position)] for position in range(len(layout.widths))]
+    return np.concatenate([unpack(topk_bits(layer, k), layer.shape[1]).numpy() for layer in layers], axis=1)
+
+
+def _run(session: Session, encoded: list[Encoded], sink: Any, readings: Sequence[str], label: str) -> None:
+    progress = Progress(len(encoded), label, session.quiet)
+    session.run(encoded, sink, readings, shared_prefix(encoded), progress.add)
+    progress.close()

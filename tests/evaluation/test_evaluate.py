@@ -1,0 +1,231 @@
+"""``evaluate`` from end to end on a tiny random model: what it writes, and that a plain computation gives the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nait_fast
+from nait_fast.config import EvaluateOptions
+from nait_fast.data.rows import open_rows
+from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.ranks import top_overlap
+from nait_fast.index.files import read_sealed
+from nait_fast.index.reader import Index
+from nait_fast.ranking.scan import scan
+from nait_fast.ranking.signature import load_signature
+from nait_fast.ranking.spearman import spearman
+from nait_fast.verbs.evaluate_model import layer_scores, open_for
+from tests.commands import run, summary
+from tests.conftest import write_jsonl
+from tests.evaluation.conftest import ROWS, World
+
+
+@pytest.fixture(scope="module")
+def whole(world: World) -> dict:
+    """Everything at once."""
+    return nait_fast.evaluate(
+        index=world.index, signature=world.files("contrast", "nait", "drift", "nag"), output=world.folder / "whole",
+        label="source", fraction=0.25, model=world.model, target=world.target(), rows=40, sizes=["8", "16", "64"],
+        repeats=3,
+    )  # fmt: skip
+
+
+def means(world: World, folder: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, scores) of one signature by a plain scan."""
+    signature = load_signature(world.folder / folder / f"{kind}.safetensors")
+    blocks = list(scan(Index(world.index), [signature]))
+    return np.concatenate([b.row for b in blocks]), np.concatenate([b.scores[:, 0] for b in blocks])
+
+
+def entry(entries: list[dict], label: str) -> dict:
+    (found,) = [e for e in entries if e["signature"] == label]
+    return found
+
+
+def why(told: dict, what: str) -> str:
+    (found,) = [m["why"] for m in told["missing"] if m["what"] == what]
+    return found
+
+
+def test_the_files(world: World, whole: dict) -> None:
+    folder = world.folder / "whole"
+    kept = read_sealed(folder / "evaluation.json")
+    assert {k: v for k, v in whole.items() if k not in ("output", "text")} == {
+        k: v for k, v in kept.items() if k != "checksum"
+    }
+    assert (folder / "evaluation.md").read_text() == whole["text"]
+    assert "NaN" not in (folder / "evaluation.json").read_text()
+    assert (kept["kind"], kept["format_version"], kept["rows"]) == ("nait_fast evaluation", 1, ROWS)
+    keys = "index fraction signatures fidelity retrieval stability confounds agreement transfer core unique missing"
+    assert set(keys.split()) | {"environment", "options"} <= kept.keys()
+    for title in ("Fidelity", "Retrieval", "Stability", "Confounds", "Agreement", "Transfer", "Core", "Not measured"):
+        assert f"\n## {title}" in whole["text"]
+    rows = [line for line in whole["text"].splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in rows)
+
+
+def test_labels_and_what_cannot_be_scored(whole: dict) -> None:
+    scored = ["sums (contrast, mean)", "texts (contrast, mean)", "sums (nait, mean)", "texts (nait, mean)"]
+    assert [s["label"] for s in whole["signatures"] if s["scored"]] == scored == whole["transfer"]["names"]
+    assert "does not fit codec neuron" in why(whole, "scores of sums (nag, up_abs)")
+    assert "no exact scores" in why(whole, "scores of sums (nait, drift)")
+
+
+@pytest.mark.parametrize("kind", ["sums", "texts"])
+def test_retrieval(world: World, whole: dict, kind: str) -> None:
+    rows, scores = means(world, "contrast", kind)
+    own = np.array([world.rows[row]["source"] == kind for row in rows])
+    ranked = np.lexsort((rows, -scores))
+    told = entry(whole["retrieval"], f"{kind} (contrast, mean)")
+    assert (told["relevant"], told["rows"], told["chance"]) == (60, ROWS, 0.5)
+    assert told["r_precision"] == pytest.approx(own[ranked[:60]].mean(), abs=1e-6)
+    assert told["p_at"] == {"10": own[ranked[:10]].mean(), "100": own[ranked[:100]].mean()}
+    assert told["r_precision"] > 0.7 and told["auc"] > 0.8
+    assert why(whole, "precision at 1000") == f"the index has {ROWS} rows"
+
+
+@pytest.mark.parametrize("kind", ["sums", "texts"])
+def test_fidelity_and_agreement(world: World, whole: dict, kind: str) -> None:
+    told = entry(whole["fidelity"], f"{kind} (nait, mean)")
+    assert told["against"] == "exact scores in the index" and told["rows"] == ROWS and told["spearman"] > 0.5
+    planes = entry(whole["fidelity"], f"{kind} (contrast, mean)")
+    assert planes["against"] == "its unrounded weights" and planes["spearman"] > 0.99
+    assert "the index's bits are of mean" in why(whole, f"fidelity of {kind} (nait, drift)")
+    names = whole["agreement"]["names"]
+    i, j = names.index(f"{kind} (contrast, mean)"), names.index(f"{kind} (nait, mean)")
+    (_, a), (_, b) = means(world, "contrast", kind), means(world, "nait", kind)
+    assert whole["agreement"]["spearman"][i][j] == pytest.approx(spearman(a, b), abs=1e-6)
+    assert whole["agreement"]["top"][i][j] == pytest.approx(top_overlap(a, b, 0.25), abs=1e-6)
+    sampled = whole["agreement"]["sampled"]
+    assert sampled["rows"] == 40 and f"{kind} (nait, drift)" in sampled["names"]
+
+
+def test_confounds(world: World, whole: dict) -> None:
+    lengths = np.concatenate([np.array(shard.n_tokens) for shard in Index(world.index).shards()])
+    for label, folder in (("sums (contrast, mean)", "contrast"), ("sums (nait, mean)", "nait")):
+        told = entry(whole["confounds"], label)
+        _, scores = means(world, folder, "sums")
+        assert told["spearman_with_length"] == pytest.approx(spearman(scores, lengths), abs=1e-6)
+        assert sum(told["layer_share"]) == pytest.approx(1, abs=1e-5) and told["layers"] == [0, 1, 2]
+    drift = entry(whole["confounds"], "sums (nait, drift)")
+    assert drift["rows"] == 40 and sum(drift["layer_share"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_exact_parts_add_up_to_the_index_s_scores(world: World) -> None:
+    signatures = [load_signature(file) for file in world.files("nait")]
+    case = Case(Index(world.index), signatures)
+    options = EvaluateOptions(index=str(world.index), signature=("x",), output="x", model=world.model)
+    session = open_for(case.index, options, quiet=True)
+    places = np.array([0, 3, 49, 50, 51, ROWS - 1])
+    parts = layer_scores(session, case.index, open_rows(case.index), case.scores, places, signatures)
+    for own, column in zip(parts, case.scores.columns, strict=True):
+        assert own.shape == (6, 3) and own.sum(axis=1) == pytest.approx(column[places], rel=1e-3, abs=1e-4)
+
+
+def test_stability(whole: dict) -> None:
+    told = entry(whole["stability"], "texts (contrast, mean)")
+    assert [b["size"] for b in told["bootstrap"]] == [8, 16] and told["halves"]["repeats"] == 3
+    assert 0.5 < told["bootstrap"][0]["spearman"] < 1 and told["rows"] == ROWS
+    assert why(whole, "stability of texts (contrast, mean) at 64 samples") == "its target has 24 samples"
+    nait = entry(whole["stability"], "texts (nait, mean)")
+    assert nait["halves"]["spearman"] is None and nait["bootstrap"] == [] and len(nait["sign_margin"]) == 3
+    assert len(nait["directions"]["cosine"]) == 3 and max(nait["directions"]["cosine"]) <= 1
+    assert "codec rotated" in why(whole, "stability of the scores of texts (nait, mean)")
+
+
+def test_core_and_unique_rows(world: World, whole: dict) -> None:
+    chosen = {}
+    for kind in ("sums", "texts"):
+        rows, scores = means(world, "contrast", kind)
+        chosen[kind] = set(rows[np.lexsort((rows, -scores))[:30]].tolist())
+    shared = chosen["sums"] & chosen["texts"]
+    core = whole["core"]
+    assert (core["method"], core["at_least"], core["count"]) == ("contrast", 2, len(shared)) and core[
+        "by_chance"
+    ] == 7.5
+    assert {e["row"] for e in core["examples"]} <= shared and len(core["examples"]) == min(5, len(shared))
+    assert [c["method"] for c in whole["cores"]] == ["contrast", "nait"]
+    told = whole["unique"]["texts (contrast, mean)"]
+    assert told["count"] == len(chosen["texts"] - shared)
+    rows, scores = means(world, "contrast", "texts")
+    alone = [row for row in rows[np.lexsort((rows, -scores))] if row in chosen["texts"] - shared]
+    assert [e["row"] for e in told["examples"]] == alone[:5]
+    for example in told["examples"]:
+        row = world.rows[example["row"]]
+        assert example["text"] == f"{row['instruction']}\n{row['output']}"[:300]
+        assert example["score"] == pytest.approx(scores[example["row"]], abs=1e-6)
+
+
+def test_transfer(world: World, whole: dict) -> None:
+    told = whole["transfer"]
+    (_, a), (_, b) = means(world, "contrast", "sums"), means(world, "contrast", "texts")
+    assert told["spearman"][0][1] == told["spearman"][1][0] == pytest.approx(spearman(a, b), abs=1e-6)
+    assert told["overlap"][0][1] == pytest.approx(top_overlap(a, b, 0.25), abs=1e-6)
+    x, y = (load_signature(file).tensors["weights"].astype(float) for file in world.files("contrast"))
+    expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    assert told["cosine"][0][1] == pytest.approx(expected, abs=1e-6) and told["cosine"][0][2] is None
+
+
+def test_the_least(capsys, world: World, tmp_path: Path) -> None:
+    """One signature, no label, no model, and a pool that is gone: all that is missing is told."""
+    pool = Path(shutil.copy(world.pool, tmp_path / "gone.jsonl"))
+    nait_fast.build_index(model=world.model, dataset=pool, output=tmp_path / "index", codebook=world.index)
+    pool.unlink()
+    words = ["--index", tmp_path / "index", "--signature", world.files("contrast")[0], "--output", tmp_path / "out"]
+    told = summary(capsys, "evaluate", *words)
+    assert told["transfer"]["spearman"] == [[1.0]] and told["agreement"]["names"] == [] and told["core"]["count"] == 0
+    assert told["retrieval"] == told["stability"] == [] and told["unique"] == {} and told["fidelity"]
+    assert {m["what"] for m in told["missing"]} == {
+        "texts of the examples", "retrieval", "agreement of methods", "stability of sums",
+        "core and unique rows of contrast, mean",
+    }  # fmt: skip
+    assert (tmp_path / "out" / "config.yaml").exists()
+    words = ["--index", tmp_path / "index", "--signature", *world.files("contrast"), "--output", tmp_path / "out"]
+    told = summary(capsys, "evaluate", *words)
+    assert {e["text"] for e in told["unique"]["sums"]["examples"]} == {None}
+    assert "pass --dataset" in run(capsys, "evaluate", *words, "--label", "source").error
+    moved = summary(capsys, "evaluate", *words, "--label", "source", "--dataset", world.pool)
+    assert moved["unique"]["sums"]["examples"][0]["text"] and len(moved["retrieval"]) == 2
+
+
+def test_the_same_command_gives_the_same_bytes(capsys, world: World, whole: dict, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(json.dumps({**whole["options"], "output": str(tmp_path / "again")}))
+    printed = run(capsys, "evaluate", "--config", tmp_path / "c.yaml")
+    assert printed.status == 0 and printed.out.strip() == whole["text"].strip()
+    again = read_sealed(tmp_path / "again" / "evaluation.json")
+    for key in ("environment", "options", "checksum"):
+        again.pop(key)
+    assert again == {key: whole[key] for key in again}
+    other = nait_fast.evaluate(**{**whole["options"], "output": tmp_path / "other", "seed": 1})
+    assert other["stability"] != whole["stability"] and other["transfer"] == whole["transfer"]
+
+
+def test_other_relevant_labels(world: World, tmp_path: Path) -> None:
+    options = {"index": world.index, "signature": world.files("contrast"), "output": tmp_path, "label": "source"}
+    told = nait_fast.evaluate(**options, relevant=["sums=texts", "sums=sums", "texts=poems"])
+    assert entry(told["retrieval"], "sums")["auc"] is None and why(told, "AUC of sums") == "all rows are relevant"
+    assert why(told, "retrieval of texts") == "no row of the index has the label 'poems'; name one with --relevant"
+
+
+def test_rows_without_the_label(world: World, tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if i % 3 or k != "source"} for i, row in enumerate(world.rows)]
+    pool = write_jsonl(tmp_path / "pool.jsonl", rows)
+    nait_fast.build_index(model=world.model, dataset=pool, output=tmp_path / "index", codebook=world.index)
+    told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("contrast"), output=tmp_path / "out",
+                              label="source")  # fmt: skip
+    assert "no key 'source'" in why(told, "label of 40 rows") and entry(told["retrieval"], "sums")["relevant"] == 40
+
+
+def test_an_index_of_nag(world: World, tmp_path: Path) -> None:
+    nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", codec="nag", nag_top_k=5)
+    told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("nag", "nait"), output=tmp_path / "out",
+                              model=world.model, target=world.target(), sizes=["8"], repeats=2)  # fmt: skip
+    stable = entry(told["stability"], "sums (nag, up_abs)")
+    assert 0 < stable["bootstrap"][0]["spearman"] < 1 and stable["halves"]["repeats"] == 2
+    assert sum(entry(told["confounds"], "sums (nag, up_abs)")["layer_share"]) == pytest.approx(1, abs=1e-5)
+    assert "nothing of NAIT's score" in why(told, "fidelity of sums (nait, mean)")
+    assert "no score that bits stand in for" in why(told, "fidelity of sums (nag, up_abs)")
+    assert "sums (nait, mean)" in told["agreement"]["sampled"]["names"]
