@@ -22,8 +22,9 @@ what was taken out. Each finished run is a row of its own; a rerun does what is 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def plan(targets: Sequence[str], methods: Sequence[str], seeds: int, draws: int,
 class Material:
     """All samples, and where among them is what: ``pool``, ``held_out`` of each set, ``own`` rows of each target.
 
-    ``scores``: (target, method) -> float64 over the pool, which comes first.
+    ``scores()``: (target, method) -> float64 over the pool, which comes first; made when they are first needed.
     """
 
     samples: Sequence[Sft]
@@ -94,7 +95,7 @@ class Material:
     pool: np.ndarray
     held_out: Mapping[str, list[int]]
     own: Mapping[str, np.ndarray]
-    scores: Mapping[tuple[str, str], np.ndarray]
+    scores: Callable[[], Mapping[tuple[str, str], np.ndarray]]
 
     @property
     def response(self) -> np.ndarray:
@@ -113,10 +114,10 @@ def rows_of(material: Material, run: Run, tokens: int) -> np.ndarray:
     if run.arm == "longest":
         return top(pool, response.astype(float), response, tokens)
     if run.arm == "random_length":
-        like = top(pool, material.scores[run.target, "contrast"], response, tokens)
+        like = top(pool, material.scores()[run.target, "contrast"], response, tokens)
         return data.matched(like, pool, response, run.seed)
     method, _, end = run.arm.rpartition(" ")
-    return top(pool, material.scores[run.target, method], response, tokens, bottom=end == "bottom")
+    return top(pool, material.scores()[run.target, method], response, tokens, bottom=end == "bottom")
 
 
 def configuration(setting: str, run: Run, rows: np.ndarray) -> str:
@@ -192,7 +193,11 @@ def gather(arguments: argparse.Namespace, encoder: Any) -> tuple[Material, dict[
             raise NaitError(f"{path}: {len(some)} rows behind the first {first}; --held-out wants {arguments.held_out}")
         held_out[name] = list(range(len(samples), len(samples) + arguments.held_out))
         rows, samples = rows + some[: arguments.held_out], samples + more[: arguments.held_out]
-    scores = all_scores(arguments.work, arguments.model, pool, signature, arguments.max_length, arguments.seed)
+
+    @cache
+    def scores() -> Mapping[tuple[str, str], np.ndarray]:
+        return all_scores(arguments.work, arguments.model, pool, signature, arguments.max_length, arguments.seed)
+
     own = {name: np.flatnonzero(np.array(sources) == name) for name in signature}
     setting = {
         "model": Path(arguments.model).name, "max_length": arguments.max_length, "pool_rows": len(pool),
@@ -218,9 +223,9 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the pool and its index")
     add("--tokens", type=int, default=20480, help="response tokens that each arm trains on")
     add("--batch-tokens", type=int, default=640, help="response tokens a step")
-    add("--rank", type=int, default=16)
-    add("--layers", type=int, default=10, help="how many of the last layers are adapted (0: all)")
-    add("--lr", type=float, default=5e-4)
+    add("--rank", type=int, default=8)
+    add("--layers", type=int, default=6, help="how many of the last layers are adapted (0: all)")
+    add("--lr", type=float, default=1e-3)
     add("--product", default="auto", help="frozen products: auto, torch, onednn, onednn-bf16")
     add("--pack-tokens", type=int, default=2048, help="tokens that run at once in evaluations")
     add("--device", default="auto")

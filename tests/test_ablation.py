@@ -45,9 +45,8 @@ def material(encoder) -> Material:
     sources = [row["source"] for row in rows]
     scores = {("sums", m): np.random.default_rng(i).random(60) for i, m in enumerate(ablation_scores.METHODS)}
     held_out = {"general": list(range(60, 70)), "sums": list(range(70, 80))}
-    return Material(
-        samples, sources, pool, held_out, {"sums": np.flatnonzero(np.array(sources[:60]) == "sums")}, scores
-    )
+    own = {"sums": np.flatnonzero(np.array(sources[:60]) == "sums")}
+    return Material(samples, sources, pool, held_out, own, lambda: scores)
 
 
 @pytest.fixture
@@ -132,6 +131,8 @@ def test_a_removed_source_is_gone_from_pool_and_arms(tmp_path, encoder, monkeypa
         general=dataset, signature=20, held_out=8, work=tmp_path, model="m", max_length=60,
     )  # fmt: skip
     made, setting = ablation.gather(arguments, encoder)
+    assert not seen  # the check before anything else needs no scores
+    made.scores()
     assert {row["source"] for row in seen["pool"]} == {"texts"} and len(seen["targets"]["sums"]) == 20
     assert setting["pool_rows"] == len(made.pool) == 20
     of_arm = {
@@ -249,8 +250,8 @@ def test_a_rerun_does_only_what_is_missing(learner, material, tmp_path):
     assert [row["arm"] for row in go(runs, {"a": 1})] == ["nag top"]
     assert len(go([Run(ANY, "random", 1), runs[1]], {"a": 1})) == 1  # another seed
     assert len(go(runs[:1], {"a": 2})) == 1  # another setting
-    better = {("sums", "nag"): -material.scores["sums", "nag"]}
-    again = replace(material, scores={**material.scores, **better})
+    better = {**material.scores(), ("sums", "nag"): -material.scores()["sums", "nag"]}
+    again = replace(material, scores=lambda: better)
     assert len(list(ablation.work_through(runs, learner, again, {"a": 1}, tmp_path, ablation.done(path)))) == 1
     rows = ablation.done(path)
     assert set(rows[0]["evaluated"]) == {"general", "sums"} and rows[0]["environment"]["cpu"]
