@@ -9,15 +9,17 @@ import pytest
 
 import nait_fast
 from nait_fast.config import EvaluateOptions
+from nait_fast.data.pool import Pool
 from nait_fast.data.rows import open_rows
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.ranks import top_overlap
+from nait_fast.evaluation.stability import rebuilt
 from nait_fast.index.files import read_sealed
 from nait_fast.index.reader import Index
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.signature import load_signature
 from nait_fast.ranking.spearman import spearman
-from nait_fast.verbs.evaluate_model import layer_scores, open_for
+from nait_fast.verbs.evaluate_model import layer_scores, material_of, open_for, reading_of, target_readings
 from tests.commands import run, summary
 from tests.conftest import write_jsonl
 from tests.evaluation.conftest import ROWS, World
@@ -123,6 +125,22 @@ def test_exact_parts_add_up_to_the_index_s_scores(world: World) -> None:
     parts = layer_scores(session, case.index, open_rows(case.index), case.scores, places, signatures)
     for own, column in zip(parts, case.scores.columns, strict=True):
         assert own.shape == (6, 3) and own.sum(axis=1) == pytest.approx(column[places], rel=1e-3, abs=1e-4)
+
+
+def test_all_samples_again_make_the_same_signature(world: World) -> None:
+    files = [file for folder in ("contrast", "nait", "drift", "nag") for file in world.files(folder)[:1]]
+    signatures = [load_signature(file) for file in files]
+    case = Case(Index(world.index), signatures)
+    options = EvaluateOptions(index=str(world.index), signature=("x",), output="x", model=world.model)
+    session = open_for(case.index, options, quiet=True)
+    wanted = sorted({reading_of(signature) for signature in signatures})
+    assert wanted == ["drift", "mean", "up_abs"]
+    readings = target_readings(session, "sums", Pool(world.targets["sums"]), wanted)
+    for signature in signatures:
+        again = rebuilt(signature, material_of(signature, readings), case.codebook, "sums")
+        for key in ("planes", "plane_weights", "direction"):
+            if key in signature.tensors:
+                assert np.allclose(again.tensors[key], signature.tensors[key], rtol=1e-3, atol=1e-5)
 
 
 def test_stability(whole: dict) -> None:

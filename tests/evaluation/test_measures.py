@@ -93,6 +93,10 @@ def test_precision_follows_the_order(seed: int) -> None:
     assert retrieval(centred_ranks(scores), relevant) == told  # ranks are as good as scores
 
 
+def test_the_deepest_precision_is_of_all_rows() -> None:
+    assert retrieval(np.arange(10.0), np.arange(10) < 3)["p_at"] == {"10": 0.3}
+
+
 def test_one_relevant_row() -> None:
     relevant = np.arange(6) == 4
     assert (r_precision(SCORES, relevant), auc(SCORES, relevant)) == (1, 1)
@@ -118,6 +122,8 @@ def test_shares_of_a_constant_score() -> None:
     assert variance_shares(np.ones((5, 3))) is None
     x = np.random.default_rng(0).standard_normal(50) * 1e3
     assert variance_shares(np.column_stack([x, -x])) is None
+    parts = np.column_stack([0.1 * x, 0.2 * x, -0.3 * x])  # rounding leaves something of what is 0
+    assert parts.sum(axis=1).any() and variance_shares(parts) is None
     assert variance_shares(np.ones((1, 3))) is None
 
 

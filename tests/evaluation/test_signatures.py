@@ -1,5 +1,6 @@
 """What is said of signatures: their labels, their likeness, and how they change with the target's samples."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 
 from nait_fast.errors import NaitError
-from nait_fast.evaluation import stability
+from nait_fast.evaluation import fidelity, stability
 from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.exact import Exact
 from nait_fast.evaluation.fidelity import neuron_proxy
 from nait_fast.evaluation.labels import families_of, groups_of, labels_of
+from nait_fast.evaluation.ranks import compared
+from nait_fast.evaluation.rows import formats_of, label_values, text_of
 from nait_fast.evaluation.scores import codes_at, drawn_places, exact_column, score, score_places
 from nait_fast.evaluation.transfer import cosine
 from nait_fast.index.codebook import Codebook
@@ -189,6 +193,47 @@ def test_bits_that_stand_in_for_nait() -> None:
     # A bit tells sqrt(2 / π) = 0.80 of a normal neuron; weights without σ, or flipped, tell less.
     assert np.corrcoef(exact, found)[0, 1] == pytest.approx(0.79, abs=0.02)
     assert neuron_proxy(nait_signature("a", material(12), META, reading="drift"), known) is None
+
+
+def test_fidelity_by_the_index_s_and_by_the_model_s_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = made(tmp_path / "index")
+    stored = nait("n", WIDTHS)
+    other = replace(stored, tensors={"direction": stored.tensors["direction"] * 2})  # its name is in the index, too
+    case = Case(index, [stored, other, contrast("a", WIDTHS, 1)])
+    case.__dict__["codebook"] = codebook()
+    places = np.arange(3, 80, 2)
+    case.exact = {1: Exact(places, np.random.default_rng(0).standard_normal((len(places), 2)))}
+    proxy = neuron_proxy(stored, codebook())
+    assert proxy is not None
+    proxy = replace(proxy, meta={**proxy.meta, "codebook": CODEBOOK})
+    monkeypatch.setattr(fidelity, "neuron_proxy", lambda signature, known: proxy)
+    bits = score_codes(np.concatenate([np.array(shard.codes) for shard in index.shards()]), [proxy])[:, 0]
+    first, second, third = fidelity.section(case)
+    assert (first["against"], first["rows"]) == ("exact scores in the index", 90)
+    assert (second["against"], second["rows"]) == ("exact scores by the model", len(places))
+    assert first["spearman"] == compared(bits, np.sin(np.arange(90)))["spearman"]
+    assert second["spearman"] == compared(bits[places], case.exact[1].parts.sum(axis=1))["spearman"]
+    assert third["against"] == "its unrounded weights"
+
+
+def test_what_the_pool_says_of_its_rows() -> None:
+    lines = [b'{"a": "x"}', b'{"a": 3}', b'{"b": 1}', b'{"a": null}', b'{"a": "x"}', b'{"a": true}']
+    numbers, values = label_values(lines, "a")
+    assert numbers.tolist() == [0, 1, -1, -1, 0, 2] and values == {"x": 0, "3": 1, "true": 2}
+    assert text_of(b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+                   "messages") == "a\nb"  # fmt: skip
+    assert text_of(json.dumps({"text": "é" * 400}).encode(), "text") == "é" * 300
+    assert text_of(b'{"input_ids": [5, 6, 7]}', "input_ids") == "5 6 7"
+    assert text_of(b'{"instruction": 3}', "alpaca") == '{"instruction": 3}'
+
+
+def test_formats_of_several_pools(tmp_path: Path) -> None:
+    codes = np.zeros((4, LAYOUT.row_bytes), dtype=np.uint8)
+    shards = [{"codes": codes, "row": np.arange(first, first + 4), "n_tokens": np.ones(4, dtype=np.int32)}
+              for first in (0, 4)]  # fmt: skip
+    pools = [{"path": "p", "kind": "jsonl", "format": name, "rows": 4, "sha256": ""} for name in ("text", "alpaca")]
+    index = Index(write_index(tmp_path / "index", shards, WIDTHS, datasets=pools))
+    assert formats_of(index, np.array([0, 3, 4, 7])) == ["text", "text", "alpaca", "alpaca"]
 
 
 def stable(folder: Path, samples: int) -> tuple[Case, dict | None]:
