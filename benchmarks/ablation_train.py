@@ -104,15 +104,13 @@ class Learner:
         self.below = n - recipe.layers if recipe.layers else 0
         if not 0 <= self.below < n:
             raise NaitError(f"--layers {recipe.layers}: the model has {n}")
-        self.samples, self.recipe, self.device = samples, recipe, loaded.device
+        kind = product_kind(causal, recipe.product)
+        self.samples, self.recipe, self.device = samples, replace(recipe, product=kind), loaded.device
         self.trunk, self.upper = apart(body), apart(body)
-        self.trunk.layers, self.trunk.norm = body.layers[: self.below], nn.Identity()  # type: ignore[index]
-        self.trunk.layers = apart(self.trunk.layers)
+        self.trunk.layers, self.trunk.norm = self.trunk.layers[: self.below], nn.Identity()
         self.upper.layers = self.upper.layers[self.below :]
         self._check_split(body)
         self.upper.requires_grad_(False)
-        kind = product_kind(causal, recipe.product)
-        self.recipe = replace(recipe, product=kind)
         freeze_linears(self.trunk, kind)
         freeze_linears(self.upper, kind)  # before the adapters, which are linear modules too
         self.lora = adapters(self.upper, recipe)
@@ -234,14 +232,12 @@ class Learner:
             for batch in _batches(ordered, [len(self._inputs(r)) for r in ordered], self.recipe.pack_tokens):
                 nll, items = self.nll([(row, self.samples[row].response) for row in batch])
                 for (row, _), part in zip(items, nll.double().cpu().split([n for _, n in items]), strict=True):
-                    end = float(part[-1]) if self.samples[row].ended else None
-                    content = part[:-1] if end is not None else part
-                    out[row] = (float(content.sum()), len(content), end)
-        return {
-            "nll": [round(out[r][0], 3) for r in rows],
-            "tokens": [out[r][1] for r in rows],
-            "end": [None if out[r][2] is None else round(float(out[r][2] or 0), 3) for r in rows],
-        }
+                    ended = self.samples[row].ended
+                    content = part[:-1] if ended else part
+                    end = round(float(part[-1]), 3) if ended else None
+                    out[row] = (round(float(content.sum()), 3), len(content), end)
+        nll, tokens, ends = zip(*(out[row] for row in rows), strict=True)
+        return {"nll": list(nll), "tokens": list(tokens), "end": list(ends)}
 
 
 def _batches(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
