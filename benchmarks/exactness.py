@@ -43,7 +43,7 @@ def engine_readings(session: Session, encoded: list[Encoded], prefix: bool = Tru
 
 def engine_scores(session: Session, encoded: list[Encoded], reading: str, direction: np.ndarray) -> np.ndarray:
     """Exact scores float64 [n] as the index pass computes them."""
-    sink = Encode(len(encoded), session.layout, bits=None, directions={"t": (reading, torch.from_numpy(direction))})
+    sink = Encode(len(encoded), session.layout, None, directions={"t": (reading, torch.from_numpy(direction))})
     session.run(encoded, sink, (reading,), shared_prefix(encoded))
     return sink.exact["t"]
 

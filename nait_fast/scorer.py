@@ -12,8 +12,10 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import RowError, Sample, parse_any
 from nait_fast.data.tokenize import Encoded, Refused
 from nait_fast.errors import NaitError
+from nait_fast.extract.coders import NeuronCoder, TopKCoder
 from nait_fast.extract.session import session_around
 from nait_fast.extract.sinks import Encode
+from nait_fast.ranking.embed import cosines
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 
@@ -76,6 +78,10 @@ class Scorer:
         identity = self._session.identity()
         for signature in self.signatures:
             check_fits(signature, identity["model"], identity["template"], None, "this Scorer")
+        embedded = {s.meta["embed_layer"] for s in self.signatures if s.method == "embed"}
+        if len(embedded) > 1:
+            raise NaitError("Scorer: the signatures embed by different layers; use two Scorers")
+        self._session.embed_layer = next(iter(embedded), None)
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
         self._turn = Lock()
 
@@ -123,8 +129,12 @@ class Scorer:
         out = np.full((n, len(sinks)), np.nan)
         rows = [e.row for e in encoded]
         for c, (signature, sink) in enumerate(zip(self.signatures, sinks, strict=True)):
-            nait = signature.method == "nait"
-            out[rows, c] = sink.exact[signature.name] if nait else score_codes(sink.codes, [signature])[:, 0]
+            if signature.method == "nait":
+                out[rows, c] = sink.exact[signature.name]
+            elif signature.method == "embed":
+                out[rows, c] = cosines(sink.columns["embedding"], signature.tensors["centroid"][None])[:, 0]
+            else:
+                out[rows, c] = score_codes(sink.codes, [signature])[:, 0]
         infinite = [row for i, row in enumerate(rows) if not all(sink.finite[i] for sink in sinks)]
         out[infinite] = np.nan
         return out, dict.fromkeys(infinite, "activations are not finite")
@@ -133,11 +143,15 @@ class Scorer:
         reading, device, layout = signature.meta["reading"], self._session.model.device, self._session.layout
         if signature.method == "nait":
             directions = {signature.name: (reading, torch.from_numpy(signature.tensors["direction"]))}
-            return Encode(n, layout, bits=None, directions=directions, device=device)
+            return Encode(n, layout, None, directions=directions, device=device)
+        if signature.method == "embed":
+            return Encode(
+                n, layout, None, hidden_mean=torch.from_numpy(signature.tensors["hidden_mean"]), device=device
+            )
         if signature.method == "nag":
-            return Encode(n, layout, bits=reading, top_k=signature.meta["top_k"], device=device)
+            return Encode(n, layout, TopKCoder(layout, signature.meta["top_k"]), device=device)
         threshold = torch.from_numpy(signature.tensors["threshold"])
-        return Encode(n, layout, bits=reading, threshold=threshold, device=device)
+        return Encode(n, layout, NeuronCoder(layout, reading, threshold, device), device=device)
 
 
 def _refuse(problems: dict[int, str]) -> None:

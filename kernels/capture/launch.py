@@ -119,6 +119,18 @@ def mlp_capture(
         return hidden, stats
 
 
+def segment_sums(x: torch.Tensor, segments: Segments) -> torch.Tensor:
+    """Sums fp32 [B, H] of ``x`` [..., H] over the tokens of each sequence, but for a skipped first one."""
+    flat = x.reshape(-1, x.shape[-1])
+    if x.dtype not in DTYPES or pick(x.device.type, ("triton", "reference")) == "reference":
+        sums = reference.pool(flat, segments, frozenset({"sum"})).sum
+    else:
+        with current(x.device):
+            sums = _launch(None, flat, "identity", segments, frozenset({"sum"}), None, write=False)[1].sum
+    assert sums is not None
+    return sums
+
+
 def _rows(x: torch.Tensor) -> torch.Tensor:
     flat = x.reshape(-1, x.shape[-1])
     return flat if flat.stride(1) == 1 or flat.shape[1] == 1 else flat.contiguous()

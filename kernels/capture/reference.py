@@ -62,6 +62,7 @@ class Stats:
 
     ``first``, ``last``: activation at the first and last token; ``sum``: over the tokens (less the skipped first);
     ``up_abs_sum``: sum of |up| over all tokens; ``codes`` uint8 [B, layer_bytes(J)]: packed bits of the mean.
+    ``hidden_sum`` [B, H]: as ``sum``, of what went into the MLP (a model's layer sets it, not the op).
     """
 
     first: torch.Tensor | None = None
@@ -69,6 +70,7 @@ class Stats:
     sum: torch.Tensor | None = None
     up_abs_sum: torch.Tensor | None = None
     codes: torch.Tensor | None = None
+    hidden_sum: torch.Tensor | None = None
 
 
 def activate(gate: torch.Tensor | None, up: torch.Tensor, act: str | Callable[[torch.Tensor], torch.Tensor]):

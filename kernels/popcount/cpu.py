@@ -101,7 +101,18 @@ def _compiled():
                 out[i, owners[q + 2]] += weights[q + 2] * np.int64(c)
                 out[i, owners[q + 3]] += weights[q + 3] * np.int64(d)
 
-    return scan, scan_narrow
+    @numba.njit(parallel=True, nogil=True)
+    def scan_scaled(words, planes, weights, owners, scales, ends, out):
+        n_layers, n_planes = len(ends) - 1, planes.shape[0]
+        for i in numba.prange(words.shape[0]):
+            for layer in range(n_layers):
+                for q in range(n_planes):
+                    count = np.uint64(0)
+                    for w in range(ends[layer], ends[layer + 1]):
+                        count += ctpop(words[i, w] & planes[q, w])
+                    out[i, owners[q]] += scales[i, layer] * (weights[q, layer] * np.int64(count))
+
+    return scan, scan_narrow, scan_scaled
 
 
 def popcount_scan(
@@ -111,7 +122,7 @@ def popcount_scan(
     out = np.zeros((len(codes), n_scores), dtype=np.int64)
     if not len(codes):
         return out
-    scan, scan_narrow = _compiled()
+    scan, scan_narrow, _ = _compiled()
     words, masks = codes.view(np.uint64), planes.view(np.uint64)
     narrow = codes.shape[1] <= NARROW_BYTES and (len(planes) % 4 == 0 or len(planes) >= REST_PLANES)
     fours = len(planes) // 4 * 4 if narrow else 0
@@ -120,4 +131,24 @@ def popcount_scan(
             scan_narrow(words, masks[:fours], weights[:fours], owners[:fours], out)
         if fours < len(planes):
             scan(words, masks[fours:], weights[fours:], owners[fours:], out)
+    return out
+
+
+def scaled_scan(
+    codes: np.ndarray,
+    planes: np.ndarray,
+    weights: np.ndarray,
+    owners: np.ndarray,
+    n_scores: int,
+    scales: np.ndarray,
+    ends: np.ndarray,
+) -> np.ndarray:
+    """Same contract as ``reference.scaled_scan``; layers of whole 64-bit words."""
+    out = np.zeros((len(codes), n_scores))
+    if not len(codes):
+        return out
+    scan = _compiled()[2]
+    words, masks = codes.view(np.uint64), planes.view(np.uint64)
+    with _one_at_a_time():
+        scan(words, masks, weights, owners, scales.astype(np.float64), ends // 8, out)
     return out

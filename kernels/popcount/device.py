@@ -155,7 +155,7 @@ class DeviceScan:
 def scaled_scores(
     codes: torch.Tensor, planes: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor, layer_bytes: int
 ) -> torch.Tensor:
-    """Scores fp32 [n] as in ``reference.scaled_scan``, all of it on one device.
+    """One score, fp32 [n], as in ``reference.scaled_scan``, of layers of one width, all of it on one device.
 
     ``codes`` uint8 [n, W] and ``planes`` uint8 [Q, W], W at least L layers of ``layer_bytes`` (whole 32-bit words);
     ``weights`` float [Q, L], ``scales`` fp16 or fp32 [n, L]. Raises ValueError on shapes that do not fit.

@@ -3,6 +3,8 @@
 score[i, c] = Σ_{q: owner[q] = c} weight[q] · popcount(codes[i] & planes[q])
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 CHUNK_BYTES = 1 << 22
@@ -28,18 +30,23 @@ def popcount_scan(
 
 
 def scaled_scan(
-    codes: np.ndarray, planes: np.ndarray, weights: np.ndarray, scales: np.ndarray, layer_bytes: int
+    codes: np.ndarray,
+    planes: np.ndarray,
+    weights: np.ndarray,
+    owners: np.ndarray,
+    n_scores: int,
+    scales: np.ndarray,
+    ends: np.ndarray,
 ) -> np.ndarray:
-    """Scores float64 [n] = Σ_l scales[i, l] · Σ_q weights[q, l] · popcount(codes[i, l] & planes[q, l]).
+    """Scores float64 [n, n_scores]: Σ_l scales[i, l] · Σ_{q: owner[q] = c} weights[q, l] · popcount(code & plane).
 
-    ``codes`` uint8 [n, W], ``planes`` uint8 [Q, W], of which the first L · ``layer_bytes`` count; ``weights`` float
-    [Q, L], ``scales`` float [n, L].
+    ``codes`` uint8 [n, W], ``planes`` uint8 [Q, W], layer l being bytes ``ends[l]`` to ``ends[l + 1]`` of a row;
+    ``weights`` float [Q, L], ``owners`` int [Q], ``scales`` float [n, L].
     """
-    n, n_layers = scales.shape
-    used = n_layers * layer_bytes
-    layers = codes[:, :used].reshape(n, n_layers, layer_bytes)
-    out = np.zeros(n)
-    for plane, weight in zip(planes, weights.astype(np.float64), strict=True):
-        counts = np.bitwise_count(layers & plane[:used].reshape(n_layers, layer_bytes)).sum(axis=2, dtype=np.int64)
-        out += (scales * weight * counts).sum(axis=1)
+    out = np.zeros((len(codes), n_scores))
+    for layer, (start, stop) in enumerate(pairwise(ends.tolist())):
+        scale, part = scales[:, layer].astype(np.float64), codes[:, start:stop]
+        for plane, weight, owner in zip(planes[:, start:stop], weights[:, layer], owners, strict=True):
+            counts = np.bitwise_count(part & plane).sum(axis=1, dtype=np.int64)
+            out[:, owner] += scale * (float(weight) * counts)
     return out

@@ -27,6 +27,7 @@ from nait_fast.bench.shapes import forward_flops, unused_flops
 from nait_fast.bench.timing import Ceilings, Times, synchronize
 from nait_fast.data.batching import make_batches, shared_prefix
 from nait_fast.data.tokenize import Encoded
+from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.format import CodeLayout
@@ -103,7 +104,8 @@ class EndToEnd:
 
     def bits(self, encoded: list[Encoded]) -> np.ndarray:
         """Codes uint8 [n, row_bytes] of ``encoded``."""
-        sink = Encode(len(encoded), self.layout, bits="mean", threshold=self.threshold, device=self.device)
+        coder = NeuronCoder(self.layout, "mean", self.threshold, self.device)
+        sink = Encode(len(encoded), self.layout, coder, device=self.device)
         self.engine.run(encoded, sink, prefix=self.prefix)
         if not sink.finite.all():
             raise Wrong(f"{int((~sink.finite).sum())} samples are not finite")

@@ -17,6 +17,7 @@ from nait_fast.bench.lengths import random_ids, sample_lengths
 from nait_fast.bench.naive import hooked_means
 from nait_fast.bench.shapes import SHAPES, build
 from nait_fast.data.batching import shared_prefix
+from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.format import CodeLayout
@@ -54,7 +55,8 @@ def measure_pipeline(
 
     for dtype in dtypes:
         there = prepare(_as_loaded(body, device, dtype), None, name=shape)
-        sink = Encode(len(encoded), layout, bits="mean", threshold=torch.from_numpy(threshold), device=device)
+        coder = NeuronCoder(layout, "mean", torch.from_numpy(threshold), device)
+        sink = Encode(len(encoded), layout, coder, device=device)
         Engine(there, ("mean",)).run(encoded, sink, prefix=prefix)
         share, worst = against(layout.unpack(sink.codes))
         farthest, most = GATE[dtype]

@@ -10,6 +10,7 @@ from nait_fast.data.plan import lines_of
 from nait_fast.data.pool import Pool, check, where_of
 from nait_fast.data.tokenize import Encoded, Encoder
 from nait_fast.errors import NaitError
+from nait_fast.extract.coders import make_rotation
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.codebook import Codebook
 
@@ -65,8 +66,11 @@ def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> l
     return sorted(chosen, key=lambda e: e.row)
 
 
-def make_codebook(collected: Collect, reading: str, meta: dict[str, Any]) -> Codebook:
-    """Codebook of the finite samples in ``collected`` (needs ``reading``; drift_mean where drift was collected)."""
+def make_codebook(
+    collected: Collect, reading: str, meta: dict[str, Any], codec: str = "neuron", outliers: int = 0, seed: int = 0
+) -> Codebook:
+    """Codebook of the finite samples in ``collected`` (needs ``reading``; drift_mean and hidden_mean where these were
+    collected). ``outliers``, ``seed``: of codec rotated."""
     finite = np.flatnonzero(collected.finite)
     if len(finite) < 2:
         raise NaitError(
@@ -76,10 +80,14 @@ def make_codebook(collected: Collect, reading: str, meta: dict[str, Any]) -> Cod
     values = collected.readings[reading].numpy()[finite]
     threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)
     drift = collected.readings.get("drift")
+    rotation = make_rotation(values, threshold, collected.layout, outliers, seed) if codec == "rotated" else None
+    hidden = collected.hidden.numpy()[finite]
     return Codebook(
         frequency=(values > threshold).mean(axis=0).astype(np.float32),
-        meta={"codec": "neuron", "reading": reading, "samples": len(finite), **meta},
+        meta={"codec": codec, "reading": reading, "samples": len(finite), **meta},
         threshold=threshold,
         scale=values.std(axis=0, dtype=np.float64).astype(np.float32),
         drift_mean=None if drift is None else drift.numpy()[finite].mean(axis=0, dtype=np.float64).astype(np.float32),
+        rotation=rotation,
+        hidden_mean=hidden.mean(axis=0, dtype=np.float64).astype(np.float32) if hidden.shape[1] else None,
     )

@@ -59,7 +59,9 @@ class Engine:
         first_token: str = "exclude",
         batch_tokens: int | None = None,
         quiet: bool = True,
+        hidden_at: int | None = None,
     ):
+        """``hidden_at``: position of the captured layer whose hidden state the reading ``hidden`` is."""
         self.model, self.readings, self.first_token, self.quiet = model, tuple(readings), first_token, quiet
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
         self.run_tokens, self.padded_tokens = 0, 0  # through the model, without and with padding
@@ -67,7 +69,7 @@ class Engine:
         self._prefix_keys: dict[int, KeysValues] = {}
         self._prefix_stats: list[Stats] = []
         self._on_stats: Callable[[int, Stats], None] = lambda position, stats: None
-        self._capture = Capture(model.specs, statistics_for(readings), self._stats, stop=True)
+        self._capture = Capture(model.specs, statistics_for(readings), self._stats, stop=True, hidden_at=hidden_at)
 
     def _stats(self, position: int, stats: Stats) -> None:
         self._on_stats(position, stats)

@@ -19,7 +19,8 @@ from nait_fast.data.plan import Plan, Unit, load_plan, stamps_of
 from nait_fast.data.pool import Pool
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
-from nait_fast.extract.calibrate import first_samples, make_codebook, sample_of
+from nait_fast.extract.calibrate import first_samples, sample_of
+from nait_fast.extract.coding import Coding
 from nait_fast.extract.folder import IndexFolder
 from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed
@@ -77,26 +78,17 @@ class IndexBuild:
         with_drift: bool = False,
     ):
         self.session, self.pool, self.options = session, pool, options
-        self.reading = "up_abs" if options.codec == "nag" else options.reading or "mean"
-        self.calibrate_on = {self.reading, *exact_readings} | ({"drift"} if with_drift else set())
         if options.append and options.repair:
             raise NaitError("--append and --repair: one at a time, --repair first")
         if options.append and options.codebook:
             raise NaitError("--append: the index has its codebook already; leave --codebook out")
         self._given = load_codebook(options.codebook) if options.codebook else None
-        if options.codec == "nag" and options.nag_top_k > min(session.model.widths):
-            raise NaitError(
-                f"--nag-top-k {options.nag_top_k}: the model's layers have only {min(session.model.widths)} neurons"
-            )
-        if self._given is not None:
-            self._check_codebook(self._given)
+        self.coding = Coding(session, options, self._given)
+        self.calibrate_on = self.coding.readings | exact_readings | ({"drift"} if with_drift else set())
         plan = pool.plan()
         self.format = pool.detect()
         self.description = {
-            "codec": options.codec,
-            "reading": self.reading,
-            **session.identity(),
-            **({"top_k": options.nag_top_k} if options.codec == "nag" else {}),
+            **self.coding.description,
             "template_kind": session.encoder.template.kind,
             "max_length": session.encoder.max_length,
         }
@@ -119,17 +111,6 @@ class IndexBuild:
         self._collected: Collect | None = None
         self._sample: list[Encoded] = []
         self.tokens, self.seconds = 0, 0.0
-
-    def _check_codebook(self, codebook: Codebook) -> None:
-        if self.options.codec == "nag":
-            raise NaitError("--codebook: codec nag has no codebook; leave the flag out")
-        for key, value in {**self.session.identity(), "reading": self.reading}.items():
-            if codebook.meta.get(key) != value:
-                what = "model or --layers" if key == "model" else key
-                raise NaitError(
-                    f"--codebook: it was made with another {what} ({codebook.meta.get(key)}, here {value}); "
-                    "recalibrate (leave --codebook out) or use the same options"
-                )
 
     def codebook(self, on_batch: OnBatch | None = None) -> Codebook | None:
         """The codebook: given, left by an earlier run, or calibrated now. None for codec nag."""
@@ -157,7 +138,7 @@ class IndexBuild:
 
         self.session.run(self._sample, self._collected, readings, self.prefix, told)
         self.count(progress)
-        made = make_codebook(self._collected, self.reading, self.session.identity())
+        made = self.coding.codebook_of(self._collected)
         made.save(path)
         return made
 
@@ -179,7 +160,7 @@ class IndexBuild:
         self._head = {
             "model_name": self.session.model.name,
             **self.description,
-            "row_bytes": self.session.layout.row_bytes,
+            "row_bytes": self.coding.layout.row_bytes,
             "codebook": codebook.hash if codebook else None,
             "exact": exact,
         }
@@ -196,11 +177,7 @@ class IndexBuild:
         self.seconds += progress.seconds
 
     def _sink(self, n: int) -> Encode:
-        threshold = None
-        if self._codebook is not None and self._codebook.threshold is not None:
-            threshold = torch.from_numpy(self._codebook.threshold)
-        return Encode(n, self.session.layout, bits=self.reading, threshold=threshold, top_k=self.options.nag_top_k,
-                      directions=self._directions, device=self.session.model.device)  # fmt: skip
+        return self.coding.sink(n, self._codebook, self._directions)
 
     def _calibrated(self) -> dict[str, np.ndarray]:
         """Codes, exact scores and finiteness of the calibration sample, which is not run twice; empty without one."""
@@ -210,12 +187,12 @@ class IndexBuild:
             self._collected.replay(sink, self.session.model.device)
             rows = np.array([e.row for e in self._sample], dtype=np.int64)
             tensors: dict[str, np.ndarray] = {f"exact.{name}": scores for name, scores in sink.exact.items()}
-            tensors |= {"codes": sink.codes, "row": rows, "finite": sink.finite.astype(np.uint8)}
+            tensors |= {"codes": sink.codes, "row": rows, "finite": sink.finite.astype(np.uint8), **sink.columns}
             write_atomic(path, pack_tensors(tensors, {"kind": "calibration"}))
             self._collected, self._sample = None, []
         if self.folder.added or not path.exists():  # its rows are the first dataset's
             return {"row": np.zeros(0, dtype=np.int64)}
-        return load_calibration(path, self.session.layout, self._directions)
+        return load_calibration(path, self.coding.layout, self._directions, self.coding.columns)
 
     def index_window(self, window: Window, on_batch: OnBatch | None = None) -> dict[str, int]:
         """Run the model over a loaded unit and write its shard; returns what is to be told of it.
@@ -229,13 +206,15 @@ class IndexBuild:
         if on_batch and done:
             on_batch(len(done), 0)
         sink = self._sink(len(encoded))
-        readings = sorted({self.reading} | {r for r, _ in self._directions.values()})
+        readings = sorted(self.coding.readings | {r for r, _ in self._directions.values()})
         self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefix, on_batch)
         if done:
             source = [place_of[encoded[i].row] for i in done]
             sink.codes[done], sink.finite[done] = self._known["codes"][source], self._known["finite"][source]
             for name, scores in sink.exact.items():
                 scores[done] = self._known[f"exact.{name}"][source]
+            for name, column in sink.columns.items():
+                column[done] = self._known[name][source]
         for i in np.flatnonzero(~sink.finite):
             row = encoded[i].row
             listed.append(dataclasses.asdict(self.pool.refuse(window.where(row), row, "activations are not finite")))
@@ -255,6 +234,7 @@ class IndexBuild:
             {name: scores[sink.finite] for name, scores in sink.exact.items()},
             [e.id for e in kept],
             [{**entry, "row": first + entry["row"]} for entry in sorted(listed, key=lambda entry: entry["row"])],
+            {name: column[sink.finite] for name, column in sink.columns.items()},
         )
         return {"rows": len(kept), "skipped": window.unit.rows - len(kept), "tokens": sum(len(e.ids) for e in kept)}
 

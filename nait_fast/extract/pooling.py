@@ -1,4 +1,5 @@
-"""From a layer's statistics to the readings of the method (DESIGN: drift, mean; NAG's mean of |up_proj|)."""
+"""From a layer's statistics to the readings of the method: drift, mean, NAG's mean of |up_proj|, and the mean hidden
+state that goes into one layer's MLP."""
 
 from collections.abc import Iterable
 
@@ -6,8 +7,8 @@ import torch
 
 from nait_fast.kernels.capture.reference import Stats
 
-NEEDS = {"drift": ("first", "last"), "mean": ("sum",), "up_abs": ("up_abs_sum",)}
-READINGS = tuple(NEEDS)
+NEEDS = {"drift": ("first", "last"), "mean": ("sum",), "up_abs": ("up_abs_sum",), "hidden": ("hidden_sum",)}
+READINGS = ("drift", "mean", "up_abs")  # of a layer's neurons
 FIRST_TOKEN = ("exclude", "include")
 
 
@@ -29,7 +30,7 @@ def mean_counts(lengths: torch.Tensor, first_token: str) -> torch.Tensor:
 def combine(
     stats: Stats, lengths: torch.Tensor, prefix: Stats | None, first_token: str, readings: Iterable[str]
 ) -> dict[str, torch.Tensor]:
-    """The readings [B, J] of one layer: fp32, drift fp64.
+    """The readings [B, J] of one layer: fp32, drift fp64; ``hidden`` [B, H] only of the layer that has it.
 
     ``lengths`` int64 [B], on the statistics' device: all tokens K of each sample, its prefix included; ``prefix``:
     statistics [1, J] of the shared prefix, whose first token is the sample's first. With ``first_token="exclude"`` the
@@ -48,6 +49,10 @@ def combine(
             assert stats.sum is not None
             total = stats.sum if prefix is None else stats.sum + prefix.sum
             out[reading] = total / mean_counts(lengths, first_token)[:, None]
+        elif reading == "hidden":
+            if stats.hidden_sum is not None:
+                total = stats.hidden_sum if prefix is None else stats.hidden_sum + prefix.hidden_sum
+                out[reading] = total / mean_counts(lengths, first_token)[:, None]
         else:
             assert stats.up_abs_sum is not None
             total = stats.up_abs_sum if prefix is None else stats.up_abs_sum + prefix.up_abs_sum

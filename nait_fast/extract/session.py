@@ -19,6 +19,7 @@ from nait_fast.extract.engine import Engine, Sink
 from nait_fast.index.files import sha256
 from nait_fast.index.format import CodeLayout
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
+from nait_fast.models.spec import input_width
 
 OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is done
 
@@ -28,6 +29,7 @@ class Session:
     """``model`` and ``encoder`` fit each other; ``quiet`` silences progress.
 
     ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
+    ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
     """
 
     model: LoadedModel
@@ -35,6 +37,7 @@ class Session:
     first_token: str = "exclude"
     batch_tokens: int | None = None
     quiet: bool = False
+    embed_layer: int | None = None
     run_tokens: int = 0
     padded_tokens: int = 0
     _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
@@ -47,6 +50,12 @@ class Session:
     @property
     def layout(self) -> CodeLayout:
         return CodeLayout.of(self.model.widths)
+
+    @property
+    def hidden_width(self) -> int:
+        """Numbers in a hidden state."""
+        spec = self.model.specs[0]
+        return input_width(spec.part(spec.family.up if spec.family.gate is None else spec.family.gate))
 
     def identity(self) -> dict[str, Any]:
         """What a signature, a codebook or an index must share with this session to fit it."""
@@ -68,7 +77,10 @@ class Session:
     ) -> None:
         """Capture ``readings`` of ``encoded`` into ``sink``; ``on_batch(samples, tokens)`` after each batch."""
         budget = self._fitting or self.batch_tokens
-        engine = Engine(self.model, readings, first_token=self.first_token, batch_tokens=budget, quiet=self.quiet)
+        layers = [spec.layer for spec in self.model.specs]
+        hidden_at = None if self.embed_layer is None else layers.index(self.embed_layer)
+        engine = Engine(self.model, readings, first_token=self.first_token, batch_tokens=budget, quiet=self.quiet,
+                        hidden_at=hidden_at)  # fmt: skip
         engine.run(encoded, sink, prefix=prefix, on_batch=on_batch)
         self._fitting = engine.batch_tokens
         self.run_tokens += engine.run_tokens

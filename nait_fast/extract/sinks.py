@@ -5,18 +5,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from nait_fast.extract.coders import Coder
 from nait_fast.extract.pooling import dtype_of
 from nait_fast.index.format import CodeLayout
-from nait_fast.kernels import pack_bits, topk_bits
 from nait_fast.transfer import Outbox
 
 
 class Collect:
-    """Keeps the readings of ``n`` samples: ``readings[name]`` [n, N], fp32 (drift fp64), N = all neurons in order."""
+    """Keeps the readings of ``n`` samples: ``readings[name]`` [n, N], fp32 (drift fp64), N = all neurons in order;
+    ``hidden`` fp32 [n, H], of the one layer that has it, at position ``hidden_at``."""
 
     def __init__(self, n: int, layout: CodeLayout, names: Sequence[str]):
-        self.layout = layout
-        self.readings = {name: torch.zeros(n, layout.n_neurons, dtype=dtype_of(name)) for name in names}
+        self.layout, self.hidden, self.hidden_at = layout, torch.empty(n, 0), -1
+        ours = [name for name in names if name != "hidden"]
+        self.readings = {name: torch.zeros(n, layout.n_neurons, dtype=dtype_of(name)) for name in ours}
         self.finite = np.zeros(n, dtype=bool)
         self._outbox = Outbox(depth=8)
 
@@ -33,6 +35,17 @@ class Collect:
                 kept[items, neurons] = torch.from_numpy(values)
 
         self._outbox.send([readings[name] for name in self.readings], receive)
+        if "hidden" in readings:
+            self._keep_hidden(items, position, readings["hidden"])
+
+    def _keep_hidden(self, items: Sequence[int], position: int, hidden: torch.Tensor) -> None:
+        if self.hidden_at != position:
+            self.hidden, self.hidden_at = torch.zeros(len(self.finite), hidden.shape[1]), position
+
+        def receive(arrays: list[np.ndarray]) -> None:
+            self.hidden[items] = torch.from_numpy(arrays[0])
+
+        self._outbox.send([hidden], receive)
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         def receive(arrays: list[np.ndarray]) -> None:
@@ -48,7 +61,10 @@ class Collect:
         everyone = range(len(self.finite))
         for position in range(len(self.layout.widths)):
             neurons = self.layout.neurons(position)
-            sink.layer(everyone, position, {k: v[:, neurons].to(device) for k, v in self.readings.items()}, None)
+            readings = {k: v[:, neurons].to(device) for k, v in self.readings.items()}
+            if position == self.hidden_at:
+                readings["hidden"] = self.hidden.to(device)
+            sink.layer(everyone, position, readings, None)
         sink.finish(everyone, torch.from_numpy(self.finite))
         sink.flush()
 
@@ -75,71 +91,86 @@ class Placed:
 
 
 class Encode:
-    """Thresholds and packs each layer, and projects it on the directions of exact scores, as it comes.
+    """Codes each layer, and projects it on the directions of exact scores, as it comes.
 
-    ``codes`` uint8 [n, row_bytes]; ``exact[name]`` float64 [n] = Σ_l A_l · v_l (NAIT, with the reading of each
-    direction). A batch is put together on its device and comes home in one piece, while the next one runs.
+    ``codes`` uint8 [n, row_bytes]; ``columns``: what comes with them, and the ``embedding`` int8 [n, H];
+    ``exact[name]`` float64 [n] = Σ_l A_l · v_l (NAIT, with the reading of each direction). A batch is put together on
+    its device and comes home in one piece, while the next one runs.
     """
 
     def __init__(
         self,
         n: int,
         layout: CodeLayout,
+        coder: Coder | None,
         *,
-        bits: str | None,
-        threshold: torch.Tensor | None = None,
-        top_k: int = 0,
         directions: Mapping[str, tuple[str, torch.Tensor]] | None = None,
+        hidden_mean: torch.Tensor | None = None,
         device: torch.device | None = None,
     ):
-        """``bits``: the reading behind the bits (None: no codes); ``threshold`` fp32 [N], or ``top_k`` neurons a layer;
-        ``directions``: name -> (reading, direction fp32 [N])."""
-        self.layout, self.bits, self.top_k = layout, bits, top_k
-        self.threshold = None if threshold is None else threshold.to(device)
-        self.codes = np.zeros((n, layout.row_bytes), dtype=np.uint8)
+        """``layout``: of the neurons; ``coder``: None for no codes; ``directions``: name -> (reading, direction fp32
+        [N]); ``hidden_mean`` fp32 [H]: keep embeddings, less this."""
+        self.layout, self.coder = layout, coder
+        self.codes = np.zeros((n, coder.layout.row_bytes if coder else 0), dtype=np.uint8)
+        columns = dict(coder.columns) if coder else {}
+        self._hidden_mean = None if hidden_mean is None else hidden_mean.to(device)
+        if hidden_mean is not None:
+            columns["embedding"] = ("i1", tuple(hidden_mean.shape))
+        self.columns = {name: np.zeros((n, *shape), dtype) for name, (dtype, shape) in columns.items()}
         self.directions = {name: (r, v.to(device, torch.float64)) for name, (r, v) in (directions or {}).items()}
         self.exact = {name: np.zeros(n) for name in self.directions}
         self.finite = np.zeros(n, dtype=bool)
-        self._outbox = Outbox()
-        self._codes = torch.empty(0)
-        self._exact = torch.empty(0)
+        self._outbox, self._device = Outbox(), device or torch.device("cpu")
+        self._codes, self._exact, self._columns = torch.empty(0), torch.empty(0), dict[str, torch.Tensor]()
 
     def threshold_of(self, position: int) -> torch.Tensor | None:
         """fp32 [J] of a layer whose bits the capture op may pack itself; None where they come from another reading."""
-        if self.bits != "mean" or self.threshold is None:
-            return None
-        return self.threshold[self.layout.neurons(position)]
+        return self.coder.threshold_of(position) if self.coder else None
 
     def layer(
         self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
         """``codes`` uint8 [B, layer_bytes]: the layer's bits where the capture op has packed them."""
-        device = next(iter(readings.values())).device
         if position == 0:
-            width = 0 if self.bits is None else self.layout.row_bytes
-            self._codes = torch.zeros(len(items), width, dtype=torch.uint8, device=device)
-            self._exact = torch.zeros(len(self.directions), len(items), dtype=torch.float64, device=device)
+            self._begin(len(items))
         neurons = self.layout.neurons(position)
-        if self.bits is not None:
+        if self.coder is not None:
             if codes is None:
-                values = readings[self.bits].float()
-                codes = topk_bits(values, self.top_k) if self.threshold is None else pack_bits(
-                    values, self.threshold[neurons]
-                )  # fmt: skip
-            self._codes[:, self.layout.bytes(position)] = codes
+                codes, parts = self.coder.encode(position, readings[self.coder.reading])
+                for name, (place, part) in parts.items():
+                    self._columns[name][:, place] = part
+            self._codes[:, self.coder.layout.bytes(position)] = codes
+        if self._hidden_mean is not None and "hidden" in readings:
+            self._columns["embedding"][:] = embedding_levels(readings["hidden"] - self._hidden_mean)
         for scores, (reading, direction) in zip(self._exact, self.directions.values(), strict=True):
             # fp64: a score is a small difference of large terms, and one matrix-vector product costs nothing
             scores += readings[reading].double() @ direction[neurons]
 
+    def _begin(self, n: int) -> None:
+        device = self._device
+        self._codes = torch.zeros(n, self.codes.shape[1], dtype=torch.uint8, device=device)
+        self._exact = torch.zeros(len(self.directions), n, dtype=torch.float64, device=device)
+        self._columns = {
+            name: torch.zeros(n, *column.shape[1:], dtype=torch.from_numpy(column[:0]).dtype, device=device)
+            for name, column in self.columns.items()
+        }
+
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         def receive(arrays: list[np.ndarray]) -> None:
-            codes, exact, self.finite[items] = arrays
-            if self.bits is not None:
-                self.codes[items] = codes
+            codes, exact, self.finite[items], *columns = arrays
+            self.codes[items] = codes
             for kept, scores in zip(self.exact.values(), exact, strict=True):
                 kept[items] = scores
+            for name, column in zip(self.columns, columns, strict=True):
+                self.columns[name][items] = column
 
-        self._outbox.send([self._codes, self._exact, finite], receive)
+        self._outbox.send([self._codes, self._exact, finite, *self._columns.values()], receive)
 
     def flush(self) -> None:
         self._outbox.flush()
+
+
+def embedding_levels(centred: torch.Tensor) -> torch.Tensor:
+    """int8 [B, H] of ``centred`` fp32 [B, H]: each row scaled to ±127. A cosine needs no more: it knows no scale."""
+    largest = centred.abs().amax(dim=1, keepdim=True)
+    return (centred * (127 / largest.clamp(min=torch.finfo(torch.float32).tiny))).round().to(torch.int8)

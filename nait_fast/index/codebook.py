@@ -1,7 +1,7 @@
 """The codebook: per-neuron thresholds and the pool's own statistics, taken from a calibration sample of the pool."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from nait_fast.errors import NaitError
 from nait_fast.index import values
 from nait_fast.index.files import pack_tensors, read_tensors, sha256, write_atomic
 from nait_fast.index.format import CODEBOOK, CodeLayout
+from nait_fast.index.rotation import NAMES as ROTATION
+from nait_fast.index.rotation import Rotation, rotation_of
 
-_TENSORS = ("frequency", "threshold", "scale", "drift_mean")
+_TENSORS = ("frequency", "threshold", "scale", "drift_mean")  # [N] each
+HIDDEN_MEAN = "hidden_mean"
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,9 @@ class Codebook:
 
     ``threshold`` τ: mean of ``reading`` over the calibration sample (absent for codec nag); ``scale`` σ: its standard
     deviation; ``frequency``: share of the sample whose bit is set (p_pool); ``drift_mean``: mean drift of the sample
-    (for nait's ``sign=contrast``). ``meta``: codec, reading, first_token, top_k, model fingerprint, layers, widths,
-    template hash, samples.
+    (for nait's ``sign=contrast``); ``rotation``: codec rotated's, whose centre is ``threshold``; ``hidden_mean`` fp32
+    [H]: mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading, first_token, top_k, model
+    fingerprint, layers, widths, template hash, samples, and embed_layer where there are embeddings.
     """
 
     frequency: np.ndarray
@@ -31,13 +35,17 @@ class Codebook:
     threshold: np.ndarray | None = None
     scale: np.ndarray | None = None
     drift_mean: np.ndarray | None = None
+    rotation: Rotation | None = None
+    hidden_mean: np.ndarray | None = None
 
     @property
     def layout(self) -> CodeLayout:
         return CodeLayout.of(self.meta["widths"])
 
     def to_bytes(self) -> bytes:
-        arrays = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
+        names = (*_TENSORS, HIDDEN_MEAN)
+        arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        arrays |= self.rotation.tensors() if self.rotation is not None else {}
         return pack_tensors(arrays, {"kind": "codebook", **self.meta})
 
     @property
@@ -55,25 +63,34 @@ def load_codebook(path: str | os.PathLike[str]) -> Codebook:
     tensors, meta = read_tensors(file, "codebook")
     meta = {k: v for k, v in meta.items() if k != "kind"}
     try:
-        n = values.layout(meta).n_neurons
+        layout, layers = values.layout(meta), meta["layers"]
+        n = layout.n_neurons
         for key in ("codec", "reading", "first_token", "model", "template"):
             values.text(meta[key], key)
         values.count(meta["samples"], "samples", 2)
         if missing := {"frequency", "threshold", "scale"} - tensors.keys():
             raise ValueError(f"{min(missing)} is missing")
+        rotated = meta["codec"] == "rotated"
+        rotation = rotation_of(tensors, layout) if rotated else None
+        tensors = {k: v for k, v in tensors.items() if not (rotated and k in ROTATION)}
+        if (HIDDEN_MEAN in tensors) != ("embed_layer" in meta) or meta.get("embed_layer", layers[0]) not in layers:
+            raise ValueError(f"embed_layer: {values.short(meta.get('embed_layer'))}")
         for name, array in tensors.items():
-            if name not in _TENSORS or array.dtype != np.float32 or array.shape != (n,):
+            fits = array.ndim == 1 and len(array) > 0 if name == HIDDEN_MEAN else array.shape == (n,)
+            if name not in (*_TENSORS, HIDDEN_MEAN) or array.dtype != np.float32 or not fits:
                 raise ValueError(f"{name!r} does not fit the layers")
             if not np.isfinite(array).all() or (name == "frequency" and (array.min() < 0 or array.max() > 1)):
                 raise ValueError(f"{name!r} holds impossible values")
     except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{file}: not a valid codebook ({error})") from None
-    return Codebook(meta=meta, **{name: np.array(array) for name, array in tensors.items()})
+    return Codebook(meta=meta, rotation=rotation, **{name: np.array(array) for name, array in tensors.items()})
 
 
-def load_calibration(path: Path, layout: CodeLayout, exact: Iterable[str]) -> dict[str, np.ndarray]:
+def load_calibration(
+    path: Path, layout: CodeLayout, exact: Iterable[str], columns: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> dict[str, np.ndarray]:
     """What is known of the calibration sample's rows: ``codes`` uint8 [n, W], ``row`` int64 [n] ascending, ``finite``
-    uint8 [n] and the ``exact.NAME`` float64 [n]. Raises NaitError."""
+    uint8 [n], the ``exact.NAME`` float64 [n] and the index's ``columns``. Raises NaitError."""
     tensors, _ = read_tensors(path, "calibration")
     n = len(tensors["row"]) if "row" in tensors and tensors["row"].ndim else 0
     expected: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -81,6 +98,7 @@ def load_calibration(path: Path, layout: CodeLayout, exact: Iterable[str]) -> di
         "row": ("<i8", (n,)),
         "finite": ("u1", (n,)),
         **{f"exact.{name}": ("<f8", (n,)) for name in exact},
+        **{name: (dtype, (n, *shape)) for name, (dtype, shape) in columns.items()},
     }
     held = {name: (array.dtype, array.shape) for name, array in tensors.items()}
     if held != {name: (np.dtype(dtype), shape) for name, (dtype, shape) in expected.items()}:

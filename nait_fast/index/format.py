@@ -1,9 +1,12 @@
 """The code layout and the names of an index's files; docs/format.md is the specification."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from nait_fast.kernels.rotate import rotated_width
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -13,7 +16,7 @@ SKIPPED = "skipped.jsonl"
 RUN = "run.json"
 WORK = "work"
 LOCK = ".lock"  # held by the one worker that numbers the pool, calibrates or finishes
-CODECS = ("neuron", "nag")
+CODECS = ("neuron", "nag", "rotated")
 ROW_ALIGNMENT = 16  # bytes: 128-bit loads, and whole 64-bit words for the CPU scan
 
 
@@ -83,3 +86,24 @@ class CodeLayout:
             for p, w in enumerate(self.widths)
         ]
         return np.concatenate(layers, axis=1)
+
+
+def code_layout(codec: str, widths: Sequence[int]) -> CodeLayout:
+    """Where the bits of each of the ``widths`` lie in a row of codes: codec rotated pads a layer to whole blocks."""
+    return CodeLayout.of([rotated_width(w) for w in widths] if codec == "rotated" else widths)
+
+
+def columns_of(told: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors of a shard that come with its codes: name -> (dtype, shape of a row), by what a manifest says.
+
+    Codec rotated: ``factors`` [L], and ``outliers`` [m] where some neurons are kept as numbers; ``embedding`` [H] where
+    one is kept.
+    """
+    columns: dict[str, tuple[str, tuple[int, ...]]] = {}
+    if told["codec"] == "rotated":
+        columns["factors"] = ("<f2", (len(told["widths"]),))
+        if told["outliers"]:
+            columns["outliers"] = ("i1", (told["outliers"],))
+    if told.get("embedding"):
+        columns["embedding"] = ("i1", (told["embedding"],))
+    return columns

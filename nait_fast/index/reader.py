@@ -12,7 +12,15 @@ from nait_fast.errors import NaitError
 from nait_fast.index import ids, values
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import Tensor, map_tensors, read_json, read_layout, read_sealed, sha256_file
-from nait_fast.index.format import CODEBOOK, CODECS, FORMAT_VERSION, MANIFEST, shard_name
+from nait_fast.index.format import (
+    CODEBOOK,
+    CODECS,
+    FORMAT_VERSION,
+    MANIFEST,
+    code_layout,
+    columns_of,
+    shard_name,
+)
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,15 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Shard:
-    """Arrays mapped from one file: ``codes`` uint8 [n, W], ``row`` int64 [n], ``n_tokens`` int32 [n], ``exact``."""
+    """Arrays mapped from one file: ``codes`` uint8 [n, W], ``row`` int64 [n], ``n_tokens`` int32 [n], ``exact``, and
+    the ``columns`` that come with the codes."""
 
     path: Path
     codes: np.ndarray
     row: np.ndarray
     n_tokens: np.ndarray
     exact: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
     _ids: dict[str, np.ndarray]
 
     def ids(self) -> list[str | None]:
@@ -74,12 +84,20 @@ class Index:
         self.layout = values.layout(told)
         for key in ("codec", "reading", "first_token", "model_name", "model", "template_kind", "template"):
             values.text(told[key], key)
-        if told["codec"] not in CODECS or told["row_bytes"] != self.layout.row_bytes:
-            raise ValueError("codec or row_bytes")
+        if told["codec"] not in CODECS:
+            raise ValueError(f"codec: {values.short(told['codec'])}")
+        self.code_layout = code_layout(told["codec"], self.layout.widths)
+        if told["row_bytes"] != self.code_layout.row_bytes:
+            raise ValueError("row_bytes")
         for key in ("format_version", "row_bytes", "rows", "tokens", "truncated", "duplicate_ids", "max_length"):
             values.count(told[key], key)
         if told["codec"] == "nag":
             values.count(told["top_k"], "top_k", 1)
+        if told["codec"] == "rotated":
+            values.at_most(told["outliers"], "outliers", self.layout.n_neurons)
+        if "embedding" in told:
+            values.at_most(told["embedding"], "embedding", values.MAX_NEURONS, 1)
+        self.columns = columns_of(told)
         if told["codebook"] is not None or told["codec"] != "nag":
             values.digest(told["codebook"], "codebook", 16)
         if told["calibration"] is not None:
@@ -164,7 +182,8 @@ class Index:
         tensors = map_tensors(entry.path, self.layout_of(entry))
         exact = {name: tensors[f"exact.{name}"] for name in self.exact}
         found = {name: tensors[name] for name in ids.NAMES if name in tensors}
-        return Shard(entry.path, tensors["codes"], tensors["row"], tensors["n_tokens"], exact, found)
+        columns = {name: tensors[name] for name in self.columns}
+        return Shard(entry.path, tensors["codes"], tensors["row"], tensors["n_tokens"], exact, columns, found)
 
     def layout_of(self, entry: ShardEntry) -> dict[str, Tensor]:
         """Where a shard's tensors lie in its file, for readers that do not map it. Raises NaitError as ``open``."""
@@ -179,11 +198,12 @@ class Index:
             other = values.short(meta.get("number"))
             raise NaitError(f"{path}: is another shard (number {other}); rebuild it with index --repair")
         expected: dict[str, tuple[str, tuple[int, ...]]] = {
-            "codes": ("u1", (rows, self.layout.row_bytes)),
+            "codes": ("u1", (rows, self.code_layout.row_bytes)),
             "row": ("<i8", (rows,)),
             "n_tokens": ("<i4", (rows,)),
         }
         expected |= {f"exact.{name}": ("<f8", (rows,)) for name in self.exact}
+        expected |= {name: (dtype, (rows, *shape)) for name, (dtype, shape) in self.columns.items()}
         if "ids" in layout:
             expected |= {
                 "ids": ("u1", layout["ids"].shape[:1]),

@@ -34,12 +34,13 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Part:
     """Consecutive rows: ``codes`` uint8 [n, W], ``row`` int64 [n], ``n_tokens`` int32 [n] and the asked
-    ``exact`` scores, float64 [n] each. ``codes`` lies in a buffer that the next part may overwrite."""
+    ``exact`` scores, float64 [n] each, and ``columns``. ``codes`` lies in a buffer that the next part may overwrite."""
 
     codes: np.ndarray
     row: np.ndarray
     n_tokens: np.ndarray
     exact: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def _places(index: Index, rows: int) -> Iterator[list[_Place]]:
 class Stream:
     """All rows of ``index`` in order, at most ``rows`` and ``buffer_bytes`` of codes at a time (``codes`` false: none).
 
-    ``exact``: names of the exact scores to read. Threads read ahead of the caller. Both ways to use it raise NaitError
-    for shards that are not as the manifest says.
+    ``exact``: names of the exact scores to read, ``columns``: of the index's columns. Threads read ahead of the caller.
+    Both ways to use it raise NaitError for shards that are not as the manifest says.
     """
 
     def __init__(
@@ -118,13 +119,16 @@ class Stream:
         exact: Sequence[str] = (),
         *,
         codes: bool = True,
+        columns: Sequence[str] = (),
         rows: int | None = None,
         buffer_bytes: int = BUFFER_BYTES,
     ):
         self._index, self._exact = index, exact
-        self._width = index.layout.row_bytes if codes else 0
+        self._columns = {name: index.columns[name] for name in columns}
+        self._width = index.code_layout.row_bytes if codes else 0
         there_are = sum(entry.rows for entry in index.entries)
-        self._rows = max(1, min(rows or buffer_bytes, buffer_bytes // max(1, self._width), there_are))
+        read = sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self._columns.values())
+        self._rows = max(1, min(rows or buffer_bytes, buffer_bytes // max(1, self._width + read), there_are))
         self._free: SimpleQueue[np.ndarray] = SimpleQueue()
         self._layout_of = lru_cache(maxsize=16)(index.layout_of)  # a shard may be read in many parts
 
@@ -157,6 +161,7 @@ class Stream:
         codes = buffer[: n * self._width].reshape(n, self._width)
         columns = {"codes": codes, "row": np.empty(n, np.int64), "n_tokens": np.empty(n, np.int32),
                    **{f"exact.{name}": np.empty(n) for name in self._exact}}  # fmt: skip
+        columns |= {name: np.empty((n, *shape), dtype) for name, (dtype, shape) in self._columns.items()}
         at = 0
         for place in places:
             path, end = place.entry.path, at + place.stop - place.start
@@ -168,7 +173,8 @@ class Stream:
                     _fill(columns[name][at:end], descriptor, path, layout[name], place.start)
             at = end
         exact = {name: columns[f"exact.{name}"] for name in self._exact}
-        return Part(codes, columns["row"], columns["n_tokens"], exact)
+        kept = {name: columns[name] for name in self._columns}
+        return Part(codes, columns["row"], columns["n_tokens"], exact, kept)
 
     def _run(self, job: Callable[[Sequence[_Place]], T], threads: int, ahead: int, buffers: int) -> Iterator[T]:
         for _ in range(buffers):

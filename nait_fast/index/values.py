@@ -24,6 +24,13 @@ def count(value: Any, what: str, least: int = 0) -> int:
     return value
 
 
+def at_most(value: Any, what: str, most: int, least: int = 0) -> int:
+    """A whole number from ``least`` to ``most``."""
+    if count(value, what, least) > most:
+        raise ValueError(f"{what}: {short(value)}")
+    return value
+
+
 def number(value: Any, what: str) -> float:
     """A finite number."""
     if type(value) not in (int, float) or not math.isfinite(value):

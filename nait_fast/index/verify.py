@@ -82,7 +82,7 @@ def _beside(index: Index) -> Iterator[str]:
             elif known and not sha256_file(file).startswith(known):
                 yield f"{file}: has changed since the index was made (SHA-256 differs); {remedy}"
             elif known and name == CALIBRATION:
-                load_calibration(file, index.layout, index.exact)
+                load_calibration(file, index.code_layout, index.exact, index.columns)
             elif known and name == CODEBOOK:
                 meta = index.codebook.meta
                 if other := [key for key in meta if key in told and meta[key] != told[key]]:
@@ -100,13 +100,16 @@ def _content_problem(index: Index, entry: ShardEntry, shard: Shard) -> str | Non
         return f"{entry.path}: rows that do not ascend: one is there twice; rebuild the index"
     if len(row) and (n_tokens.min() < 1 or n_tokens.max() > index.manifest["max_length"]):
         return f"{entry.path}: samples of impossible lengths (n_tokens); rebuild the index"
-    padding = ~index.layout.pack(np.ones((1, index.layout.n_neurons), dtype=bool))[0]
+    padding = ~index.code_layout.pack(np.ones((1, index.code_layout.n_neurons), dtype=bool))[0]
     columns = np.flatnonzero(padding)
     if (shard.codes[:, columns] & padding[columns]).any():
         return f"{entry.path}: bits of codes beyond their layer's neurons are set; rebuild the index"
     for name, scores in shard.exact.items():
         if not np.isfinite(scores).all():
             return f"{entry.path}: exact scores of '{name}' that are not finite; rebuild the index"
+    for name, column in shard.columns.items():
+        if column.dtype.kind == "f" and not (np.isfinite(column).all() and (column >= 0).all()):
+            return f"{entry.path}: impossible '{name}'; rebuild the index"
     try:
         shard.ids()
     except NaitError as error:

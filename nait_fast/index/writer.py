@@ -81,11 +81,13 @@ class IndexWriter:
         exact: dict[str, np.ndarray],
         ids: list[str | None],
         listed: list[dict[str, Any]],
+        columns: dict[str, np.ndarray],
     ) -> None:
         """``pool_rows``: first and number of the unit's rows; ``rows`` int64 [n] ascending, ``n_tokens`` int32 [n],
-        ``codes`` uint8 [n, W], ``exact`` float64 [n] each; ``listed``: the unit's lines of skipped.jsonl."""
+        ``codes`` uint8 [n, W], ``exact`` float64 [n] each, ``columns`` [n, …] as ``columns_of`` says; ``listed``: the
+        unit's lines of skipped.jsonl."""
         tensors = {"codes": codes, "row": rows.astype(np.int64), "n_tokens": n_tokens.astype(np.int32), **pack_ids(ids)}
-        tensors |= {f"exact.{name}": scores.astype(np.float64) for name, scores in exact.items()}
+        tensors |= {f"exact.{name}": scores.astype(np.float64) for name, scores in exact.items()} | columns
         data = pack_tensors(tensors, {"kind": "shard", "number": number})
         write_atomic(self.folder / shard_name(number), data)
         left_out = Counter(entry["reason"] for entry in listed if not entry.get("kept"))

@@ -13,6 +13,7 @@ if not (_here / "capture").exists():  # a source tree or an editable install: th
 
 _OPS = {
     "mlp_capture": "capture.launch",
+    "segment_sums": "capture.launch",
     "pack_bits": "bitpack.launch",
     "pack_bool": "bitpack.reference",
     "unpack": "bitpack.reference",
@@ -20,6 +21,8 @@ _OPS = {
     "layer_bytes": "bitpack.reference",
     "popcount_scan": "popcount.launch",
     "PopcountScan": "popcount.launch",
+    "ScaledScan": "popcount.scaled",
+    "rotate_bits": "rotate.launch",
 }
 __all__ = list(_OPS)
 

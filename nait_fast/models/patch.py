@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nait_fast.errors import NaitError
-from nait_fast.kernels import mlp_capture
+from nait_fast.kernels import mlp_capture, segment_sums
 from nait_fast.kernels.capture import reference
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
 from nait_fast.models.spec import MlpSpec, input_width
@@ -27,13 +27,21 @@ class Capture:
     """What a patched MLP needs in a forward: set ``segments`` before each one (each thread has its own).
 
     ``on_layer(position, stats)`` is called as each captured layer is done (``position`` counts the captured layers);
-    ``bits(position)`` tells the bits that the op shall pack in the same pass, if any.
+    ``bits(position)`` tells the bits that the op shall pack in the same pass, if any. The statistic ``hidden_sum``, of
+    what goes into the MLP, is taken at ``hidden_at`` only.
     """
 
     def __init__(
-        self, specs: Sequence[MlpSpec], statistics: frozenset[str], on_layer: Callable[[int, Stats], None], stop: bool
+        self,
+        specs: Sequence[MlpSpec],
+        statistics: frozenset[str],
+        on_layer: Callable[[int, Stats], None],
+        stop: bool,
+        hidden_at: int | None = None,
     ):
-        self.specs, self.statistics, self.on_layer, self.stop = specs, statistics, on_layer, stop
+        self.specs, self.on_layer, self.stop = specs, on_layer, stop
+        self.statistics = statistics - {"hidden_sum"}
+        self.hidden_at = hidden_at if "hidden_sum" in statistics else None
         self.bits: Callable[[int], BitSpec | None] = lambda position: None
         self._own = threading.local()
 
@@ -55,6 +63,8 @@ class Capture:
         gate, up = project_up(spec, x)
         assert self.segments is not None
         hidden, stats = mlp_capture(gate, up, spec.act, self.segments, self.statistics, self.bits(position))
+        if position == self.hidden_at:
+            stats.hidden_sum = segment_sums(x, self.segments)
         self.on_layer(position, stats)
         if self.stop and position == len(self.specs) - 1:
             raise StopForward

@@ -9,8 +9,8 @@ from nait_fast.env import pick_device
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.kernels.popcount.topk import DeviceTopK
-from nait_fast.ranking.scan import check_index, code_counter
 from nait_fast.ranking.signature import Signature
+from nait_fast.ranking.sources import check_index, code_counter
 
 TILE_ROWS = 1 << 17  # rows scanned at once: bounds what a scan needs besides the codes
 
@@ -43,8 +43,8 @@ class ResidentIndex:
     def _scan(self, signatures: Sequence[Signature]) -> Callable[[torch.Tensor], torch.Tensor]:
         """Codes of a tile -> integer scores [n, C], both on the device."""
         check_index(self.index, signatures)
-        if exact := [s.name for s in signatures if s.method == "nait"]:
-            raise NaitError(f"signature '{exact[0]}' is scored exactly, not by bits: use rank or search")
+        if others := [s for s in signatures if not s.is_bits]:
+            raise NaitError(f"signature '{others[0].name}' ({others[0].method}) is not scored by bits: use rank")
         counter = code_counter(signatures, str(self.device))
         if counter.on_device:
             return counter.device_scan()

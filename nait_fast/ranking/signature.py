@@ -19,7 +19,8 @@ from nait_fast.index.format import CodeLayout
 class Signature:
     """One capability under one method.
 
-    ``tensors``: for ``nait`` ``direction`` fp32 [N]; for bit methods ``planes`` uint8 [P, row_bytes] and
+    ``tensors``: for ``nait`` ``direction`` fp32 [N]; for ``embed`` ``centroid`` and ``hidden_mean`` fp32 [H]; for bit
+    methods ``planes`` uint8 [P, row_bytes] and
     ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p plane_weights[p] · popcount(b & planes[p])) beside the
     float ``weights`` fp32 [N], and for contrast the ``threshold`` fp32 [N] of its codebook. ``meta``: method, reading,
     first_token, model fingerprint, template hash, codebook hash, layers, widths, samples and statistics of the target.
@@ -32,6 +33,11 @@ class Signature:
     @property
     def method(self) -> str:
         return self.meta["method"]
+
+    @property
+    def is_bits(self) -> bool:
+        """Whether its scores are popcounts of codes."""
+        return "planes" in self.tensors
 
     @property
     def layout(self) -> CodeLayout:
@@ -55,6 +61,7 @@ _TENSORS = {
     "nait": {"direction": "f4"},
     "contrast": {"weights": "f4", "threshold": "f4", "planes": "u1", "plane_weights": "i8"},
     "nag": {"weights": "f4", "planes": "u1", "plane_weights": "i8"},
+    "embed": {"centroid": "f4", "hidden_mean": "f4"},
 }
 MAX_PLANES = 64
 
@@ -84,6 +91,11 @@ def _check_meta(meta: dict[str, Any]) -> None:
             if len([values.number(x, key) for x in values.entries(meta[key], key)]) != len(meta["layers"]):
                 raise ValueError(f"{key}: not one for each layer")
         return
+    if meta["method"] == "embed":
+        values.digest(meta["codebook"], "codebook", 16)
+        if values.count(meta["embed_layer"], "embed_layer") not in meta["layers"]:
+            raise ValueError(f"embed_layer: {values.short(meta['embed_layer'])}")
+        return
     values.number(meta["scale"], "scale")
     if meta["method"] == "nag":
         values.count(meta["top_k"], "top_k", 1)
@@ -96,7 +108,9 @@ def _check_tensors(tensors: dict[str, np.ndarray], expected: dict[str, str], lay
     if tensors.keys() != expected.keys():
         raise ValueError(f"tensors {values.short(sorted(tensors))} instead of {', '.join(sorted(expected))}")
     planes = len(tensors["planes"]) if "planes" in tensors and tensors["planes"].ndim else 0
-    shapes = {"planes": (planes, layout.row_bytes), "plane_weights": (planes,)}
+    hidden = tensors["centroid"].shape[:1] if "centroid" in tensors else ()
+    shapes = {"planes": (planes, layout.row_bytes), "plane_weights": (planes,), "centroid": hidden,
+              "hidden_mean": hidden}  # fmt: skip
     for key, dtype in expected.items():
         array = tensors[key]
         if array.dtype != np.dtype(dtype) or array.shape != shapes.get(key, (layout.n_neurons,)):
@@ -121,7 +135,7 @@ def check_fits(signature: Signature, model: str, template: str, codebook: str | 
                 f"signature '{signature.name}' was made with another {what} ({mine}) than {where} ({theirs}): "
                 f"rebuild it with the same {what}"
             )
-    if codebook is not None and signature.method == "contrast" and signature.meta["codebook"] != codebook:
+    if codebook is not None and signature.method in ("contrast", "embed") and signature.meta["codebook"] != codebook:
         raise NaitError(
             f"signature '{signature.name}' was made with another codebook ({signature.meta['codebook']}) than {where} "
             f"({codebook}): rebuild it with --codebook of that index"

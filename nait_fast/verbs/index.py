@@ -82,15 +82,15 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool) -> tuple[Inde
     signatures = [load_signature(path) for path in options.score]
     if options.codebook:
         load_codebook(options.codebook)
-    reading = default_reading("nag" if options.codec == "nag" else "contrast", options.reading)
-    options = dataclasses.replace(options, reading=None if options.codec == "nag" else reading,
-                                  device=device_of(options.device, worker))  # fmt: skip
+    if options.codec == "nag":
+        default_reading("nag", options.reading)  # which refuses one
+    options = dataclasses.replace(options, device=device_of(options.device, worker))
     session = open_session(options, options, options.first_token, quiet)
     check_scored(signatures, session)
     directions = directions_of(signatures)
     build = IndexBuild(
         session, pool, options, folder,
-        exact_readings=frozenset(r for r, _, _ in directions.values()), with_drift=options.codec == "neuron",
+        exact_readings=frozenset(r for r, _, _ in directions.values()), with_drift=options.codec != "nag",
     )  # fmt: skip
     return build, directions
 

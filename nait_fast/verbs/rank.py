@@ -17,10 +17,11 @@ from nait_fast.ranking.handover import check_exports, write_exports
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import Selection, check_budget, select
 from nait_fast.ranking.signature import Signature, load_signature
+from nait_fast.ranking.sources import source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.table import Table
 
-SELECTION = "nait_fast selection"  # `kind` in a selection's manifest
+SELECTION = export.KIND
 
 
 def selection_folder(path: str) -> Path:
@@ -62,6 +63,7 @@ def rank_index(
         "method": [s.method for s in signatures],
         "reading": [s.meta["reading"] for s in signatures],
         "targets": table.names,
+        "approximate": [s.name for s in signatures if source_of(index, s) == "rotated"],
         "signatures": {s.name: s.hash for s in signatures},
         "scores": options.scores,
         "rows_read": index.pool_rows,

@@ -86,9 +86,9 @@ def _free_gpu() -> None:
 def _index_options(options: SelectOptions, folder: Path, reading: str) -> IndexOptions:
     """The index pass of a selection."""
     shared = {name: value for name, value in vars(options).items() if name in IndexOptions.__dataclass_fields__}
-    bits = {"contrast": reading, "nait": "mean", "nag": None}[options.method]
-    codec = "nag" if options.method == "nag" else "neuron"
-    return IndexOptions(**{**shared, "output": str(folder), "reading": bits, "codec": codec})
+    bits = {"contrast": reading, "nag": None}.get(options.method, "mean")
+    codec, embed = "nag" if options.method == "nag" else "neuron", "last" if options.method == "embed" else "none"
+    return IndexOptions(**{**shared, "output": str(folder), "reading": bits, "codec": codec, "embed": embed})
 
 
 def _open_build(session: Any, pool: Any, passing: IndexOptions, options: SelectOptions, reading: str) -> IndexBuild:

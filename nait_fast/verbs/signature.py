@@ -17,18 +17,24 @@ from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import make_folder
 from nait_fast.kernels import topk_bits, unpack
 from nait_fast.progress import Progress
+from nait_fast.ranking.embed import embed_signature
 from nait_fast.ranking.pca import nait_signature
 from nait_fast.ranking.signature import Signature, contrast_signature, nag_signature
 
 
 def default_reading(method: str, reading: str | None) -> str:
-    """The reading of ``method``: drift for nait and mean for contrast unless asked otherwise; NAG has its own."""
+    """The reading of ``method``: drift for nait and mean for contrast unless asked otherwise; the others have their
+    own."""
     if method == "nag":
         if reading is not None:
             raise NaitError(
                 "--reading: method nag has a reading of its own (the mean of |up_proj|); leave the flag out"
             )
         return "up_abs"
+    if method == "embed":
+        if reading is not None:
+            raise NaitError("--reading: method embed has none (it compares hidden states); leave the flag out")
+        return "hidden"
     return reading or ("drift" if method == "nait" else "mean")
 
 
@@ -50,7 +56,7 @@ def open_targets(targets: tuple[str, ...], format: str) -> dict[str, Pool]:
 def _collect(
     session: Session, name: str, target: Pool | Sequence[Any], reading: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """(``reading`` fp32 [n, N] of the target's samples, what the signature says of them)."""
+    """(``reading`` fp32 [n, N], hidden [n, H], of the target's samples, what the signature says of them)."""
     if isinstance(target, Pool):
         info, encoded = encode_all(session.encoder, target)
         digest, where = info.sha256, f"{target.path} row"
@@ -65,7 +71,8 @@ def _collect(
         raise NaitError(f"--target {name}: {where} {row}: activations are not finite; try --dtype float32")
     tokens = [len(e.ids) for e in encoded]
     told = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
-    return collected.readings[reading].numpy(), told
+    values = collected.hidden if reading == "hidden" else collected.readings[reading]
+    return values.numpy(), told
 
 
 def build_signatures(
@@ -77,8 +84,11 @@ def build_signatures(
 ) -> list[Signature]:
     """One signature a target (its pool, or its rows in memory). Raises NaitError.
 
-    ``codebook``: for contrast, and for nait with ``sign=contrast``.
+    ``codebook``: for contrast, embed, and for nait with ``sign=contrast``.
     """
+    if options.method == "embed":
+        assert codebook is not None
+        session.embed_layer = codebook.meta["embed_layer"]
     made = []
     for name, pool in targets.items():
         wanted = "drift" if options.method == "nait" else reading
@@ -91,6 +101,9 @@ def build_signatures(
                     "--sign contrast: needs a --codebook that holds the pool's mean drift; build it with select"
                 )
             made.append(nait_signature(name, values, meta, reading=reading, sign=options.sign, pool_drift=pool_drift))
+        elif options.method == "embed":
+            assert codebook is not None
+            made.append(embed_signature(name, values, codebook, target))
         elif options.method == "contrast":
             assert codebook is not None and codebook.threshold is not None
             bits = values > codebook.threshold
@@ -107,6 +120,11 @@ def build_signatures(
 def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> None:
     if options.method == "contrast" and (codebook is None or codebook.threshold is None):
         raise NaitError("--codebook is missing: method contrast needs the index (or codebook) that it will rank")
+    if options.method == "contrast" and codebook is not None and codebook.meta["codec"] != "neuron":
+        raise NaitError(f"--codebook {options.codebook}: is of codec {codebook.meta['codec']}; method contrast ranks "
+                        "neuron bits")  # fmt: skip
+    if options.method == "embed" and (codebook is None or codebook.hidden_mean is None):
+        raise NaitError("--codebook: method embed needs the index that it will rank, made with --embed")
 
 
 def _check_codebook(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:

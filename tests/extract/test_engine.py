@@ -6,6 +6,7 @@ import torch
 
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
+from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
@@ -84,7 +85,7 @@ def test_bits_packed_in_the_pass_are_those_of_the_mean(loaded, n_prefix, first_t
     layout = CodeLayout.of(loaded.widths)
     means = run(loaded, ids, prefix=prefix, readings=["mean"], first_token=first_token).readings["mean"]
     threshold = means.mean(dim=0)
-    sink = Encode(len(ids), layout, bits="mean", threshold=threshold)
+    sink = Encode(len(ids), layout, NeuronCoder(layout, "mean", threshold))
     assert sink.threshold_of(1) is not None
     Engine(loaded, ["mean"], first_token=first_token, batch_tokens=40).run(encoded(ids), sink, prefix=prefix)
     for position in range(len(loaded.widths)):

@@ -11,6 +11,7 @@ import torch
 import nait_fast
 from nait_fast.bench.kernels import capture_op, pack_op, topk_op
 from nait_fast.data.tokenize import Encoded
+from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.format import CodeLayout
@@ -80,7 +81,7 @@ def values_of(loaded, ids, reading="mean", **options) -> np.ndarray:
 def bits_of(loaded, ids, threshold: torch.Tensor, prefix=None) -> np.ndarray:
     """Bool [n, N], packed in the capture op."""
     layout = CodeLayout.of(loaded.widths)
-    sink = Encode(len(ids), layout, bits="mean", threshold=threshold, device=loaded.device)
+    sink = Encode(len(ids), layout, NeuronCoder(layout, "mean", threshold, loaded.device), device=loaded.device)
     Engine(loaded, ["mean"], batch_tokens=100).run(samples(ids), sink, prefix=prefix)
     assert sink.finite.all()
     return layout.unpack(sink.codes)

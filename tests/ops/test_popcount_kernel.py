@@ -152,6 +152,12 @@ def in_fp32(codes, planes, weights, scales, n_bytes) -> np.ndarray:
     return total
 
 
+def one_score(codes, planes, weights, scales, n_bytes) -> np.ndarray:
+    """The reference for a single score and layers of one width."""
+    owners, ends = np.zeros(len(planes), np.int64), np.arange(scales.shape[1] + 1) * n_bytes
+    return reference.scaled_scan(codes, planes, weights, owners, 1, scales, ends)[:, 0]
+
+
 def on_device(*arrays) -> list[torch.Tensor]:
     return [torch.from_numpy(x).to(DEVICE) for x in arrays]
 
@@ -163,11 +169,11 @@ def on_device(*arrays) -> list[torch.Tensor]:
 def test_scaled_scores_are_as_good_as_fp32(n, n_layers, n_bytes, n_planes, dtype):
     problem = scaled_problem(n, n_layers, n_bytes, n_planes, dtype, seed=n)
     codes, planes, weights, scales = problem
-    expected = reference.scaled_scan(*problem, n_bytes)
+    expected = one_score(*problem, n_bytes)
     assert expected.dtype == np.float64
     scores = scaled_scores(*on_device(*problem), n_bytes)
     assert scores.dtype == torch.float32 and scores.shape == (n,)
-    magnitude = reference.scaled_scan(codes, planes, np.abs(weights), scales, n_bytes)
+    magnitude = one_score(codes, planes, np.abs(weights), scales, n_bytes)
     error = np.abs(scores.cpu().numpy() - expected) / magnitude
     of_numpy = np.abs(in_fp32(*problem, n_bytes) - expected) / magnitude
     assert error.max() <= 2 * of_numpy.max()
@@ -179,8 +185,8 @@ def test_scaled_scores_leave_a_rows_padding_out(padding):
     expected = scaled_scores(*on_device(codes, planes, weights, scales), 20)
     codes, planes = (np.pad(x, ((0, 0), (0, padding)), constant_values=255) for x in (codes, planes))
     np.testing.assert_array_equal(
-        reference.scaled_scan(codes, planes, weights, scales, 20),
-        reference.scaled_scan(codes[:, :-padding], planes[:, :-padding], weights, scales, 20),
+        one_score(codes, planes, weights, scales, 20),
+        one_score(codes[:, :-padding], planes[:, :-padding], weights, scales, 20),
     )
     assert torch.equal(scaled_scores(*on_device(codes, planes, weights, scales), 20), expected)
 
@@ -190,7 +196,7 @@ def test_scaled_scan_by_hand():
     planes = np.array([[0b0011, 0, 0, 0, 255, 0, 0, 3], [255, 0, 0, 0, 0, 0, 0, 255]], dtype=np.uint8)
     weights = np.array([[1.0, 10.0], [-2.0, 0.5]], dtype=np.float32)  # counts: [2, 3], [3, 8]
     scales = np.array([[0.5, 2.0]], dtype=np.float32)
-    assert reference.scaled_scan(codes, planes, weights, scales, 4).tolist() == [0.5 * (2 - 6) + 2 * (30 + 4)]
+    assert one_score(codes, planes, weights, scales, 4).tolist() == [0.5 * (2 - 6) + 2 * (30 + 4)]
     assert scaled_scores(*on_device(codes, planes, weights, scales), 4).tolist() == [66.0]
 
 

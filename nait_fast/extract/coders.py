@@ -1,0 +1,138 @@
+"""From a layer's reading to its part of a sample's code: one class a codec."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from nait_fast.errors import NaitError
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.format import CodeLayout, code_layout
+from nait_fast.index.rotation import Rotation
+from nait_fast.kernels import pack_bits, rotate_bits, topk_bits
+from nait_fast.kernels.rotate import ROUNDS
+
+Parts = dict[str, tuple[slice, torch.Tensor]]  # column -> (its entries that come of this layer, [B, entries])
+
+
+class Coder(Protocol):
+    """``reading``: what is coded; ``layout``: where the bits of each layer lie in a row; ``columns``: what comes with
+    them, name -> (numpy's dtype, shape of a row)."""
+
+    reading: str
+    layout: CodeLayout
+
+    @property
+    def columns(self) -> Mapping[str, tuple[str, tuple[int, ...]]]: ...
+
+    def threshold_of(self, position: int) -> torch.Tensor | None:
+        """fp32 [J] of a layer whose bits the capture op may pack itself."""
+
+    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
+        """(codes uint8 [B, layer_bytes], the layer's part of the columns) of the reading [B, J]."""
+
+
+class NeuronCoder:
+    """One bit a neuron: whether the reading lies above ``threshold`` fp32 [N]."""
+
+    columns: Mapping[str, tuple[str, tuple[int, ...]]] = {}
+
+    def __init__(self, layout: CodeLayout, reading: str, threshold: torch.Tensor, device: torch.device | None = None):
+        self.layout, self.reading, self._threshold = layout, reading, threshold.to(device)
+
+    def threshold_of(self, position: int) -> torch.Tensor | None:
+        return self._threshold[self.layout.neurons(position)] if self.reading == "mean" else None
+
+    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
+        return pack_bits(values.float(), self._threshold[self.layout.neurons(position)]), {}
+
+
+class TopKCoder:
+    """The set of the ``k`` neurons of a layer whose mean |up_proj| is largest (NAG, arXiv 2604.15706)."""
+
+    columns: Mapping[str, tuple[str, tuple[int, ...]]] = {}
+    reading = "up_abs"
+
+    def __init__(self, layout: CodeLayout, k: int):
+        self.layout, self._k = layout, k
+
+    def threshold_of(self, position: int) -> torch.Tensor | None:
+        return None
+
+    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
+        return topk_bits(values.float(), self._k), {}
+
+
+class RotatedCoder:
+    """The signs of the rotated reading, less its centre; its factor; and the outliers as int8.
+
+    The bits stand for what the outliers' int8 numbers leave.
+    """
+
+    def __init__(self, codebook: Codebook, device: torch.device | None = None):
+        assert codebook.rotation is not None and codebook.threshold is not None
+        self.reading, self._rotation, self._neurons = codebook.meta["reading"], codebook.rotation, codebook.layout
+        self.layout = code_layout("rotated", self._neurons.widths)
+        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {"factors": ("<f2", (len(self._neurons.widths),))}
+        if len(self._rotation.outliers):
+            self.columns["outliers"] = ("i1", (len(self._rotation.outliers),))
+        self._centre = torch.from_numpy(codebook.threshold).to(device)
+        self._permutations, self._signs, self._factor_scale, self._outliers, self._outlier_scale = (
+            torch.from_numpy(x.astype(dtype)).to(device)
+            for x, dtype in zip(self._rotation.tensors().values(), ("i4", "f4", "f4", "i8", "f4"), strict=True)
+        )
+
+    def threshold_of(self, position: int) -> torch.Tensor | None:
+        return None
+
+    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
+        codes, factor, levels = self.rotated(position, values)
+        factor = (factor / self._factor_scale[position]).clamp(max=torch.finfo(torch.float16).max)
+        parts: Parts = {"factors": (slice(position, position + 1), factor.half()[:, None])}
+        if levels is not None:
+            parts["outliers"] = self._rotation.outliers_of(self._neurons.neurons(position)), levels
+        return codes, parts
+
+    def rotated(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """(codes, factor fp32 [B], outliers int8 [B, m] or None) of a layer's reading [B, J]."""
+        neurons, padded = self._neurons.neurons(position), self.layout.neurons(position)
+        x, levels = values.float() - self._centre[neurons], None
+        kept = self._rotation.outliers_of(neurons)
+        if kept.stop > kept.start:
+            place, scale = self._outliers[kept] - neurons.start, self._outlier_scale[kept]
+            levels = (x[:, place] / scale).round().clamp(-127, 127)
+            x[:, place] -= levels * scale
+            levels = levels.to(torch.int8)
+        return *rotate_bits(x, self._permutations[:, padded], self._signs[:, padded]), levels
+
+
+def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, outliers: int, seed: int) -> Rotation:
+    """A random rotation for codec rotated, and its scales from the calibration sample's reading ``values`` [n, N].
+
+    ``outliers``: how many neurons, those of the largest variance over all layers, are kept as int8 numbers.
+    """
+    if outliers > layout.n_neurons:
+        raise NaitError(f"--outliers {outliers}: the chosen layers have only {layout.n_neurons} neurons")
+    generator = np.random.default_rng(seed)
+    padded = code_layout("rotated", layout.widths)
+    orders = [np.stack([generator.permutation(w) for _ in range(ROUNDS)]) for w in padded.widths]
+    signs = generator.integers(0, 2, (ROUNDS, padded.n_neurons)) * 2 - 1
+    spread = values.var(axis=0, dtype=np.float64)
+    chosen = np.sort(np.argsort(-spread, kind="stable")[:outliers])
+    largest = np.abs(values[:, chosen] - centre[chosen]).max(axis=0, initial=0) if outliers else np.zeros(0)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+
+    def rotation(factor_scale: list[float]) -> Rotation:
+        return Rotation(
+            np.concatenate(orders, axis=1).astype(np.int32), signs.astype(np.int8),
+            np.array(factor_scale, np.float32), chosen.astype(np.int32), scale,
+        )  # fmt: skip
+
+    # Factors are kept as multiples of their mean in the sample: fp16 then holds what those of any layer may be.
+    whole = Codebook(centre, {"reading": "", "widths": list(layout.widths)}, centre, rotation=rotation([1.0]))
+    coder, means = RotatedCoder(whole), []
+    for position in range(len(layout.widths)):
+        _, factor, _ = coder.rotated(position, torch.from_numpy(values[:, layout.neurons(position)]))
+        means.append(float(factor.double().mean()) or 1.0)
+    return rotation(means)

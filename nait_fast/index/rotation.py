@@ -1,0 +1,62 @@
+"""The rotation of codec rotated: what a codebook holds of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nait_fast.index.format import CodeLayout, code_layout
+from nait_fast.kernels.rotate import ROUNDS
+
+_DTYPES = {"permutations": "<i4", "signs": "i1", "factor_scale": "<f4", "outliers": "<i4", "outlier_scale": "<f4"}
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A random rotation of each layer, and the neurons that are kept as numbers beside its bits.
+
+    N' = width of all layers, each padded to whole blocks. ``permutations`` int32 [2, N'] (within a layer), ``signs``
+    int8 ±1 [2, N']; ``factor_scale`` fp32 [L]: what a row's ``factors`` are multiples of; ``outliers`` int32 [m],
+    ascending: neurons kept as int8 multiples of ``outlier_scale`` fp32 [m].
+    """
+
+    permutations: np.ndarray
+    signs: np.ndarray
+    factor_scale: np.ndarray
+    outliers: np.ndarray
+    outlier_scale: np.ndarray
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in _DTYPES}
+
+    def outliers_of(self, neurons: slice) -> slice:
+        """The place among ``outliers`` of those that lie in a layer's ``neurons``."""
+        return slice(*(int(x) for x in np.searchsorted(self.outliers, [neurons.start, neurons.stop])))
+
+
+NAMES = frozenset(_DTYPES)
+
+
+def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotation:
+    """The rotation in a codebook's ``tensors``. Raises ValueError where it is none of the layers in ``layout``."""
+    padded = code_layout("rotated", layout.widths)
+    outliers = tensors["outliers"]
+    m = len(outliers) if outliers.ndim == 1 else -1
+    shapes = {"permutations": (ROUNDS, padded.n_neurons), "signs": (ROUNDS, padded.n_neurons),
+              "factor_scale": (len(layout.widths),), "outliers": (m,), "outlier_scale": (m,)}  # fmt: skip
+    for name, dtype in _DTYPES.items():
+        if tensors[name].dtype != np.dtype(dtype) or tensors[name].shape != shapes[name]:
+            raise ValueError(f"{name!r} does not fit the layers")
+    for position in range(len(padded.widths)):
+        neurons = padded.neurons(position)
+        for order in tensors["permutations"][:, neurons]:
+            if not np.array_equal(np.sort(order), np.arange(padded.widths[position])):
+                raise ValueError("'permutations' holds what is no permutation of a layer")
+    if (np.abs(tensors["signs"]) != 1).any():
+        raise ValueError("'signs' holds others than 1 and -1")
+    for name in ("factor_scale", "outlier_scale"):
+        if not (np.isfinite(tensors[name]).all() and (tensors[name] > 0).all()):
+            raise ValueError(f"{name!r} holds impossible values")
+    if m and (outliers[0] < 0 or outliers[-1] >= layout.n_neurons or (outliers[1:] <= outliers[:-1]).any()):
+        raise ValueError("'outliers' holds neurons that do not ascend within the layers")
+    return Rotation(**{name: np.array(tensors[name]) for name in _DTYPES})

@@ -1,0 +1,167 @@
+"""Where the scores of a signature come from in an index, whether they can, and what computes them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index.reader import Index
+from nait_fast.index.stream import Part
+from nait_fast.kernels import PopcountScan
+from nait_fast.ranking.embed import cosines
+from nait_fast.ranking.signature import Signature, check_fits
+
+QUERY_BITS = 4  # planes of a rotated direction: the codes' one bit drowns what finer ones would bring
+
+
+def source_of(index: Index, signature: Signature) -> str:
+    """Where a signature's scores come from: 'exact' numbers in the index, 'bits', 'rotated' codes or 'embedding'."""
+    if signature.method == "nait":
+        return "exact" if index.exact.get(signature.name) == signature.hash else "rotated"
+    return "embedding" if signature.method == "embed" else "bits"
+
+
+def check_index(index: Index, signatures: Sequence[Signature]) -> None:
+    """Refuse signatures that this index cannot score. Raises NaitError."""
+    names = [signature.name for signature in signatures]
+    if len(set(names)) != len(names):
+        raise NaitError(f"two signatures have the name '{max(names, key=names.count)}': rename one file's target")
+    for signature in signatures:
+        where = f"index {index.folder}"
+        check_fits(signature, index.manifest["model"], index.manifest["template"], index.codebook_hash, where)
+        if signature.meta["layers"] != index.manifest["layers"]:
+            raise NaitError(f"signature '{signature.name}' covers other layers than {where}: rebuild it")
+        check = {"rotated": _check_rotated, "embedding": _check_embedding, "bits": _check_bits}.get(
+            source_of(index, signature)
+        )
+        if check is not None:
+            check(index, signature, where)
+
+
+def _check_rotated(index: Index, signature: Signature, where: str) -> None:
+    if index.manifest["codec"] != "rotated":
+        raise NaitError(
+            f"{where} holds no exact scores of nait signature '{signature.name}': index the pool with --score or with "
+            "--codec rotated, or rank with method contrast"
+        )
+    for key in ("reading", "first_token"):
+        mine, theirs = signature.meta[key], index.manifest[key]
+        if mine != theirs:
+            raise NaitError(
+                f"signature '{signature.name}' scores with {key} {mine}, the codes of {where} are of {theirs}: rebuild "
+                f"one of them with --{key.replace('_', '-')} {theirs if key == 'reading' else mine}"
+            )
+
+
+def _check_embedding(index: Index, signature: Signature, where: str) -> None:
+    layer = index.manifest.get("embed_layer")
+    if layer != signature.meta["embed_layer"]:
+        there = "no embeddings" if layer is None else f"embeddings of layer {layer}"
+        raise NaitError(
+            f"signature '{signature.name}' compares embeddings of layer {signature.meta['embed_layer']}, {where} has "
+            f"{there}: index the pool with --embed {signature.meta['embed_layer']}"
+        )
+
+
+def _check_bits(index: Index, signature: Signature, where: str) -> None:
+    codec = index.manifest["codec"]
+    if {"nag": "nag", "contrast": "neuron"}[signature.method] != codec:
+        raise NaitError(f"signature '{signature.name}' ({signature.method}) does not fit codec {codec} of {where}")
+    if signature.method == "nag" and signature.meta["top_k"] != index.manifest["top_k"]:
+        raise NaitError(
+            f"signature '{signature.name}' has top-{signature.meta['top_k']} sets, {where} top-"
+            f"{index.manifest['top_k']}: rebuild one of them"
+        )
+
+
+def code_counter(signatures: Sequence[Signature], device: str, code_bytes: int = 0) -> PopcountScan:
+    """Integer scores under bit signatures, to be multiplied by the signatures' scales."""
+    planes = np.concatenate([s.tensors["planes"] for s in signatures])
+    weights = np.concatenate([s.tensors["plane_weights"] for s in signatures])
+    owners = np.repeat(np.arange(len(signatures)), [len(s.tensors["planes"]) for s in signatures])
+    return PopcountScan(planes, weights, owners, len(signatures), device, code_bytes)
+
+
+class Work(Protocol):
+    """Scores the signatures at ``places`` of a list; ``columns``: what it reads beside codes and exact scores."""
+
+    places: list[int]
+    columns: list[str]
+
+    def score(self, part: Part) -> np.ndarray:
+        """Scores float64 [n, places] of the rows in ``part``; several threads may ask at once."""
+
+    def compile(self) -> bool:
+        """Compile what must be, where that pays; whether Numba has been asked to."""
+
+
+class _Exact:
+    def __init__(self, places: list[int], signatures: Sequence[Signature]):
+        self.places, self.columns, self._names = places, list[str](), [s.name for s in signatures]
+
+    def score(self, part: Part) -> np.ndarray:
+        return np.stack([part.exact[name] for name in self._names], axis=1)
+
+    def compile(self) -> bool:
+        return False
+
+
+class _Embedding:
+    def __init__(self, places: list[int], signatures: Sequence[Signature]):
+        self.places, self.columns = places, ["embedding"]
+        self._centroids = np.stack([s.tensors["centroid"] for s in signatures])
+
+    def score(self, part: Part) -> np.ndarray:
+        return cosines(part.columns["embedding"], self._centroids)
+
+    def compile(self) -> bool:
+        return False
+
+
+class _Bits:
+    def __init__(self, places: list[int], signatures: Sequence[Signature], device: str, code_bytes: int):
+        self.places, self.columns = places, list[str]()
+        self._counter = code_counter(signatures, device, code_bytes)
+        self._scales = np.array([s.meta["scale"] for s in signatures])
+
+    def score(self, part: Part) -> np.ndarray:
+        return self._counter(part.codes) * self._scales
+
+    def compile(self) -> bool:
+        if pays := not self._counter.on_device and self._counter.compiles(0):
+            self._counter(np.zeros((1, self._counter.planes.shape[1]), np.uint8))
+        return pays
+
+
+class _Rotated:
+    def __init__(self, places: list[int], signatures: Sequence[Signature], index: Index, device: str, code_bytes: int):
+        from nait_fast.ranking.rotated import RotatedScan  # torch, which bit scans do without
+
+        self.places: list[int] = places
+        self.columns: list[str] = [name for name in ("factors", "outliers") if name in index.columns]
+        self._scan = RotatedScan(index.codebook, signatures, device, code_bytes)
+
+    def score(self, part: Part) -> np.ndarray:
+        return self._scan(part.codes, part.columns)
+
+    def compile(self) -> bool:
+        return self._scan.compile()
+
+
+def works_of(index: Index, signatures: Sequence[Signature], device: str) -> list[Work]:
+    """What computes the scores of ``signatures``, which fit ``index``; codes are scanned on ``device``."""
+    sources, works = [source_of(index, s) for s in signatures], list[Work]()
+    code_bytes = index.rows * index.code_layout.row_bytes
+    for source in sorted(set(sources)):
+        places = [i for i, other in enumerate(sources) if other == source]
+        mine = [signatures[i] for i in places]
+        if source == "exact":
+            works.append(_Exact(places, mine))
+        elif source == "embedding":
+            works.append(_Embedding(places, mine))
+        elif source == "rotated":
+            works.append(_Rotated(places, mine, index, device, code_bytes))
+        else:
+            works.append(_Bits(places, mine, device, code_bytes))
+    return works
