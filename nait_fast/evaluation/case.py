@@ -87,8 +87,8 @@ class Case:
         return drawn_places(self.index.rows, SAMPLED_ROWS, self.seed)
 
     @cached_property
-    def sampled_codes(self) -> np.ndarray:
-        """Codes uint8 [m, row_bytes] of the ``sample``."""
+    def sampled(self) -> dict[str, np.ndarray]:
+        """``codes`` uint8 [m, row_bytes] of the ``sample``, and what comes with them."""
         return codes_at(self.index, self.sample)
 
     @cached_property

@@ -1,10 +1,13 @@
 """What else a score tells of: the sample's length, and how much of it is which layer's."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.scores import scores_anew
+from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.spearman import spearman
@@ -34,6 +37,21 @@ def layer_parts(codes: np.ndarray, weights: np.ndarray, layout: CodeLayout) -> n
             bits = np.unpackbits(packed, axis=1, count=width, bitorder="little")
             out[start : start + len(some), position] = bits @ weights[layout.neurons(position)]
     return out
+
+
+def rotated_parts(codes: dict[str, np.ndarray], signature: Signature, codebook: Codebook) -> np.ndarray:
+    """The parts of a nait score by layer, float64 [n, L], as rotated ``codes`` and what comes with them estimate them.
+
+    A layer's part is the score of the direction that is 0 everywhere else: the estimate is a sum over layers, too.
+    """
+    from nait_fast.ranking.rotated import RotatedScan  # torch
+
+    layout, direction = signature.layout, signature.tensors["direction"]
+    alone = np.zeros((len(layout.widths), layout.n_neurons), dtype=np.float32)
+    for position, row in enumerate(alone):
+        row[layout.neurons(position)] = direction[layout.neurons(position)]
+    scan = RotatedScan(codebook, [replace(signature, tensors={"direction": row}) for row in alone])
+    return scan(codes["codes"], {name: column for name, column in codes.items() if name in ("factors", "outliers")})
 
 
 def variance_shares(parts: np.ndarray) -> np.ndarray | None:
@@ -78,8 +96,10 @@ def section(case: Case) -> list[dict[str, Any]]:
 def _parts_of(case: Case, position: int) -> np.ndarray | None:
     """Parts of the sampled rows' scores by layer, float64 [m, L], where the index's codes give them."""
     signature = case.signatures[position]
-    if "planes" in signature.tensors:
-        return layer_parts(case.sampled_codes, bit_weights(signature), signature.layout)
+    if signature.is_bits:
+        return layer_parts(case.sampled["codes"], bit_weights(signature), signature.layout)
+    if signature.method == "nait" and scores_anew(case.index, signature) and case.codebook is not None:
+        return rotated_parts(case.sampled, signature, case.codebook)
     return None
 
 

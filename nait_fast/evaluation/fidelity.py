@@ -14,15 +14,13 @@ from nait_fast.ranking.signature import Signature, signed_planes
 PLANES = 4  # DESIGN's weights for neuron bits
 
 
-def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature | None:
-    """A nait signature as weights of neuron bits: v · σ in 4 planes; None where the codebook's bits are of another
-    reading.
+def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature:
+    """A nait signature as weights of neuron bits of its reading: v · σ in 4 planes.
 
     The best guess at A_l · v_l that a bit [A > τ] allows, up to a constant: a neuron above its mean lies about σ above
     it (DESIGN: neuron bits, weights v·σ).
     """
-    if codebook.scale is None or codebook.meta["reading"] != signature.meta["reading"]:
-        return None
+    assert codebook.scale is not None
     weights = (signature.tensors["direction"] * codebook.scale).astype(np.float32)
     planes, plane_weights, scale = signed_planes(weights, PLANES, codebook.layout)
     kept = {k: codebook.meta[k] for k in ("reading", "first_token", "model", "template", "layers", "widths")}
@@ -62,7 +60,7 @@ def _of_planes(case: Case, position: int) -> dict[str, Any]:
     signature, column = case.signatures[position], case.column(position)
     assert column is not None
     weights = signature.tensors["weights"].astype(np.float64)
-    whole = layer_parts(case.sampled_codes, weights, signature.layout).sum(axis=1)
+    whole = layer_parts(case.sampled["codes"], weights, signature.layout).sum(axis=1)
     by = f"its bit planes ({signature.meta.get('quantisation', 'planes')})"
     return {"by": by, "against": "its unrounded weights", "rows": len(whole), **compared(column[case.sample], whole)}
 
@@ -89,11 +87,13 @@ def _of_nait(case: Case, position: int) -> dict[str, Any] | str:
 def _approximate(case: Case, position: int) -> tuple[str, np.ndarray] | str:
     """(how, scores float64 [n] of all rows) that the index's bits give for a nait signature; or why they give none."""
     signature, index = case.signatures[position], case.index
-    if index.manifest["codec"] != "neuron" or case.codebook is None:
-        return f"codec {index.manifest['codec']} holds nothing of NAIT's score"
-    proxy = neuron_proxy(signature, case.codebook)
-    if proxy is None:
-        return (f"its reading is {signature.meta['reading']}, the index's bits are of {index.manifest['reading']}; "
-                "index the pool with --reading")  # fmt: skip
-    (column,) = score_places(index, [proxy], np.arange(index.rows), case.device)
-    return f"neuron bits, weights v·σ in {PLANES} planes", column
+    codec, reading = index.manifest["codec"], index.manifest["reading"]
+    if codec == "nag" or case.codebook is None:
+        return f"codec {codec} holds nothing of NAIT's score"
+    if signature.meta["reading"] != reading:
+        return f"its reading is {signature.meta['reading']}, the index's is {reading}; index the pool with --reading"
+    anew, by = signature, "rotated codes"
+    if codec != "rotated":
+        anew, by = neuron_proxy(signature, case.codebook), f"neuron bits, weights v·σ in {PLANES} planes"
+    (column,) = score_places(index, [anew], np.arange(index.rows), case.device)
+    return by, column

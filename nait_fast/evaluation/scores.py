@@ -50,6 +50,11 @@ def score(index: Index, signatures: Sequence[Signature], device: str = "auto") -
     return Scores(row, n_tokens, columns)
 
 
+def scores_anew(index: Index, signature: Signature) -> bool:
+    """Whether ``index`` can score a signature like this one that it has no exact scores of."""
+    return not scorable(index, [replace(signature, name="anew")])[1]
+
+
 def score_places(
     index: Index, signatures: Sequence[Signature], places: np.ndarray, device: str = "auto"
 ) -> list[np.ndarray]:
@@ -78,14 +83,18 @@ def drawn_places(rows: int, size: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed, size]).choice(rows, size, replace=False))
 
 
-def codes_at(index: Index, places: np.ndarray) -> np.ndarray:
-    """Codes uint8 [m, row_bytes] of the rows at ascending ``places`` int64 [m]. Reads only these."""
-    found, start = [], 0
+def codes_at(index: Index, places: np.ndarray) -> dict[str, np.ndarray]:
+    """``codes`` uint8 [m, row_bytes], and the columns that come with them, of the rows at ascending ``places`` int64
+    [m]. Reads only these."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("codes", *index.columns)}
+    start = 0
     for shard in index.shards():
         stop = start + len(shard.row)
-        found.append(np.array(shard.codes[places[slice(*np.searchsorted(places, (start, stop)))] - start]))
+        own = places[slice(*np.searchsorted(places, (start, stop)))] - start
+        for name, parts in found.items():
+            parts.append(np.array({"codes": shard.codes, **shard.columns}[name][own]))
         start = stop
-    return np.concatenate(found)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def fits(index: Index, signature: Signature) -> bool:

@@ -8,9 +8,10 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.ranks import top_overlap
-from nait_fast.evaluation.scores import drawn_places, fits, score_places
+from nait_fast.evaluation.scores import drawn_places, fits, score_places, scores_anew
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CODEBOOK, CodeLayout
+from nait_fast.ranking.embed import embed_signature
 from nait_fast.ranking.pca import nait_signature
 from nait_fast.ranking.signature import Signature, contrast_signature, nag_signature
 from nait_fast.ranking.spearman import spearman
@@ -38,8 +39,8 @@ def resamples(n: int, size: int, repeats: int, seed: int) -> Iterator[np.ndarray
 def rebuilt(signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
     """``signature`` as other samples of its target would give it, under its own method and options.
 
-    ``material`` [n, N] of those samples: bits for contrast and nag, drifts fp64 for nait. ``codebook``: the index's,
-    for contrast and for nait with sign=contrast. Raises NaitError for a method whose signatures are made otherwise.
+    ``material`` of those samples: bits [n, N] for contrast and nag, drifts fp64 [n, N] for nait, hidden states fp32
+    [n, H] for embed. ``codebook``: the index's, for contrast, embed, and nait with sign=contrast. Raises NaitError.
     """
     meta = signature.meta
     if signature.method == "contrast":
@@ -48,9 +49,10 @@ def rebuilt(signature: Signature, material: np.ndarray, codebook: Codebook | Non
     if signature.method == "nait":
         drift = codebook.drift_mean if codebook is not None and meta["sign"] == "contrast" else None
         return nait_signature(name, material, meta, reading=meta["reading"], sign=meta["sign"], pool_drift=drift)
-    if signature.method == "nag":
-        return nag_signature(name, material, meta)
-    raise NaitError(f"signature '{signature.name}': no way to rebuild method {signature.method}")
+    if signature.method == "embed":
+        assert codebook is not None
+        return embed_signature(name, material, codebook)
+    return nag_signature(name, material, meta)
 
 
 def _made_with(signature: Signature) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def section(
 ) -> dict[str, Any] | None:
     """Stability of one signature: its halves and bootstrap samples of ``sizes``, ``repeats`` times each.
 
-    ``material`` [n, N] of its target's samples, as ``rebuilt`` takes it; None: not known, and only the sign margins of
+    ``material`` [n, …] of its target's samples, as ``rebuilt`` takes it; None: not known, and only the sign margins of
     a nait signature are told. Scores are compared over at most ``COMPARED_ROWS`` of the index's rows.
     """
     signature, label = case.signatures[position], case.labels[position]
@@ -183,12 +185,10 @@ def _of_scores(
 def _not_rebuilt(case: Case, position: int) -> str | None:
     """Why the signature cannot be made anew; None where it can."""
     signature, codebook = case.signatures[position], case.codebook
-    if signature.method == "contrast" and codebook is None:
+    if signature.method in ("contrast", "embed") and codebook is None:
         return f"the index's {CODEBOOK} is missing"
     if signature.meta.get("sign") == "contrast" and (codebook is None or codebook.drift_mean is None):
         return "its signs go by the pool's mean drift, which the index's codebook does not hold"
-    if signature.method not in ("contrast", "nait", "nag"):
-        return f"method {signature.method} is not made from neurons' readings"
     return None
 
 
@@ -196,6 +196,6 @@ def _not_scored(case: Case, position: int) -> str | None:
     """Why the index cannot score a signature made anew; None where it can."""
     if position in case.refused:
         return "the index cannot score it"
-    if case.signatures[position].method == "nait" and case.index.manifest["codec"] != "rotated":
-        return "a new nait signature needs an index of codec rotated; the halves' directions are compared instead"
-    return None
+    if scores_anew(case.index, case.signatures[position]):
+        return None
+    return "a new nait signature needs an index of codec rotated and its reading; directions are compared instead"

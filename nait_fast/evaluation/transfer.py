@@ -12,8 +12,10 @@ from nait_fast.ranking.spearman import centred_ranks
 
 
 def direction_of(signature: Signature) -> np.ndarray | None:
-    """The numbers, fp32 [N], that a signature says what it looks for with; None where it has no such vector."""
-    return next((signature.tensors[key] for key in ("direction", "weights") if key in signature.tensors), None)
+    """The numbers, fp32 [N] or [H], that a signature says what it looks for with; None where it has no such vector."""
+    return next(
+        (signature.tensors[key] for key in ("direction", "weights", "centroid") if key in signature.tensors), None
+    )
 
 
 def kind_of(signature: Signature) -> tuple[str, str]:

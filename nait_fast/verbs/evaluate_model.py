@@ -31,6 +31,7 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
                          trust_remote_code=options.trust_remote_code, **shared)  # fmt: skip
     data = DataOptions(template=told["template_kind"], max_length=told["max_length"])
     session = open_session(model, data, told["first_token"], quiet)
+    session.embed_layer = told.get("embed_layer")
     for key, value in session.identity().items():
         if told[key] != value:
             raise NaitError(f"--model {options.model}: index {index.folder} was made with another {key} ({told[key]}, "
@@ -60,14 +61,14 @@ def layer_scores(
 
 
 def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[str]) -> dict[str, Any]:
-    """Reading -> tensor [n, N] of a target's samples. Raises NaitError."""
+    """Reading -> tensor [n, N] of a target's samples; ``hidden`` [n, H]. Raises NaitError."""
     _, encoded = encode_all(session.encoder, pool)
     collected = Collect(len(encoded), session.layout, readings)
     _run(session, encoded, collected, readings, f"target {name}")
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
         raise NaitError(f"--target {name}: {pool.path} row {row}: activations are not finite; try --dtype float32")
-    return collected.readings
+    return {**collected.readings, "hidden": collected.hidden}
 
 
 def reading_of(signature: Signature) -> str:
@@ -76,9 +77,10 @@ def reading_of(signature: Signature) -> str:
 
 
 def material_of(signature: Signature, readings: dict[str, Any]) -> np.ndarray:
-    """What ``rebuilt`` takes of a target's samples, [n, N]: their drifts for nait, their bits for the others."""
+    """What ``rebuilt`` takes of a target's samples: drifts [n, N] for nait, hidden states [n, H] for embed, else
+    bits [n, N]."""
     values = readings[reading_of(signature)]
-    if signature.method == "nait":
+    if signature.method in ("nait", "embed"):
         return values.numpy()
     if signature.method == "contrast":
         return values.numpy() > signature.tensors["threshold"]

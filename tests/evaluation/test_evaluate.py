@@ -95,7 +95,7 @@ def test_fidelity_and_agreement(world: World, whole: dict, kind: str) -> None:
     assert told["against"] == "exact scores in the index" and told["rows"] == ROWS and told["spearman"] > 0.5
     planes = entry(whole["fidelity"], f"{kind} (contrast, mean)")
     assert planes["against"] == "its unrounded weights" and planes["spearman"] > 0.99
-    assert "the index's bits are of mean" in why(whole, f"fidelity of {kind} (nait, drift)")
+    assert "its reading is drift, the index's is mean" in why(whole, f"fidelity of {kind} (nait, drift)")
     names = whole["agreement"]["names"]
     i, j = names.index(f"{kind} (contrast, mean)"), names.index(f"{kind} (nait, mean)")
     (_, a), (_, b) = means(world, "contrast", kind), means(world, "nait", kind)
