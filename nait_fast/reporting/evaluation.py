@@ -1,0 +1,163 @@
+"""Reads evaluation.json, which ``evaluate`` writes: each part checked, so that a page can show it as it is."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nait_fast.errors import NaitError
+from nait_fast.index import values
+from nait_fast.index.files import read_json
+
+KIND, VERSION = "nait_fast evaluation", 1
+FILE = "evaluation.json"
+MOST_NAMES = 64  # of a matrix that is shown
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """``cells`` [C][C], None where there is no number; ``names`` [C]."""
+
+    names: list[str]
+    cells: list[list[float | None]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the file tells, part by part; empty where it does not. ``layer_share``: signature -> (layers, shares)."""
+
+    rows: int
+    fidelity: list[dict[str, Any]] = field(default_factory=list)
+    retrieval: list[dict[str, Any]] = field(default_factory=list)
+    stability: list[dict[str, Any]] = field(default_factory=list)
+    layer_share: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    agreement: dict[str, Matrix] = field(default_factory=dict)
+    transfer: dict[str, Matrix] = field(default_factory=dict)
+    core: dict[str, Any] | None = None
+    unique: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+
+def load_evaluation(path: Path) -> Evaluation:
+    """Raises NaitError for a file that is missing, damaged or something else."""
+    told = read_json(path)
+    if told.get("kind") != KIND:
+        raise NaitError(f"{path}: not an evaluation; give the file that nait-fast evaluate wrote")
+    if told.get("format_version") != VERSION:
+        version = values.short(told.get("format_version"))
+        raise NaitError(f"{path}: format version {version}, this nait_fast reads {VERSION}; evaluate again")
+    part = "rows"
+    try:
+        rows = values.count(told["rows"], "rows")
+        read: dict[str, Any] = {}
+        for part, reader in _PARTS.items():
+            if told.get(part):
+                read["layer_share" if part == "confounds" else part] = reader(told[part])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NaitError(f"{path}: not a valid evaluation ({part}: {error}); evaluate again") from None
+    return Evaluation(rows, **read)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, None for null and for NaN. Raises ValueError for anything else."""
+    if value is None:
+        return None
+    if type(value) not in (int, float):
+        raise ValueError(values.short(value))
+    return float(value) if math.isfinite(value) else None
+
+
+def _fidelity(told: Any) -> list[dict[str, Any]]:
+    return [
+        {"signature": values.text(x["signature"], "signature"), "against": values.text(x["against"], "against"),
+         "rows": values.count(x["rows"], "rows"), **{k: _number(x[k]) for k in ("spearman", "top10", "top1")}}
+        for x in values.entries(told, "fidelity")
+    ]  # fmt: skip
+
+
+def _retrieval(told: Any) -> list[dict[str, Any]]:
+    return [
+        {"signature": values.text(x["signature"], "signature"), "relevant": values.count(x["relevant"], "relevant"),
+         "rows": values.count(x["rows"], "rows"), **{k: _number(x[k]) for k in ("r_precision", "auc", "chance")},
+         "p_at": {values.text(k, "p_at"): _number(v) for k, v in values.mapping(x["p_at"], "p_at").items()}}
+        for x in values.entries(told, "retrieval")
+    ]  # fmt: skip
+
+
+def _stability(told: Any) -> list[dict[str, Any]]:
+    found = []
+    for x in values.entries(told, "stability"):
+        halves = values.mapping(x["halves"], "halves") if x.get("halves") else {}
+        sizes = [{key: _number(b.get(key)) for key in ("size", "spearman", "low", "high", "top10")}
+                 for b in values.entries(x.get("bootstrap") or [], "bootstrap")]  # fmt: skip
+        uncertain = x.get("uncertain_layers")
+        found.append({"signature": values.text(x["signature"], "signature"), "bootstrap": sizes,
+                      **{k: _number(halves.get(k)) for k in ("spearman", "top10", "repeats")},
+                      "uncertain": len(uncertain) if isinstance(uncertain, list) else _number(uncertain)})  # fmt: skip
+    return found
+
+
+def _layer_share(told: Any) -> dict[str, tuple[list[int], list[float]]]:
+    found = {}
+    for x in values.entries(told, "confounds"):
+        if not x.get("layer_share"):
+            continue
+        shares = [values.number(v, "layer_share") for v in values.entries(x["layer_share"], "layer_share")]
+        layers = [values.count(v, "layers") for v in values.entries(x["layers"], "layers")]
+        if len(shares) != len(layers):
+            raise ValueError("layer_share: not one for each layer")
+        found[values.text(x["signature"], "signature")] = (layers, shares)
+    return found
+
+
+def _matrices(told: Any) -> dict[str, Matrix]:
+    """Every matrix beside ``names``; those that are null are left out."""
+    entry = values.mapping(told, "matrix")
+    names = [values.text(name, "names") for name in values.entries(entry["names"], "names")]
+    found = {}
+    for key, matrix in entry.items():
+        if key == "names" or not matrix:
+            continue
+        cells = [[_number(v) for v in values.entries(row or [None] * len(names), key)]
+                 for row in values.entries(matrix, key)]  # fmt: skip
+        if len(cells) != len(names) or any(len(row) != len(names) for row in cells):
+            raise ValueError(f"{key}: not {len(names)} × {len(names)}")
+        found[key] = Matrix(names[:MOST_NAMES], [row[:MOST_NAMES] for row in cells[:MOST_NAMES]])
+    return found
+
+
+def _core(told: Any) -> dict[str, Any]:
+    return {"at_least": values.count(told["at_least"], "at_least"), "count": values.count(told["count"], "count"),
+            "examples": _examples(told["examples"])}  # fmt: skip
+
+
+def _unique(told: Any) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"count": values.count(x["count"], "count"), "examples": _examples(x["examples"])}
+        for name, x in values.mapping(told, "unique").items()
+    }
+
+
+def _examples(told: Any) -> list[dict[str, Any]]:
+    return [
+        {"row": values.count(x["row"], "row"), "score": _number(x.get("score")),
+         "text": values.text(x.get("text") or "", "text")}
+        for x in values.entries(told, "examples")
+    ]  # fmt: skip
+
+
+def _missing(told: Any) -> list[tuple[str, str]]:
+    return [(values.text(x["what"], "what"), values.text(x["why"], "why")) for x in values.entries(told, "missing")]
+
+
+_PARTS = {
+    "fidelity": _fidelity,
+    "retrieval": _retrieval,
+    "stability": _stability,
+    "confounds": _layer_share,
+    "agreement": _matrices,
+    "transfer": _matrices,
+    "core": _core,
+    "unique": _unique,
+    "missing": _missing,
+}

@@ -1,0 +1,199 @@
+"""Everything that a report shows of a selection, as numbers and texts; how it looks is decided elsewhere."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from nait_fast.config import ReportOptions
+from nait_fast.evaluation.ranks import best as best_rows
+from nait_fast.evaluation.ranks import correlations, count_of, overlaps
+from nait_fast.ranking.export import SCORES
+from nait_fast.ranking.spearman import centred_ranks
+from nait_fast.reporting.evaluation import FILE, Evaluation, Matrix, load_evaluation
+from nait_fast.reporting.layers import (
+    Deciders,
+    LayerParts,
+    bit_frequency,
+    codes_at,
+    decide,
+    deciding_neurons,
+    layer_parts,
+    parts_at,
+    sample_rows,
+    spread,
+    tells_layers,
+)
+from nait_fast.reporting.rows import Labels, Seen, Text, read_rows
+from nait_fast.reporting.scores import Ranked, ScoreFile, Scores, rescan, summarise
+from nait_fast.reporting.source import Chosen, open_selection
+
+TOP = 0.1  # the share whose overlap between targets is told
+MOST_LAYERS, MOST_NEURONS = 3, 6  # told of a sample
+SELECTED_PART = 5  # of the rows that layers are looked at in, one in so many is a selected one
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One of the best or worst samples. ``decided``: what moved its score for ``target``, the one that its score
+    stands out most in; None where nothing tells. ``text``: None where the pool cannot be read."""
+
+    ranked: Ranked
+    text: Text | None
+    target: str
+    decided: Deciders | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """``scores``: None where they are nowhere to be found. ``agreement``: title -> matrix over the targets, from the
+    scores; empty for a single target. ``notes``: what is missing and how to have it."""
+
+    chosen: Chosen
+    scores: Scores | None
+    labels: Labels | None
+    layers: list[LayerParts]
+    best: list[Shown]
+    worst: list[Shown]
+    agreement: dict[str, Matrix]
+    evaluation: Evaluation | None
+    notes: list[str]
+
+
+def gather(options: ReportOptions, scratch: Path) -> Report:
+    """Read a selection. ``scratch``: folder for what is needed meanwhile. Raises NaitError for bad input."""
+    chosen = open_selection(options.selection)
+    evaluation = _evaluation(options, chosen)
+    notes = list(chosen.notes)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".nait-fast-report-") as folder:
+        file, whole = _scores(chosen, Path(folder), notes)
+        scores, rows = None, None
+        if file is not None:
+            kept = 0 if chosen.index is None else max(1, sample_rows(chosen.index) // SELECTED_PART)
+            scores = summarise(file, whole, chosen.manifest["rows_selected"], options.samples, kept)
+            rows = _row_numbers(file) if whole else None
+        ends = ([], []) if scores is None else (scores.best, scores.worst)
+        seen = read_rows(chosen, *ends, rows, options.label, options.dataset)
+    notes += seen.notes
+    pool = np.empty(0, dtype=np.int64)
+    if chosen.index is not None:
+        wanted = sample_rows(chosen.index)
+        pool = spread(chosen.index.rows, wanted - wanted // SELECTED_PART)
+    layers = _layers(chosen, scores, pool, notes)
+    frequency = None
+    if chosen.index is not None and any(s.is_bits for s in chosen.signatures):
+        frequency = bit_frequency(chosen.index, pool)
+    best, worst = _ends(chosen, scores, seen, layers, frequency)
+    matrices = {} if scores is None else agreement(scores.sample, chosen.targets)
+    return Report(chosen, scores, seen.labels, layers, best, worst, matrices, evaluation, notes)
+
+
+def _evaluation(options: ReportOptions, chosen: Chosen) -> Evaluation | None:
+    """The one that was named, or one in the selection's folder or in a folder ``evaluation`` there."""
+    if options.evaluation:
+        path = Path(options.evaluation)
+        return load_evaluation(path / FILE if path.is_dir() else path)
+    places = (chosen.folder / FILE, chosen.folder / "evaluation" / FILE)
+    return next((load_evaluation(path) for path in places if path.exists()), None)
+
+
+def _scores(chosen: Chosen, folder: Path, notes: list[str]) -> tuple[ScoreFile | None, bool]:
+    """(the scores, whether they are those of all rows)."""
+    told = chosen.manifest["scores"]
+    if told == "all":
+        return ScoreFile(chosen.folder / SCORES, chosen.targets, chosen.rows), True
+    if chosen.index is not None and chosen.signatures:
+        notes.append(f"The selection was made with --scores {told}: all rows were scored again from the index.")
+        return rescan(chosen, folder), True
+    if told == "selected":
+        notes.append(
+            "Only the selected rows' scores were kept (--scores selected): the pool's are not shown, and the worst "
+            "samples are the worst of those selected."
+        )
+        return ScoreFile(chosen.folder / SCORES, chosen.targets, chosen.manifest["rows_selected"]), False
+    notes.append("The scores were not kept (--scores none); without index and signatures they cannot be made again.")
+    return None, False
+
+
+def _row_numbers(file: ScoreFile) -> Iterator[np.ndarray]:
+    for batch in file.batches():
+        yield batch.row
+
+
+def _layers(chosen: Chosen, scores: Scores | None, pool: np.ndarray, notes: list[str]) -> list[LayerParts]:
+    """Of the targets whose scores the index's codes can take apart."""
+    if chosen.index is None or scores is None:
+        return []
+    told = [signature for signature in chosen.signatures if tells_layers(chosen.index, signature)]
+    for method, why in _WHY_NOT.items():
+        names = [s.name for s in chosen.signatures if s.method == method and s not in told]
+        if names:
+            notes.append(f"Which layers and neurons made the scores of {', '.join(names)} is not told: {why}")
+    return [layer_parts(chosen.index, signature, pool, scores.selected_places) for signature in told]
+
+
+_WHY_NOT = {
+    "nait": "the index holds them as numbers only. It takes a rotated index or, for the layers, the file that "
+    "nait-fast evaluate wrote (--evaluation).",
+    "embed": "they compare embeddings, which are no sum over layers.",
+}
+
+
+def _ends(
+    chosen: Chosen, scores: Scores | None, seen: Seen, layers: list[LayerParts], frequency: np.ndarray | None
+) -> tuple[list[Shown], list[Shown]]:
+    """(the best samples, best first; the worst, worst first)."""
+    if scores is None:
+        return [], []
+    found: list[list[Shown]] = []
+    for ends, up in ((scores.best, True), (scores.worst[::-1], False)):
+        z = [(r.scores - scores.mean) / np.where(scores.deviation > 0, scores.deviation, np.inf) for r in ends]
+        targets = [chosen.targets[int(np.argmax(own if up else -own))] for own in z]
+        decided = _decided(chosen, ends, targets, layers, frequency, up) if scores.whole else [None] * len(ends)
+        found.append([Shown(r, seen.texts.get(r.row), t, d) for r, t, d in zip(ends, targets, decided, strict=True)])
+    return found[0], found[1]
+
+
+def _decided(
+    chosen: Chosen,
+    ends: Sequence[Ranked],
+    targets: Sequence[str],
+    layers: list[LayerParts],
+    frequency: np.ndarray | None,
+    up: bool,
+) -> list[Deciders | None]:
+    """What moved the score of each of ``ends`` for its target. ``frequency``: of the pool's bits, if they are
+    neurons'."""
+    found: list[Deciders | None] = [None] * len(ends)
+    for part in layers:
+        own = sorted((i for i, target in enumerate(targets) if target == part.target), key=lambda i: ends[i].place)
+        if not own or chosen.index is None:
+            continue
+        signature = chosen.signatures[chosen.targets.index(part.target)]
+        places = np.array([ends[i].place for i in own], dtype=np.int64)
+        codes = np.concatenate([some["codes"] for some in codes_at(chosen.index, places)])
+        for i, parts, code in zip(own, parts_at(chosen.index, signature, places), codes, strict=True):
+            told = decide(parts, part, up, MOST_LAYERS)
+            if signature.is_bits and frequency is not None:
+                neurons = deciding_neurons(code, signature, frequency, part.layers, up, MOST_NEURONS)
+                told = replace(told, neurons=neurons)
+            found[i] = told
+    return found
+
+
+def agreement(sample: np.ndarray, targets: Sequence[str]) -> dict[str, Matrix]:
+    """Of scores float64 [C, m] of several targets: Spearman's correlation, and the overlap of the best ``TOP``."""
+    if len(targets) < 2:
+        return {}
+    k = count_of(sample.shape[1], TOP)
+    with np.errstate(invalid="ignore"):
+        found = {
+            "spearman": correlations(np.stack([centred_ranks(scores) for scores in sample])),
+            "overlap": overlaps(np.stack([best_rows(scores, k) for scores in sample])),
+        }
+    return {
+        name: Matrix(list(targets), [[float(v) if np.isfinite(v) else None for v in row] for row in cells])
+        for name, cells in found.items()
+    }

@@ -1,0 +1,150 @@
+"""A report as one HTML file that needs nothing else: no script, no font, no picture from anywhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nait_fast.reporting import provenance, words
+from nait_fast.reporting.drawing import Drawing
+from nait_fast.reporting.evaluation import Evaluation
+from nait_fast.reporting.gather import TOP, Report, Shown
+from nait_fast.reporting.rows import Labels, Text
+
+SHOWN_CHARACTERS, KEPT_CHARACTERS = 320, 4000  # of a turn at once, and with what unfolds
+MOST_TURNS = 8
+TABLE_ROWS = 40
+STRONG = 0.5  # |Spearman| with length above which a reader is warned
+_COMBINED = {"mean": "by the mean of their z-scores", "max": "by the best of their z-scores", "roundrobin": "in turns",
+             "union": "each with a budget of its own"}  # fmt: skip
+
+
+def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
+    """The page; the same report gives the same bytes."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=lambda value: words.clean(value) if type(value) is str else value,
+    )  # fmt: skip
+    environment.filters |= {
+        "number": words.number, "signed": words.signed, "percent": words.percent, "correlation": words.correlation,
+        "svg": Markup,
+    }  # fmt: skip
+    context = {
+        "title": title(report), "summary": summary(report), "warnings": list(warnings(report)), "notes": report.notes,
+        "css": Markup((folder / "page.css").read_text(encoding="utf-8")), "figures": figures, "report": report,
+        "targets": target_table(report), "composition": None if report.labels is None else label_table(report.labels),
+        "best": [sample(report, s) for s in report.best], "worst": [sample(report, s) for s in report.worst],
+        "evaluation": report.evaluation, "examples": list(examples(report.evaluation)),
+        "provenance": provenance.tables(report.chosen), "command": provenance.command(report.chosen), "top": TOP,
+    }  # fmt: skip
+    text = environment.get_template("page.html").render(context)
+    return text.encode()
+
+
+def title(report: Report) -> str:
+    shown = [words.short(name, 40) for name in report.chosen.targets[:6]]
+    return f"Selection for {words.listed(shown)}" + (" …" if len(report.chosen.targets) > 6 else "")
+
+
+def summary(report: Report) -> str:
+    """What was selected, in words."""
+    chosen, told = report.chosen, report.chosen.manifest
+    selected, rows = told["rows_selected"], told["rows_scored"]
+    pools = words.listed([Path(d["path"]).name or d["path"] for d in told["datasets"]][:3])
+    more = len(told["datasets"]) - 3
+    how = {"top": "the best", "bottom": "the worst", "random": "at random"}.get(str(chosen.config.get("pick")), "")
+    methods = words.listed(list(dict.fromkeys(chosen.methods)))
+    text = f"Out of {words.count(rows, 'sample')} of {pools}{f' and {more} more' if more > 0 else ''}, "
+    text += f"nait-fast {told['verb']} chose {how} {selected:,} ({words.percent(selected / rows)}"
+    tokens = words.count(told["tokens_selected"], "token")
+    whole = report.scores is not None and report.scores.whole
+    text += f"; {tokens}" + (f" of {report.scores.tokens:,}" if whole and report.scores else "") + ") "
+    text += f"for {words.listed([words.short(name, 40) for name in chosen.targets])}"
+    if len(chosen.targets) > 1:
+        text += f" ({_COMBINED.get(str(chosen.config.get('combine')), 'combined')})"
+    text += f", by method {methods}, with {Path(told['model_name']).name}."
+    left = told["rows_skipped"]["rows"]
+    return text + (f" {words.count(left, 'row')} of the pool could not be used." if left else "")
+
+
+def warnings(report: Report) -> Iterator[str]:
+    """What a reader should know before training on the selection."""
+    for name, rho in report.chosen.manifest["spearman_with_length"].items():
+        if rho is not None and abs(rho) > STRONG:
+            kind = "long" if rho > 0 else "short"
+            yield (
+                f"The score for {words.short(name, 40)} goes with length (Spearman {words.correlation(rho)}): {kind} "
+                "samples come first, whatever they say. Compare with a selection within lengths before you train on it."
+            )
+    for part in report.layers:
+        top = max(zip(part.share, part.layers, strict=True), default=(0.0, 0))
+        if top[0] > STRONG:
+            yield f"Layer {top[1]} alone makes {words.percent(float(top[0]))} of the score for {part.target}."
+
+
+def target_table(report: Report) -> list[dict[str, Any]]:
+    """A row for each target."""
+    scores, chosen = report.scores, report.chosen
+    found = []
+    for c, name in enumerate(chosen.targets):
+        entry = {"name": name, "method": chosen.methods[c], "rho": chosen.manifest["spearman_with_length"][name],
+                 "pool": None, "selected": None, "low": None, "high": None, "gap": None}  # fmt: skip
+        if scores is not None:
+            entry |= {"selected": scores.selected_mean[c], "low": scores.selected_low[c],
+                      "high": scores.selected_high[c]}  # fmt: skip
+        if scores is not None and scores.whole:
+            gap = (scores.selected_mean[c] - scores.mean[c]) / scores.deviation[c] if scores.deviation[c] > 0 else None
+            entry |= {"pool": scores.mean[c], "gap": gap}
+        found.append(entry)
+    return found
+
+
+def label_table(labels: Labels) -> dict[str, Any]:
+    """Rows of label, selected rows and share, pool's rows and share, and how many times the pool's share that is."""
+    names = list(labels.selected) + [name for name in labels.pool or {} if name not in labels.selected]
+    rows = []
+    for name in names[:TABLE_ROWS]:
+        chosen = labels.selected.get(name, 0)
+        share = chosen / max(1, labels.selected_rows)
+        entry = {"name": name, "selected": chosen, "share": share, "pool": None, "pool_share": None, "lift": None}
+        if labels.pool is not None:
+            there = labels.pool.get(name, 0)
+            pool_share = there / max(1, labels.pool_rows)
+            entry |= {"pool": there, "pool_share": pool_share, "lift": share / pool_share if pool_share else None}
+        rows.append(entry)
+    return {"rows": rows, "more": max(0, len(names) - TABLE_ROWS), "labels": labels}
+
+
+def sample(report: Report, shown: Shown) -> dict[str, Any]:
+    """One sample as the page tells it."""
+    ranked, chosen = shown.ranked, report.chosen
+    scores = list(zip(chosen.targets, map(float, ranked.scores), strict=True))
+    return {"shown": shown, "ranked": ranked, "scores": scores, "turns": turns(shown.text) if shown.text else None,
+            "label": shown.text.label if shown.text else None, "decided": shown.decided,
+            "id": None if ranked.id is None else words.short(ranked.id, 80)}  # fmt: skip
+
+
+def turns(text: Text) -> list[dict[str, Any]]:
+    """Role, what is shown at once, what unfolds, and how many characters are left out."""
+    found = []
+    for role, said in text.turns[:MOST_TURNS]:
+        first, rest = words.split(words.clean(said), SHOWN_CHARACTERS)
+        kept = rest[: KEPT_CHARACTERS - len(first)]
+        found.append({"role": role, "first": first, "rest": kept, "left": len(rest) - len(kept)})
+    if (left := len(text.turns) - MOST_TURNS) > 0:
+        found.append({"role": words.count(left, "more turn"), "first": "", "rest": "", "left": 0})
+    return found
+
+
+def examples(evaluation: Evaluation | None) -> Iterator[dict[str, Any]]:
+    """Samples that several targets share, and those that one alone selects."""
+    if evaluation is None:
+        return
+    if evaluation.core is not None:
+        core = evaluation.core
+        yield {"title": f"Shared by at least {words.count(core['at_least'], 'selection')}", **core}
+    for name, entry in evaluation.unique.items():
+        yield {"title": f"Only in the selection for {name}", **entry}

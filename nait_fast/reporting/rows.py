@@ -1,0 +1,235 @@
+"""The samples themselves: their labels counted, in the selection and in the pool, and the texts of a few."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nait_fast.data.formats import RowError, describe_keys, detect, parse
+from nait_fast.data.rows import PoolRows, open_rows
+from nait_fast.errors import NaitError
+from nait_fast.ranking.export import SELECTED
+from nait_fast.reporting.scores import Ranked
+from nait_fast.reporting.source import Chosen
+from nait_fast.reporting.words import short
+
+DEFAULT_LABEL = "source"
+LABEL_ROWS = 1_000_000  # beyond, the pool's labels are counted in every n-th run of RUN_ROWS rows
+RUN_ROWS = 2048
+MOST_LABELS = 10_000
+NO_LABEL = "(none)"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A sample as (role, text) turns, and its label."""
+
+    turns: list[tuple[str, str]]
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """``selected``, ``pool``: label -> rows, of ``selected_rows`` and ``pool_rows`` rows. ``pool`` is None where it
+    cannot be read. ``sampled``: the pool's are counted in a part of it."""
+
+    column: str
+    selected: dict[str, int]
+    pool: dict[str, int] | None
+    selected_rows: int
+    pool_rows: int
+    sampled: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was read of the rows: ``labels``, None without such a column; ``texts`` by the row's number in the pool."""
+
+    labels: Labels | None
+    texts: dict[int, Text]
+    notes: list[str] = field(default_factory=list)
+
+
+class _Counter:
+    """Labels of rows. ``found``: some row has the column; ``many``: more than ``MOST_LABELS``, which are none."""
+
+    def __init__(self, column: str):
+        self.column, self.counts, self.rows, self.found, self.many = column, Counter[str](), 0, False, False
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows += 1
+        self.found = self.found or self.column in row
+        label = label_of(row, self.column)
+        if label in self.counts or len(self.counts) < MOST_LABELS:
+            self.counts[label] += 1
+        else:
+            self.many = True
+
+    def ordered(self) -> dict[str, int]:
+        return dict(sorted(self.counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def label_of(row: dict[str, Any], column: str) -> str:
+    """The label of a row on one line; ``NO_LABEL`` where it has none."""
+    value = row.get(column)
+    if value is None:
+        return NO_LABEL
+    return short(value if isinstance(value, str) else json.dumps(value), 120) or NO_LABEL
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """A row; {} for what is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def text_of(row: dict[str, Any], column: str | None) -> Text:
+    """A row as turns, whatever its format; as JSON where it has none."""
+    label = None if column is None else label_of(row, column)
+    try:
+        sample = parse(row, detect(row) or "text", 0)
+    except RowError:
+        return Text([("row", json.dumps(row, ensure_ascii=False))], label)
+    if sample.messages:
+        return Text([(m.role, m.content) for m in sample.messages], label)
+    if sample.text is not None:
+        return Text([("text", sample.text)], label)
+    return Text([("token ids", " ".join(map(str, sample.input_ids or ())))], label)
+
+
+def read_rows(
+    chosen: Chosen,
+    best: Sequence[Ranked],
+    worst: Sequence[Ranked],
+    pool_rows: Iterable[np.ndarray] | None,
+    label: str | None,
+    dataset: Sequence[str] = (),
+) -> Seen:
+    """Labels, and the texts of the ``best`` and ``worst``: the two ends of the ranking, without gaps.
+
+    ``pool_rows``: row numbers int64 of all scored rows, ascending, block by block; None where they are not known.
+    ``dataset``: where the pool is now. Raises NaitError for a ``label`` that is none, and for a ``dataset`` that is not
+    the pool.
+    """
+    file = chosen.folder / SELECTED
+    column = label or _default_label(file)
+    counter = _Counter(column) if column else None
+    places = lines_of_ends(best, worst, chosen.manifest["rows_selected"])
+    texts = dict(_read_selected(file, places, counter, column))
+    notes: list[str] = []
+    source = _open_pool(chosen, dataset, notes)
+    others = np.array(sorted({r.row for r in [*best, *worst]} - texts.keys()), dtype=np.int64)
+    pool = _Counter(column) if column and source is not None and pool_rows is not None else None
+    if source is not None and (pool is not None or len(others)):
+        counted = others[:0] if pool is None or pool_rows is None else np.concatenate([*_runs(pool_rows, chosen.rows)])
+        try:
+            texts |= _read_pool(source, counted, others, pool, column)
+        except NaitError as error:
+            notes.append(f"The pool cannot be read ({error}): its labels and the worst samples' texts are missing.")
+            pool = None
+    return Seen(_labels(counter, pool, label, chosen, notes), texts, notes)
+
+
+def _labels(
+    counter: _Counter | None, pool: _Counter | None, label: str | None, chosen: Chosen, notes: list[str]
+) -> Labels | None:
+    """What was counted. Raises NaitError where it was asked for and there is none."""
+    if counter is None:
+        return None
+    if not counter.found and not (pool and pool.found):
+        raise NaitError(f"--label {label}: no row has such a column; they have {_keys(chosen.folder / SELECTED)}")
+    if counter.many or (pool and pool.many):
+        if label:
+            raise NaitError(f"--label {label}: has more than {MOST_LABELS:,} values, which are no labels; name another")
+        notes.append(f"The column {counter.column} has more than {MOST_LABELS:,} values: it is not taken for a label.")
+        return None
+    sampled = pool is not None and chosen.rows > LABEL_ROWS
+    found, rows = (None, 0) if pool is None else (pool.ordered(), pool.rows)
+    return Labels(counter.column, counter.ordered(), found, counter.rows, rows, sampled)
+
+
+def lines_of_ends(best: Sequence[Ranked], worst: Sequence[Ranked], selected: int) -> dict[int, int]:
+    """Line of selected.jsonl (from 0) -> row, of those that were selected. The lines are in the order of the ranks."""
+    first = [r.row for r in best if r.selected]
+    last = [r.row for r in worst if r.selected]
+    return {**dict(enumerate(first)), **dict(enumerate(last, selected - len(last)))}
+
+
+def _default_label(file: Path) -> str | None:
+    for number, row in enumerate(_lines(file)):
+        if DEFAULT_LABEL in row:
+            return DEFAULT_LABEL
+        if number == 100:
+            break
+    return None
+
+
+def _keys(file: Path) -> str:
+    return describe_keys(next(_lines(file), {}))
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    with open(file, "rb") as lines:
+        for line in lines:
+            yield decode(line)
+
+
+def _read_selected(
+    file: Path, places: dict[int, int], counter: _Counter | None, column: str | None
+) -> Iterator[tuple[int, Text]]:
+    """(row, its text) of the lines ``places``; counts the labels of all lines."""
+    last = max(places, default=-1)
+    for number, row in enumerate(_lines(file)):
+        if counter is not None:
+            counter.add(row)
+        elif number > last:
+            break
+        if number in places:
+            yield places[number], text_of(row, column)
+
+
+def _open_pool(chosen: Chosen, dataset: Sequence[str], notes: list[str]) -> PoolRows | None:
+    if chosen.index is None:
+        if dataset:
+            raise NaitError("--dataset: the selection's index is gone, which the pool's rows are numbered by")
+        return None
+    try:
+        return open_rows(chosen.index, dataset)
+    except NaitError as error:
+        if dataset:
+            raise
+        reason = str(error).replace("if it has moved, pass --dataset", "if it has moved, name it with --dataset")
+        notes.append(f"The pool cannot be read: {reason}.")
+        return None
+
+
+def _runs(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """Row numbers of every n-th run of ``RUN_ROWS``, n as small as gives at most ``LABEL_ROWS`` of ``rows``."""
+    every, place = -(-rows // LABEL_ROWS), 0
+    for block in blocks:
+        kept = (np.arange(place, place + len(block)) // RUN_ROWS) % every == 0
+        yield block[kept]
+        place += len(block)
+
+
+def _read_pool(
+    source: PoolRows, counted: np.ndarray, others: np.ndarray, counter: _Counter | None, column: str | None
+) -> dict[int, Text]:
+    """Texts of ``others``; counts the labels of ``counted``, in one pass over both."""
+    texts, every = {}, np.union1d(counted, others)
+    extra = set(np.setdiff1d(others, counted).tolist())
+    wanted = set(others.tolist())
+    for row, line in zip(every.tolist(), source.lines(every), strict=True):
+        sample = decode(line)
+        if counter is not None and row not in extra:
+            counter.add(sample)
+        if row in wanted:
+            texts[row] = text_of(sample, column)
+    return texts

@@ -1,0 +1,293 @@
+"""What scores.parquet says: two passes over it, a batch of rows at a time; memory does not grow with its rows."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nait_fast.config import BudgetOptions
+from nait_fast.errors import NaitError
+from nait_fast.ranking.export import SCORES, write_scores
+from nait_fast.ranking.external import ranks
+from nait_fast.ranking.scan import scan
+from nait_fast.ranking.select import select
+from nait_fast.ranking.table import Table
+from nait_fast.reporting.layers import spread
+from nait_fast.reporting.source import Chosen
+
+BATCH_ROWS = 1 << 16
+SAMPLE_ROWS = 100_000  # rows that correlations between targets are taken over
+BINS = 50
+LENGTH_BINS, SCORE_BINS = 32, 26
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows: ``scores`` float64 [C, n], the rest [n]; ``place`` of the first one in the table."""
+
+    place: int
+    row: np.ndarray
+    n_tokens: np.ndarray
+    scores: np.ndarray
+    rank: np.ndarray
+    selected: np.ndarray
+    table: Any
+
+    def id(self, i: int) -> str | None:
+        return self.table.column("id")[i].as_py()
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A row of the ranking: its ``place`` in the table, its number ``row`` in the pool, ``scores`` float64 [C]."""
+
+    place: int
+    row: int
+    id: str | None
+    n_tokens: int
+    rank: int
+    selected: bool
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """``edges`` float64 [B + 1]; rows a bin, int64 [B], of the ``pool`` (the selected ones among them) and
+    ``selected``."""
+
+    edges: np.ndarray
+    pool: np.ndarray
+    selected: np.ndarray
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Rows int64 [X, Y] of a length between ``tokens`` float64 [X + 1] and a score between ``edges`` float64 [Y + 1];
+    ``mean`` float64 [X]: the mean score at each length, NaN where there are no rows."""
+
+    tokens: np.ndarray
+    edges: np.ndarray
+    counts: np.ndarray
+    mean: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All rows' scores in numbers; arrays [C] are one a target. ``whole``: of every row that was scored; else only the
+    selected ones are known. ``sample`` float64 [C, m]: scores of every n-th row. ``selected_places`` int64: some of
+    the selected rows' places, spread evenly."""
+
+    rows: int
+    whole: bool
+    tokens: int
+    selected: int
+    selected_tokens: int
+    mean: np.ndarray
+    deviation: np.ndarray
+    selected_mean: np.ndarray
+    selected_low: np.ndarray
+    selected_high: np.ndarray
+    best: list[Ranked]
+    worst: list[Ranked]
+    histograms: list[Histogram]
+    lengths: list[Lengths]
+    sample: np.ndarray
+    selected_places: np.ndarray
+
+
+class ScoreFile:
+    """A scores.parquet of a selection. Raises NaitError where it is missing, damaged or another's."""
+
+    def __init__(self, path: Path, targets: list[str], rows: int):
+        from pyarrow import parquet
+
+        self.path, self.targets, self.rows = path, targets, rows
+        if not path.is_file():
+            raise NaitError(f"{path}: no such file, though the manifest names it; rank again")
+        expected = {"row": "int64", "id": "string", "n_tokens": "int32",
+                    **{f"score.{name}": "double" for name in targets}, "rank": "int64", "selected": "bool"}  # fmt: skip
+        try:
+            with parquet.ParquetFile(path) as file:
+                held = {field.name: str(field.type) for field in file.schema_arrow}
+                count = file.metadata.num_rows
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from None
+        if held != expected or count != rows:
+            raise NaitError(
+                f"{path}: has not the columns or rows of this selection ({count:,} rows, {rows:,} expected); rank again"
+            )
+
+    def _damaged(self, error: Exception) -> NaitError:
+        return NaitError(f"{self.path}: cannot be read ({' '.join(str(error).split())[:100]}); rank again")
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows, in order."""
+        from pyarrow import parquet
+
+        place = 0
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                for table in file.iter_batches(BATCH_ROWS):
+                    scores = np.stack([table.column(f"score.{name}").to_numpy() for name in self.targets])
+                    plain = [table.column(name).to_numpy(zero_copy_only=False)
+                             for name in ("row", "n_tokens", "rank", "selected")]  # fmt: skip
+                    if any(array.dtype == object for array in plain) or not np.isfinite(scores).all():
+                        raise ValueError("values that are missing or no finite numbers")
+                    if not len(plain[0]):
+                        continue
+                    if plain[1].min() < 1 or plain[2].min() < 1:
+                        raise ValueError("n_tokens or rank below 1")
+                    yield Batch(place, plain[0], plain[1], scores, plain[2], plain[3].astype(bool), table)
+                    place += len(plain[0])
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from None
+
+
+def rescan(chosen: Chosen, folder: Path) -> ScoreFile:
+    """The scores of all rows, made again from the index into ``folder``: what ``--scores all`` would have written.
+
+    Raises NaitError where the index no longer gives this selection.
+    """
+    assert chosen.index is not None and chosen.signatures
+    names = {field.name for field in dataclasses.fields(BudgetOptions)}
+    options = BudgetOptions.from_mapping({k: v for k, v in chosen.config.items() if k in names}, "manifest.json")
+    seed, path = chosen.config.get("seed", 0), folder / SCORES
+    with Table(folder, chosen.index.rows, chosen.targets) as table:
+        for block in scan(chosen.index, chosen.signatures):
+            table.add(block)
+        selection = select(table, options, seed if isinstance(seed, int) else 0)
+        found = (len(selection.rows), selection.tokens)
+        if found != (chosen.manifest["rows_selected"], chosen.manifest["tokens_selected"]):
+            raise NaitError(f"{chosen.index.folder}: no longer gives the selection of {chosen.folder}; rank again")
+        with ranks(selection.keys, folder) as ranked:
+            write_scores(path, chosen.index, table, selection, ranked, True)
+    return ScoreFile(path, chosen.targets, chosen.index.rows)
+
+
+def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_rows: int) -> Scores:
+    """Read ``file`` twice. ``selected``: rows that were selected; ``samples``: best and worst rows to keep;
+    ``layer_rows``: places of selected rows to keep. Raises NaitError."""
+    first = _First(file, selected, max(1, min(samples, file.rows // 2)), layer_rows)
+    for batch in file.batches():
+        first.add(batch)
+    if first.selected != selected:
+        raise NaitError(f"{file.path}: {first.selected:,} rows selected, the manifest says {selected:,}; rank again")
+    mean = first.sums / file.rows
+    score_edges = [_edges(low, high, BINS) for low, high in zip(first.low, first.high, strict=True)]
+    cell_edges = [_edges(low, high, SCORE_BINS) for low, high in zip(first.low, first.high, strict=True)]
+    tokens = length_edges(first.shortest, first.longest)
+    second = _Second(mean, score_edges, cell_edges, tokens)
+    for batch in file.batches():
+        second.add(batch)
+    return Scores(
+        file.rows, whole, first.tokens, selected, first.selected_tokens,
+        mean, np.sqrt(second.squares / file.rows), first.selected_sums / max(1, selected),
+        first.selected_low, first.selected_high,
+        sorted(first.best, key=lambda r: r.rank), sorted(first.worst, key=lambda r: r.rank),
+        [Histogram(e, p, s) for e, p, s in zip(score_edges, second.pool, second.selected, strict=True)],
+        [Lengths(tokens, e, c, m) for e, c, m in zip(cell_edges, second.cells, second.mean_by_length(), strict=True)],
+        np.concatenate(first.sample, axis=1), np.concatenate(first.places),
+    )  # fmt: skip
+
+
+class _First:
+    """The first pass: sums, extremes, the ends of the ranking, samples."""
+
+    def __init__(self, file: ScoreFile, selected: int, ends: int, layer_rows: int):
+        c = len(file.targets)
+        self._rows, self._ends = file.rows, ends
+        self._stride = max(1, -(-file.rows // SAMPLE_ROWS))
+        self._kept = spread(selected, layer_rows)
+        self.sums, self.selected_sums = np.zeros(c), np.zeros(c)
+        self.low, self.high = np.full(c, np.inf), np.full(c, -np.inf)
+        self.selected_low, self.selected_high = self.low.copy(), self.high.copy()
+        self.tokens, self.selected, self.selected_tokens = 0, 0, 0
+        self.shortest, self.longest = np.iinfo(np.int32).max, 0
+        self.best: list[Ranked] = []
+        self.worst: list[Ranked] = []
+        self.sample: list[np.ndarray] = []
+        self.places: list[np.ndarray] = []
+        # Of a file of the selected rows alone, ranks are those among all: the ends are taken by their order in it.
+        self._partial = selected == file.rows
+
+    def add(self, batch: Batch) -> None:
+        own = batch.scores[:, batch.selected]
+        self.sums += batch.scores.sum(axis=1)
+        self.low = np.minimum(self.low, batch.scores.min(axis=1))
+        self.high = np.maximum(self.high, batch.scores.max(axis=1))
+        self.shortest = min(self.shortest, int(batch.n_tokens.min()))
+        self.longest = max(self.longest, int(batch.n_tokens.max()))
+        self.tokens += int(batch.n_tokens.sum(dtype=np.int64))
+        self.sample.append(batch.scores[:, (-batch.place) % self._stride :: self._stride])
+        places = batch.place + np.flatnonzero(batch.selected)
+        kept = self._kept[slice(*np.searchsorted(self._kept, (self.selected, self.selected + len(places))))]
+        self.places.append(places[kept - self.selected])
+        if len(places):
+            self.selected_sums += own.sum(axis=1)
+            self.selected_low = np.minimum(self.selected_low, own.min(axis=1))
+            self.selected_high = np.maximum(self.selected_high, own.max(axis=1))
+            self.selected_tokens += int(batch.n_tokens[batch.selected].sum(dtype=np.int64))
+        self.selected += len(places)
+        self._take_ends(batch)
+
+    def _take_ends(self, batch: Batch) -> None:
+        if self._partial:
+            order = np.argsort(batch.rank, kind="stable")
+            best, worst = order[: self._ends], order[max(0, len(order) - self._ends) :]
+        else:
+            best = np.flatnonzero(batch.rank <= self._ends)
+            worst = np.flatnonzero(batch.rank > self._rows - self._ends)
+        self.best = sorted([*self.best, *_rows(batch, best)], key=lambda r: r.rank)[: self._ends]
+        if self._rows > 1:
+            self.worst = sorted([*self.worst, *_rows(batch, worst)], key=lambda r: r.rank)[-self._ends :]
+
+
+def _rows(batch: Batch, places: np.ndarray) -> list[Ranked]:
+    return [
+        Ranked(batch.place + i, int(batch.row[i]), batch.id(i), int(batch.n_tokens[i]), int(batch.rank[i]),
+               bool(batch.selected[i]), batch.scores[:, i].copy())
+        for i in map(int, places)
+    ]  # fmt: skip
+
+
+class _Second:
+    """The second pass: histograms, now that the extremes are known."""
+
+    def __init__(self, mean: np.ndarray, edges: list[np.ndarray], cells: list[np.ndarray], tokens: np.ndarray):
+        c = len(edges)
+        self._mean, self._edges, self._cell_edges, self._tokens = mean, edges, cells, tokens
+        self.squares = np.zeros(c)
+        self.pool, self.selected = (np.zeros((c, len(edges[0]) - 1), dtype=np.int64) for _ in range(2))
+        self.cells = np.zeros((c, len(tokens) - 1, len(cells[0]) - 1), dtype=np.int64)
+        self._sums, self._rows = np.zeros((c, len(tokens) - 1)), np.zeros(len(tokens) - 1, dtype=np.int64)
+
+    def add(self, batch: Batch) -> None:
+        bins = np.searchsorted(self._tokens, batch.n_tokens, side="right") - 1
+        self._rows += np.bincount(bins, minlength=len(self._rows))
+        for c, scores in enumerate(batch.scores):
+            self.squares[c] += ((scores - self._mean[c]) ** 2).sum()
+            self.pool[c] += np.histogram(scores, self._edges[c])[0]
+            self.selected[c] += np.histogram(scores[batch.selected], self._edges[c])[0]
+            self.cells[c] += np.histogram2d(batch.n_tokens, scores, (self._tokens, self._cell_edges[c]))[0].astype(int)
+            self._sums[c] += np.bincount(bins, scores, minlength=len(self._rows))
+
+    def mean_by_length(self) -> np.ndarray:
+        """float64 [C, X]."""
+        return np.where(self._rows > 0, self._sums / np.maximum(1, self._rows), np.nan)
+
+
+def _edges(low: float, high: float, bins: int) -> np.ndarray:
+    """``bins`` bins from ``low`` to ``high``; around the one value where there is no other."""
+    if not high - low > 1e-12 * max(abs(low), abs(high)):
+        width = abs(low) * 0.01 or 0.5
+        low, high = low - width, high + width
+    return np.linspace(low, high, bins + 1)
+
+
+def length_edges(shortest: int, longest: int) -> np.ndarray:
+    """At most ``LENGTH_BINS`` bins of whole numbers of tokens, about equally wide on a logarithmic scale."""
+    edges = np.unique(np.rint(np.geomspace(max(1, shortest), longest + 1, LENGTH_BINS + 1)))
+    return edges - 0.5

@@ -1,0 +1,156 @@
+"""A selection's folder: its manifest, and the index and signatures behind it where they are still to be found."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nait_fast.config import SCORES
+from nait_fast.errors import NaitError
+from nait_fast.index import values
+from nait_fast.index.files import read_json, read_sealed
+from nait_fast.index.format import MANIFEST
+from nait_fast.index.reader import Index
+from nait_fast.ranking.export import KIND, SELECTED
+from nait_fast.ranking.scan import check_index
+from nait_fast.ranking.signature import Signature, load_signature
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A selection. ``index``: None where it is gone or has changed; ``signatures``: one a target, in their order, or
+    none where one is missing; ``notes``: what a reader should know of that."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    targets: list[str]
+    methods: list[str]
+    index: Index | None
+    signatures: list[Signature]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows that were scored."""
+        return self.manifest["rows_scored"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.manifest["config"]
+
+
+def open_selection(path: str | os.PathLike[str]) -> Chosen:
+    """Open the folder that ``select`` or ``rank`` wrote. Raises NaitError where it is none, or damaged."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise NaitError(f"{path}: no such folder; give one that select or rank wrote")
+    place = folder / MANIFEST
+    if not place.exists() or read_json(place).get("kind") != KIND:
+        raise NaitError(f"{path}: not a selection; give a folder that select or rank wrote")
+    manifest = read_sealed(place)
+    try:
+        _check(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NaitError(f"{place}: not a valid manifest ({error}); select or rank again") from None
+    if not (folder / SELECTED).is_file():
+        raise NaitError(f"{folder / SELECTED}: no such file; select or rank again")
+    notes: list[str] = []
+    index = _index(folder, manifest, notes)
+    signatures = _signatures(folder, manifest, index, notes)
+    targets, methods = manifest["targets"], manifest["method"]
+    return Chosen(folder, manifest, targets, methods, index, signatures, notes)
+
+
+def _check(told: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError where an entry that is used is not what was ever written."""
+    targets = [values.name(name, "targets") for name in values.entries(told["targets"], "targets")]
+    methods = [values.text(name, "method") for name in values.entries(told["method"], "method")]
+    if not targets or len(set(targets)) != len(targets) or len(methods) != len(targets):
+        raise ValueError(f"targets: {values.short(targets)}")
+    for key in ("rows_read", "rows_scored", "rows_selected", "tokens_selected"):
+        values.count(told[key], key)
+    if not 1 <= told["rows_selected"] <= told["rows_scored"] <= told["rows_read"]:
+        raise ValueError(f"rows_selected: {values.short(told['rows_selected'])}")
+    if told["verb"] not in ("select", "rank"):
+        raise ValueError(f"verb: {values.short(told['verb'])}")
+    if told["scores"] not in SCORES:
+        raise ValueError(f"scores: {values.short(told['scores'])}")
+    for key in ("config", "signatures", "files", "environment", "rows_skipped", "spearman_with_length"):
+        values.mapping(told[key], key)
+    for name in targets:
+        values.digest(told["signatures"][name], "signatures", 16)
+        if told["spearman_with_length"][name] is not None:
+            values.number(told["spearman_with_length"][name], "spearman_with_length")
+    values.count(told["rows_skipped"]["rows"], "rows_skipped")
+    for reason in values.mapping(told["rows_skipped"]["reasons"], "rows_skipped").values():
+        values.count(reason, "rows_skipped")
+    for dataset in values.entries(told["datasets"], "datasets"):
+        values.text(dataset["path"], "datasets")
+        values.count(dataset["rows"], "datasets")
+    for key in ("model", "model_name", "template", "template_kind"):
+        values.text(told[key], key)
+
+
+def _candidates(path: Any, folder: Path) -> Iterator[Path]:
+    """Where a path of the manifest may be: it may be relative to where the command ran, which nobody wrote down."""
+    if isinstance(path, str) and path:
+        yield from (Path(path), folder / path, folder.parent / path)
+
+
+def _index(folder: Path, manifest: dict[str, Any], notes: list[str]) -> Index | None:
+    named = manifest["config"].get("index")
+    places = [folder / "index"] if manifest["verb"] == "select" else list(_candidates(named, folder))
+    place = next((p for p in places if (p / MANIFEST).exists()), None)
+    again = "select" if manifest["verb"] == "select" else "rank"
+    if place is None:
+        shown = "index" if manifest["verb"] == "select" else named
+        notes.append(
+            f"The index ({shown}) is not where it was: what needs the samples' codes is left out. To have it, put it "
+            f"back or run {again} again."
+        )
+        return None
+    try:
+        index = Index(place)
+    except NaitError as error:
+        notes.append(f"The index cannot be read ({error}): what needs the samples' codes is left out.")
+        return None
+    same = index.datasets == manifest["datasets"] and index.rows == manifest["rows_scored"]
+    if not same or index.manifest["model"] != manifest["model"]:
+        notes.append(
+            f"The index at {place} has changed since this selection was made: what needs the samples' codes is left "
+            f"out. Run {again} again to have it."
+        )
+        return None
+    return index
+
+
+def _signatures(folder: Path, manifest: dict[str, Any], index: Index | None, notes: list[str]) -> list[Signature]:
+    """One for each target, or none: those of a name and a hash that the manifest tells."""
+    named = manifest["config"].get("signature")
+    places = [p for path in (named if isinstance(named, list) else []) for p in _candidates(path, folder)]
+    if manifest["verb"] == "select":
+        places = sorted((folder / "signatures").glob("*.safetensors"))
+    found: dict[str, Signature] = {}
+    for place in places:
+        try:
+            signature = load_signature(place)
+        except NaitError:
+            continue  # another of the places may hold it; if none does, that is told below
+        if manifest["signatures"].get(signature.name) == signature.hash:
+            found[signature.name] = signature
+    missing = [name for name in manifest["targets"] if name not in found]
+    if missing:
+        notes.append(
+            f"The signature of {missing[0]} is not where it was, or has changed: which layers and neurons decided "
+            "cannot be told."
+        )
+        return []
+    signatures = [found[name] for name in manifest["targets"]]
+    if index is not None:
+        try:
+            check_index(index, signatures)
+        except NaitError as error:
+            notes.append(f"The signatures do not fit the index ({error}).")
+            return []
+    return signatures

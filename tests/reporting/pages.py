@@ -1,0 +1,82 @@
+"""Reads a page as a browser would take it apart, and refuses what no page of ours may hold."""
+
+from html.parser import HTMLParser
+
+VOID = {"meta", "br", "path", "use", "rect", "hr", "link", "img", "input"}
+TAGS = """html head meta title style body header main section aside nav article figure figcaption svg g path use rect
+defs clippath text desc h1 h2 h3 h4 p a b i ul li div span table caption thead tbody tr th td details summary pre
+code bdi"""
+ALLOWED = set(TAGS.split())
+
+
+class Page(HTMLParser):
+    """``words``: the text outside of style; ``tags``: (name, attributes) in order; raises where tags do not match."""
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == [], self._open
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert tag in ALLOWED, tag
+        assert len(set(names)) == len(names) and not any(name.startswith("on") for name in names), (tag, names)
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag in VOID | {"g"}, tag  # what closes itself in SVG
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag):
+        if tag in VOID:  # matplotlib's are closed in themselves
+            return
+        assert self._open and self._open.pop() == tag, (tag, self._open)
+
+    def handle_data(self, data):
+        self.texts.append((self._open[-1] if self._open else "", data))
+
+    def handle_comment(self, data):
+        raise AssertionError(f"a comment: {data}")
+
+    @property
+    def words(self) -> str:
+        return " ".join("".join(text for tag, text in self.texts if tag != "style").split())
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
+
+    def find(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def check(html: str) -> Page:
+    """Parse a page; nothing in it may come from elsewhere or run, every picture is told in words, ids are unique."""
+    page = Page(html)
+    ids = page.attributes("id")
+    assert len(set(ids)) == len(ids)
+    for name in ("href", "src", "action", "data", "srcset", "poster", "formaction", "background"):
+        for value in page.attributes(name):
+            assert name == "href" and value.startswith("#") and value[1:] in ids, (name, value)
+    styles = [text for tag, text in page.texts if tag == "style"] + page.attributes("style")
+    for css in [*styles, *page.attributes("clip-path")]:
+        assert "@import" not in css and "//" not in css and css.count("url(") == css.count("url(#"), css[:200]
+        for used in css.split("url(#")[1:]:
+            assert used.partition(")")[0] in ids
+    pictures = page.find("svg")
+    for svg in pictures:
+        assert svg["role"] == "img" and all(name in ids for name in svg["aria-labelledby"].split())
+    assert html.count("<title id=") == html.count("<desc id=") == len(pictures)
+    assert all("scope" in th for th in page.find("th"))
+    metas = page.find("meta")
+    assert {"charset": "utf-8"} in metas and any(m.get("name") == "viewport" for m in metas)
+    assert any("default-src 'none'" in m.get("content", "") for m in metas)
+    assert html.isprintable() or not any(ord(c) < 32 and c not in "\n\t" for c in html)
+    return page

@@ -1,0 +1,215 @@
+"""The page: well-formed, alone, the same each time, whatever the rows hold and whatever is missing."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nait_fast.reporting import words
+from nait_fast.reporting.drawing import COLOURS
+from tests.reporting.made import Made, make_rows, report
+from tests.reporting.pages import check
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "</style></title></svg></text><h1>out</h1><!-- -->",
+    "\"double\" 'single' `back` &amp; &lt;",
+    "{{ 7 * 7 }} {% raw %} {# none #}",
+    "$\\frac{$ x^2 _{ \\",
+    "\u202eright to left\u202c שלום עולם",
+    "nul \x00 bell \x07 escape \x1b[31m half \ud83d noncharacter \uffff",
+    "w" * 5000,
+    "e" + "\u0301" * 300,
+    "",
+    "  \n\n  ",
+    "==cmd|' /C calc'!A0",
+    "https://example.org/ javascript:alert(1)",
+]
+CSS = (Path(words.__file__).parent / "page.css").read_text()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+    return Made(tmp_path_factory.mktemp("made"), make_rows(200), 2)
+
+
+def test_one_target(made: Made, tmp_path: Path) -> None:
+    html, told = report(made.select("one", made.signatures[:1], top_k=20), tmp_path / "one.html")
+    page = check(html)
+    assert told["notes"] == [] and told["bytes"] == len(html.encode()) < 300_000
+    assert "Out of 200 samples of pool.jsonl, nait-fast rank chose the best 20 (10.0%; " in page.words
+    assert len(page.find("svg")) == 4 and "nothing to compare" in page.words
+    for title in ("Scores", "Composition", "Layers", "Length", "Best and worst samples", "Provenance"):
+        assert ("h2", title) in page.texts
+    assert "Rank 1 of 200" in page.words and "Rank 200 of 200" in page.words and "Layers that decided" in page.words
+    command = next(text for tag, text in page.texts if tag == "pre")
+    assert command.startswith(f"nait-fast rank --index {made.index} --signature ") and "--top-k 20" in command
+    manifest = json.loads((made.folder / "one" / "manifest.json").read_text())
+    for said in (manifest["model"], manifest["files"]["selected.jsonl"], manifest["environment"]["cpu"]):
+        assert said in page.words
+
+
+def test_the_same_selection_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
+    out = made.select("two", fraction=0.2)
+    told = [report(out, tmp_path / name / "r.html", plots=str(tmp_path / name)) for name in ("a", "b")]
+    assert told[0][0] == told[1][0]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    assert set(told[0][1]["plots"]) | {"r.html"} == set(files)
+    assert {"scores-t1.png", "composition.svg", "layers-t0.png", "length-t1.svg", "transfer-overlap.png"} <= set(files)
+    for name, data in files.items():
+        if name.endswith(".png"):
+            assert data.startswith(b"\x89PNG")
+        elif name.endswith(".svg"):
+            assert data.startswith(b"<?xml") and b"currentColor" not in data and b"dc:date" not in data
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_many_targets(tmp_path: Path) -> None:
+    made = Made(tmp_path, make_rows(120), 8, widths=[96] * 32)
+    html, _ = report(made.select(combine="union", fraction=0.1), tmp_path / "many.html")
+    page = check(html)
+    assert len(page.find("svg")) == 3 * 8 + 1 + 2 and len(html) < 1_500_000
+    for options, said in (({"combine": "roundrobin"}, "(in turns)"), ({"pick": "bottom"}, "chose the worst"),
+                          ({"pick": "random", "combine": "max"}, "chose at random")):  # fmt: skip
+        out = made.select(signatures=made.signatures[:2], **options, fraction=0.1)
+        assert said in check(report(out, tmp_path / "few.html")[0]).words
+
+
+@pytest.mark.parametrize("format", ["alpaca", "messages", "text", "prompt_completion", "input_ids"])
+def test_hostile_texts(tmp_path: Path, format: str) -> None:
+    rows: list[dict[str, Any]] = []
+    for i in range(3 * len(HOSTILE)):
+        text = HOSTILE[i % len(HOSTILE)]
+        clean = text.encode(errors="ignore").decode() + " end"
+        row: dict[str, Any] = {
+            "alpaca": {"instruction": clean, "output": clean},
+            "messages": {"messages": [{"role": r, "content": clean} for r in ("user", "assistant") * 6]},
+            "text": {"text": clean},
+            "prompt_completion": {"prompt": clean, "completion": clean},
+            "input_ids": {"input_ids": list(range(i + 1))},
+        }[format]
+        rows.append({**row, "id": text.encode(errors="ignore").decode(), "<b>&\" onx='1'": text, "source": text})
+    made = Made(tmp_path, rows, 1)
+    out = made.select(top_k=30)
+    for label in ("source", "<b>&\" onx='1'"):
+        html, _ = report(out, tmp_path / "hostile.html", samples=21, label=label, plots=str(tmp_path / "plots"))
+        page = check(html)
+        assert "alert(1)" in page.words and "49 * 49" not in page.words and words.REPLACEMENT in page.words
+        assert len(html) < 1_000_000 and not re.search("[\ud800-\udfff]", html)
+        assert page.find("img") == page.find("script") == []
+    if format == "alpaca":
+        assert "{{ 7 * 7 }}" in page.words and "out" not in [text for tag, text in page.texts if tag == "h1"]
+        assert "more characters are left out" in page.words
+
+
+def test_a_label_of_another_kind(tmp_path: Path) -> None:
+    rows = make_rows(60, label=None)
+    values = [None, 3, 2.5, True, ["a", "b"], {"k": "v"}, "", "x"]
+    for i, row in enumerate(rows):
+        row["kind"] = values[i % len(values)]
+    out = Made(tmp_path, rows, 1).select(fraction=0.5)
+    page = check(report(out, tmp_path / "r.html")[0])
+    assert "have no label to count" in page.words
+    page = check(report(out, tmp_path / "r.html", label="kind")[0])
+    for shown in ("(none)", "2.5", "true", '["a", "b"]', '{"k": "v"}'):
+        assert ("bdi", shown) in page.texts
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    made = Made(tmp_path, make_rows(80), 2)
+    out = {kept: made.select(kept, scores=kept, top_k=9) for kept in ("all", "selected", "none")}
+    made.saved(made.exact)
+    for file in (tmp_path / "signatures").glob("t1*"):
+        file.unlink()
+    page = check(report(out["all"], tmp_path / "r.html")[0])
+    assert "The signature of t1 is not where it was" in page.words and "nothing to tell which layers" in page.words
+    shutil.move(made.index, tmp_path / "elsewhere")
+    page = check(report(out["all"], tmp_path / "r.html")[0])
+    assert (
+        "The index (" in page.words and "is not where it was" in page.words and "Its text is not at hand" in page.words
+    )
+    assert len(page.find("svg")) == 2 + 1 + 2 + 2  # all that the scores tell, and the selection's labels
+    page = check(report(out["selected"], tmp_path / "r.html")[0])
+    assert "Only the selected rows' scores were kept" in page.words and "Worst of those selected" in page.words
+    assert len(page.find("svg")) == 2 + 1 + 2 and "Its text is not at hand" not in page.words
+    page = check(report(out["none"], tmp_path / "r.html")[0])
+    assert "The scores were not kept" in page.words and len(page.find("svg")) == 1
+    assert "no ranking to show the ends of" in page.words
+
+
+def test_an_index_that_has_changed_is_not_used(tmp_path: Path) -> None:
+    made, other = Made(tmp_path / "a", make_rows(80), 1), Made(tmp_path / "b", make_rows(70), 1)
+    out = made.select(top_k=9)
+    shutil.rmtree(made.index)
+    shutil.copytree(other.index, made.index)
+    page = check(report(out, tmp_path / "r.html")[0])
+    assert "has changed since this selection was made" in page.words
+    (made.index / "manifest.json").write_text("{}")
+    page = check(report(out, tmp_path / "r.html")[0])
+    assert "The index cannot be read" in page.words
+
+
+def test_length_is_warned_of(tmp_path: Path) -> None:
+    made = Made(tmp_path, make_rows(100), 1)
+    out = made.select(top_k=9)
+    assert "Mind:" not in check(report(out, tmp_path / "r.html")[0]).words
+    from nait_fast.index.files import read_sealed, write_sealed
+
+    for rho, said in ((-0.73, "−0.73): short samples come first"), (0.6, "+0.60): long samples"), (None, None)):
+        manifest = {k: v for k, v in read_sealed(out / "manifest.json").items() if k != "checksum"}
+        write_sealed(out / "manifest.json", {**manifest, "spearman_with_length": {"t0": rho}})
+        page = check(report(out, tmp_path / "r.html")[0])
+        assert ("Mind:" in page.words and said in page.words) if said else "Mind:" not in page.words
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    """Relative luminance of an sRGB colour, 0 to 1 each (WCAG 2.2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def themes() -> list[dict[str, tuple[float, ...]]]:
+    found = []
+    for block in re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)[:2]:
+        pairs = re.findall(r"--(\w+): #([0-9a-f]{6})", block)
+        found.append({name: tuple(int(value[i : i + 2], 16) / 255 for i in (0, 2, 4)) for name, value in pairs})
+    return found
+
+
+def test_colours_can_be_told_apart_in_both_themes() -> None:
+    light, dark = themes()
+    assert {name: f"#{''.join(f'{round(c * 255):02x}' for c in light[name])}" for name in COLOURS} == COLOURS
+    for theme in (light, dark):
+        for back in (theme["back"], theme["card"]):
+            assert all(contrast(theme[name], back) >= 4.5 for name in ("ink", "soft", "pick"))
+            assert all(contrast(theme[name], back) >= 2.9 for name in ("pool", "minus"))
+        assert contrast(theme["ink"], theme["warn"]) >= 7
+        for name in ("pick", "minus"):  # a heat map's strongest cell
+            cell = tuple(0.5 * a + 0.5 * b for a, b in zip(theme[name], theme["back"], strict=True))
+            assert contrast(theme["ink"], cell) >= 4.5
+
+
+def test_words() -> None:
+    assert words.clean("a\r\nb\rc\x00\ud800") == "a\nb\nc\ufffd\ufffd"
+    assert words.split("one two three four", 10) == ("one two", " three four")
+    assert words.split("x" * 12, 10) == ("x" * 12, "") and words.split("x" * 40, 10) == ("x" * 10, "x" * 30)
+    assert words.short("a  b\n c", 10) == "a b c" and words.short("w" * 50, 10) == "w" * 9 + "…"
+    numbers = [0, 1234567, -2.0, 0.000123456, 12.3456, -1e300, 1e-300, 3.999999e-5]
+    assert [words.number(n) for n in numbers] == [
+        "0", "1,234,567", "−2", "0.0001235", "12.35", "−1.000e+300", "1.000e−300", "4.000e−05",
+    ]  # fmt: skip
+    assert [words.number(n) for n in (None, float("nan"), float("inf"))] == ["–"] * 3
+    assert [words.percent(x) for x in (0.5, 0.0001, 0, None, float("nan"))] == ["50.0%", "<0.1%", "0.0%", "–", "–"]
+    assert (words.signed(1.5), words.signed(-0.25), words.correlation(-0.5)) == ("+1.50", "−0.250", "−0.50")
+    assert [words.listed(x) for x in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert words.count(1, "row") == "1 row" and words.count(2000, "row") == "2,000 rows"
