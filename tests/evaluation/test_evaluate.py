@@ -12,6 +12,7 @@ from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
 from nait_fast.data.rows import open_rows
 from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.confounds import rotated_parts
 from nait_fast.evaluation.ranks import top_overlap
 from nait_fast.evaluation.stability import rebuilt
 from nait_fast.index.files import read_sealed
@@ -128,17 +129,18 @@ def test_exact_parts_add_up_to_the_index_s_scores(world: World) -> None:
 
 
 def test_all_samples_again_make_the_same_signature(world: World) -> None:
-    files = [file for folder in ("contrast", "nait", "drift", "nag") for file in world.files(folder)[:1]]
+    files = [file for folder in ("contrast", "nait", "drift", "nag", "embed") for file in world.files(folder)[:1]]
     signatures = [load_signature(file) for file in files]
     case = Case(Index(world.index), signatures)
     options = EvaluateOptions(index=str(world.index), signature=("x",), output="x", model=world.model)
-    session = open_for(case.index, options, quiet=True)
+    session = open_for(Index(world.rotated), options, quiet=True)
     wanted = sorted({reading_of(signature) for signature in signatures})
-    assert wanted == ["drift", "mean", "up_abs"]
+    assert wanted == ["drift", "hidden", "mean", "up_abs"]
     readings = target_readings(session, "sums", Pool(world.targets["sums"]), wanted)
     for signature in signatures:
-        again = rebuilt(signature, material_of(signature, readings), case.codebook, "sums")
-        for key in ("planes", "plane_weights", "direction"):
+        codebook = Index(world.rotated).codebook if signature.method == "embed" else case.codebook
+        again = rebuilt(signature, material_of(signature, readings), codebook, "sums")
+        for key in ("planes", "plane_weights", "direction", "centroid"):
             if key in signature.tensors:
                 assert np.allclose(again.tensors[key], signature.tensors[key], rtol=1e-3, atol=1e-5)
 
@@ -235,6 +237,47 @@ def test_rows_without_the_label(world: World, tmp_path: Path) -> None:
     told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("contrast"), output=tmp_path / "out",
                               label="source")  # fmt: skip
     assert "no key 'source'" in why(told, "label of 40 rows") and entry(told["retrieval"], "sums")["relevant"] == 40
+
+
+def test_a_rotated_index_with_embeddings(world: World, tmp_path: Path) -> None:
+    options = {"index": world.rotated, "signature": world.files("drift", "embed", "contrast"), "label": "source"}
+    told = nait_fast.evaluate(**options, output=tmp_path / "model", model=world.model, target=world.target(), rows=60,
+                              sizes=["8"], repeats=2)  # fmt: skip
+    fidelity = entry(told["fidelity"], "sums (nait, drift)")
+    assert (fidelity["by"], fidelity["against"]) == ("rotated codes", "exact scores by the model")
+    assert fidelity["rows"] == 60 and 0.7 < fidelity["spearman"] < 1
+    for label in ("sums (nait, drift)", "texts (embed, hidden)"):
+        stable = entry(told["stability"], label)
+        assert 0 < stable["bootstrap"][0]["spearman"] < 1 and stable["halves"]["repeats"] == 2
+    assert "another codebook" in why(told, "scores of sums (contrast, mean)")
+    assert "no sum over layers" in why(told, "layer shares of sums (embed, hidden)")
+    assert told["transfer"]["cosine"][2][3] is not None and told["transfer"]["cosine"][0][2] is None
+    assert entry(told["retrieval"], "sums (embed, hidden)")["auc"] > 0.8
+    assert [c["method"] for c in told["cores"]] == ["nait", "embed"]
+    alone = nait_fast.evaluate(**options, output=tmp_path / "alone")
+    exact = entry(told["confounds"], "texts (nait, drift)")["layer_share"]
+    estimate = entry(alone["confounds"], "texts (nait, drift)")["layer_share"]
+    assert sum(estimate) == pytest.approx(1, abs=1e-5) and estimate == pytest.approx(exact, abs=0.15)
+    assert "pass --model" in why(alone, "fidelity of texts (nait, drift)")
+
+
+def test_rotated_parts_add_up_to_the_scores(world: World) -> None:
+    signature = load_signature(world.files("drift")[1])
+    case = Case(Index(world.rotated), [signature])
+    assert case.codebook is not None
+    parts = rotated_parts(case.sampled, signature, case.codebook)
+    assert parts.shape == (ROWS, 3) and (parts.std(axis=0) > 0).all()
+    assert parts.sum(axis=1) == pytest.approx(case.scores.columns[0], rel=1e-9, abs=1e-9)
+
+
+def test_a_rotated_index_with_exact_scores(world: World, tmp_path: Path) -> None:
+    """Fidelity is of the codes, though the scan takes the exact scores."""
+    nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", codebook=world.rotated,
+                          codec="rotated", score=world.files("drift"))  # fmt: skip
+    told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("drift"), output=tmp_path / "out")
+    fidelity = entry(told["fidelity"], "sums")
+    assert (fidelity["against"], fidelity["rows"]) == ("exact scores in the index", ROWS)
+    assert 0.7 < fidelity["spearman"] < 1
 
 
 def test_an_index_of_nag(world: World, tmp_path: Path) -> None:
