@@ -25,7 +25,6 @@ from nait_fast.index.reader import Index
 from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.signature import load_signature
-from nait_fast.verbs.signature import open_targets
 
 KIND, FORMAT_VERSION = "nait_fast evaluation", 1
 JSON, MARKDOWN = "evaluation.json", "evaluation.md"
@@ -115,6 +114,10 @@ def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
     nait = any(signature.method == "nait" for signature in case.signatures)
     if options.model and not options.target and not nait:
         raise NaitError(f"--model {options.model}: there is nothing to run it for: no nait signature, no --target")
+    if not options.target:
+        return {}
+    from nait_fast.verbs.signature import open_targets  # torch, which is not needed without a model
+
     targets = open_targets(options.target, "auto")
     for name in targets.keys() - {signature.name for signature in case.signatures}:
         raise NaitError(f"--target {name}: no signature has this name")
