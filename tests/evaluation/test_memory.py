@@ -1,4 +1,4 @@
-"""What ``evaluate`` holds of an index: some numbers a row, never the codes; and no torch where no model is asked for."""
+"""What ``evaluate`` holds of an index: some numbers a row, not the codes; and no torch where no model is asked for."""
 
 import subprocess
 import sys
