@@ -172,13 +172,13 @@ def section(
 def _of_scores(
     case: Case, position: int, pairs: list[tuple[Signature, Signature]], drawn: dict[int, list[Signature]]
 ) -> dict[str, Any]:
-    whole = case.column(position)
-    assert whole is not None
-    places = drawn_places(len(whole), COMPARED_ROWS, case.seed)
-    every = [*(s for pair in pairs for s in pair), *(s for some in drawn.values() for s in some)]
+    places = drawn_places(case.index.rows, COMPARED_ROWS, case.seed)
+    # The whole target's signature is scored anew, too: exact scores of it would differ by what the codes lose.
+    every = [case.signatures[position], *(s for pair in pairs for s in pair), *(s for d in drawn.values() for s in d)]
     columns = iter(score_places(case.index, every, places, case.device))
+    whole = next(columns)
     of_pairs = of_halves([(next(columns), next(columns)) for _ in pairs])
-    sizes = [of_size(size, whole[places], [next(columns) for _ in some]) for size, some in drawn.items()]
+    sizes = [of_size(size, whole, [next(columns) for _ in some]) for size, some in drawn.items()]
     return {"halves": of_pairs, "bootstrap": sizes, "rows": len(places)}
 
 

@@ -136,7 +136,7 @@ def test_all_samples_again_make_the_same_signature(world: World) -> None:
     session = open_for(Index(world.rotated), options, quiet=True)
     wanted = sorted({reading_of(signature) for signature in signatures})
     assert wanted == ["drift", "hidden", "mean", "up_abs"]
-    readings = target_readings(session, "sums", Pool(world.targets["sums"]), wanted)
+    _, readings = target_readings(session, "sums", Pool(world.targets["sums"]), wanted)
     for signature in signatures:
         codebook = Index(world.rotated).codebook if signature.method == "embed" else case.codebook
         again = rebuilt(signature, material_of(signature, readings), codebook, "sums")
@@ -154,6 +154,15 @@ def test_stability(whole: dict) -> None:
     assert nait["halves"]["spearman"] is None and nait["bootstrap"] == [] and len(nait["sign_margin"]) == 3
     assert len(nait["directions"]["cosine"]) == 3 and max(nait["directions"]["cosine"]) <= 1
     assert "codec rotated" in why(whole, "stability of the scores of texts (nait, mean)")
+
+
+def test_a_signature_of_another_length(world: World, tmp_path: Path) -> None:
+    target = world.target()[:1]
+    nait_fast.build_signature(model=world.model, target=target, codebook=world.index, max_length=20, output=tmp_path)
+    told = nait_fast.evaluate(index=world.index, signature=tmp_path / "sums.safetensors", output=tmp_path / "out",
+                              model=world.model, target=target, sizes=["4"], repeats=2)  # fmt: skip
+    assert "--max-length leaves" in why(told, "stability of sums at its own length")
+    assert entry(told["stability"], "sums")["halves"]["repeats"] == 2
 
 
 def test_core_and_unique_rows(world: World, whole: dict) -> None:
