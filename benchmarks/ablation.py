@@ -232,6 +232,7 @@ def parse() -> argparse.Namespace:
     add("--dtype", default="auto")
     add("--methods", nargs="+", default=list(METHODS))
     add("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    add("--arms", nargs="+", default=[], metavar="ARM", help="only these, such as random or 'contrast top'")
     add("--seeds", type=int, default=3)
     add("--draws", type=int, default=5, help="seeds of the random arms")
     add("--more-seeds", type=int, default=5, help="seeds of the other arms once all else is done")
@@ -265,11 +266,10 @@ def main() -> int:
     setting |= {"recipe": asdict(learner.recipe), "dtype": str(next(causal.parameters()).dtype).removeprefix("torch.")}
     stages = plan(setting["targets"], arguments.methods, arguments.seeds, arguments.draws, arguments.more_seeds)
     runs = [run for stage in arguments.stages for run in stages[stage]]
+    runs = [run for run in runs if not arguments.arms or run.arm in arguments.arms]
     for row in work_through(runs, learner, material, setting, arguments.output, done(path)):
         losses = {name: round(sum(e["nll"]) / sum(e["tokens"]), 4) for name, e in row["evaluated"].items()}
-        print(
-            row["target"], row["arm"], row["seed"], losses, row.get("train_seconds"), "s", file=sys.stderr, flush=True
-        )
+        print(row["target"], row["arm"], row["seed"], losses, row.get("train_seconds"), file=sys.stderr, flush=True)
     print(report(done(path)))
     return 0
 
