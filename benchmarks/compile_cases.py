@@ -176,6 +176,20 @@ def _popcount_runs() -> Iterator[tuple[str, str, bool, Run]]:
     yield "dot_kernel", "columns 5, odd bytes", False, run("dot", 5, ODD_CODE_BYTES)
 
 
+def _rotate_runs() -> Iterator[tuple[str, str, bool, Run]]:
+    import torch
+
+    from nait_fast.kernels.rotate import ROUNDS, rotated_width
+    from nait_fast.kernels.rotate.launch import rotate_bits
+
+    def run(width: int, dtype: torch.dtype = torch.float32) -> Run:
+        order, signs = (torch.zeros(ROUNDS, rotated_width(width), dtype=t) for t in (torch.int32, torch.float32))
+        return lambda: rotate_bits(torch.zeros(ROWS, width, dtype=dtype), order, signs)
+
+    yield "round_kernel", "last round", False, run(WIDTH)
+    yield "round_kernel", "odd width", False, run(ODD_WIDTH)
+
+
 def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
     """What one iteration of a launch's loop does, by the fields of ``Case``."""
 
@@ -191,6 +205,8 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
         return {"tile": product("BLOCK_B", "BLOCK_J") * values["values"].element_size()}
     if kernel == "topk_kernel":
         return {"tile": values["BLOCK_J"] * values["values"].element_size()}
+    if kernel == "round_kernel":  # its loads follow a permutation
+        return {}
     if kernel == "dot_kernel":  # one product for each of a byte's eight bits
         return {"tile": product("BLOCK_N", "BLOCK_K"), "macs": 8 * product("BLOCK_N", "BLOCK_K", "BLOCK_M")}
     words = product("BLOCK_N", "BLOCK_W")
@@ -207,7 +223,7 @@ def cases() -> list[Case]:
     """Every case, once for CUDA's targets and once for AMD's."""
     out = []
     for hip in (False, True):
-        for runs in (_capture_runs, _bitpack_runs, _popcount_runs):
+        for runs in (_capture_runs, _bitpack_runs, _popcount_runs, _rotate_runs):
             for wanted, name, aligned, run in runs():
                 with _recorded(hip) as launches:
                     run()

@@ -161,7 +161,8 @@ def _hush_libraries(quiet: bool) -> None:
 
     if quiet:
         os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for library in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(library, "error")
 
 
 def _print(summary: dict[str, Any], as_json: bool) -> None:

@@ -1,0 +1,159 @@
+"""How well codes of a few bytes rank as exact NAIT does: every codec on one capture of real activations.
+
+    python -m benchmarks.fidelity --model FOLDER --dataset POOL.jsonl --target NAME=FILE … --work DIR
+
+A target's directions come from all its samples; the pool is a stratified sample. Each codec's codebook rests on 512 of
+its samples; the codes are those of the index's own coder, the scores those of the index's own scan. Against exact
+scores in fp64: Spearman, and how much of the best 10% and 1% is found. The table is recorded, and drawn with --plot.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.readings import READINGS, Readings, captured
+from benchmarks.record import record, table
+from benchmarks.retrieval import stratified
+from nait_fast.extract.coders import RotatedCoder, make_rotation
+from nait_fast.extract.sinks import Encode
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.format import CodeLayout
+from nait_fast.ranking.pca import nait_signature
+from nait_fast.ranking.rotated import RotatedScan
+from nait_fast.ranking.signature import Signature, signed_planes
+from nait_fast.ranking.spearman import spearman
+from nait_fast.ranking.topk import order
+
+CALIBRATION = 512
+CHUNK = 256  # rows turned into fp64 at once
+
+Scores = np.ndarray  # float64 [n, C]
+
+
+def exact_scores(values: np.ndarray, signatures: list[Signature]) -> Scores:
+    directions = np.stack([s.tensors["direction"] for s in signatures]).astype(np.float64).T
+    parts = [values[i : i + CHUNK].astype(np.float64) @ directions for i in range(0, len(values), CHUNK)]
+    return np.concatenate(parts)
+
+
+def overlap(a: np.ndarray, b: np.ndarray, share: float) -> float:
+    """Share of the best of ``a`` that is among the best of ``b``."""
+    k, rows = max(1, round(share * len(a))), np.arange(len(a))
+    return len(np.intersect1d(order(rows, a)[:k], order(rows, b)[:k])) / k
+
+
+class Calibrated:
+    """One reading of the pool with its centre and spread, from a sample of it."""
+
+    def __init__(self, values: np.ndarray, layout: CodeLayout, reading: str, seed: int):
+        self.values, self.layout, self.reading, self.seed = values, layout, reading, seed
+        rows = np.sort(np.random.default_rng(seed).permutation(len(values))[:CALIBRATION])
+        self.sample = np.array(values[rows])
+        self.centre = self.sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.spread = self.sample.std(axis=0, dtype=np.float64).astype(np.float32)
+
+    def rotated(self, signatures: list[Signature], **options: Any) -> tuple[int, Scores]:
+        """(bytes a sample, scores) of codec rotated."""
+        rotation = make_rotation(self.sample, self.centre, self.layout, seed=self.seed, **options)
+        meta = {"codec": "rotated", "reading": self.reading, "widths": list(self.layout.widths)}
+        codebook = Codebook(self.centre, meta, self.centre, self.spread, rotation=rotation)
+        sink = Encode(len(self.values), self.layout, RotatedCoder(codebook))
+        everyone = range(len(self.values))
+        for position in range(len(self.layout.widths)):
+            layer = torch.from_numpy(np.array(self.values[:, self.layout.neurons(position)]))
+            sink.layer(everyone, position, {self.reading: layer}, None)
+        sink.finish(everyone, torch.ones(len(self.values), dtype=torch.bool))
+        size = sink.codes.shape[1] + sum(column[:1].nbytes for column in sink.columns.values())
+        return size, RotatedScan(codebook, signatures)(sink.codes, sink.columns)
+
+    def neuron_bits(self, signatures: list[Signature]) -> tuple[int, Scores]:
+        """One bit a neuron above the centre, weighted by v · σ in 4-bit planes: what codec neuron could do."""
+        out = []
+        for signature in signatures:
+            weights = signature.tensors["direction"] * self.spread
+            planes, worth, scale = signed_planes(weights, 4, self.layout)
+            out.append(scale * worth @ np.stack([self.layout.unpack(p[None])[0] for p in planes]).astype(np.int64))
+        weights = np.stack(out, axis=1)
+        parts = [
+            (self.values[i : i + CHUNK] > self.centre).astype(np.float64) @ weights
+            for i in range(0, len(self.values), CHUNK)
+        ]
+        return self.layout.row_bytes, np.concatenate(parts)
+
+
+def measured(readings: Readings, seed: int) -> Iterator[dict[str, Any]]:
+    """One row for each reading, codec and target."""
+    for reading in READINGS:
+        signatures = signatures_of(readings, reading)
+        exact = exact_scores(readings.pool[reading], signatures)
+        pool = Calibrated(readings.pool[reading], readings.layout, reading, seed)
+        for codec, run in codecs(pool, signatures):
+            size, scores = run()
+            for c, signature in enumerate(signatures):
+                yield {
+                    "reading": reading, "codec": codec, "bytes": size, "target": signature.name, "rows": len(exact),
+                    "spearman": spearman(scores[:, c], exact[:, c]),
+                    "top10": overlap(exact[:, c], scores[:, c], 0.1), "top1": overlap(exact[:, c], scores[:, c], 0.01),
+                }  # fmt: skip
+
+
+def signatures_of(readings: Readings, reading: str) -> list[Signature]:
+    """The nait signatures of all targets, to be scored with ``reading``."""
+    widths = list(readings.layout.widths)
+    meta = {"widths": widths, "layers": list(range(len(widths)))}
+    return [nait_signature(name, np.array(drifts), meta, reading=reading) for name, drifts in readings.targets.items()]
+
+
+def codecs(pool: Calibrated, signatures: list[Signature]) -> Iterator[tuple[str, Any]]:
+    """(name, function giving bytes a sample and scores) of what is compared."""
+    yield "neuron bits, v · σ", lambda: pool.neuron_bits(signatures)
+    for outliers in (m for m in (0, 64, 128, 256, 512, 1024) if m <= pool.layout.n_neurons):
+        yield f"rotated, {outliers} outliers", lambda outliers=outliers: pool.rotated(signatures, outliers=outliers)
+
+
+def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The mean over targets of each codec and reading, and the worst target's Spearman."""
+    out = []
+    for reading, codec in dict.fromkeys((row["reading"], row["codec"]) for row in rows):
+        mine = [row for row in rows if (row["reading"], row["codec"]) == (reading, codec)]
+        mean = {key: sum(row[key] for row in mine) / len(mine) for key in ("spearman", "top10", "top1")}
+        worst = min(row["spearman"] for row in mine)
+        out.append({"reading": reading, "codec": codec, "bytes": mine[0]["bytes"], **mean, "worst spearman": worst})
+    return out
+
+
+def targets_of(texts: list[str]) -> Mapping[str, Path]:
+    return {name: Path(path) for name, _, path in (text.partition("=") for text in texts)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dataset", required=True, type=Path)
+    parser.add_argument("--target", required=True, nargs="+", metavar="NAME=FILE")
+    parser.add_argument("--rows", type=int, default=3040)
+    parser.add_argument("--max-length", type=int, default=384)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the captured readings")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    pool = arguments.work / "pool.jsonl"
+    pool.write_bytes(b"".join(stratified(arguments.dataset, arguments.rows, arguments.seed)))
+    readings = captured(arguments.model, pool, targets_of(arguments.target), arguments.max_length, arguments.work)
+    about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
+    rows = []
+    for row in measured(readings, arguments.seed):
+        print(json.dumps(row), flush=True)
+        rows.append({**row, **about})
+    path = record("fidelity", rows)
+    print(table(means(rows), ["reading", "codec", "bytes", "spearman", "top10", "top1", "worst spearman"]))
+    print(f"rows appended to {path.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""benchmarks/fidelity: its scores and sizes on made activations, and its capture on the tiny model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.fidelity import Calibrated, exact_scores, means, measured, overlap, signatures_of
+from benchmarks.readings import Readings, captured
+from nait_fast.index.format import CodeLayout
+from tests.conftest import make_rows, write_jsonl
+from tests.index.bits import naive_readings
+
+WIDTHS = [150, 128]
+
+
+@pytest.fixture(scope="module")
+def made() -> Readings:
+    """Activations with a few strong directions, and 20 neurons of large variance of their own, as real ones have."""
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((6, sum(WIDTHS)))
+
+    def draw(n: int) -> np.ndarray:
+        noise = rng.standard_normal((n, sum(WIDTHS)))
+        noise[:, 130:150] *= 20
+        return (3 * rng.standard_normal((n, 6)) @ mix + noise).astype(np.float32)
+
+    pool = {"mean": draw(700), "drift": draw(700)}
+    return Readings(CodeLayout.of(WIDTHS), pool, {"a": draw(40), "b": draw(50)}, np.ones(700, np.int64))
+
+
+def test_overlap_by_hand():
+    a, b = np.arange(20.0), np.arange(20.0)
+    b[[19, 0]] = b[[0, 19]]  # the best is now the worst
+    assert overlap(a, a, 0.1) == 1 and overlap(a, b, 0.1) == 0.5 and overlap(a, b, 0.01) == 0
+    assert overlap(a, -a, 0.5) == 0
+
+
+def test_exact_scores_are_the_sum_of_products(made: Readings):
+    signatures = signatures_of(made, "drift")
+    expected = [
+        [float(row.astype(np.float64) @ s.tensors["direction"]) for s in signatures] for row in made.pool["drift"]
+    ]
+    np.testing.assert_allclose(exact_scores(made.pool["drift"], signatures), expected, rtol=1e-12)
+
+
+def test_rotated_codes_follow_the_exact_scores(made: Readings):
+    signatures = signatures_of(made, "drift")
+    exact = exact_scores(made.pool["drift"], signatures)
+    pool = Calibrated(made.pool["drift"], made.layout, "drift", seed=0)
+    plain_size, plain = pool.rotated(signatures, outliers=0)
+    size, sharp = pool.rotated(signatures, outliers=20)
+    assert (plain_size, size) == (256 // 8 + 128 // 8 + 2 * 2, 256 // 8 + 128 // 8 + 2 * 2 + 20)
+    error = [np.abs(x - exact).mean() for x in (plain, sharp)]
+    # a third of the variance is gone from the bits: errors of sqrt(2 / 3)
+    assert error[1] < 0.9 * error[0] and np.corrcoef(sharp[:, 0], exact[:, 0])[0, 1] > 0.95
+
+
+def test_rows_and_means(made: Readings):
+    rows = list(measured(made, seed=0))
+    told = means(rows)
+    assert {row["reading"] for row in told} == {"mean", "drift"} and {row["rows"] for row in rows} == {700}
+    assert len(rows) == 2 * len(told)
+    first = [row for row in rows if (row["reading"], row["codec"]) == (told[0]["reading"], told[0]["codec"])]
+    assert told[0]["spearman"] == pytest.approx(np.mean([row["spearman"] for row in first]))
+    assert told[0]["worst spearman"] == min(row["spearman"] for row in first)
+
+
+def test_capture_is_the_naive_one_and_is_kept(tmp_path: Path, tiny_model: str, target_file: Path, monkeypatch):
+    rows = make_rows(12)
+    pool = write_jsonl(tmp_path / "pool.jsonl", rows)
+    held = captured(tiny_model, pool, {"sums": target_file}, 512, tmp_path)
+    naive = naive_readings(tiny_model, rows)
+    for reading in ("mean", "drift"):
+        expected = naive[reading].reshape(12, -1)
+        np.testing.assert_allclose(held.pool[reading], expected, atol=1e-5 * np.abs(expected).max())
+    target = naive_readings(tiny_model, [json.loads(line) for line in target_file.read_text().splitlines()])["drift"]
+    np.testing.assert_allclose(held.targets["sums"], target.reshape(len(target), -1), atol=1e-5 * np.abs(target).max())
+    monkeypatch.setattr("benchmarks.readings.open_session", None)  # a second call loads no model
+    again = captured(tiny_model, pool, {"sums": target_file}, 512, tmp_path)
+    np.testing.assert_array_equal(again.pool["mean"], held.pool["mean"])
