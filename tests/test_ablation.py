@@ -347,12 +347,6 @@ def test_scores_are_made_through_nait_fast_once(tiny_model, tmp_path, monkeypatc
     assert all(np.array_equal(again[key], made[key]) for key in made)
 
 
-def test_centred_cosine():
-    pool = np.array([[2.0, 1.0], [0.0, 1.0], [1.0, 2.0], [1.0, 0.0]], dtype=np.float32)  # mean (1, 1)
-    told = ablation_scores.centred_cosine(pool, np.array([[3.0, 1.0], [3.0, 1.0]], dtype=np.float32))
-    assert told.tolist() == [1.0, -1.0, 0.0, 0.0]
-
-
 def test_without_peft_there_is_one_clear_line(causal, material, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(NaitError, match=r"nait-fast\[ablation\]"):
