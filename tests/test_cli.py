@@ -36,11 +36,13 @@ def test_help_is_quick() -> None:
         best = min(best, time.perf_counter() - began)
         assert ran.status == 0 and ran.err == ""
     assert best < 0.5
-    for verb in ("select", "index", "signature", "rank", "bench", "inspect", "verify"):
+    for verb in ("select", "index", "signature", "rank", "report", "bench", "inspect", "verify"):
         assert verb in ran.out
 
 
-@pytest.mark.parametrize("verb", ["select", "index", "signature", "rank", "bench", "inspect", "verify", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["select", "index", "signature", "rank", "report", "bench", "inspect", "verify", "demo"]
+)
 def test_each_verb_has_help(capsys, verb: str) -> None:
     ran = run(capsys, verb, "--help")
     assert ran.status == 0 and ran.out.startswith(f"usage: nait-fast {verb}") and "--json" in ran.out

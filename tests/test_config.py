@@ -12,6 +12,7 @@ from nait_fast.config import (
     IndexOptions,
     Options,
     RankOptions,
+    ReportOptions,
     SelectOptions,
     SignatureBuildOptions,
     split_target,
@@ -19,7 +20,7 @@ from nait_fast.config import (
 from nait_fast.errors import NaitError
 
 NEEDED = {"model": "m", "dataset": "d", "target": ["a=b"], "output": "o"}
-ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, EvaluateOptions, BenchOptions)
+ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, EvaluateOptions, ReportOptions, BenchOptions)
 
 
 def test_what_python_brings() -> None:

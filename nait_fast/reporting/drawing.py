@@ -59,7 +59,8 @@ def need_matplotlib() -> None:
         import jinja2  # noqa: F401
         import matplotlib.style  # noqa: F401
     except ImportError as error:
-        raise NaitError(f"report: {error.name} is not installed; pip install 'nait-fast[report]'") from None
+        package = (error.name or "matplotlib").partition(".")[0]
+        raise NaitError(f"report: {package} is not installed; pip install 'nait-fast[report]'") from None
 
 
 @contextmanager

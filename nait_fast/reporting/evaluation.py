@@ -1,6 +1,7 @@
 """Reads evaluation.json, which ``evaluate`` writes: each part checked, so that a page can show it as it is."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,18 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the file tells, part by part; empty where it does not. ``layer_share``: signature -> (layers, shares)."""
+    """What the file tells, part by part; empty where it does not. ``labels``: hash of a signature -> what it is called
+    in the others; ``layer_share``: label -> (layers, shares); ``cores``: of each method."""
 
     rows: int
+    labels: dict[str, str] = field(default_factory=dict)
     fidelity: list[dict[str, Any]] = field(default_factory=list)
     retrieval: list[dict[str, Any]] = field(default_factory=list)
     stability: list[dict[str, Any]] = field(default_factory=list)
     layer_share: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     agreement: dict[str, Matrix] = field(default_factory=dict)
     transfer: dict[str, Matrix] = field(default_factory=dict)
-    core: dict[str, Any] | None = None
+    cores: list[dict[str, Any]] = field(default_factory=list)
     unique: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
 
@@ -50,9 +53,9 @@ def load_evaluation(path: Path) -> Evaluation:
     try:
         rows = values.count(told["rows"], "rows")
         read: dict[str, Any] = {}
-        for part, reader in _PARTS.items():
+        for part, (name, reader) in _PARTS.items():
             if told.get(part):
-                read["layer_share" if part == "confounds" else part] = reader(told[part])
+                read[name] = reader(told[part])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NaitError(f"{path}: not a valid evaluation ({part}: {error}); evaluate again") from None
     return Evaluation(rows, **read)
@@ -70,7 +73,8 @@ def _number(value: Any) -> float | None:
 def _fidelity(told: Any) -> list[dict[str, Any]]:
     return [
         {"signature": values.text(x["signature"], "signature"), "against": values.text(x["against"], "against"),
-         "rows": values.count(x["rows"], "rows"), **{k: _number(x[k]) for k in ("spearman", "top10", "top1")}}
+         "rows": values.count(x["rows"], "rows"), "by": values.text(x.get("by") or "", "by"),
+         **{k: _number(x[k]) for k in ("spearman", "top10", "top1")}}
         for x in values.entries(told, "fidelity")
     ]  # fmt: skip
 
@@ -126,9 +130,22 @@ def _matrices(told: Any) -> dict[str, Matrix]:
     return found
 
 
-def _core(told: Any) -> dict[str, Any]:
-    return {"at_least": values.count(told["at_least"], "at_least"), "count": values.count(told["count"], "count"),
-            "examples": _examples(told["examples"])}  # fmt: skip
+def _labels(told: Any) -> dict[str, str]:
+    known = [x for x in values.entries(told, "signatures") if isinstance(x, dict)]
+    return {x["hash"]: x["label"] for x in known if isinstance(x.get("hash"), str) and isinstance(x.get("label"), str)}
+
+
+def _core(told: Any) -> list[dict[str, Any]]:
+    return _cores([told])
+
+
+def _cores(told: Any) -> list[dict[str, Any]]:
+    return [
+        {"at_least": values.count(x["at_least"], "at_least"), "count": values.count(x["count"], "count"),
+         "by_chance": _number(x.get("by_chance")), "method": values.text(x.get("method") or "", "method"),
+         "examples": _examples(x["examples"])}
+        for x in values.entries(told, "core")
+    ]  # fmt: skip
 
 
 def _unique(told: Any) -> dict[str, dict[str, Any]]:
@@ -150,14 +167,17 @@ def _missing(told: Any) -> list[tuple[str, str]]:
     return [(values.text(x["what"], "what"), values.text(x["why"], "why")) for x in values.entries(told, "missing")]
 
 
-_PARTS = {
-    "fidelity": _fidelity,
-    "retrieval": _retrieval,
-    "stability": _stability,
-    "confounds": _layer_share,
-    "agreement": _matrices,
-    "transfer": _matrices,
-    "core": _core,
-    "unique": _unique,
-    "missing": _missing,
+# Part of the file -> (field of Evaluation, what reads it); of two for one field the later counts.
+_PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "signatures": ("labels", _labels),
+    "fidelity": ("fidelity", _fidelity),
+    "retrieval": ("retrieval", _retrieval),
+    "stability": ("stability", _stability),
+    "confounds": ("layer_share", _layer_share),
+    "agreement": ("agreement", _matrices),
+    "transfer": ("transfer", _matrices),
+    "core": ("cores", _core),
+    "cores": ("cores", _cores),
+    "unique": ("unique", _unique),
+    "missing": ("missing", _missing),
 }

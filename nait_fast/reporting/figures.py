@@ -46,20 +46,17 @@ def _composition(report: Report, files: bool) -> Iterator[Drawing]:
 
 def _layers(report: Report, files: bool) -> Iterator[Drawing]:
     parts = {part.target: part for part in report.layers}
-    told = {} if report.evaluation is None else report.evaluation.layer_share
-    readings = report.chosen.manifest.get("reading")
-    for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
+    evaluation = report.evaluation
+    for target in report.chosen.targets[:MOST_TARGETS]:
         if target in parts:
             part = parts[target]
             if np.isfinite(part.share).all():
                 yield plots.layer_bars(target, part.layers, part.share, part.difference, files)
-            continue
-        reading = readings[c] if isinstance(readings, list) and c < len(readings) else ""
-        for name in (target, f"{target} ({report.chosen.methods[c]}, {reading})"):
-            if name in told:
-                layers, share = told[name]
+        elif evaluation is not None:
+            label = evaluation.labels.get(report.chosen.manifest["signatures"][target], target)
+            if label in evaluation.layer_share:
+                layers, share = evaluation.layer_share[label]
                 yield plots.layer_bars(target, layers, np.array(share), np.empty(0), files)
-                break
 
 
 def _lengths(report: Report, files: bool) -> Iterator[Drawing]:
@@ -99,8 +96,10 @@ def ends(matrix: Matrix) -> str:
     if not pairs:
         return "There is nothing to compare."
     high, low = max(pairs, key=lambda pair: pair[0]), min(pairs, key=lambda pair: pair[0])
+    if len(pairs) == 1:
+        return f"{high[1]} and {high[2]}: {number(high[0], 2)}."
     text = f"Nearest: {high[1]} and {high[2]} ({number(high[0], 2)})"
-    return f"{text}; farthest: {low[1]} and {low[2]} ({number(low[0], 2)})." if len(pairs) > 1 else f"{text}."
+    return f"{text}; farthest: {low[1]} and {low[2]} ({number(low[0], 2)})."
 
 
 def plain(key: str) -> str:

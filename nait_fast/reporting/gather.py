@@ -67,6 +67,9 @@ def gather(options: ReportOptions, scratch: Path) -> Report:
     chosen = open_selection(options.selection)
     evaluation = _evaluation(options, chosen)
     notes = list(chosen.notes)
+    known = {} if evaluation is None else evaluation.labels
+    if known and not set(chosen.manifest["signatures"].values()) & known.keys():
+        notes.append("The evaluation is of other signatures than those of this selection.")
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".nait-fast-report-") as folder:
         file, whole = _scores(chosen, Path(folder), notes)
         scores, rows = None, None

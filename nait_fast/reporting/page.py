@@ -30,7 +30,7 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
     )  # fmt: skip
     environment.filters |= {
         "number": words.number, "signed": words.signed, "percent": words.percent, "correlation": words.correlation,
-        "svg": Markup,
+        "counted": lambda n: words.count(n, "row"), "svg": Markup,
     }  # fmt: skip
     context = {
         "title": title(report), "summary": summary(report), "warnings": list(warnings(report)), "notes": report.notes,
@@ -77,7 +77,7 @@ def warnings(report: Report) -> Iterator[str]:
             kind = "long" if rho > 0 else "short"
             yield (
                 f"The score for {words.short(name, 40)} goes with length (Spearman {words.correlation(rho)}): {kind} "
-                "samples come first, whatever they say. Compare with a selection within lengths before you train on it."
+                "samples tend to come first. Look at the lengths and samples below before you train on this selection."
             )
     for part in report.layers:
         top = max(zip(part.share, part.layers, strict=True), default=(0.0, 0))
@@ -143,8 +143,10 @@ def examples(evaluation: Evaluation | None) -> Iterator[dict[str, Any]]:
     """Samples that several targets share, and those that one alone selects."""
     if evaluation is None:
         return
-    if evaluation.core is not None:
-        core = evaluation.core
-        yield {"title": f"Shared by at least {words.count(core['at_least'], 'selection')}", **core}
+    for core in evaluation.cores:
+        said = f"In at least {words.count(core['at_least'], 'selection')}{core['method'] and ' by ' + core['method']}"
+        if core["by_chance"] is not None:
+            said += f", by chance {words.number(core['by_chance'], 2)}"
+        yield {"title": said, **core}
     for name, entry in evaluation.unique.items():
         yield {"title": f"Only in the selection for {name}", **entry}

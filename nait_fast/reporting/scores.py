@@ -20,8 +20,7 @@ from nait_fast.reporting.source import Chosen
 
 BATCH_ROWS = 1 << 16
 SAMPLE_ROWS = 100_000  # rows that correlations between targets are taken over
-BINS = 50
-LENGTH_BINS, SCORE_BINS = 32, 26
+BINS, LENGTH_BINS, SCORE_BINS = 50, 32, 26  # of many rows; few rows get fewer
 
 
 @dataclass(frozen=True)
@@ -176,9 +175,11 @@ def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_r
     if first.selected != selected:
         raise NaitError(f"{file.path}: {first.selected:,} rows selected, the manifest says {selected:,}; rank again")
     mean = first.sums / file.rows
-    score_edges = [_edges(low, high, BINS) for low, high in zip(first.low, first.high, strict=True)]
-    cell_edges = [_edges(low, high, SCORE_BINS) for low, high in zip(first.low, first.high, strict=True)]
-    tokens = length_edges(first.shortest, first.longest)
+    most = max(8, int(file.rows**0.5))
+    ends = list(zip(first.low, first.high, strict=True))
+    score_edges = [_edges(low, high, min(BINS, 2 * most)) for low, high in ends]
+    cell_edges = [_edges(low, high, min(SCORE_BINS, most)) for low, high in ends]
+    tokens = length_edges(first.shortest, first.longest, min(LENGTH_BINS, most))
     second = _Second(mean, score_edges, cell_edges, tokens)
     for batch in file.batches():
         second.add(batch)
@@ -287,7 +288,7 @@ def _edges(low: float, high: float, bins: int) -> np.ndarray:
     return np.linspace(low, high, bins + 1)
 
 
-def length_edges(shortest: int, longest: int) -> np.ndarray:
-    """At most ``LENGTH_BINS`` bins of whole numbers of tokens, about equally wide on a logarithmic scale."""
-    edges = np.unique(np.rint(np.geomspace(max(1, shortest), longest + 1, LENGTH_BINS + 1)))
+def length_edges(shortest: int, longest: int, bins: int) -> np.ndarray:
+    """At most ``bins`` bins of whole numbers of tokens, about equally wide on a logarithmic scale."""
+    edges = np.unique(np.rint(np.geomspace(max(1, shortest), longest + 1, bins + 1)))
     return edges - 0.5

@@ -22,7 +22,7 @@ def short(text: str, length: int) -> str:
 
 
 def split(text: str, length: int) -> tuple[str, str]:
-    """``text`` in two: about ``length`` characters, to the end of a word where there is one, and the rest.
+    """``text`` in two: about ``length`` characters, to the end of a word where there is one, and the rest behind it.
 
     Nothing is put into two parts for a rest of less than a quarter of ``length``.
     """
@@ -30,7 +30,7 @@ def split(text: str, length: int) -> tuple[str, str]:
         return text, ""
     at = max(text.rfind(space, length // 2, length) for space in " \n\t")
     at = at if at > 0 else length
-    return text[:at], text[at:]
+    return text[:at], text[at:].removeprefix(" ")
 
 
 def number(value: float | None, digits: int = 4) -> str:

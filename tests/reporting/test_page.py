@@ -160,7 +160,7 @@ def test_length_is_warned_of(tmp_path: Path) -> None:
     assert "Mind:" not in check(report(out, tmp_path / "r.html")[0]).words
     from nait_fast.index.files import read_sealed, write_sealed
 
-    for rho, said in ((-0.73, "−0.73): short samples come first"), (0.6, "+0.60): long samples"), (None, None)):
+    for rho, said in ((-0.73, "−0.73): short samples tend to come first"), (0.6, "+0.60): long samples"), (None, None)):
         manifest = {k: v for k, v in read_sealed(out / "manifest.json").items() if k != "checksum"}
         write_sealed(out / "manifest.json", {**manifest, "spearman_with_length": {"t0": rho}})
         page = check(report(out, tmp_path / "r.html")[0])
@@ -201,7 +201,7 @@ def test_colours_can_be_told_apart_in_both_themes() -> None:
 
 def test_words() -> None:
     assert words.clean("a\r\nb\rc\x00\ud800") == "a\nb\nc\ufffd\ufffd"
-    assert words.split("one two three four", 10) == ("one two", " three four")
+    assert words.split("one two three four", 10) == ("one two", "three four")
     assert words.split("x" * 12, 10) == ("x" * 12, "") and words.split("x" * 40, 10) == ("x" * 10, "x" * 30)
     assert words.short("a  b\n c", 10) == "a b c" and words.short("w" * 50, 10) == "w" * 9 + "…"
     numbers = [0, 1234567, -2.0, 0.000123456, 12.3456, -1e300, 1e-300, 3.999999e-5]

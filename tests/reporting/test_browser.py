@@ -1,0 +1,126 @@
+"""Reports in a real browser without a window: what is on the screen of a phone and of a desktop, light and dark."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.reporting.made import Made, make_rows, report
+from tests.reporting.test_page import HOSTILE, themes
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="there is no chromium on the PATH"),
+]
+PHONE, DESKTOP = (390, 844), (1280, 900)
+# All names lead nowhere, whatever the page or the browser asks for.
+OFFLINE = ["--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+           "--host-resolver-rules=MAP * ~NOTFOUND"]  # fmt: skip
+SCHEME = {"dark": "0", "light": "1"}
+# The page in a frame of each width, from where a script (the page allows none) measures it.
+MEASURE = """<!doctype html><meta charset="utf-8"><body><script>
+const found = [];
+function measure(width) {
+  return new Promise(done => {
+    const frame = document.createElement("iframe");
+    frame.style.cssText = `width: ${width}px; height: 800px; border: 0`;
+    frame.srcdoc = document.getElementById("page").value;
+    frame.onload = () => {
+      const page = frame.contentDocument;
+      for (const details of page.querySelectorAll("details")) details.open = true;
+      const plots = [...page.querySelectorAll("svg.plot")].map(s => s.getBoundingClientRect());
+      const text = [...page.querySelectorAll("svg.plot text")].map(t => t.getBoundingClientRect().height);
+      done({width, page: page.documentElement.scrollWidth, body: page.body.scrollWidth,
+            height: page.documentElement.scrollHeight, plots: plots.length, scripts: page.scripts.length,
+            empty: plots.filter(r => r.width < 100 || r.height < 60).length, text: Math.min(...text)});
+    };
+    document.body.append(frame);
+  });
+}
+addEventListener("load", async () => {
+  for (const width of [320, 360, 390, 768, 1280]) found.push(await measure(width));
+  const out = document.createElement("pre");
+  out.id = "found";
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+});
+</script><textarea id="page" hidden>PAGE</textarea>"""
+
+
+def browse(folder: Path, *arguments: str) -> str:
+    """Run the browser with a new profile; returns what it prints."""
+    assert BROWSER is not None
+    profile = folder / "profile"
+    shutil.rmtree(profile, ignore_errors=True)
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+               "--hide-scrollbars", f"--user-data-dir={profile}", *OFFLINE, *arguments]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def shoot(page: Path, size: tuple[int, int], scheme: str) -> np.ndarray:
+    """The screen, uint8 [height, width, 3]."""
+    from PIL import Image
+
+    image = page.with_name(f"{page.stem}-{size[0]}-{scheme}.png")
+    arguments = [f"--screenshot={image}", f"--window-size={size[0]},{size[1]}"]
+    browse(page.parent, *arguments, f"--blink-settings=preferredColorScheme={SCHEME[scheme]}", page.as_uri())
+    with Image.open(image) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A report of four targets, with long and hostile texts."""
+    folder = tmp_path_factory.mktemp("browser")
+    rows = make_rows(300)
+    for i, row in enumerate(rows):
+        row["output"] = HOSTILE[i % len(HOSTILE)].encode(errors="ignore").decode() + row["output"] * (1 + i % 9)
+        row["source"] = HOSTILE[i % len(HOSTILE)] if i % 3 else row["source"]
+    report(Made(folder / "made", rows, 4, widths=[64] * 30).select(fraction=0.1), folder / "report.html", samples=8)
+    return folder / "report.html"
+
+
+def near(pixels: np.ndarray, colour: tuple[float, ...]) -> np.ndarray:
+    """Bool: which of ``pixels`` [..., 3] have about this colour (0 to 1 each)."""
+    return (np.abs(pixels.astype(int) - np.rint(np.array(colour) * 255).astype(int)) <= 3).all(axis=-1)
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_on_the_screen(page: Path, size: tuple[int, int], scheme: str) -> None:
+    screen = shoot(page, (size[0], 2400), scheme)
+    theme = themes()[scheme == "dark"]
+    assert screen.shape == (2400, size[0], 3)
+    brightness = screen.mean()
+    assert brightness > 200 if scheme == "light" else brightness < 70
+    back = near(screen, theme["back"])
+    assert back[:10].all() and 0.5 < back.mean() < 0.97  # a page, and not an empty one
+    assert near(screen, theme["pick"]).sum() > 500 and near(screen, theme["ink"]).sum() > 500
+    # Something is written in every stretch of it as high as a hand's width.
+    for top in range(0, 2400, 300):
+        assert not back[top : top + 300].all()
+
+
+def test_no_width_makes_the_page_scroll_sideways(page: Path) -> None:
+    wrapper = page.with_name("measure.html")
+    wrapper.write_text(MEASURE.replace("PAGE", html.escape(page.read_text(encoding="utf-8"))), encoding="utf-8")
+
+    dom = browse(page.parent, "--dump-dom", "--virtual-time-budget=20000", "--window-size=1400,900", wrapper.as_uri())
+    match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
+    assert match is not None, dom[-500:]
+    found = json.loads(html.unescape(match[1]))
+    assert [told["width"] for told in found] == [320, 360, 390, 768, 1280]
+    for told in found:
+        assert told["page"] <= told["width"] and told["body"] <= told["width"], told
+        assert told["plots"] == 4 * 3 + 1 + 2 and told["empty"] == 0 and told["scripts"] == 0, told
+        assert told["text"] >= 8, told  # CSS pixels: what is written in a plot can be read
+    assert found[0]["height"] > found[-1]["height"] > 2000
