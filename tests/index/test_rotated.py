@@ -19,6 +19,7 @@ from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest, naive_ids, naive_readings
 from tests.index.test_index import build, flat
+from tests.ops.device import DEVICE
 
 ROWS = make_rows(60)
 
@@ -120,7 +121,8 @@ def test_backends_agree(rotated: Index, signature, monkeypatch) -> None:
     held, got = columns(rotated), {}
     for backend in ("reference", "cpu", "triton"):
         monkeypatch.setenv("NAIT_FAST_BACKEND", backend)
-        got[backend] = RotatedScan(rotated.codebook, [signature, signature])(held["codes"], held)
+        device = DEVICE if backend == "triton" else "cpu"
+        got[backend] = RotatedScan(rotated.codebook, [signature, signature], device)(held["codes"], held)
     np.testing.assert_allclose(got["cpu"], got["reference"], rtol=1e-12)
     np.testing.assert_allclose(got["triton"], got["reference"], rtol=1e-5, atol=1e-5 * got["cpu"].std())
 

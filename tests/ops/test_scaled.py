@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nait_fast.kernels import ScaledScan
 from nait_fast.kernels.popcount import cpu, reference
+from tests.ops.device import DEVICE
 
 
 def problem(n, words, n_planes, n_scores, seed):
@@ -56,7 +57,7 @@ def test_the_scan(backend, words, monkeypatch):
         pytest.importorskip("triton")
     codes, planes, weights, owners, n_scores, scales, ends = problem(33, words, 8, 3, 1)
     monkeypatch.setenv("NAIT_FAST_BACKEND", backend)
-    scan = ScaledScan(planes, weights, owners, n_scores, ends)
+    scan = ScaledScan(planes, weights, owners, n_scores, ends, DEVICE if backend == "triton" else "cpu")
     assert scan.on_device == (backend == "triton" and len(set(words)) == 1)
     expected = by_hand(codes, planes, weights, owners, n_scores, scales, ends)
     tolerance = 1e-5 if scan.on_device else 1e-12
