@@ -110,7 +110,7 @@ def _exactness(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _sourced(text: str, rows: list[dict[str, Any]]) -> str:
+def sourced(text: str, rows: list[dict[str, Any]]) -> str:
     return f"{text}\n{_source(rows)}\n"
 
 
@@ -133,9 +133,9 @@ def section() -> str:
             (newest(compare, part="scan"), _scan),
             (newest(folder / "retrieval.jsonl"), _retrieval),
             (newest(folder / "exactness.jsonl"), _exactness),
-            (newest(folder / "scale_loader.jsonl"), lambda rows: _sourced(loader_lines(rows[-1]), rows)),
-            (newest(folder / "scale_index.jsonl"), lambda rows: _sourced(index_lines(rows[-1]), rows)),
-            (newest(folder / "scale_rank.jsonl"), lambda rows: _sourced(rank_lines(rows), rows)),
+            (newest(folder / "scale_loader.jsonl"), lambda rows: sourced(loader_lines(rows[-1]), rows)),
+            (newest(folder / "scale_index.jsonl"), lambda rows: sourced(index_lines(rows[-1]), rows)),
+            (newest(folder / "scale_rank.jsonl"), lambda rows: sourced(rank_lines(rows), rows)),
         ):
             if rows:
                 parts.append(show(rows))

@@ -16,7 +16,7 @@ from nait_fast.dist.stop import Stopped, StopSwitch
 from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
 
-# Isolated, and with this process's path: neither the current folder nor the order of PYTHONPATH may change what it runs.
+# Isolated, with this process's path: neither the current folder nor PYTHONPATH's order may change what it runs.
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from nait_fast.dist.child import main; sys.exit(main())"
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -171,6 +172,13 @@ def _results(ray: Any, verb: str, options: dict[str, Any], units: int, number: i
     yield from done.iter_rows()
 
 
+def _knock(address: str) -> None:
+    """OSError where nobody listens at ``host:port``: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """Ray, connected; what it was before it is again after the block."""
@@ -184,8 +192,9 @@ def _cluster(address: str | None) -> Iterator[Any]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         local: dict[str, Any] = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
         try:
+            _knock(address or os.environ.get("RAY_ADDRESS", ""))
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise NaitError(
                 f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start one with "
                 "`ray start --head`, or leave the flag out"

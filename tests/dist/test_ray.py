@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from nait_fast import NaitError, build_index
 from nait_fast.dist import ray_engine
 from nait_fast.index.reader import Index
+from tests.commands import shell
 from tests.conftest import make_rows, write_jsonl
 from tests.dist.test_workers import events, wait_for_units
 from tests.index.bits import digest
@@ -81,6 +83,16 @@ def test_failures(tmp_path: Path, cluster, options: dict, capsys) -> None:
         build_index(**{**bad, "workers": 3}, output=str(tmp_path / "other"))
     with pytest.raises(NaitError, match="is for --engine ray"):
         build_index(**options, output=str(tmp_path / "third"), address="auto")
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(4))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        told = shell("index", "--model", "x", "--dataset", pool, "--output", tmp_path / "index", "--engine", "ray",
+                     "--address", address)  # fmt: skip
+    assert f"--address {address}: no Ray cluster answers there" in told.error
 
 
 def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
