@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.errors import NaitError
+from nait_fast.evaluation.rows import TEXT_CHARACTERS
 from nait_fast.index import values
 from nait_fast.index.files import read_json
 
@@ -158,9 +159,13 @@ def _unique(told: Any) -> dict[str, dict[str, Any]]:
 def _examples(told: Any) -> list[dict[str, Any]]:
     return [
         {"row": values.count(x["row"], "row"), "score": _number(x.get("score")),
-         "text": values.text(x.get("text") or "", "text")}
+         "text": _cut(values.text(x.get("text") or "", "text"))}
         for x in values.entries(told, "examples")
     ]  # fmt: skip
+
+
+def _cut(text: str) -> str:
+    return text if len(text) < TEXT_CHARACTERS else f"{text} …"  # evaluate kept no more
 
 
 def _missing(told: Any) -> list[tuple[str, str]]:

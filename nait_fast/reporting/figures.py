@@ -8,7 +8,7 @@ from nait_fast.reporting import plots
 from nait_fast.reporting.drawing import Drawing, styled
 from nait_fast.reporting.evaluation import Matrix
 from nait_fast.reporting.gather import TOP, Report
-from nait_fast.reporting.words import number
+from nait_fast.reporting.words import fixed
 
 MOST_TARGETS = 12  # that get figures of their own
 SECTIONS = ("scores", "composition", "layers", "length", "agreement", "transfer")
@@ -97,9 +97,9 @@ def ends(matrix: Matrix) -> str:
         return "There is nothing to compare."
     high, low = max(pairs, key=lambda pair: pair[0]), min(pairs, key=lambda pair: pair[0])
     if len(pairs) == 1:
-        return f"{high[1]} and {high[2]}: {number(high[0], 2)}."
-    text = f"Nearest: {high[1]} and {high[2]} ({number(high[0], 2)})"
-    return f"{text}; farthest: {low[1]} and {low[2]} ({number(low[0], 2)})."
+        return f"{high[1]} and {high[2]}: {fixed(high[0])}."
+    text = f"Nearest are {high[1]} and {high[2]} with {fixed(high[0])}"
+    return f"{text}, farthest {low[1]} and {low[2]} with {fixed(low[0])}."
 
 
 def plain(key: str) -> str:

@@ -11,7 +11,7 @@ from nait_fast.reporting.drawing import INK, LINE, MINUS, PICK, POOL, SOFT, Draw
 from nait_fast.reporting.evaluation import Matrix
 from nait_fast.reporting.rows import Labels
 from nait_fast.reporting.scores import Histogram, Lengths
-from nait_fast.reporting.words import correlation, number, percent, short, signed
+from nait_fast.reporting.words import correlation, fixed, number, percent, short, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,9 +127,10 @@ def length(lengths: Lengths, target: str, spearman: float | None, files: bool) -
 
 def heat(matrix: Matrix, name: str, title: str, text: str, files: bool) -> Drawing:
     """A square of numbers: blue above 0, orange below, the stronger the farther from it."""
-    n, names = len(matrix.names), [short(label, 22) for label in matrix.names]
+    n, names = len(matrix.names), [short(label, 30) for label in matrix.names]
+    longest = max(map(len, names))
     figure, (axes,) = blank(44 + (36 if n <= 6 else 26) * n)
-    figure.set_figwidth(max(figure.get_figwidth(), (110 + 34 * n) / 72))
+    figure.set_figwidth(max(figure.get_figwidth(), (20 + 5 * longest + 34 * n) / 72))
     from matplotlib.patches import Rectangle
 
     for i, row in enumerate(matrix.cells):
@@ -138,12 +139,11 @@ def heat(matrix: Matrix, name: str, title: str, text: str, files: bool) -> Drawi
             strength = 0.35 if value is None else DARKEST * min(1.0, abs(value))
             box = Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, facecolor=colour, alpha=strength, linewidth=0)
             axes.add_patch(box)
-            shown = "–" if value is None else f"{value:.2f}".replace("-", "\u2212")
-            axes.text(j, i, shown, ha="center", va="center", fontsize=9.5)
+            axes.text(j, i, fixed(value), ha="center", va="center", fontsize=9.5)
     axes.set_xlim(-0.5, n - 0.5)
     axes.set_ylim(n - 0.5, -0.5)
-    axes.set_xticks(range(n), names, rotation=40 if max(map(len, names)) > 6 else 0,
-                    ha="right" if max(map(len, names)) > 6 else "center", rotation_mode="anchor")  # fmt: skip
+    axes.set_xticks(range(n), names, rotation=40 if longest > 6 else 0, ha="right" if longest > 6 else "center",
+                    rotation_mode="anchor")  # fmt: skip
     axes.set_yticks(range(n), names)
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)

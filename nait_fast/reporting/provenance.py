@@ -72,7 +72,7 @@ def _signatures(chosen: Chosen) -> list[tuple[str, str]]:
 def _environment(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in told["environment"].items():
         if value is not None and value != []:
-            yield key.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     passed = told.get("extraction")
     rate = _plain(passed.get("tokens_per_s")) if isinstance(passed, dict) else None
     if rate:

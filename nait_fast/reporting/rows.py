@@ -20,7 +20,7 @@ from nait_fast.reporting.words import short
 DEFAULT_LABEL = "source"
 LABEL_ROWS = 1_000_000  # beyond, the pool's labels are counted in every n-th run of RUN_ROWS rows
 RUN_ROWS = 2048
-MOST_LABELS = 10_000
+MOST_LABELS, LABEL_CHARACTERS = 10_000, 60
 NO_LABEL = "(none)"
 
 
@@ -78,7 +78,7 @@ def label_of(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
     if value is None:
         return NO_LABEL
-    return short(value if isinstance(value, str) else json.dumps(value), 120) or NO_LABEL
+    return short(value if isinstance(value, str) else json.dumps(value), LABEL_CHARACTERS) or NO_LABEL
 
 
 def decode(line: bytes) -> dict[str, Any]:

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 
 # Control characters but tab and newline, halves of surrogate pairs, and what Unicode says is no character.
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# Marks that stand above and below the letter before: a few make a letter, hundreds a column across the page.
+_MARK = "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_MARKS = re.compile(f"({_MARK}{{4}}){_MARK}+")
 REPLACEMENT = "\ufffd"
 MINUS = "\u2212"  # as wide as a plus
 
 
 def clean(text: str) -> str:
-    """``text`` that UTF-8, HTML and XML can all hold: other characters become U+FFFD, every line's end a newline."""
-    return _UNSHOWABLE.sub(REPLACEMENT, text.replace("\r\n", "\n").replace("\r", "\n"))
+    """``text`` that UTF-8, HTML and XML can all hold: other characters become U+FFFD, every line's end a newline.
+
+    Of more than four combining marks in a row, four are kept.
+    """
+    return _MARKS.sub(r"\1", _UNSHOWABLE.sub(REPLACEMENT, text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 def short(text: str, length: int) -> str:
@@ -52,6 +58,11 @@ def signed(value: float, digits: int = 3) -> str:
 
 def correlation(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:+.2f}".replace("-", MINUS)
+
+
+def fixed(value: float | None) -> str:
+    """Two digits behind the point."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.2f}".replace("-", MINUS)
 
 
 def percent(value: float | None) -> str:

@@ -85,7 +85,13 @@ def page(tmp_path_factory) -> Path:
     for i, row in enumerate(rows):
         row["output"] = HOSTILE[i % len(HOSTILE)].encode(errors="ignore").decode() + row["output"] * (1 + i % 9)
         row["source"] = HOSTILE[i % len(HOSTILE)] if i % 3 else row["source"]
-    report(Made(folder / "made", rows, 4, widths=[64] * 30).select(fraction=0.1), folder / "report.html", samples=8)
+    names = [f"capability {i} ({method}, mean)" for i in range(6) for method in ("contrast", "nait")]
+    cells = np.round(np.cos(np.add.outer(np.arange(12), 5 * np.arange(12))), 2).tolist()
+    told = {"kind": "nait_fast evaluation", "format_version": 1, "rows": 300,
+            "agreement": {"names": names, "spearman": cells}}  # fmt: skip
+    (folder / "evaluation.json").write_text(json.dumps(told))
+    out = Made(folder / "made", rows, 4, widths=[64] * 30).select(fraction=0.1)
+    report(out, folder / "report.html", samples=8, evaluation=str(folder))
     return folder / "report.html"
 
 
@@ -121,6 +127,6 @@ def test_no_width_makes_the_page_scroll_sideways(page: Path) -> None:
     assert [told["width"] for told in found] == [320, 360, 390, 768, 1280]
     for told in found:
         assert told["page"] <= told["width"] and told["body"] <= told["width"], told
-        assert told["plots"] == 4 * 3 + 1 + 2 and told["empty"] == 0 and told["scripts"] == 0, told
+        assert told["plots"] == 4 * 3 + 1 + 2 + 1 and told["empty"] == 0 and told["scripts"] == 0, told
         assert told["text"] >= 8, told  # CSS pixels: what is written in a plot can be read
     assert found[0]["height"] > found[-1]["height"] > 2000

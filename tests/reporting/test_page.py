@@ -213,3 +213,7 @@ def test_words() -> None:
     assert (words.signed(1.5), words.signed(-0.25), words.correlation(-0.5)) == ("+1.50", "−0.250", "−0.50")
     assert [words.listed(x) for x in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
     assert words.count(1, "row") == "1 row" and words.count(2000, "row") == "2,000 rows"
+
+
+def test_marks_do_not_pile_up() -> None:
+    assert words.clean("e" + "\u0301" * 300 + "a\u0308") == "e" + "\u0301" * 4 + "a\u0308"
