@@ -120,7 +120,7 @@ class DataOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions(Options):
-    reading: str | None = _option(None, "drift or mean (default: drift for nait and codec rotated, mean otherwise)",
+    reading: str | None = _option(None, "drift or mean (default: drift for nait and its codecs, mean otherwise)",
                                   choices=("drift", "mean"))  # fmt: skip
     first_token: str = _option("exclude", "whether the mean counts a sample's first token",
                                choices=("exclude", "include"))  # fmt: skip
@@ -179,9 +179,9 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
 
     dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
     output: str = _option("", "folder for the index", required=True)
-    codec: str = _option("neuron", "neuron: one bit a neuron; rotated: bits that approximate the reading itself, for "
-                         "nait scores without the model; nag: the set of the top neurons a layer",
-                         choices=("neuron", "rotated", "nag"))  # fmt: skip
+    codec: str = _option("neuron", "neuron: one bit a neuron; components (principal ones) or rotated (bits): what "
+                         "estimates nait scores without the model; nag: the set of the top neurons a layer",
+                         choices=("neuron", "components", "rotated", "nag"))  # fmt: skip
     codebook: str | None = _option(None, "codebook of another index (folder or file) instead of calibrating")
     score: tuple[str, ...] = _option((), "nait signatures to score exactly in the same pass")
     nag_top_k: int = _option(20, "codec nag: neurons a layer", minimum=1)
@@ -189,6 +189,9 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
         None, "codec rotated: neurons of the largest variance kept as int8 numbers (default: 128, or the codebook's)",
         minimum=0,
     )  # fmt: skip
+    bytes_per_sample: int | None = _option(
+        None, "codec components: bytes of a sample's code (default: 1024, or the codebook's)", minimum=16
+    )
     embed: str = _option("none", "keep embeddings for method embed: none, last (of the captured layers) or a layer",
                          metavar="LAYER")  # fmt: skip
     shard_rows: int = _option(2048, "rows of the pool a shard: what a killed run loses at most", minimum=1)

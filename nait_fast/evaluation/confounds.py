@@ -10,6 +10,7 @@ from nait_fast.evaluation.scores import scores_anew
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.ranking.signature import Signature
+from nait_fast.ranking.sources import estimator
 from nait_fast.ranking.spearman import spearman
 
 CHUNK_ROWS = 256  # unpacked at once: 90 MB of a layer of 11,008 neurons in float64
@@ -39,19 +40,17 @@ def layer_parts(codes: np.ndarray, weights: np.ndarray, layout: CodeLayout) -> n
     return out
 
 
-def rotated_parts(codes: dict[str, np.ndarray], signature: Signature, codebook: Codebook) -> np.ndarray:
-    """The parts of a nait score by layer, float64 [n, L], as rotated ``codes`` and what comes with them estimate them.
+def estimated_parts(codes: dict[str, np.ndarray], signature: Signature, codebook: Codebook) -> np.ndarray:
+    """The parts of a nait score by layer, float64 [n, L], as ``codes`` and what comes with them estimate them.
 
     A layer's part is the score of the direction that is 0 everywhere else: the estimate is a sum over layers, too.
     """
-    from nait_fast.ranking.rotated import RotatedScan  # torch
-
     layout, direction = signature.layout, signature.tensors["direction"]
     alone = np.zeros((len(layout.widths), layout.n_neurons), dtype=np.float32)
     for position, row in enumerate(alone):
         row[layout.neurons(position)] = direction[layout.neurons(position)]
-    scan = RotatedScan(codebook, [replace(signature, tensors={"direction": row}) for row in alone])
-    return scan(codes["codes"], {name: column for name, column in codes.items() if name in ("factors", "outliers")})
+    scan = estimator(codebook, [replace(signature, tensors={"direction": row}) for row in alone])
+    return scan(codes["codes"], {name: column for name, column in codes.items() if name not in ("codes", "embedding")})
 
 
 def variance_shares(parts: np.ndarray) -> np.ndarray | None:
@@ -99,7 +98,7 @@ def _parts_of(case: Case, position: int) -> np.ndarray | None:
     if signature.is_bits:
         return layer_parts(case.sampled["codes"], bit_weights(signature), signature.layout)
     if signature.method == "nait" and scores_anew(case.index, signature) and case.codebook is not None:
-        return rotated_parts(case.sampled, signature, case.codebook)
+        return estimated_parts(case.sampled, signature, case.codebook)
     return None
 
 

@@ -10,6 +10,7 @@ from nait_fast.evaluation.ranks import compared
 from nait_fast.evaluation.scores import exact_column, score_places
 from nait_fast.index.codebook import Codebook
 from nait_fast.ranking.signature import Signature, signed_planes
+from nait_fast.ranking.sources import ESTIMATORS
 
 PLANES = 4  # DESIGN's weights for neuron bits
 
@@ -92,8 +93,8 @@ def _approximate(case: Case, position: int) -> tuple[str, np.ndarray] | str:
         return f"codec {codec} holds nothing of NAIT's score"
     if signature.meta["reading"] != reading:
         return f"its reading is {signature.meta['reading']}, the index's is {reading}; index the pool with --reading"
-    anew, by = signature, "rotated codes"
-    if codec != "rotated":
+    anew, by = signature, f"codec {codec}"
+    if codec not in ESTIMATORS:
         anew, by = neuron_proxy(signature, case.codebook), f"neuron bits, weights v·σ in {PLANES} planes"
     (column,) = score_places(index, [anew], np.arange(index.rows), case.device)
     return by, column

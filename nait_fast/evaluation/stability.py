@@ -198,4 +198,4 @@ def _not_scored(case: Case, position: int) -> str | None:
         return "the index cannot score it"
     if scores_anew(case.index, case.signatures[position]):
         return None
-    return "a new nait signature needs an index of codec rotated and its reading; directions are compared instead"
+    return "a new nait signature needs an index of codec components and its reading; directions are compared instead"

@@ -11,6 +11,7 @@ from nait_fast.data.pool import Pool, check, where_of
 from nait_fast.data.tokenize import Encoded, Encoder
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import make_rotation
+from nait_fast.extract.component_coder import make_components
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.codebook import Codebook
 
@@ -67,10 +68,16 @@ def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> l
 
 
 def make_codebook(
-    collected: Collect, reading: str, meta: dict[str, Any], codec: str = "neuron", outliers: int = 0, seed: int = 0
+    collected: Collect,
+    reading: str,
+    meta: dict[str, Any],
+    codec: str = "neuron",
+    outliers: int = 0,
+    seed: int = 0,
+    components: tuple[int, int] = (0, 0),
 ) -> Codebook:
     """Codebook of the finite samples in ``collected`` (needs ``reading``; drift_mean and hidden_mean where these were
-    collected). ``outliers``, ``seed``: of codec rotated."""
+    collected). ``outliers``, ``seed``: of codec rotated; ``components``: of codec components, in 8 and in 4 bits."""
     finite = np.flatnonzero(collected.finite)
     if len(finite) < 2:
         raise NaitError(
@@ -81,6 +88,7 @@ def make_codebook(
     threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)
     drift = collected.readings.get("drift")
     rotation = make_rotation(values, threshold, collected.layout, outliers, seed) if codec == "rotated" else None
+    found = make_components(values, threshold, collected.layout, *components) if codec == "components" else None
     hidden = collected.hidden.numpy()[finite]
     return Codebook(
         frequency=(values > threshold).mean(axis=0).astype(np.float32),
@@ -89,5 +97,6 @@ def make_codebook(
         scale=values.std(axis=0, dtype=np.float64).astype(np.float32),
         drift_mean=None if drift is None else drift.numpy()[finite].mean(axis=0, dtype=np.float64).astype(np.float32),
         rotation=rotation,
+        components=found,
         hidden_mean=hidden.mean(axis=0, dtype=np.float64).astype(np.float32) if hidden.shape[1] else None,
     )

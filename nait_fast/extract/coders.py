@@ -29,8 +29,8 @@ class Coder(Protocol):
     def threshold_of(self, position: int) -> torch.Tensor | None:
         """fp32 [J] of a layer whose bits the capture op may pack itself."""
 
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        """(codes uint8 [B, layer_bytes], the layer's part of the columns) of the reading [B, J]."""
+    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor | None, Parts]:
+        """(codes uint8 [B, layer_bytes], if it has any, the layer's part of the columns) of the reading [B, J]."""
 
 
 class NeuronCoder:

@@ -9,11 +9,13 @@ from nait_fast.config import IndexOptions
 from nait_fast.errors import NaitError
 from nait_fast.extract.calibrate import make_codebook
 from nait_fast.extract.coders import Coder, NeuronCoder, RotatedCoder, TopKCoder
+from nait_fast.extract.component_coder import ComponentCoder, split_bytes
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout, code_layout, columns_of
 
+BYTES = 1024  # of codec components, unless told (docs/methods.md)
 OUTLIERS = 128  # of codec rotated, unless told: 128 bytes a sample (docs/methods.md)
 
 
@@ -42,6 +44,8 @@ class Coding:
                 )
         if options.codec == "rotated":
             self.description["outliers"] = self._outliers(given)
+        if options.codec == "components":
+            self.description["components"] = list(self._components(given))
         if self._embeds:
             self.description |= {"embedding": session.hidden_width, "embed_layer": session.embed_layer}
 
@@ -76,13 +80,32 @@ class Coding:
             raise NaitError(f"--outliers {asked}: the chosen layers have only {there_are} neurons")
         return min(OUTLIERS, there_are) if asked is None else asked
 
+    def _components(self, given: Codebook | None) -> tuple[int, int]:
+        """Components in 8 bits and in 4 of codec components: the given codebook's, or by the bytes that are asked."""
+        asked = self._options.bytes_per_sample
+        if given is not None:
+            assert given.components is not None
+            wide, narrow = given.components.numbers
+            if asked not in (None, wide + narrow // 2):
+                raise NaitError(f"--bytes-per-sample {asked}: that codebook has {wide + narrow // 2}; leave it out")
+            return wide, narrow
+        wide, narrow = split_bytes(BYTES if asked is None else asked)
+        most = sum(min(width, self._options.calibration_size - 1) for width in self.session.model.widths)
+        if wide + narrow > most and asked is not None:
+            raise NaitError(f"--bytes-per-sample {asked}: would be {wide + narrow} components, but {most} is all that "
+                            "these layers and --calibration-size give")  # fmt: skip
+        return (wide, narrow) if wide + narrow <= most else split_bytes(max(1, most // 7 * 4))
+
     def codebook_of(self, collected: Collect) -> Codebook:
         """The codebook of a calibration sample. Raises NaitError."""
         meta = self.session.identity()
         if self._embeds:
             meta["embed_layer"] = self.session.embed_layer
         outliers = self.description.get("outliers", 0)
-        return make_codebook(collected, self.reading, meta, self._options.codec, outliers, self._options.seed)
+        components = self.description.get("components", (0, 0))
+        return make_codebook(
+            collected, self.reading, meta, self._options.codec, outliers, self._options.seed, components
+        )
 
     def sink(
         self, n: int, codebook: Codebook | None, directions: Mapping[str, tuple[str, torch.Tensor]] | None
@@ -101,15 +124,17 @@ class Coding:
             return TopKCoder(layout, self._options.nag_top_k)
         if codebook.rotation is not None:
             return RotatedCoder(codebook, device)
+        if codebook.components is not None:
+            return ComponentCoder(codebook, device)
         assert codebook.threshold is not None
         return NeuronCoder(layout, self.reading, torch.from_numpy(codebook.threshold), device)
 
 
 def _reading_of(options: IndexOptions) -> str:
-    """The reading behind the codes: as asked, else the drift for codec rotated and the mean for neuron bits."""
+    """The reading behind the codes: as asked, else the mean for neuron bits and the drift for nait's codecs."""
     if options.codec == "nag":
         return "up_abs"
-    return options.reading or ("drift" if options.codec == "rotated" else "mean")
+    return options.reading or ("mean" if options.codec == "neuron" else "drift")
 
 
 def _embed_layer(options: IndexOptions, session: Session) -> int | None:
@@ -118,7 +143,7 @@ def _embed_layer(options: IndexOptions, session: Session) -> int | None:
     if options.embed == "none":
         return None
     if options.codec == "nag":
-        raise NaitError("--embed: codec nag has no codebook to centre embeddings by; use codec neuron or rotated")
+        raise NaitError("--embed: codec nag has no codebook to centre embeddings by; use another codec")
     if options.embed != "last" and not (options.embed.isdecimal() and int(options.embed) in layers):
         raise NaitError(
             f"--embed {options.embed}: write none, last or one of the captured layers ({layers[0]} to {layers[-1]})"

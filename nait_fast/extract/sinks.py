@@ -139,7 +139,8 @@ class Encode:
                 codes, parts = self.coder.encode(position, readings[self.coder.reading])
                 for name, (place, part) in parts.items():
                     self._columns[name][:, place] = part
-            self._codes[:, self.coder.layout.bytes(position)] = codes
+            if codes is not None:
+                self._codes[:, self.coder.layout.bytes(position)] = codes
         if self._hidden_mean is not None and "hidden" in readings:
             self._columns["embedding"][:] = embedding_levels(readings["hidden"] - self._hidden_mean)
         for scores, (reading, direction) in zip(self._exact, self.directions.values(), strict=True):

@@ -10,6 +10,8 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index import values
+from nait_fast.index.components import NAMES as COMPONENTS
+from nait_fast.index.components import Components, components_of
 from nait_fast.index.files import pack_tensors, read_tensors, sha256, write_atomic
 from nait_fast.index.format import CODEBOOK, CodeLayout
 from nait_fast.index.rotation import NAMES as ROTATION
@@ -25,7 +27,8 @@ class Codebook:
 
     ``threshold`` τ: mean of ``reading`` over the calibration sample (absent for codec nag); ``scale`` σ: its standard
     deviation; ``frequency``: share of the sample whose bit is set (p_pool); ``drift_mean``: mean drift of the sample
-    (for nait's ``sign=contrast``); ``rotation``: codec rotated's, whose centre is ``threshold``; ``hidden_mean`` fp32
+    (for nait's ``sign=contrast``); ``rotation``, ``components``: of the codecs rotated and components, whose centre is
+    ``threshold``; ``hidden_mean`` fp32
     [H]: mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading, first_token, top_k, model
     fingerprint, layers, widths, template hash, samples, and embed_layer where there are embeddings.
     """
@@ -36,6 +39,7 @@ class Codebook:
     scale: np.ndarray | None = None
     drift_mean: np.ndarray | None = None
     rotation: Rotation | None = None
+    components: Components | None = None
     hidden_mean: np.ndarray | None = None
 
     @property
@@ -45,7 +49,8 @@ class Codebook:
     def to_bytes(self) -> bytes:
         names = (*_TENSORS, HIDDEN_MEAN)
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        arrays |= self.rotation.tensors() if self.rotation is not None else {}
+        for more in (self.rotation, self.components):
+            arrays |= more.tensors() if more is not None else {}
         return pack_tensors(arrays, {"kind": "codebook", **self.meta})
 
     @property
@@ -70,9 +75,10 @@ def load_codebook(path: str | os.PathLike[str]) -> Codebook:
         values.count(meta["samples"], "samples", 2)
         if missing := {"frequency", "threshold", "scale"} - tensors.keys():
             raise ValueError(f"{min(missing)} is missing")
-        rotated = meta["codec"] == "rotated"
-        rotation = rotation_of(tensors, layout) if rotated else None
-        tensors = {k: v for k, v in tensors.items() if not (rotated and k in ROTATION)}
+        rotation = rotation_of(tensors, layout) if meta["codec"] == "rotated" else None
+        components = components_of(tensors, layout) if meta["codec"] == "components" else None
+        own = {"rotated": ROTATION, "components": COMPONENTS}.get(meta["codec"], frozenset())
+        tensors = {k: v for k, v in tensors.items() if k not in own}
         if (HIDDEN_MEAN in tensors) != ("embed_layer" in meta) or meta.get("embed_layer", layers[0]) not in layers:
             raise ValueError(f"embed_layer: {values.short(meta.get('embed_layer'))}")
         for name, array in tensors.items():
@@ -83,7 +89,8 @@ def load_codebook(path: str | os.PathLike[str]) -> Codebook:
                 raise ValueError(f"{name!r} holds impossible values")
     except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{file}: not a valid codebook ({error})") from None
-    return Codebook(meta=meta, rotation=rotation, **{name: np.array(array) for name, array in tensors.items()})
+    arrays = {name: np.array(array) for name, array in tensors.items()}
+    return Codebook(meta=meta, rotation=rotation, components=components, **arrays)
 
 
 def load_calibration(

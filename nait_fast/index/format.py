@@ -16,7 +16,7 @@ SKIPPED = "skipped.jsonl"
 RUN = "run.json"
 WORK = "work"
 LOCK = ".lock"  # held by the one worker that numbers the pool, calibrates or finishes
-CODECS = ("neuron", "nag", "rotated")
+CODECS = ("neuron", "nag", "rotated", "components")
 ROW_ALIGNMENT = 16  # bytes: 128-bit loads, and whole 64-bit words for the CPU scan
 
 
@@ -89,21 +89,27 @@ class CodeLayout:
 
 
 def code_layout(codec: str, widths: Sequence[int]) -> CodeLayout:
-    """Where the bits of each of the ``widths`` lie in a row of codes: codec rotated pads a layer to whole blocks."""
+    """Where the bits of each of the ``widths`` lie in a row of codes: codec rotated pads a layer to whole blocks, codec
+    components has none."""
+    if codec == "components":
+        return CodeLayout(())
     return CodeLayout.of([rotated_width(w) for w in widths] if codec == "rotated" else widths)
 
 
 def columns_of(told: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The tensors of a shard that come with its codes: name -> (dtype, shape of a row), by what a manifest says.
 
-    Codec rotated: ``factors`` [L], and ``outliers`` [m] where some neurons are kept as numbers; ``embedding`` [H] where
-    one is kept.
+    Codec rotated: ``factors`` [L], and ``outliers`` [m] where some neurons are kept as numbers; codec components:
+    ``components`` [K8] and ``nibbles`` [K4 / 2], two numbers each; ``embedding`` [H] where one is kept.
     """
     columns: dict[str, tuple[str, tuple[int, ...]]] = {}
     if told["codec"] == "rotated":
         columns["factors"] = ("<f2", (len(told["widths"]),))
         if told["outliers"]:
             columns["outliers"] = ("i1", (told["outliers"],))
+    if told["codec"] == "components":
+        columns["components"] = ("i1", (told["components"][0],))
+        columns["nibbles"] = ("u1", (told["components"][1] // 2,))
     if told.get("embedding"):
         columns["embedding"] = ("i1", (told["embedding"],))
     return columns

@@ -95,6 +95,10 @@ class Index:
             values.count(told["top_k"], "top_k", 1)
         if told["codec"] == "rotated":
             values.at_most(told["outliers"], "outliers", self.layout.n_neurons)
+        if told["codec"] == "components":
+            wide, narrow = (values.at_most(x, "components", self.layout.n_neurons) for x in told["components"])
+            if narrow % 2:
+                raise ValueError("components: an odd number of 4 bits")
         if "embedding" in told:
             values.at_most(told["embedding"], "embedding", values.MAX_NEURONS, 1)
         self.columns = columns_of(told)

@@ -53,7 +53,9 @@ def _may_have_gpu() -> bool:
 def scan_device(device: str, index: Index, signatures: Sequence[Signature]) -> str:
     """Where to scan: 'auto' takes a GPU once the work outweighs starting torch. Bit scores are the same everywhere."""
     planes = sum(len(s.tensors["planes"]) for s in signatures if s.is_bits)
-    planes += sum(QUERY_BITS for s in signatures if source_of(index, s) == "rotated")
+    planes += sum(
+        QUERY_BITS for s in signatures if source_of(index, s) == "estimated" and index.manifest["codec"] == "rotated"
+    )
     if device == "cpu" or not planes:
         return "cpu"
     small = index.rows * index.manifest["row_bytes"] * planes < GPU_SCAN_BYTES

@@ -6,19 +6,22 @@ from typing import Protocol
 import numpy as np
 
 from nait_fast.errors import NaitError
+from nait_fast.index.codebook import Codebook
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Part
 from nait_fast.kernels import PopcountScan
+from nait_fast.ranking.components import ComponentScan
 from nait_fast.ranking.embed import cosines
 from nait_fast.ranking.signature import Signature, check_fits
 
+ESTIMATORS = ("rotated", "components")  # codecs that estimate nait scores
 QUERY_BITS = 4  # planes of a rotated direction: the codes' one bit drowns what finer ones would bring
 
 
 def source_of(index: Index, signature: Signature) -> str:
-    """Where a signature's scores come from: 'exact' numbers in the index, 'bits', 'rotated' codes or 'embedding'."""
+    """Where a signature's scores come from: 'exact' numbers in the index, 'bits', 'embedding', or 'estimated'."""
     if signature.method == "nait":
-        return "exact" if index.exact.get(signature.name) == signature.hash else "rotated"
+        return "exact" if index.exact.get(signature.name) == signature.hash else "estimated"
     return "embedding" if signature.method == "embed" else "bits"
 
 
@@ -32,18 +35,18 @@ def check_index(index: Index, signatures: Sequence[Signature]) -> None:
         check_fits(signature, index.manifest["model"], index.manifest["template"], index.codebook_hash, where)
         if signature.meta["layers"] != index.manifest["layers"]:
             raise NaitError(f"signature '{signature.name}' covers other layers than {where}: rebuild it")
-        check = {"rotated": _check_rotated, "embedding": _check_embedding, "bits": _check_bits}.get(
+        check = {"estimated": _check_estimated, "embedding": _check_embedding, "bits": _check_bits}.get(
             source_of(index, signature)
         )
         if check is not None:
             check(index, signature, where)
 
 
-def _check_rotated(index: Index, signature: Signature, where: str) -> None:
-    if index.manifest["codec"] != "rotated":
+def _check_estimated(index: Index, signature: Signature, where: str) -> None:
+    if index.manifest["codec"] not in ESTIMATORS:
         raise NaitError(
             f"{where} holds no exact scores of nait signature '{signature.name}': index the pool with --score or with "
-            "--codec rotated, or rank with method contrast"
+            "--codec components, or rank with method contrast"
         )
     for key in ("reading", "first_token"):
         mine, theirs = signature.meta[key], index.manifest[key]
@@ -134,19 +137,37 @@ class _Bits:
         return pays
 
 
-class _Rotated:
+class _Estimated:
     def __init__(self, places: list[int], signatures: Sequence[Signature], index: Index, device: str, code_bytes: int):
-        from nait_fast.ranking.rotated import RotatedScan  # torch, which bit scans do without
-
         self.places: list[int] = places
-        self.columns: list[str] = [name for name in ("factors", "outliers") if name in index.columns]
-        self._scan = RotatedScan(index.codebook, signatures, device, code_bytes)
+        self.columns: list[str] = [name for name in index.columns if name != "embedding"]
+        self._scan = estimator(index.codebook, signatures, device, code_bytes)
 
     def score(self, part: Part) -> np.ndarray:
         return self._scan(part.codes, part.columns)
 
     def compile(self) -> bool:
         return self._scan.compile()
+
+
+class Estimator(Protocol):
+    """Nait scores float64 [n, C] out of codes uint8 [n, W] and the columns that come with them."""
+
+    def __call__(self, codes: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarray: ...
+
+    def compile(self) -> bool:
+        """As of ``Work``."""
+
+
+def estimator(
+    codebook: Codebook, signatures: Sequence[Signature], device: str = "cpu", code_bytes: int = 0
+) -> Estimator:
+    """What estimates the scores of nait ``signatures`` from the codes that ``codebook`` describes."""
+    if codebook.components is not None:
+        return ComponentScan(codebook, signatures)
+    from nait_fast.ranking.rotated import RotatedScan  # torch, which the others do without
+
+    return RotatedScan(codebook, signatures, device, code_bytes)
 
 
 def works_of(index: Index, signatures: Sequence[Signature], device: str) -> list[Work]:
@@ -160,8 +181,8 @@ def works_of(index: Index, signatures: Sequence[Signature], device: str) -> list
             works.append(_Exact(places, mine))
         elif source == "embedding":
             works.append(_Embedding(places, mine))
-        elif source == "rotated":
-            works.append(_Rotated(places, mine, index, device, code_bytes))
+        elif source == "estimated":
+            works.append(_Estimated(places, mine, index, device, code_bytes))
         else:
             works.append(_Bits(places, mine, device, code_bytes))
     return works

@@ -14,8 +14,8 @@ MOST_TARGETS = 12  # that get figures of their own
 SECTIONS = ("scores", "composition", "layers", "length", "agreement", "transfer")
 _ACROSS = {
     "spearman": "Spearman's correlation of the scores over the pool",
-    "overlap": "Share of one selection that the other holds, too",
-    "top": "Share of one selection that the other holds, too",
+    "overlap": "Share of one selection that another holds, too",
+    "top": "Share of one selection that another holds, too",
     "cosine": "Cosine of the signatures",
 }
 

@@ -74,7 +74,9 @@ def gather(options: ReportOptions, scratch: Path) -> Report:
         file, whole = _scores(chosen, Path(folder), notes)
         scores, rows = None, None
         if file is not None:
-            kept = 0 if chosen.index is None else max(1, sample_rows(chosen.index) // SELECTED_PART)
+            kept = (
+                0 if chosen.index is None else max(1, sample_rows(chosen.index, len(chosen.targets)) // SELECTED_PART)
+            )
             scores = summarise(file, whole, chosen.manifest["rows_selected"], options.samples, kept)
             rows = _row_numbers(file) if whole else None
         ends = ([], []) if scores is None else (scores.best, scores.worst)
@@ -82,7 +84,7 @@ def gather(options: ReportOptions, scratch: Path) -> Report:
     notes += seen.notes
     pool = np.empty(0, dtype=np.int64)
     if chosen.index is not None:
-        wanted = sample_rows(chosen.index)
+        wanted = sample_rows(chosen.index, len(chosen.targets))
         pool = spread(chosen.index.rows, wanted - wanted // SELECTED_PART)
     layers = _layers(chosen, scores, pool, notes)
     frequency = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nait_fast.evaluation.confounds import bit_weights, rotated_parts, variance_shares
+from nait_fast.evaluation.confounds import bit_weights, estimated_parts, variance_shares
 from nait_fast.evaluation.confounds import layer_parts as bit_parts
 from nait_fast.evaluation.scores import scores_anew
 from nait_fast.index.reader import Index
@@ -13,7 +13,7 @@ from nait_fast.ranking.signature import Signature
 
 SAMPLE_ROWS = 20_000
 SAMPLE_BYTES = 256 << 20  # of codes: a large model's are fewer rows
-ROTATED_ROWS = 2048  # at most, of rotated codes: each layer is a scan of its own there
+ESTIMATED_ROWS = 2048  # at most, where scores are estimated: each layer is a scan of its own there
 BLOCK_BYTES = 4 << 20
 
 
@@ -51,9 +51,9 @@ def tells_layers(index: Index, signature: Signature) -> bool:
     return signature.is_bits or (signature.method == "nait" and scores_anew(index, signature))
 
 
-def sample_rows(index: Index) -> int:
-    """How many rows a sample of ``index`` may have."""
-    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // index.code_layout.row_bytes))
+def sample_rows(index: Index, targets: int) -> int:
+    """How many rows a sample of ``index`` may have, for so many targets."""
+    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // index.code_layout.row_bytes, 8 * SAMPLE_ROWS // targets))
 
 
 def spread(rows: int, wanted: int) -> np.ndarray:
@@ -85,14 +85,14 @@ def parts_at(index: Index, signature: Signature, places: np.ndarray) -> np.ndarr
         found = [bit_parts(some["codes"], weights, index.layout) for some in codes_at(index, places)]
     else:
         codebook = index.codebook
-        found = [rotated_parts(some, signature, codebook) for some in codes_at(index, places)]
+        found = [estimated_parts(some, signature, codebook) for some in codes_at(index, places)]
     return np.concatenate(found) if found else np.empty((0, len(index.layout.widths)))
 
 
 def layer_parts(index: Index, signature: Signature, pool: np.ndarray, selected: np.ndarray) -> LayerParts:
     """From the rows at the ascending places ``pool`` and ``selected`` int64. Raises NaitError."""
     if not signature.is_bits:
-        pool, selected = (places[spread(len(places), ROTATED_ROWS)] for places in (pool, selected))
+        pool, selected = (places[spread(len(places), ESTIMATED_ROWS)] for places in (pool, selected))
     parts, chosen = parts_at(index, signature, pool), parts_at(index, signature, selected)
     layers, mean, shares = index.manifest["layers"], parts.mean(axis=0), variance_shares(parts)
     return LayerParts(
@@ -105,7 +105,8 @@ def bit_frequency(index: Index, places: np.ndarray) -> np.ndarray:
     """float64 [N]: share of the rows at ``places`` whose bit is set, of codes of one bit a neuron. Raises NaitError."""
     total = np.zeros(index.layout.n_neurons, dtype=np.int64)
     for some in codes_at(index, places):
-        total += index.layout.unpack(some["codes"]).sum(axis=0)
+        for start in range(0, len(some["codes"]), 255):  # a byte holds their sum
+            total += index.layout.unpack(some["codes"][start : start + 255]).sum(axis=0, dtype=np.uint8)
     return total / max(1, len(places))
 
 

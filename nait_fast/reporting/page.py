@@ -7,6 +7,7 @@ from typing import Any
 from nait_fast.reporting import provenance, words
 from nait_fast.reporting.drawing import Drawing
 from nait_fast.reporting.evaluation import Evaluation
+from nait_fast.reporting.figures import MOST_TARGETS
 from nait_fast.reporting.gather import TOP, Report, Shown
 from nait_fast.reporting.rows import Labels, Text
 
@@ -33,7 +34,8 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         "counted": lambda n: words.count(n, "row"), "svg": Markup,
     }  # fmt: skip
     context = {
-        "title": title(report), "summary": summary(report), "warnings": list(warnings(report)), "notes": report.notes,
+        "title": title(report), "summary": summary(report), "warnings": list(warnings(report)),
+        "notes": [*report.notes, *_left_out(report)],
         "css": Markup((folder / "page.css").read_text(encoding="utf-8")), "figures": figures, "report": report,
         "targets": target_table(report), "composition": None if report.labels is None else label_table(report.labels),
         "best": [sample(report, s) for s in report.best], "worst": [sample(report, s) for s in report.worst],
@@ -42,6 +44,11 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
     }  # fmt: skip
     text = environment.get_template("page.html").render(context)
     return text.encode()
+
+
+def _left_out(report: Report) -> Iterator[str]:
+    if (targets := len(report.chosen.targets)) > MOST_TARGETS:
+        yield f"Of {targets} targets, the first {MOST_TARGETS} are drawn; the table of scores has all."
 
 
 def title(report: Report) -> str:

@@ -16,7 +16,7 @@ from nait_fast.reporting.words import correlation, fixed, number, percent, short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_LABELS = 12
+MOST_LABELS, MOST_SQUARE = 12, 24
 CELL_LEVELS = (0.14, 0.28, 0.42, 0.56, 0.70, 0.85)  # opacity of a cell from few rows to many
 DARKEST = 0.5  # opacity of a heat map's cell of ±1: the number in it stays readable
 
@@ -127,14 +127,15 @@ def length(lengths: Lengths, target: str, spearman: float | None, files: bool) -
 
 def heat(matrix: Matrix, name: str, title: str, text: str, files: bool) -> Drawing:
     """A square of numbers: blue above 0, orange below, the stronger the farther from it."""
-    n, names = len(matrix.names), [short(label, 30) for label in matrix.names]
+    names = [short(label, 30) for label in matrix.names[:MOST_SQUARE]]
+    n = len(names)
     longest = max(map(len, names))
     figure, (axes,) = blank(44 + (36 if n <= 6 else 26) * n)
     figure.set_figwidth(max(figure.get_figwidth(), (20 + 5 * longest + 34 * n) / 72))
     from matplotlib.patches import Rectangle
 
-    for i, row in enumerate(matrix.cells):
-        for j, value in enumerate(row):
+    for i, row in enumerate(matrix.cells[:n]):
+        for j, value in enumerate(row[:n]):
             colour = LINE if value is None else PICK if value >= 0 else MINUS
             strength = 0.35 if value is None else DARKEST * min(1.0, abs(value))
             box = Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, facecolor=colour, alpha=strength, linewidth=0)
@@ -147,7 +148,8 @@ def heat(matrix: Matrix, name: str, title: str, text: str, files: bool) -> Drawi
     axes.set_yticks(range(n), names)
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
-    return finish(figure, name, title, text, files)
+    left = f" These are the first {n} of {len(matrix.names)}." if len(matrix.names) > n else ""
+    return finish(figure, name, title, text + left, files)
 
 
 def _cells(where: np.ndarray, x: np.ndarray, y: np.ndarray, **style: Any) -> Any:

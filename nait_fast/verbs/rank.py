@@ -63,7 +63,7 @@ def rank_index(
         "method": [s.method for s in signatures],
         "reading": [s.meta["reading"] for s in signatures],
         "targets": table.names,
-        "approximate": [s.name for s in signatures if source_of(index, s) == "rotated"],
+        "approximate": [s.name for s in signatures if source_of(index, s) == "estimated"],
         "signatures": {s.name: s.hash for s in signatures},
         "scores": options.scores,
         "rows_read": index.pool_rows,

@@ -22,6 +22,8 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     output = Path(options.output) if options.output else Path(options.selection) / FILE
     if output.is_dir():
         raise NaitError(f"--output {output}: is a folder; name a file, for example {output / FILE}")
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise NaitError(f"--output {output}: name a file that ends in .html; another could be one of the selection's")
     if not Path(options.selection).is_dir():
         raise NaitError(f"{options.selection}: no such folder; give one that select or rank wrote")
     folder = make_folder(output.parent)

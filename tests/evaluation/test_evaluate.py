@@ -12,7 +12,7 @@ from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
 from nait_fast.data.rows import open_rows
 from nait_fast.evaluation.case import Case
-from nait_fast.evaluation.confounds import rotated_parts
+from nait_fast.evaluation.confounds import estimated_parts
 from nait_fast.evaluation.ranks import top_overlap
 from nait_fast.evaluation.stability import rebuilt
 from nait_fast.index.files import read_sealed
@@ -153,7 +153,7 @@ def test_stability(whole: dict) -> None:
     nait = entry(whole["stability"], "texts (nait, mean)")
     assert nait["halves"]["spearman"] is None and nait["bootstrap"] == [] and len(nait["sign_margin"]) == 3
     assert len(nait["directions"]["cosine"]) == 3 and max(nait["directions"]["cosine"]) <= 1
-    assert "codec rotated" in why(whole, "stability of the scores of texts (nait, mean)")
+    assert "codec components" in why(whole, "stability of the scores of texts (nait, mean)")
 
 
 def test_a_signature_of_another_length(world: World, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_rotated_index_with_embeddings(world: World, tmp_path: Path) -> None:
     told = nait_fast.evaluate(**options, output=tmp_path / "model", model=world.model, target=world.target(), rows=60,
                               sizes=["8"], repeats=2)  # fmt: skip
     fidelity = entry(told["fidelity"], "sums (nait, drift)")
-    assert (fidelity["by"], fidelity["against"]) == ("rotated codes", "exact scores by the model")
+    assert (fidelity["by"], fidelity["against"]) == ("codec rotated", "exact scores by the model")
     assert fidelity["rows"] == 60 and 0.7 < fidelity["spearman"] < 1
     for label in ("sums (nait, drift)", "texts (embed, hidden)"):
         stable = entry(told["stability"], label)
@@ -270,11 +270,11 @@ def test_a_rotated_index_with_embeddings(world: World, tmp_path: Path) -> None:
     assert "pass --model" in why(alone, "fidelity of texts (nait, drift)")
 
 
-def test_rotated_parts_add_up_to_the_scores(world: World) -> None:
+def test_estimated_parts_add_up_to_the_scores(world: World) -> None:
     signature = load_signature(world.files("drift")[1])
     case = Case(Index(world.rotated), [signature])
     assert case.codebook is not None
-    parts = rotated_parts(case.sampled, signature, case.codebook)
+    parts = estimated_parts(case.sampled, signature, case.codebook)
     assert parts.shape == (ROWS, 3) and (parts.std(axis=0) > 0).all()
     assert parts.sum(axis=1) == pytest.approx(case.scores.columns[0], rel=1e-9, abs=1e-9)
 

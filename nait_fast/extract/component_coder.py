@@ -1,0 +1,103 @@
+"""Codec components: a sample's coordinates along a few principal components of each layer, in 8 and in 4 bits."""
+
+import numpy as np
+import torch
+
+from nait_fast.errors import NaitError
+from nait_fast.extract.coders import Parts
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.components import Components
+from nait_fast.index.format import CodeLayout, code_layout
+
+WIDE, NARROW = 127, 7  # the largest number of 8 bits, and of 4
+
+
+def split_bytes(n_bytes: int) -> tuple[int, int]:
+    """Components of 8 and of 4 bits in ``n_bytes``: a quarter of the bytes goes to the first (docs/methods.md)."""
+    wide = n_bytes // 4
+    return wide, 2 * (n_bytes - wide)
+
+
+class ComponentCoder:
+    """The reading less its centre along the components of ``codebook``, each number rounded and cut to its bits."""
+
+    def __init__(self, codebook: Codebook, device: torch.device | None = None):
+        components, self._neurons = codebook.components, codebook.layout
+        assert components is not None and codebook.threshold is not None
+        self.reading, self._components = codebook.meta["reading"], components
+        self.layout = code_layout("components", ())
+        wide, narrow = components.numbers
+        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {
+            "components": ("i1", (wide,)), "nibbles": ("u1", (narrow // 2,)),
+        }  # fmt: skip
+        self._centre = torch.from_numpy(codebook.threshold).to(device)
+        self._basis = [torch.from_numpy(x).to(device) for x in components.directions(self._neurons)]
+        self._scale = torch.from_numpy(components.component_scale).to(device)
+
+    def threshold_of(self, position: int) -> torch.Tensor | None:
+        return None
+
+    def encode(self, position: int, values: torch.Tensor) -> tuple[None, Parts]:
+        split = int(self._components.component_counts[position, 0])
+        # fp32 products of numbers that are then rounded to 8 bits: TF32 would move some of them by a step
+        x = (values.float() - self._centre[self._neurons.neurons(position)]) @ self._basis[position].T
+        levels = (x / self._scale[self._components.of(position)]).round()
+        wide = levels[:, :split].clamp(-WIDE, WIDE).to(torch.int8)
+        narrow = levels[:, split:].clamp(-NARROW, NARROW).to(torch.int8).view(torch.uint8) & 15
+        pairs = narrow[:, 0::2] | (narrow[:, 1::2] << 4)
+        place = self._components.kept(position, narrow=True)
+        return None, {
+            "components": (self._components.kept(position, narrow=False), wide),
+            "nibbles": (slice(place.start // 2, place.stop // 2), pairs),
+        }
+
+
+def make_components(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, wide: int, narrow: int) -> Components:
+    """The components of each layer in the calibration sample's reading ``values`` [n, N] less ``centre``.
+
+    Those of the largest variance over all layers are kept: ``wide`` in 8 bits, the next ``narrow`` (an even number) in
+    4. Through each layer's n × n Gram matrix, in fp64. Raises NaitError where the sample has not so many.
+    """
+    variances, directions = [], []
+    for position in range(len(layout.widths)):
+        neurons = layout.neurons(position)
+        x = values[:, neurons].astype(np.float64) - centre[neurons]
+        found, vectors = np.linalg.eigh(x @ x.T)
+        keep = np.flatnonzero(found > found[-1] * 1e-10)[::-1][: min(wide + narrow, len(x) - 1, x.shape[1])]
+        variances.append(found[keep])
+        directions.append((x.T @ vectors[:, keep] / np.sqrt(found[keep])).T)
+    counts = _allotted(variances, wide, narrow)
+    basis, scales = [], []
+    for position, (wide_ones, narrow_ones) in enumerate(counts.tolist()):
+        neurons = layout.neurons(position)
+        kept = directions[position][: wide_ones + narrow_ones].astype(np.float16)
+        x = np.abs((values[:, neurons] - centre[neurons]).astype(np.float32) @ kept.astype(np.float32).T)
+        largest = x.max(axis=0, initial=0)
+        steps = np.where(np.arange(len(kept)) < wide_ones, WIDE, NARROW)
+        scales.append(np.where(largest > 0, largest / steps, 1).astype(np.float32))
+        basis.append(kept.reshape(-1))
+    return Components(np.concatenate(basis), counts.astype(np.int32), np.concatenate(scales))
+
+
+def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray:
+    """int64 [L, 2]: components of 8 and of 4 bits for each layer, by variance; of 4 bits an even number each."""
+    layers = np.repeat(np.arange(len(variances)), [len(v) for v in variances])
+    order = layers[np.argsort(-np.concatenate(variances), kind="stable")]
+    if len(order) < wide + narrow:
+        raise NaitError(
+            f"--bytes-per-sample: {wide + narrow} components were asked for, the calibration sample has {len(order)}; "
+            "ask for fewer bytes or raise --calibration-size"
+        )
+    counts = np.stack([np.bincount(order[:wide], minlength=len(variances)),
+                       np.bincount(order[wide : wide + narrow], minlength=len(variances))], axis=1)  # fmt: skip
+    odd = np.flatnonzero(counts[:, 1] % 2)  # an even number of layers, as their sum is even
+    for giver, taker in zip(odd[::2], odd[1::2], strict=True):
+        if counts[taker].sum() == len(variances[taker]):
+            giver, taker = taker, giver
+        if counts[taker].sum() == len(variances[taker]):
+            raise NaitError(
+                "--bytes-per-sample: the calibration sample has too few components; raise --calibration-size"
+            )
+        counts[giver, 1] -= 1
+        counts[taker, 1] += 1
+    return counts
