@@ -20,12 +20,13 @@ from benchmarks.readings import READINGS, Readings, captured
 from benchmarks.record import record, table
 from benchmarks.retrieval import stratified
 from nait_fast.extract.coders import RotatedCoder, make_rotation
+from nait_fast.extract.component_coder import ComponentCoder, make_components, split_bytes
 from nait_fast.extract.sinks import Encode
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.ranking.pca import nait_signature
-from nait_fast.ranking.rotated import RotatedScan
 from nait_fast.ranking.signature import Signature, signed_planes
+from nait_fast.ranking.sources import estimator
 from nait_fast.ranking.spearman import spearman
 from nait_fast.ranking.topk import order
 
@@ -50,26 +51,53 @@ def overlap(a: np.ndarray, b: np.ndarray, share: float) -> float:
 class Calibrated:
     """One reading of the pool with its centre and spread, from a sample of it."""
 
-    def __init__(self, values: np.ndarray, layout: CodeLayout, reading: str, seed: int):
+    def __init__(
+        self,
+        values: np.ndarray,
+        layout: CodeLayout,
+        reading: str,
+        seed: int,
+        size: int = CALIBRATION,
+        among: np.ndarray | None = None,
+    ):
+        """``size`` rows are drawn, ``among`` int64: of these only."""
         self.values, self.layout, self.reading, self.seed = values, layout, reading, seed
-        rows = np.sort(np.random.default_rng(seed).permutation(len(values))[:CALIBRATION])
-        self.sample = np.array(values[rows])
+        drawn = np.random.default_rng(seed).permutation(np.arange(len(values)) if among is None else among)
+        self.sample = np.array(values[np.sort(drawn[:size])])
         self.centre = self.sample.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.spread = self.sample.std(axis=0, dtype=np.float64).astype(np.float32)
 
     def rotated(self, signatures: list[Signature], **options: Any) -> tuple[int, Scores]:
         """(bytes a sample, scores) of codec rotated."""
         rotation = make_rotation(self.sample, self.centre, self.layout, seed=self.seed, **options)
-        meta = {"codec": "rotated", "reading": self.reading, "widths": list(self.layout.widths)}
-        codebook = Codebook(self.centre, meta, self.centre, self.spread, rotation=rotation)
-        sink = Encode(len(self.values), self.layout, RotatedCoder(codebook))
+        return self._estimated(signatures, RotatedCoder, rotation=rotation)
+
+    def components(self, signatures: list[Signature], n_bytes: int) -> tuple[int, Scores]:
+        """(bytes a sample, scores) of codec components."""
+        found = make_components(self.sample, self.centre, self.layout, *split_bytes(n_bytes))
+        return self._estimated(signatures, ComponentCoder, components=found)
+
+    def _estimated(self, signatures: list[Signature], coder: Any, **tables: Any) -> tuple[int, Scores]:
+        meta = {"reading": self.reading, "widths": list(self.layout.widths)}
+        codebook = Codebook(self.centre, meta, self.centre, self.spread, **tables)
+        sink = Encode(len(self.values), self.layout, coder(codebook))
         everyone = range(len(self.values))
         for position in range(len(self.layout.widths)):
             layer = torch.from_numpy(np.array(self.values[:, self.layout.neurons(position)]))
             sink.layer(everyone, position, {self.reading: layer}, None)
         sink.finish(everyone, torch.ones(len(self.values), dtype=torch.bool))
         size = sink.codes.shape[1] + sum(column[:1].nbytes for column in sink.columns.values())
-        return size, RotatedScan(codebook, signatures)(sink.codes, sink.columns)
+        return size, estimator(codebook, signatures)(sink.codes, sink.columns)
+
+    def neurons(self, signatures: list[Signature], number: int) -> tuple[int, Scores]:
+        """The ``number`` neurons of the largest variance over all layers as int8, and nothing of the others."""
+        chosen = np.sort(np.argsort(-self.spread, kind="stable")[:number])
+        step = np.abs(self.sample[:, chosen] - self.centre[chosen]).max(axis=0) / 127
+        step[step == 0] = 1
+        levels = np.clip(np.rint((self.values[:, chosen] - self.centre[chosen]) / step), -127, 127) * step
+        return number, levels.astype(np.float64) @ np.stack(
+            [s.tensors["direction"][chosen] for s in signatures], axis=1
+        )
 
     def neuron_bits(self, signatures: list[Signature]) -> tuple[int, Scores]:
         """One bit a neuron above the centre, weighted by v · σ in 4-bit planes: what codec neuron could do."""
@@ -86,13 +114,13 @@ class Calibrated:
         return self.layout.row_bytes, np.concatenate(parts)
 
 
-def measured(readings: Readings, seed: int) -> Iterator[dict[str, Any]]:
-    """One row for each reading, codec and target."""
+def measured(readings: Readings, seed: int, sources: np.ndarray) -> Iterator[dict[str, Any]]:
+    """One row for each reading, codec and target. ``sources`` [n]: where the pool's rows are from."""
     for reading in READINGS:
         signatures = signatures_of(readings, reading)
         exact = exact_scores(readings.pool[reading], signatures)
         pool = Calibrated(readings.pool[reading], readings.layout, reading, seed)
-        for codec, run in codecs(pool, signatures):
+        for codec, run in codecs(pool, signatures, sources):
             size, scores = run()
             for c, signature in enumerate(signatures):
                 yield {
@@ -109,11 +137,32 @@ def signatures_of(readings: Readings, reading: str) -> list[Signature]:
     return [nait_signature(name, np.array(drifts), meta, reading=reading) for name, drifts in readings.targets.items()]
 
 
-def codecs(pool: Calibrated, signatures: list[Signature]) -> Iterator[tuple[str, Any]]:
+def codecs(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -> Iterator[tuple[str, Any]]:
     """(name, function giving bytes a sample and scores) of what is compared."""
+    for n_bytes in (60, 128, 256, 512, 1024, 2048):
+        yield f"components, {n_bytes:,} B", lambda n_bytes=n_bytes: pool.components(signatures, n_bytes)
+    wider = Calibrated(pool.values, pool.layout, pool.reading, pool.seed, size=4 * CALIBRATION)
+    for n_bytes in (512, 1024):
+        yield (f"components, {n_bytes:,} B, calibrated on {len(wider.sample):,}",
+               lambda n_bytes=n_bytes: wider.components(signatures, n_bytes))  # fmt: skip
+    yield "components, 1,024 B, the target's source kept from calibration", lambda: unseen(pool, signatures, sources)
+    for number in (512, 1024):
+        yield f"{number:,} neurons as int8", lambda number=number: pool.neurons(signatures, number)
     yield "neuron bits, v · σ", lambda: pool.neuron_bits(signatures)
     for outliers in (m for m in (0, 64, 128, 256, 512, 1024) if m <= pool.layout.n_neurons):
         yield f"rotated, {outliers} outliers", lambda outliers=outliers: pool.rotated(signatures, outliers=outliers)
+
+
+def unseen(
+    pool: Calibrated, signatures: list[Signature], sources: np.ndarray, n_bytes: int = 1024
+) -> tuple[int, Scores]:
+    """Each target's scores from components that no row of its own source has shaped."""
+    found = []
+    for signature in signatures:
+        others = np.flatnonzero(sources != signature.name)
+        blind = Calibrated(pool.values, pool.layout, pool.reading, pool.seed, among=others)
+        found.append(blind.components([signature], n_bytes))
+    return found[0][0], np.concatenate([scores for _, scores in found], axis=1)
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -147,7 +196,8 @@ def main() -> None:
     readings = captured(arguments.model, pool, targets_of(arguments.target), arguments.max_length, arguments.work)
     about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
     rows = []
-    for row in measured(readings, arguments.seed):
+    sources = np.array([json.loads(line)["source"] for line in pool.read_bytes().splitlines()])
+    for row in measured(readings, arguments.seed, sources):
         print(json.dumps(row), flush=True)
         rows.append({**row, **about})
     path = record("fidelity", rows)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.fidelity import Calibrated, exact_scores, means, measured, overlap, signatures_of
+from benchmarks import fidelity
+from benchmarks.fidelity import Calibrated, exact_scores, means, measured, overlap, signatures_of, unseen
 from benchmarks.readings import Readings, captured
 from nait_fast.index.format import CodeLayout
 from tests.conftest import make_rows, write_jsonl
@@ -57,8 +58,14 @@ def test_rotated_codes_follow_the_exact_scores(made: Readings):
     assert error[1] < 0.9 * error[0] and np.corrcoef(sharp[:, 0], exact[:, 0])[0, 1] > 0.95
 
 
-def test_rows_and_means(made: Readings):
-    rows = list(measured(made, seed=0))
+def test_rows_and_means(made: Readings, monkeypatch):
+    def some(pool, signatures, sources):
+        yield "components, 16 B", lambda: pool.components(signatures, 16)
+        yield "neuron bits", lambda: pool.neuron_bits(signatures)
+        yield "neurons", lambda: pool.neurons(signatures, 20)
+
+    monkeypatch.setattr(fidelity, "codecs", some)
+    rows = list(measured(made, 0, np.full(700, "a")))
     told = means(rows)
     assert {row["reading"] for row in told} == {"mean", "drift"} and {row["rows"] for row in rows} == {700}
     assert len(rows) == 2 * len(told)
@@ -80,3 +87,19 @@ def test_capture_is_the_naive_one_and_is_kept(tmp_path: Path, tiny_model: str, t
     monkeypatch.setattr("benchmarks.readings.open_session", None)  # a second call loads no model
     again = captured(tiny_model, pool, {"sums": target_file}, 512, tmp_path)
     np.testing.assert_array_equal(again.pool["mean"], held.pool["mean"])
+
+
+def test_components_follow_the_exact_scores_and_miss_what_they_have_not_seen(made: Readings):
+    """A source whose strength lies along a direction of its own, which a calibration without it cannot know."""
+    signatures = signatures_of(made, "drift")[:1]
+    values = made.pool["drift"].copy()
+    own = np.arange(700) < 100
+    values[own] += 40 * np.random.default_rng(5).standard_normal((100, 1)) * signatures[0].tensors["direction"]
+    pool = Calibrated(values, made.layout, "drift", seed=0)
+    exact = exact_scores(values, signatures)[:, 0]
+    size, seen = pool.components(signatures, 40)
+    assert size == 40 and np.corrcoef(seen[:, 0], exact)[0, 1] > 0.98
+    sources = np.where(own, signatures[0].name, "other")
+    blind = unseen(pool, signatures, sources, 40)[1][:, 0]
+    error = [np.abs(x - exact)[own].mean() for x in (seen[:, 0], blind)]
+    assert error[1] > 1.2 * error[0]

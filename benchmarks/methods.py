@@ -1,0 +1,101 @@
+"""Writes the measured section of docs/methods.md from the newest rows under ``benchmarks/results/``; ``--check`` only
+compares.
+
+    python -m benchmarks.methods [--check] [--plot]
+
+``--plot`` also draws docs/fidelity.svg: bytes a sample against Spearman with exact NAIT.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation_stats import report
+from benchmarks.fidelity import means
+from benchmarks.readme import newest, sourced
+from benchmarks.record import RESULTS, table
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+PLOT = PAGE.parent / "fidelity.svg"
+BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
+
+
+def fidelity_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The last run of each model."""
+    path = folder / "fidelity.jsonl"
+    if not path.exists():
+        return {}
+    models = dict.fromkeys(json.loads(line)["model"] for line in path.read_text().splitlines())
+    return {model: newest(path, model=model) for model in models}
+
+
+def _fidelity(model: str, rows: list[dict[str, Any]]) -> str:
+    told, shown = means(rows), []
+    for codec in dict.fromkeys(row["codec"] for row in told):
+        own = {row["reading"]: row for row in told if row["codec"] == codec}
+        cells = {
+            f"A = {reading}": f"{row['spearman']:.4f} / {row['top10']:.3f} / {row['top1']:.2f}"
+            for reading, row in sorted(own.items())
+        }
+        shown.append({"codec": codec, "bytes a sample": f"{own['mean']['bytes']:,}", **cells})
+    targets = dict.fromkeys(row["target"] for row in rows)
+    return sourced(
+        f"**Fidelity** to exact NAIT of {rows[0]['rows']:,} samples, {model}: Spearman / share of the best 10% found / "
+        f"of the best 1%, means over the targets {', '.join(targets)}.\n\n{table(shown, list(shown[0]))}",
+        rows,
+    )
+
+
+def section() -> str:
+    """The text between the markers."""
+    parts = []
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        parts += [_fidelity(model, rows) for model, rows in fidelity_rows(folder).items()]
+        ablation = folder / "ablation.jsonl"
+        if ablation.exists():
+            rows = [json.loads(line) for line in ablation.read_text().splitlines()]
+            parts.append(sourced(report(rows), rows))
+    return "\n".join(parts)
+
+
+def plot(path: Path) -> None:
+    """Draw bytes against Spearman: one line a model and reading, over the codecs on its front."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "nait_fast"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        for model, rows in fidelity_rows(folder).items():
+            points = defaultdict(list)
+            for row in means(rows):
+                points[row["reading"]].append((row["bytes"], 1 - row["spearman"]))
+            for reading, found in sorted(points.items()):
+                axes.plot(*zip(*sorted(found), strict=True), "o-", ms=4, label=f"{model.split('.')[0]}, {reading}")
+    axes.set(xscale="log", yscale="log", xlabel="bytes a sample", ylabel="1 − Spearman with exact NAIT")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+
+
+def main() -> int:
+    text = PAGE.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    made = head + BEGIN + section() + END + tail
+    if "--check" in sys.argv:
+        if made != text:
+            print("docs/methods.md: not what benchmarks/results/ says; run python -m benchmarks.methods")
+        return int(made != text)
+    PAGE.write_text(made)
+    if "--plot" in sys.argv:
+        plot(PLOT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
