@@ -1,5 +1,6 @@
 """The code layout and the names of an index's files; docs/format.md is the specification."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,3 +114,8 @@ def columns_of(told: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]
     if told.get("embedding"):
         columns["embedding"] = ("i1", (told["embedding"],))
     return columns
+
+
+def column_bytes(told: Mapping[str, Any]) -> int:
+    """Bytes of a row that the columns take beside its bits."""
+    return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in columns_of(told).values())

@@ -20,7 +20,8 @@ _OF_SELECTION = (
     "spearman_with_length", "datasets", "template_kind",
 )  # fmt: skip
 _OF_INDEX = (
-    "kind", "codec", "reading", "rows", "tokens", "truncated", "duplicate_ids", "skipped", "row_bytes", "model",
+    "kind", "codec", "reading", "rows", "tokens", "truncated", "duplicate_ids", "skipped", "row_bytes", "outliers",
+    "components", "embedding", "embed_layer", "model",
     "template_kind", "max_length", "codebook", "exact", "datasets",
 )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Codec components: what an index holds of them, and nait scores out of them against the exact ones."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,8 @@ def test_numbers_by_the_definition(index: Index, tiny_model: str) -> None:
     assert components is not None and components.numbers == (6, 36)
     assert (index.manifest["row_bytes"], index.manifest["components"]) == (0, [6, 36])
     assert sum(held[name][:1].nbytes for name in ("components", "nibbles")) == 24
+    log = json.loads((index.folder / "log.json").read_text())
+    assert log["bytes_per_row"] == 24
     wide, narrow = levels_of(held)
     assert narrow.min() >= -7 and narrow.max() <= 7 and len(np.unique(narrow)) > 8
     for position, basis in enumerate(components.directions(codebook.layout)):
