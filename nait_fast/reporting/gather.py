@@ -140,7 +140,7 @@ def _layers(chosen: Chosen, scores: Scores | None, pool: np.ndarray, notes: list
 
 
 _WHY_NOT = {
-    "nait": "the index holds them as numbers only. It takes a rotated index or, for the layers, the file that "
+    "nait": "the index holds them as numbers only. It takes an index of codec components or rotated, or the file that "
     "nait-fast evaluate wrote (--evaluation).",
     "embed": "they compare embeddings, which are no sum over layers.",
 }

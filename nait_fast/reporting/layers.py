@@ -1,5 +1,6 @@
 """Which layers and neurons made a score: the parts of a sum, on a sample of an index's rows."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,9 +52,15 @@ def tells_layers(index: Index, signature: Signature) -> bool:
     return signature.is_bits or (signature.method == "nait" and scores_anew(index, signature))
 
 
+def row_bytes(index: Index) -> int:
+    """What a row's code, and what comes with it, take."""
+    columns = (np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in index.columns.values())
+    return max(1, index.code_layout.row_bytes + sum(columns))
+
+
 def sample_rows(index: Index, targets: int) -> int:
     """How many rows a sample of ``index`` may have, for so many targets."""
-    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // index.code_layout.row_bytes, 8 * SAMPLE_ROWS // targets))
+    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // row_bytes(index), 8 * SAMPLE_ROWS // targets))
 
 
 def spread(rows: int, wanted: int) -> np.ndarray:
@@ -64,7 +71,7 @@ def spread(rows: int, wanted: int) -> np.ndarray:
 def codes_at(index: Index, places: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """``codes`` uint8 [n, W], and the columns that come with them, of the rows at ascending ``places`` int64 (counted
     over all shards), in blocks, in order. Raises NaitError for damaged shards."""
-    step, first = max(1, BLOCK_BYTES // index.code_layout.row_bytes), 0
+    step, first = max(1, BLOCK_BYTES // row_bytes(index)), 0
     for entry in index.entries:
         own = places[slice(*np.searchsorted(places, (first, first + entry.rows)))] - first
         first += entry.rows

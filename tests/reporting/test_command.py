@@ -39,9 +39,13 @@ def test_after_select(capsys, tmp_path: Path, tiny_model: str, pool_file, target
     assert again["bytes"] == told["bytes"] and summary(capsys, "verify", moved)["ok"]
 
 
-def test_rotated_codes_and_embeddings(tmp_path: Path, tiny_model: str, pool_file, target_file) -> None:
+CODECS = {"rotated": {"codec": "rotated"}, "components": {"codec": "components", "bytes_per_sample": 96}}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_estimated_scores_and_embeddings(tmp_path: Path, tiny_model: str, pool_file, target_file, codec: str) -> None:
     index, given = tmp_path / "index", {"model": tiny_model, "output": str(tmp_path)}
-    nait_fast.build_index(model=tiny_model, dataset=str(pool_file), output=str(index), codec="rotated", embed="last")
+    nait_fast.build_index(model=tiny_model, dataset=str(pool_file), output=str(index), **CODECS[codec], embed="last")
     nait_fast.build_signature(**given, target=[f"sums={target_file}"], method="nait")
     nait_fast.build_signature(**given, target=[f"hidden={target_file}"], method="embed", codebook=str(index))
     files = [str(tmp_path / f"{name}.safetensors") for name in ("sums", "hidden")]
@@ -55,14 +59,15 @@ def test_rotated_codes_and_embeddings(tmp_path: Path, tiny_model: str, pool_file
     assert "hidden is not told: they compare embeddings" in told["notes"][0] and len(check(html).find("svg")) == 8
 
 
-def test_parts_of_rotated_codes_add_up(tmp_path: Path, tiny_model: str, pool_file, target_file) -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_parts_of_estimates_add_up(tmp_path: Path, tiny_model: str, pool_file, target_file, codec: str) -> None:
     from pyarrow import parquet
 
     from nait_fast.config import ReportOptions
     from nait_fast.reporting.gather import gather
 
     index = tmp_path / "index"
-    nait_fast.build_index(model=tiny_model, dataset=str(pool_file), output=str(index), codec="rotated")
+    nait_fast.build_index(model=tiny_model, dataset=str(pool_file), output=str(index), **CODECS[codec])
     nait_fast.build_signature(model=tiny_model, output=str(tmp_path), target=[f"sums={target_file}"], method="nait")
     nait_fast.rank(index=str(index), signature=[str(tmp_path / "sums.safetensors")], output=str(tmp_path / "out"))
     found = gather(ReportOptions(selection=str(tmp_path / "out")), tmp_path)
@@ -126,6 +131,7 @@ REFUSED = [
     (["{OUT}", "--evaluation", "{OUT}/manifest.json"], "manifest.json: not an evaluation"),
     (["{OUT}", "--output", "{FOLDER}"], "is a folder; name a file, for example"),
     (["{OUT}", "--output", "{FILE}/r.html"], "cannot be written to"),
+    (["{OUT}", "--output", "{OUT}/selected.jsonl"], "name a file that ends in .html"),
     (["{OUT}", "--plots", "{FILE}"], "--plots"),
     (["{OUT}", "--dataset", "{FILE}"], "{FILE}: "),
     (["{OUT}", "--dataset", "{FOLDER}/none.jsonl"], "none.jsonl"),

@@ -217,3 +217,10 @@ def test_words() -> None:
 
 def test_marks_do_not_pile_up() -> None:
     assert words.clean("e" + "\u0301" * 300 + "a\u0308") == "e" + "\u0301" * 4 + "a\u0308"
+
+
+def test_more_targets_than_are_drawn(tmp_path: Path) -> None:
+    made = Made(tmp_path, make_rows(60), 26, widths=[32])
+    page = check(report(made.select(fraction=0.1, combine="max"), tmp_path / "r.html")[0])
+    assert len(page.find("svg")) == 3 * 12 + 1 + 2 and "Of 26 targets, the first 12 are drawn" in page.words
+    assert page.words.count("These are the first 24 of 26.") == 4  # beside each of two figures, and inside it
