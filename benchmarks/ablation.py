@@ -67,18 +67,16 @@ def plan(targets: Sequence[str], methods: Sequence[str], seeds: int, draws: int,
     own = ["own_source"]
     check = [Run(ANY, "base", 0), *of(first, own, few), *of(ANY, ["random"], low)]
     tops_first = [*of(first, tops, few), *of(first, ["random_length"], low), *of(ANY, ["longest"], few)]
-    others = [
-        run
-        for target in rest
-        for run in (*of(target, own, few), *of(target, tops, few), *of(target, ["random_length"], low))
-    ]
+    # Seed by seed over the targets: what is there when time runs out says something of each.
+    others = [run for seed in few for target in rest for run in of(target, own + tops, range(seed, seed + 1))]
+    others += [run for target in rest for run in of(target, ["random_length"], low)]
     extra = range(seeds, more)
     last = [run for end in (own + tops, bottoms) for target in targets for run in of(target, end, extra)]
     return {
         "check": check,
         "tops": tops_first,
         "others": others,
-        "bottoms": [run for target in targets for run in of(target, bottoms, few)],
+        "bottoms": [run for s in few for target in targets for run in of(target, bottoms, range(s, s + 1))],
         "seeds": [*of(ANY, ["longest"], extra), *last],
     }
 
