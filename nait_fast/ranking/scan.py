@@ -74,7 +74,7 @@ def scan(index: Index, signatures: Sequence[Signature], device: str = "cpu") -> 
     sources = {source_of(index, s) for s in signatures}
     chosen = scan_device(device, index, signatures)
     works = works_of(index, signatures, chosen)
-    coded = bool(sources & {"bits", "rotated"})
+    coded = bool(sources & {"bits", "estimated"})
     columns = [name for work in works for name in work.columns]
     exact = [s.name for s in signatures if source_of(index, s) == "exact"]
     rows = max(1, SCORE_BYTES // (8 * max(1, len(signatures))))
