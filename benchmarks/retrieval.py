@@ -101,11 +101,13 @@ def main() -> None:
         other.save(work / "nait-mean")
         mean.append(other)
     exact = sorted(str(p) for folder in ("nait", "nait-mean") for p in (work / folder).glob("*.safetensors"))
-    told = api.build_index(dataset=str(pool), **common, score=exact, output=str(work / "index"), seed=arguments.seed)
+    told = api.build_index(dataset=str(pool), **common, score=exact, output=str(work / "index"), seed=arguments.seed,
+                           embed="last")  # fmt: skip
     print("index:", told)
     index = Index(work / "index")
     contrast = signatures("contrast", method="contrast", codebook=str(work / "index"))
     top_64 = [_top_m(signature, 64) for signature in contrast]
+    embed = signatures("embed", method="embed", codebook=str(work / "index"))
     nag = signatures("nag", method="nag")
     api.build_index(dataset=str(pool), **common, codec="nag", output=str(work / "index-nag"))
     rows = (
@@ -114,6 +116,7 @@ def main() -> None:
         + _rank(index, contrast, "contrast, 4 planes", own)
         + _rank(index, top_64, "contrast, ±1 top-64", own)
         + _rank(Index(work / "index-nag"), nag, "nag, top-20", own)
+        + _rank(index, embed, "embed, last layer", own)
     )
     for row in rows:
         row |= {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
