@@ -39,7 +39,7 @@ from nait_fast.config import split_target as name_and_file
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
 
-STAGES = ("check", "tops", "others", "bottoms", "seeds")
+STAGES = ("check", "tops", "controls", "bottoms", "seeds")
 ANY = "any"  # the target of arms that no target decides
 
 
@@ -57,27 +57,24 @@ def plan(targets: Sequence[str], methods: Sequence[str], seeds: int, draws: int,
 
     ``seeds``: of each arm but the random ones, which have ``draws``; stage ``seeds`` brings every arm to ``more``.
     """
-    first, *rest = targets
-
-    def of(target: str, arms: Sequence[str], wanted: range) -> list[Run]:
-        return [Run(target, arm, seed) for seed in wanted for arm in arms]
-
     tops, bottoms = ([f"{method} {end}" for method in methods] for end in ("top", "bottom"))
-    low, few = range(draws), range(seeds)
-    own = ["own_source"]
-    check = [Run(ANY, "base", 0), *of(first, own, few), *of(ANY, ["random"], low)]
-    tops_first = [*of(first, tops, few), *of(first, ["random_length"], low), *of(ANY, ["longest"], few)]
-    # Seed by seed over the targets: what is there when time runs out says something of each.
-    others = [run for seed in few for target in rest for run in of(target, own + tops, range(seed, seed + 1))]
-    others += [run for target in rest for run in of(target, ["random_length"], low)]
-    extra = range(seeds, more)
-    last = [run for end in (own + tops, bottoms) for target in targets for run in of(target, end, extra)]
+
+    def rounds(arms: Sequence[str], wanted: range) -> list[Run]:
+        # Seed by seed over the targets: what is there when time runs out says something of each.
+        return [Run(target, arm, seed) for seed in wanted for target in targets for arm in arms]
+
+    few, low, extra = range(seeds), range(draws), range(seeds, more)
+    check = [
+        Run(ANY, "base", 0),
+        *(Run(targets[0], "own_source", s) for s in few),
+        *(Run(ANY, "random", s) for s in low),
+    ]
     return {
         "check": check,
-        "tops": tops_first,
-        "others": others,
-        "bottoms": [run for s in few for target in targets for run in of(target, bottoms, range(s, s + 1))],
-        "seeds": [*of(ANY, ["longest"], extra), *last],
+        "tops": [run for run in rounds(["own_source", *tops], few) if run not in check],
+        "controls": [*(Run(ANY, "longest", s) for s in few), *rounds(["random_length"], low)],
+        "bottoms": rounds(bottoms, few),
+        "seeds": [*(Run(ANY, "longest", s) for s in extra), *rounds(["own_source", *tops, *bottoms], extra)],
     }
 
 
