@@ -139,17 +139,15 @@ def signatures_of(readings: Readings, reading: str) -> list[Signature]:
 
 def codecs(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -> Iterator[tuple[str, Any]]:
     """(name, function giving bytes a sample and scores) of what is compared."""
-    for n_bytes in (60, 128, 256, 512, 1024, 2048):
+    for n_bytes in (60, 128, 256, 512, 1024, 2048, 4096):
         yield f"components, {n_bytes:,} B", lambda n_bytes=n_bytes: pool.components(signatures, n_bytes)
     wider = Calibrated(pool.values, pool.layout, pool.reading, pool.seed, size=4 * CALIBRATION)
-    for n_bytes in (512, 1024):
-        yield (f"components, {n_bytes:,} B, calibrated on {len(wider.sample):,}",
-               lambda n_bytes=n_bytes: wider.components(signatures, n_bytes))  # fmt: skip
+    yield f"components, 1,024 B, calibrated on {len(wider.sample):,}", lambda: wider.components(signatures, 1024)
     yield "components, 1,024 B, the target's source kept from calibration", lambda: unseen(pool, signatures, sources)
     for number in (512, 1024):
         yield f"{number:,} neurons as int8", lambda number=number: pool.neurons(signatures, number)
     yield "neuron bits, v · σ", lambda: pool.neuron_bits(signatures)
-    for outliers in (m for m in (0, 64, 128, 256, 512, 1024) if m <= pool.layout.n_neurons):
+    for outliers in (0, 128, 1024):
         yield f"rotated, {outliers} outliers", lambda outliers=outliers: pool.rotated(signatures, outliers=outliers)
 
 
