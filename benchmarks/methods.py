@@ -7,6 +7,7 @@ compares.
 """
 
 import json
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks.record import RESULTS, table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 PLOT = PAGE.parent / "fidelity.svg"
+MARKS = {"components": "o-", "rotated": "s--"}
 BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
 
 
@@ -43,7 +45,7 @@ def _fidelity(model: str, rows: list[dict[str, Any]]) -> str:
     targets = dict.fromkeys(row["target"] for row in rows)
     return sourced(
         f"**Fidelity** to exact NAIT of {rows[0]['rows']:,} samples, {model}: Spearman / share of the best 10% found / "
-        f"of the best 1%, means over the targets {', '.join(targets)}.\n\n{table(shown, list(shown[0]))}",
+        f"of the best 1%, means over the targets {', '.join(targets)}.\n\n{table(shown, list(shown[0]))}\n",
         rows,
     )
 
@@ -56,7 +58,7 @@ def section() -> str:
         ablation = folder / "ablation.jsonl"
         if ablation.exists():
             rows = [json.loads(line) for line in ablation.read_text().splitlines()]
-            parts.append(sourced(report(rows), rows))
+            parts.append(sourced(report(rows) + "\n", rows))
     return "\n".join(parts)
 
 
@@ -73,9 +75,11 @@ def plot(path: Path) -> None:
         for model, rows in fidelity_rows(folder).items():
             points = defaultdict(list)
             for row in means(rows):
-                points[row["reading"]].append((row["bytes"], 1 - row["spearman"]))
-            for reading, found in sorted(points.items()):
-                axes.plot(*zip(*sorted(found), strict=True), "o-", ms=4, label=f"{model.split('.')[0]}, {reading}")
+                if plain := re.fullmatch(r"(components|rotated), [\d,]+ (B|outliers)", row["codec"]):
+                    points[row["reading"], plain[1]].append((row["bytes"], 1 - row["spearman"]))
+            for (reading, kind), found in sorted(points.items()):
+                label = f"{model.split('.')[0]}, {reading}: {kind}"
+                axes.plot(*zip(*sorted(found), strict=True), MARKS[kind], ms=4, label=label)
     axes.set(xscale="log", yscale="log", xlabel="bytes a sample", ylabel="1 − Spearman with exact NAIT")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)

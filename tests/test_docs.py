@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import nait_fast
-from benchmarks import readme
+from benchmarks import methods, readme
 from benchmarks.gpu_rows import MISSING, gpu_table
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,11 @@ def test_an_index_is_read_without_this_package(tiny_model, pool_file, tmp_path, 
 def test_readme_shows_what_the_results_say(monkeypatch):
     monkeypatch.setattr("sys.argv", ["readme", "--check"])
     assert readme.main() == 0
+
+
+def test_the_methods_page_shows_what_the_results_say(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["methods", "--check"])
+    assert methods.main() == 0
 
 
 def test_the_gpu_table_shows_what_was_measured_and_what_was_not():
