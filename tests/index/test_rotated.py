@@ -1,6 +1,7 @@
 """Codec rotated and embeddings: what an index holds of them, and nait scores out of codes against the exact ones."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from nait_fast.ranking.scan import scan
 from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest, naive_ids, naive_readings
+from tests.index.made import put
 from tests.index.test_index import build, flat
 from tests.ops.device import DEVICE
 
@@ -240,3 +242,15 @@ def test_scores_are_the_papers_sum(rotated: Index, tiny_model: str, signature, t
     exact = naive.nait_scores(naive_readings(tiny_model, ROWS)["drift"], directions)
     got = scores(rotated, signature)[:, 0]
     assert np.corrcoef(got, exact)[0, 1] > 0.8 and abs(got.mean() - exact.mean()) < exact.std()
+
+
+def test_verify_names_impossible_factors(tmp_path: Path, rotated: Index) -> None:
+    """A shard whose bytes are as the manifest says, but that no writer makes."""
+    folder = tmp_path / "index"
+    shutil.copytree(rotated.folder, folder)
+    tensors, meta = read_tensors(folder / "shard-00001.safetensors", "shard")
+    for value in (np.nan, -1.0):
+        held = {name: np.array(tensor) for name, tensor in tensors.items()}
+        held["factors"][3, 1] = value
+        put(folder, "shard-00001.safetensors", pack_tensors(held, meta))
+        assert [p.partition(": ")[2] for p in Index(folder).verify()] == ["impossible 'factors'; rebuild the index"]
