@@ -15,13 +15,12 @@ from typing import Any
 
 from benchmarks.ablation_stats import report
 from benchmarks.fidelity import means
-from benchmarks.readme import newest, sourced
+from benchmarks.readme import newest, rewrite, sourced
 from benchmarks.record import RESULTS, table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 PLOT = PAGE.parent / "fidelity.svg"
 MARKS = {"components": "o-", "rotated": "s--"}
-BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
 
 
 def fidelity_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -87,18 +86,9 @@ def plot(path: Path) -> None:
 
 
 def main() -> int:
-    text = PAGE.read_text()
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    made = head + BEGIN + section() + END + tail
-    if "--check" in sys.argv:
-        if made != text:
-            print("docs/methods.md: not what benchmarks/results/ says; run python -m benchmarks.methods")
-        return int(made != text)
-    PAGE.write_text(made)
     if "--plot" in sys.argv:
         plot(PLOT)
-    return 0
+    return rewrite(PAGE, section(), "--check" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -144,17 +144,21 @@ def section() -> str:
     return "\n".join(parts)
 
 
-def main() -> int:
-    text = README.read_text()
+def rewrite(page: Path, measured: str, check: bool) -> int:
+    """Put ``measured`` between the markers of ``page``, or only compare (``check``); exit status 1: it differs."""
+    text = page.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    made = head + BEGIN + section() + END + tail
-    if "--check" in sys.argv:
-        if made != text:
-            print("README's measured section is not what benchmarks/results/ says: python -m benchmarks.readme")
-        return int(made != text)
-    README.write_text(made)
-    return 0
+    made = head + BEGIN + measured + END + tail
+    if check and made != text:
+        print(f"{page.name}: its measured section is not what benchmarks/results/ says: {sys.argv[0]}")
+    if not check:
+        page.write_text(made)
+    return int(check and made != text)
+
+
+def main() -> int:
+    return rewrite(README, section(), "--check" in sys.argv)
 
 
 if __name__ == "__main__":
