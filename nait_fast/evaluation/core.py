@@ -35,7 +35,7 @@ def check_core(case: Case, at_least: int | None) -> None:
     """Raises NaitError where no method has as many signatures as a row of the core must be selected by."""
     most = max(len(columns) for columns in families_of(case.ranked).values())
     if at_least is not None and at_least > most:
-        raise NaitError(f"--core-targets {at_least}: there are at most {most} signatures of one method and reading")
+        raise NaitError(f"--core-targets {at_least}: there are at most {most} signatures of one kind to select by")
 
 
 def sections(case: Case, chosen: np.ndarray, at_least: int | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -48,19 +48,20 @@ def sections(case: Case, chosen: np.ndarray, at_least: int | None) -> tuple[list
     scores, names = case.scores.columns, case.names
     cores: list[dict[str, Any]] = []
     uniques: dict[str, Any] = {}
-    for (method, reading), columns in sorted(families_of(case.ranked).items(), key=lambda family: -len(family[1])):
+    for kind, columns in sorted(families_of(case.ranked).items(), key=lambda family: -len(family[1])):
         own, called = chosen[columns], [names[c] for c in columns]
         needed = at_least or len(columns)
         if len(columns) < max(2, needed):
             why = f"{len(columns)} of its signatures, {max(2, needed)} are needed"
-            case.miss(f"core and unique rows of {method}, {reading}", why)
+            case.miss(f"core and unique rows of {', '.join(kind)}", why)
             continue
         places = core_places(own, needed)
         together = np.zeros(own.shape[1])
         for column in columns:
             together += centred_ranks(scores[column])
         cores.append({
-            "method": method, "reading": reading, "signatures": called, "at_least": needed, "count": len(places),
+            "method": kind[0], "reading": kind[1], "kind": ", ".join(kind), "signatures": called,
+            "at_least": needed, "count": len(places),
             "by_chance": core_by_chance(own.shape[1], int(own[0].sum()), len(columns), needed),
             "examples": [{"place": place} for place in _first(places, together)],
         })  # fmt: skip

@@ -38,9 +38,15 @@ def groups_of(signatures: Sequence[Signature]) -> list[list[int]]:
     return groups
 
 
-def families_of(signatures: Sequence[Signature]) -> dict[tuple[str, str], list[int]]:
-    """(method, reading) -> positions of the signatures, in their order: what may be laid over each other."""
-    found: dict[tuple[str, str], list[int]] = {}
+def kind_of(signature: Signature) -> tuple[str, ...]:
+    """(method, reading), and how it was quantised where it was: what two signatures of one family share."""
+    told = (signature.method, str(signature.meta["reading"]), str(signature.meta.get("quantisation", "")))
+    return told if told[2] else told[:2]
+
+
+def families_of(signatures: Sequence[Signature]) -> dict[tuple[str, ...], list[int]]:
+    """Kind -> positions of the signatures, in their order: the rankings that may be laid over each other."""
+    found: dict[tuple[str, ...], list[int]] = {}
     for position, signature in enumerate(signatures):
-        found.setdefault((signature.method, str(signature.meta["reading"])), []).append(position)
+        found.setdefault(kind_of(signature), []).append(position)
     return found

@@ -125,7 +125,7 @@ def _called(label: str) -> str:
 
 def _transfer(transfer: dict[str, Any], signatures: list[dict[str, Any]]) -> list[str]:
     """Three tables for each method that has several signatures."""
-    kinds = {s["label"]: f"{s['method']}, {s['reading']}" for s in signatures}
+    kinds = {s["label"]: s["kind"] for s in signatures}
     titles = {"cosine": "cosine of signatures", "overlap": "overlap of what they select", "spearman": "Spearman"}
     sections = []
     for kind in dict.fromkeys(kinds[name] for name in transfer["names"]):
@@ -143,7 +143,7 @@ def _core(evaluation: dict[str, Any]) -> str:
     parts = []
     for core in evaluation["cores"]:
         parts.append(f"{core['count']:,} rows are selected by at least {core['at_least']} of "
-                     f"{len(core['signatures'])} signatures ({core['method']}, {core['reading']}); by chance it would "
+                     f"{len(core['signatures'])} signatures ({core['kind']}); by chance it would "
                      f"be {core['by_chance']:.1f}.\n\n{_examples(core['examples'])}")  # fmt: skip
     return "\n\n".join(part.strip() for part in parts)
 

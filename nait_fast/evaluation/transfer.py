@@ -18,18 +18,13 @@ def direction_of(signature: Signature) -> np.ndarray | None:
     )
 
 
-def kind_of(signature: Signature) -> tuple[str, str]:
-    """(method, reading): what two signatures must share for their vectors to lie in the same space."""
-    return signature.method, str(signature.meta["reading"])
-
-
 def cosine(a: Signature, b: Signature) -> float | None:
     """Cosine of two signatures' vectors. None where their methods or readings differ, or one vector is 0.
 
     For nait, whose directions are of unit length in every layer, it is the mean over the layers of their cosines.
     """
     x, y = direction_of(a), direction_of(b)
-    if kind_of(a) != kind_of(b) or x is None or y is None or x.shape != y.shape:
+    if a.method != b.method or a.meta["reading"] != b.meta["reading"] or x is None or y is None or x.shape != y.shape:
         return None
     x, y = x.astype(np.float64), y.astype(np.float64)
     norm = np.linalg.norm(x) * np.linalg.norm(y)

@@ -14,6 +14,7 @@ from nait_fast.errors import NaitError
 from nait_fast.evaluation import confounds, core, fidelity, retrieval, stability, transfer
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.exact import Exact
+from nait_fast.evaluation.labels import kind_of
 from nait_fast.evaluation.plain import plain
 from nait_fast.evaluation.ranks import best, count_of
 from nait_fast.evaluation.rows import formats_of, label_values, text_of
@@ -208,6 +209,6 @@ def _texts(case: Case, pool: RowSource | None, groups: list[dict[str, Any]]) -> 
 def _described(case: Case) -> list[dict[str, Any]]:
     return [
         {"name": s.name, "method": s.method, "reading": s.meta["reading"], "hash": s.hash,
-         "samples": s.meta["samples"], "label": label, "scored": i in case.scored}
+         "samples": s.meta["samples"], "label": label, "kind": ", ".join(kind_of(s)), "scored": i in case.scored}
         for i, (s, label) in enumerate(zip(case.signatures, case.labels, strict=True))
     ]  # fmt: skip

@@ -209,7 +209,7 @@ def test_the_least(capsys, world: World, tmp_path: Path) -> None:
     assert told["retrieval"] == told["stability"] == [] and told["unique"] == {} and told["fidelity"]
     assert {m["what"] for m in told["missing"]} == {
         "texts of the examples", "retrieval", "agreement of methods", "stability of sums",
-        "core and unique rows of contrast, mean",
+        "core and unique rows of contrast, mean, planes=4",
     }  # fmt: skip
     assert (tmp_path / "out" / "config.yaml").exists()
     words = ["--index", tmp_path / "index", "--signature", *world.files("contrast"), "--output", tmp_path / "out"]

@@ -21,7 +21,7 @@ CASES = [
     (EVALUATE + " --sizes few", "--sizes few: must be a whole number of samples, at least 4"),
     (EVALUATE + " --sizes 16 2", "--sizes 2: must be a whole number of samples, at least 4"),
     (EVALUATE + " --core-targets 1", "--core-targets 1: must be at least 2"),
-    (EVALUATE + " --core-targets 2", "--core-targets 2: there are at most 1 signatures of one method"),
+    (EVALUATE + " --core-targets 2", "--core-targets 2: there are at most 1 signatures of one kind"),
     (EVALUATE + " --relevant sums=a", "--relevant: needs --label COLUMN"),
     (EVALUATE + " --label source --relevant sums", "--relevant sums: write NAME=VALUE"),
     (EVALUATE + " --label source --relevant maths=a", "the name of a signature (sums)"),

@@ -73,6 +73,8 @@ def test_groups_and_families() -> None:
     a, b, n = contrast("a", WIDTHS, 1), contrast("b", WIDTHS, 2), nait("a", WIDTHS)
     assert groups_of([a, n, b, contrast("a", WIDTHS, 9)]) == [[0, 2], [1], [3]]
     assert families_of([a, n, b]) == {("contrast", "mean"): [0, 2], ("nait", "mean"): [1]}
+    coarse = replace(a, meta={**a.meta, "quantisation": "top_m=4"})  # the same capability once more
+    assert families_of([a, coarse]) == {("contrast", "mean"): [0], ("contrast", "mean", "top_m=4"): [1]}
 
 
 def test_cosines() -> None:
