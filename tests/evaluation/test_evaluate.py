@@ -279,6 +279,20 @@ def test_estimated_parts_add_up_to_the_scores(world: World) -> None:
     assert parts.sum(axis=1) == pytest.approx(case.scores.columns[0], rel=1e-9, abs=1e-9)
 
 
+def test_an_index_of_components(world: World, tmp_path: Path) -> None:
+    nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", calibration_size=60,
+                          codec="components", bytes_per_sample=32)  # fmt: skip
+    told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("drift"), output=tmp_path / "out",
+                              model=world.model, target=world.target(), rows=60, sizes=["8"], repeats=2)  # fmt: skip
+    fidelity = entry(told["fidelity"], "sums")
+    assert (fidelity["by"], fidelity["against"]) == ("codec components", "exact scores by the model")
+    assert 0.7 < fidelity["spearman"] < 1 and entry(told["stability"], "sums")["halves"]["repeats"] == 2
+    case = Case(Index(tmp_path / "index"), [load_signature(file) for file in world.files("drift")])
+    assert case.codebook is not None
+    parts = estimated_parts(case.sampled, case.signatures[0], case.codebook)
+    assert parts.sum(axis=1) == pytest.approx(case.scores.columns[0], rel=1e-9, abs=1e-9)
+
+
 def test_a_rotated_index_with_exact_scores(world: World, tmp_path: Path) -> None:
     """Fidelity is of the codes, though the scan takes the exact scores."""
     nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", codebook=world.rotated,
