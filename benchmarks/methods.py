@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation_stats import report
+from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
 from benchmarks.readme import newest, rewrite, sourced
 from benchmarks.record import RESULTS, table
@@ -54,6 +55,8 @@ def section() -> str:
     parts = []
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
         parts += [_fidelity(model, rows) for model, rows in fidelity_rows(folder).items()]
+        if evaluated := newest(folder / "evaluations.jsonl"):
+            parts.append(sourced(lines(evaluated), evaluated))
         ablation = folder / "ablation.jsonl"
         if ablation.exists():
             rows = [json.loads(line) for line in ablation.read_text().splitlines()]
