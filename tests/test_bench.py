@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 TINY = ("bench", "--shape", "tiny", "--device", "cpu", "--seconds", "0")
 BANDWIDTH = {"copy", "read, sum of fp32", "read, sum of int32"}
 OPS = {"capture, first + last + sum", "capture, sum + packed bits", "capture, |up| sum", "capture, one long sequence",
-       "pack_bits", "topk_bits, k 20"}  # fmt: skip
+       "pack_bits", "rotate_bits", "topk_bits, k 20"}  # fmt: skip
 TIMES = {"ms_p20", "ms", "ms_p80", "repeats"}
 
 

@@ -5,6 +5,7 @@ Bytes are what an op must move, however it does it:
 - capture: gate and up read, hidden written, 3·T·J·s (2·T·J·s for a plain MLP), s bytes an element; each statistic
   4·B·J written; packed bits B·⌈J/32⌉·4 written and thresholds 4·J read. Partial sums of long sequences are the op's own
   affair and not counted.
+- rotate_bits: values 4·B·J read, a round's numbers written and read again 8·B·J, codes B·⌈J/32⌉·4 written.
 - pack_bits, topk_bits: values 4·B·J read, codes B·⌈J/32⌉·4 written (and thresholds 4·J read).
 
 T tokens, B samples, J neurons.
@@ -25,9 +26,12 @@ from nait_fast.bench.shapes import free_memory
 from nait_fast.bench.timing import Ceilings, Job, Stopwatch, synchronize
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats, pool
 from nait_fast.kernels.common.dispatch import pick
+from nait_fast.kernels.rotate import ROUNDS, rotated_width
+from nait_fast.kernels.rotate.reference import rotate
 from nait_fast.progress import say
 
 TOP_K = 20
+FACTOR_TOLERANCE = 1e-5  # fp32 sums of as many numbers as a layer has neurons
 
 
 @dataclass
@@ -121,6 +125,27 @@ def pack_op(values: torch.Tensor, threshold: torch.Tensor) -> Op:
     return Op(lambda: kernels.pack_bits(values, threshold), check, moved, {"rows": rows})
 
 
+def rotate_op(values: torch.Tensor, seed: int) -> Op:
+    (rows, width), padded = values.shape, rotated_width(values.shape[1])
+    generator = np.random.default_rng(seed)
+    orders = np.stack([generator.permutation(padded) for _ in range(ROUNDS)]).astype(np.int32)
+    signs = generator.choice([-1.0, 1.0], (ROUNDS, padded)).astype(np.float32)
+    order, sign = (torch.from_numpy(x).to(values.device) for x in (orders, signs))
+
+    def check() -> str:
+        codes, factor = kernels.rotate_bits(values, order, sign)
+        z = rotate(values.double(), order, sign)
+        words = check_codes(codes, z, torch.zeros(padded, device=z.device), values.norm(dim=1, keepdim=True))
+        expected = z.square().sum(1) / z.abs().sum(1)
+        worst = float(((factor - expected).abs() / expected).max())
+        if not worst <= FACTOR_TOLERANCE:
+            raise Wrong(f"factors off by {worst:.1e} of themselves")
+        return f"{words}; factors within {worst:.0e}"
+
+    moved = rows * (12 * width + kernels.layer_bytes(padded))
+    return Op(lambda: kernels.rotate_bits(values, order, sign), check, moved, {"rows": rows})
+
+
 def topk_op(values: torch.Tensor, k: int) -> Op:
     rows, width = values.shape
 
@@ -172,6 +197,7 @@ def make_ops(
     values = normal(rows, width, kind=torch.float32)
     threshold = normal(width, kind=torch.float32) * 0.1
     yield "pack_bits", partial(pack_op, values, threshold)
+    yield "rotate_bits", partial(rotate_op, values, seed)
     yield f"topk_bits, k {TOP_K}", partial(topk_op, values.abs_(), min(TOP_K, width))
 
 
@@ -202,7 +228,7 @@ def measure_kernels(
             op = make()
             row |= op.about
             row["check"] = f"ok: {op.check()}"
-            row |= _timed(watch, op, chosen, ceilings, seconds / 6)
+            row |= _timed(watch, op, chosen, ceilings, seconds / 7)
         except Wrong as wrong:
             row["check"] = f"failed: {wrong}"
         except torch.OutOfMemoryError:
