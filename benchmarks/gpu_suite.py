@@ -26,8 +26,8 @@ PARTS = ("all", "tests", "ceilings", "pipeline", "kernels", "scan", "endtoend")
 SHAPES = ("llama-2-7b", "smollm2-135m", "qwen2.5-1.5b")  # the one that the targets speak of first: time may run out
 PIPELINE_SHAPE = "smollm2-135m"  # a CPU runs it too
 # Tests outside tests/gpu that run on a GPU where there is one.
-DEVICE_TESTS = ["tests/ops/test_topk_device.py", "tests/index/test_index.py",
-                "-k", "topk_device or on_the_device or resident"]  # fmt: skip
+DEVICE_TESTS = ["tests/ops/test_topk_device.py", "tests/index/test_index.py", "tests/index/test_rotated.py",
+                "-k", "topk_device or on_the_device or resident or backends_agree"]  # fmt: skip
 # Seconds that a step may measure for, and those it needs besides: compiling, making a model, checking.
 BUDGET = {"ceilings": 6.0, "kernels": 10.0, "scan": 15.0, "endtoend": 40.0}
 BESIDES = {"ceilings": 10.0, "kernels": 25.0, "scan": 25.0, "endtoend": 35.0}

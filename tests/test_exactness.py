@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def result(smollm2):
     session = open_session(ModelOptions(model=smollm2), DataOptions(max_length=384), quiet=True)
-    return compare(session, make_pool()[:96], fp64_rows=96)
+    return compare(session, make_pool()[:64], fp64_rows=64)
 
 
 @pytest.mark.parametrize("reading", ["mean", "drift", "up_abs"])

@@ -57,7 +57,7 @@ def read_all(folder: Path, name: str) -> bool:
     readers: dict[str, list[Callable[[], Any]]] = {
         MANIFEST: [lambda: inspect(str(folder)), lambda: Index(folder).codebook],
         CODEBOOK: [lambda: load_codebook(folder), lambda: Index(folder).codebook],
-        CALIBRATION: [lambda: load_calibration(folder / CALIBRATION, LAYOUT, ["sums"])],
+        CALIBRATION: [lambda: load_calibration(folder / CALIBRATION, LAYOUT, ["sums"], {})],
         PLAN: [lambda: well_formed(load_plan(folder / PLAN))],
         SHARD: [lambda: duplicate_ids(shards(folder))],
         SKIPPED: [],
