@@ -48,7 +48,7 @@ def test_error_against_fp64_is_at_most_twice_that_of_the_independent_run(result,
 
 
 def test_bits(result):
-    assert result["bits"] == 96 * 30 * 1536
+    assert result["bits"] == 64 * 30 * 1536
     assert result["bits_differing_beyond_1e-6_sigma"] == 0
 
 
