@@ -34,7 +34,7 @@ def test_each_exact_nait_score_by_drift(result):
 
 
 def test_each_exact_nait_score_by_mean(result):
-    # The smallest of the 96 scores is 0.1% of their standard deviation: 1e-4 of it is beyond fp32 (the independent run
+    # The smallest scores are some 0.1% of their standard deviation: 1e-4 of it is beyond fp32 (the independent run
     # misses it by 3.5e-3). Where a score is that near zero, the engine must be the nearer of the two to fp64.
     engine, independent = "nait_fp64_engine_mean_own", "nait_fp64_independent_mean_own"
     assert result[engine] <= max(1e-4, result[independent])
