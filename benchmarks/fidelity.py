@@ -9,7 +9,7 @@ scores in fp64: Spearman, and how much of the best 10% and 1% is found. The tabl
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +114,16 @@ class Calibrated:
         return self.layout.row_bytes, np.concatenate(parts)
 
 
-def measured(readings: Readings, seed: int, sources: np.ndarray) -> Iterator[dict[str, Any]]:
-    """One row for each reading, codec and target. ``sources`` [n]: where the pool's rows are from."""
+def measured(readings: Readings, seed: int, sources: np.ndarray, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """One row for each reading, codec and target. ``sources`` [n]: where the pool's rows are from; ``only``: names of
+    codecs (none: all)."""
     for reading in READINGS:
         signatures = signatures_of(readings, reading)
         exact = exact_scores(readings.pool[reading], signatures)
         pool = Calibrated(readings.pool[reading], readings.layout, reading, seed)
         for codec, run in codecs(pool, signatures, sources):
+            if only and codec not in only:
+                continue
             size, scores = run()
             for c, signature in enumerate(signatures):
                 yield {
@@ -186,6 +189,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3040)
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="CODEC", help="measure these, by their names in the table"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for the captured readings")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -195,7 +201,7 @@ def main() -> None:
     about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
     rows = []
     sources = np.array([json.loads(line)["source"] for line in pool.read_bytes().splitlines()])
-    for row in measured(readings, arguments.seed, sources):
+    for row in measured(readings, arguments.seed, sources, arguments.only):
         print(json.dumps(row), flush=True)
         rows.append({**row, **about})
     path = record("fidelity", rows)

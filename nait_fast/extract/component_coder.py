@@ -90,14 +90,18 @@ def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray
         )
     counts = np.stack([np.bincount(order[:wide], minlength=len(variances)),
                        np.bincount(order[wide : wide + narrow], minlength=len(variances))], axis=1)  # fmt: skip
+    sizes = np.array([len(v) for v in variances])
     odd = np.flatnonzero(counts[:, 1] % 2)  # an even number of layers, as their sum is even
     for giver, taker in zip(odd[::2], odd[1::2], strict=True):
-        if counts[taker].sum() == len(variances[taker]):
+        free = sizes - counts.sum(axis=1)
+        if not free[taker]:
             giver, taker = taker, giver
-        if counts[taker].sum() == len(variances[taker]):
-            raise NaitError(
-                "--bytes-per-sample: the calibration sample has too few components; raise --calibration-size"
-            )
         counts[giver, 1] -= 1
-        counts[taker, 1] += 1
+        if free[taker]:
+            counts[taker, 1] += 1
+            continue
+        counts[taker, 1] -= 1  # both are full: their two go to a layer that is not
+        if free.max() < 2:
+            raise NaitError("--bytes-per-sample: too few components; ask for fewer bytes or raise --calibration-size")
+        counts[free.argmax(), 1] += 2
     return counts

@@ -8,7 +8,7 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.extract.component_coder import make_components, split_bytes
+from nait_fast.extract.component_coder import _allotted, make_components, split_bytes
 from nait_fast.index.codebook import load_codebook
 from nait_fast.index.files import pack_tensors, read_tensors
 from nait_fast.index.format import CodeLayout
@@ -71,6 +71,15 @@ def test_components_are_the_principal_ones(n: int, wide: int, narrow: int) -> No
     weakest = min(s[k - 1] for s, k in zip(strengths, kept, strict=True) if k)
     ranked = np.sort(np.concatenate(strengths))[::-1]
     assert weakest >= ranked[min(len(ranked) - 1, wide + narrow + 2)]  # but for the pairs that make counts even
+
+
+def test_layers_that_are_full_give_to_one_that_is_not() -> None:
+    """Two layers whose every component is kept, an odd number of 4 bits each: a third takes their last ones."""
+    variances = [np.full(5, 9.0), np.full(7, 8.0), np.full(20, 1.0)]
+    assert _allotted(variances, 4, 10).tolist() == [[4, 0], [0, 6], [0, 4]]
+    assert _allotted(variances, 2, 12).tolist() == [[2, 2], [0, 6], [0, 4]]
+    with pytest.raises(NaitError, match="too few components"):
+        _allotted(variances[:2], 2, 10)
 
 
 def test_numbers_by_the_definition(index: Index, tiny_model: str) -> None:
