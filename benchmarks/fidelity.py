@@ -100,11 +100,11 @@ class Calibrated:
         )
 
     def neuron_bits(self, signatures: list[Signature]) -> tuple[int, Scores]:
-        """One bit a neuron above the centre, weighted by v · σ in 4-bit planes: what codec neuron could do."""
+        """One bit a neuron above the centre, weighted by v · σ in 12 planes (4 round the weak layers away)."""
         out = []
         for signature in signatures:
             weights = signature.tensors["direction"] * self.spread
-            planes, worth, scale = signed_planes(weights, 4, self.layout)
+            planes, worth, scale = signed_planes(weights, 12, self.layout)
             out.append(scale * worth @ np.stack([self.layout.unpack(p[None])[0] for p in planes]).astype(np.int64))
         weights = np.stack(out, axis=1)
         parts = [
@@ -149,7 +149,7 @@ def codecs(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -
     yield "components, 1,024 B, the target's source kept from calibration", lambda: unseen(pool, signatures, sources)
     for number in (512, 1024):
         yield f"{number:,} neurons as int8", lambda number=number: pool.neurons(signatures, number)
-    yield "neuron bits, v · σ", lambda: pool.neuron_bits(signatures)
+    yield "neuron bits, v · σ in 12 planes", lambda: pool.neuron_bits(signatures)
     for outliers in (0, 128, 1024):
         yield f"rotated, {outliers} outliers", lambda outliers=outliers: pool.rotated(signatures, outliers=outliers)
 
