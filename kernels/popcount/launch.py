@@ -11,6 +11,12 @@ from nait_fast.kernels.popcount import cpu, reference
 SMALL_SCAN_BYTES = 1 << 31
 
 
+def numba_pays(code_bytes: int, n_planes: int) -> bool:
+    """Whether Numba scans so many bytes of codes, which lie on the host, rather than NumPy."""
+    small = code_bytes * max(1, n_planes) < SMALL_SCAN_BYTES
+    return pick("cpu", ("cpu", "reference")) == "cpu" and not (small and not forced())
+
+
 def check(planes: np.ndarray, weights: np.ndarray, owners: np.ndarray, n_scores: int) -> None:
     if any(len(x) and np.asarray(x).dtype.kind not in "iu" for x in (weights, owners)):
         raise ValueError("weights and owners must be integers")
@@ -55,8 +61,7 @@ class PopcountScan:
     def compiles(self, code_bytes: int) -> bool:
         """Whether Numba scans so many bytes of codes, where Triton does not."""
         # A GPU without Triton scans on the CPU: the codes are on the host anyway.
-        small = max(code_bytes, self.code_bytes) * max(1, len(self.planes)) < SMALL_SCAN_BYTES
-        return pick("cpu", ("cpu", "reference")) == "cpu" and not (small and not forced())
+        return numba_pays(max(code_bytes, self.code_bytes), len(self.planes))
 
     def device_scan(self) -> Any:
         """The ``device.DeviceScan`` behind this, prepared at the first call."""

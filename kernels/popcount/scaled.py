@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.kernels.common.dispatch import forced, pick
+from nait_fast.kernels.common.dispatch import pick
 from nait_fast.kernels.popcount import cpu, reference
-from nait_fast.kernels.popcount.launch import SMALL_SCAN_BYTES, check
+from nait_fast.kernels.popcount.launch import check, numba_pays
 
 TILE_BYTES = 64 << 20  # of codes that a device scans at once
 
@@ -41,6 +41,7 @@ class ScaledScan:
         self.planes = np.ascontiguousarray(planes)
         self.weights, self.owners = np.asarray(weights, dtype=np.float64), np.asarray(owners, dtype=np.int64)
         self.n_scores, self.ends, self.device, self.code_bytes = n_scores, ends, device, code_bytes
+        self._there: list[tuple[Any, Any]] | None = None  # each score's planes and weights on the device
 
     @property
     def on_device(self) -> bool:
@@ -50,8 +51,7 @@ class ScaledScan:
 
     def compiles(self, code_bytes: int) -> bool:
         """Whether Numba scans so many bytes of codes, where Triton does not."""
-        small = max(code_bytes, self.code_bytes) * max(1, len(self.planes)) < SMALL_SCAN_BYTES
-        return pick("cpu", ("cpu", "reference")) == "cpu" and not (small and not forced())
+        return numba_pays(max(code_bytes, self.code_bytes), len(self.planes))
 
     def __call__(self, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """Scores float64 [n, n_scores] of ``codes`` uint8 [n, W] and ``scales`` fp16 or fp32 [n, L]."""
@@ -71,12 +71,14 @@ class ScaledScan:
         from nait_fast.kernels.popcount.device import scaled_scores
 
         place, out = torch.device(self.device), np.zeros((len(codes), self.n_scores))
-        planes, weights = torch.from_numpy(self.planes).to(place), torch.from_numpy(self.weights).float().to(place)
-        mine: list[Any] = [torch.from_numpy(np.flatnonzero(self.owners == c)).to(place) for c in range(self.n_scores)]
+        if self._there is None:
+            planes, weights = torch.from_numpy(self.planes), torch.from_numpy(self.weights).float()
+            mine = [np.flatnonzero(self.owners == c) for c in range(self.n_scores)]
+            self._there = [(planes[rows].to(place), weights[rows].to(place)) for rows in mine]
         step = max(1, TILE_BYTES // codes.shape[1])
         for start in range(0, len(codes), step):
             tile, scale = (torch.from_numpy(x[start : start + step]).to(place) for x in (codes, scales))
-            for c, rows in enumerate(mine):
-                scores = scaled_scores(tile, planes[rows], weights[rows], scale, int(self.ends[1]))
+            for c, (planes, weights) in enumerate(self._there):
+                scores = scaled_scores(tile, planes, weights, scale, int(self.ends[1]))
                 out[start : start + step, c] = scores.cpu().numpy()
         return out

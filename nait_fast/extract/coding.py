@@ -94,7 +94,8 @@ class Coding:
         if wide + narrow > most and asked is not None:
             raise NaitError(f"--bytes-per-sample {asked}: would be {wide + narrow} components, but {most} is all that "
                             "these layers and --calibration-size give")  # fmt: skip
-        return (wide, narrow) if wide + narrow <= most else split_bytes(max(1, most // 7 * 4))
+        # Of a byte come 7 / 4 components: a small model's default is all that there is.
+        return (wide, narrow) if wide + narrow <= most else split_bytes(max(1, most * 4 // 7))
 
     def codebook_of(self, collected: Collect) -> Codebook:
         """The codebook of a calibration sample. Raises NaitError."""

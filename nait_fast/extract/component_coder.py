@@ -39,7 +39,6 @@ class ComponentCoder:
 
     def encode(self, position: int, values: torch.Tensor) -> tuple[None, Parts]:
         split = int(self._components.component_counts[position, 0])
-        # fp32 products of numbers that are then rounded to 8 bits: TF32 would move some of them by a step
         x = (values.float() - self._centre[self._neurons.neurons(position)]) @ self._basis[position].T
         levels = (x / self._scale[self._components.of(position)]).round()
         wide = levels[:, :split].clamp(-WIDE, WIDE).to(torch.int8)

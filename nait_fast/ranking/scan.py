@@ -1,7 +1,7 @@
 """Scores of every indexed row: scans of the codes, the embeddings, or the exact scores stored beside them."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,6 @@ GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop'
 GPU_BUFFER_BYTES = 64 << 20  # of codes: a device's copies want more at once than a processor's cache holds
 SCORE_BYTES = 2 << 20  # of scores in a block
 
-Scorer = Callable[[np.ndarray], np.ndarray]  # codes uint8 [n, row_bytes] -> scores float64 [n, C]
-
 
 @dataclass(frozen=True)
 class Block:
@@ -32,16 +30,9 @@ class Block:
     scores: np.ndarray
 
 
-def code_scorer(signatures: Sequence[Signature], device: str = "cpu") -> Scorer:
-    """A function from codes to their scores under bit signatures."""
-    counts = code_counter(signatures, device)
-    scales = np.array([s.meta["scale"] for s in signatures])
-    return lambda codes: counts(codes) * scales
-
-
 def score_codes(codes: np.ndarray, signatures: Sequence[Signature]) -> np.ndarray:
     """Scores float64 [n, C] of ``codes`` uint8 [n, row_bytes] under bit signatures, on the CPU."""
-    return code_scorer(signatures)(codes)
+    return code_counter(signatures, "cpu")(codes) * np.array([s.meta["scale"] for s in signatures])
 
 
 def _may_have_gpu() -> bool:
@@ -115,7 +106,7 @@ def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> t
     if signature.is_bits and (counter := code_counter([signature], chosen)).on_device:
         return _search_on_device(index, signature, k, counter)
     best = TopK(k)
-    for block in scan(index, [signature]):
+    for block in scan(index, [signature], device):
         best.push(block.row, block.scores[:, 0])
     return best.result()
 

@@ -86,45 +86,46 @@ def code_counter(signatures: Sequence[Signature], device: str, code_bytes: int =
     return PopcountScan(planes, weights, owners, len(signatures), device, code_bytes)
 
 
-class Work(Protocol):
+class Work:
     """Scores the signatures at ``places`` of a list; ``columns``: what it reads beside codes and exact scores."""
 
-    places: list[int]
-    columns: list[str]
+    columns: Sequence[str] = ()
+
+    def __init__(self, places: list[int]):
+        self.places = places
 
     def score(self, part: Part) -> np.ndarray:
         """Scores float64 [n, places] of the rows in ``part``; several threads may ask at once."""
+        raise NotImplementedError
 
     def compile(self) -> bool:
         """Compile what must be, where that pays; whether Numba has been asked to."""
+        return False
 
 
-class _Exact:
+class _Exact(Work):
     def __init__(self, places: list[int], signatures: Sequence[Signature]):
-        self.places, self.columns, self._names = places, list[str](), [s.name for s in signatures]
+        super().__init__(places)
+        self._names = [s.name for s in signatures]
 
     def score(self, part: Part) -> np.ndarray:
         return np.stack([part.exact[name] for name in self._names], axis=1)
 
-    def compile(self) -> bool:
-        return False
 
+class _Embedding(Work):
+    columns = ("embedding",)
 
-class _Embedding:
     def __init__(self, places: list[int], signatures: Sequence[Signature]):
-        self.places, self.columns = places, ["embedding"]
+        super().__init__(places)
         self._centroids = np.stack([s.tensors["centroid"] for s in signatures])
 
     def score(self, part: Part) -> np.ndarray:
         return cosines(part.columns["embedding"], self._centroids)
 
-    def compile(self) -> bool:
-        return False
 
-
-class _Bits:
+class _Bits(Work):
     def __init__(self, places: list[int], signatures: Sequence[Signature], device: str, code_bytes: int):
-        self.places, self.columns = places, list[str]()
+        super().__init__(places)
         self._counter = code_counter(signatures, device, code_bytes)
         self._scales = np.array([s.meta["scale"] for s in signatures])
 
@@ -137,10 +138,10 @@ class _Bits:
         return pays
 
 
-class _Estimated:
+class _Estimated(Work):
     def __init__(self, places: list[int], signatures: Sequence[Signature], index: Index, device: str, code_bytes: int):
-        self.places: list[int] = places
-        self.columns: list[str] = [name for name in index.columns if name != "embedding"]
+        super().__init__(places)
+        self.columns = [name for name in index.columns if name != "embedding"]
         self._scan = estimator(index.codebook, signatures, device, code_bytes)
 
     def score(self, part: Part) -> np.ndarray:

@@ -10,10 +10,9 @@ from nait_fast.index import values
 from nait_fast.index.files import read_json, read_sealed, sha256_file
 from nait_fast.index.format import CODEBOOK, MANIFEST, plan_name
 from nait_fast.index.reader import Index
-from nait_fast.ranking.export import SCORES, SELECTED
+from nait_fast.ranking.export import KIND, SCORES, SELECTED
 from nait_fast.ranking.handover import EXPORTS
 from nait_fast.ranking.signature import Signature, load_signature
-from nait_fast.verbs.rank import SELECTION
 
 _OF_SELECTION = (
     "kind", "verb", "method", "targets", "rows_read", "rows_scored", "rows_skipped", "rows_selected", "tokens_selected",
@@ -30,7 +29,7 @@ def inspect(path: str) -> dict[str, Any]:
     """Summary of an index, a selection, a signature or a pool. Raises NaitError."""
     place = Path(path)
     if place.is_dir() and (place / MANIFEST).exists():
-        if read_json(place / MANIFEST).get("kind") == SELECTION:
+        if read_json(place / MANIFEST).get("kind") == KIND:
             manifest = read_sealed(place / MANIFEST)
             return {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
         index = Index(place)
@@ -63,7 +62,7 @@ def verify(path: str) -> dict[str, Any]:
         raise NaitError(f"{path}: no such folder")
     problems: list[str] = []
     files, rows, indexed = 0, 0, True
-    if read_json(place / MANIFEST).get("kind") == SELECTION:
+    if read_json(place / MANIFEST).get("kind") == KIND:
         expected, indexed = _files_of(place)
         for file, digest in expected.items():
             if not file.is_file():

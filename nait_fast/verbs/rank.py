@@ -21,14 +21,12 @@ from nait_fast.ranking.sources import source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.table import Table
 
-SELECTION = export.KIND
-
 
 def selection_folder(path: str) -> Path:
     """The folder of a selection, made if need be; never one that holds an index. Raises NaitError."""
     folder = make_folder(path)
     manifest = folder / MANIFEST
-    if manifest.exists() and read_json(manifest).get("kind") != SELECTION:
+    if manifest.exists() and read_json(manifest).get("kind") != export.KIND:
         raise NaitError(f"--output {path}: holds an index or something else ({MANIFEST}); choose another folder")
     return folder
 
@@ -124,7 +122,7 @@ def write_manifest(
     """``manifest.json`` of a selection; returns it."""
     kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "datasets")
     manifest = {
-        "kind": SELECTION, "verb": verb, **told,
+        "kind": export.KIND, "verb": verb, **told,
         **{key: index.manifest[key] for key in kept if key in index.manifest},
         "config": config, "environment": environment(),
     }  # fmt: skip
