@@ -96,17 +96,23 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(Options):
-    model: str = _option("", "model: local folder, .gguf file or Hub id", required=True)
+class RunOptions(Options):
+    """How a model is loaded and run, whichever it is."""
+
     tokenizer: str | None = _option(None, "tokenizer, if not the model's own")
-    layers: str = _option(
-        "all", "layers to capture: all, 0-9, or 0,5,-1 (a leading minus needs =: --layers=-10--1)", metavar="LAYERS"
-    )
     dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
                          choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
     device: str = _option("auto", "auto, cpu, cuda, cuda:1")
     batch_tokens: int | None = _option(None, "tokens a batch (default: 2048 on a CPU, 65536 on a GPU)", minimum=1)
     trust_remote_code: bool = _option(False, "let the model's own Python code run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(RunOptions):
+    model: str = _option("", "model: local folder, .gguf file or Hub id", required=True)
+    layers: str = _option(
+        "all", "layers to capture: all, 0-9, or 0,5,-1 (a leading minus needs =: --layers=-10--1)", metavar="LAYERS"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +238,7 @@ class RankOptions(BudgetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Options):
+class EvaluateOptions(RunOptions):
     """Options of ``evaluate``."""
 
     index: str = _option("", "index folder", required=True)
@@ -255,12 +261,6 @@ class EvaluateOptions(Options):
     )
     repeats: int = _option(10, "stability: how often each is drawn", minimum=1)
     seed: int = _option(0, "seed of all that is drawn", minimum=0)
-    device: str = _option("auto", "where the model runs and the scan: auto, cpu, cuda, cuda:1")
-    tokenizer: str | None = _option(None, "tokenizer, if not the model's own")
-    dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
-                         choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
-    batch_tokens: int | None = _option(None, "tokens a batch (default: 2048 on a CPU, 65536 on a GPU)", minimum=1)
-    trust_remote_code: bool = _option(False, "let the model's own Python code run")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,15 @@ class Sample:
     text: str | None = None
     input_ids: tuple[int, ...] | None = None
 
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """(role, text) of each turn, for people to read; what is no conversation is one turn."""
+        if self.messages:
+            return [(message.role, message.content) for message in self.messages]
+        if self.text is not None:
+            return [("text", self.text)]
+        return [("token ids", " ".join(map(str, self.input_ids or ())))]
+
 
 def detect(row: dict[str, Any]) -> str | None:
     """Name the first of FORMATS whose keys the row has, or None."""

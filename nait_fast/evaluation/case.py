@@ -89,7 +89,8 @@ class Case:
     @cached_property
     def sampled(self) -> dict[str, np.ndarray]:
         """``codes`` uint8 [m, row_bytes] of the ``sample``, and what comes with them."""
-        return codes_at(self.index, self.sample)
+        blocks = list(codes_at(self.index, self.sample))
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     @cached_property
     def codebook(self) -> Codebook | None:

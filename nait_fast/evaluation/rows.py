@@ -39,6 +39,4 @@ def text_of(line: bytes, format: str) -> str:
         sample = parse(json.loads(line), format, 0)
     except RowError:  # a pool of rows that were left out, too
         return line.decode(errors="replace")[:TEXT_CHARACTERS]
-    if sample.messages:
-        return "\n".join(message.content for message in sample.messages)[:TEXT_CHARACTERS]
-    return (sample.text or " ".join(map(str, sample.input_ids or ())))[:TEXT_CHARACTERS]
+    return "\n".join(text for _, text in sample.turns)[:TEXT_CHARACTERS]

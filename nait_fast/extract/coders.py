@@ -10,7 +10,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout, code_layout
 from nait_fast.index.rotation import Rotation
-from nait_fast.kernels import pack_bits, rotate_bits, topk_bits
+from nait_fast.kernels import pack_bits, rotate_bits, topk_bits, unpack
 from nait_fast.kernels.rotate import ROUNDS
 
 Parts = dict[str, tuple[slice, torch.Tensor]]  # column -> (its entries that come of this layer, [B, entries])
@@ -62,6 +62,12 @@ class TopKCoder:
 
     def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
         return topk_bits(values.float(), self._k), {}
+
+
+def top_sets(values: torch.Tensor, layout: CodeLayout, k: int) -> np.ndarray:
+    """Bool [n, N]: which neurons are among the ``k`` largest of their layer in ``values`` [n, N]."""
+    layers = [values[:, layout.neurons(position)] for position in range(len(layout.widths))]
+    return torch.cat([unpack(topk_bits(v, k), v.shape[1]) for v in layers], dim=1).numpy()
 
 
 class RotatedCoder:

@@ -116,6 +116,7 @@ def columns_of(told: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]
     return columns
 
 
-def column_bytes(told: Mapping[str, Any]) -> int:
-    """Bytes of a row that the columns take beside its bits."""
-    return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in columns_of(told).values())
+def row_bytes(told: Mapping[str, Any]) -> int:
+    """Bytes that a row's code and what comes with it take, by what a manifest says."""
+    columns = (np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in columns_of(told).values())
+    return told["row_bytes"] + sum(columns)

@@ -10,6 +10,7 @@ import numpy as np
 from nait_fast.config import ReportOptions
 from nait_fast.evaluation.ranks import best as best_rows
 from nait_fast.evaluation.ranks import correlations, count_of, overlaps
+from nait_fast.evaluation.scores import codes_at
 from nait_fast.ranking.export import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation import FILE, Evaluation, Matrix, load_evaluation
@@ -17,7 +18,6 @@ from nait_fast.reporting.layers import (
     Deciders,
     LayerParts,
     bit_frequency,
-    codes_at,
     decide,
     deciding_neurons,
     layer_parts,

@@ -1,21 +1,20 @@
 """Which layers and neurons made a score: the parts of a sum, on a sample of an index's rows."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nait_fast.evaluation.confounds import bit_weights, estimated_parts, variance_shares
 from nait_fast.evaluation.confounds import layer_parts as bit_parts
-from nait_fast.evaluation.scores import scores_anew
+from nait_fast.evaluation.scores import codes_at, scores_anew
+from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 from nait_fast.ranking.signature import Signature
 
 SAMPLE_ROWS = 20_000
 SAMPLE_BYTES = 256 << 20  # of codes: a large model's are fewer rows
 ESTIMATED_ROWS = 2048  # at most, where scores are estimated: each layer is a scan of its own there
-BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -52,34 +51,14 @@ def tells_layers(index: Index, signature: Signature) -> bool:
     return signature.is_bits or (signature.method == "nait" and scores_anew(index, signature))
 
 
-def row_bytes(index: Index) -> int:
-    """What a row's code, and what comes with it, take."""
-    columns = (np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in index.columns.values())
-    return max(1, index.code_layout.row_bytes + sum(columns))
-
-
 def sample_rows(index: Index, targets: int) -> int:
     """How many rows a sample of ``index`` may have, for so many targets."""
-    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // row_bytes(index), 8 * SAMPLE_ROWS // targets))
+    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // max(1, row_bytes(index.manifest)), 8 * SAMPLE_ROWS // targets))
 
 
 def spread(rows: int, wanted: int) -> np.ndarray:
     """int64: every n-th of ``rows`` places, n as small as gives at most ``wanted``."""
     return np.arange(0, rows, max(1, -(-rows // max(1, wanted))), dtype=np.int64)
-
-
-def codes_at(index: Index, places: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """``codes`` uint8 [n, W], and the columns that come with them, of the rows at ascending ``places`` int64 (counted
-    over all shards), in blocks, in order. Raises NaitError for damaged shards."""
-    step, first = max(1, BLOCK_BYTES // row_bytes(index)), 0
-    for entry in index.entries:
-        own = places[slice(*np.searchsorted(places, (first, first + entry.rows)))] - first
-        first += entry.rows
-        if len(own):
-            shard = index.open(entry)
-            for start in range(0, len(own), step):
-                some = own[start : start + step]
-                yield {name: column[some] for name, column in {"codes": shard.codes, **shard.columns}.items()}
 
 
 def parts_at(index: Index, signature: Signature, places: np.ndarray) -> np.ndarray:

@@ -97,11 +97,7 @@ def text_of(row: dict[str, Any], column: str | None) -> Text:
         sample = parse(row, detect(row) or "text", 0)
     except RowError:
         return Text([("row", json.dumps(row, ensure_ascii=False))], label)
-    if sample.messages:
-        return Text([(m.role, m.content) for m in sample.messages], label)
-    if sample.text is not None:
-        return Text([("text", sample.text)], label)
-    return Text([("token ids", " ".join(map(str, sample.input_ids or ())))], label)
+    return Text(sample.turns, label)
 
 
 def read_rows(

@@ -1,11 +1,12 @@
 """What ``evaluate`` needs the model for: exact scores of some rows, and a target's readings."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions
+from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions, RunOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import parse
 from nait_fast.data.pool import Pool, decode
@@ -13,22 +14,22 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.rows import formats_of
 from nait_fast.evaluation.scores import Scores
+from nait_fast.extract.coders import top_sets
 from nait_fast.extract.projection import Project
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.reader import Index
-from nait_fast.kernels import topk_bits, unpack
 from nait_fast.progress import Progress
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.signature import Signature
+from nait_fast.verbs.signature import made_from
 
 
 def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     """The model that ``index`` was made with, under its layers, template and length. Raises NaitError for another."""
     told = index.manifest
-    shared = {name: getattr(options, name) for name in ("tokenizer", "dtype", "device", "batch_tokens")}
-    model = ModelOptions(model=options.model or "", layers=",".join(map(str, told["layers"])),
-                         trust_remote_code=options.trust_remote_code, **shared)  # fmt: skip
+    shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
+    model = ModelOptions(model=options.model or "", layers=",".join(map(str, told["layers"])), **shared)
     data = DataOptions(template=told["template_kind"], max_length=told["max_length"])
     session = open_session(model, data, told["first_token"], quiet)
     session.embed_layer = told.get("embed_layer")
@@ -73,7 +74,7 @@ def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[
 
 def reading_of(signature: Signature) -> str:
     """The reading of its target's samples that a signature is made from."""
-    return "drift" if signature.method == "nait" else signature.meta["reading"]
+    return made_from(signature.method, signature.meta["reading"])
 
 
 def material_of(signature: Signature, readings: dict[str, Any]) -> np.ndarray:
@@ -84,9 +85,7 @@ def material_of(signature: Signature, readings: dict[str, Any]) -> np.ndarray:
         return values.numpy()
     if signature.method == "contrast":
         return values.numpy() > signature.tensors["threshold"]
-    layout, k = signature.layout, signature.meta["top_k"]
-    layers = [values[:, layout.neurons(position)] for position in range(len(layout.widths))]
-    return np.concatenate([unpack(topk_bits(layer, k), layer.shape[1]).numpy() for layer in layers], axis=1)
+    return top_sets(values, signature.layout, signature.meta["top_k"])
 
 
 def _run(session: Session, encoded: list[Encoded], sink: Any, readings: Sequence[str], label: str) -> None:

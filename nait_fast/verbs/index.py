@@ -17,7 +17,7 @@ from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session
 from nait_fast.index.codebook import load_codebook
 from nait_fast.index.files import make_folder, write_json
-from nait_fast.index.format import column_bytes
+from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 from nait_fast.verbs.signature import default_reading
@@ -57,7 +57,7 @@ def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
         "template": manifest["template_kind"],
         "truncated": manifest["truncated"],
         "tokens": manifest["tokens"],
-        "bytes_per_row": manifest["row_bytes"] + column_bytes(manifest),
+        "bytes_per_row": row_bytes(manifest),
     }
 
 

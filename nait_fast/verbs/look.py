@@ -42,7 +42,7 @@ def inspect(path: str) -> dict[str, Any]:
     pool = Pool(path, skip_bad_rows=True)
     info = pool.scan()
     first = next(pool.samples())
-    turns = [f"{m.role}: {m.content[:80]}" for m in first.messages] or [(first.text or str(first.input_ids))[:80]]
+    turns = [f"{role}: {text[:80]}" for role, text in first.turns]
     return {"path": path, "kind": f"pool ({info.kind})", "format": info.format, "rows": info.rows, "usable": info.good,
             "skipped": [f"{s.where}: {s.reason}" for s in info.skipped[:20]], "first_sample": turns}  # fmt: skip
 

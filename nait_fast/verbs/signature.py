@@ -11,11 +11,11 @@ from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_targ
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
+from nait_fast.extract.coders import top_sets
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, session_around
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import make_folder
-from nait_fast.kernels import topk_bits, unpack
 from nait_fast.progress import Progress
 from nait_fast.ranking.embed import embed_signature
 from nait_fast.ranking.pca import nait_signature
@@ -36,6 +36,12 @@ def default_reading(method: str, reading: str | None) -> str:
             raise NaitError("--reading: method embed has none (it compares hidden states); leave the flag out")
         return "hidden"
     return reading or ("drift" if method == "nait" else "mean")
+
+
+def made_from(method: str, reading: str) -> str:
+    """The reading of a target's samples behind a signature that scores with ``reading``: nait's directions are those
+    of the drifts, whatever they are projected on."""
+    return "drift" if method == "nait" else reading
 
 
 def open_targets(targets: tuple[str, ...], format: str) -> dict[str, Pool]:
@@ -91,8 +97,7 @@ def build_signatures(
         session.embed_layer = codebook.meta["embed_layer"]
     made = []
     for name, pool in targets.items():
-        wanted = "drift" if options.method == "nait" else reading
-        values, target = _collect(session, name, pool, wanted)
+        values, target = _collect(session, name, pool, made_from(options.method, reading))
         meta = {**session.identity(), "target": target, "reading": reading}
         if options.method == "nait":
             pool_drift = codebook.drift_mean if codebook and options.sign == "contrast" else None
@@ -110,10 +115,8 @@ def build_signatures(
             made.append(contrast_signature(name, bits, codebook, weights=options.weights, planes=options.planes,
                                            top_m=options.top_m, target=target))  # fmt: skip
         else:
-            layout, k = session.layout, options.nag_top_k
-            layers = [torch.from_numpy(values[:, layout.neurons(p)]) for p in range(len(layout.widths))]
-            bits = torch.cat([unpack(topk_bits(v, k), v.shape[1]) for v in layers], dim=1).numpy()
-            made.append(nag_signature(name, bits, {**meta, "top_k": k}))
+            bits = top_sets(torch.from_numpy(values), session.layout, options.nag_top_k)
+            made.append(nag_signature(name, bits, {**meta, "top_k": options.nag_top_k}))
     return made
 
 

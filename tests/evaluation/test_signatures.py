@@ -105,8 +105,9 @@ def test_scores_are_the_scan_s(tmp_path: Path) -> None:
     some = [signatures[0], signatures[2], signatures[3]]
     for column, signature in zip(score_places(index, some, places), some, strict=True):
         assert np.array_equal(column, score_codes(codes[places], [signature])[:, 0])
-    found_codes = codes_at(index, places)
-    assert found_codes.keys() == {"codes"} and np.array_equal(found_codes["codes"], codes[places])
+    blocks = list(codes_at(index, places))
+    assert all(block.keys() == {"codes"} for block in blocks)
+    assert np.array_equal(np.concatenate([block["codes"] for block in blocks]), codes[places])
     assert np.array_equal(exact_column(index, "n"), np.sin(np.arange(90)))
 
 
