@@ -21,6 +21,7 @@ from nait_fast.errors import NaitError
 from nait_fast.models.load import LoadedModel, apart
 from nait_fast.models.pack import Pack
 from nait_fast.models.packed import ATTENTION, packed_attention_on
+from nait_fast.models.spec import decoder_layers
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def load_causal(model: str, dtype: str, device: str) -> tuple[Any, Any, LoadedMo
     from transformers import AutoModelForCausalLM
 
     from nait_fast.env import pick_device
-    from nait_fast.models.load import _locate, _without_bars, load_tokenizer, pick_dtype, prepare
+    from nait_fast.models.load import load_tokenizer, locate, pick_dtype, prepare, without_bars
 
     target = pick_device(device)
-    source, extra = _locate(model)
-    with _without_bars():
+    source, extra = locate(model)
+    with without_bars():
         causal = AutoModelForCausalLM.from_pretrained(source, dtype=pick_dtype(dtype, target), **extra)
     causal, tokenizer = causal.to(target).eval(), load_tokenizer(model)
     return causal, tokenizer, prepare(causal, tokenizer, name=model)
@@ -100,7 +101,7 @@ class Learner:
     def __init__(self, causal: Any, loaded: LoadedModel, samples: Sequence[Sft], recipe: Recipe):
         if not loaded.packs or getattr(causal.config, "final_logit_softcapping", None):
             raise NaitError(f"model {loaded.name}: the ablation needs a model that runs packed, without logit caps")
-        body, n = loaded.body, len(loaded.body.layers)  # type: ignore[arg-type]
+        body, n = loaded.body, len(decoder_layers(loaded.body))
         self.below = n - recipe.layers if recipe.layers else 0
         if not 0 <= self.below < n:
             raise NaitError(f"--layers {recipe.layers}: the model has {n}")

@@ -4,10 +4,9 @@
 
 A target's directions come from all its samples; the pool is a stratified sample. Each codec's codebook rests on 512 of
 its samples; the codes are those of the index's own coder, the scores those of the index's own scan. Against exact
-scores in fp64: Spearman, and how much of the best 10% and 1% is found. The table is recorded, and drawn with --plot.
+scores in fp64: Spearman, and how much of the best 10% and 1% is found. benchmarks.methods makes the table and the plot.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,17 +17,18 @@ import torch
 
 from benchmarks.readings import READINGS, Readings, captured
 from benchmarks.record import record, table
-from benchmarks.retrieval import stratified
+from benchmarks.retrieval import pool_parser, stratified
+from nait_fast.evaluation.fidelity import PLANES, neuron_proxy
+from nait_fast.evaluation.ranks import compared
 from nait_fast.extract.coders import RotatedCoder, make_rotation
 from nait_fast.extract.component_coder import ComponentCoder, make_components, split_bytes
 from nait_fast.extract.sinks import Encode
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.ranking.pca import nait_signature
-from nait_fast.ranking.signature import Signature, signed_planes
+from nait_fast.ranking.scan import score_codes
+from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.sources import estimator
-from nait_fast.ranking.spearman import spearman
-from nait_fast.ranking.topk import order
 
 CALIBRATION = 512
 CHUNK = 256  # rows turned into fp64 at once
@@ -40,12 +40,6 @@ def exact_scores(values: np.ndarray, signatures: list[Signature]) -> Scores:
     directions = np.stack([s.tensors["direction"] for s in signatures]).astype(np.float64).T
     parts = [values[i : i + CHUNK].astype(np.float64) @ directions for i in range(0, len(values), CHUNK)]
     return np.concatenate(parts)
-
-
-def overlap(a: np.ndarray, b: np.ndarray, share: float) -> float:
-    """Share of the best of ``a`` that is among the best of ``b``."""
-    k, rows = max(1, round(share * len(a))), np.arange(len(a))
-    return len(np.intersect1d(order(rows, a)[:k], order(rows, b)[:k])) / k
 
 
 class Calibrated:
@@ -77,9 +71,13 @@ class Calibrated:
         found = make_components(self.sample, self.centre, self.layout, *split_bytes(n_bytes))
         return self._estimated(signatures, ComponentCoder, components=found)
 
+    def _codebook(self, **tables: Any) -> Codebook:
+        told = {"first_token": "exclude", "model": "", "template": "", "layers": list(range(len(self.layout.widths)))}
+        meta = {"reading": self.reading, "widths": list(self.layout.widths), **told}
+        return Codebook(self.centre, meta, self.centre, self.spread, **tables)
+
     def _estimated(self, signatures: list[Signature], coder: Any, **tables: Any) -> tuple[int, Scores]:
-        meta = {"reading": self.reading, "widths": list(self.layout.widths)}
-        codebook = Codebook(self.centre, meta, self.centre, self.spread, **tables)
+        codebook = self._codebook(**tables)
         sink = Encode(len(self.values), self.layout, coder(codebook))
         everyone = range(len(self.values))
         for position in range(len(self.layout.widths)):
@@ -100,18 +98,12 @@ class Calibrated:
         )
 
     def neuron_bits(self, signatures: list[Signature]) -> tuple[int, Scores]:
-        """One bit a neuron above the centre, weighted by v · σ in 12 planes (4 round the weak layers away)."""
-        out = []
-        for signature in signatures:
-            weights = signature.tensors["direction"] * self.spread
-            planes, worth, scale = signed_planes(weights, 12, self.layout)
-            out.append(scale * worth @ np.stack([self.layout.unpack(p[None])[0] for p in planes]).astype(np.int64))
-        weights = np.stack(out, axis=1)
-        parts = [
-            (self.values[i : i + CHUNK] > self.centre).astype(np.float64) @ weights
-            for i in range(0, len(self.values), CHUNK)
-        ]
-        return self.layout.row_bytes, np.concatenate(parts)
+        """One bit a neuron above the centre, weighted by v · σ: the best that codec neuron could do."""
+        codes = np.concatenate(
+            [self.layout.pack(self.values[i : i + CHUNK] > self.centre) for i in range(0, len(self.values), CHUNK)]
+        )
+        codebook = self._codebook()
+        return self.layout.row_bytes, score_codes(codes, [neuron_proxy(s, codebook) for s in signatures])
 
 
 def measured(readings: Readings, seed: int, sources: np.ndarray, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -128,8 +120,7 @@ def measured(readings: Readings, seed: int, sources: np.ndarray, only: Sequence[
             for c, signature in enumerate(signatures):
                 yield {
                     "reading": reading, "codec": codec, "bytes": size, "target": signature.name, "rows": len(exact),
-                    "spearman": spearman(scores[:, c], exact[:, c]),
-                    "top10": overlap(exact[:, c], scores[:, c], 0.1), "top1": overlap(exact[:, c], scores[:, c], 0.01),
+                    **compared(exact[:, c], scores[:, c]),
                 }  # fmt: skip
 
 
@@ -149,7 +140,7 @@ def codecs(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -
     yield "components, 1,024 B, the target's source kept from calibration", lambda: unseen(pool, signatures, sources)
     for number in (512, 1024):
         yield f"{number:,} neurons as int8", lambda number=number: pool.neurons(signatures, number)
-    yield "neuron bits, v · σ in 12 planes", lambda: pool.neuron_bits(signatures)
+    yield f"neuron bits, v · σ in {PLANES} planes", lambda: pool.neuron_bits(signatures)
     for outliers in (0, 128, 1024):
         yield f"rotated, {outliers} outliers", lambda outliers=outliers: pool.rotated(signatures, outliers=outliers)
 
@@ -182,13 +173,7 @@ def targets_of(texts: list[str]) -> Mapping[str, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dataset", required=True, type=Path)
-    parser.add_argument("--target", required=True, nargs="+", metavar="NAME=FILE")
-    parser.add_argument("--rows", type=int, default=3040)
-    parser.add_argument("--max-length", type=int, default=384)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = pool_parser(__doc__)
     parser.add_argument(
         "--only", nargs="+", default=(), metavar="CODEC", help="measure these, by their names in the table"
     )

@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks.record import record, table
 from nait_fast import api
+from nait_fast.evaluation.retrieval import r_precision
 from nait_fast.index.reader import Index
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.signature import Signature, load_signature, top_m_planes
 from nait_fast.ranking.spearman import spearman
-from nait_fast.ranking.topk import order
 
 
 def stratified(dataset: Path, n: int, seed: int) -> list[bytes]:
@@ -42,10 +42,16 @@ def stratified(dataset: Path, n: int, seed: int) -> list[bytes]:
     return [lines[i] for i in sorted(keep)]
 
 
-def r_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
-    """Share of relevant rows among the best R."""
-    best = order(np.arange(len(scores)), scores)[: int(relevant.sum())]
-    return float(relevant[best].mean())
+def pool_parser(about: str | None) -> argparse.ArgumentParser:
+    """The options of a measurement on a stratified sample of a pool."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dataset", required=True, type=Path)
+    parser.add_argument("--target", required=True, nargs="+", metavar="NAME=FILE")
+    parser.add_argument("--rows", type=int, default=3040)
+    parser.add_argument("--max-length", type=int, default=384)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 def _top_m(signature: Signature, m: int) -> Signature:
@@ -54,27 +60,40 @@ def _top_m(signature: Signature, m: int) -> Signature:
     return replace(signature, meta={**signature.meta, "scale": scale, "quantisation": f"top_m={m}"}, tensors=tensors)
 
 
-def _rank(index: Index, signatures: list[Signature], method: str, own: np.ndarray) -> list[dict]:
+@dataclass(frozen=True)
+class Ranked:
+    """``row`` and ``lengths`` [n] of an index, ``scores`` float64 [n, C] of the targets ``names``."""
+
+    row: np.ndarray
+    lengths: np.ndarray
+    scores: np.ndarray
+    names: list[str]
+
+    def rows(self, method: str, own: np.ndarray) -> list[dict]:
+        """One result row a target. ``own``: the source of each row of the pool."""
+        out = []
+        for name, scores in zip(self.names, self.scores.T, strict=True):
+            relevant = own[self.row] == name
+            out.append({"method": method, "target": name, "r_precision": r_precision(scores, relevant),
+                        "relevant": int(relevant.sum()), "rows": len(scores),
+                        "spearman_with_length": round(spearman(scores, self.lengths), 3)})  # fmt: skip
+        return out
+
+    def with_other(self, other: "Ranked") -> "Ranked":
+        """The sums of both z-scores, as ``--combine mean`` ranks."""
+        z = [(r.scores - r.scores.mean(axis=0)) / r.scores.std(axis=0) for r in (self, other)]
+        return Ranked(self.row, self.lengths, z[0] + z[1], self.names)
+
+
+def ranked(index: Index, signatures: list[Signature]) -> Ranked:
     blocks = list(scan(index, signatures))
-    rows, scores = np.concatenate([b.row for b in blocks]), np.concatenate([b.scores for b in blocks])
-    lengths = np.concatenate([b.n_tokens for b in blocks])
-    out = []
-    for c, signature in enumerate(signatures):
-        name = signature.name.removesuffix("-mean")
-        out.append({"method": method, "target": name, "r_precision": r_precision(scores[:, c], own[rows] == name),
-                    "relevant": int((own[rows] == name).sum()), "rows": len(rows),
-                    "spearman_with_length": round(spearman(scores[:, c], lengths), 3)})  # fmt: skip
-    return out
+    names = [signature.name.removesuffix("-mean") for signature in signatures]
+    columns = ([b.row for b in blocks], [b.n_tokens for b in blocks], [b.scores for b in blocks])
+    return Ranked(*map(np.concatenate, columns), names)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dataset", required=True, type=Path)
-    parser.add_argument("--target", required=True, nargs="+", metavar="NAME=FILE")
-    parser.add_argument("--rows", type=int, default=3040)
-    parser.add_argument("--max-length", type=int, default=384)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = pool_parser(__doc__)
     parser.add_argument("--work", type=Path, help="keep the intermediate files here")
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -110,13 +129,15 @@ def main() -> None:
     embed = signatures("embed", method="embed", codebook=str(work / "index"))
     nag = signatures("nag", method="nag")
     api.build_index(dataset=str(pool), **common, codec="nag", output=str(work / "index-nag"))
+    by_bits, by_embedding = ranked(index, contrast), ranked(index, embed)
     rows = (
-        _rank(index, nait, "nait, drift", own)
-        + _rank(index, mean, "nait, mean", own)
-        + _rank(index, contrast, "contrast, 4 planes", own)
-        + _rank(index, top_64, "contrast, ±1 top-64", own)
-        + _rank(Index(work / "index-nag"), nag, "nag, top-20", own)
-        + _rank(index, embed, "embed, last layer", own)
+        ranked(index, nait).rows("nait, drift", own)
+        + ranked(index, mean).rows("nait, mean", own)
+        + by_bits.rows("contrast, 4 planes", own)
+        + ranked(index, top_64).rows("contrast, ±1 top-64", own)
+        + ranked(Index(work / "index-nag"), nag).rows("nag, top-20", own)
+        + by_embedding.rows("embed, last layer", own)
+        + by_bits.with_other(by_embedding).rows("contrast + embed", own)
     )
     for row in rows:
         row |= {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fidelity
-from benchmarks.fidelity import Calibrated, exact_scores, means, measured, overlap, signatures_of, unseen
+from benchmarks.fidelity import Calibrated, exact_scores, means, measured, signatures_of, unseen
 from benchmarks.readings import Readings, captured
 from nait_fast.index.format import CodeLayout
 from tests.conftest import make_rows, write_jsonl
@@ -29,13 +29,6 @@ def made() -> Readings:
 
     pool = {"mean": draw(700), "drift": draw(700)}
     return Readings(CodeLayout.of(WIDTHS), pool, {"a": draw(40), "b": draw(50)}, np.ones(700, np.int64))
-
-
-def test_overlap_by_hand():
-    a, b = np.arange(20.0), np.arange(20.0)
-    b[[19, 0]] = b[[0, 19]]  # the best is now the worst
-    assert overlap(a, a, 0.1) == 1 and overlap(a, b, 0.1) == 0.5 and overlap(a, b, 0.01) == 0
-    assert overlap(a, -a, 0.5) == 0
 
 
 def test_exact_scores_are_the_sum_of_products(made: Readings):

@@ -95,7 +95,7 @@ def _rope_limit(config: Any) -> int | None:
     return min(limits, default=None)
 
 
-def _locate(model: str) -> tuple[str, dict[str, str]]:
+def locate(model: str) -> tuple[str, dict[str, str]]:
     """(folder or Hub id, extra from_pretrained arguments)."""
     path = Path(model).expanduser()
     if path.suffix == ".gguf":
@@ -123,7 +123,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     # transformers' loading bars would bury the one line that a user should read.
     from transformers.utils import logging
 
@@ -140,7 +140,7 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
     """The tokenizer of ``model``, or the one at ``tokenizer``. Raises NaitError."""
     from transformers import AutoTokenizer
 
-    source, extra = _locate(tokenizer or model)
+    source, extra = locate(tokenizer or model)
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
@@ -165,10 +165,10 @@ def load_model(
     from transformers import AutoModel
 
     target = pick_device(device)
-    source, extra = _locate(model)
+    source, extra = locate(model)
     chosen_dtype = pick_dtype(dtype, target)
     try:
-        with _without_bars():
+        with without_bars():
             body = AutoModel.from_pretrained(source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         raise NaitError(

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from nait_fast.data.parts import Place
 from nait_fast.data.plan import Plan, Unit
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.files import pack_tensors, read_json, sha256, write_sealed
+from nait_fast.errors import NaitError
+from nait_fast.index.codebook import Codebook, load_codebook
+from nait_fast.index.files import pack_tensors, read_json, read_tensors, sha256, write_sealed
 from nait_fast.index.format import CALIBRATION, CODEBOOK, FORMAT_VERSION, MANIFEST, SKIPPED, CodeLayout, shard_name
 from nait_fast.ranking.signature import Signature, signed_planes
 from tests.ranking.indexes import id_tensors
@@ -91,6 +93,23 @@ def put(folder: Path, name: str, data: bytes) -> None:
         shard = next(shard for shard in told["shards"] if shard["file"] == name)
         shard |= {"bytes": len(data), "sha256": sha256(data)}
     seal(folder / MANIFEST, told)
+
+
+def check_codebook_damage(index: Path, scratch: Path, name: str, value: float) -> None:
+    """A codebook without the tensor ``name``, with it in another shape, or with ``value`` as its last entry is refused
+    in one line. ``scratch``: folder for the damaged file."""
+    tensors, meta = read_tensors(index / CODEBOOK, "codebook")
+    for change in ("missing", "shape", "value"):
+        held = {key: np.array(tensor) for key, tensor in tensors.items()}
+        if change == "missing":
+            del held[name]
+        elif change == "shape":
+            held[name] = held[name][..., None]
+        else:
+            held[name].reshape(-1)[-1] = value
+        (scratch / CODEBOOK).write_bytes(pack_tensors(held, meta))
+        with pytest.raises(NaitError, match=r"codebook\.safetensors: not a valid codebook"):
+            load_codebook(scratch)
 
 
 def seal(path: Path, value: dict[str, Any]) -> None:

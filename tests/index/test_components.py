@@ -9,13 +9,12 @@ import pytest
 import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.extract.component_coder import _allotted, make_components, split_bytes
-from nait_fast.index.codebook import load_codebook
-from nait_fast.index.files import pack_tensors, read_tensors
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.ranking.components import levels_of
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest, naive_readings
+from tests.index.made import check_codebook_damage
 from tests.index.test_index import build, flat
 from tests.index.test_rotated import columns, scores
 
@@ -163,16 +162,4 @@ def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, index: Index
 
 @pytest.mark.parametrize("name", ["basis", "component_counts", "component_scale"])
 def test_damaged_codebooks_are_refused(tmp_path: Path, index: Index, name: str) -> None:
-    tensors, meta = read_tensors(index.folder / "codebook.safetensors", "codebook")
-    for change in ("missing", "shape", "value"):
-        held = {k: np.array(v) for k, v in tensors.items()}
-        if change == "missing":
-            del held[name]
-        elif change == "shape":
-            held[name] = held[name][..., None]
-        else:
-            held[name].reshape(-1)[-1] = 1 if name == "component_counts" else np.nan
-        file = tmp_path / "codebook.safetensors"
-        file.write_bytes(pack_tensors(held, meta))
-        with pytest.raises(NaitError, match=r"codebook\.safetensors: not a valid codebook"):
-            load_codebook(file)
+    check_codebook_damage(index.folder, tmp_path, name, 1 if name == "component_counts" else np.nan)

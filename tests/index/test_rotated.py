@@ -10,7 +10,6 @@ import torch
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.index.codebook import load_codebook
 from nait_fast.index.files import pack_tensors, read_tensors
 from nait_fast.index.reader import Index
 from nait_fast.kernels.rotate.reference import rotate
@@ -19,7 +18,7 @@ from nait_fast.ranking.scan import scan
 from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest, naive_ids, naive_readings
-from tests.index.made import put
+from tests.index.made import check_codebook_damage, put
 from tests.index.test_index import build, flat
 from tests.ops.device import DEVICE
 
@@ -220,19 +219,8 @@ def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, rotated: Ind
 
 @pytest.mark.parametrize("name", ["permutations", "signs", "factor_scale", "outliers", "outlier_scale", "hidden_mean"])
 def test_damaged_codebooks_are_refused(tmp_path: Path, rotated: Index, name: str) -> None:
-    tensors, meta = read_tensors(rotated.folder / "codebook.safetensors", "codebook")
-    for change in ("missing", "shape", "value"):
-        held = {k: np.array(v) for k, v in tensors.items()}
-        if change == "missing":
-            del held[name]
-        elif change == "shape":
-            held[name] = held[name][..., None]
-        else:
-            held[name].reshape(-1)[-1] = {"permutations": 5000, "signs": 0, "outliers": 1 << 20}.get(name, np.nan)
-        file = tmp_path / "codebook.safetensors"
-        file.write_bytes(pack_tensors(held, meta))
-        with pytest.raises(NaitError, match=r"codebook\.safetensors: not a valid codebook"):
-            load_codebook(file)
+    value = {"permutations": 5000, "signs": 0, "outliers": 1 << 20}.get(name, np.nan)
+    check_codebook_damage(rotated.folder, tmp_path, name, value)
 
 
 def test_scores_are_the_papers_sum(rotated: Index, tiny_model: str, signature, target_file: Path) -> None:
