@@ -13,6 +13,7 @@ from nait_fast.index.rotation import Rotation
 from nait_fast.kernels import pack_bits, rotate_bits, topk_bits, unpack
 from nait_fast.kernels.rotate import ROUNDS
 
+HEADROOM = 1.5  # int8 reaches so many times as far as an outlier did in the calibration sample
 Parts = dict[str, tuple[slice, torch.Tensor]]  # column -> (its entries that come of this layer, [B, entries])
 
 
@@ -73,7 +74,7 @@ def top_sets(values: torch.Tensor, layout: CodeLayout, k: int) -> np.ndarray:
 class RotatedCoder:
     """The signs of the rotated reading, less its centre; its factor; and the outliers as int8.
 
-    The bits stand for what the outliers' int8 numbers leave.
+    The bits stand for the other neurons: to them, the outliers are zero.
     """
 
     def __init__(self, codebook: Codebook, device: torch.device | None = None):
@@ -107,9 +108,8 @@ class RotatedCoder:
         kept = self._rotation.outliers_of(neurons)
         if kept.stop > kept.start:
             place, scale = self._outliers[kept] - neurons.start, self._outlier_scale[kept]
-            levels = (x[:, place] / scale).round().clamp(-127, 127)
-            x[:, place] -= levels * scale
-            levels = levels.to(torch.int8)
+            levels = (x[:, place] / scale).round().clamp(-127, 127).to(torch.int8)
+            x[:, place] = 0
         return *rotate_bits(x, self._permutations[:, padded], self._signs[:, padded]), levels
 
 
@@ -127,7 +127,7 @@ def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, ou
     spread = values.var(axis=0, dtype=np.float64)
     chosen = np.sort(np.argsort(-spread, kind="stable")[:outliers])
     largest = np.abs(values[:, chosen] - centre[chosen]).max(axis=0, initial=0) if outliers else np.zeros(0)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    scale = np.where(largest > 0, HEADROOM * largest / 127, 1).astype(np.float32)
 
     def rotation(factor_scale: list[float]) -> Rotation:
         return Rotation(

@@ -14,7 +14,8 @@ from nait_fast.index.files import pack_tensors, read_tensors
 from nait_fast.index.reader import Index
 from nait_fast.kernels.rotate.reference import rotate
 from nait_fast.ranking.rotated import RotatedScan
-from nait_fast.ranking.scan import scan
+from nait_fast.ranking.scan import scan as scan_index
+from nait_fast.ranking.signature import Signature
 from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest, naive_ids, naive_readings
@@ -33,7 +34,7 @@ def columns(index: Index) -> dict[str, np.ndarray]:
 
 
 def scores(index: Index, *signatures) -> np.ndarray:
-    return np.concatenate([block.scores for block in scan(index, signatures)])
+    return np.concatenate([block.scores for block in scan_index(index, signatures)])
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_codes_by_the_definition(rotated: Index, tiny_model: str) -> None:
     step = np.abs(centred[:, rotation.outliers] - kept) / rotation.outlier_scale
     inside = np.abs(held["outliers"]) < 127
     assert inside.any() and (step[inside] <= 0.51).all()
-    centred[:, rotation.outliers] -= kept
+    centred[:, rotation.outliers] = 0
     bits = rotated.code_layout.unpack(held["codes"])
     for layer in range(3):
         padded = rotated.code_layout.neurons(layer)
@@ -111,6 +112,22 @@ def test_exact_scores_in_the_index_win(tmp_path: Path, tiny_model: str, pool: Pa
     np.testing.assert_array_equal(scores(index, signature), scores(plain, signature))
     told = nait_fast.rank(index=tmp_path / "index", signature=[file], output=tmp_path / "out")
     assert told["approximate"] == []
+
+
+def test_the_direction_is_cut_to_four_bits_as_well_as_even_steps_can(rotated: Index) -> None:
+    """Error of 16 even steps for normal numbers: 1.15% of their variance (Max 1960); the outliers are left out."""
+    rotation, widths, share = rotated.codebook.rotation, rotated.code_layout, 0.0
+    v = np.random.default_rng(3).standard_normal(rotated.layout.n_neurons).astype(np.float32)
+    scan = RotatedScan(rotated.codebook, [Signature("v", {}, {"direction": v.copy()})]).scan
+    v[rotation.outliers] = 0
+    for layer in range(3):
+        padded = widths.neurons(layer)
+        order, signs = (torch.from_numpy(x[:, padded]) for x in (rotation.permutations, rotation.signs))
+        u = rotate(torch.from_numpy(v[rotated.layout.neurons(layer)])[None], order, signs).numpy()[0]
+        bits = widths.unpack(scan.planes)[:, padded]
+        cut = scan.weights[:, layer] @ bits / 2 / rotation.factor_scale[layer]
+        share += np.square(cut - u).sum() / np.square(u).sum() / 3
+    assert share < 0.016
 
 
 def test_rank_says_what_is_approximate(tmp_path: Path, rotated: Index, signature) -> None:
