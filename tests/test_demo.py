@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from nait_fast.verbs.look import inspect
+
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
@@ -18,6 +20,7 @@ def test_demo(smollm2, tmp_path):
     assert told["precision"]["code"]["contrast"] >= 0.6
     assert told["precision"]["arithmetic"]["nait"] >= 0.4  # 0.14 by chance
     for method in ("contrast", "nait"):
+        assert inspect(str(tmp_path / "demo" / method))["rows_selected"] == 42
         selected = (tmp_path / "demo" / method / "selected.jsonl").read_text().splitlines()
         assert len(selected) == 42
         assert {json.loads(line)["source"] for line in selected} <= {"arithmetic", "code", "facts", "chat", "writing",

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.errors import NaitError
+from nait_fast.evaluation import FORMAT_VERSION, KIND
 from nait_fast.evaluation.rows import TEXT_CHARACTERS
 from nait_fast.index import values
 from nait_fast.index.files import read_json
 
-KIND, VERSION = "nait_fast evaluation", 1
-FILE = "evaluation.json"
 MOST_NAMES = 64  # of a matrix that is shown
 
 
@@ -47,9 +46,9 @@ def load_evaluation(path: Path) -> Evaluation:
     told = read_json(path)
     if told.get("kind") != KIND:
         raise NaitError(f"{path}: not an evaluation; give the file that nait-fast evaluate wrote")
-    if told.get("format_version") != VERSION:
+    if told.get("format_version") != FORMAT_VERSION:
         version = values.short(told.get("format_version"))
-        raise NaitError(f"{path}: format version {version}, this nait_fast reads {VERSION}; evaluate again")
+        raise NaitError(f"{path}: format version {version}, this nait_fast reads {FORMAT_VERSION}; evaluate again")
     part = "rows"
     try:
         rows = values.count(told["rows"], "rows")

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.config import BudgetOptions, DataOptions, IndexOptions, ModelOptions, SignatureOptions
+from nait_fast.config import DataOptions, IndexOptions, ModelOptions, RankOptions, SignatureOptions
 from nait_fast.data.pool import Pool
-from nait_fast.data.rows import rows_of
 from nait_fast.demo.pool import TARGETS, make_pool, make_target
 from nait_fast.dist.worker import index_pool
 from nait_fast.errors import NaitError
@@ -21,8 +20,8 @@ from nait_fast.index.reader import Index
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.topk import order
+from nait_fast.verbs import rank
 from nait_fast.verbs.index import directions_of
-from nait_fast.verbs.rank import rank_index
 from nait_fast.verbs.signature import build_signatures, open_targets
 
 METHODS = ("contrast", "nait")
@@ -107,11 +106,16 @@ def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
         values = "".join(f"{precision[name][m]:>10.2f}" for m in METHODS)
         lines.append(f"{name:<12} {own:>8} {own / len(labels):>10.2f}{values}")
     for method in METHODS:
-        rank_index(index, signatures[method], BudgetOptions(), 0, make_folder(folder / method), rows_of(pool))
+        made = make_folder(folder / "signatures" / method)
+        files = tuple(str(signature.save(made)) for signature in signatures[method])
+        rank.run(RankOptions(index=options.output, signature=files, output=str(folder / method)))
     seconds["rank"] = lap()
     rate = build.tokens / build.seconds if build.seconds else 0.0
     timing = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     lines += [*details, "", f"{timing}; {rate:,.0f} tokens/s; total {clock[-1] - clock[0]:.0f} s"]
-    lines.append(f"written to {folder}/: the pool, its index, and for each method selected.jsonl and scores.parquet")
+    lines += [
+        f"written to {folder}/: the pool, its index, and for each method selected.jsonl and scores.parquet",
+        f"as a page: nait-fast report {folder / METHODS[0]}",
+    ]
     return {"text": "\n".join(lines), "precision": precision, "seconds": {k: round(v, 2) for k, v in seconds.items()},
             "tokens_per_s": round(rate, 1), "output": str(folder)}  # fmt: skip

@@ -11,7 +11,7 @@ from nait_fast.data.pool import Pool
 from nait_fast.data.rows import open_rows
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
-from nait_fast.evaluation import confounds, core, fidelity, retrieval, stability, transfer
+from nait_fast.evaluation import FILE, FORMAT_VERSION, KIND, confounds, core, fidelity, retrieval, stability, transfer
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.exact import Exact
 from nait_fast.evaluation.labels import kind_of
@@ -27,8 +27,7 @@ from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.signature import load_signature
 
-KIND, FORMAT_VERSION = "nait_fast evaluation", 1
-JSON, MARKDOWN = "evaluation.json", "evaluation.md"
+MARKDOWN = "evaluation.md"
 
 
 def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
 
 def _write(folder: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     text = tables(evaluation)
-    write_sealed(folder / JSON, evaluation)
+    write_sealed(folder / FILE, evaluation)
     write_atomic(folder / MARKDOWN, text.encode())
     return {"output": str(folder), **evaluation, "text": text}
 

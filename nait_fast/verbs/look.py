@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from nait_fast import evaluation
 from nait_fast.data.plan import load_plan
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
@@ -23,10 +24,11 @@ _OF_INDEX = (
     "components", "embedding", "embed_layer", "model",
     "template_kind", "max_length", "codebook", "exact", "datasets",
 )  # fmt: skip
+_OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures", "missing")
 
 
 def inspect(path: str) -> dict[str, Any]:
-    """Summary of an index, a selection, a signature or a pool. Raises NaitError."""
+    """Summary of an index, a selection, an evaluation, a signature or a pool. Raises NaitError."""
     place = Path(path)
     if place.is_dir() and (place / MANIFEST).exists():
         if read_json(place / MANIFEST).get("kind") == KIND:
@@ -37,6 +39,9 @@ def inspect(path: str) -> dict[str, Any]:
         return {"path": path, **{k: index.manifest[k] for k in _OF_INDEX if k in index.manifest},
                 "layers": len(index.layout.widths), "neurons": index.layout.n_neurons, "shards": len(shards),
                 "bytes": sum(shards)}  # fmt: skip
+    if (place / evaluation.FILE).exists() and read_json(place / evaluation.FILE).get("kind") == evaluation.KIND:
+        told = read_sealed(place / evaluation.FILE)
+        return {"path": path, **{k: told[k] for k in _OF_EVALUATION if k in told}}
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
         return {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
     pool = Pool(path, skip_bad_rows=True)

@@ -21,6 +21,7 @@ from nait_fast.ranking.scan import scan
 from nait_fast.ranking.signature import load_signature
 from nait_fast.ranking.spearman import spearman
 from nait_fast.verbs.evaluate_model import layer_scores, material_of, open_for, reading_of, target_readings
+from nait_fast.verbs.look import inspect
 from tests.commands import run, summary
 from tests.conftest import write_jsonl
 from tests.evaluation.conftest import ROWS, World
@@ -62,6 +63,8 @@ def test_the_files(world: World, whole: dict) -> None:
     assert (folder / "evaluation.md").read_text() == whole["text"]
     assert "NaN" not in (folder / "evaluation.json").read_text()
     assert (kept["kind"], kept["format_version"], kept["rows"]) == ("nait_fast evaluation", 1, ROWS)
+    seen = inspect(str(folder))
+    assert (seen["kind"], seen["rows"]) == ("nait_fast evaluation", ROWS) and seen["signatures"] == kept["signatures"]
     keys = "index fraction signatures fidelity retrieval stability confounds agreement transfer core unique missing"
     assert set(keys.split()) | {"environment", "options"} <= kept.keys()
     for title in ("Fidelity", "Retrieval", "Stability", "Confounds", "Agreement", "Transfer", "Core", "Not measured"):
