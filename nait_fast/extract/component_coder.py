@@ -1,4 +1,6 @@
-"""Codec components: a sample's coordinates along a few principal components of each layer, in 8 and in 4 bits."""
+"""Codec components: a sample's coordinates along a few principal components of adjacent layers, in 8 and 4 bits."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -6,10 +8,11 @@ import torch
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import Parts
 from nait_fast.index.codebook import Codebook
-from nait_fast.index.components import Components
+from nait_fast.index.components import Components, neurons_of
 from nait_fast.index.format import CodeLayout, code_layout
 
 WIDE, NARROW = 127, 7  # the largest number of 8 bits, and of 4
+SHARE = 0.4  # of the components that a group's calibration sample spans: with more, groups become smaller
 
 
 def split_bytes(n_bytes: int) -> tuple[int, int]:
@@ -19,7 +22,10 @@ def split_bytes(n_bytes: int) -> tuple[int, int]:
 
 
 class ComponentCoder:
-    """The reading less its centre along the components of ``codebook``, each number rounded and cut to its bits."""
+    """The reading less its centre along the components of ``codebook``, each number rounded and cut to its bits.
+
+    The layers of a batch come in order: what those of a group add to its numbers is summed up until its last.
+    """
 
     def __init__(self, codebook: Codebook, device: torch.device | None = None):
         components, self._neurons = codebook.components, codebook.layout
@@ -31,57 +37,80 @@ class ComponentCoder:
             "components": ("i1", (wide,)), "nibbles": ("u1", (narrow // 2,)),
         }  # fmt: skip
         self._centre = torch.from_numpy(codebook.threshold).to(device)
-        self._basis = [torch.from_numpy(x).to(device) for x in components.directions(self._neurons)]
         self._scale = torch.from_numpy(components.component_scale).to(device)
+        groups = np.repeat(np.arange(len(components.component_layers)), components.component_layers).tolist()
+        self._groups, self._sum = groups, torch.empty(0)
+        directions, self._basis = components.directions(self._neurons), list[torch.Tensor]()
+        for position, group in enumerate(groups):
+            (first, basis), neurons = directions[group], self._neurons.neurons(position)
+            mine = basis[:, neurons.start - first.start : neurons.stop - first.start]
+            self._basis.append(torch.from_numpy(np.ascontiguousarray(mine.T)).to(device))
 
     def threshold_of(self, position: int) -> torch.Tensor | None:
         return None
 
     def encode(self, position: int, values: torch.Tensor) -> tuple[None, Parts]:
-        split = int(self._components.component_counts[position, 0])
-        x = (values.float() - self._centre[self._neurons.neurons(position)]) @ self._basis[position].T
-        levels = (x / self._scale[self._components.of(position)]).round()
+        group = self._groups[position]
+        x = (values.float() - self._centre[self._neurons.neurons(position)]) @ self._basis[position]
+        self._sum = x if position == 0 or self._groups[position - 1] != group else self._sum + x
+        if group in self._groups[position + 1 :]:
+            return None, {}
+        split = int(self._components.component_counts[group, 0])
+        levels = (self._sum / self._scale[self._components.of(group)]).round()
         wide = levels[:, :split].clamp(-WIDE, WIDE).to(torch.int8)
         narrow = levels[:, split:].clamp(-NARROW, NARROW).to(torch.int8).view(torch.uint8) & 15
         pairs = narrow[:, 0::2] | (narrow[:, 1::2] << 4)
-        place = self._components.kept(position, narrow=True)
+        place = self._components.kept(group, narrow=True)
         return None, {
-            "components": (self._components.kept(position, narrow=False), wide),
+            "components": (self._components.kept(group, narrow=False), wide),
             "nibbles": (slice(place.start // 2, place.stop // 2), pairs),
         }
 
 
 def make_components(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, wide: int, narrow: int) -> Components:
-    """The components of each layer in the calibration sample's reading ``values`` [n, N] less ``centre``.
+    """The components of adjacent layers in the calibration sample's reading ``values`` [n, N] less ``centre``.
 
-    Those of the largest variance over all layers are kept: ``wide`` in 8 bits, the next ``narrow`` (an even number) in
-    4. Through each layer's n × n Gram matrix, in fp64. Raises NaitError where the sample has not so many.
+    Those of the largest variance over all groups are kept: ``wide`` in 8 bits, the next ``narrow`` (an even number) in
+    4. Through each group's n × n Gram matrix, in fp64. Raises NaitError where the sample has not so many.
     """
-    variances, directions = [], []
-    for position in range(len(layout.widths)):
-        neurons = layout.neurons(position)
+    layers = _together(layout.widths, len(values), wide + narrow)
+    groups = neurons_of(layers, layout)
+    variances, vectors = [], []
+    for neurons in groups:
         x = values[:, neurons].astype(np.float64) - centre[neurons]
-        found, vectors = np.linalg.eigh(x @ x.T)
+        found, mine = np.linalg.eigh(x @ x.T)
         keep = np.flatnonzero(found > found[-1] * 1e-10)[::-1][: min(wide + narrow, len(x) - 1, x.shape[1])]
         variances.append(found[keep])
-        directions.append((x.T @ vectors[:, keep] / np.sqrt(found[keep])).T)
+        vectors.append(mine[:, keep] / np.sqrt(found[keep]))
     counts = _allotted(variances, wide, narrow)
     basis, scales = [], []
-    for position, (wide_ones, narrow_ones) in enumerate(counts.tolist()):
-        neurons = layout.neurons(position)
-        kept = directions[position][: wide_ones + narrow_ones].astype(np.float16)
-        x = np.abs((values[:, neurons] - centre[neurons]).astype(np.float32) @ kept.astype(np.float32).T)
-        largest = x.max(axis=0, initial=0)
+    for neurons, mine, (wide_ones, narrow_ones) in zip(groups, vectors, counts.tolist(), strict=True):
+        x = values[:, neurons].astype(np.float64) - centre[neurons]
+        kept = (x.T @ mine[:, : wide_ones + narrow_ones]).T.astype(np.float16)
+        largest = np.abs(x.astype(np.float32) @ kept.astype(np.float32).T).max(axis=0, initial=0)
         steps = np.where(np.arange(len(kept)) < wide_ones, WIDE, NARROW)
         scales.append(np.where(largest > 0, largest / steps, 1).astype(np.float32))
         basis.append(kept.reshape(-1))
-    return Components(np.concatenate(basis), counts.astype(np.int32), np.concatenate(scales))
+    return Components(np.concatenate(basis), layers.astype(np.int32), counts.astype(np.int32), np.concatenate(scales))
+
+
+def _together(widths: Sequence[int], n: int, wanted: int) -> np.ndarray:
+    """int64 [G]: how many adjacent layers share their components, alike for all but one.
+
+    Layers move together: components of several say more for the same bytes. But ``n`` samples span less of a wide
+    group, so groups are as few as leave ``wanted`` components a SHARE of what all of them span.
+    """
+    for groups in range(1, len(widths) + 1):
+        parts = np.array_split(np.array(widths), groups)
+        if wanted <= SHARE * sum(min(n - 1, part.sum()) for part in parts):
+            break
+    return np.array([len(part) for part in parts])
 
 
 def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray:
-    """int64 [L, 2]: components of 8 and of 4 bits for each layer, by variance; of 4 bits an even number each."""
-    layers = np.repeat(np.arange(len(variances)), [len(v) for v in variances])
-    order = layers[np.argsort(-np.concatenate(variances), kind="stable")]
+    """int64 [G, 2]: components of 8 and of 4 bits for each group, by variance; of 4 bits an even number each."""
+    owners = np.repeat(np.arange(len(variances)), [len(v) for v in variances])
+    order = owners[np.argsort(-np.concatenate(variances), kind="stable")]
     if len(order) < wide + narrow:
         raise NaitError(
             f"--bytes-per-sample: {wide + narrow} components were asked for, the calibration sample has {len(order)}; "
@@ -90,7 +119,7 @@ def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray
     counts = np.stack([np.bincount(order[:wide], minlength=len(variances)),
                        np.bincount(order[wide : wide + narrow], minlength=len(variances))], axis=1)  # fmt: skip
     sizes = np.array([len(v) for v in variances])
-    odd = np.flatnonzero(counts[:, 1] % 2)  # an even number of layers, as their sum is even
+    odd = np.flatnonzero(counts[:, 1] % 2)  # an even number of groups, as their sum is even
     for giver, taker in zip(odd[::2], odd[1::2], strict=True):
         free = sizes - counts.sum(axis=1)
         if not free[taker]:

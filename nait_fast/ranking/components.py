@@ -26,10 +26,10 @@ class ComponentScan:
         assert components is not None and codebook.threshold is not None
         directions = np.stack([s.tensors["direction"] for s in signatures]).astype(np.float64)
         wide, narrow = [], []
-        for position, basis in enumerate(components.directions(layout)):
-            steps = components.component_scale[components.of(position), None].astype(np.float64)
-            worth = basis.astype(np.float64) @ directions[:, layout.neurons(position)].T * steps
-            split = int(components.component_counts[position, 0])
+        for group, (neurons, basis) in enumerate(components.directions(layout)):
+            steps = components.component_scale[components.of(group), None].astype(np.float64)
+            worth = basis.astype(np.float64) @ directions[:, neurons].T * steps
+            split = int(components.component_counts[group, 0])
             wide.append(worth[:split])
             narrow.append(worth[split:])
         self._wide, self._narrow = np.concatenate(wide), np.concatenate(narrow)

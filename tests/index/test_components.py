@@ -46,25 +46,30 @@ def test_bytes_are_spent_to_the_last(n_bytes: int) -> None:
     assert wide + narrow / 2 == n_bytes and narrow % 2 == 0 and wide == n_bytes // 4
 
 
-@pytest.mark.parametrize(("n", "wide", "narrow"), [(40, 3, 8), (7, 5, 6), (90, 1, 2), (90, 0, 30)])
-def test_components_are_the_principal_ones(n: int, wide: int, narrow: int) -> None:
-    """Against the eigenvectors of each layer's covariance matrix; odd widths, fewer samples than neurons and more."""
+@pytest.mark.parametrize(
+    ("n", "wide", "narrow", "groups", "widths"),
+    [(40, 3, 8, [3], [91]), (7, 5, 6, [1, 1, 1], [31, 40, 20]), (41, 3, 20, [2, 1], [71, 20]), (90, 0, 30, [3], [91])],
+)
+def test_components_are_the_principal_ones(n: int, wide: int, narrow: int, groups: list, widths: list) -> None:
+    """Against the eigenvectors of each group's covariance matrix; odd widths, fewer samples than neurons and more."""
     rng = np.random.default_rng(n)
-    layout = CodeLayout.of([31, 60])
+    layout = CodeLayout.of([31, 40, 20])
     values = (rng.standard_normal((n, 91)) @ np.diag(rng.uniform(0.1, 5, 91))).astype(np.float32)
     centre = values.mean(axis=0)
     found = make_components(values, centre, layout, wide, narrow)
+    assert found.component_layers.tolist() == groups and found.component_layers.dtype == np.int32
+    assert [x.shape[1] for _, x in found.directions(layout)] == widths
     assert found.numbers == (wide, narrow) and not (found.component_counts[:, 1] % 2).any()
     strengths = []
-    for position, basis in enumerate(found.directions(layout)):
-        x = (values - centre)[:, layout.neurons(position)].astype(np.float64)
+    for group, (neurons, basis) in enumerate(found.directions(layout)):
+        x = (values - centre)[:, neurons].astype(np.float64)
         variances, vectors = np.linalg.eigh(x.T @ x)
         expected = vectors[:, ::-1][:, : len(basis)].T
         np.testing.assert_allclose(np.abs((basis * expected).sum(axis=1)), 1, atol=2e-3)  # fp16
         strengths.append(variances[::-1])
-        scale = found.component_scale[found.of(position)]
+        scale = found.component_scale[found.of(group)]
         largest = np.abs(x @ basis.T).max(axis=0)
-        split = found.component_counts[position, 0]
+        split = found.component_counts[group, 0]
         np.testing.assert_allclose(largest / scale, [127] * split + [7] * (len(basis) - split), rtol=1e-3)
     kept = found.component_counts.sum(axis=1)
     weakest = min(s[k - 1] for s, k in zip(strengths, kept, strict=True) if k)
@@ -72,8 +77,8 @@ def test_components_are_the_principal_ones(n: int, wide: int, narrow: int) -> No
     assert weakest >= ranked[min(len(ranked) - 1, wide + narrow + 2)]  # but for the pairs that make counts even
 
 
-def test_layers_that_are_full_give_to_one_that_is_not() -> None:
-    """Two layers whose every component is kept, an odd number of 4 bits each: a third takes their last ones."""
+def test_groups_that_are_full_give_to_one_that_is_not() -> None:
+    """Two groups whose every component is kept, an odd number of 4 bits each: a third takes their last ones."""
     variances = [np.full(5, 9.0), np.full(7, 8.0), np.full(20, 1.0)]
     assert _allotted(variances, 4, 10).tolist() == [[4, 0], [0, 6], [0, 4]]
     assert _allotted(variances, 2, 12).tolist() == [[2, 2], [0, 6], [0, 4]]
@@ -81,7 +86,9 @@ def test_layers_that_are_full_give_to_one_that_is_not() -> None:
         _allotted(variances[:2], 2, 10)
 
 
-def test_numbers_by_the_definition(index: Index, tiny_model: str) -> None:
+@pytest.mark.parametrize(("calibration_size", "groups"), [(20, [1, 1, 1]), (60, [2, 1])])
+def test_numbers_by_the_definition(tmp_path: Path, tiny_model: str, pool: Path, calibration_size, groups) -> None:
+    index = build(tmp_path / "index", tiny_model, pool, **OPTIONS, calibration_size=calibration_size)
     drift = flat(naive_readings(tiny_model, ROWS)["drift"])
     codebook, held = index.codebook, columns(index)
     components = codebook.components
@@ -92,13 +99,14 @@ def test_numbers_by_the_definition(index: Index, tiny_model: str) -> None:
     assert log["bytes_per_row"] == 24
     wide, narrow = levels_of(held)
     assert narrow.min() >= -7 and narrow.max() <= 7 and len(np.unique(narrow)) > 8
-    for position, basis in enumerate(components.directions(codebook.layout)):
-        x = (drift - codebook.threshold)[:, codebook.layout.neurons(position)] @ basis.T.astype(np.float64)
-        x /= components.component_scale[components.of(position)]
-        split = components.component_counts[position, 0]
+    assert components.component_layers.tolist() == groups
+    for group, (neurons, basis) in enumerate(components.directions(codebook.layout)):
+        x = (drift - codebook.threshold)[:, neurons] @ basis.T.astype(np.float64)
+        x /= components.component_scale[components.of(group)]
+        split = components.component_counts[group, 0]
         for got, expected, most in (
-            (wide[:, components.kept(position, narrow=False)], x[:, :split], 127),
-            (narrow[:, components.kept(position, narrow=True)], x[:, split:], 7),
+            (wide[:, components.kept(group, narrow=False)], x[:, :split], 127),
+            (narrow[:, components.kept(group, narrow=True)], x[:, split:], 7),
         ):
             assert np.abs(got - np.clip(expected, -most, most)).max(initial=0) < 0.51
     assert index.verify() == []
@@ -160,6 +168,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, index: Index
     assert sum(default.manifest["components"]) <= 57  # all that there is, where 1,024 bytes would be more
 
 
-@pytest.mark.parametrize("name", ["basis", "component_counts", "component_scale"])
+@pytest.mark.parametrize("name", ["basis", "component_layers", "component_counts", "component_scale"])
 def test_damaged_codebooks_are_refused(tmp_path: Path, index: Index, name: str) -> None:
-    check_codebook_damage(index.folder, tmp_path, name, 1 if name == "component_counts" else np.nan)
+    check_codebook_damage(index.folder, tmp_path, name,
+                          {"component_layers": 2, "component_counts": 1}.get(name, np.nan))  # fmt: skip
