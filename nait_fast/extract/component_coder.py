@@ -50,10 +50,10 @@ class ComponentCoder:
         return None
 
     def encode(self, position: int, values: torch.Tensor) -> tuple[None, Parts]:
-        group = self._groups[position]
+        group, before, behind = self._groups[position], self._groups[:position], self._groups[position + 1 :]
         x = (values.float() - self._centre[self._neurons.neurons(position)]) @ self._basis[position]
-        self._sum = x if position == 0 or self._groups[position - 1] != group else self._sum + x
-        if group in self._groups[position + 1 :]:
+        self._sum = self._sum + x if group in before else x  # a batch that ran out of memory begins again
+        if group in behind:
             return None, {}
         split = int(self._components.component_counts[group, 0])
         levels = (self._sum / self._scale[self._components.of(group)]).round()

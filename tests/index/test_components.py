@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.extract.component_coder import _allotted, make_components, split_bytes
+from nait_fast.extract.component_coder import ComponentCoder, _allotted, make_components, split_bytes
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.ranking.components import levels_of
@@ -110,6 +111,20 @@ def test_numbers_by_the_definition(tmp_path: Path, tiny_model: str, pool: Path, 
         ):
             assert np.abs(got - np.clip(expected, -most, most)).max(initial=0) < 0.51
     assert index.verify() == []
+
+
+def test_a_batch_that_begins_again(tmp_path: Path, tiny_model: str, pool: Path) -> None:
+    """Memory ran out within a group of layers: what was summed up of that batch is gone, half of it starts anew."""
+    codebook = build(tmp_path / "index", tiny_model, pool, **OPTIONS, calibration_size=60).codebook
+    values = torch.randn(6, codebook.layout.n_neurons, generator=torch.Generator().manual_seed(0))
+    layers = [values[:, codebook.layout.neurons(position)] for position in range(3)]
+    fresh, again = ComponentCoder(codebook), ComponentCoder(codebook)
+    again.encode(0, layers[0])
+    for position, layer in enumerate(layers):
+        (_, expected), (_, got) = fresh.encode(position, layer[:3]), again.encode(position, layer[:3])
+        assert expected.keys() == got.keys() and len(got) == (0 if position == 0 else 2)
+        for name, (place, part) in got.items():
+            assert place == expected[name][0] and part.shape[0] == 3 and torch.equal(part, expected[name][1])
 
 
 @pytest.mark.parametrize("reading", ["drift", "mean"])
