@@ -10,6 +10,8 @@ from nait_fast.kernels.rotate import ROUNDS
 
 _DTYPES = {"permutations": "<i4", "signs": "i1", "factor_scale": "<f4", "outliers": "<i4", "outlier_scale": "<f4"}
 
+QUERY_BITS = 4  # planes of a rotated direction: the codes' one bit drowns what finer ones would bring
+
 
 @dataclass(frozen=True)
 class Rotation:

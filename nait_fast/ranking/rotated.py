@@ -7,11 +7,10 @@ import torch
 
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import code_layout
-from nait_fast.index.rotation import Rotation
+from nait_fast.index.rotation import QUERY_BITS, Rotation
 from nait_fast.kernels import ScaledScan
 from nait_fast.kernels.rotate.reference import rotate
 from nait_fast.ranking.signature import Signature
-from nait_fast.ranking.sources import QUERY_BITS
 
 STEP = 0.3352  # of 2**QUERY_BITS even steps, in σ: the least error for normal numbers (Max 1960, table II)
 EDGE = 2 ** (QUERY_BITS - 1)

@@ -10,10 +10,11 @@ import numpy as np
 from nait_fast.env import pick_device
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
+from nait_fast.index.rotation import QUERY_BITS
 from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
 from nait_fast.ranking.signature import Signature
-from nait_fast.ranking.sources import QUERY_BITS, check_index, code_counter, source_of, works_of
+from nait_fast.ranking.sources import check_index, code_counter, source_of, works_of
 from nait_fast.ranking.topk import TopK
 
 GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU

@@ -15,7 +15,6 @@ from nait_fast.ranking.embed import cosines
 from nait_fast.ranking.signature import Signature, check_fits
 
 ESTIMATORS = ("rotated", "components")  # codecs that estimate nait scores
-QUERY_BITS = 4  # planes of a rotated direction: the codes' one bit drowns what finer ones would bring
 
 
 def source_of(index: Index, signature: Signature) -> str:
