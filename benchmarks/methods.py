@@ -65,7 +65,7 @@ def section() -> str:
 
 
 def plot(path: Path) -> None:
-    """Draw bytes against Spearman: one line a model and reading, over the codecs on its front."""
+    """Draw bytes against Spearman: one colour a model and reading, one line a codec."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -73,6 +73,7 @@ def plot(path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2))
+    colors: dict[tuple[str, str], str] = {}
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
         for model, rows in fidelity_rows(folder).items():
             points = defaultdict(list)
@@ -80,11 +81,12 @@ def plot(path: Path) -> None:
                 if plain := re.fullmatch(r"(components|rotated), [\d,]+ (B|outliers)", row["codec"]):
                     points[row["reading"], plain[1]].append((row["bytes"], 1 - row["spearman"]))
             for (reading, kind), found in sorted(points.items()):
+                color = colors.setdefault((model, reading), f"C{len(colors)}")
                 label = f"{model.split('.')[0]}, {reading}: {kind}"
-                axes.plot(*zip(*sorted(found), strict=True), MARKS[kind], ms=4, label=label)
+                axes.plot(*zip(*sorted(found), strict=True), MARKS[kind], ms=4, color=color, label=label)
     axes.set(xscale="log", yscale="log", xlabel="bytes a sample", ylabel="1 − Spearman with exact NAIT")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
 
 
