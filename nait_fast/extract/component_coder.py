@@ -95,7 +95,7 @@ def make_components(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, 
 
 
 def _together(widths: Sequence[int], n: int, wanted: int) -> np.ndarray:
-    """int64 [G]: how many adjacent layers share their components, alike for all but one.
+    """int64 [G]: how many adjacent layers share their components, as even as can be.
 
     Layers move together: components of several say more for the same bytes. But ``n`` samples span less of a wide
     group, so groups are as few as leave ``wanted`` components a SHARE of what all of them span.
