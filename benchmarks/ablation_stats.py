@@ -16,6 +16,7 @@ from benchmarks.record import table
 from nait_fast.ranking.spearman import spearman
 
 LEVEL = 0.95
+CONTROLS = ("base", "own_source", "random", "random_length", "longest")  # the first arms of a table
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,15 @@ def end_nll(rows: Sequence[dict[str, Any]], where: str) -> float:
 
 
 def arms_of(rows: Sequence[dict[str, Any]], target: str) -> dict[str, list[dict[str, Any]]]:
-    """Arm -> its rows, a seed each, for ``target``; arms that no target decides are every target's."""
+    """Arm -> its rows, a seed each, for ``target``: controls, tops, bottoms. Arms that no target decides are every
+    target's."""
     out: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["target"] in (target, "any"):
             out.setdefault(row["arm"], {})[row["seed"]] = row
-    return {arm: [seeds[s] for s in sorted(seeds)] for arm, seeds in out.items()}
+    first = {arm: place for place, arm in enumerate(CONTROLS)}
+    arms = sorted(out, key=lambda arm: (first.get(arm, len(first)), arm.endswith(" bottom")))
+    return {arm: [out[arm][s] for s in sorted(out[arm])] for arm in arms}
 
 
 def verdict(interval: Interval, arms: tuple[str, str] = ("better", "worse")) -> str:
@@ -159,6 +163,7 @@ def target_table(rows: Sequence[dict[str, Any]], target: str, general: str = "ge
 
 def _pairs(arms: dict[str, list[dict[str, Any]]], target: str) -> list[str]:
     pairs = [(arm, arm.replace(" top", " bottom")) for arm in arms if arm.endswith(" top")]
+    pairs += [("contrast top", arm) for arm in arms if arm.endswith(" top") and arm != "contrast top"]
     pairs += [("contrast top", "random_length"), ("own_source", "random")]
     lines = []
     for a, b in pairs:

@@ -74,3 +74,8 @@ def test_the_report_names_every_arm_and_claims_only_what_is_told():
     assert "better" in lines["nag top"] and "worse" in lines["nag bottom"] and "worse" in lines["base"]
     assert "better" not in lines["embed top"] and "worse" not in lines["embed top"]
     assert "nag top − nag bottom: -0.4" in ablation_stats.report(rows)
+    assert list(lines)[2:] == ["base", "random", "nag top", "embed top", "nag bottom"]
+    rows += [row("sums", "contrast top", s, 0) for s in range(3)]
+    told = ablation_stats.report(rows)
+    assert "contrast top − nag top: +0.2" in told and ": nag top is better" in told
+    assert "contrast top − embed top: " in told and told.count("not told apart") == 1
