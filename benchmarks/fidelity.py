@@ -8,16 +8,14 @@ scores in fp64: Spearman, and how much of the best 10% and 1% is found. benchmar
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.readings import READINGS, Readings, captured
+from benchmarks.readings import READINGS, Readings, captured_by, work_parser
 from benchmarks.record import record, table
-from benchmarks.retrieval import pool_parser, stratified
 from nait_fast.evaluation.fidelity import PLANES, neuron_proxy
 from nait_fast.evaluation.ranks import compared
 from nait_fast.extract.coders import RotatedCoder, make_rotation
@@ -168,24 +166,14 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def targets_of(texts: list[str]) -> Mapping[str, Path]:
-    return {name: Path(path) for name, _, path in (text.partition("=") for text in texts)}
-
-
 def main() -> None:
-    parser = pool_parser(__doc__)
+    parser = work_parser(__doc__)
     parser.add_argument(
         "--only", nargs="+", default=(), metavar="CODEC", help="measure these, by their names in the table"
     )
-    parser.add_argument("--work", type=Path, required=True, help="folder for the captured readings")
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    pool = arguments.work / "pool.jsonl"
-    pool.write_bytes(b"".join(stratified(arguments.dataset, arguments.rows, arguments.seed)))
-    readings = captured(arguments.model, pool, targets_of(arguments.target), arguments.max_length, arguments.work)
-    about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
+    readings, sources, about = captured_by(arguments)
     rows = []
-    sources = np.array([json.loads(line)["source"] for line in pool.read_bytes().splitlines()])
     for row in measured(readings, arguments.seed, sources, arguments.only):
         print(json.dumps(row), flush=True)
         rows.append({**row, **about})

@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks import signs
 from benchmarks.ablation_stats import report
 from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
@@ -57,6 +58,8 @@ def section() -> str:
         parts += [_fidelity(model, rows) for model, rows in fidelity_rows(folder).items()]
         if evaluated := newest(folder / "evaluations.jsonl"):
             parts.append(sourced(lines(evaluated), evaluated))
+        if turned := newest(folder / "signs.jsonl"):
+            parts.append(sourced(signs.lines(turned), turned))
         ablation = folder / "ablation.jsonl"
         if ablation.exists():
             rows = [json.loads(line) for line in ablation.read_text().splitlines()]

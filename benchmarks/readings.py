@@ -3,14 +3,18 @@
 For measurements that ask many questions of the same activations: fidelity of codes, and what it costs to keep fewer.
 """
 
+import argparse
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.retrieval import pool_parser, stratified
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
@@ -72,6 +76,26 @@ def captured(model: str, pool: Path, targets: Mapping[str, Path], max_length: in
         CodeLayout.of(widths.tolist()), {r: mapped(f"pool_{r}") for r in READINGS},
         {name: mapped(f"{name}_drift") for name in targets}, np.load(folder / "pool_len.npy"),
     )  # fmt: skip
+
+
+def work_parser(about: str | None) -> argparse.ArgumentParser:
+    """Options of a measurement on captured readings."""
+    parser = pool_parser(about)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the captured readings")
+    return parser
+
+
+def captured_by(arguments: argparse.Namespace) -> tuple[Readings, np.ndarray, dict[str, Any]]:
+    """(readings, source of each pool row, what every result row tells) for the options of ``work_parser``."""
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    pool = arguments.work / "pool.jsonl"
+    pool.write_bytes(b"".join(stratified(arguments.dataset, arguments.rows, arguments.seed)))
+    targets = {name: Path(path) for name, _, path in (text.partition("=") for text in arguments.target)}
+    readings = captured(arguments.model, pool, targets, arguments.max_length, arguments.work)
+    sources = np.array([json.loads(line)["source"] for line in pool.read_bytes().splitlines()])
+    return readings, sources, {
+        "model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed,
+    }  # fmt: skip
 
 
 def _capture(session: Session, path: Path, readings: tuple[str, ...], stem: Path) -> None:
