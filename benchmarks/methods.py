@@ -25,9 +25,8 @@ PLOT = PAGE.parent / "fidelity.svg"
 MARKS = {"components": "o-", "rotated": "s--"}
 
 
-def fidelity_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The last run of each model."""
-    path = folder / "fidelity.jsonl"
     if not path.exists():
         return {}
     models = dict.fromkeys(json.loads(line)["model"] for line in path.read_text().splitlines())
@@ -55,11 +54,10 @@ def section() -> str:
     """The text between the markers."""
     parts = []
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
-        parts += [_fidelity(model, rows) for model, rows in fidelity_rows(folder).items()]
+        parts += [_fidelity(model, rows) for model, rows in by_model(folder / "fidelity.jsonl").items()]
         if evaluated := newest(folder / "evaluations.jsonl"):
             parts.append(sourced(lines(evaluated), evaluated))
-        if turned := newest(folder / "signs.jsonl"):
-            parts.append(sourced(signs.lines(turned), turned))
+        parts += [sourced(signs.lines(turned), turned) for turned in by_model(folder / "signs.jsonl").values()]
         ablation = folder / "ablation.jsonl"
         if ablation.exists():
             rows = [json.loads(line) for line in ablation.read_text().splitlines()]
@@ -78,7 +76,7 @@ def plot(path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2))
     colors: dict[tuple[str, str], str] = {}
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
-        for model, rows in fidelity_rows(folder).items():
+        for model, rows in by_model(folder / "fidelity.jsonl").items():
             points = defaultdict(list)
             for row in means(rows):
                 if plain := re.fullmatch(r"(components|rotated), [\d,]+ (B|outliers)", row["codec"]):

@@ -48,8 +48,8 @@ def lines(rows: list[dict[str, Any]]) -> str:
         cells = {row["target"]: f"{row['r_precision']:.3f} ({row['turned']:.0%})" for row in mine}
         shown.append({"reading": reading, "--sign": sign, **dict(sorted(cells.items()))})
     return (
-        f"**Signs**: R-precision of `nait` among {rows[0]['rows']:,} samples by both rules of `--sign`, in brackets "
-        f"the share of layers whose direction is turned round.\n\n{table(shown, list(shown[0]))}\n"
+        f"**Signs**: R-precision of `nait` among {rows[0]['rows']:,} samples, {rows[0]['model']}, by both rules of "
+        f"`--sign`; in brackets the share of layers whose direction is turned round.\n\n{table(shown, list(shown[0]))}\n"
     )
 
 

@@ -30,4 +30,5 @@ def test_rules_that_agree_and_rules_that_do_not():
     assert len(told) == 4 and {row["rows"] for row in rows} == {600}
     assert told["drift", "mean"]["r_precision"] == 0 and told["drift", "contrast"]["r_precision"] > 0.9
     assert told["drift", "mean"]["turned"] == 0 and told["drift", "contrast"]["turned"] == pytest.approx(0.5)
-    assert "| drift | contrast | " in lines(rows) and "(50%)" in lines(rows)
+    page = lines([{**row, "model": "made"} for row in rows])
+    assert "| drift | contrast | " in page and "(50%)" in page
