@@ -49,7 +49,8 @@ def lines(rows: list[dict[str, Any]]) -> str:
         shown.append({"reading": reading, "--sign": sign, **dict(sorted(cells.items()))})
     return (
         f"**Signs**: R-precision of `nait` among {rows[0]['rows']:,} samples, {rows[0]['model']}, by both rules of "
-        f"`--sign`; in brackets the share of layers whose direction is turned round.\n\n{table(shown, list(shown[0]))}\n"
+        f"`--sign`; in brackets the share of layers whose direction is turned round.\n\n"
+        f"{table(shown, list(shown[0]))}\n"
     )
 
 
