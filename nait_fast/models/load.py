@@ -50,7 +50,8 @@ class LoadedModel:
     @property
     def vocabulary(self) -> int:
         """Tokens that the model embeds (its tokenizer may have more)."""
-        return int(self.body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        body: Any = self.body  # transformers' own method: nn.Module has none
+        return int(body.get_input_embeddings().weight.shape[0])
 
     @property
     def widths(self) -> list[int]:

@@ -1,5 +1,6 @@
 """Where the scores of a signature come from in an index, whether they can, and what computes them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -85,7 +86,7 @@ def code_counter(signatures: Sequence[Signature], device: str, code_bytes: int =
     return PopcountScan(planes, weights, owners, len(signatures), device, code_bytes)
 
 
-class Work:
+class Work(ABC):
     """Scores the signatures at ``places`` of a list; ``columns``: what it reads beside codes and exact scores."""
 
     columns: Sequence[str] = ()
@@ -93,9 +94,9 @@ class Work:
     def __init__(self, places: list[int]):
         self.places = places
 
+    @abstractmethod
     def score(self, part: Part) -> np.ndarray:
         """Scores float64 [n, places] of the rows in ``part``; several threads may ask at once."""
-        raise NotImplementedError
 
     def compile(self) -> bool:
         """Compile what must be, where that pays; whether Numba has been asked to."""

@@ -25,7 +25,7 @@ def write(path: Path, lines: list[bytes], end: bytes = b"\n") -> Path:
 def refusal(source: object, **options: object) -> str:
     """The message with which a scan refuses the source: always one line."""
     with pytest.raises(NaitError) as error:
-        Pool(source, **options).scan()  # type: ignore[arg-type]
+        Pool(source, **options).scan()
     message = str(error.value)
     assert "\n" not in message and "Traceback" not in message
     return message

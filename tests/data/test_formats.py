@@ -203,5 +203,5 @@ def test_refused_rows_say_why(fmt: str, row: dict, reason: str) -> None:
 
 def test_samples_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        parse(ALPACA, "alpaca", 0).row = 1  # type: ignore[misc]
+        parse(ALPACA, "alpaca", 0).row = 1
     assert Message("user", "a") == Message("user", "a")

@@ -109,7 +109,7 @@ def test_closing_ends_the_threads_at_once(tmp_path: Path, encoder) -> None:
     for wait in (0.0, 0.02, 0.2):
         before = threading.active_count()
         endless = itertools.cycle(pool.plan().units)
-        loader = Loader(pool, "alpaca", encoder, lambda endless=endless: next(endless))  # type: ignore[misc]
+        loader = Loader(pool, "alpaca", encoder, lambda endless=endless: next(endless))
         time.sleep(wait)
         started = time.perf_counter()
         loader.close()

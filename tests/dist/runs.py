@@ -87,7 +87,7 @@ def dying(options: dict[str, Any], operation: str, when: int | str) -> None:
         if reached and operation == "after rename":
             die()
 
-    files.open = opened  # type: ignore[attr-defined]
+    files.open = opened
     os.fsync, os.replace = sync, replace
     index(options)
 

@@ -78,7 +78,7 @@ def test_parts_of_estimates_add_up(tmp_path: Path, tiny_model: str, pool_file, t
     for shown in [*found.best, *found.worst]:  # each layer's direction is rounded by itself: about the same
         assert shown.decided is not None and shown.decided.neurons == []
         assert shown.decided.total == pytest.approx(scores[shown.ranked.place] - scores.mean(), abs=0.3 * scores.std())
-    assert np.sign(found.best[0].decided.total) == 1  # type: ignore[union-attr]
+    assert np.sign(found.best[0].decided.total) == 1
 
 
 @pytest.fixture(scope="module")

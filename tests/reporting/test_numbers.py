@@ -147,7 +147,7 @@ def test_composition_and_texts(made: Made) -> None:
         assert shown.text is not None and shown.text.label == row["source"]
         assert shown.text.turns == [("user", row["instruction"]), ("assistant", row["output"])]
     assert [s.ranked.rank for s in found.best] == [1, 2, 3] and [s.ranked.rank for s in found.worst] == [257, 256, 255]
-    assert gathered(made.select("other", top_k=9), label="id").labels.column == "id"  # type: ignore[union-attr]
+    assert gathered(made.select("other", top_k=9), label="id").labels.column == "id"
 
 
 @pytest.mark.parametrize("options", [{"pick": "bottom", "top_k": 30}, {"pick": "random", "fraction": 0.5},
