@@ -17,7 +17,7 @@ CODE_BYTES, ODD_CODE_BYTES = 57344, 55080  # of a row of codes: a multiple of 8,
 TOPK_WIDTHS = (1536, 8960, 14336, 24576)
 ROWS = 2
 TYPES = {"torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.float32": "fp32", "torch.int8": "i8",
-         "torch.int32": "i32", "torch.uint8": "u8", "torch.uint32": "u32"}  # fmt: skip
+         "torch.int32": "i32", "torch.int64": "i64", "torch.uint8": "u8", "torch.uint32": "u32"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,17 @@ def _case(kernel: Any, values: dict[str, Any], hip: bool, **about: Any) -> Case:
     signature, constants, attrs = {}, {}, {}
     for i, parameter in enumerate(kernel.params):
         name, value = parameter.name, values.pop(parameter.name)
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        varies = parameter.do_not_specialize
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not varies):
             signature[name], constants[name] = "constexpr", value
             continue
         tensor = isinstance(value, torch.Tensor)
         signature[name] = f"*{TYPES[str(value.dtype)]}" if tensor else "i32"
-        if (value.data_ptr() if tensor else value) % 16 == 0:
+        if (value.data_ptr() if tensor else value) % 16 == 0 and not varies:
             attrs[(i,)] = [["tt.divisibility", 16]]
         if tensor and hip:
             attrs[(i,)] = [*attrs.get((i,), []), ["tt.pointer_range", 32]]
-    if not {"num_warps"} <= values.keys() <= {"num_warps", "num_stages"}:
+    if not {"num_warps"} <= values.keys() <= {"num_warps", "num_stages", "enable_fp_fusion"}:
         raise ValueError(f"{kernel.__name__}: unknown options {sorted(values)}")
     op = kernel.__module__.split(".")[-2]
     return Case(f"{op}.{kernel.__name__}", about.pop("name"), signature, constants, attrs, values, **about)
@@ -190,6 +191,37 @@ def _rotate_runs() -> Iterator[tuple[str, str, bool, Run]]:
     yield "round_kernel", "odd width", False, run(ODD_WIDTH)
 
 
+def _norm_runs() -> Iterator[tuple[str, str, bool, Run]]:
+    import torch
+
+    from nait_fast.kernels.norm.launch import rms_norm
+
+    def run(width: int, form: str = "rounded", dtype: torch.dtype = torch.bfloat16) -> Run:
+        return lambda: rms_norm(torch.zeros(ROWS, width, dtype=dtype), torch.zeros(width, dtype=dtype), 1e-5, form)
+
+    for width in (576, 4096, 8192):
+        yield "norm_kernel", f"width {width}", True, run(width)
+    yield "norm_kernel", "width 2304, offset", True, run(2304, "offset")
+    yield "norm_kernel", "width 4096, float16", True, run(4096, dtype=torch.float16)
+    yield "norm_kernel", "odd width", False, run(1001)
+
+
+def _rotary_runs() -> Iterator[tuple[str, str, bool, Run]]:
+    import torch
+
+    from nait_fast.kernels.rotary.launch import apply_rotary
+
+    def run(width: int, dtype: torch.dtype = torch.bfloat16) -> Run:
+        x = torch.zeros(1, ROWS, 32, width, dtype=dtype).transpose(1, 2)
+        angles = torch.zeros(1, ROWS, width, dtype=dtype)
+        return lambda: apply_rotary(x, angles, angles)
+
+    for width in (64, 128):
+        yield "rotary_kernel", f"width {width}", True, run(width)
+    yield "rotary_kernel", "width 128, float16", True, run(128, torch.float16)
+    yield "rotary_kernel", "width 36", False, run(36)
+
+
 def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
     """What one iteration of a launch's loop does, by the fields of ``Case``."""
 
@@ -197,7 +229,7 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
         return prod(values[name] for name in names)
 
     if kernel == "capture_kernel":
-        reads = values["HAS_GATE"] and any(values[k] for k in ("WRITE", "FIRST", "LAST", "SUM"))
+        reads = values["HAS_GATE"] and (values["WRITE"] or values["SUM"])
         return {"tile": product("BLOCK_T", "BLOCK_J") * values["up"].element_size(), "loads": 1 + reads}
     if kernel == "join_kernel":
         return {"tile": product("BLOCK_P", "BLOCK_J") * values["partial"].element_size()}
@@ -205,25 +237,29 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
         return {"tile": product("BLOCK_B", "BLOCK_J") * values["values"].element_size()}
     if kernel == "topk_kernel":
         return {"tile": values["BLOCK_J"] * values["values"].element_size()}
+    if kernel == "norm_kernel":
+        return {"tile": product("BLOCK_N", "WARPS") * 128 * values["x"].element_size()}
+    if kernel == "rotary_kernel":  # halves of a head, and their angles
+        return {"tile": product("BLOCK_N", "BLOCK_D") * values["x"].element_size(), "loads": 6}
     if kernel == "round_kernel":  # its loads follow a permutation
         return {}
     if kernel == "dot_kernel":  # one product for each of a byte's eight bits
         return {"tile": product("BLOCK_N", "BLOCK_K"), "macs": 8 * product("BLOCK_N", "BLOCK_K", "BLOCK_M")}
     words = product("BLOCK_N", "BLOCK_W")
-    fewest, most = words * values["N_PLANES"], words * values["PLANES"]  # planes of padding may be left out
+    counted = words * values["N_PLANES"]
     work = {"tile": words * values["codes"].element_size(), "loads": 1}
     if kernel == "count_kernel":
-        return work | {"words": (fewest, most)}
+        return work | {"words": (counted, counted)}
     # Lanes are summed layer by layer. v_bcnt also adds, so AMD may count a word again to add a neighbour's count to it.
     steps = -(-values["WORDS"] // values["BLOCK_W"])
-    return work | {"words": (steps * fewest, 2 * steps * most), "loads": steps}
+    return work | {"words": (steps * counted, 2 * steps * counted), "loads": steps}
 
 
 def cases() -> list[Case]:
     """Every case, once for CUDA's targets and once for AMD's."""
     out = []
     for hip in (False, True):
-        for runs in (_capture_runs, _bitpack_runs, _popcount_runs, _rotate_runs):
+        for runs in (_capture_runs, _bitpack_runs, _popcount_runs, _rotate_runs, _norm_runs, _rotary_runs):
             for wanted, name, aligned, run in runs():
                 with _recorded(hip) as launches:
                     run()

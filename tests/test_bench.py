@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 TINY = ("bench", "--shape", "tiny", "--device", "cpu", "--seconds", "0")
 BANDWIDTH = {"copy", "read, sum of fp32", "read, sum of int32"}
 OPS = {"capture, first + last + sum", "capture, sum + packed bits", "capture, |up| sum", "capture, one long sequence",
-       "pack_bits", "rotate_bits", "topk_bits, k 20"}  # fmt: skip
+       "rms_norm", "apply_rotary", "pack_bits", "rotate_bits", "topk_bits, k 20"}  # fmt: skip
 TIMES = {"ms_p20", "ms", "ms_p80", "repeats"}
 
 
@@ -201,6 +201,34 @@ def test_a_wrong_op_has_no_time(monkeypatch, place: Place, subject: Subject, op,
     assert others and all(row["check"].startswith("ok") and set(row) >= TIMES for row in others)
 
 
+def test_a_norm_that_rounds_otherwise_has_no_time(monkeypatch) -> None:
+    half = Place.open(CPU, "bfloat16", 0, small=True)
+    right = kernels.rms_norm
+    # The reference is told apart by its order: the op's own result comes first.
+    calls = []
+
+    def wrong(x, weight, eps):
+        calls.append(forced())
+        return right(x, weight, eps) * (1 if forced() else 1.01)
+
+    monkeypatch.setattr(kernels, "rms_norm", wrong, raising=False)
+    row = by_name(list(half.rows("kernels", Subject("tiny", None, CPU, "bfloat16", 0), 0)), "kernels")["rms_norm"]
+    assert row["check"].startswith("failed: ") and "differ" in row["check"] and calls == ["", "reference"]
+    assert not TIMES & set(row)
+
+
+def test_what_the_replaced_norms_save_has_a_row(place: Place, subject: Subject) -> None:
+    model = subject.load()
+    norm = next(m for m in model.body.modules() if "RMSNorm" in type(m).__name__)
+    model.fused = {norm: type(norm).forward.__get__(norm)}
+    rows = by_name(
+        [{"part": "endtoend", **row} for row in endtoend.measure_endtoend(model, place.ceilings, 0.1)], "endtoend"
+    )
+    plain, whole = rows[endtoend.PLAIN], rows["index pass"]
+    assert plain["engine_is"] == pytest.approx(plain["ms"] / whole["ms"]) and plain["tokens"] == whole["tokens"]
+    assert "forward" not in vars(norm)
+
+
 def test_a_wrong_scan_has_no_time(monkeypatch, place: Place, subject: Subject) -> None:
     right = cpu.popcount_scan
     monkeypatch.setattr(cpu, "popcount_scan", lambda codes, *query: right(codes, *query) + (len(query[0]) == 4))
@@ -211,7 +239,7 @@ def test_a_wrong_scan_has_no_time(monkeypatch, place: Place, subject: Subject) -
 
 def test_wrong_bits_end_the_index_pass(capsys, monkeypatch) -> None:
     right = endtoend.EndToEnd.bits
-    monkeypatch.setattr(endtoend.EndToEnd, "bits", lambda self, encoded: right(self, encoded) ^ 1)
+    monkeypatch.setattr(endtoend.EndToEnd, "bits", lambda self, *arguments: right(self, *arguments) ^ 1)
     told = summary(capsys, *TINY, "--part", "endtoend")
     (row,) = [row for row in told["rows"] if row["part"] == "endtoend"]
     assert row["check"].startswith("failed: ") and " bits differ, by up to " in row["check"]

@@ -28,6 +28,26 @@ def _store_codes(total, prefix, count, threshold, codes, sequence, n_words, neur
 
 
 @triton.jit
+def _hidden(g, u, ACT: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
+    return rounded(activation(g, ACT, DTYPE, INTERPRETED) * u, DTYPE, INTERPRETED)
+
+
+@triton.jit
+def _row(gate, up, token, gate_stride, up_stride, neurons, inside, ACT: tl.constexpr, HAS_GATE: tl.constexpr,
+         INTERPRETED: tl.constexpr):  # fmt: skip
+    """The hidden state of one token, fp32 [BLOCK_J]."""
+    DTYPE: tl.constexpr = up.dtype.element_ty
+    wide = token.to(tl.int64)
+    u = tl.load(up + wide * up_stride + neurons, mask=inside, other=0.0).to(tl.float32)
+    if HAS_GATE:
+        g = tl.load(gate + wide * gate_stride + neurons, mask=inside, other=0.0).to(tl.float32)
+        h = _hidden(g, u, ACT, DTYPE, INTERPRETED)
+    else:
+        h = activation(u, ACT, DTYPE, INTERPRETED)
+    return h
+
+
+@triton.jit
 def capture_kernel(
     gate, up, hidden, chunks, first, last, total, partial, up_total, up_partial, threshold, prefix, codes,
     n_neurons, gate_stride, up_stride, n_words,
@@ -44,10 +64,6 @@ def capture_kernel(
     inside = neurons < n_neurons
     begin, end, sequence = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2).to(tl.int64)
     first_token, last_token, sum_from = tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5)
-    out = tl.broadcast_to(
-        (sequence * n_neurons + neurons)[None, :], (BLOCK_T, BLOCK_J)
-    )  # a store's pointers fix its shape
-
     acc = tl.zeros([BLOCK_T, BLOCK_J], tl.float32)
     up_acc = tl.zeros([BLOCK_T, BLOCK_J], tl.float32)
     token = begin
@@ -56,23 +72,30 @@ def capture_kernel(
         mask = (tokens < end)[:, None] & inside[None, :]
         wide = tokens.to(tl.int64)[:, None]
         u = tl.load(up + wide * up_stride + neurons[None, :], mask=mask, other=0.0).to(tl.float32)
-        if WRITE or FIRST or LAST or SUM:
+        if WRITE or SUM:
             if HAS_GATE:
                 g = tl.load(gate + wide * gate_stride + neurons[None, :], mask=mask, other=0.0).to(tl.float32)
-                h = rounded(activation(g, ACT, DTYPE, INTERPRETED) * u, DTYPE, INTERPRETED)
+                h = _hidden(g, u, ACT, DTYPE, INTERPRETED)
             else:
                 h = activation(u, ACT, DTYPE, INTERPRETED)
             if WRITE:
                 tl.store(hidden + wide * n_neurons + neurons[None, :], h.to(DTYPE), mask=mask)
-            if FIRST:
-                tl.store(first + out, h, mask=mask & (tokens == first_token)[:, None])
-            if LAST:
-                tl.store(last + out, h, mask=mask & (tokens == last_token)[:, None])
             if SUM:
                 acc += tl.where(mask & (tokens >= sum_from)[:, None], h, 0.0)
         if UP:
             up_acc += tl.where(mask, tl.abs(u), 0.0)
         token += BLOCK_T
+
+    # A chunk holds its sequence's first or last token at most once: that row is computed again rather than looked for
+    # in every step.
+    if FIRST:
+        here = inside & (begin == first_token)
+        h = _row(gate, up, begin, gate_stride, up_stride, neurons, here, ACT, HAS_GATE, INTERPRETED)
+        tl.store(first + sequence * n_neurons + neurons, h, mask=here)
+    if LAST:
+        here = inside & (end == last_token + 1)
+        h = _row(gate, up, end - 1, gate_stride, up_stride, neurons, here, ACT, HAS_GATE, INTERPRETED)
+        tl.store(last + sequence * n_neurons + neurons, h, mask=here)
 
     if SUM or UP:
         row = tl.load(entry + 6).to(tl.int64)

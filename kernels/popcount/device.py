@@ -14,21 +14,27 @@ import torch
 
 from nait_fast.kernels.common.dispatch import current, interpreted
 
-# Planes that share one pass over the codes; rows, words of a program of count_kernel.
-PLANE_GROUP = 8
-COUNT_WORDS = 128
-DOT_BLOCK = (128, 64)  # rows, bytes of a program of dot_kernel
+PLANE_GROUP = 8  # planes that share one pass over the codes
+COUNT_BLOCK = (4, 512)  # rows, words of a program of count_kernel and scaled_kernel, which is one warp
 DOT_COLUMNS = (16, 64)  # fewest and most columns of a program; 128 would not fit the shared memory of every GPU
 DOT_STAGES = 2  # tiles of columns on their way
 TIMED_BYTES = 32 << 20  # of codes; smaller tiles are over before a timing would pay
+TILE_BYTES = 16 << 20  # of codes on their way to the device: a part of an index is several, so that copies overlap
 COUNT_PLANES = (
     6  # the choice without a timing: at this many planes POPC's rate meets memory bandwidth (docs/kernels.md)
 )
 
 
-def count_rows(planes: int) -> int:
-    """Rows of a program of count_kernel with ``planes`` (a power of two) planes."""
-    return max(4, 16 // planes)
+def count_block(row_bytes: int, words: int) -> tuple[int, int]:
+    """Rows, words of a program over spans of ``words`` words: fewer where rows of ``row_bytes`` begin anywhere, for narrow
+    loads need more addresses."""
+    rows, most = COUNT_BLOCK
+    return rows, min(most if row_bytes % 16 == 0 else most // 2, 1 << (words - 1).bit_length())
+
+
+def dot_block(columns: int) -> tuple[int, int]:
+    """Rows, bytes of a program of dot_kernel with ``columns`` columns: what was fastest on an H100, within 64 KB."""
+    return (64, 128) if columns <= 16 else (128, 64)
 
 
 def columns_of(
@@ -72,47 +78,57 @@ class DeviceScan:
 
     def __post_init__(self) -> None:
         self._planes = torch.from_numpy(self.planes).to(self.device).view(torch.int32)
-        # Products of integers below 2⁵³ are exact in fp64, and integer matrix products do not exist on a GPU.
-        combine = torch.zeros(len(self.planes), self.n_scores, dtype=torch.float64)
-        combine[torch.arange(len(self.planes)), torch.from_numpy(self.owners)] = torch.from_numpy(self.weights).double()
-        self._combine = combine.to(self.device)
+        self._groups = [self._group(start) for start in range(0, len(self.planes), PLANE_GROUP)]
         self._columns: torch.Tensor | None = None
+        self._factors: torch.Tensor | None = None
         self._chosen = "" if self.method == "auto" else self.method
+
+    def _group(self, start: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """(planes, their weights int64 [planes, scores] of the scores that they add to, the first of these)."""
+        some = slice(start, start + PLANE_GROUP)
+        first, last = int(self.owners[some].min()), int(self.owners[some].max())
+        weights = np.zeros((len(self.owners[some]), last - first + 1), dtype=np.int64)
+        weights[np.arange(len(weights)), self.owners[some] - first] = self.weights[some]
+        return self._planes[some].contiguous(), torch.from_numpy(weights).to(self.device), first
 
     def _prepare_dot(self) -> None:
         columns, factors = columns_of(self.planes, self.weights, self.owners, self.n_scores)
         self._columns = torch.from_numpy(columns).to(self.device)
-        self._factors = torch.from_numpy(factors).to(self.device)
+        # Usually a column is a score. Otherwise: products of integers below 2⁵³ are exact in fp64, and integer matrix
+        # products do not exist on a GPU.
+        plain = np.array_equal(factors, np.eye(self.n_scores))
+        self._factors = None if plain else torch.from_numpy(factors).to(self.device)
 
     def counts(self, codes: torch.Tensor) -> torch.Tensor:
-        """popcount(code & plane) of each plane: int32 [n, Q]."""
+        """Scores int64 [n, n_scores] by popcounts, a plane at a time."""
         from nait_fast.kernels.popcount.kernel import count_kernel
 
         n, words = len(codes), codes.shape[1] // 4
-        out = []
-        for planes in self._planes.split(PLANE_GROUP):
-            width = 1 << (len(planes) - 1).bit_length()
-            counts = torch.empty(n, len(planes), dtype=torch.int32, device=codes.device)
-            rows = count_rows(width)
+        out = torch.zeros(n, self.n_scores, dtype=torch.int64, device=codes.device)
+        rows, block = count_block(codes.shape[1], words)
+        for planes, weights, first in self._groups:
             count_kernel[(-(-n // rows),)](
-                codes.view(torch.uint32), planes.contiguous().view(torch.uint32), counts, n, words,
-                N_PLANES=len(planes), PLANES=width, BLOCK_N=rows, BLOCK_W=COUNT_WORDS, num_warps=4,
+                codes.view(torch.uint32), planes.view(torch.uint32), weights, out[:, first:], n, words,
+                weights.shape[1], self.n_scores,
+                N_PLANES=len(planes), PLANES=1 << (len(planes) - 1).bit_length(), BLOCK_N=rows,
+                BLOCK_W=block, num_warps=1,
             )  # fmt: skip
-            out.append(counts)
-        return torch.cat(out, dim=1)
+        return out
 
     def products(self, codes: torch.Tensor) -> torch.Tensor:
-        """Bits times each int8 column: int32 [n, M]."""
+        """Bits times each int8 column: [n, M], int64 where the columns are the scores, else int32."""
         from nait_fast.kernels.popcount.kernel import dot_kernel
 
         if self._columns is None:
             self._prepare_dot()
         assert self._columns is not None
         n, width, n_columns = len(codes), codes.shape[1], self._columns.shape[1]
-        out = torch.empty(n, n_columns, dtype=torch.int32, device=codes.device)
-        block_n, block_k = DOT_BLOCK
+        out = torch.empty(
+            n, n_columns, dtype=torch.int64 if self._factors is None else torch.int32, device=codes.device
+        )
         low, high = DOT_COLUMNS
         block_m = min(high, max(low, 1 << (n_columns - 1).bit_length()))
+        block_n, block_k = dot_block(block_m)
         packed = torch.version.hip is None and not interpreted()
         dot_kernel[(-(-n // block_n) * -(-n_columns // block_m),)](
             codes, self._columns, out, n, n_columns,
@@ -123,9 +139,9 @@ class DeviceScan:
 
     def _scores(self, codes: torch.Tensor, method: str) -> torch.Tensor:
         if method == "count":
-            return (self.counts(codes).double() @ self._combine).long()
+            return self.counts(codes)
         products = self.products(codes)
-        return (products.double() @ self._factors).long()
+        return products if self._factors is None else (products.double() @ self._factors).long()
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
         """Scores int64 [n, n_scores] of ``codes`` uint8 [n, W], contiguous, on the device."""
@@ -173,19 +189,19 @@ def scaled_scores(
     total = torch.zeros(n, dtype=torch.float32, device=codes.device)
     for some, weight in zip(planes.split(PLANE_GROUP), weights.split(PLANE_GROUP), strict=True):
         group = 1 << (len(some) - 1).bit_length()
-        rows, scores = count_rows(group), torch.empty_like(total)
+        (rows, block), scores = count_block(width, words), torch.empty_like(total)
         if n and len(some):
             with current(codes.device):
                 scaled_kernel[(-(-n // rows),)](
                     codes, some, weight, scales, scores, n, n_layers, width // 4,
                     N_PLANES=len(some), PLANES=group, WORDS=words, BLOCK_N=rows,
-                    BLOCK_W=min(COUNT_WORDS, 1 << (words - 1).bit_length()), num_warps=4,
+                    BLOCK_W=block, num_warps=1,
                 )  # fmt: skip
             total += scores
     return total
 
 
-def tiles(codes: np.ndarray, scan: DeviceScan, tile_bytes: int = 64 << 20) -> Iterator[tuple[int, torch.Tensor]]:
+def tiles(codes: np.ndarray, scan: DeviceScan, tile_bytes: int = TILE_BYTES) -> Iterator[tuple[int, torch.Tensor]]:
     """(first row, scores int64 [rows, n_scores] on the device) of host ``codes`` uint8 [n, W], tile by tile.
 
     ``codes`` may be a mapped file. They go through two pinned buffers: while the device copies and scans one tile, the
@@ -222,7 +238,7 @@ def tiles(codes: np.ndarray, scan: DeviceScan, tile_bytes: int = 64 << 20) -> It
         yield start, scores
 
 
-def stream(codes: np.ndarray, scan: DeviceScan, tile_bytes: int = 64 << 20) -> np.ndarray:
+def stream(codes: np.ndarray, scan: DeviceScan, tile_bytes: int = TILE_BYTES) -> np.ndarray:
     """Scores int64 [n, n_scores] of host ``codes`` uint8 [n, W]; see ``tiles``."""
     parts = [scores for _, scores in tiles(codes, scan, tile_bytes)]
     return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, scan.n_scores), dtype=np.int64)

@@ -10,30 +10,46 @@ from nait_fast.kernels.common.math import popcount32
 
 
 @triton.jit
+def _counted(counts, code, planes, row_words, words, inside, N_PLANES: tl.constexpr, PLANES: tl.constexpr):
+    """``counts`` int32 [BLOCK_N, PLANES] and popcount(code & plane), ``words`` being where ``code`` lies in a row.
+
+    A warp has whole rows, so a sum over words is one instruction, and a tile of codes meets every plane in registers.
+    """
+    for q in tl.static_range(N_PLANES):
+        query = tl.load(planes + q * row_words + words, mask=inside, other=0)
+        found = tl.sum(popcount32(code & query[None, :]).to(tl.int32), axis=1)
+        counts += tl.where((tl.arange(0, PLANES) == q)[None, :], found[:, None], 0)
+    return counts
+
+
+@triton.jit(do_not_specialize=["n_scores", "row_scores"])
 def count_kernel(
-    codes, planes, counts, n_rows, n_words,
+    codes, planes, weights, scores, n_rows, n_words, n_scores, row_scores,
     N_PLANES: tl.constexpr, PLANES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    """codes uint32 [n, n_words], planes uint32 [N_PLANES, n_words] -> popcount(code & plane), int32 [n, N_PLANES].
+    """scores int64 [n, n_scores] (rows ``row_scores`` apart) += popcount(code & plane) @ weights.
 
-    ``PLANES``: the next power of two. A tile of codes is read once and meets every plane in registers.
+    codes uint32 [n, n_words], planes uint32 [N_PLANES, n_words], weights int64 [N_PLANES, n_scores]. ``PLANES``: the
+    next power of two of N_PLANES.
     """
     rows = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    plane = tl.arange(0, PLANES)
-    acc = tl.zeros([BLOCK_N, PLANES, BLOCK_W], tl.uint32)
+    counts = tl.zeros([BLOCK_N, PLANES], tl.int32)
     word = tl.zeros([], tl.int32)
     while word < n_words:
         words = word + tl.arange(0, BLOCK_W)
         inside = words < n_words
         mask = (rows < n_rows)[:, None] & inside[None, :]
         code = tl.load(codes + rows[:, None] * n_words + words[None, :], mask=mask, other=0)
-        mask = (plane < N_PLANES)[:, None] & inside[None, :]
-        query = tl.load(planes + plane[:, None] * n_words + words[None, :], mask=mask, other=0)
-        acc += popcount32(code[:, None, :] & query[None, :, :])
+        counts = _counted(counts, code, planes, n_words, words, inside, N_PLANES, PLANES)
         word += BLOCK_W
-    total = tl.sum(acc.to(tl.int32), axis=2)
-    mask = (rows < n_rows)[:, None] & (plane < N_PLANES)[None, :]
-    tl.store(counts + rows[:, None] * N_PLANES + plane[None, :], total, mask=mask)
+    plane = tl.arange(0, PLANES)
+    score = tl.zeros([], tl.int32)
+    while score < n_scores:
+        weight = tl.load(weights + plane * n_scores + score, mask=plane < N_PLANES, other=0)
+        place = scores + rows * row_scores + score
+        value = tl.sum(counts.to(tl.int64) * weight[None, :], axis=1)
+        tl.store(place, tl.load(place, mask=rows < n_rows, other=0) + value, mask=rows < n_rows)
+        score += 1
 
 
 @triton.jit
@@ -51,19 +67,16 @@ def scaled_kernel(
     total = tl.zeros([BLOCK_N], tl.float32)
     layer = tl.zeros([], tl.int32)
     while layer < n_layers:
-        acc = tl.zeros([BLOCK_N, PLANES, BLOCK_W], tl.uint32)
+        counts = tl.zeros([BLOCK_N, PLANES], tl.int32)
         for start in tl.static_range(0, WORDS, BLOCK_W):
             offset = start + tl.arange(0, BLOCK_W)
-            words = layer * WORDS + offset
-            mask = (rows < n_rows)[:, None] & (offset < WORDS)[None, :]
+            words, inside = layer * WORDS + offset, offset < WORDS
+            mask = (rows < n_rows)[:, None] & inside[None, :]
             code = tl.load(codes + rows[:, None] * row_words + words[None, :], mask=mask, other=0)
-            mask = (plane < N_PLANES)[:, None] & (offset < WORDS)[None, :]
-            query = tl.load(planes + plane[:, None] * row_words + words[None, :], mask=mask, other=0)
-            acc += popcount32(code[:, None, :] & query[None, :, :])
+            counts = _counted(counts, code, planes, row_words, words, inside, N_PLANES, PLANES)
         weight = tl.load(weights + plane * n_layers + layer, mask=plane < N_PLANES, other=0.0)
-        counts = tl.sum(acc.to(tl.int32), axis=2).to(tl.float32)
         scale = tl.load(scales + rows * n_layers + layer, mask=rows < n_rows, other=0.0).to(tl.float32)
-        total += scale * tl.sum(counts * weight[None, :], axis=1)
+        total += scale * tl.sum(counts.to(tl.float32) * weight[None, :], axis=1)
         layer += 1
     tl.store(scores + rows, total, mask=rows < n_rows)
 
@@ -86,7 +99,7 @@ def dot_kernel(
     codes, columns, out, n_rows, n_columns,
     N_BYTES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """codes uint8 [n, N_BYTES], columns int8 [8, M, N_BYTES] -> out int32 [n, M] = Σ_s bit_s(codes) · columns[s]ᵀ.
+    """codes uint8 [n, N_BYTES], columns int8 [8, M, N_BYTES] -> out integer [n, M] = Σ_s bit_s(codes) · columns[s]ᵀ.
 
     Bits are unpacked in registers, one of the eight bit positions a product, so a byte is loaded once and no reshuffle
     is needed: columns[s] holds the weights of neurons s, 8 + s, 16 + s … of the packed order. Both operands lie along
@@ -107,4 +120,4 @@ def dot_kernel(
             weight = tl.load(columns + offset, mask=mask, other=0)
             acc = tl.dot(bit_of_bytes(code, shift, PACKED), tl.trans(weight), acc, out_dtype=tl.int32)
     mask = (rows < n_rows)[:, None] & (column < n_columns)[None, :]
-    tl.store(out + rows[:, None] * n_columns + column[None, :], acc, mask=mask)
+    tl.store(out + rows[:, None] * n_columns + column[None, :], acc.to(out.dtype.element_ty), mask=mask)

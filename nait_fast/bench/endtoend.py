@@ -6,7 +6,9 @@ first checked against the reference backend's; without that there is no time. Th
 1. ``index pass``: the engine from token ids to packed bits in host memory, reading ``mean``.
 2. ``bare forward``: the same batches through the same body with the same attention, nothing captured, stopped at the
    same point (before the last down projection). The ratio of the two is what capture costs.
-3. ``hooks, padded batches of 8``: ``naive.py``, on as many samples as its share of the time allows.
+3. ``index pass, plain norms and rotary``: the engine with transformers' own RMSNorm and rotary embedding, where the
+   engine has others (``models/fused.py``).
+4. ``hooks, padded batches of 8``: ``naive.py``, on as many samples as its share of the time allows.
 
 Tokens/s count each sample's own tokens, the shared prefix included, padding not. ``of_matmul`` is the arithmetic really
 run (prefix once, no padding, ``shapes.forward_flops``) over the measured rate of a large matrix product.
@@ -15,6 +17,7 @@ run (prefix once, no padding, ``shapes.forward_flops``) over the measured rate o
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.format import CodeLayout
+from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
 from nait_fast.models.pack import KeysValues, Pack
@@ -46,6 +50,9 @@ GATE = {torch.float32: (1e-3, 1e-4), torch.bfloat16: (0.1, 1e-2), torch.float16:
 MIN_TOKENS = {"cuda": 130_000}  # two batches
 MIN_SAMPLES, MAX_SAMPLES = 16, 20_000
 HOST_VALUES = 2e8  # features of the hooks that are kept for their check
+
+
+PLAIN = "index pass, plain norms and rotary"
 
 
 class BareForward:
@@ -66,6 +73,7 @@ class BareForward:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(onednn_linear(self.model.body))
+            stack.enter_context(replaced(self.model.fused))
             stack.enter_context(packed_attention_on(self.model.body, self.model.attention))
             handle = last.part(last.family.down).register_forward_pre_hook(stop)
             stack.callback(handle.remove)
@@ -92,6 +100,7 @@ class EndToEnd:
         self.device, self.layout = model.device, CodeLayout.of(model.widths)
         self.dtype = next(model.body.parameters()).dtype
         self.engine = Engine(model, ("mean",))
+        self.plain = Engine(replace(model, fused={}), ("mean",))
         self.checked = self.samples(CHECKED.get(self.device.type, 8))
         self.prefix = shared_prefix(self.checked)
         self.threshold = torch.empty(0)
@@ -102,11 +111,11 @@ class EndToEnd:
         longest = min(self.max_length, self.model.max_tokens or self.max_length)
         return random_ids(sample_lengths(n, self.seed, longest), self.model.vocabulary, self.seed)
 
-    def bits(self, encoded: list[Encoded]) -> np.ndarray:
+    def bits(self, encoded: list[Encoded], engine: Engine | None = None) -> np.ndarray:
         """Codes uint8 [n, row_bytes] of ``encoded``."""
         coder = NeuronCoder(self.layout, "mean", self.threshold, self.device)
         sink = Encode(len(encoded), self.layout, coder, device=self.device)
-        self.engine.run(encoded, sink, prefix=self.prefix)
+        (engine or self.engine).run(encoded, sink, prefix=self.prefix)
         if not sink.finite.all():
             raise Wrong(f"{int((~sink.finite).sum())} samples are not finite")
         return sink.codes
@@ -174,6 +183,8 @@ class EndToEnd:
         if bare is not None:
             bare.run(self.checked[:2], self.prefix)
             jobs["bare forward"] = lambda: bare.run(encoded, self.prefix)
+        if self.model.fused:
+            jobs[PLAIN] = lambda: self.bits(encoded, self.plain)
         spent: dict[str, list[float]] = {name: [] for name in jobs}
         peak: dict[str, int | None] = {}
         began, rounds = time.perf_counter(), 0
@@ -189,6 +200,7 @@ class EndToEnd:
             row = {"name": name, **about, **self._speed(tokens, seconds_taken, peak[name])}
             middle = row["ms"] / 1e3
             yield row | {"tflop_per_s": flops / middle / 1e12, "of_matmul": flops / middle / self.ceilings.matmul,
+                         **({"engine_is": middle / float(np.median(spent["index pass"]))} if name == PLAIN else {}),
                          **(self._overhead(spent) if name == "index pass" and bare is not None else {})}  # fmt: skip
         yield self._naive(encoded, tokens / float(np.median(spent["index pass"])), seconds * 0.25, quiet)
 

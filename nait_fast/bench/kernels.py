@@ -6,9 +6,10 @@ Bytes are what an op must move, however it does it:
   4·B·J written; packed bits B·⌈J/32⌉·4 written and thresholds 4·J read. Partial sums of long sequences are the op's own
   affair and not counted.
 - rotate_bits: values 4·B·J read, a round's numbers written and read again 8·B·J, codes B·⌈J/32⌉·4 written.
+- rms_norm, apply_rotary: hidden state (or query) read and written, 2·T·H·s; rotary angles 2·T·D·s read.
 - pack_bits, topk_bits: values 4·B·J read, codes B·⌈J/32⌉·4 written (and thresholds 4·J read).
 
-T tokens, B samples, J neurons.
+T tokens, B samples, J neurons, H width of the hidden state, D of a head.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from nait_fast import kernels
-from nait_fast.bench.checks import Wrong, backend, check_codes, check_hidden, check_sum
+from nait_fast.bench.checks import ULP_SHARE, Wrong, backend, check_codes, check_hidden, check_sum
 from nait_fast.bench.lengths import PREFIX, sample_lengths
 from nait_fast.bench.shapes import free_memory
 from nait_fast.bench.timing import Ceilings, Job, Stopwatch, synchronize
@@ -162,6 +163,35 @@ def topk_op(values: torch.Tensor, k: int) -> Op:
     return Op(lambda: kernels.topk_bits(values, k), check, moved, {"rows": rows})
 
 
+def _bits_of_reference(op: Job, half: bool) -> str:
+    """Words on how many numbers of ``op``'s result are not the reference's. Raises Wrong."""
+    got = op()
+    with backend("reference"):
+        expected = op()
+    differing = int((got != expected).sum())
+    words = f"{differing:,} of {got.numel():,} differ"
+    if differing > ULP_SHARE * got.numel() and half:
+        raise Wrong(words)
+    return words
+
+
+def norm_op(x: torch.Tensor, weight: torch.Tensor) -> Op:
+    def run() -> torch.Tensor:
+        return kernels.rms_norm(x, weight, 1e-5)
+
+    about = {"tokens": len(x), "width": x.shape[1]}
+    return Op(run, lambda: _bits_of_reference(run, x.itemsize == 2), 2 * x.numel() * x.itemsize, about)
+
+
+def rotary_op(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Op:
+    def run() -> torch.Tensor:
+        return kernels.apply_rotary(x, cos, sin)
+
+    about = {"tokens": x.shape[2], "heads": x.shape[1], "width": x.shape[3]}
+    moved = 2 * (x.numel() + cos.numel()) * x.itemsize
+    return Op(run, lambda: _bits_of_reference(run, x.itemsize == 2), moved, about)
+
+
 def _sizes(watch: Stopwatch, width: int, dtype: torch.dtype, small: bool) -> tuple[int, int]:
     """(tokens of a batch, rows of the bit ops): the engine's own batch, less where memory is short."""
     if small:
@@ -175,7 +205,7 @@ def _sizes(watch: Stopwatch, width: int, dtype: torch.dtype, small: bool) -> tup
 
 
 def make_ops(
-    watch: Stopwatch, width: int, dtype: torch.dtype, seed: int, small: bool
+    watch: Stopwatch, width: int, heads: tuple[int, int], dtype: torch.dtype, seed: int, small: bool
 ) -> Iterator[tuple[str, Callable[[], Op]]]:
     """(name, what makes the op with its input) of each; inputs are random and shared where they can be."""
     device = watch.device
@@ -194,6 +224,10 @@ def make_ops(
     yield "capture, |up| sum", partial(capture_op, frozenset({"up_abs_sum"}), lengths, gate, up)
     yield "capture, one long sequence", partial(capture_op, total, [n_tokens], gate, up, packed=True)
     del gate, up
+    x, angle = normal(1, n_tokens, *heads).transpose(1, 2), normal(1, n_tokens, heads[1], kind=torch.float32)
+    yield "rms_norm", partial(norm_op, normal(n_tokens, heads[0] * heads[1]), normal(heads[0] * heads[1]))
+    yield "apply_rotary", partial(rotary_op, x, angle.cos().to(dtype), angle.sin().to(dtype))
+    del x, angle
     values = normal(rows, width, kind=torch.float32)
     threshold = normal(width, kind=torch.float32) * 0.1
     yield "pack_bits", partial(pack_op, values, threshold)
@@ -204,6 +238,7 @@ def make_ops(
 def measure_kernels(
     watch: Stopwatch,
     width: int,
+    heads: tuple[int, int],
     dtype: torch.dtype,
     ceilings: Ceilings,
     seconds: float,
@@ -211,9 +246,10 @@ def measure_kernels(
     quiet: bool = True,
     small: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """One row an op at ``width`` neurons: its check and, if that passed, its times beside the reference's."""
+    """One row an op at ``width`` neurons and ``heads`` (number, width of one) of attention: its check and, if that
+    passed, its times beside the reference's."""
     chosen = pick(watch.device.type, ("triton", "reference"))
-    ops = make_ops(watch, width, dtype, seed, small)
+    ops = make_ops(watch, width, heads, dtype, seed, small)
     while True:
         try:
             name, make = next(ops)
@@ -228,7 +264,7 @@ def measure_kernels(
             op = make()
             row |= op.about
             row["check"] = f"ok: {op.check()}"
-            row |= _timed(watch, op, chosen, ceilings, seconds / 7)
+            row |= _timed(watch, op, chosen, ceilings, seconds / 9)
         except Wrong as wrong:
             row["check"] = f"failed: {wrong}"
         except torch.OutOfMemoryError:

@@ -69,6 +69,16 @@ class Subject:
         return max(self.load().widths) if self.path else SHAPES[self.shape].neurons
 
     @property
+    def heads(self) -> tuple[int, int]:
+        """(query heads, width of one)."""
+        if not self.path:
+            shape = SHAPES[self.shape]
+            return shape.heads, shape.hidden // shape.heads
+        config: Any = self.load().body.config
+        heads = config.num_attention_heads
+        return heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+    @property
     def small(self) -> bool:
         return self.name == "tiny"
 
@@ -139,7 +149,7 @@ class Place:
         elif part == "kernels":
             dtype = pick_dtype(self.dtype, self.device)
             yield from measure_kernels(
-                self.watch, subject.width, dtype, self.ceilings, seconds, seed, quiet, subject.small
+                self.watch, subject.width, subject.heads, dtype, self.ceilings, seconds, seed, quiet, subject.small
             )
         elif lacking := subject.lacking():
             yield {"name": "index pass", "check": lacking}

@@ -55,6 +55,7 @@ class Case:
     codes: Any
     query: Query
     in_place: bool = True
+    expected: Callable[[np.ndarray], np.ndarray] | None = None  # the reference's scores, if not the popcount scan's
 
     def row(self, watch: Stopwatch, ceilings: Ceilings, seconds: float, quiet: bool) -> dict[str, Any]:
         """The result row: the check, and the speed if that passed."""
@@ -63,7 +64,8 @@ class Case:
                                "rows": len(self.codes), "row_bytes": ROW_BYTES}  # fmt: skip
         try:
             sample = _ends(self.codes)
-            differ = int((_ends(self.scan(self.codes)) != reference.popcount_scan(sample, *self.query)).sum())
+            scores = self.expected(sample) if self.expected else reference.popcount_scan(sample, *self.query)
+            differ = int((_ends(self.scan(self.codes)) != scores).sum())
             if differ:
                 return row | {"check": f"failed: {differ:,} scores differ from the reference"}
             row["check"] = f"ok: {len(sample):,} rows equal"
@@ -116,19 +118,44 @@ def _on_gpu(watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, qui
     n = 1_000_000 if (free_memory(device) or 0) >= 16 << 30 else 100_000
     generator = torch.Generator(device).manual_seed(seed)
     codes = torch.randint(0, 256, (n, ROW_BYTES), dtype=torch.uint8, device=device, generator=generator)
-    share = seconds / (2 * len(PLANES) + 2)
+    share = seconds / (2 * len(PLANES) + 4)
     for n_planes in PLANES:
         query = make_query(n_planes, seed + 1)
         auto = _choice(DeviceScan(*query, device, "auto"), codes)
         for method in ("count", "dot"):
             case = Case(f"{method}, {_planes(n_planes)}", method, DeviceScan(*query, device, method), codes, query)
             yield case.row(watch, ceilings, share, quiet) | {"auto": auto}
+    for n_planes in (1, 4):
+        yield _scaled(codes, n_planes, seed).row(watch, ceilings, share, quiet)
     host = codes[:STREAMED].cpu().numpy()  # pageable memory, as a mapped file is
     for n_planes in (4, 64):
         query = make_query(n_planes, seed + 1)
         scan = partial(_streamed, stream, DeviceScan(*query, device, "auto"))
         case = Case(f"from host memory, {_planes(n_planes)}", "stream", scan, host, query, in_place=False)
         yield case.row(watch, ceilings, share, quiet)
+
+
+def _scaled(codes: torch.Tensor, n_planes: int, seed: int) -> Case:
+    """Rotated codes of 30 layers with a factor a row and layer: powers of two, so that sums in fp32 are exact."""
+    from nait_fast.kernels.popcount.device import scaled_scores
+
+    planes, weights, _, _ = query = make_query(n_planes, seed + 1)
+    layers, device = 30, codes.device
+    factors = 2.0 ** np.random.default_rng(seed).integers(-1, 2, layers)
+    scales = torch.from_numpy(factors).half().to(device).expand(len(codes), layers).contiguous()
+    by_layer = np.repeat(weights[:, None], layers, axis=1).astype(np.float32)
+    there = torch.from_numpy(planes).to(device), torch.from_numpy(by_layer).to(device), scales
+    width = ROW_BYTES // layers
+
+    def expected(rows: np.ndarray) -> np.ndarray:
+        ends, owners = np.arange(layers + 1) * width, np.zeros(n_planes, dtype=np.int64)
+        own = np.broadcast_to(factors, (len(rows), layers))
+        return reference.scaled_scan(rows, planes, by_layer, owners, 1, own, ends)[:, 0]
+
+    return Case(
+        f"scaled, {_planes(n_planes)}", "scaled", lambda rows: scaled_scores(rows, *there, width), codes, query,
+        expected=expected,
+    )  # fmt: skip
 
 
 def _streamed(stream: Callable[[np.ndarray, Any], np.ndarray], scan: Any, rows: np.ndarray) -> np.ndarray:

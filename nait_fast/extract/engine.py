@@ -17,6 +17,7 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
 from nait_fast.kernels.common.dispatch import current
+from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
 from nait_fast.models.pack import KeysValues, Pack
@@ -97,6 +98,7 @@ class Engine:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(current(self.model.device))
             stack.enter_context(onednn_linear(self.model.body))
+            stack.enter_context(replaced(self.model.fused))
             stack.enter_context(patched(self._capture))
             if self.model.attention is not None:
                 stack.enter_context(packed_attention_on(self.model.body, self.model.attention))

@@ -23,6 +23,8 @@ _OPS = {
     "PopcountScan": "popcount.launch",
     "ScaledScan": "popcount.scaled",
     "rotate_bits": "rotate.launch",
+    "rms_norm": "norm.launch",
+    "apply_rotary": "rotary.launch",
 }
 __all__ = list(_OPS)
 

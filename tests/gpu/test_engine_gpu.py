@@ -15,7 +15,7 @@ from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.format import CodeLayout
-from nait_fast.kernels import popcount_scan
+from nait_fast.kernels import mlp_capture, popcount_scan
 from nait_fast.kernels.popcount import reference
 from nait_fast.kernels.popcount.device import DeviceScan, stream
 from nait_fast.models import varlen
@@ -25,6 +25,7 @@ from nait_fast.models.packed import ATTENTION, packed_attention
 from nait_fast.models.varlen import VARLEN
 from tests.conftest import make_rows, write_jsonl
 from tests.models.tiny import READINGS, build, config_of, run, sequences, worst_error
+from tests.ops.sums import segments_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")]
 
@@ -246,6 +247,15 @@ def test_capture_equals_the_reference(dtype, width) -> None:
     for packed in (False, True):
         capture_op(readings, lengths, gate, up, packed).check()
     capture_op(frozenset({"sum"}), [sum(lengths)], gate, up, packed=True).check()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_silu_of_every_number_of_16_bits_is_torchs(dtype) -> None:
+    every = torch.arange(1 << 16, dtype=torch.int32, device=DEVICE).to(torch.int16).view(dtype).view(64, 1024)
+    got, _ = mlp_capture(None, every, "silu", segments_of([64]), frozenset())
+    expected = torch.nn.functional.silu(every)
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.nan_to_num().view(torch.int16), expected.nan_to_num().view(torch.int16))
 
 
 def test_capture_past_two_billion_elements() -> None:

@@ -55,7 +55,9 @@ def check_hidden(hidden, gate, up, act) -> None:
     cancelled = {"silu": 0.0, "gelu_new": torch.finfo(up.dtype).eps}.get(act, 4 * 2.0**-24) * scale
     difference = (hidden.double() - expected.double()).abs()
     assert (difference <= (1 if gate is None else 2) * largest + cancelled).all()
-    assert (difference > 0).double().mean() <= ROUNDED_OTHERWISE
+    # CUDA 12.8 got another erf, Triton 3.6 brings the older: where 1 + erf cancels, that is another fp32 rounding.
+    seen = difference > cancelled if act == "gelu" and DEVICE == "cuda" else difference > 0
+    assert seen.double().mean() <= ROUNDED_OTHERWISE
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -96,10 +96,10 @@ def test_no_sequence_at_all():
 
 
 def test_a_plan_is_kept_for_the_batch():
-    segments = segments_of([3, 200])
+    segments = segments_of([3, 300])
     device = torch.device("cpu")
-    plan = plan_of(segments, 203, device)
-    assert plan_of(segments, 203, device) is plan
-    assert plan.chunks.shape == (3, 8) and plan.joins.tolist() == [[1, 0, 2, 200]] and plan.n_partial == 2
-    again = plan_of(segments, 204, device)  # another batch's tokens
+    plan = plan_of(segments, 303, device)
+    assert plan_of(segments, 303, device) is plan
+    assert plan.chunks.shape == (3, 8) and plan.joins.tolist() == [[1, 0, 2, 300]] and plan.n_partial == 2
+    again = plan_of(segments, 304, device)  # another batch's tokens
     assert again is not plan and len(again.chunks) == 4

@@ -55,7 +55,7 @@ def test_the_gate_fails_on_what_does_not_hold(outside):
             raise SystemExit(gate([wrong, broken], ["sm_90"], whole=False))
     """)  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "popcount.count_kernel / wrong / sm_90: 16 popc, 32 expected" in done.stdout
+    assert "popcount.count_kernel / wrong / sm_90: 64 popc, 128 expected" in done.stdout
     assert re.search(r"count_kernel / broken / sm_90: does not compile: .*power of 2", done.stdout), done.stdout
 
 

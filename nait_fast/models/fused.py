@@ -1,0 +1,140 @@
+"""RMSNorm and rotary embeddings of a model in one kernel each, where that is proved to be the same.
+
+transformers composes both of tensor operations that each read and write all tokens: at a LLaMA-2-7B's shape they take a
+third of a forward on a GPU. Both ops give the very bits of these operations, and that is proved on random numbers for
+each class; what differs (interleaved rotary pairs, a norm of another form, another torch's order of additions) stays as
+it is. Only ``forward`` of the given model's modules is replaced, and put back after the block.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from nait_fast import kernels
+from nait_fast.kernels.common.dispatch import pick
+from nait_fast.kernels.norm import reference as norm_reference
+
+ROTARY = "apply_rotary_pos_emb"  # transformers' name of it, in every modelling file that has one
+FEWEST_ROWS = 16  # with fewer, torch adds in another order
+Forward = Callable[..., Any]
+
+
+def fused_forwards(body: nn.Module) -> dict[nn.Module, Forward]:
+    """Modules of ``body`` and the forwards that may stand in for theirs: none unless it runs on Triton in 16 bits."""
+    weight = next(body.parameters())
+    half = weight.dtype in (torch.bfloat16, torch.float16)
+    if not half or pick(weight.device.type, ("triton", "reference")) != "triton":
+        return {}
+    norms: dict[tuple[type, int], tuple[str, bool] | None] = {}
+    rotary: dict[type, Forward | None] = {}
+    found: dict[nn.Module, Forward] = {}
+    with torch.inference_mode():
+        for module in body.modules():
+            kind: Any = type(module)
+            if "forward" in module.__dict__:  # accelerate's hooks
+                continue
+            scale = getattr(module, "weight", None)
+            if kind.__name__.endswith("RMSNorm") and isinstance(scale, torch.Tensor):
+                key = kind, scale.numel()
+                if key not in norms:
+                    norms[key] = _norm_form(module)
+                if same := norms[key]:
+                    found[module] = _norm(module, *same)
+            elif ROTARY in getattr(getattr(kind.forward, "__code__", None), "co_names", ()):
+                if kind not in rotary:
+                    rotary[kind] = _with_rotary(module)
+                if forward := rotary[kind]:
+                    found[module] = MethodType(forward, module)
+    return found
+
+
+@contextmanager
+def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Inside the block each module has the forward given for it."""
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module in forwards:
+            module.__dict__.pop("forward", None)
+
+
+def _eps(module: Any) -> float | None:
+    return next((getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)), None)
+
+
+def _norm_form(module: Any) -> tuple[str, bool] | None:
+    """The op's form and order of additions that give the module's own bits; None: none does."""
+    weight, eps = module.weight, _eps(module)
+    if weight.ndim != 1 or eps is None:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (
+        (3 * torch.randn(shape, generator=generator)).to(weight.device, weight.dtype)
+        for shape in ((4 * FEWEST_ROWS, len(weight)), (len(weight),))
+    )
+    try:  # with other weights than its own, which may be all ones
+        own = torch.func.functional_call(module, {"weight": weight}, (x,))
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    for form in norm_reference.FORMS:
+        if torch.equal(own, norm_reference.rms_norm(x, weight, eps, form)):
+            orders = [halves for halves in (True, False) if _same(own, kernels.rms_norm(x, weight, eps, form, halves))]
+            return (form, orders[0]) if orders else None
+    return None
+
+
+def _same(own: torch.Tensor, got: torch.Tensor) -> bool:
+    if own.device.type == "cpu":  # the interpreter, for tests: a CPU's torch has an order of its own
+        return bool((own.float() - got.float()).norm() <= 1e-3 * own.float().norm())
+    return torch.equal(own, got)
+
+
+def _norm(module: Any, form: str, halves: bool) -> Forward:
+    eps, own = _eps(module), module.forward
+
+    def fused(x: torch.Tensor) -> torch.Tensor:
+        if x.numel() < FEWEST_ROWS * x.shape[-1]:
+            return own(x)
+        return kernels.rms_norm(x, module.weight, eps, form, halves)
+
+    return fused
+
+
+def _with_rotary(module: Any) -> Forward | None:
+    """The module's forward with the op in place of its rotary embedding, None where they are not bit-equal."""
+    forward = type(module).forward
+    own = forward.__globals__.get(ROTARY)
+    width, weight = getattr(module, "head_dim", None), next(module.parameters())
+    if own is None or not isinstance(width, int) or width % 2:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    query, key, cos, sin = (
+        torch.randn(shape, generator=generator).to(weight.device, weight.dtype)
+        for shape in ((1, 3, 7, width), (1, 2, 7, width), (1, 7, width), (1, 7, width))
+    )
+    try:
+        expected = own(query, key, cos, sin)
+        same = all(
+            torch.equal(kernels.apply_rotary(x, cos, sin), e) for x, e in zip((query, key), expected, strict=True)
+        )
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return None
+    if not same:
+        return None
+
+    def fused(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *others: Any, **named: Any):
+        # A rotary width below the head's, or another layout, is for the model's own function.
+        if others or named or q.ndim != 4 or cos.shape != (q.shape[0], *q.shape[2:]):
+            return own(q, k, cos, sin, *others, **named)
+        return kernels.apply_rotary(q, cos, sin), kernels.apply_rotary(k, cos, sin)
+
+    out = FunctionType(forward.__code__, {**forward.__globals__, ROTARY: fused}, forward.__name__, forward.__defaults__,
+                       forward.__closure__)  # fmt: skip
+    out.__kwdefaults__ = forward.__kwdefaults__
+    return out

@@ -1,0 +1,94 @@
+"""Norms and rotary embeddings in kernels of their own: only where they are the same, and put back afterwards."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from nait_fast.models.fused import fused_forwards, replaced
+from nait_fast.models.load import prepare
+from tests.models.tiny import build, config_of, run, sequences, worst_error
+from tests.ops.device import DEVICE
+
+# Of the decoder layers' modules: two norms and an attention, and the last norm of the body.
+FUSED = {"llama": 3 * 3 + 1, "gemma3_text": 3 * 7 + 1, "qwen3": 3 * 5 + 1, "olmo2": 3 * 5 + 1}
+
+
+@pytest.fixture
+def on_triton(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("NAIT_FAST_BACKEND", "triton")
+
+
+def half(model_type: str, **extra):
+    return build(config_of(model_type, **extra)).to(DEVICE, torch.bfloat16)
+
+
+def kinds(found) -> dict[str, int]:
+    names = [type(module).__name__ for module in found]
+    return {name: names.count(name) for name in names}
+
+
+@pytest.mark.parametrize("model_type", FUSED)
+def test_norms_and_attention_of_the_usual_families_are_found(model_type, on_triton):
+    found = fused_forwards(half(model_type).model)
+    assert len(found) == FUSED[model_type], kinds(found)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
+def test_a_fused_forward_is_the_models_own(model_type, on_triton):
+    model = half(model_type)
+    loaded = prepare(model, None)
+    assert loaded.fused and loaded.packs
+    ids = sequences((1, 9, 33))
+    fused, plain = run(loaded, ids), run(dataclasses.replace(loaded, fused={}), ids)
+    for reading, values in plain.readings.items():
+        shape = (len(ids), 3, -1)
+        assert worst_error(fused.readings[reading].reshape(shape), values.reshape(shape)) < 0.02
+    assert not any("forward" in vars(module) for module in loaded.body.modules())
+
+
+def test_interleaved_rotary_pairs_stay_the_models(on_triton):
+    found = kinds(fused_forwards(half("cohere").model))
+    assert not any("Attention" in name for name in found)
+
+
+def test_another_norm_of_that_name_stays_itself(on_triton):
+    class OddRMSNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.eps = nn.Parameter(torch.ones(8, dtype=torch.bfloat16)), 1e-6
+
+        def forward(self, x):
+            return self.weight * x / x.norm(dim=-1, keepdim=True)
+
+    class NoWeightRMSNorm(OddRMSNorm):
+        def __init__(self):
+            super().__init__()
+            self.weight = None
+            self.other = nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+
+    assert fused_forwards(nn.ModuleList([OddRMSNorm(), NoWeightRMSNorm()])) == {}
+
+
+def test_a_forward_somebody_hung_into_a_module_is_kept(on_triton):
+    model = half("llama").model
+    hung = model.norm
+    hung.forward = type(hung).forward.__get__(hung)
+    assert hung not in fused_forwards(model) and len(fused_forwards(model)) == FUSED["llama"] - 1
+
+
+def test_nothing_is_fused_on_a_cpu_or_in_fp32(on_triton, monkeypatch):
+    assert fused_forwards(build(config_of("llama")).model) == {}
+    monkeypatch.delenv("NAIT_FAST_BACKEND")
+    if not torch.cuda.is_available():
+        assert fused_forwards(half("llama").model) == {}
+
+
+def test_what_was_replaced_is_put_back_after_an_exception():
+    module = nn.Linear(2, 2)
+    with pytest.raises(ZeroDivisionError), replaced({module: lambda x: "fused"}):
+        assert module(None) == "fused"
+        _ = 1 / 0
+    assert "forward" not in vars(module)
