@@ -3,7 +3,7 @@
     python -m benchmarks.scale_cluster [--samples 100e6] [--gpus 64] [--seeds 5] [--output FOLDER]
     python -m benchmarks.scale_cluster --render docs/scale.md
 
-Predicted, not measured: no GPU has run the engine. Start: one worker numbers the rows; each reads the plan, loads the
+Simulated: the rate of a GPU is assumed; one H100 has since reached 590 TFLOP/s (docs/kernels.md). Start: one worker numbers the rows; each reads the plan, loads the
 model, saves the plan under the folder's lock, looks for every unit's note; one calibrates, the others wait. Pass: free
 workers take units; a killed one loses that under way, which is free at once (a lost node's, once the file system gives
 up its locks), and comes back. Finish, one thread: notes, repeated ids, manifest. The host's work is timed here, with
@@ -266,7 +266,14 @@ def sweep(setting: Setting, host: dict[str, float], seeds: int) -> list[dict[str
             runs = [predict(at, host, seed, [(when, 0, hit)]) for seed, when in enumerate(times)]
             later = [a["whole_s"] - a["rehash_s"] - b["whole_s"] for a, b in zip(runs, calm, strict=True)]
             add("one", at, runs, hit=hit, later_s=round(float(np.mean(later)), 3))
-    for gpus, share in ((8, 0.6), (setting.gpus, 0.6), (setting.gpus, 0.35), (512, 0.6), (4096, 0.6)):
+    for gpus, share in (
+        (8, 0.6),
+        (setting.gpus, 0.9),
+        (setting.gpus, 0.6),
+        (setting.gpus, 0.35),
+        (512, 0.6),
+        (4096, 0.6),
+    ):
         at = replace(setting, gpus=gpus, share=share)
         add("other", at, [predict(at, host, 0, [])])
     return rows
