@@ -3,11 +3,12 @@
     python -m benchmarks.scale_cluster [--samples 100e6] [--gpus 64] [--seeds 5] [--output FOLDER]
     python -m benchmarks.scale_cluster --render docs/scale.md
 
-Simulated: the rate of a GPU is assumed; one H100 has since reached 590 TFLOP/s (docs/kernels.md). Start: one worker numbers the rows; each reads the plan, loads the
-model, saves the plan under the folder's lock, looks for every unit's note; one calibrates, the others wait. Pass: free
-workers take units; a killed one loses that under way, which is free at once (a lost node's, once the file system gives
-up its locks), and comes back. Finish, one thread: notes, repeated ids, manifest. The host's work is timed here, with
-the package's own functions. Not simulated: a file system that slows down under load, failures outside the pass.
+Simulated: the rate of a GPU is assumed; one H100 has since reached 590 TFLOP/s (docs/kernels.md). Start: one worker
+numbers the rows; each reads the plan, loads the model, saves the plan under the folder's lock, looks for every unit's
+note; one calibrates, the others wait. Pass: free workers take units; a killed one loses that under way, which is free
+at once (a lost node's, once the file system gives up its locks), and comes back. Finish, one thread: notes, repeated
+ids, manifest. The host's work is timed here, with the package's own functions. Not simulated: a file system that slows
+down under load, failures outside the pass.
 """
 
 import argparse

@@ -26,8 +26,8 @@ COUNT_PLANES = (
 
 
 def count_block(row_bytes: int, words: int) -> tuple[int, int]:
-    """Rows, words of a program over spans of ``words`` words: fewer where rows of ``row_bytes`` begin anywhere, for narrow
-    loads need more addresses."""
+    """Rows, words of a program over spans of ``words`` words: fewer where rows of ``row_bytes`` begin anywhere, for
+    narrow loads need more addresses."""
     rows, most = COUNT_BLOCK
     return rows, min(most if row_bytes % 16 == 0 else most // 2, 1 << (words - 1).bit_length())
 
