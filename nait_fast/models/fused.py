@@ -6,8 +6,9 @@ random numbers for each class; what differs (interleaved rotary pairs, a norm of
 additions) stays as it is. Only ``forward`` of the given model's modules is replaced, and put back after the block.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -15,10 +16,13 @@ import torch
 from torch import nn
 
 from nait_fast import kernels
+from nait_fast.kernels.capture.reference import ACTIVATIONS, Segments
 from nait_fast.kernels.common.dispatch import pick
 from nait_fast.kernels.norm import reference as norm_reference
+from nait_fast.models.spec import MlpSpec
 
 ROTARY = "apply_rotary_pos_emb"  # transformers' name of it, in every modelling file that has one
+HALF = (torch.bfloat16, torch.float16)
 FEWEST_ROWS = 16  # with fewer, torch adds in another order
 Forward = Callable[..., Any]
 
@@ -26,8 +30,7 @@ Forward = Callable[..., Any]
 def fused_forwards(body: nn.Module) -> dict[nn.Module, Forward]:
     """Modules of ``body`` and the forwards that may stand in for theirs: none unless it runs on Triton in 16 bits."""
     weight = next(body.parameters())
-    half = weight.dtype in (torch.bfloat16, torch.float16)
-    if not half or pick(weight.device.type, ("triton", "reference")) != "triton":
+    if weight.dtype not in HALF or pick(weight.device.type, ("triton", "reference")) != "triton":
         return {}
     norms: dict[tuple[type, int], tuple[str, bool] | None] = {}
     rotary: dict[type, Forward | None] = {}
@@ -50,6 +53,35 @@ def fused_forwards(body: nn.Module) -> dict[nn.Module, Forward]:
                 if forward := rotary[kind]:
                     found[module] = MethodType(forward, module)
     return found
+
+
+def exact_activations(specs: Sequence[MlpSpec]) -> list[MlpSpec]:
+    """``specs`` with the model's own activation module wherever the capture kernel's bits are not its own.
+
+    In 16 bits an activation is a function of 65,536 numbers, so that is proved, not sampled. CUDA's mathematical
+    functions change between releases (erf in 12.8), and Triton brings those of its own.
+    """
+    weight = next(specs[0].module.parameters())
+    if weight.dtype not in HALF or pick(weight.device.type, ("triton", "reference")) != "triton":
+        return list(specs)
+    names = {spec.act for spec in specs if isinstance(spec.act, str)}
+    exact = {name: same_activation(name, weight.dtype, weight.device) for name in names}
+    return [
+        replace(spec, act=spec.part(spec.family.act)) if isinstance(spec.act, str) and not exact[spec.act] else spec
+        for spec in specs
+    ]
+
+
+def same_activation(name: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the capture kernel and torch agree in every bit of ``name`` of every finite number of 16 bits."""
+    if device.type == "cpu":  # the interpreter, for tests: a CPU has mathematical functions of its own
+        return True
+    every = torch.arange(1 << 16, dtype=torch.int32, device=device).to(torch.int16).view(dtype)
+    numbers = every[every.isfinite()][None]
+    one = torch.ones(1, dtype=torch.int64)
+    with torch.inference_mode():
+        got, _ = kernels.mlp_capture(None, numbers, name, Segments(one - 1, one, one == 0), frozenset())
+        return torch.equal(got.view(torch.int16), ACTIVATIONS[name](numbers).view(torch.int16))
 
 
 @contextmanager
