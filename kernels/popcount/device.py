@@ -18,7 +18,7 @@ PLANE_GROUP = 8  # planes that share one pass over the codes
 COUNT_BLOCK = (4, 512)  # rows, words of a program of count_kernel and scaled_kernel, which is one warp
 DOT_COLUMNS = (16, 64)  # fewest and most columns of a program; 128 would not fit the shared memory of every GPU
 DOT_STAGES = 2  # tiles of columns on their way
-TIMED_BYTES = 32 << 20  # of codes; smaller tiles are over before a timing would pay
+TIMED_BYTES = 8 << 20  # of codes; smaller tiles are over before a timing would pay
 TILE_BYTES = 16 << 20  # of codes on their way to the device: a part of an index is several, so that copies overlap
 COUNT_PLANES = (
     6  # the choice without a timing: at this many planes POPC's rate meets memory bandwidth (docs/kernels.md)

@@ -124,7 +124,7 @@ class EndToEnd:
         """Bits of the checked samples against the reference backend's. Raises Wrong."""
         with backend("reference"):
             collected = Collect(len(self.checked), self.layout, ("mean",))
-            Engine(self.model, ("mean",)).run(self.checked, collected, prefix=self.prefix)
+            self.plain.run(self.checked, collected, prefix=self.prefix)
         values = collected.readings["mean"]
         if not collected.finite.all():
             raise Wrong("the reference's readings are not finite")

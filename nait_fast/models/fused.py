@@ -32,27 +32,31 @@ def fused_forwards(body: nn.Module) -> dict[nn.Module, Forward]:
     weight = next(body.parameters())
     if weight.dtype not in HALF or pick(weight.device.type, ("triton", "reference")) != "triton":
         return {}
-    norms: dict[tuple[type, int], tuple[str, bool] | None] = {}
-    rotary: dict[type, Forward | None] = {}
+    rotary: dict[tuple[type, Any], Forward | None] = {}
     found: dict[nn.Module, Forward] = {}
     with torch.inference_mode():
         for module in body.modules():
             kind: Any = type(module)
             if "forward" in module.__dict__:  # accelerate's hooks
                 continue
-            scale = getattr(module, "weight", None)
-            if kind.__name__.endswith("RMSNorm") and isinstance(scale, torch.Tensor):
-                key = kind, scale.numel()
-                if key not in norms:
-                    norms[key] = _norm_form(module)
-                if same := norms[key]:
+            if kind.__name__.endswith("RMSNorm"):
+                if same := _proved(_norm_form, module, weight):
                     found[module] = _norm(module, *same)
             elif ROTARY in getattr(getattr(kind.forward, "__code__", None), "co_names", ()):
-                if kind not in rotary:
-                    rotary[kind] = _with_rotary(module)
-                if forward := rotary[kind]:
+                key = kind, getattr(module, "head_dim", None)
+                if key not in rotary:
+                    rotary[key] = _proved(_with_rotary, module, weight)
+                if forward := rotary[key]:
                     found[module] = MethodType(forward, module)
     return found
+
+
+def _proved(proof: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``proof`` finds; None where it fails, for what a module of that name may do is anybody's guess."""
+    try:
+        return proof(*arguments)
+    except Exception:  # whatever it is, the module keeps its own forward
+        return None
 
 
 def exact_activations(specs: Sequence[MlpSpec]) -> list[MlpSpec]:
@@ -65,7 +69,7 @@ def exact_activations(specs: Sequence[MlpSpec]) -> list[MlpSpec]:
     if weight.dtype not in HALF or pick(weight.device.type, ("triton", "reference")) != "triton":
         return list(specs)
     names = {spec.act for spec in specs if isinstance(spec.act, str)}
-    exact = {name: same_activation(name, weight.dtype, weight.device) for name in names}
+    exact = {name: _proved(same_activation, name, weight.dtype, weight.device) for name in names}
     return [
         replace(spec, act=spec.part(spec.family.act)) if isinstance(spec.act, str) and not exact[spec.act] else spec
         for spec in specs
@@ -73,7 +77,7 @@ def exact_activations(specs: Sequence[MlpSpec]) -> list[MlpSpec]:
 
 
 def same_activation(name: str, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the capture kernel and torch agree in every bit of ``name`` of every finite number of 16 bits."""
+    """Whether the capture kernel's ``name`` of every finite number of 16 bits is torch's."""
     if device.type == "cpu":  # the interpreter, for tests: a CPU has mathematical functions of its own
         return True
     every = torch.arange(1 << 16, dtype=torch.int32, device=device).to(torch.int16).view(dtype)
@@ -81,43 +85,52 @@ def same_activation(name: str, dtype: torch.dtype, device: torch.device) -> bool
     one = torch.ones(1, dtype=torch.int64)
     with torch.inference_mode():
         got, _ = kernels.mlp_capture(None, numbers, name, Segments(one - 1, one, one == 0), frozenset())
-        return torch.equal(got.view(torch.int16), ACTIVATIONS[name](numbers).view(torch.int16))
+        return torch.equal(got, ACTIVATIONS[name](numbers))
 
 
 @contextmanager
 def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Inside the block each module has the forward given for it."""
+    """Inside the block each module has the forward given for it, but where somebody has hung in another since."""
+    mine = {module: forward for module, forward in forwards.items() if "forward" not in module.__dict__}
     try:
-        for module, forward in forwards.items():
+        for module, forward in mine.items():
             module.__dict__["forward"] = forward
         yield
     finally:
-        for module in forwards:
-            module.__dict__.pop("forward", None)
+        for module, forward in mine.items():
+            if module.__dict__.get("forward") is forward:
+                del module.__dict__["forward"]
 
 
 def _eps(module: Any) -> float | None:
     return next((getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)), None)
 
 
-def _norm_form(module: Any) -> tuple[str, bool] | None:
-    """The op's form and order of additions that give the module's own bits; None: none does."""
-    weight, eps = module.weight, _eps(module)
-    if weight.ndim != 1 or eps is None:
+def _norm_form(module: Any, like: torch.Tensor) -> tuple[str, bool] | None:
+    """The op's form and order of additions that give the module's own bits; None: none does.
+
+    The form shows in 16 bits. The order shows in fp32 alone: a sum's last bit seldom changes a number of 16.
+    """
+    width, eps = module.weight.numel(), _eps(module)
+    if module.weight.ndim != 1 or module.weight.dtype != like.dtype or eps is None:
         return None
     generator = torch.Generator().manual_seed(0)
     x, weight = (
-        (3 * torch.randn(shape, generator=generator)).to(weight.device, weight.dtype)
-        for shape in ((4 * FEWEST_ROWS, len(weight)), (len(weight),))
+        (3 * torch.randn(shape, generator=generator)).to(like.device) for shape in ((4 * FEWEST_ROWS, width), (width,))
     )
-    try:  # with other weights than its own, which may be all ones
-        own = torch.func.functional_call(module, {"weight": weight}, (x,))
-    except (TypeError, ValueError, RuntimeError):
-        return None
+
+    def own(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # another weight: the module's may be all ones
+        return torch.func.functional_call(module, {"weight": weight}, (x,))
+
+    half = x.to(like.dtype), weight.to(like.dtype)
     for form in norm_reference.FORMS:
-        if torch.equal(own, norm_reference.rms_norm(x, weight, eps, form)):
-            orders = [halves for halves in (True, False) if _same(own, kernels.rms_norm(x, weight, eps, form, halves))]
-            return (form, orders[0]) if orders else None
+        if torch.equal(own(*half), norm_reference.rms_norm(*half, eps, form)):
+            orders = (True, False)
+            return next(
+                ((form, halves) for halves in orders
+                 if _same(own(x, weight), kernels.rms_norm(x, weight, eps, form, halves))
+                 and _same(own(*half), kernels.rms_norm(*half, eps, form, halves))), None,
+            )  # fmt: skip
     return None
 
 
@@ -130,39 +143,35 @@ def _same(own: torch.Tensor, got: torch.Tensor) -> bool:
 def _norm(module: Any, form: str, halves: bool) -> Forward:
     eps, own = _eps(module), module.forward
 
-    def fused(x: torch.Tensor) -> torch.Tensor:
-        if x.numel() < FEWEST_ROWS * x.shape[-1]:
-            return own(x)
+    def fused(*arguments: Any, **named: Any) -> Any:
+        x = arguments[0] if len(arguments) == 1 and not named else None
+        if x is None or x.dtype != module.weight.dtype or x.numel() < FEWEST_ROWS * x.shape[-1]:
+            return own(*arguments, **named)
         return kernels.rms_norm(x, module.weight, eps, form, halves)
 
     return fused
 
 
-def _with_rotary(module: Any) -> Forward | None:
+def _with_rotary(module: Any, like: torch.Tensor) -> Forward | None:
     """The module's forward with the op in place of its rotary embedding, None where they are not bit-equal."""
     forward = type(module).forward
     own = forward.__globals__.get(ROTARY)
-    width, weight = getattr(module, "head_dim", None), next(module.parameters())
+    width = getattr(module, "head_dim", None)
     if own is None or not isinstance(width, int) or width % 2:
         return None
     generator = torch.Generator().manual_seed(0)
     query, key, cos, sin = (
-        torch.randn(shape, generator=generator).to(weight.device, weight.dtype)
+        torch.randn(shape, generator=generator).to(like.device, like.dtype)
         for shape in ((1, 3, 7, width), (1, 2, 7, width), (1, 7, width), (1, 7, width))
     )
-    try:
-        expected = own(query, key, cos, sin)
-        same = all(
-            torch.equal(kernels.apply_rotary(x, cos, sin), e) for x, e in zip((query, key), expected, strict=True)
-        )
-    except (TypeError, ValueError, RuntimeError, AttributeError):
-        return None
-    if not same:
+    got = (kernels.apply_rotary(x, cos, sin) for x in (query, key))
+    if not all(torch.equal(a, b) for a, b in zip(got, own(query, key, cos, sin), strict=True)):
         return None
 
     def fused(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *others: Any, **named: Any):
-        # A rotary width below the head's, or another layout, is for the model's own function.
-        if others or named or q.ndim != 4 or cos.shape != (q.shape[0], *q.shape[2:]):
+        # A rotary width below the head's, angles in fp32 (OLMo) or another layout are for the model's own function.
+        plain = not others and not named and q.ndim == 4 and cos.shape == (q.shape[0], *q.shape[2:])
+        if not plain or not q.dtype == k.dtype == cos.dtype == sin.dtype:
             return own(q, k, cos, sin, *others, **named)
         return kernels.apply_rotary(q, cos, sin), kernels.apply_rotary(k, cos, sin)
 

@@ -38,7 +38,7 @@ def test_norms_and_attention_of_the_usual_families_are_found(model_type, on_trit
     assert len(found) == FUSED[model_type], kinds(found)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("model_type", FUSED)
 def test_a_fused_forward_is_the_models_own(model_type, on_triton):
     model = half(model_type)
     loaded = prepare(model, None)
@@ -48,6 +48,7 @@ def test_a_fused_forward_is_the_models_own(model_type, on_triton):
     for reading, values in plain.readings.items():
         shape = (len(ids), 3, -1)
         assert worst_error(fused.readings[reading].reshape(shape), values.reshape(shape)) < 0.02
+        assert DEVICE == "cpu" or torch.equal(fused.readings[reading], values)
     assert not any("forward" in vars(module) for module in loaded.body.modules())
 
 
@@ -79,6 +80,56 @@ def test_a_forward_somebody_hung_into_a_module_is_kept(on_triton):
     hung = model.norm
     hung.forward = type(hung).forward.__get__(hung)
     assert hung not in fused_forwards(model) and len(fused_forwards(model)) == FUSED["llama"] - 1
+
+
+def test_what_a_proof_cannot_be_made_of_keeps_its_forward(on_triton):
+    class TupleRMSNorm(nn.Module):
+        def __init__(self, weight, eps=1e-6):
+            super().__init__()
+            self.weight, self.eps = nn.Parameter(weight), eps
+
+        def forward(self, x):
+            return (x,)
+
+    class StrangeRMSNorm(TupleRMSNorm):
+        def forward(self, x):
+            raise KeyError("no such scale")
+
+    ones = torch.ones(8, dtype=torch.bfloat16)
+    odd = [TupleRMSNorm(ones), StrangeRMSNorm(ones), TupleRMSNorm(ones, eps="small")]
+    assert fused_forwards(nn.ModuleList(odd).to(DEVICE)) == {}
+    mixed = half("llama").model
+    mixed.norm.weight.data = mixed.norm.weight.float()  # as some keep their norms
+    assert mixed.norm not in fused_forwards(mixed) and len(fused_forwards(mixed)) == FUSED["llama"] - 1
+
+
+def test_a_norm_called_another_way_is_the_models_own(on_triton):
+    class GivingRMSNorm(type(half("llama").model.norm)):
+        def forward(self, hidden_states, residual=None):
+            out = super().forward(hidden_states)
+            return out if residual is None else (out, residual)
+
+    model = half("llama").model
+    norm = GivingRMSNorm(16).to(DEVICE, torch.bfloat16)
+    model.norm = norm
+    forwards = fused_forwards(model)
+    x = torch.randn(1, 40, 16).to(DEVICE, torch.bfloat16)
+    with replaced(forwards):
+        assert "forward" in vars(norm) and norm(x, residual=7)[1] == 7
+        assert torch.equal(norm(hidden_states=x), type(norm).forward(norm, x))
+        assert torch.equal(norm(x[:, :3]), type(norm).forward(norm, x[:, :3]))  # few rows: torch adds otherwise
+        assert norm(x.float()).dtype == torch.float32
+
+
+def test_a_forward_hung_in_since_stays(on_triton):
+    model = half("llama").model
+    forwards = fused_forwards(model)
+    model.norm.forward = hung = lambda x: x
+    with replaced(forwards):
+        assert model.norm.forward is hung and "forward" in vars(model.layers[0].self_attn)
+        model.layers[0].self_attn.forward = hung
+    assert model.norm.forward is hung and model.layers[0].self_attn.forward is hung
+    assert "forward" not in vars(model.layers[1].self_attn)
 
 
 def test_nothing_is_fused_on_a_cpu_or_in_fp32(on_triton, monkeypatch):

@@ -1,14 +1,17 @@
 """RMSNorm: the reference against transformers' modules, the Triton kernel against the reference."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nait_fast.kernels import rms_norm
-from nait_fast.kernels.norm import launch, reference
+from nait_fast.kernels.norm import reference
 from tests.ops.device import DEVICE, poisoned
 
+triton = pytest.importorskip("triton")
+tl = triton.language
 pytestmark = pytest.mark.usefixtures("triton_backend")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EPS = 1e-5
@@ -82,28 +85,31 @@ def test_the_bits_of_torchs_own_operations(rows, width, dtype, form):
     assert any(torch.equal(rms_norm(x, weight, EPS, form, halves), expected) for halves in (True, False))
 
 
+from nait_fast.kernels.norm.kernel import _in_pairs  # noqa: E402 - needs Triton
+
+
+@triton.jit
+def pairs_kernel(x, out, STEPS: tl.constexpr, HALVES: tl.constexpr):
+    places = tl.arange(0, 2**STEPS)
+    tl.store(out + tl.arange(0, 1), _in_pairs(tl.load(x + places)[None, :], 1, STEPS, HALVES))
+
+
 @pytest.mark.parametrize("halves", [True, False])
-@pytest.mark.parametrize("width", [128, 8192])
-def test_the_order_of_additions(width, halves):
-    """By hand, in fp32: threads' four sums, threads, warps."""
-    x, weight = draw(3, width, torch.float32)
-    square = x.cpu() * x.cpu()
-    warps = 16 if width >= launch.SPLIT else 1
-    sums = torch.zeros(3, warps, 32, 4)
-    for part in square.reshape(3, -1, warps, 32, 4).unbind(1):
-        sums += part
-    of_threads = sums[..., 0] + sums[..., 1] + sums[..., 2] + sums[..., 3]
-    while of_threads.shape[-1] > 1:
-        half = of_threads.shape[-1] // 2
-        of_threads = (
-            of_threads[..., :half] + of_threads[..., half:] if halves else of_threads[..., ::2] + of_threads[..., 1::2]
-        )
-    total = of_threads[..., 0]
-    while total.shape[-1] > 1:
-        total = total[..., : total.shape[-1] // 2] + total[..., total.shape[-1] // 2 :]
-    expected = x.cpu() * torch.rsqrt(total * (1.0 / width) + EPS) * weight.cpu()
-    error = (rms_norm(x, weight, EPS, "rounded", halves).cpu() - expected).abs()
-    assert (error <= 3 * torch.finfo(torch.float32).eps * expected.abs()).all()  # rsqrt's own rounding
+def test_the_order_of_additions(halves):
+    """1e8 swallows a 1 that it meets before −1e8: with halves first it meets −1e8 first, with neighbours first a 1."""
+    x = torch.tensor([1e8, 1, 1, 1, -1e8, 1, 1, 1], device=DEVICE)
+    out = torch.full((1,), torch.nan, device=DEVICE)
+    pairs_kernel[(1,)](x, out, STEPS=3, HALVES=halves)
+    assert out.item() == by_hand(x.tolist(), halves)
+    assert by_hand(x.tolist(), True) != by_hand(x.tolist(), False)
+
+
+def by_hand(x: list[float], halves: bool) -> float:
+    while len(x) > 1:
+        middle = len(x) // 2
+        pairs = zip(x[:middle], x[middle:], strict=True) if halves else zip(x[::2], x[1::2], strict=True)
+        x = [float(np.float32(a) + np.float32(b)) for a, b in pairs]
+    return x[0]
 
 
 def test_what_the_kernel_does_not_take_goes_to_the_reference():
