@@ -196,13 +196,13 @@ def _norm_runs() -> Iterator[tuple[str, str, bool, Run]]:
 
     from nait_fast.kernels.norm.launch import rms_norm
 
-    def run(width: int, form: str = "rounded", dtype: torch.dtype = torch.bfloat16) -> Run:
-        return lambda: rms_norm(torch.zeros(ROWS, width, dtype=dtype), torch.zeros(width, dtype=dtype), 1e-5, form)
+    def run(width: int, form: str = "rounded") -> Run:
+        x, weight = (torch.zeros(shape, dtype=torch.bfloat16) for shape in ((ROWS, width), (width,)))
+        return lambda: rms_norm(x, weight, 1e-5, form)
 
-    for width in (576, 4096, 8192):
+    for width in (4096, 8192):
         yield "norm_kernel", f"width {width}", True, run(width)
     yield "norm_kernel", "width 2304, offset", True, run(2304, "offset")
-    yield "norm_kernel", "width 4096, float16", True, run(4096, dtype=torch.float16)
     yield "norm_kernel", "odd width", False, run(1001)
 
 

@@ -20,6 +20,7 @@ CHUNK = 256  # tokens of one program: of 128 to 256 the faster on an H100 (2 to 
 BLOCK = (8, 128)  # tokens, neurons of a tile
 UNALIGNED = (4, 128)  # the same where rows begin anywhere: narrow loads need more addresses
 WARPS = 2
+INTERPRETED_TOKENS = 32  # of a tile in Triton's interpreter, which pays for each step and not for its size
 JOIN_BLOCK = (16, 128)  # partial rows, neurons
 
 
@@ -171,6 +172,7 @@ def _launch(
     prefix = total if prefix is None else prefix.float().reshape(-1).contiguous()
     aligned = all(stride * u.element_size() % 16 == 0 for stride in (g.stride(0), u.stride(0), width))
     tokens, neurons = BLOCK if aligned else UNALIGNED
+    tokens = INTERPRETED_TOKENS if interpreted() else tokens
     if len(plan.chunks):
         capture_kernel[(len(plan.chunks) * -(-width // neurons),)](
             g, u, hidden, plan.chunks, first, last, total, partial, ups, up_partial, threshold, prefix, codes,

@@ -16,6 +16,7 @@ from nait_fast.kernels.common.dispatch import current, interpreted
 
 PLANE_GROUP = 8  # planes that share one pass over the codes
 COUNT_BLOCK = (4, 512)  # rows, words of a program of count_kernel and scaled_kernel, which is one warp
+INTERPRETED_ROWS = 32  # the same in Triton's interpreter, which pays for each program and not for its size
 DOT_COLUMNS = (16, 64)  # fewest and most columns of a program; 128 would not fit the shared memory of every GPU
 DOT_STAGES = 2  # tiles of columns on their way
 TIMED_BYTES = 8 << 20  # of codes; smaller tiles are over before a timing would pay
@@ -29,6 +30,7 @@ def count_block(row_bytes: int, words: int) -> tuple[int, int]:
     """Rows, words of a program over spans of ``words`` words: fewer where rows of ``row_bytes`` begin anywhere, for
     narrow loads need more addresses."""
     rows, most = COUNT_BLOCK
+    rows = INTERPRETED_ROWS if interpreted() else rows
     return rows, min(most if row_bytes % 16 == 0 else most // 2, 1 << (words - 1).bit_length())
 
 
