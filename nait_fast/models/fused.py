@@ -2,13 +2,13 @@
 
 transformers composes both of tensor operations that each read and write all tokens: at a LLaMA-2-7B's shape they take
 more than a fifth of an index pass on an H100. Both ops give the very bits of these operations, and that is proved on
-random numbers for each class; what differs (interleaved rotary pairs, a norm of another form, another torch's order of
-additions) stays as it is. Only ``forward`` of the given model's modules is replaced, and put back after the block.
+random numbers, norm by norm and attention class by class; what differs (interleaved rotary pairs, a norm of another
+form, another torch's order of additions) stays as it is. Only ``forward`` of the given model's modules is replaced, and
+put back after the block.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -16,10 +16,8 @@ import torch
 from torch import nn
 
 from nait_fast import kernels
-from nait_fast.kernels.capture.reference import ACTIVATIONS, Segments
 from nait_fast.kernels.common.dispatch import pick
 from nait_fast.kernels.norm import reference as norm_reference
-from nait_fast.models.spec import MlpSpec
 
 ROTARY = "apply_rotary_pos_emb"  # transformers' name of it, in every modelling file that has one
 HALF = (torch.bfloat16, torch.float16)
@@ -57,35 +55,6 @@ def _proved(proof: Callable[..., Any], *arguments: Any) -> Any:
         return proof(*arguments)
     except Exception:  # whatever it is, the module keeps its own forward
         return None
-
-
-def exact_activations(specs: Sequence[MlpSpec]) -> list[MlpSpec]:
-    """``specs`` with the model's own activation module wherever the capture kernel's bits are not its own.
-
-    In 16 bits an activation is a function of 65,536 numbers, so that is proved, not sampled. CUDA's mathematical
-    functions change between releases (erf in 12.8), and Triton brings those of its own.
-    """
-    weight = next(specs[0].module.parameters())
-    if weight.dtype not in HALF or pick(weight.device.type, ("triton", "reference")) != "triton":
-        return list(specs)
-    names = {spec.act for spec in specs if isinstance(spec.act, str)}
-    exact = {name: _proved(same_activation, name, weight.dtype, weight.device) for name in names}
-    return [
-        replace(spec, act=spec.part(spec.family.act)) if isinstance(spec.act, str) and not exact[spec.act] else spec
-        for spec in specs
-    ]
-
-
-def same_activation(name: str, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the capture kernel's ``name`` of every finite number of 16 bits is torch's."""
-    if device.type == "cpu":  # the interpreter, for tests: a CPU has mathematical functions of its own
-        return True
-    every = torch.arange(1 << 16, dtype=torch.int32, device=device).to(torch.int16).view(dtype)
-    numbers = every[every.isfinite()][None]
-    one = torch.ones(1, dtype=torch.int64)
-    with torch.inference_mode():
-        got, _ = kernels.mlp_capture(None, numbers, name, Segments(one - 1, one, one == 0), frozenset())
-        return torch.equal(got, ACTIVATIONS[name](numbers))
 
 
 @contextmanager

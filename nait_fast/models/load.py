@@ -14,7 +14,7 @@ from torch import nn
 
 from nait_fast.env import pick_device
 from nait_fast.errors import NaitError
-from nait_fast.models.fused import Forward, exact_activations, fused_forwards
+from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.packed import packed_attention_for, pads_exactly
 from nait_fast.models.patch import probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers
@@ -207,7 +207,6 @@ def prepare(model: Any, tokenizer: Any, *, layers: str = "all", name: str = "") 
     chosen = parse_layers(layers, len(specs))
     specs = [specs[i] for i in chosen]
     probe(specs)
-    specs = exact_activations(specs)
     attention = packed_attention_for(body)
     if attention is None and not pads_exactly(body):
         raise NaitError(

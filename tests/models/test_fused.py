@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from nait_fast import kernels
 from nait_fast.models.fused import fused_forwards, replaced
 from nait_fast.models.load import prepare
 from tests.models.tiny import build, config_of, run, sequences, worst_error
 from tests.ops.device import DEVICE
-from tests.ops.sums import segments_of
 
 # Of the decoder layers' modules: two norms and an attention, and the last norm of the body.
 FUSED = {"llama": 3 * 3 + 1, "gemma3_text": 3 * 7 + 1, "qwen3": 3 * 5 + 1, "olmo2": 3 * 5 + 1}
@@ -140,38 +138,6 @@ def test_nothing_is_fused_on_a_cpu_or_in_fp32(on_triton, monkeypatch):
     monkeypatch.delenv("NAIT_FAST_BACKEND")
     if not torch.cuda.is_available():
         assert fused_forwards(half("llama").model) == {}
-
-
-def test_an_activation_whose_bits_differ_is_the_models_own(on_triton, monkeypatch):
-    asked = []
-
-    def proof(name, dtype, device):
-        asked.append((name, dtype))
-        return name != "silu"
-
-    monkeypatch.setattr("nait_fast.models.fused.same_activation", proof)
-    loaded = prepare(half("llama"), None)
-    assert asked == [("silu", torch.bfloat16)]
-    assert all(spec.act is spec.module.act_fn for spec in loaded.specs)
-    assert {spec.act for spec in prepare(half("gemma3_text"), None).specs} == {"gelu_tanh"}
-    assert {spec.act for spec in prepare(build(config_of("llama")), None).specs} == {"silu"}  # fp32: not asked
-    ids = sequences((1, 9, 33))
-    same = run(prepare(half("llama"), None), ids)
-    monkeypatch.undo()
-    for reading, values in run(prepare(half("llama"), None), ids).readings.items():
-        assert worst_error(same.readings[reading].reshape(3, 3, -1), values.reshape(3, 3, -1)) < 0.02
-
-
-@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU has mathematical functions of its own")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("act", ["silu", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu"])
-def test_every_models_hidden_state_has_torchs_bits(act, dtype):
-    model = build(config_of("llama", hidden_act=act)).to(DEVICE, dtype)
-    (spec, *_) = prepare(model, None).specs
-    every = torch.arange(1 << 16, dtype=torch.int32, device=DEVICE).to(torch.int16).view(dtype)
-    numbers = every[every.isfinite()][None]
-    got, _ = kernels.mlp_capture(None, numbers, spec.act, segments_of([1]), frozenset())
-    assert torch.equal(got, spec.module.act_fn(numbers))
 
 
 def test_what_was_replaced_is_put_back_after_an_exception():

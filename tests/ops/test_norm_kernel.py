@@ -12,6 +12,8 @@ from tests.ops.device import DEVICE, poisoned
 
 triton = pytest.importorskip("triton")
 tl = triton.language
+from nait_fast.kernels.norm.kernel import _in_pairs  # noqa: E402 - needs Triton
+
 pytestmark = pytest.mark.usefixtures("triton_backend")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EPS = 1e-5
@@ -83,9 +85,6 @@ def test_the_bits_of_torchs_own_operations(rows, width, dtype, form):
     x, weight = draw(rows, width, dtype)
     expected = reference.rms_norm(x, weight, EPS, form)
     assert any(torch.equal(rms_norm(x, weight, EPS, form, halves), expected) for halves in (True, False))
-
-
-from nait_fast.kernels.norm.kernel import _in_pairs  # noqa: E402 - needs Triton
 
 
 @triton.jit
