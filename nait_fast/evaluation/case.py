@@ -8,8 +8,9 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.exact import Exact
 from nait_fast.evaluation.labels import labels_of
-from nait_fast.evaluation.scores import Scores, codes_at, drawn_places, scorable, score
+from nait_fast.evaluation.scores import Scores, scorable, score
 from nait_fast.index.codebook import Codebook
+from nait_fast.index.drawn import codes_at, drawn_places
 from nait_fast.index.format import CODEBOOK
 from nait_fast.index.reader import Index
 from nait_fast.ranking.signature import Signature

@@ -43,7 +43,8 @@ def layer_parts(codes: np.ndarray, weights: np.ndarray, layout: CodeLayout) -> n
 def estimated_parts(codes: dict[str, np.ndarray], signature: Signature, codebook: Codebook) -> np.ndarray:
     """The parts of a nait score by layer, float64 [n, L], as ``codes`` and what comes with them estimate them.
 
-    A layer's part is the score of the direction that is 0 everywhere else: the estimate is a sum over layers, too.
+    A layer's part is the score of the direction that is 0 everywhere else, estimated for itself. (Codec rotated ranks
+    by an estimate that lets layers tell of each other, which is no sum over layers.)
     """
     layout, direction = signature.layout, signature.tensors["direction"]
     alone = np.zeros((len(layout.widths), layout.n_neurons), dtype=np.float32)

@@ -1,19 +1,16 @@
 """Scores of an index's rows in memory: a float64 for each row and signature, and what else is known of a row."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.labels import groups_of
-from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream
 from nait_fast.ranking.scan import check_index, scan
 from nait_fast.ranking.signature import Signature
-
-BLOCK_BYTES = 4 << 20  # of codes read at once
 
 
 @dataclass(frozen=True)
@@ -77,27 +74,6 @@ def score_places(
 def exact_column(index: Index, name: str) -> np.ndarray:
     """The exact scores float64 [n] of signature ``name`` that the index holds."""
     return np.concatenate([part.exact[name] for part in Stream(index, [name], codes=False).parts()])
-
-
-def drawn_places(rows: int, size: int, seed: int) -> np.ndarray:
-    """Places int64, ascending, of a random ``size`` of ``rows`` rows, or of all."""
-    if rows <= size:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng([seed, size]).choice(rows, size, replace=False))
-
-
-def codes_at(index: Index, places: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """``codes`` uint8 [n, W], and the columns that come with them, of the rows at ascending ``places`` int64 (counted
-    over all shards), in blocks, in order. Reads only these. Raises NaitError for damaged shards."""
-    step, first = max(1, BLOCK_BYTES // max(1, row_bytes(index.manifest))), 0
-    for entry in index.entries:
-        own = places[slice(*np.searchsorted(places, (first, first + entry.rows)))] - first
-        first += entry.rows
-        if len(own):
-            shard = index.open(entry)
-            for start in range(0, len(own), step):
-                some = own[start : start + step]
-                yield {name: np.array(column[some]) for name, column in {"codes": shard.codes, **shard.columns}.items()}
 
 
 def fits(index: Index, signature: Signature) -> bool:

@@ -8,8 +8,9 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.ranks import top_overlap
-from nait_fast.evaluation.scores import drawn_places, fits, score_places, scores_anew
+from nait_fast.evaluation.scores import fits, score_places, scores_anew
 from nait_fast.index.codebook import Codebook
+from nait_fast.index.drawn import drawn_places
 from nait_fast.index.format import CODEBOOK, CodeLayout
 from nait_fast.ranking.embed import embed_signature
 from nait_fast.ranking.pca import nait_signature

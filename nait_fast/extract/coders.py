@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from nait_fast.errors import NaitError
+from nait_fast.extract.principal import principal
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout, code_layout
-from nait_fast.index.rotation import Rotation
+from nait_fast.index.rotation import LEADING, Rotation
 from nait_fast.kernels import pack_bits, rotate_bits, topk_bits, unpack
 from nait_fast.kernels.rotate import ROUNDS
 
@@ -85,10 +86,12 @@ class RotatedCoder:
         if len(self._rotation.outliers):
             self.columns["outliers"] = ("i1", (len(self._rotation.outliers),))
         self._centre = torch.from_numpy(codebook.threshold).to(device)
+        held = self._rotation.tensors()
         self._permutations, self._signs, self._factor_scale, self._outliers, self._outlier_scale = (
-            torch.from_numpy(x.astype(dtype)).to(device)
-            for x, dtype in zip(self._rotation.tensors().values(), ("i4", "f4", "f4", "i8", "f4"), strict=True)
-        )
+            torch.from_numpy(held[name].astype(dtype)).to(device)
+            for name, dtype in (("permutations", "i4"), ("signs", "f4"), ("factor_scale", "f4"), ("outliers", "i8"),
+                                ("outlier_scale", "f4"))
+        )  # fmt: skip
 
     def threshold_of(self, position: int) -> torch.Tensor | None:
         return None
@@ -116,7 +119,7 @@ class RotatedCoder:
 def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, outliers: int, seed: int) -> Rotation:
     """A random rotation for codec rotated, and its scales from the calibration sample's reading ``values`` [n, N].
 
-    ``outliers``: how many neurons, those of the largest variance over all layers, are kept as int8 numbers.
+    ``outliers``: how many neurons are kept as int8 numbers.
     """
     if outliers > layout.n_neurons:
         raise NaitError(f"--outliers {outliers}: the chosen layers have only {layout.n_neurons} neurons")
@@ -125,14 +128,15 @@ def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, ou
     orders = [np.stack([generator.permutation(w) for _ in range(ROUNDS)]) for w in padded.widths]
     signs = generator.integers(0, 2, (ROUNDS, padded.n_neurons)) * 2 - 1
     spread = values.var(axis=0, dtype=np.float64)
-    chosen = np.sort(np.argsort(-spread, kind="stable")[:outliers])
+    chosen = choose_outliers(spread, layout, outliers)
     largest = np.abs(values[:, chosen] - centre[chosen]).max(axis=0, initial=0) if outliers else np.zeros(0)
     scale = np.where(largest > 0, HEADROOM * largest / 127, 1).astype(np.float32)
+    leading = _leading(values, centre, layout, chosen)
 
     def rotation(factor_scale: list[float]) -> Rotation:
         return Rotation(
             np.concatenate(orders, axis=1).astype(np.int32), signs.astype(np.int8),
-            np.array(factor_scale, np.float32), chosen.astype(np.int32), scale,
+            np.array(factor_scale, np.float32), chosen.astype(np.int32), scale, leading,
         )  # fmt: skip
 
     # Factors are kept as multiples of their mean in the sample: fp16 then holds what those of any layer may be.
@@ -142,3 +146,44 @@ def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, ou
         _, factor, _ = coder.rotated(position, torch.from_numpy(values[:, layout.neurons(position)]))
         means.append(float(factor.double().mean()) or 1.0)
     return rotation(means)
+
+
+def choose_outliers(variances: np.ndarray, layout: CodeLayout, number: int) -> np.ndarray:
+    """The neurons int64 [number], ascending, without which the bits lose least; ``variances`` float64 [N].
+
+    What they lose of a direction v_l goes with T_l ‖v_l‖², T_l the sum of the layer's variances, both over the neurons
+    that are left. Of a direction like the pool's own samples a neuron holds its share of T_l. So a neuron of variance
+    s is worth (T_l² − (T_l − s)²) / (T_l of all neurons), and the one worth most is taken, one after another.
+    """
+    queues, left, whole = [], [], []
+    for position in range(len(layout.widths)):
+        neurons = layout.neurons(position)
+        queues.append(neurons.start + np.argsort(-variances[neurons], kind="stable"))
+        whole.append(float(variances[neurons].sum()))
+    left, taken, worth = list(whole), [0] * len(queues), np.empty(len(queues))
+
+    def weigh(position: int) -> None:
+        queue, n = queues[position], taken[position]
+        s = float(variances[queue[n]]) if n < len(queue) else 0.0
+        worth[position] = -1.0 if n == len(queue) else s * (2 * left[position] - s) / (whole[position] or 1.0)
+
+    for position in range(len(queues)):
+        weigh(position)
+    for _ in range(number):
+        best = int(worth.argmax())
+        left[best] -= float(variances[queues[best][taken[best]]])
+        taken[best] += 1
+        weigh(best)
+    return np.sort(np.concatenate([queue[:n] for queue, n in zip(queues, taken, strict=True)]))
+
+
+def _leading(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, outliers: np.ndarray) -> np.ndarray:
+    """``Rotation.leading`` fp16 [LEADING, N] of the sample ``values`` [n, N], ``outliers`` int [m] left out."""
+    out = np.zeros((LEADING, layout.n_neurons), dtype=np.float16)
+    for position in range(len(layout.widths)):
+        neurons = layout.neurons(position)
+        x = values[:, neurons].astype(np.float64) - centre[neurons]
+        x[:, outliers[(outliers >= neurons.start) & (outliers < neurons.stop)] - neurons.start] = 0
+        variances, vectors = principal(x, LEADING)
+        out[: len(variances), neurons] = (x.T @ vectors).T
+    return out

@@ -7,6 +7,7 @@ import torch
 
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import Parts
+from nait_fast.extract.principal import principal
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.components import Components, neurons_of
 from nait_fast.index.format import CodeLayout, code_layout
@@ -78,10 +79,9 @@ def make_components(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, 
     variances, vectors = [], []
     for neurons in groups:
         x = values[:, neurons].astype(np.float64) - centre[neurons]
-        found, mine = np.linalg.eigh(x @ x.T)
-        keep = np.flatnonzero(found > found[-1] * 1e-10)[::-1][: min(wide + narrow, len(x) - 1, x.shape[1])]
-        variances.append(found[keep])
-        vectors.append(mine[:, keep] / np.sqrt(found[keep]))
+        found, mine = principal(x, wide + narrow)
+        variances.append(found)
+        vectors.append(mine)
     counts = _allotted(variances, wide, narrow)
     basis, scales = [], []
     for neurons, mine, (wide_ones, narrow_ones) in zip(groups, vectors, counts.tolist(), strict=True):

@@ -8,8 +8,12 @@ import numpy as np
 from nait_fast.index.format import CodeLayout, code_layout
 from nait_fast.kernels.rotate import ROUNDS
 
-_DTYPES = {"permutations": "<i4", "signs": "i1", "factor_scale": "<f4", "outliers": "<i4", "outlier_scale": "<f4"}
+_DTYPES = {
+    "permutations": "<i4", "signs": "i1", "factor_scale": "<f4", "outliers": "<i4", "outlier_scale": "<f4",
+    "leading": "<f2",
+}  # fmt: skip
 
+LEADING = 8  # principal components of a layer whose estimates get a weight of their own
 QUERY_BITS = 4  # planes of a rotated direction: the codes' one bit drowns what finer ones would bring
 
 
@@ -19,7 +23,9 @@ class Rotation:
 
     N' = width of all layers, each padded to whole blocks. ``permutations`` int32 [2, N'] (within a layer), ``signs``
     int8 ±1 [2, N']; ``factor_scale`` fp32 [L]: what a row's ``factors`` are multiples of; ``outliers`` int32 [m],
-    ascending: neurons kept as int8 multiples of ``outlier_scale`` fp32 [m].
+    ascending: neurons kept as int8 multiples of ``outlier_scale`` fp32 [m]; ``leading`` fp16 [LEADING, N]: of each
+    layer the unit principal components of the calibration sample's reading without the outliers, the strongest first,
+    and zeros where there are fewer.
     """
 
     permutations: np.ndarray
@@ -27,6 +33,7 @@ class Rotation:
     factor_scale: np.ndarray
     outliers: np.ndarray
     outlier_scale: np.ndarray
+    leading: np.ndarray
 
     def tensors(self) -> dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in _DTYPES}
@@ -45,7 +52,8 @@ def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotati
     outliers = tensors["outliers"]
     m = len(outliers) if outliers.ndim == 1 else -1
     shapes = {"permutations": (ROUNDS, padded.n_neurons), "signs": (ROUNDS, padded.n_neurons),
-              "factor_scale": (len(layout.widths),), "outliers": (m,), "outlier_scale": (m,)}  # fmt: skip
+              "factor_scale": (len(layout.widths),), "outliers": (m,), "outlier_scale": (m,),
+              "leading": (LEADING, layout.n_neurons)}  # fmt: skip
     for name, dtype in _DTYPES.items():
         if tensors[name].dtype != np.dtype(dtype) or tensors[name].shape != shapes[name]:
             raise ValueError(f"{name!r} does not fit the layers")
@@ -59,6 +67,8 @@ def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotati
     for name in ("factor_scale", "outlier_scale"):
         if not (np.isfinite(tensors[name]).all() and (tensors[name] > 0).all()):
             raise ValueError(f"{name!r} holds impossible values")
+    if not np.isfinite(tensors["leading"]).all():
+        raise ValueError("'leading' holds impossible values")
     if m and (outliers[0] < 0 or outliers[-1] >= layout.n_neurons or (outliers[1:] <= outliers[:-1]).any()):
         raise ValueError("'outliers' holds neurons that do not ascend within the layers")
     return Rotation(**{name: np.array(tensors[name]) for name in _DTYPES})

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from nait_fast.index.codebook import Codebook
+from nait_fast.index.drawn import Rows
 from nait_fast.index.format import code_layout
-from nait_fast.index.rotation import QUERY_BITS, Rotation
+from nait_fast.index.rotation import QUERY_BITS
 from nait_fast.kernels import ScaledScan
-from nait_fast.kernels.rotate.reference import rotate
 from nait_fast.ranking.signature import Signature
+from nait_fast.ranking.weighing import rotated, weighed
 
 STEP = 0.3352  # of 2**QUERY_BITS even steps, in σ: the least error for normal numbers (Max 1960, table II)
 EDGE = 2 ** (QUERY_BITS - 1)
+ROUNDINGS = 24  # tries
 
 
 class RotatedScan:
@@ -24,26 +25,35 @@ class RotatedScan:
 
         ŝ = Σ_l f_l Δ_l (2 Σ_p w_p · popcount(b_l & plane_p) − Σ_j q_lj) + o · v + μ · v,
 
-    f_l = ‖z_l‖² / ‖z_l‖₁ (RaBitQ, arXiv 2405.12497, equation 12). The mean over rotations is the exact
-    score, but for what int8 and the steps round off.
-    ``device``: where the codes are scanned.
+    f_l = ‖z_l‖² / ‖z_l‖₁ (RaBitQ, arXiv 2405.12497, equation 12). The mean over rotations is the exact score, but for
+    what int8 and the steps round off. ``rows``, blocks of codes and columns of the pool that is ranked: with them v is
+    replaced by what estimates the score with the least error over such rows (``weighing``; μ · v stays), which is no
+    longer unbiased for a single row. ``device``: where the codes are scanned.
     """
 
-    def __init__(self, codebook: Codebook, signatures: Sequence[Signature], device: str = "cpu", code_bytes: int = 0):
+    def __init__(
+        self,
+        codebook: Codebook,
+        signatures: Sequence[Signature],
+        device: str = "cpu",
+        code_bytes: int = 0,
+        rows: Rows = (),
+    ):
         rotation = codebook.rotation
         assert rotation is not None and codebook.threshold is not None
         directions = np.stack([s.tensors["direction"] for s in signatures])
+        self._centre = directions.astype(np.float64) @ codebook.threshold.astype(np.float64)
+        directions, shift = weighed(directions, codebook, rows)
+        self._centre += shift
         bitwise = directions.copy()
         bitwise[:, rotation.outliers] = 0
-        layout = code_layout("rotated", codebook.layout.widths)
+        layout, leading = code_layout("rotated", codebook.layout.widths), rotation.leading.astype(np.float32)
         levels = np.empty((len(signatures), layout.n_neurons), dtype=np.int64)
         steps = np.empty((len(signatures), len(layout.widths)))
         for position in range(len(layout.widths)):
-            padded = layout.neurons(position)
-            u = _rotated(bitwise[:, codebook.layout.neurons(position)], rotation, padded)
-            step = STEP * np.sqrt(np.square(u).mean(axis=1))
-            steps[:, position] = np.where(step > 0, step, 1.0)
-            levels[:, padded] = np.clip(np.rint(u / steps[:, position, None]), -EDGE, EDGE - 1)
+            padded, neurons = layout.neurons(position), codebook.layout.neurons(position)
+            u, basis = (rotated(x[:, neurons], rotation, padded) for x in (bitwise, leading))
+            levels[:, padded], steps[:, position] = in_steps(u, basis)
         factors = steps * rotation.factor_scale  # [C, L]
         sums = np.add.reduceat(levels, [layout.neurons(p).start for p in range(len(layout.widths))], axis=1)
         self._bases = -(factors * sums).T
@@ -54,7 +64,6 @@ class RotatedScan:
         owners = np.tile(np.arange(len(signatures)), QUERY_BITS)
         self.scan = ScaledScan(np.concatenate(planes), weights, owners, len(signatures), ends, device, code_bytes)
         self._outliers = (directions[:, rotation.outliers].astype(np.float64) * rotation.outlier_scale).T
-        self._centre = directions.astype(np.float64) @ codebook.threshold.astype(np.float64)
 
     def compile(self) -> bool:
         """Compile the scan where that pays, before several threads want it; whether it was."""
@@ -71,7 +80,21 @@ class RotatedScan:
         return scores
 
 
-def _rotated(directions: np.ndarray, rotation: Rotation, padded: slice) -> np.ndarray:
-    """One layer of ``directions`` [C, J], rotated: float64 [C, J']."""
-    order, signs = (torch.from_numpy(x[:, padded]) for x in (rotation.permutations, rotation.signs))
-    return rotate(torch.from_numpy(directions).double(), order, signs).numpy()
+def in_steps(u: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(levels int64 [C, J'] of ``u`` float64 [C, J'] in even steps, the steps float64 [C]).
+
+    What rounding adds hurts along ``basis`` float64 [k, J'], orthonormal components in which the pool spreads most. So
+    ``u`` is shifted along them by what was lost there, and rounded again; the try that loses least there is kept.
+    """
+    steps = STEP * np.sqrt(np.square(u).mean(axis=1))
+    steps[steps == 0] = 1.0
+    x = u / steps[:, None]
+    levels, least, shift = np.zeros(u.shape, dtype=np.int64), np.full(len(u), np.inf), np.zeros((len(u), len(basis)))
+    for _ in range(ROUNDINGS):
+        tried = np.clip(np.rint(x + shift @ basis), -EDGE, EDGE - 1)
+        lost = (x - tried) @ basis.T
+        size = np.square(lost).sum(axis=1)
+        better = size < least
+        levels[better], least[better] = tried[better], size[better]
+        shift += lost / 2
+    return levels, steps

@@ -8,6 +8,7 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook
+from nait_fast.index.drawn import Rows, codes_at, drawn_places
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Part
 from nait_fast.kernels import PopcountScan
@@ -16,6 +17,7 @@ from nait_fast.ranking.embed import cosines
 from nait_fast.ranking.signature import Signature, check_fits
 
 ESTIMATORS = ("rotated", "components")  # codecs that estimate nait scores
+SAMPLE_ROWS = 4096  # of the index: by them an estimate from rotated codes is made the best for it
 
 
 def source_of(index: Index, signature: Signature) -> str:
@@ -142,7 +144,8 @@ class _Estimated(Work):
     def __init__(self, places: list[int], signatures: Sequence[Signature], index: Index, device: str, code_bytes: int):
         super().__init__(places)
         self.columns = [name for name in index.columns if name != "embedding"]
-        self._scan = estimator(index.codebook, signatures, device, code_bytes)
+        rows = codes_at(index, drawn_places(index.rows, SAMPLE_ROWS, 0))
+        self._scan = estimator(index.codebook, signatures, device, code_bytes, rows)
 
     def score(self, part: Part) -> np.ndarray:
         return self._scan(part.codes, part.columns)
@@ -161,14 +164,17 @@ class Estimator(Protocol):
 
 
 def estimator(
-    codebook: Codebook, signatures: Sequence[Signature], device: str = "cpu", code_bytes: int = 0
+    codebook: Codebook, signatures: Sequence[Signature], device: str = "cpu", code_bytes: int = 0, rows: Rows = ()
 ) -> Estimator:
-    """What estimates the scores of nait ``signatures`` from the codes that ``codebook`` describes."""
+    """What estimates the scores of nait ``signatures`` from the codes that ``codebook`` describes.
+
+    ``rows``: blocks of codes and columns of the pool; the estimate from rotated ones is the best over such rows.
+    """
     if codebook.components is not None:
         return ComponentScan(codebook, signatures)
     from nait_fast.ranking.rotated import RotatedScan  # torch, which the others do without
 
-    return RotatedScan(codebook, signatures, device, code_bytes)
+    return RotatedScan(codebook, signatures, device, code_bytes, rows)
 
 
 def works_of(index: Index, signatures: Sequence[Signature], device: str) -> list[Work]:

@@ -11,7 +11,7 @@ from nait_fast.config import ReportOptions
 from nait_fast.evaluation import FILE
 from nait_fast.evaluation.ranks import best as best_rows
 from nait_fast.evaluation.ranks import correlations, count_of, overlaps
-from nait_fast.evaluation.scores import codes_at
+from nait_fast.index.drawn import codes_at
 from nait_fast.ranking.export import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation import Evaluation, Matrix, load_evaluation

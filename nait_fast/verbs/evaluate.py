@@ -18,8 +18,9 @@ from nait_fast.evaluation.labels import kind_of
 from nait_fast.evaluation.plain import plain
 from nait_fast.evaluation.ranks import best, count_of
 from nait_fast.evaluation.rows import formats_of, label_values, text_of
-from nait_fast.evaluation.scores import drawn_places, fits
+from nait_fast.evaluation.scores import fits
 from nait_fast.evaluation.tables import tables
+from nait_fast.index.drawn import drawn_places
 from nait_fast.index.files import make_folder, write_atomic, write_sealed
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index

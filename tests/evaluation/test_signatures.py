@@ -15,9 +15,10 @@ from nait_fast.evaluation.fidelity import neuron_proxy
 from nait_fast.evaluation.labels import families_of, groups_of, labels_of
 from nait_fast.evaluation.ranks import compared
 from nait_fast.evaluation.rows import formats_of, label_values, text_of
-from nait_fast.evaluation.scores import codes_at, drawn_places, exact_column, score, score_places
+from nait_fast.evaluation.scores import exact_column, score, score_places
 from nait_fast.evaluation.transfer import cosine
 from nait_fast.index.codebook import Codebook
+from nait_fast.index.drawn import codes_at, drawn_places
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.ranking.pca import nait_signature

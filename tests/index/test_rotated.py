@@ -63,13 +63,20 @@ def test_codes_by_the_definition(rotated: Index, tiny_model: str) -> None:
     assert rotated.manifest["reading"] == "drift" and rotated.manifest["row_bytes"] == 3 * 128 // 8
     assert rotation is not None and codebook.threshold is not None
     assert codebook.threshold == pytest.approx(codebook.drift_mean, rel=1e-6)
-    assert rotation.outliers.tolist() == sorted(np.argsort(-codebook.scale)[:9].tolist())
     centred = drift - codebook.threshold
+    sample = centred[read_tensors(rotated.folder / "calibration.safetensors", "calibration")[0]["row"]]
+    assert len(sample) == 20 and rotation.outliers.tolist() == naive_outliers(sample.var(axis=0), 9, rotated.layout)
     kept = held["outliers"] * rotation.outlier_scale.astype(np.float64)
     step = np.abs(centred[:, rotation.outliers] - kept) / rotation.outlier_scale
     inside = np.abs(held["outliers"]) < 127
     assert inside.any() and (step[inside] <= 0.51).all()
     centred[:, rotation.outliers] = 0
+    sample[:, rotation.outliers] = 0
+    for layer in range(3):
+        neurons = rotated.layout.neurons(layer)
+        components = np.linalg.svd(sample[:, neurons], full_matrices=False)[2][: len(rotation.leading)]
+        alike = np.abs(np.einsum("kj,kj->k", components, rotation.leading[:, neurons]))
+        np.testing.assert_allclose(alike, 1, atol=2e-3)
     bits = rotated.code_layout.unpack(held["codes"])
     for layer in range(3):
         padded = rotated.code_layout.neurons(layer)
@@ -80,6 +87,18 @@ def test_codes_by_the_definition(rotated: Index, tiny_model: str) -> None:
         factor = (z**2).sum(axis=1) / np.abs(z).sum(axis=1) / rotation.factor_scale[layer]
         np.testing.assert_allclose(held["factors"][:, layer], factor, rtol=2e-3)
     assert rotated.verify() == []
+
+
+def naive_outliers(variance: np.ndarray, number: int, layout) -> list[int]:
+    """One after another, the neuron that leaves the least Σ_l T_l² / (T_l of all neurons)."""
+    layers = [layout.neurons(position) for position in range(len(layout.widths))]
+    left = variance.astype(np.float64)
+    for _ in range(number):
+        held = np.array([left[s].sum() for s in layers])
+        first = np.array([variance[s].sum() for s in layers])
+        gains = [(t**2 - (t - left[s]) ** 2) / w for s, t, w in zip(layers, held, first, strict=True)]
+        left[np.concatenate(gains).argmax()] = 0
+    return np.flatnonzero(left == 0).tolist()
 
 
 @pytest.mark.parametrize("reading", ["drift", "mean"])
@@ -234,7 +253,9 @@ def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, rotated: Ind
         scores(rotated, embed)
 
 
-@pytest.mark.parametrize("name", ["permutations", "signs", "factor_scale", "outliers", "outlier_scale", "hidden_mean"])
+@pytest.mark.parametrize(
+    "name", ["permutations", "signs", "factor_scale", "outliers", "outlier_scale", "leading", "hidden_mean"]
+)
 def test_damaged_codebooks_are_refused(tmp_path: Path, rotated: Index, name: str) -> None:
     value = {"permutations": 5000, "signs": 0, "outliers": 1 << 20}.get(name, np.nan)
     check_codebook_damage(rotated.folder, tmp_path, name, value)
