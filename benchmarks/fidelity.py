@@ -22,11 +22,12 @@ from nait_fast.extract.coders import RotatedCoder, make_rotation
 from nait_fast.extract.component_coder import ComponentCoder, make_components, split_bytes
 from nait_fast.extract.sinks import Encode
 from nait_fast.index.codebook import Codebook
+from nait_fast.index.drawn import drawn_places
 from nait_fast.index.format import CodeLayout
 from nait_fast.ranking.pca import nait_signature
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.signature import Signature
-from nait_fast.ranking.sources import estimator
+from nait_fast.ranking.sources import SAMPLE_ROWS, estimator
 
 CALIBRATION = 512
 CHUNK = 256  # rows turned into fp64 at once
@@ -83,7 +84,9 @@ class Calibrated:
             sink.layer(everyone, position, {self.reading: layer}, None)
         sink.finish(everyone, torch.ones(len(self.values), dtype=torch.bool))
         size = sink.codes.shape[1] + sum(column[:1].nbytes for column in sink.columns.values())
-        return size, estimator(codebook, signatures)(sink.codes, sink.columns)
+        places = drawn_places(len(self.values), SAMPLE_ROWS, 0)  # as rank draws them
+        some = {name: column[places] for name, column in {"codes": sink.codes, **sink.columns}.items()}
+        return size, estimator(codebook, signatures, rows=[some])(sink.codes, sink.columns)
 
     def neurons(self, signatures: list[Signature], number: int) -> tuple[int, Scores]:
         """The ``number`` neurons of the largest variance over all layers as int8, and nothing of the others."""
