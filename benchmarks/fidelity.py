@@ -9,6 +9,7 @@ scores in fp64: Spearman, and how much of the best 10% and 1% is found. benchmar
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from nait_fast.ranking.sources import SAMPLE_ROWS, estimator
 
 CALIBRATION = 512
 CHUNK = 256  # rows turned into fp64 at once
+DRAWS = 5  # of a rotation, which is random, and of its calibration sample
 
 Scores = np.ndarray  # float64 [n, C]
 
@@ -114,13 +116,14 @@ def measured(readings: Readings, seed: int, sources: np.ndarray, only: Sequence[
         signatures = signatures_of(readings, reading)
         exact = exact_scores(readings.pool[reading], signatures)
         pool = Calibrated(readings.pool[reading], readings.layout, reading, seed)
-        for codec, run in codecs(pool, signatures, sources):
+        for codec, draw, run in codecs(pool, signatures, sources):
             if only and codec not in only:
                 continue
             size, scores = run()
             for c, signature in enumerate(signatures):
                 yield {
-                    "reading": reading, "codec": codec, "bytes": size, "target": signature.name, "rows": len(exact),
+                    "reading": reading, "codec": codec, "draw": draw, "bytes": size, "target": signature.name,
+                    "rows": len(exact),
                     **compared(exact[:, c], scores[:, c]),
                 }  # fmt: skip
 
@@ -132,8 +135,17 @@ def signatures_of(readings: Readings, reading: str) -> list[Signature]:
     return [nait_signature(name, np.array(drifts), meta, reading=reading) for name, drifts in readings.targets.items()]
 
 
-def codecs(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -> Iterator[tuple[str, Any]]:
-    """(name, function giving bytes a sample and scores) of what is compared."""
+def codecs(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -> Iterator[tuple[str, int, Any]]:
+    """(name, number of the draw, function giving bytes a sample and scores) of what is compared."""
+    for name, run in _drawn_once(pool, signatures, sources):
+        yield name, 0, run
+    for draw in range(DRAWS):
+        drawn = Calibrated(pool.values, pool.layout, pool.reading, pool.seed + draw)
+        for outliers in (0, 128, 1024):
+            yield f"rotated, {outliers} outliers", draw, partial(drawn.rotated, signatures, outliers=outliers)
+
+
+def _drawn_once(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -> Iterator[tuple[str, Any]]:
     for n_bytes in (60, 128, 256, 512, 1024, 2048, 4096):
         yield f"components, {n_bytes:,} B", lambda n_bytes=n_bytes: pool.components(signatures, n_bytes)
     wider = Calibrated(pool.values, pool.layout, pool.reading, pool.seed, size=4 * CALIBRATION)
@@ -142,8 +154,6 @@ def codecs(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -
     for number in (512, 1024):
         yield f"{number:,} neurons as int8", lambda number=number: pool.neurons(signatures, number)
     yield f"neuron bits, v · σ in {PLANES} planes", lambda: pool.neuron_bits(signatures)
-    for outliers in (0, 128, 1024):
-        yield f"rotated, {outliers} outliers", lambda outliers=outliers: pool.rotated(signatures, outliers=outliers)
 
 
 def unseen(
@@ -159,7 +169,7 @@ def unseen(
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The mean over targets of each codec and reading, and the worst target's Spearman."""
+    """The mean over targets and draws of each codec and reading, and the worst Spearman."""
     out = []
     for reading, codec in dict.fromkeys((row["reading"], row["codec"]) for row in rows):
         mine = [row for row in rows if (row["reading"], row["codec"]) == (reading, codec)]

@@ -42,10 +42,12 @@ def _fidelity(model: str, rows: list[dict[str, Any]]) -> str:
             for reading, row in sorted(own.items())
         }
         shown.append({"codec": codec, "bytes a sample": f"{own['mean']['bytes']:,}", **cells})
-    targets = dict.fromkeys(row["target"] for row in rows)
+    means_over = f"the targets {', '.join(dict.fromkeys(row['target'] for row in rows))}"
+    if draws := max(row.get("draw", 0) for row in rows):
+        means_over += f"; of codec rotated, {draws + 1} draws of the rotation and the calibration sample as well"
     return sourced(
         f"**Fidelity** to exact NAIT of {rows[0]['rows']:,} samples, {model}: Spearman / share of the best 10% found / "
-        f"of the best 1%, means over the targets {', '.join(targets)}.\n\n{table(shown, list(shown[0]))}\n",
+        f"of the best 1%, means over {means_over}.\n\n{table(shown, list(shown[0]))}\n",
         rows,
     )
 
