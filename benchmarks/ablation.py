@@ -17,6 +17,7 @@ them. All tokens are recorded beside them. The arms:
 
 A target whose source is named by --remove has it taken out of the pool, for all targets; its own_source arm draws from
 what was taken out. Each finished run is a row of its own; a rerun does what is missing, most important runs first.
+Processes with a --part and an --output each share the work, once one of them has made the scores.
 """
 
 import argparse
@@ -202,6 +203,14 @@ def gather(arguments: argparse.Namespace, encoder: Any) -> tuple[Material, dict[
     return Material(samples, sources, np.arange(len(pool)), held_out, own, scores), setting
 
 
+def part(text: str) -> tuple[int, int]:
+    """(I - 1, N) of ``I/N``. Raises ValueError."""
+    first, number = (int(x) for x in text.split("/"))
+    if not 1 <= first <= number:
+        raise ValueError(text)
+    return first - 1, number
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -231,6 +240,7 @@ def parse() -> argparse.Namespace:
     add("--seeds", type=int, default=3)
     add("--draws", type=int, default=5, help="seeds of the random arms")
     add("--more-seeds", type=int, default=5, help="seeds of the other arms once all else is done")
+    add("--part", type=part, default=(0, 1), metavar="I/N", help="every N-th run from the I-th on, for N processes")
     add("--work", type=Path, default=Path("ablation-work"), help="scores and indexes are kept here")
     add("--output", type=Path, help="folder for the rows (default: results of this hardware)")
     return parser.parse_args()
@@ -239,7 +249,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     import torch  # noqa: F401  so that the hardware's name knows of GPUs
 
-    from benchmarks.ablation_train import Learner, Recipe, load_causal
+    from benchmarks.ablation_train import ATTENTION, Learner, Recipe, load_causal
     from nait_fast.data.template import Template
     from nait_fast.data.tokenize import Encoder
 
@@ -258,10 +268,13 @@ def main() -> int:
     encoder = Encoder(tokenizer, Template("auto", tokenizer), arguments.max_length, loaded.vocabulary)
     material, setting = gather(arguments, encoder)
     learner = Learner(causal, loaded, material.samples, recipe)
+    if learner.attention != ATTENTION:
+        setting["attention"] = learner.attention
     setting |= {"recipe": asdict(learner.recipe), "dtype": str(next(causal.parameters()).dtype).removeprefix("torch.")}
     stages = plan(setting["targets"], arguments.methods, arguments.seeds, arguments.draws, arguments.more_seeds)
     runs = [run for stage in arguments.stages for run in stages[stage]]
     runs = [run for run in runs if not arguments.arms or run.arm in arguments.arms]
+    runs = runs[arguments.part[0] :: arguments.part[1]]
     for row in work_through(runs, learner, material, setting, arguments.output, done(path)):
         losses = {name: round(sum(e["nll"]) / sum(e["tokens"]), 4) for name, e in row["evaluated"].items()}
         print(row["target"], row["arm"], row["seed"], losses, row.get("train_seconds"), file=sys.stderr, flush=True)

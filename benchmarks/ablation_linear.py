@@ -11,7 +11,7 @@ from torch import nn
 
 from nait_fast.models.linear import usable
 
-HEAD_ROWS = 128  # positions whose logits are alive at once
+HEAD_ROWS, GPU_HEAD_ROWS = 128, 1024  # positions whose logits are alive at once
 PRODUCTS = ("torch", "onednn", "onednn-bf16")
 
 
@@ -91,7 +91,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, head: Frozen, targets: torch.Tensor) -> torch.Tensor:
         nll, gradients = [], []
-        for h, t in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+        rows = HEAD_ROWS if hidden.device.type == "cpu" else GPU_HEAD_ROWS
+        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = head.times(h).float()
             chosen = logits.gather(1, t[:, None])
             highest = logits.amax(dim=1, keepdim=True)
@@ -113,6 +114,6 @@ class _HeadLoss(torch.autograd.Function):
 def head_nll(hidden: torch.Tensor, head: Frozen, targets: torch.Tensor) -> torch.Tensor:
     """-log p(targets) fp32 [R] of ``hidden`` [R, H] under logits = hidden · headᵀ; ``targets`` int64 [R].
 
-    The gradient goes to ``hidden`` alone; logits exist for ``HEAD_ROWS`` positions at a time.
+    The gradient goes to ``hidden`` alone; logits exist for a few hundred positions at a time.
     """
     return _HeadLoss.apply(hidden, head, targets)

@@ -117,12 +117,15 @@ class Learner:
         self.lora = adapters(self.upper, recipe)
         self.head = Frozen(causal.get_output_embeddings().weight, kind)
         self.prefix = torch.from_numpy(common_prefix(samples)).long().to(self.device)
+        self.attention = ATTENTION
         self._states: dict[int, torch.Tensor] = {}
         self._record: dict[int, Any] = {}
         if len(self.prefix):
             with torch.no_grad(), packed_attention_on(self.trunk, ATTENTION):
                 pack = Pack([len(self.prefix)], record=self._record)
                 self._prefix_state = self._run(self.trunk, self._embed(self.prefix), pack, 0)
+        if loaded.attention != ATTENTION and self._trains(loaded.attention):
+            self.attention = loaded.attention
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
         return self.trunk.get_input_embeddings()(ids)
@@ -146,6 +149,23 @@ class Learner:
         bound = 1e-3 if whole.dtype == torch.float32 else 5e-2
         if not (split - whole).float().norm() <= bound * whole.float().norm():
             raise NaitError("this model cannot be split between two of its layers: the ablation does not support it")
+
+    def _trains(self, attention: str) -> bool:
+        """Whether training through ``attention`` gives the gradients that ``ATTENTION`` gives."""
+        rows = [(row, self.samples[row].response) for row in range(min(4, len(self.samples)))]
+        gradients = []
+        for name in (ATTENTION, attention):
+            self.attention = name
+            try:
+                with self.fresh(0) as parameters:
+                    self.nll(rows)[0].sum().backward()
+                    gradients.append(torch.cat([(p * 0 if p.grad is None else p.grad).reshape(-1) for p in parameters]))
+                    self.upper.zero_grad(set_to_none=True)
+            except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+                break
+            finally:
+                self.attention = ATTENTION
+        return len(gradients) == 2 and bool((gradients[1] - gradients[0]).norm() <= 5e-2 * gradients[0].norm())
 
     def _inputs(self, row: int) -> np.ndarray:
         """Ids between the shared prefix and the last token, which predicts nothing."""
@@ -175,7 +195,7 @@ class Learner:
             keep.append(torch.arange(start + first, start + first + n))
             targets.append(torch.from_numpy(sample.ids[sample.start : sample.start + n]))
             start += first + n
-        with packed_attention_on(self.upper, ATTENTION):
+        with packed_attention_on(self.upper, self.attention):
             record: dict[int, Any] = {}
             if p:
                 self._run(self.upper, self._prefix_state, Pack([p], record=record), 0)

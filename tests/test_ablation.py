@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import ablation, ablation_data, ablation_scores
+from benchmarks import ablation, ablation_data, ablation_scores, ablation_train
 from benchmarks.ablation import ANY, Material, Run
 from benchmarks.ablation_data import Sft
 from benchmarks.ablation_linear import Frozen, freeze_linears, head_nll
@@ -293,3 +293,34 @@ def test_steps_that_a_response_may_not_fit_in_are_refused():
     with pytest.raises(NaitError, match="--batch-tokens"):
         replace(RECIPE, tokens=400, steps=8).check(51)
     replace(RECIPE, tokens=400, steps=8).check(50)
+
+
+def test_attention_with_other_gradients_is_not_trained_through(causal, material, monkeypatch):
+    from nait_fast.models import packed
+    from nait_fast.models.varlen import VARLEN
+
+    model, _, loaded = causal
+    assert (
+        Learner(model, replace(loaded, attention=VARLEN), material.samples, RECIPE).attention
+        == ablation_train.ATTENTION
+    )
+    for function, expected in (
+        (packed.packed_attention, VARLEN),
+        (
+            lambda module, query, *a, **k: packed.packed_attention(module, query.detach(), *a, **k),
+            ablation_train.ATTENTION,
+        ),
+    ):
+        monkeypatch.setattr(packed, "varlen_attention", function)
+        learner = Learner(model, replace(loaded, attention=VARLEN), material.samples, RECIPE)
+        assert learner.attention == expected
+
+
+def test_parts_share_all_runs():
+    assert ablation.part("1/1") == (0, 1) and ablation.part("3/4") == (2, 4)
+    runs = list(range(11))
+    parts = [runs[first::number] for first, number in (ablation.part(f"{i}/3") for i in (1, 2, 3))]
+    assert sorted(x for own in parts for x in own) == runs
+    for text in ("0/2", "3/2", "x", "1"):
+        with pytest.raises(ValueError):
+            ablation.part(text)
