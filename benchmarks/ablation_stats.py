@@ -194,10 +194,11 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     recipe = first["recipe"]
     targets = [t for t in first["targets"] if any(t in row["evaluated"] for row in rows)]
     compared = sum(arm.endswith((" top", " bottom")) for t in targets for arm in arms_of(rows, t))
+    adapted = f"the last {recipe['layers']} layers" if recipe["layers"] else "all layers"
     head = (
         f"{first['model']}, {first['pool_rows']:,} pool rows (without {', '.join(first['removed']) or 'nothing'}), "
-        f"{recipe['tokens']:,} response tokens in {recipe['steps']} steps an arm, LoRA rank {recipe['rank']} on the "
-        f"last {recipe['layers'] or 'all'} layers, learning rate {recipe['lr']:g}; NLL per response token without the "
+        f"{recipe['tokens']:,} response tokens in {recipe['steps']} steps an arm, LoRA rank {recipe['rank']} on "
+        f"{adapted}, learning rate {recipe['lr']:g}; NLL per response token without the "
         f"end of turn, on {first['held_out']} held-out samples a set. ± is a 95% t interval with the noise of training "
         f"and of the held-out samples; a word stands only where it excludes 0. Of {compared} comparisons of a method's "
         f"arm with random {compared * (1 - LEVEL):.1f} would be told apart by chance alone."

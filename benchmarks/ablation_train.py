@@ -172,16 +172,22 @@ class Learner:
         return self.samples[row].ids[len(self.prefix) : -1]
 
     def states(self, rows: Sequence[int]) -> list[torch.Tensor]:
-        """Hidden states [K - 1 - P, H] of each row below the adapted layers, computed at the first call."""
-        missing = sorted({r for r in rows if r not in self._states}, key=lambda r: len(self._inputs(r)))
+        """Hidden states [K - 1 - P, H] of each row below the adapted layers, computed at the first call.
+
+        Where all are adapted these are embeddings: sooner looked up than kept.
+        """
+        found = {r: self._states[r] for r in rows if r in self._states}
+        missing = sorted({r for r in rows if r not in found}, key=lambda r: len(self._inputs(r)))
         with torch.no_grad(), packed_attention_on(self.trunk, ATTENTION):
             for batch in _batches(missing, [len(self._inputs(r)) for r in missing], self.recipe.pack_tokens):
                 inputs = [self._inputs(r) for r in batch]
                 pack = Pack([len(x) for x in inputs], prefix=self._record)
                 ids = torch.from_numpy(np.concatenate(inputs)).long().to(self.device)
                 out = self._run(self.trunk, self._embed(ids), pack, len(self.prefix))
-                self._states |= zip(batch, (x.clone() for x in out.split(list(pack.lengths))), strict=True)
-        return [self._states[r] for r in rows]
+                found |= zip(batch, (x.clone() for x in out.split(list(pack.lengths))), strict=True)
+        if self.below:
+            self._states |= found
+        return [found[r] for r in rows]
 
     def nll(self, batch: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, list[tuple[int, int]]]:
         """(-log p of the first n response tokens of each (row, n), fp32 one after another; the items in that order)."""
@@ -218,7 +224,8 @@ class Learner:
         Returns tokens, seconds and the loss of the first and last tenth of the steps. The seconds are the training's
         alone: what lies below the adapters has been run before.
         """
-        self.states([row for batch in steps for row, _ in batch])
+        if self.below:
+            self.states([row for batch in steps for row, _ in batch])
         recipe, started, cpu = self.recipe, time.perf_counter(), time.process_time()
         losses, sizes = [], []
         with self.fresh(seed) as parameters:

@@ -53,9 +53,9 @@ def test_rotated_codes_follow_the_exact_scores(made: Readings):
 
 def test_rows_and_means(made: Readings, monkeypatch):
     def some(pool, signatures, sources):
-        yield "components, 16 B", lambda: pool.components(signatures, 16)
-        yield "neuron bits", lambda: pool.neuron_bits(signatures)
-        yield "neurons", lambda: pool.neurons(signatures, 20)
+        yield "components, 16 B", 0, lambda: pool.components(signatures, 16)
+        yield "neuron bits", 0, lambda: pool.neuron_bits(signatures)
+        yield "neurons", 1, lambda: pool.neurons(signatures, 20)
 
     monkeypatch.setattr(fidelity, "codecs", some)
     rows = list(measured(made, 0, np.full(700, "a")))
