@@ -16,7 +16,8 @@ each layer, the coordinates along its ``leading`` components, what the direction
 They tell of each other: layers move together. What comes of it is one direction again, so a scan costs what it cost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import numpy as np
 import torch
@@ -44,30 +45,38 @@ def weighed(directions: np.ndarray, codebook: Codebook, rows: Rows) -> tuple[np.
     There must be ROWS_AN_ESTIMATE rows an estimate: with fewer, fewer components have one, and below those of two
     estimates a layer the directions come back as they are.
     """
-    rotation, layout, blocks = codebook.rotation, codebook.layout, [_sound(block) for block in rows]
-    assert rotation is not None
-    n, n_layers, n_signatures = sum(len(b["codes"]) for b in blocks), len(layout.widths), len(directions)
-    k = min(LEADING, n // ROWS_AN_ESTIMATE // n_layers - 2)
-    if k < 0:
+    blocks, n_signatures = iter(rows), len(directions)
+    if (first := next(blocks, None)) is None:
         return directions, np.zeros(n_signatures)
-    leading = rotation.leading[:k].astype(np.float32)
+    rotation, layout, n_layers = codebook.rotation, codebook.layout, len(codebook.layout.widths)
+    assert rotation is not None
+    leading = rotation.leading.astype(np.float32)
     kept = np.zeros_like(directions)
     kept[:, rotation.outliers] = directions[:, rotation.outliers]
     coded = directions - kept
     widths = np.array(code_layout("rotated", layout.widths).widths)
     along = np.stack([_layer(coded, layout, p) @ _layer(leading, layout, p).T for p in range(n_layers)])  # [L, C, k]
     beside = coded - np.concatenate([x @ _layer(leading, layout, p) for p, x in enumerate(along)], axis=1)
-    common, own, power = _estimates(leading, beside, kept, rotation, layout, blocks)
+    common, own, power = _estimates(leading, beside, kept, rotation, layout, chain([first], blocks))
+    n = len(common)
+    k = min(LEADING, n // ROWS_AN_ESTIMATE // n_layers - 2)
+    if k < 0:
+        return directions, np.zeros(n_signatures)
+    if k < LEADING:  # the others' parts go to what is beside the first k
+        own[:, :, 0] += np.einsum("nlk,lck->nlc", common[..., k:], along[..., k:])
+        for p, x in enumerate(along[..., k:]):
+            _layer(beside, layout, p)[:] += x @ _layer(leading, layout, p)[k:]
+        common, along, leading = common[..., :k], along[..., :k], leading[:k]
     out, shift = np.empty_like(directions), np.empty(n_signatures)
     for c in range(n_signatures):
         plain = np.concatenate([along[:, c], np.ones((n_layers, 2))], axis=1)
         products = plain[:, : k + 1].copy()  # ⟨a, v_l⟩: of the components, and of what is beside them
         products[:, k] = [_layer(beside[c], layout, p) @ _layer(coded[c], layout, p) for p in range(n_layers)]
         estimates = np.concatenate([common, own[..., c]], axis=2).astype(np.float64)
-        errors = np.zeros_like(plain)
+        errors = np.zeros_like(plain)  # the outliers', the last, have none
         errors[:, : k + 1] = error_products(estimates[..., : k + 1], plain[:, : k + 1], products, power, widths)
         less = correction(estimates.reshape(n, -1), errors.reshape(-1)).reshape(plain.shape)
-        shift[c] = (estimates.mean(axis=0) * less).sum()
+        shift[c] = (estimates.mean(axis=0) * less).sum()  # what the weights take away from the mean
         for p, w in enumerate(plain - less):
             parts = (*_layer(leading, layout, p), _layer(beside[c], layout, p), _layer(kept[c], layout, p))
             _layer(out[c], layout, p)[:] = w @ np.stack(parts)
@@ -86,7 +95,7 @@ def _layer(x: np.ndarray, layout: CodeLayout, position: int) -> np.ndarray:
 
 def _estimates(
     leading: np.ndarray, beside: np.ndarray, kept: np.ndarray, rotation: Rotation, layout: CodeLayout,
-    blocks: list[dict[str, np.ndarray]],
+    blocks: Iterable[Mapping[str, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """(estimates along ``leading`` [k, N], fp32 [n, L, k]; along ``beside`` and ``kept`` [C, N], fp32 [n, L, 2, C];
     mean square of the factors, float64 [L])."""
@@ -95,7 +104,7 @@ def _estimates(
     turned = [rotated(_layer(coded, layout, p), rotation, padded.neurons(p)).T for p in range(n_layers)]
     turned = [np.ascontiguousarray(u, dtype=np.float32) for u in turned]
     common, own, squares = [], [], np.zeros(n_layers)
-    for block in blocks:
+    for block in map(_sound, blocks):
         factors = block["factors"].astype(np.float64) * rotation.factor_scale
         squares += np.square(factors).sum(axis=0)
         along = np.empty((len(factors), n_layers, k), dtype=np.float32)
@@ -112,7 +121,7 @@ def _estimates(
         common.append(along)
         own.append(mine)
     rows = sum(map(len, common))
-    return np.concatenate(common), np.concatenate(own), squares / rows
+    return np.concatenate(common), np.concatenate(own), squares / max(1, rows)
 
 
 def error_products(
