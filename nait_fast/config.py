@@ -192,7 +192,7 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     score: tuple[str, ...] = _option((), "nait signatures to score exactly in the same pass")
     nag_top_k: int = _option(20, "codec nag: neurons a layer", minimum=1)
     outliers: int | None = _option(
-        None, "codec rotated: neurons of the largest variance kept as int8 numbers (default: 128, or the codebook's)",
+        None, "codec rotated: neurons kept as int8 numbers: the worst ones for bits (default: 128, or the codebook's)",
         minimum=0,
     )  # fmt: skip
     bytes_per_sample: int | None = _option(
