@@ -7,10 +7,10 @@ import numpy as np
 
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.scores import scores_anew
-from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
+from nait_fast.index.reader import Index
 from nait_fast.ranking.signature import Signature
-from nait_fast.ranking.sources import estimator
+from nait_fast.ranking.sources import Estimator, estimator, sample_of
 from nait_fast.ranking.spearman import spearman
 
 CHUNK_ROWS = 256  # unpacked at once: 90 MB of a layer of 11,008 neurons in float64
@@ -40,17 +40,21 @@ def layer_parts(codes: np.ndarray, weights: np.ndarray, layout: CodeLayout) -> n
     return out
 
 
-def estimated_parts(codes: dict[str, np.ndarray], signature: Signature, codebook: Codebook) -> np.ndarray:
-    """The parts of a nait score by layer, float64 [n, L], as ``codes`` and what comes with them estimate them.
+def layer_scan(index: Index, signature: Signature) -> Estimator:
+    """What estimates the parts of a nait score by layer, as L signatures: each is 0 outside a layer of its own.
 
-    A layer's part is the score of the direction that is 0 everywhere else, estimated for itself. (Codec rotated ranks
-    by an estimate that lets layers tell of each other, which is no sum over layers.)
+    A row's parts add up to its score in ``index``, but for what is the same for all rows.
     """
-    layout, direction = signature.layout, signature.tensors["direction"]
+    codebook, layout = index.codebook, signature.layout
+    (direction,) = estimator(codebook, [signature], rows=sample_of(index)).directions
     alone = np.zeros((len(layout.widths), layout.n_neurons), dtype=np.float32)
     for position, row in enumerate(alone):
         row[layout.neurons(position)] = direction[layout.neurons(position)]
-    scan = estimator(codebook, [replace(signature, tensors={"direction": row}) for row in alone])
+    return estimator(codebook, [replace(signature, tensors={"direction": row}) for row in alone])
+
+
+def estimated_parts(codes: dict[str, np.ndarray], scan: Estimator) -> np.ndarray:
+    """A nait score's parts by layer, float64 [n, L], of ``codes`` and what comes with them, by a ``layer_scan``."""
     return scan(codes["codes"], {name: column for name, column in codes.items() if name not in ("codes", "embedding")})
 
 
@@ -98,8 +102,8 @@ def _parts_of(case: Case, position: int) -> np.ndarray | None:
     signature = case.signatures[position]
     if signature.is_bits:
         return layer_parts(case.sampled["codes"], bit_weights(signature), signature.layout)
-    if signature.method == "nait" and scores_anew(case.index, signature) and case.codebook is not None:
-        return estimated_parts(case.sampled, signature, case.codebook)
+    if signature.method == "nait" and scores_anew(case.index, signature):
+        return estimated_parts(case.sampled, layer_scan(case.index, signature))
     return None
 
 

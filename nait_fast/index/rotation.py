@@ -13,6 +13,7 @@ _DTYPES = {
     "leading": "<f2",
 }  # fmt: skip
 
+SLACK = 0.02  # fp16 leaves unit components 1e-3 from that
 LEADING = 8  # principal components of a layer whose estimates get a weight of their own
 QUERY_BITS = 4  # planes of a rotated direction: the codes' one bit drowns what finer ones would bring
 
@@ -49,6 +50,8 @@ NAMES = frozenset(_DTYPES)
 def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotation:
     """The rotation in a codebook's ``tensors``. Raises ValueError where it is none of the layers in ``layout``."""
     padded = code_layout("rotated", layout.widths)
+    if "leading" not in tensors:
+        raise ValueError("'leading' is missing: an older nait_fast made it; index the pool again")
     outliers = tensors["outliers"]
     m = len(outliers) if outliers.ndim == 1 else -1
     shapes = {"permutations": (ROUNDS, padded.n_neurons), "signs": (ROUNDS, padded.n_neurons),
@@ -67,8 +70,20 @@ def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotati
     for name in ("factor_scale", "outlier_scale"):
         if not (np.isfinite(tensors[name]).all() and (tensors[name] > 0).all()):
             raise ValueError(f"{name!r} holds impossible values")
-    if not np.isfinite(tensors["leading"]).all():
-        raise ValueError("'leading' holds impossible values")
     if m and (outliers[0] < 0 or outliers[-1] >= layout.n_neurons or (outliers[1:] <= outliers[:-1]).any()):
         raise ValueError("'outliers' holds neurons that do not ascend within the layers")
+    _check_leading(tensors["leading"], outliers, layout)
     return Rotation(**{name: np.array(tensors[name]) for name in _DTYPES})
+
+
+def _check_leading(leading: np.ndarray, outliers: np.ndarray, layout: CodeLayout) -> None:
+    """Raises ValueError where a layer's components are neither zeros nor of unit length and orthogonal."""
+    if np.isfinite(leading).all() and not leading[:, outliers].any():
+        for position in range(len(layout.widths)):
+            basis = leading[:, layout.neurons(position)].astype(np.float32)
+            products = basis @ basis.T
+            if not (np.abs(products - np.diag(basis.any(axis=1).astype(np.float32))) < SLACK).all():
+                break
+        else:
+            return
+    raise ValueError("'leading' holds what are no components")

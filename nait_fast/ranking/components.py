@@ -24,7 +24,8 @@ class ComponentScan:
     def __init__(self, codebook: Codebook, signatures: Sequence[Signature]):
         components, layout = codebook.components, codebook.layout
         assert components is not None and codebook.threshold is not None
-        directions = np.stack([s.tensors["direction"] for s in signatures]).astype(np.float64)
+        self.directions = np.stack([s.tensors["direction"] for s in signatures])
+        directions = self.directions.astype(np.float64)
         wide, narrow = [], []
         for group, (neurons, basis) in enumerate(components.directions(layout)):
             steps = components.component_scale[components.of(group), None].astype(np.float64)

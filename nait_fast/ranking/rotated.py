@@ -43,9 +43,9 @@ class RotatedScan:
         assert rotation is not None and codebook.threshold is not None
         directions = np.stack([s.tensors["direction"] for s in signatures])
         self._centre = directions.astype(np.float64) @ codebook.threshold.astype(np.float64)
-        directions, shift = weighed(directions, codebook, rows)
+        self.directions, shift = weighed(directions, codebook, rows)  # fp32 [C, N]: what the codes are scanned with
         self._centre += shift
-        bitwise = directions.copy()
+        bitwise = self.directions.copy()
         bitwise[:, rotation.outliers] = 0
         layout, leading = code_layout("rotated", codebook.layout.widths), rotation.leading.astype(np.float32)
         levels = np.empty((len(signatures), layout.n_neurons), dtype=np.int64)
@@ -53,7 +53,8 @@ class RotatedScan:
         for position in range(len(layout.widths)):
             padded, neurons = layout.neurons(position), codebook.layout.neurons(position)
             u, basis = (rotated(x[:, neurons], rotation, padded) for x in (bitwise, leading))
-            levels[:, padded], steps[:, position] = in_steps(u, basis)
+            for c in range(len(signatures)):
+                levels[c, padded], steps[c, position] = in_steps(u[c], basis)
         factors = steps * rotation.factor_scale  # [C, L]
         sums = np.add.reduceat(levels, [layout.neurons(p).start for p in range(len(layout.widths))], axis=1)
         self._bases = -(factors * sums).T
@@ -63,7 +64,7 @@ class RotatedScan:
         ends = np.array([0] + [layout.bytes(p).stop for p in range(len(layout.widths))])
         owners = np.tile(np.arange(len(signatures)), QUERY_BITS)
         self.scan = ScaledScan(np.concatenate(planes), weights, owners, len(signatures), ends, device, code_bytes)
-        self._outliers = (directions[:, rotation.outliers].astype(np.float64) * rotation.outlier_scale).T
+        self._outliers = (self.directions[:, rotation.outliers].astype(np.float64) * rotation.outlier_scale).T
 
     def compile(self) -> bool:
         """Compile the scan where that pays, before several threads want it; whether it was."""
@@ -80,21 +81,22 @@ class RotatedScan:
         return scores
 
 
-def in_steps(u: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(levels int64 [C, J'] of ``u`` float64 [C, J'] in even steps, the steps float64 [C]).
+def in_steps(u: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, float]:
+    """(levels int64 [J'] of ``u`` float64 [J'] in even steps, the step).
 
     What rounding adds hurts along ``basis`` float64 [k, J'], orthonormal components in which the pool spreads most. So
     ``u`` is shifted along them by what was lost there, and rounded again; the try that loses least there is kept.
     """
-    steps = STEP * np.sqrt(np.square(u).mean(axis=1))
-    steps[steps == 0] = 1.0
-    x = u / steps[:, None]
-    levels, least, shift = np.zeros(u.shape, dtype=np.int64), np.full(len(u), np.inf), np.zeros((len(u), len(basis)))
+    step = STEP * float(np.sqrt(np.square(u).mean()))
+    levels, least, shift = np.zeros(u.shape), np.inf, np.zeros(len(basis))
+    if step == 0:
+        return levels.astype(np.int64), 1.0
+    x = u / step
     for _ in range(ROUNDINGS):
         tried = np.clip(np.rint(x + shift @ basis), -EDGE, EDGE - 1)
-        lost = (x - tried) @ basis.T
-        size = np.square(lost).sum(axis=1)
-        better = size < least
-        levels[better], least[better] = tried[better], size[better]
+        lost = basis @ (x - tried)
+        size = float(np.square(lost).sum())
+        if size < least:
+            levels, least = tried, size
         shift += lost / 2
-    return levels, steps
+    return levels.astype(np.int64), step

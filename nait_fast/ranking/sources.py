@@ -144,8 +144,7 @@ class _Estimated(Work):
     def __init__(self, places: list[int], signatures: Sequence[Signature], index: Index, device: str, code_bytes: int):
         super().__init__(places)
         self.columns = [name for name in index.columns if name != "embedding"]
-        rows = codes_at(index, drawn_places(index.rows, SAMPLE_ROWS, 0))
-        self._scan = estimator(index.codebook, signatures, device, code_bytes, rows)
+        self._scan = estimator(index.codebook, signatures, device, code_bytes, sample_of(index))
 
     def score(self, part: Part) -> np.ndarray:
         return self._scan(part.codes, part.columns)
@@ -155,12 +154,22 @@ class _Estimated(Work):
 
 
 class Estimator(Protocol):
-    """Nait scores float64 [n, C] out of codes uint8 [n, W] and the columns that come with them."""
+    """Nait scores float64 [n, C] out of codes uint8 [n, W] and the columns that come with them.
+
+    ``directions`` fp32 [C, N]: those that are estimated in place of the signatures' own.
+    """
+
+    directions: np.ndarray
 
     def __call__(self, codes: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarray: ...
 
     def compile(self) -> bool:
         """As of ``Work``."""
+
+
+def sample_of(index: Index) -> Rows:
+    """The rows by which ``index`` is scanned for estimates, read when they are asked for."""
+    return codes_at(index, drawn_places(index.rows, SAMPLE_ROWS, 0))
 
 
 def estimator(

@@ -14,9 +14,15 @@ C the covariance of the φ over the pool, e the weights that make up the plain e
 errors with that of the plain estimate (the Wiener filter: C⁻¹ times Cov(φ, Σ e s), which is C e − d). The φ are, of
 each layer, the coordinates along its ``leading`` components, what the direction has beside them, and the outliers' sum.
 They tell of each other: layers move together. What comes of it is one direction again, so a scan costs what it cost.
+
+Weights are a fit, and a fit can fail: rows that are there twice count once, rows of uncommonly large factors not at
+all, and the weights that each half of the rows gives must lower the error over the other half, or the plain estimate
+stays. Each signature is worked on by itself, so that its scores do not depend on which others are ranked.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import chain
 
 import numpy as np
@@ -29,13 +35,17 @@ from nait_fast.index.rotation import LEADING, Rotation
 from nait_fast.kernels.rotate.reference import rotate
 
 ROWS_AN_ESTIMATE = 8  # with fewer, weights would follow chance
+LOUD = 4.0  # medians of a layer's factors: a row beyond would decide E f² and C by itself
 LOST = 1 - 2 / np.pi  # what the sign of a normal number leaves of its variance
 
 
 def rotated(directions: np.ndarray, rotation: Rotation, padded: slice) -> np.ndarray:
-    """One layer of ``directions`` [C, J], rotated: float64 [C, J']."""
+    """One layer of ``directions`` [C, J], rotated one by one: float64 [C, J']."""
     order, signs = (torch.from_numpy(x[:, padded]) for x in (rotation.permutations, rotation.signs))
-    return rotate(torch.from_numpy(directions).double(), order, signs).numpy()
+    out = np.zeros((len(directions), padded.stop - padded.start))
+    for c in np.flatnonzero(directions.any(axis=1)):
+        out[c] = rotate(torch.from_numpy(directions[c : c + 1]).double(), order, signs).numpy()[0]
+    return out
 
 
 def weighed(directions: np.ndarray, codebook: Codebook, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -45,83 +55,129 @@ def weighed(directions: np.ndarray, codebook: Codebook, rows: Rows) -> tuple[np.
     There must be ROWS_AN_ESTIMATE rows an estimate: with fewer, fewer components have one, and below those of two
     estimates a layer the directions come back as they are.
     """
-    blocks, n_signatures = iter(rows), len(directions)
+    blocks, out, shift = iter(rows), directions.copy(), np.zeros(len(directions))
     if (first := next(blocks, None)) is None:
-        return directions, np.zeros(n_signatures)
-    rotation, layout, n_layers = codebook.rotation, codebook.layout, len(codebook.layout.widths)
+        return out, shift
+    rotation, layout = codebook.rotation, codebook.layout
     assert rotation is not None
-    leading = rotation.leading.astype(np.float32)
-    kept = np.zeros_like(directions)
-    kept[:, rotation.outliers] = directions[:, rotation.outliers]
-    coded = directions - kept
-    widths = np.array(code_layout("rotated", layout.widths).widths)
-    along = np.stack([_layer(coded, layout, p) @ _layer(leading, layout, p).T for p in range(n_layers)])  # [L, C, k]
-    beside = coded - np.concatenate([x @ _layer(leading, layout, p) for p, x in enumerate(along)], axis=1)
-    common, own, power = _estimates(leading, beside, kept, rotation, layout, chain([first], blocks))
-    n = len(common)
-    k = min(LEADING, n // ROWS_AN_ESTIMATE // n_layers - 2)
-    if k < 0:
-        return directions, np.zeros(n_signatures)
-    if k < LEADING:  # the others' parts go to what is beside the first k
-        own[:, :, 0] += np.einsum("nlk,lck->nlc", common[..., k:], along[..., k:])
-        for p, x in enumerate(along[..., k:]):
-            _layer(beside, layout, p)[:] += x @ _layer(leading, layout, p)[k:]
-        common, along, leading = common[..., :k], along[..., :k], leading[:k]
-    out, shift = np.empty_like(directions), np.empty(n_signatures)
-    for c in range(n_signatures):
-        plain = np.concatenate([along[:, c], np.ones((n_layers, 2))], axis=1)
-        products = plain[:, : k + 1].copy()  # ⟨a, v_l⟩: of the components, and of what is beside them
-        products[:, k] = [_layer(beside[c], layout, p) @ _layer(coded[c], layout, p) for p in range(n_layers)]
-        estimates = np.concatenate([common, own[..., c]], axis=2).astype(np.float64)
-        errors = np.zeros_like(plain)  # the outliers', the last, have none
-        errors[:, : k + 1] = error_products(estimates[..., : k + 1], plain[:, : k + 1], products, power, widths)
-        less = correction(estimates.reshape(n, -1), errors.reshape(-1)).reshape(plain.shape)
-        shift[c] = (estimates.mean(axis=0) * less).sum()  # what the weights take away from the mean
-        for p, w in enumerate(plain - less):
-            parts = (*_layer(leading, layout, p), _layer(beside[c], layout, p), _layer(kept[c], layout, p))
-            _layer(out[c], layout, p)[:] = w @ np.stack(parts)
+    split = [_split(v, rotation, layout) for v in directions]
+    sample = _estimates(split, rotation, layout, chain([first], blocks))
+    k = min(LEADING, len(sample.common) // ROWS_AN_ESTIMATE // len(layout.widths) - 2)
+    if k >= 0:
+        for c, parts in enumerate(split):
+            out[c], shift[c] = _best(parts, c, sample, k, rotation, layout)
     return out, shift
 
 
-def _sound(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The rows whose factors are numbers: a damaged one spoils its own score alone."""
-    sound = np.isfinite(block["factors"]).all(axis=1)
-    return {name: block[name][sound] for name in ("codes", "factors", "outliers") if name in block}
+@dataclass(frozen=True)
+class _Parts:
+    """A direction: float64 [L, LEADING] ``along`` the components, fp32 [N] ``beside`` them, the outliers' ``kept``."""
+
+    along: np.ndarray
+    beside: np.ndarray
+    kept: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Estimates of n rows: ``common`` fp32 [n, L, LEADING] along the components; ``own`` fp32 [n, L, 2, C] along what
+    is beside them and of the outliers; ``power`` float64 [L]: E f²; ``widths`` [L]: J'."""
+
+    common: np.ndarray
+    own: np.ndarray
+    power: np.ndarray
+    widths: np.ndarray
 
 
 def _layer(x: np.ndarray, layout: CodeLayout, position: int) -> np.ndarray:
     return x[..., layout.neurons(position)]
 
 
+def _split(v: np.ndarray, rotation: Rotation, layout: CodeLayout) -> _Parts:
+    kept = np.zeros_like(v)
+    kept[rotation.outliers] = v[rotation.outliers]
+    beside, along = v - kept, np.empty((len(layout.widths), LEADING))
+    for position in range(len(along)):
+        basis = _layer(rotation.leading, layout, position).astype(np.float64)
+        mine = _layer(beside, layout, position)
+        along[position] = basis @ mine.astype(np.float64)
+        mine -= (along[position] @ basis).astype(np.float32)
+    return _Parts(along, beside, kept)
+
+
+def _sound(block: Mapping[str, np.ndarray], seen: set[bytes]) -> dict[str, np.ndarray]:
+    """The rows whose factors are numbers and that are not among those ``seen``."""
+    columns = {name: block[name] for name in ("codes", "factors", "outliers") if name in block}
+    keep = np.isfinite(block["factors"]).all(axis=1)
+    for i in np.flatnonzero(keep):
+        key = blake2b(b"".join(column[i].tobytes() for column in columns.values()), digest_size=16).digest()
+        keep[i] = key not in seen
+        seen.add(key)
+    return {name: column[keep] for name, column in columns.items()}
+
+
 def _estimates(
-    leading: np.ndarray, beside: np.ndarray, kept: np.ndarray, rotation: Rotation, layout: CodeLayout,
-    blocks: Iterable[Mapping[str, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """(estimates along ``leading`` [k, N], fp32 [n, L, k]; along ``beside`` and ``kept`` [C, N], fp32 [n, L, 2, C];
-    mean square of the factors, float64 [L])."""
-    k, n_layers, padded = len(leading), len(layout.widths), code_layout("rotated", layout.widths)
-    coded = np.concatenate([leading, beside])
-    turned = [rotated(_layer(coded, layout, p), rotation, padded.neurons(p)).T for p in range(n_layers)]
-    turned = [np.ascontiguousarray(u, dtype=np.float32) for u in turned]
-    common, own, squares = [], [], np.zeros(n_layers)
-    for block in map(_sound, blocks):
-        factors = block["factors"].astype(np.float64) * rotation.factor_scale
-        squares += np.square(factors).sum(axis=0)
-        along = np.empty((len(factors), n_layers, k), dtype=np.float32)
-        mine = np.zeros((len(factors), n_layers, 2, len(kept)), dtype=np.float32)
+    split: list[_Parts], rotation: Rotation, layout: CodeLayout, blocks: Iterable[Mapping[str, np.ndarray]]
+) -> _Sample:
+    n_layers, padded = len(layout.widths), code_layout("rotated", layout.widths)
+    coded = np.concatenate([rotation.leading.astype(np.float32), np.stack([parts.beside for parts in split])])
+    turned = [
+        rotated(_layer(coded, layout, p), rotation, padded.neurons(p)).astype(np.float32) for p in range(n_layers)
+    ]
+    common = [np.zeros((0, n_layers, LEADING), np.float32)]
+    own, factors = [np.zeros((0, n_layers, 2, len(split)), np.float32)], [np.zeros((0, n_layers))]
+    seen: set[bytes] = set()
+    for some in blocks:
+        block = _sound(some, seen)
+        f = block["factors"].astype(np.float64) * rotation.factor_scale
+        along = np.empty((len(f), n_layers, LEADING), dtype=np.float32)
+        mine = np.zeros((len(f), n_layers, 2, len(split)), dtype=np.float32)
         for position, u in enumerate(turned):
             packed = np.ascontiguousarray(block["codes"][:, padded.bytes(position)])
-            signs = 2 * np.unpackbits(packed, axis=1, count=len(u), bitorder="little").astype(np.float32) - 1
-            found = factors[:, position, None] * (signs @ u)
-            along[:, position], mine[:, position, 0] = found[:, :k], found[:, k:]
+            signs = 2 * np.unpackbits(packed, axis=1, count=u.shape[1], bitorder="little").astype(np.float32) - 1
+            along[:, position] = f[:, position, None] * (signs @ u[:LEADING].T)
             place = rotation.outliers_of(layout.neurons(position))
-            if place.stop > place.start:
-                levels = block["outliers"][:, place] * rotation.outlier_scale[place].astype(np.float64)
-                mine[:, position, 1] = levels @ kept[:, rotation.outliers[place]].T
+            for c, parts in enumerate(split):  # one product each: its last bits must not depend on the others
+                mine[:, position, 0, c] = f[:, position] * (signs @ u[LEADING + c])
+                if place.stop > place.start:
+                    worth = parts.kept[rotation.outliers[place]] * rotation.outlier_scale[place].astype(np.float64)
+                    mine[:, position, 1, c] = block["outliers"][:, place] @ worth
         common.append(along)
         own.append(mine)
-    rows = sum(map(len, common))
-    return np.concatenate(common), np.concatenate(own), squares / max(1, rows)
+        factors.append(f)
+    f = np.concatenate(factors)
+    medians = np.median(f, axis=0) if len(f) else np.ones(n_layers)
+    quiet = (f <= np.where(medians > 0, LOUD * medians, np.inf)).all(axis=1)
+    power = np.square(f[quiet]).sum(axis=0) / max(1, quiet.sum())
+    return _Sample(np.concatenate(common)[quiet], np.concatenate(own)[quiet], power, np.array(padded.widths))
+
+
+def _best(
+    parts: _Parts, c: int, sample: _Sample, k: int, rotation: Rotation, layout: CodeLayout
+) -> tuple[np.ndarray, float]:
+    """(direction fp32 [N], what its scores lack) with an estimate along ``k`` components of each layer."""
+    n, n_layers = len(sample.common), len(layout.widths)
+    beside, leading = parts.beside.copy(), rotation.leading.astype(np.float32)
+    common, own = sample.common.astype(np.float64), sample.own[..., c].astype(np.float64)
+    own[..., 0] += np.einsum("nlk,lk->nl", common[..., k:], parts.along[:, k:])  # the others' go to what is beside
+    plain = np.concatenate([parts.along[:, :k], np.ones((n_layers, 2))], axis=1)
+    products = plain[:, : k + 1].copy()  # ⟨a, v_l⟩: of the components, and of what is beside them
+    for p in range(n_layers):
+        mine, basis = _layer(beside, layout, p), _layer(leading, layout, p)
+        whole = mine + parts.along[p].astype(np.float32) @ basis
+        mine += parts.along[p, k:].astype(np.float32) @ basis[k:]
+        products[p, k] = mine @ whole
+    estimates, errors = np.concatenate([common[..., :k], own], axis=2), np.zeros_like(plain)
+    # The last of each layer are the outliers', which have no errors.
+    errors[:, : k + 1] = error_products(
+        estimates[..., : k + 1], plain[:, : k + 1], products, sample.power, sample.widths
+    )
+    less = checked_correction(estimates.reshape(n, -1), plain.reshape(-1), errors.reshape(-1)).reshape(plain.shape)
+    out = np.empty_like(beside)
+    for p, w in enumerate((plain - less).astype(np.float32)):
+        rows = (*_layer(leading[:k], layout, p), _layer(beside, layout, p), _layer(parts.kept, layout, p))
+        _layer(out, layout, p)[:] = w @ np.stack(rows)
+    return out, float((estimates.mean(axis=0) * less).sum())  # the mean stays what it was
 
 
 def error_products(
@@ -135,6 +191,24 @@ def error_products(
     inside = (np.pi / 2 / widths)[:, None]
     seen = (estimates * whole).mean(axis=0)
     return LOST * (power[:, None] * products - inside * seen) / (1 - LOST * inside)
+
+
+def checked_correction(estimates: np.ndarray, plain: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """``correction`` float64 [P] to the weights ``plain`` [P]; 0 where that of one half of the rows would raise the
+    error over the other half.
+
+    The mean squared error of weights w is, but for a constant, wᵀ C w − 2 wᵀ (C e − d).
+    """
+    halves = [estimates[0::2], estimates[1::2]]
+    for mine, other in (halves, halves[::-1]):
+        tried = plain - correction(mine, errors)
+        known = (other - other.mean(axis=0)) @ np.stack([tried, plain], axis=1)
+        products = known.T @ known / (len(other) - 1)
+        after = products[0, 0] - 2 * (products[0, 1] - tried @ errors)
+        before = products[1, 1] - 2 * (products[1, 1] - plain @ errors)
+        if not after <= before:
+            return np.zeros_like(plain)
+    return correction(estimates, errors)
 
 
 def correction(estimates: np.ndarray, errors: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nait_fast.evaluation.confounds import bit_weights, estimated_parts, variance_shares
+from nait_fast.evaluation.confounds import bit_weights, estimated_parts, layer_scan, variance_shares
 from nait_fast.evaluation.confounds import layer_parts as bit_parts
 from nait_fast.evaluation.scores import scores_anew
 from nait_fast.index.drawn import codes_at
@@ -20,7 +20,7 @@ ESTIMATED_ROWS = 2048  # at most, where scores are estimated: each layer is a sc
 
 @dataclass(frozen=True)
 class LayerParts:
-    """Parts S_l of a target's score S = Σ_l S_l.
+    """Parts S_l of a target's score S = Σ_l S_l, but for what is the same for all rows.
 
     ``layers`` [L]: their numbers in the model. ``mean`` float64 [L]: mean of S_l over ``rows`` of the pool. ``share``
     float64 [L]: cov(S_l, S) / var(S) there, which adds up to 1 (NaN where all scores are equal). ``difference``
@@ -71,8 +71,8 @@ def parts_at(index: Index, signature: Signature, places: np.ndarray) -> np.ndarr
         weights = bit_weights(signature)
         found = [bit_parts(some["codes"], weights, index.layout) for some in codes_at(index, places)]
     else:
-        codebook = index.codebook
-        found = [estimated_parts(some, signature, codebook) for some in codes_at(index, places)]
+        scan = layer_scan(index, signature)
+        found = [estimated_parts(some, scan) for some in codes_at(index, places)]
     return np.concatenate(found) if found else np.empty((0, len(index.layout.widths)))
 
 

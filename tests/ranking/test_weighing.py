@@ -9,10 +9,9 @@ from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.rotation import LEADING
 from nait_fast.kernels.rotate.reference import rotate
-from nait_fast.ranking import weighing
 from nait_fast.ranking.rotated import EDGE, RotatedScan, in_steps
 from nait_fast.ranking.signature import Signature
-from nait_fast.ranking.weighing import correction, weighed
+from nait_fast.ranking.weighing import LOST, checked_correction, correction, error_products, weighed
 
 WIDTHS = (130, 67, 128, 31)
 LAYOUT = CodeLayout.of(WIDTHS)
@@ -117,24 +116,86 @@ def test_as_good_as_a_fit_to_the_exact_scores() -> None:
     assert least <= error < least + 0.25 * (most - least)
 
 
-def test_the_errors_covariance_is_as_the_formula_says() -> None:
-    """mean(f²) (1 − 2/π) ⟨a, b⟩, over rotations."""
-    values = readings(0, 300)
-    layer = LAYOUT.neurons(0)
-    x = values[:, layer] - values.mean(axis=0)[layer]
-    a, b = np.random.default_rng(3).standard_normal((2, WIDTHS[0]))
-    b += a
-    errors, expected = [], []
-    for seed in range(60):
-        codebook, rows = coded(values, 0, seed)
-        rotation = codebook.rotation
-        f = rows["factors"][:, 0].astype(np.float64) * rotation.factor_scale[0]
-        bits = np.unpackbits(rows["codes"][:, :32], axis=1, bitorder="little").astype(np.float64)
-        turned = weighing.rotated(np.stack([a, b]), rotation, slice(0, 256))
-        errors.append(f[:, None] * ((2 * bits - 1) @ turned.T) - x @ np.stack([a, b]).T)
-        expected.append(np.square(f).mean() * weighing.LOST * (a @ b))
-    found = np.mean([e[:, 0] * e[:, 1] for e in errors])
-    assert found == pytest.approx(np.mean(expected), rel=0.15)
+def test_the_errors_are_as_large_as_the_codes_say() -> None:
+    """``error_products`` of estimates against their true errors, over rotations: along a component that holds most of a
+    layer, where errors are small, and across it."""
+    generator = np.random.default_rng(4)
+    strong = np.linalg.qr(generator.standard_normal((128, 2)))[0].T  # unit: the strong direction, and one across
+    values = generator.standard_normal((400, 1)) * 30 @ strong[:1] + generator.standard_normal((400, 128))
+    plain = np.array([[0.6, 0.8]])  # v = 0.6 strong + 0.8 across
+    true, told, power = np.zeros((1, 2)), np.zeros((1, 2)), 0.0
+    for seed in range(200):
+        order = np.random.default_rng(seed)
+        rotation = [np.stack([order.permutation(128) for _ in range(2)]), order.integers(0, 2, (2, 128)) * 2 - 1]
+        orders, signs = (torch.from_numpy(x) for x in rotation)
+        z, u = (rotate(torch.from_numpy(x), orders, signs).numpy() for x in (values, strong))
+        f = np.square(z).sum(axis=1) / np.abs(z).sum(axis=1)
+        estimates = f[:, None, None] * (np.sign(z) @ u.T)[:, None]
+        errors = estimates - (values @ strong.T)[:, None]
+        true += (errors * (errors * plain).sum(axis=2, keepdims=True)).mean(axis=0) / 200
+        told += error_products(estimates, plain, plain, np.square(f).mean(keepdims=True), np.array([128])) / 200
+        power += np.square(f).mean() / 200
+    assert true[0, 0] < 0.4 * LOST * 0.6 * power  # far less than across: the error is not along z
+    np.testing.assert_allclose(told, true, rtol=0.1)
+
+
+def test_correction_of_few_rows_is_neither_too_large_nor_too_small() -> None:
+    """Over samples of 60 rows for 20 estimates its mean is C⁻¹ d."""
+    generator, errors = np.random.default_rng(0), np.linspace(0, 2, 20)
+    mix = np.eye(20) + 0.2 * generator.standard_normal((20, 20))
+    expected = np.linalg.solve(mix @ mix.T, errors)
+    got = np.mean([correction(generator.standard_normal((60, 20)) @ mix.T, errors) for _ in range(2000)], axis=0)
+    assert np.linalg.norm(got - expected) < 0.05 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("rows", [80, 200, 330])
+def test_few_rows_do_no_harm(rows: int) -> None:
+    """With none, some and all of the components on their own: never worse than the plain estimate, and better soon."""
+    values, v = readings(0), directions(6)
+    exact, plain, best = values.astype(np.float64) @ v.T.astype(np.float64), list[np.ndarray](), list[np.ndarray]()
+    for seed in range(4):
+        codebook, coded_rows = coded(values, 6, seed)
+        some = {name: x[:rows] for name, x in coded_rows.items()}
+        for errors, among in ((plain, []), (best, [some])):
+            got = scanned(codebook, v, coded_rows, among)
+            errors.append(np.square(got - exact).mean(axis=0) / exact.var(axis=0))
+    assert np.mean(best) < {80: 1.0, 200: 0.9, 330: 0.85}[rows] * np.mean(plain)
+
+
+@pytest.mark.parametrize("kind", ["repeated", "loud", "heavy tails", "two kinds"])
+def test_pools_that_a_fit_could_fail_on(kind: str) -> None:
+    """The estimate is at least about as good as the plain one, over all rows."""
+    values, v = readings(0), directions(4)
+    generator = np.random.default_rng(8)
+    codebook, rows = coded(values, 6, 0)
+    among = rows
+    if kind == "repeated":  # nearly as many as there are estimates
+        among = {name: np.concatenate([x[:44]] * 30) for name, x in rows.items()}
+    if kind == "loud":
+        among = {name: x.copy() for name, x in rows.items()}
+        among["factors"][5] *= 100
+    if kind == "heavy tails":
+        values = values * np.exp(1.5 * generator.standard_normal((ROWS, 1))).astype(np.float32)
+        among = rows = coded_with(codebook, values)
+    if kind == "two kinds":  # the sample is of one kind, half of the pool of another
+        other = readings(3)[:750] * 2 + 5 * generator.standard_normal(LAYOUT.n_neurons)
+        values = np.concatenate([values[:750], other]).astype(np.float32)
+        rows = coded_with(codebook, values)
+        among = {name: x[:750] for name, x in rows.items()}
+    exact = values.astype(np.float64) @ v.T.astype(np.float64)
+    plain, best = (scanned(codebook, v, rows, x) for x in ([], [among]))
+    alike = [[np.corrcoef(x[:, c], exact[:, c])[0, 1] for c in range(len(v))] for x in (plain, best)]
+    assert np.mean(1 - np.array(alike[1])) < 1.1 * np.mean(1 - np.array(alike[0]))
+
+
+def test_a_fit_that_the_other_half_of_the_rows_denies_is_not_used() -> None:
+    generator, plain = np.random.default_rng(0), np.array([1.0, 1.0])
+    estimates = generator.standard_normal((4000, 2)) * 2
+    errors = np.array([1.0, 1.0])
+    np.testing.assert_array_equal(checked_correction(estimates, plain, errors), correction(estimates, errors))
+    estimates[::2, 0] *= 0.3  # there its errors would be larger than itself: a weight below 0
+    assert correction(estimates[::2], errors)[0] > 2
+    assert not checked_correction(estimates, plain, errors).any()
 
 
 def test_signatures_blocks_and_damaged_rows() -> None:
@@ -144,8 +205,10 @@ def test_signatures_blocks_and_damaged_rows() -> None:
     codebook, rows = coded(values, 6, 0)
     together = scanned(codebook, v, rows, [rows])
     for c in range(3):
-        alone = scanned(codebook, v[c : c + 1], rows, [rows])[:, 0]
-        np.testing.assert_allclose(alone, together[:, c], rtol=1e-5, atol=1e-5)
+        alone = RotatedScan(codebook, [Signature("v", {}, {"direction": v[c]})], rows=[rows])
+        every = RotatedScan(codebook, [Signature("v", {}, {"direction": x}) for x in v], rows=[rows])
+        assert alone.directions[0].tobytes() == every.directions[c].tobytes()
+        np.testing.assert_allclose(alone(rows["codes"], rows)[:, 0], together[:, c], rtol=1e-12)
     blocks = [{name: x[i : i + 700] for name, x in rows.items()} for i in range(0, ROWS, 700)]
     np.testing.assert_allclose(scanned(codebook, v, rows, blocks), together, rtol=1e-4, atol=1e-4)
     damaged = {name: np.concatenate([x[:1], x]) for name, x in rows.items()}
@@ -193,18 +256,16 @@ def test_steps_lose_next_to_nothing_along_the_components() -> None:
     order = np.stack([generator.permutation(1536) for _ in range(2)])
     signs = np.sign(generator.standard_normal((2, 1536)))
     basis = np.linalg.qr(generator.standard_normal((1536, 8)))[0].T
-    u, turned = (
-        generator.standard_normal((3, 1536)),
-        rotate(torch.tensor(basis), torch.tensor(order), torch.tensor(signs)),
-    )
-    u[2] = 0
-    levels, steps = in_steps(u, turned.numpy())
-    assert levels.min() >= -EDGE and levels.max() < EDGE and steps[2] == 1 and not levels[2].any()
-    error = u - levels * steps[:, None]
-    plain = u - np.clip(np.rint(u / steps[:, None]), -EDGE, EDGE - 1) * steps[:, None]
-    assert np.square(error[:2]).mean() < 1.1 * np.square(plain[:2]).mean()
-    lost, before = (np.square(x[:2] @ turned.numpy().T).sum() for x in (error, plain))
-    assert lost < 0.05 * before
+    turned = rotate(torch.tensor(basis), torch.tensor(order), torch.tensor(signs)).numpy()
+    for u in generator.standard_normal((5, 1536)):
+        levels, step = in_steps(u, turned)
+        assert levels.min() >= -EDGE and levels.max() < EDGE
+        error = u - levels * step
+        plain = u - np.clip(np.rint(u / step), -EDGE, EDGE - 1) * step
+        assert np.square(error).mean() < 1.1 * np.square(plain).mean()
+        assert np.square(turned @ error).sum() < 0.1 * np.square(turned @ plain).sum()
+    levels, step = in_steps(np.zeros(1536), turned)
+    assert step == 1 and not levels.any()
 
 
 def test_outliers_of_every_number() -> None:
