@@ -84,7 +84,7 @@ def test_less_error_than_the_plain_estimate_and_no_bias(outliers: int) -> None:
         for name, got in (("plain", plain), ("best", best)):
             slopes[name] += [np.polyfit(got[:, c], exact[:, c], 1)[0] for c in range(len(v))]
     plain, best = (np.mean(slopes[name]) for name in ("plain", "best"))
-    assert abs(best - 1) < 0.5 * abs(plain - 1)  # the plain estimate is louder than the scores, by its errors
+    assert abs(best - 1) < 0.25 * abs(plain - 1)  # the plain estimate is louder than the scores, by its errors
     plain, own, new = (np.mean(error[name]) for name in ("plain", "own", "fresh"))
     assert own < 0.75 * plain and new < 0.75 * plain and abs(own / new - 1) < 0.1
 
@@ -185,7 +185,8 @@ def test_pools_that_a_fit_could_fail_on(kind: str) -> None:
     exact = values.astype(np.float64) @ v.T.astype(np.float64)
     plain, best = (scanned(codebook, v, rows, x) for x in ([], [among]))
     alike = [[np.corrcoef(x[:, c], exact[:, c])[0, 1] for c in range(len(v))] for x in (plain, best)]
-    assert np.mean(1 - np.array(alike[1])) < 1.1 * np.mean(1 - np.array(alike[0]))
+    most = 0.8 if kind == "loud" else 1.1  # without that row the fit is as good as ever
+    assert np.mean(1 - np.array(alike[1])) < most * np.mean(1 - np.array(alike[0]))
 
 
 def test_a_fit_that_the_other_half_of_the_rows_denies_is_not_used() -> None:
