@@ -20,7 +20,7 @@ all, and the weights that each half of the rows gives must lower the error over 
 stays. Each signature is worked on by itself, so that its scores do not depend on which others are ranked.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
@@ -35,6 +35,7 @@ from nait_fast.index.rotation import LEADING, Rotation
 from nait_fast.kernels.rotate.reference import rotate
 
 ROWS_AN_ESTIMATE = 8  # with fewer, weights would follow chance
+GROUP = 256  # rows unpacked at once
 LOUD = 4.0  # medians of a layer's factors: a row beyond would decide E f² and C by itself
 LOST = 1 - 2 / np.pi  # what the sign of a normal number leaves of its variance
 
@@ -105,15 +106,29 @@ def _split(v: np.ndarray, rotation: Rotation, layout: CodeLayout) -> _Parts:
     return _Parts(along, beside, kept)
 
 
-def _sound(block: Mapping[str, np.ndarray], seen: set[bytes]) -> dict[str, np.ndarray]:
-    """The rows whose factors are numbers and that are not among those ``seen``."""
-    columns = {name: block[name] for name in ("codes", "factors", "outliers") if name in block}
-    keep = np.isfinite(block["factors"]).all(axis=1)
-    for i in np.flatnonzero(keep):
-        key = blake2b(b"".join(column[i].tobytes() for column in columns.values()), digest_size=16).digest()
-        keep[i] = key not in seen
-        seen.add(key)
-    return {name: column[keep] for name, column in columns.items()}
+def _sound(blocks: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """The rows whose factors are numbers, each once."""
+    seen: set[bytes] = set()
+    for block in blocks:
+        columns = {name: block[name] for name in ("codes", "factors", "outliers") if name in block}
+        keep = np.isfinite(block["factors"]).all(axis=1)
+        for i in np.flatnonzero(keep):
+            key = blake2b(b"".join(column[i].tobytes() for column in columns.values()), digest_size=16).digest()
+            keep[i] = key not in seen
+            seen.add(key)
+        yield {name: column[keep] for name, column in columns.items()}
+
+
+def _regrouped(blocks: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """The same rows, GROUP at a time: last bits of a product depend on its shape, and shards' sizes must not matter."""
+    held: dict[str, np.ndarray] = {}
+    for block in blocks:
+        held = {name: np.concatenate([held[name], x]) for name, x in block.items()} if held else block
+        while len(held["codes"]) >= GROUP:
+            yield {name: x[:GROUP] for name, x in held.items()}
+            held = {name: x[GROUP:] for name, x in held.items()}
+    if held and len(held["codes"]):
+        yield held
 
 
 def _estimates(
@@ -126,9 +141,7 @@ def _estimates(
     ]
     common = [np.zeros((0, n_layers, LEADING), np.float32)]
     own, factors = [np.zeros((0, n_layers, 2, len(split)), np.float32)], [np.zeros((0, n_layers))]
-    seen: set[bytes] = set()
-    for some in blocks:
-        block = _sound(some, seen)
+    for block in _regrouped(_sound(blocks)):
         f = block["factors"].astype(np.float64) * rotation.factor_scale
         along = np.empty((len(f), n_layers, LEADING), dtype=np.float32)
         mine = np.zeros((len(f), n_layers, 2, len(split)), dtype=np.float32)

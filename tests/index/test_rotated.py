@@ -149,6 +149,13 @@ def test_the_direction_is_cut_to_four_bits_as_well_as_even_steps_can(rotated: In
     assert share < 0.016
 
 
+def test_the_shards_sizes_do_not_matter(tmp_path: Path, tiny_model: str, pool: Path, rotated: Index, signature) -> None:
+    options = {"codec": "rotated", "codebook": rotated.folder, "embed": "last", "shard_rows": 2048}
+    whole = build(tmp_path / "index", tiny_model, pool, **options)
+    assert len(whole.entries) == 1 and len(rotated.entries) == 4
+    assert scores(whole, signature).tobytes() == scores(rotated, signature).tobytes()
+
+
 def test_rank_says_what_is_approximate(tmp_path: Path, rotated: Index, signature) -> None:
     told = nait_fast.rank(index=rotated.folder, signature=[signature.save(tmp_path)], output=tmp_path / "out", top_k=5)
     assert told["approximate"] == ["sums"] and told["rows_selected"] == 5
