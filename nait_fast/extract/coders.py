@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from nait_fast.errors import NaitError
-from nait_fast.extract.principal import principal
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout, code_layout
 from nait_fast.index.rotation import LEADING, Rotation
 from nait_fast.kernels import pack_bits, rotate_bits, topk_bits, unpack
 from nait_fast.kernels.rotate import ROUNDS
+from nait_fast.principal import principal
 
 HEADROOM = 1.5  # int8 reaches so many times as far as an outlier did in the calibration sample
 Parts = dict[str, tuple[slice, torch.Tensor]]  # column -> (its entries that come of this layer, [B, entries])

@@ -7,10 +7,10 @@ import torch
 
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import Parts
-from nait_fast.extract.principal import principal
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.components import Components, neurons_of
 from nait_fast.index.format import CodeLayout, code_layout
+from nait_fast.principal import principal
 
 WIDE, NARROW = 127, 7  # the largest number of 8 bits, and of 4
 SHARE = 0.4  # of the components that a group's calibration sample spans: with more, groups become smaller

@@ -5,23 +5,21 @@ from typing import Any
 import numpy as np
 
 from nait_fast.index.format import CodeLayout
+from nait_fast.principal import principal
 from nait_fast.ranking.signature import Signature
 
 
 def principal_direction(drifts: np.ndarray) -> tuple[np.ndarray, float]:
     """(unit first principal component [J], share of the variance it explains) of ``drifts`` [n, J].
 
-    Through the n × n Gram matrix of the centred rows, in fp64: J × J would be thousands of times larger. Its sign is
-    arbitrary.
+    In fp64; its sign is arbitrary.
     """
     centred = drifts.astype(np.float64)
     centred -= centred.mean(axis=0)
-    values, vectors = np.linalg.eigh(centred @ centred.T)
-    direction = centred.T @ vectors[:, -1]
-    norm = np.linalg.norm(direction)
-    if norm == 0:  # all samples alike in this layer: no direction, no contribution to the score
-        return direction, 0.0
-    return direction / norm, float(values[-1] / values.clip(min=0).sum())
+    found, vectors = principal(centred, 1)
+    if not len(found):  # all samples alike in this layer: no direction, no contribution to the score
+        return np.zeros(centred.shape[1]), 0.0
+    return centred.T @ vectors[:, 0], float(found[0] / np.square(centred).sum())
 
 
 def nait_signature(
