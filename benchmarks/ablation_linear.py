@@ -114,6 +114,6 @@ class _HeadLoss(torch.autograd.Function):
 def head_nll(hidden: torch.Tensor, head: Frozen, targets: torch.Tensor) -> torch.Tensor:
     """-log p(targets) fp32 [R] of ``hidden`` [R, H] under logits = hidden · headᵀ; ``targets`` int64 [R].
 
-    The gradient goes to ``hidden`` alone; logits exist for a few hundred positions at a time.
+    The gradient goes to ``hidden`` alone; logits exist for ``HEAD_ROWS`` (``GPU_HEAD_ROWS``) positions at a time.
     """
     return _HeadLoss.apply(hidden, head, targets)

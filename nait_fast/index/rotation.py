@@ -72,18 +72,14 @@ def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotati
             raise ValueError(f"{name!r} holds impossible values")
     if m and (outliers[0] < 0 or outliers[-1] >= layout.n_neurons or (outliers[1:] <= outliers[:-1]).any()):
         raise ValueError("'outliers' holds neurons that do not ascend within the layers")
-    _check_leading(tensors["leading"], outliers, layout)
+    leading = tensors["leading"].astype(np.float32)
+    bases = (leading[:, layout.neurons(position)] for position in range(len(layout.widths)))
+    if not np.isfinite(leading).all() or leading[:, outliers].any() or not all(map(_orthonormal, bases)):
+        raise ValueError("'leading' holds what are no components")
     return Rotation(**{name: np.array(tensors[name]) for name in _DTYPES})
 
 
-def _check_leading(leading: np.ndarray, outliers: np.ndarray, layout: CodeLayout) -> None:
-    """Raises ValueError where a layer's components are neither zeros nor of unit length and orthogonal."""
-    if np.isfinite(leading).all() and not leading[:, outliers].any():
-        for position in range(len(layout.widths)):
-            basis = leading[:, layout.neurons(position)].astype(np.float32)
-            products = basis @ basis.T
-            if not (np.abs(products - np.diag(basis.any(axis=1).astype(np.float32))) < SLACK).all():
-                break
-        else:
-            return
-    raise ValueError("'leading' holds what are no components")
+def _orthonormal(basis: np.ndarray) -> bool:
+    """Whether the rows of ``basis`` are of unit length and orthogonal, but for those that are zeros."""
+    products = basis @ basis.T
+    return bool((np.abs(products - np.diag(basis.any(axis=1).astype(basis.dtype))) < SLACK).all())

@@ -10,6 +10,7 @@ import torch
 
 import nait_fast
 from nait_fast.errors import NaitError
+from nait_fast.index.codebook import load_codebook
 from nait_fast.index.files import pack_tensors, read_tensors
 from nait_fast.index.reader import Index
 from nait_fast.kernels.rotate.reference import rotate
@@ -266,6 +267,22 @@ def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, rotated: Ind
 def test_damaged_codebooks_are_refused(tmp_path: Path, rotated: Index, name: str) -> None:
     value = {"permutations": 5000, "signs": 0, "outliers": 1 << 20}.get(name, np.nan)
     check_codebook_damage(rotated.folder, tmp_path, name, value)
+
+
+@pytest.mark.parametrize("damage", ["long", "alike", "an outlier's"])
+def test_components_that_are_none_are_refused(tmp_path: Path, rotated: Index, damage: str) -> None:
+    tensors, meta = read_tensors(rotated.folder / "codebook.safetensors", "codebook")
+    held = {name: np.array(tensor) for name, tensor in tensors.items()}
+    leading, outlier = held["leading"], held["outliers"][0]
+    if damage == "long":
+        leading[2] *= 2
+    elif damage == "alike":
+        leading[1] = leading[0]
+    else:
+        leading[0, outlier] = 1e-3
+    (tmp_path / "codebook.safetensors").write_bytes(pack_tensors(held, meta))
+    with pytest.raises(NaitError, match="not a valid codebook \\('leading' holds what are no components"):
+        load_codebook(tmp_path)
 
 
 def test_scores_are_the_papers_sum(rotated: Index, tiny_model: str, signature, target_file: Path) -> None:
