@@ -6,6 +6,9 @@ import json
 import sys
 import types
 import typing
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nait_fast._version import __version__
@@ -21,6 +24,7 @@ from nait_fast.config import (
     SignatureBuildOptions,
 )
 from nait_fast.errors import NaitError
+from nait_fast.notices import NaitWarning, recorded
 
 # verb -> (options, module with run(options, quiet), help)
 VERBS: dict[str, tuple[type[Options], str, str]] = {
@@ -184,11 +188,31 @@ def _print(summary: dict[str, Any], as_json: bool) -> None:
             print(f"{key}: {value}")
 
 
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """Notices as one line each, without the place in the code that Python would tell."""
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], *place: Any, **named: Any) -> None:
+        if issubclass(category, NaitWarning):
+            print(f"nait-fast: warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
+        else:
+            show(message, category, *place, **named)
+
+    warnings.showwarning = tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 for bad input (one line on stderr)."""
     arguments = build_parser().parse_args(argv)
     try:
-        _print(_run(arguments), arguments.json)
+        with _warnings_on_stderr(), recorded() as told:
+            summary = _run(arguments)
+        _print({**summary, "warnings": told} if arguments.json else summary, arguments.json)
         return 0
     except NaitError as error:
         if arguments.debug:

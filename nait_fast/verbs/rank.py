@@ -11,6 +11,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index.files import make_folder, read_json, sha256_file, write_sealed
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
+from nait_fast.notices import recorded
 from nait_fast.ranking import export
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.handover import check_exports, write_exports
@@ -137,6 +138,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     check_budget(options, index.rows)
     signatures = [load_signature(path) for path in options.signature]
     pool = open_rows(index, options.dataset)
-    told = rank_index(index, signatures, options, options.seed, folder, pool, options.device)
-    write_manifest(folder, "rank", options.to_mapping(), index, told)
+    with recorded() as warnings:
+        told = rank_index(index, signatures, options, options.seed, folder, pool, options.device)
+    write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
     return {"output": str(folder), **told}

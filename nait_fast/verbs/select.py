@@ -16,6 +16,7 @@ from nait_fast.extract.indexing import IndexBuild, open_pool
 from nait_fast.extract.session import open_session
 from nait_fast.index.files import make_folder
 from nait_fast.index.reader import Index
+from nait_fast.notices import recorded
 from nait_fast.ranking.select import check_budget
 from nait_fast.ranking.signature import load_signature
 from nait_fast.verbs.index import directions_of, summary_of, work_of
@@ -26,6 +27,14 @@ from nait_fast.verbs.signature import build_signatures, default_reading, describ
 def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     """Select; returns a summary. What can be wrong with the input is checked before the model is loaded, the rows of
     the pool as they come."""
+    with recorded() as warnings:
+        folder, index, told = _select(options, quiet)
+    write_manifest(folder, "select", options.to_mapping(), index, {**told, "warnings": warnings})
+    return told
+
+
+def _select(options: SelectOptions, quiet: bool) -> tuple[Path, Index, dict[str, Any]]:
+    """(the folder, its index, what the manifest says)."""
     check_budget(options)
     if worker_of().world > 1 and "RANK" in os.environ:
         raise NaitError("select: starts its own workers (--workers); with torchrun use index, then signature and rank")
@@ -58,9 +67,7 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     index = Index(index_folder)
     ranked = rank_index(index, signatures, options, options.seed, folder, rows_of(pool), options.device)
     described = [describe(s, f) for s, f in zip(signatures, files, strict=True)]
-    told = {"output": str(folder), **ranked, "extraction": extraction, "targets_described": described}
-    write_manifest(folder, "select", options.to_mapping(), index, told)
-    return told
+    return folder, index, {"output": str(folder), **ranked, "extraction": extraction, "targets_described": described}
 
 
 def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:

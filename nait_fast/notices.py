@@ -1,0 +1,38 @@
+"""What a user should mind though the work goes on: Python warnings of a class of their own, one line each.
+
+A library user sees and filters them as any other warning; the command line prints each once on stderr, terminal or not,
+and hands them out in its summary.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class NaitWarning(UserWarning):
+    """One line: what (and how many), where, what to do about it."""
+
+
+def warn(text: str) -> None:
+    """Say ``text``, one line, to whoever runs this."""
+    warnings.warn(text, NaitWarning, stacklevel=3)
+
+
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """The texts of all that is said inside the block, each once, in order; they are shown as they would be without."""
+    told: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NaitWarning)
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, category: type[Warning], *place: Any, **named: Any) -> None:
+            if issubclass(category, NaitWarning):
+                if str(message) in told:
+                    return
+                told.append(str(message))
+            show(message, category, *place, **named)
+
+        warnings.showwarning = keep
+        yield told
