@@ -15,6 +15,9 @@ import numpy as np
 from nait_fast.errors import NaitError
 
 _META = "nait_fast"
+# What is larger was not written here, and would cost gigabytes to read: a billion rows' manifest, a thousand times more
+# tensors than a shard has.
+MOST_JSON, MOST_HEADER, MOST_TENSORS = 128 << 20, 8 << 20, 10_000
 
 
 def make_folder(path: str | os.PathLike[str], flag: str = "--output") -> Path:
@@ -103,6 +106,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _bytes_of(path: Path) -> bytes:
     try:
+        if (size := path.stat().st_size) > MOST_JSON:
+            raise NaitError(
+                f"{path}: {size:,} bytes, more than the {MOST_JSON:,} that are read; it is no nait_fast file"
+            )
         return path.read_bytes()
     except FileNotFoundError:
         raise NaitError(f"{path}: no such file") from None
@@ -170,11 +177,17 @@ def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
     if not path.is_file():
         raise NaitError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="np"):  # checks header, offsets and size
-            pass
         with open(path, "rb") as raw:
             header_bytes = int.from_bytes(raw.read(8), "little")
+            if header_bytes > MOST_HEADER:
+                raise ValueError(f"a header of {header_bytes:,} bytes, of which {MOST_HEADER:,} are read")
             header = json.loads(raw.read(header_bytes), object_pairs_hook=_once)
+        if not isinstance(header, dict):
+            raise ValueError("a header that is no object")
+        if len(header) > MOST_TENSORS:  # the library takes minutes for a million
+            raise ValueError(f"a header of {len(header):,} entries, of which {MOST_TENSORS:,} are read")
+        with safe_open(path, framework="np"):  # checks header, offsets and size
+            pass
         meta = json.loads((header.pop("__metadata__", None) or {}).get(_META, "null"), object_pairs_hook=_once)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise NaitError(f"{path}: damaged or truncated ({_one_line(error)}); rebuild it") from None
