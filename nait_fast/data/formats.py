@@ -2,59 +2,76 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+
+from nait_fast.data.turns import (
+    ROLES,
+    Message,
+    RowError,
+    as_list,
+    as_string,
+    message_list,
+    tools_of,
+)
+from nait_fast.data.unread import texts_in, unread_of
+
+__all__ = ["FORMATS", "ROLES", "Message", "RowError", "RowLeftOut", "Rules", "Sample"]
 
 FORMATS = ("alpaca", "sharegpt", "messages", "prompt_completion", "text", "input_ids")
 
-# The keys that make a row one of a format, in the order in which they are tried. `detect` goes through the
-# formats in the order of FORMATS, so that a row that also carries its rendering as `text`, or its tokens,
-# counts as what it was made from.
+# The keys that make a row one of a format, in the order in which they are tried. `detect` goes through the formats in
+# this order: a list of turns holds more than flat keys beside it, and a row that also carries its rendering as `text`,
+# or its tokens, counts as what it was made from.
 _KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "alpaca": (("instruction", "output"), ("instruction", "response")),
-    "sharegpt": (("conversations",), ("conversation",)),
     "messages": (("messages",),),
+    "sharegpt": (("conversations",), ("conversation",)),
+    "alpaca": (("instruction", "output"), ("instruction", "response")),
     "prompt_completion": (
         ("prompt", "completion"),
         ("prompt", "response"),
         ("query", "response"),
         ("question", "answer"),
+        ("question", "response"),
     ),
     "text": (("text",),),
     "input_ids": (("input_ids",),),
 }
-
-_ROLES = frozenset(("system", "user", "assistant", "tool"))
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "function_call": "assistant",
-    "system": "system",
-    "observation": "tool",
-    "tool": "tool",
-    "function": "tool",
-}
+_EXTRA = ("input", "context", "question", "query")  # beside an instruction: what it is about
+_SYSTEM = ("system", "system_prompt")
+_PREFERENCE = ("chosen", "rejected")
 
 
-class RowError(ValueError):
-    """A row that cannot be used. The message is a short reason; the pool adds the file and the line."""
+@dataclass(frozen=True)
+class Rules:
+    """What a user has said of a pool's rows.
+
+    roles: name of a role in the rows -> one of ROLES. ignore: keys not to be told of; "label" among them: rows whose
+    label is false are read as any other.
+    """
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    ignore: frozenset[str] = frozenset()
+
+    def described(self) -> dict[str, Any]:
+        """What decides which rows are read, and how; empty where nothing was said."""
+        said: dict[str, Any] = {"roles": dict(sorted(self.roles.items()))} if self.roles else {}
+        return {**said, "labels": "ignored"} if "label" in self.ignore else said
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn: `role` is "system", "user", "assistant" or "tool"."""
+def rules_of(described: Mapping[str, Any]) -> Rules:
+    """The rules that an index has ``described`` of a dataset."""
+    return Rules(described.get("roles", {}), frozenset(["label"] if "labels" in described else []))
 
-    role: str
-    content: str
+
+_NO_RULES = Rules()
+
+
+class RowLeftOut(RowError):
+    """A row that is well formed, but not to be learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +84,8 @@ class Sample:
     id: the row's "id" as a string, if it has one.
     alpaca: (instruction, input, output) when the row came in Alpaca format; `messages` holds the same as turns.
     input_ids: token ids, those masked out by the row's attention_mask already removed.
+    tools: the row's tools as the chat template gets them; None without any.
+    unread: keys of the row that hold text which was not read, other than metadata.
     """
 
     row: int
@@ -75,117 +94,128 @@ class Sample:
     alpaca: tuple[str, str, str] | None = None
     text: str | None = None
     input_ids: tuple[int, ...] | None = None
+    tools: tuple[Any, ...] | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def turns(self) -> list[tuple[str, str]]:
         """(role, text) of each turn, for people to read; what is no conversation is one turn."""
         if self.messages:
-            return [(message.role, message.content) for message in self.messages]
+            return [(message.role, message.text) for message in self.messages]
         if self.text is not None:
             return [("text", self.text)]
         return [("token ids", " ".join(map(str, self.input_ids or ())))]
 
 
-def detect(row: dict[str, Any]) -> str | None:
-    """Name the first of FORMATS whose keys the row has, or None."""
-    # Parquet gives every row every column: a null counts as absent, unless nothing else fits.
-    filled = {key for key, value in row.items() if value is not None}
+def fitting(row: Mapping[str, Any]) -> list[str]:
+    """Those of FORMATS whose keys the row has, the one it is read as first."""
+    # Parquet gives every row every column: null, NaN and an empty list count as absent, unless nothing else fits.
+    filled = {key for key, value in row.items() if not (_absent(value) or (isinstance(value, list) and not value))}
     for keys in (filled, set(row)):
-        for fmt in FORMATS:
-            if any(keys.issuperset(wanted) for wanted in _KEYS[fmt]):
-                return fmt
-    return None
+        if found := [fmt for fmt, choices in _KEYS.items() if any(keys.issuperset(wanted) for wanted in choices)]:
+            return found
+    return []
 
 
-def parse(row: dict[str, Any], fmt: str, index: int) -> Sample:
+def detect(row: Mapping[str, Any]) -> str | None:
+    """The one of FORMATS that a row is read as by its keys, or None."""
+    return next(iter(fitting(row)), None)
+
+
+def parse(row: dict[str, Any], fmt: str, index: int, rules: Rules = _NO_RULES) -> Sample:
     """Read a row of format `fmt` (one of FORMATS); `index` becomes `Sample.row`.
 
     Raises RowError when the row lacks the format's keys, holds a value of another type, names an unknown role,
-    or has nothing to read ("empty response": the last message, the text or the ids are empty).
+    or has nothing to read ("empty response": the last message, the text or the ids are empty); RowLeftOut when its
+    label is false.
     """
-    return _PARSERS[fmt](row, index)
+    if row.get("label") is False and fmt in _LABELLED and "label" not in rules.ignore:
+        raise RowLeftOut("its label is false: an answer not to learn from")
+    return _PARSERS[fmt](row, index, rules)
 
 
-def parse_any(row: Any, index: int) -> Sample:
+def parse_any(row: Any, index: int, rules: Rules = _NO_RULES) -> Sample:
     """Read a row of whichever format it has; otherwise as ``parse``."""
     if not isinstance(row, Mapping):
         raise RowError(f"must be a mapping (a row of a pool), not {type(row).__name__}")
-    fmt = detect(dict(row))
+    row = dict(row)
+    fmt = detect(row)
     if fmt is None:
-        raise RowError(f"no known format has these keys: {describe_keys(dict(row))}")
-    return parse(dict(row), fmt, index)
+        raise RowError(no_format(row))
+    return parse(row, fmt, index, rules)
 
 
-def _alpaca(row: dict[str, Any], index: int) -> Sample:
+def no_format(row: dict[str, Any]) -> str:
+    """Why a row of no format cannot be used."""
+    if all(key in row for key in _PREFERENCE):
+        return (
+            "a preference row (chosen, rejected): write what is to be learnt as prompt and completion, or as messages"
+        )
+    return f"no known format ({', '.join(FORMATS)}) has these keys: {describe_keys(row)}"
+
+
+def _alpaca(row: dict[str, Any], index: int, rules: Rules) -> Sample:
     question_key, answer_key = _present_keys(row, "alpaca")
-    instruction = _string(row[question_key], question_key)
-    # Dolly has Alpaca's keys but for `response` and `context`.
-    extra_key = "context" if answer_key == "response" and "input" not in row else "input"
-    extra = _optional_string(row, extra_key)
-    output = _string(row[answer_key], answer_key)
-
-    turns: list[Message] = []
-    for pair in _list(row.get("history") or [], "history"):
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise RowError('"history" is not a list of [user, assistant] pairs')
-        turns += (Message("user", _string(pair[0], "history")), Message("assistant", _string(pair[1], "history")))
-    turns += (
+    instruction = as_string(row[question_key], question_key)
+    extra, read = _extra(row, instruction)
+    output = as_string(row[answer_key], answer_key)
+    turns = [
+        *_history(row, rules),
         Message("user", "\n".join(part for part in (instruction, extra) if part)),
         Message("assistant", output),
-    )
-    return Sample(index, _id(row), _finish(row, turns), alpaca=(instruction, extra, output))
+    ]
+    return _conversation(row, index, turns, (question_key, answer_key, "history", *read), (instruction, extra, output))
 
 
-def _sharegpt(row: dict[str, Any], index: int) -> Sample:
+def _extra(row: dict[str, Any], instruction: str) -> tuple[str, tuple[str, ...]]:
+    """(what stands beside an instruction, the keys that it was read from)."""
+    texts, read = [_optional_string(row, "input")], ["input"]
+    for key in _EXTRA[1:]:
+        text = row.get(key)
+        if isinstance(text, str) and text and text != instruction and text not in texts:
+            texts.append(as_string(text, key))
+            read.append(key)
+    return "\n".join(filter(None, texts)), tuple(read)
+
+
+def _sharegpt(row: dict[str, Any], index: int, rules: Rules) -> Sample:
     (key,) = _present_keys(row, "sharegpt")
-    turns = []
-    for position, turn in enumerate(_list(row[key], key)):
-        place = f"{key}[{position}]"
-        if not isinstance(turn, dict):
-            raise _wrong_type(place, turn, "an object")
-        # Many published files keep the key `conversations` and name the parts of a turn as `messages` does.
-        role_key, text_key = ("from", "value") if turn.get("from") is not None else ("role", "content")
-        if turn.get(role_key) is None:
-            raise RowError(f'"{place}" lacks the key "from"')
-        name = turn[role_key]
-        role = _SHAREGPT_ROLES.get(name) if isinstance(name, str) else None
-        if role is None:
-            raise RowError(f'"{place}" has the unknown role {reprlib.repr(name)}')
-        turns.append(Message(role, _string(turn.get(text_key), f"{place}.{text_key}")))
-    return Sample(index, _id(row), _finish(row, turns))
+    return _conversation(row, index, message_list(row[key], key, rules.roles, ("from", "value")), (key,))
 
 
-def _messages(row: dict[str, Any], index: int) -> Sample:
+def _messages(row: dict[str, Any], index: int, rules: Rules) -> Sample:
     (key,) = _present_keys(row, "messages")
-    return Sample(index, _id(row), _finish({}, _message_list(row[key], key)))
+    return _conversation(row, index, message_list(row[key], key, rules.roles), (key,))
 
 
-def _prompt_completion(row: dict[str, Any], index: int) -> Sample:
+def _prompt_completion(row: dict[str, Any], index: int, rules: Rules) -> Sample:
     keys = _present_keys(row, "prompt_completion")
-    if all(isinstance(row[key], list) for key in keys):
-        turns = [message for key in keys for message in _message_list(row[key], key)]
-        if not row[keys[1]]:
-            raise RowError("empty response")
-    else:
-        turns = [Message(role, _string(row[key], key)) for role, key in zip(("user", "assistant"), keys, strict=True)]
-    return Sample(index, _id(row), _finish(row, turns))
+    turns: list[Message] = _history(row, rules)
+    for role, key in zip(("user", "assistant"), keys, strict=True):
+        if isinstance(row[key], list) and all(isinstance(turn, dict) for turn in row[key]):
+            turns += message_list(row[key], key, rules.roles)
+        else:
+            turns.append(Message(role, as_string(row[key], key)))
+    if not row[keys[1]]:
+        raise RowError("empty response")
+    return _conversation(row, index, turns, (*keys, "history"))
 
 
-def _text(row: dict[str, Any], index: int) -> Sample:
+def _text(row: dict[str, Any], index: int, rules: Rules) -> Sample:
     (key,) = _present_keys(row, "text")
-    text = _string(row[key], key)
+    text = as_string(row[key], key)
     if not text.strip():
         raise RowError("empty response")
-    return Sample(index, _id(row), text=text)
+    return Sample(index, _id(row), text=text, unread=unread_of(row, _read((key,)), (text,)))
 
 
-def _input_ids(row: dict[str, Any], index: int) -> Sample:
+def _input_ids(row: dict[str, Any], index: int, rules: Rules) -> Sample:
     (key,) = _present_keys(row, "input_ids")
-    ids = _list(row[key], key)
+    ids = as_list(row[key], key)
     if not set(map(type, ids)) <= {int} or (ids and min(ids) < 0):
         raise RowError(f'"{key}" holds something else than non-negative integers')
     if row.get("attention_mask") is not None:
-        mask = _list(row["attention_mask"], "attention_mask")
+        mask = as_list(row["attention_mask"], "attention_mask")
         if len(mask) != len(ids):
             raise RowError(f'"attention_mask" has {len(mask)} entries for {len(ids)} input_ids')
         if not set(map(type, mask)) <= {int, bool} or not set(mask) <= {0, 1}:
@@ -193,10 +223,10 @@ def _input_ids(row: dict[str, Any], index: int) -> Sample:
         ids = [token for token, kept in zip(ids, mask, strict=True) if kept]
     if not ids:
         raise RowError("empty response")
-    return Sample(index, _id(row), input_ids=tuple(ids))
+    return Sample(index, _id(row), input_ids=tuple(ids), unread=unread_of(row, _read((key, "attention_mask")), ()))
 
 
-_PARSERS: dict[str, Callable[[dict[str, Any], int], Sample]] = {
+_PARSERS: dict[str, Callable[[dict[str, Any], int, Rules], Sample]] = {
     "alpaca": _alpaca,
     "sharegpt": _sharegpt,
     "messages": _messages,
@@ -204,55 +234,72 @@ _PARSERS: dict[str, Callable[[dict[str, Any], int], Sample]] = {
     "text": _text,
     "input_ids": _input_ids,
 }
+_LABELLED = ("alpaca", "sharegpt", "messages", "prompt_completion")
 
 
-def _message_list(value: object, key: str) -> list[Message]:
+def _history(row: dict[str, Any], rules: Rules) -> list[Message]:
+    """Earlier turns: [user, assistant] pairs, or a list of turns."""
+    value = row.get("history")
+    if _absent(value) or not value:
+        return []
+    pairs = as_list(value, "history")
+    if all(isinstance(turn, dict) for turn in pairs):
+        return message_list(pairs, "history", rules.roles)
     turns = []
-    for position, turn in enumerate(_list(value, key)):
-        place = f"{key}[{position}]"
-        if not isinstance(turn, dict):
-            raise _wrong_type(place, turn, "an object")
-        role = turn.get("role")
-        if role is None:
-            raise RowError(f'"{place}" lacks the key "role"')
-        if not isinstance(role, str) or role not in _ROLES:
-            raise RowError(f'"{place}" has the unknown role {reprlib.repr(role)}')
-        turns.append(Message(role, _content(turn, f"{place}.content")))
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise RowError('"history" is not a list of [user, assistant] pairs')
+        turns += [Message("user", as_string(pair[0], "history")), Message("assistant", as_string(pair[1], "history"))]
     return turns
 
 
-def _content(turn: dict[str, Any], place: str) -> str:
-    content = turn.get("content")
-    if not content and turn.get("tool_calls"):
-        calls = json.dumps(turn["tool_calls"], ensure_ascii=False, separators=(",", ":"), default=str)
-        return _string(calls, place)
-    if not isinstance(content, list):
-        return _string(content, place)
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            found = part.get("type") if isinstance(part, dict) else part
-            raise RowError(f'"{place}" has a part that is not text: {reprlib.repr(found)}')
-        texts.append(_string(part.get("text"), f"{place}.text"))
-    return "".join(texts)
-
-
-def _finish(row: dict[str, Any], turns: list[Message]) -> tuple[Message, ...]:
-    """Put the row's own system prompt in front and refuse a conversation that ends in nothing."""
+def _conversation(
+    row: dict[str, Any],
+    index: int,
+    turns: list[Message],
+    read: tuple[str, ...],
+    alpaca: tuple[str, str, str] | None = None,
+) -> Sample:
+    """A sample of ``turns``, the row's own system prompt in front and its tools beside them. Raises RowError for a
+    conversation that ends in nothing. ``read``: keys of the row that the turns hold."""
     if not turns:
         raise RowError("no messages")
-    if not turns[-1].content.strip():
+    if turns[-1].empty:
         raise RowError("empty response")
-    system = _optional_string(row, "system")
-    if system and turns[0].role != "system":
-        return (Message("system", system), *turns)
-    return tuple(turns)
+    if turns[0].role not in ("system", "developer"):
+        for key in _SYSTEM:
+            if system := _optional_string(row, key):
+                turns.insert(0, Message("system", system))
+                read = (*read, key)
+                break
+    tools = None if row.get("tools") is None else tools_of(row)
+    if tools is not None:
+        read = (*read, "tools")
+    unread = unread_of(row, _read(read), _said(turns))
+    return Sample(index, _id(row), tuple(turns), alpaca, tools=tools, unread=unread)
+
+
+def _said(turns: list[Message]) -> Iterator[str]:
+    for turn in turns:
+        yield turn.content
+        if turn.fields:
+            yield from texts_in(turn.fields)
+
+
+@lru_cache(maxsize=1024)
+def _read(keys: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(keys)
+
+
+def _absent(value: object) -> bool:
+    """null, or NaN, which is what a table has for a text that is not there."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _present_keys(row: dict[str, Any], fmt: str) -> tuple[str, ...]:
     choices = _KEYS[fmt]
     for wanted in choices:
-        if all(row.get(key) is not None for key in wanted):
+        if all(not _absent(row.get(key)) for key in wanted):
             return wanted
     for wanted in choices:
         if all(key in row for key in wanted):
@@ -270,32 +317,9 @@ def describe_keys(row: dict[str, Any]) -> str:
 
 def _id(row: dict[str, Any]) -> str | None:
     value = row.get("id")
-    return None if value is None else _string(str(value), "id")
+    return None if _absent(value) else as_string(str(value), "id")
 
 
 def _optional_string(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
-    return "" if value is None else _string(value, key)
-
-
-def _string(value: object, key: str) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(key, value, "a string")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            # JSON can spell half a surrogate pair ("\ud83d"); no tokenizer takes one.
-            raise RowError(f'"{key}" holds half a surrogate pair, which is no character') from None
-    return value
-
-
-def _list(value: object, key: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _wrong_type(key, value, "a list")
-    return value
-
-
-def _wrong_type(key: str, value: object, wanted: str) -> RowError:
-    found = "null" if value is None else type(value).__name__
-    return RowError(f'"{key}" is {found}, not {wanted}')
+    return "" if _absent(value) else as_string(value, key)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nait_fast.data.formats import FORMATS, RowError, Sample, describe_keys, detect, parse
+from nait_fast.data.formats import FORMATS, RowError, Sample, detect, no_format, parse
 from nait_fast.data.parts import Record, as_line
 from nait_fast.data.plan import Plan, Reader, lines_of, make_plan
 from nait_fast.data.sources import Source, open_source
@@ -212,7 +212,7 @@ def check(payload: Any, fmt: str | None, row: int) -> tuple[str, Sample]:
     decoded = decode(payload)
     found = fmt or detect(decoded)
     if found is None:
-        raise RowError(f"no known format ({', '.join(FORMATS)}) has these keys: {describe_keys(decoded)}")
+        raise RowError(no_format(decoded))
     return found, parse(decoded, found, row)
 
 

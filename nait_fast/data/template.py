@@ -4,15 +4,27 @@ Only the text up to the last character of the sample's content is kept: what a t
 marks, EOS) is neither pooled nor, since a decoder looks backwards only, needed.
 """
 
+import datetime
 import hashlib
+import json
+import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from nait_fast.data.formats import RowError, Sample
 from nait_fast.data.streams import first_line
+from nait_fast.data.turns import CALLS, call_texts, plain_call
+from nait_fast.data.unread import is_metadata, texts_in
 from nait_fast.errors import NaitError
 
 TEMPLATES = ("auto", "chat", "alpaca", "none")
+TEMPLATE_DATE = "2024-07-26"  # the date that Llama 3's own template falls back to
+_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+           "December")  # fmt: skip
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+# What a role is for a chat template that does not name it.
+_STANDS_FOR = {"developer": "system", "environment": "tool"}
 _SENTINEL = "\u241fcontent\u241f"
 
 _ALPACA_WITH_INPUT = (
@@ -28,9 +40,13 @@ _ALPACA = (
 
 
 class Template:
-    """Renders samples for one tokenizer. ``kind`` is ``chat``, ``alpaca`` or ``none`` (``auto`` is resolved)."""
+    """Renders samples for one tokenizer. ``kind`` is ``chat``, ``alpaca`` or ``none`` (``auto`` is resolved).
 
-    def __init__(self, kind: str, tokenizer: Any):
+    ``date``: the day (YYYY-MM-DD) that it is for a chat template that asks; ``None`` of a template that does not.
+    Raises NaitError for a template that is not there, or that draws at random.
+    """
+
+    def __init__(self, kind: str, tokenizer: Any, date: str | None = None):
         if kind not in TEMPLATES:
             raise NaitError(f"--template {kind}: choose {', '.join(TEMPLATES)}")
         has_chat = bool(getattr(tokenizer, "chat_template", None))
@@ -38,26 +54,39 @@ class Template:
             raise NaitError("--template chat: this tokenizer has no chat template; use --template alpaca or none")
         self.kind = ("chat" if has_chat else "alpaca") if kind == "auto" else kind
         self.tokenizer = tokenizer
+        self._sources = _sources(tokenizer) if self.kind == "chat" else {}
+        self._words = "\n".join(self._sources.values())
+        if drawn := next(filter(None, map(_draws, self._sources.values())), None):
+            raise NaitError(
+                f"--template chat: the chat template draws at random ({drawn}); use --template alpaca or none"
+            )
+        asks = "strftime_now" in self._words
+        if date is not None and not asks:
+            raise NaitError(f"--template-date {date}: the template asks for no date; leave it out")
+        self.date = _day(date or TEMPLATE_DATE).isoformat() if asks else None
+        self._clock = _clock(_day(self.date)) if self.date else None
         self._closings: dict[str, str | None] = {}
 
     @property
     def hash(self) -> str:
         """First 16 hex digits of a SHA-256 over all that decides the rendered text."""
         chat = self.tokenizer.chat_template if self.kind == "chat" else ""
-        return hashlib.sha256(f"{self.kind}\0{chat}\0{len(self.tokenizer)}".encode()).hexdigest()[:16]
+        day = f"\0{self.date}" if self.date else ""
+        return hashlib.sha256(f"{self.kind}\0{chat}\0{len(self.tokenizer)}{day}".encode()).hexdigest()[:16]
 
     def render(self, sample: Sample) -> tuple[str, bool]:
         """(text up to the end of the content, whether the tokenizer's BOS still has to be put in front).
 
-        Raises RowError if the template refuses the sample.
+        A sample that is a text loses the template's closing and EOS at its end, as one of ``input_ids`` does. Raises
+        RowError if the template refuses the sample.
         """
         if sample.text is not None:
-            return sample.text, True
+            return self._without_end(sample.text)
         if self.kind == "chat":
             return self._chat(sample), False
         if self.kind == "alpaca":
             return self._alpaca(sample), True
-        return "\n".join(message.content for message in sample.messages), True
+        return "\n".join(message.text for message in sample.messages), True
 
     def closing(self, role: str = "assistant") -> str | None:
         """What the chat template writes after the content of a last message of ``role``.
@@ -75,24 +104,111 @@ class Template:
             self._closings[role] = after if found else None
         return self._closings[role]
 
-    def _apply(self, turns: list[dict[str, str]]) -> str:
+    def unshown(self, sample: Sample, text: str) -> tuple[str, ...]:
+        """What of ``sample`` is not in its rendered ``text``: names of fields of its turns ("content" of a turn that
+        the template leaves out or changes), "tools"."""
+        hidden: dict[str, None] = {}
+        for message in sample.messages:
+            if self.kind == "chat" and not _occurs(message.content.strip(), text):
+                hidden["content"] = None
+            for key, value in message.fields.items():
+                if key in hidden or key == "content" or is_metadata(key):
+                    continue
+                texts = [*call_texts(value)] if key in message.calls else [*texts_in(value)]
+                if not self._shows(key, texts, text, sample):
+                    hidden[key] = None
+        if sample.tools and not self._shows("tools", [*call_texts(list(sample.tools))], text, sample):
+            hidden["tools"] = None
+        return tuple(hidden)
+
+    def _shows(self, key: str, texts: list[str], text: str, sample: Sample) -> bool:
+        if not all(_occurs(one.strip(), text) for one in texts):
+            return False
+        if self.kind != "chat":
+            return key in CALLS or not texts
+        if key in self._words or not texts:
+            return True
+        # The template does not name it: what was found may be there for another reason.
+        turns = [{k: v for k, v in turn.items() if k != key} for turn in self._turns(sample)]
         try:
-            return _apply_chat_template(self.tokenizer, turns)
+            return self._apply(turns, None if key == "tools" else _listed(sample.tools)) != self._apply(
+                self._turns(sample), _listed(sample.tools)
+            )
+        except RowError:
+            return True
+
+    def _apply(self, turns: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
+        try:
+            return _apply_chat_template(self.tokenizer, turns, tools, self._clock)
         except Exception as error:  # jinja2 raises whatever the template's author chose
             raise RowError(f"the chat template refuses it: {first_line(error)}") from None
 
+    def _turns(self, sample: Sample) -> list[dict[str, Any]]:
+        """The conversation as the template gets it."""
+        turns = []
+        for message in sample.messages:
+            turn = message.as_dict()
+            if message.role in _STANDS_FOR and message.role not in self._words:
+                turn["role"] = _STANDS_FOR[message.role]
+            if message.fields and turn["content"] is None and "tool_calls" not in self._words:
+                turn["content"] = ""  # a template that knows no calls expects text
+            turns.append(turn)
+        return turns
+
     def _chat(self, sample: Sample) -> str:
-        turns = [{"role": m.role, "content": m.content} for m in sample.messages]
-        text = self._apply(turns)
+        turns, tools = self._turns(sample), _listed(sample.tools)
+        try:
+            text = self._apply(turns, tools)
+        except RowError:
+            plainer = [_with_plain_calls(turn) for turn in turns]
+            if plainer == turns:
+                raise
+            turns, text = plainer, self._apply(plainer, tools)
         last = sample.messages[-1]
+        if last.fields and (calls := last.calls):
+            if all(self._shows(k, [*call_texts(v)], text, sample) for k, v in calls.items()):
+                return self._up_to_calls(text, turns, tools)
+            if not last.content.strip():
+                raise RowError(f"the chat template does not show the last message, which has {', '.join(calls)} only")
         closing = self.closing(last.role) if last.role in ("user", "assistant") else None
         if closing is None or not _ends_in(text, last.content, closing):
             # A closing that depends on the conversation: find it with this very conversation.
-            marked = self._apply([*turns[:-1], {"role": last.role, "content": _SENTINEL}])
+            marked = self._apply([*turns[:-1], {**turns[-1], "content": _SENTINEL}], tools)
             before, found, closing = marked.rpartition(_SENTINEL)
             if not found or not text.endswith(closing):
                 raise RowError("the chat template does not show the last message")
         return text[: len(text) - len(closing)]
+
+    def _up_to_calls(self, text: str, turns: list[dict[str, Any]], tools: list[Any] | None) -> str:
+        """``text`` without what the template writes after the calls of the last turn."""
+        said = {k: v for k, v in turns[-1].items() if k not in CALLS}
+        try:
+            marked = self._apply([*turns[:-1], {**said, "content": _SENTINEL}], tools)
+        except RowError:
+            marked = ""
+        _, found, closing = marked.rpartition(_SENTINEL)
+        if found and closing.strip() and text.endswith(closing):
+            return text[: len(text) - len(closing)]
+        # It ends calls in another way than answers: with special tokens, as all templates do.
+        marks = [mark for mark in self.tokenizer.all_special_tokens if mark]
+        while (bare := text.rstrip()) and (mark := next((m for m in marks if bare.endswith(m)), "")):
+            text = bare[: -len(mark)]
+        return text.rstrip()
+
+    def _without_end(self, text: str) -> tuple[str, bool]:
+        """(``text`` without closing, EOS and padding at its end, whether the template has not rendered it, so that BOS
+        may be missing)."""
+        closing = (self.closing() or "").rstrip() if self.kind == "chat" else ""
+        ends = [t for t in (self.tokenizer.eos_token, self.tokenizer.pad_token) if t]
+        rendered = False
+        while bare := text.rstrip():
+            if closing and not rendered and bare.endswith(closing):
+                text, rendered = bare[: -len(closing)], True
+            elif mark := next((end for end in ends if bare.endswith(end)), ""):
+                text = bare[: -len(mark)]
+            else:
+                break
+        return text, not rendered
 
     def _alpaca(self, sample: Sample) -> str:
         if sample.alpaca is not None and len(sample.messages) == 2:
@@ -102,23 +218,101 @@ class Template:
         preamble = _ALPACA.partition("### Instruction:")[0]
         parts = []
         for message in sample.messages:
-            if message.role == "system":
+            if message.role in ("system", "developer"):
                 preamble = message.content + "\n\n"
             elif message.role == "assistant":
-                parts.append(f"### Response:\n{message.content}")
+                parts.append(f"### Response:\n{message.text}")
             else:
                 parts.append(f"### {'Instruction' if message.role == 'user' else 'Input'}:\n{message.content}")
         return preamble + "\n\n".join(parts)
 
 
-def _apply_chat_template(tokenizer: Any, turns: list[dict[str, str]]) -> str:
-    """``tokenizer.apply_chat_template(turns, tokenize=False)``, in half the time where that is transformers' own."""
+def _listed(tools: tuple[Any, ...] | None) -> list[Any] | None:
+    return None if tools is None else list(tools)
+
+
+def _occurs(part: str, text: str) -> bool:
+    """``part`` is in ``text``, as it is or as JSON writes it."""
+    return part in text or any(json.dumps(part, ensure_ascii=a)[1:-1] in text for a in (False, True))
+
+
+def _with_plain_calls(turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn with text for a content that is null, and its calls as most templates want them: the function under
+    "function", its arguments as an object."""
+    content = "" if turn["content"] is None else turn["content"]
+    calls = turn.get("tool_calls")
+    if not isinstance(calls, list):
+        return {**turn, "content": content}
+    return {**turn, "content": content, "tool_calls": [plain_call(call) for call in calls]}
+
+
+def _sources(tokenizer: Any) -> dict[str, str]:
+    """The tokenizer's chat templates by name."""
     source = tokenizer.chat_template
-    compiled = _compile(tokenizer.__class__, source) if turns and isinstance(source, str) else None
+    if isinstance(source, str):
+        return {"default": source}
+    return {k: v for k, v in source.items() if isinstance(v, str)} if isinstance(source, dict) else {}
+
+
+@lru_cache
+def _draws(source: str) -> str:
+    """What in a chat template gives another text each time; empty where nothing does."""
+    try:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        tree = _compile_jinja_template(source).environment.parse(source)
+    except Exception:  # a broken template says so where it is used
+        return ""
+    from jinja2 import nodes
+
+    if any(used.name == "random" for used in tree.find_all(nodes.Filter)):
+        return "filter random"
+    called = [call.node for call in tree.find_all(nodes.Call)]
+    return "lipsum()" if any(isinstance(one, nodes.Name) and one.name == "lipsum" for one in called) else ""
+
+
+def _day(text: str) -> datetime.date:
+    try:
+        if len(text) == 10:
+            return datetime.date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise NaitError(f"--template-date {text[:40]}: write YYYY-MM-DD")
+
+
+def _clock(day: datetime.date) -> Callable[[str], str]:
+    """``strftime_now`` of transformers' templates, stopped at the midnight that begins ``day``, in English whatever the
+    locale."""
+    moment = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.timezone.utc)
+    month, weekday = _MONTHS[day.month - 1], _WEEKDAYS[day.weekday()]
+    clock, date = "00:00:00", f"{day.month:02d}/{day.day:02d}/{day.year % 100:02d}"
+    words = {"%": "%%", "A": weekday, "a": weekday[:3], "B": month, "b": month[:3], "h": month[:3], "p": "AM",
+             "c": f"{weekday[:3]} {month[:3]} {day.day:2d} {clock} {day.year}", "x": date, "X": clock, "Z": "", "z": "",
+             "s": str(int(moment.timestamp()))}  # fmt: skip
+
+    def strftime_now(format: str) -> str:
+        return moment.strftime(re.sub(r"%([%AaBbhpXxcZzs])", lambda found: words[found[1]], format))
+
+    return strftime_now
+
+
+def _apply_chat_template(
+    tokenizer: Any, turns: list[dict[str, Any]], tools: list[Any] | None, clock: Callable[[str], str] | None
+) -> str:
+    """``tokenizer.apply_chat_template(turns, tools=tools, tokenize=False)``, in half the time where that is
+    transformers' own. ``clock``: what tells the date, where the template asks for it."""
+    sources = _sources(tokenizer)
+    source = sources.get("tool_use" if tools is not None and "tool_use" in sources else "default")
+    compiled = _compile(tokenizer.__class__, source) if turns and source is not None else None
     if compiled is None:
-        return tokenizer.apply_chat_template(turns, tokenize=False)
+        more: dict[str, Any] = {} if tools is None else {"tools": tools}
+        if clock is not None:
+            more["strftime_now"] = clock
+        return tokenizer.apply_chat_template(turns, tokenize=False, **more)
     template, constants = compiled
-    variables = {**constants, **tokenizer.special_tokens_map, "messages": turns}
+    variables = {**constants, **tokenizer.special_tokens_map, "messages": turns, "tools": tools}
+    if clock is not None:
+        variables["strftime_now"] = clock
     # As jinja's own render(), which copies its globals, slowly, for every conversation.
     return "".join(template.root_render_func(template.new_context(variables, shared=True)))
 
@@ -136,7 +330,7 @@ def _compile(tokenizer_class: type, source: str) -> tuple[Any, dict[str, Any]] |
     except ImportError:  # transformers does not promise that function
         return None
     template = _compile_jinja_template(source)
-    return template, {**template.globals, "tools": None, "documents": None, "add_generation_prompt": False}
+    return template, {**template.globals, "documents": None, "add_generation_prompt": False}
 
 
 def _ends_in(text: str, content: str, closing: str) -> bool:

@@ -14,13 +14,16 @@ from nait_fast.data.template import Template
 class Encoded:
     """``ids`` int32 [K]: the sample's tokens from the first of its text to the last of its content.
 
-    ``length``: how many there were before truncation (the Encoder always sets it).
+    ``length``: how many there were before truncation (the Encoder always sets it). ``unread``: as of `Sample`;
+    ``unshown``: what of the sample the template leaves out, as `Template.unshown` says it.
     """
 
     row: int
     id: str | None
     ids: np.ndarray
     length: int = 0
+    unread: tuple[str, ...] = ()
+    unshown: tuple[str, ...] = ()
 
     @property
     def truncated(self) -> bool:
@@ -42,7 +45,7 @@ class Prepared:
     samples: Sequence[Sample]
     results: list[Encoded | Refused | None]
     texts: list[str]
-    places: list[tuple[int, bool]]  # of each text: its sample's position, whether BOS goes in front
+    places: list[tuple[int, bool, tuple[str, ...]]]  # of each text: its sample's place, is BOS to come, what is unshown
 
 
 def bos_prefix(tokenizer: Any) -> list[int]:
@@ -104,15 +107,15 @@ class Encoder:
                 results[i] = Refused(sample.row, str(error))
                 continue
             texts.append(text)
-            places.append((i, add_bos))
+            places.append((i, add_bos, self.template.unshown(sample, text) if sample.messages else ()))
         return Prepared(samples, results, texts, places)
 
     def tokenise(self, prepared: Prepared) -> list[Encoded | Refused]:
         """The half of ``encode`` that is mostly the tokenizer's, which lets other threads run."""
         results = list(prepared.results)
         if prepared.texts:
-            for (i, add_bos), ids in zip(prepared.places, self._ids(prepared.texts), strict=True):
-                results[i] = self._finish(prepared.samples[i], self._bos + ids if add_bos else ids)
+            for (i, add_bos, unshown), ids in zip(prepared.places, self._ids(prepared.texts), strict=True):
+                results[i] = self._finish(prepared.samples[i], self._bos + ids if add_bos else ids, unshown)
         return [r for r in results if r is not None]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -122,7 +125,7 @@ class Encoder:
         # The same ids as encode_batch, which also makes tokens and offsets.
         return [encoding.ids for encoding in rust.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def _finish(self, sample: Sample, ids: list[int]) -> Encoded | Refused:
+    def _finish(self, sample: Sample, ids: list[int], unshown: tuple[str, ...] = ()) -> Encoded | Refused:
         # A text may bring the BOS that the tokenizer adds as well: never two.
         bos = self._front
         while bos and ids[: len(bos)] == bos == ids[len(bos) : 2 * len(bos)]:
@@ -132,7 +135,8 @@ class Encoder:
         highest = max(ids)
         if highest >= self.vocabulary:
             return Refused(sample.row, f"token id {highest} is outside the model's {self.vocabulary} tokens")
-        return Encoded(sample.row, sample.id, np.array(ids[: self.max_length], dtype=np.int32), len(ids))
+        kept = np.array(ids[: self.max_length], dtype=np.int32)
+        return Encoded(sample.row, sample.id, kept, len(ids), sample.unread, unshown)
 
     def _strip(self, ids: list[int]) -> list[int]:
         # Pre-tokenised rows usually end in the template's closing, EOS or padding, and may be padded on the left: none

@@ -114,7 +114,7 @@ def test_messages_with_parts_and_tool_calls() -> None:
             {"role": "assistant", "content": "Sunny."},
         ]
     }
-    assert turns(parse(row, "messages", 0)) == [
+    assert parse(row, "messages", 0).turns == [
         ("user", "Weather?"),
         ("assistant", '[{"name":"météo","arguments":{"in":"Bern"}}]'),
         ("tool", "sunny"),

@@ -1,0 +1,122 @@
+"""What is said of a row's text that is not read: keys that no format knows, and what a template does not show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from nait_fast.notices import warn
+
+# Keys that say what a row is, where it is from and how good it is; docs/data.md lists them. A key also counts as
+# metadata that ends in one of _METADATA_ENDS or begins with "__" (columns that pandas adds).
+METADATA = frozenset(
+    """
+    id ids idx index key row row_id uuid guid uid hash sha sha1 sha256 md5 fingerprint
+    source sources src origin dataset datasets dataset_name subset split config corpus collection repo file filename
+    file_name path url urls link links href website domain domains topic topics subject subjects category categories
+    subcategory subcategories genre field area cluster group task tasks task_name type kind format style label labels
+    tag tags keywords flag flags class classes skill skills capability ability
+    lang langs language languages locale country license licence copyright author authors annotator annotators
+    username user_name worker model models model_name generator engine teacher version revision release
+    date dates time timestamp created updated modified published year month created_at updated_at
+    score scores rating ratings rank quality difficulty reward rewards vote votes upvotes likes confidence
+    probability perplexity weight weights loss train num_turns length num_tokens n_tokens status stats
+    metadata meta extra_info attention_mask token_type_ids position_ids loss_mask special_tokens_mask
+    tool_call_id call_id finish_reason stop_reason
+    """.split()  # noqa: SIM905 - a list of so many words is easier to read so
+)
+_METADATA_ENDS = tuple(
+    """
+    _id _ids _uuid _uid _hash _md5 _sha256 _url _urls _link _path _file _source _sources _dataset _subset _split
+    _name _category _categories _topic _domain _type _label _labels _tag _tags _lang _language _locale _license
+    _author _model _models _generator _version _date _time _timestamp _at _score _scores _rating _ratings _rank
+    _quality _difficulty _reward _count _counts _length _index _idx _status _weight _mask _flag
+    """.split()  # noqa: SIM905
+)
+_COPY_CHARACTERS = 20  # a text as long as this that is part of what was read is no other text
+
+
+@lru_cache(maxsize=4096)
+def is_metadata(key: str) -> bool:
+    """Whether a key of this name says something about a row rather than something of it."""
+    name = key.lower()
+    return name in METADATA or name.startswith("__") or name.endswith(_METADATA_ENDS)
+
+
+@lru_cache(maxsize=4096)
+def candidates(keys: tuple[str, ...], read: frozenset[str]) -> tuple[str, ...]:
+    """Those of a row's ``keys`` that may hold text which ``read`` leaves unread."""
+    return tuple(key for key in keys if key not in read and isinstance(key, str) and not is_metadata(key))
+
+
+def unread_of(row: Mapping[str, Any], read: frozenset[str], texts: Iterable[str]) -> tuple[str, ...]:
+    """Keys of ``row``, in its order, that hold text, are not among those ``read``, are no metadata, and say more than
+    the ``texts`` that were read."""
+    keys = candidates(tuple(row), read)
+    if not keys:
+        return ()
+    found: list[str] = []
+    known: list[str] | None = None
+    for key in keys:
+        values = [text for value in texts_in(row[key]) if (text := value.strip())]
+        if not values:
+            continue
+        if known is None:
+            known = [text.strip() for text in texts]
+        if not all(_is_copy(value, known) for value in values):
+            found.append(key)
+    return tuple(found)
+
+
+def _is_copy(value: str, known: list[str]) -> bool:
+    return value in known or (len(value) >= _COPY_CHARACTERS and any(value in text for text in known))
+
+
+def texts_in(value: Any, depth: int = 0) -> Iterator[str]:
+    """The texts in a value: a string, those of a list, of an object, of a turn what is said."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping) and depth < 50:
+        said = [key for key in ("content", "value") if key in value]
+        for key in said if said and ("role" in value or "from" in value) else value:
+            yield from texts_in(value[key], depth + 1)
+    elif isinstance(value, (list, tuple)) and depth < 50:
+        for item in value:
+            yield from texts_in(item, depth + 1)
+
+
+def counted(kept: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    """Key -> rows, by name."""
+    counts: Counter[str] = Counter()
+    for keys in kept:
+        if keys:
+            counts.update(keys)
+    return dict(sorted(counts.items()))
+
+
+def warn_unread(where: str, unread: Mapping[str, int], unshown: Mapping[str, int], ignore: Iterable[str]) -> None:
+    """Say once of each key, unless it is to be ignored, how many rows of ``where`` hold it to no effect."""
+    ignored = set(ignore)
+    for key, rows in unread.items():
+        if key not in ignored:
+            warn(f"{where}: {_rows(rows)} '{_short(key)}', which is not read; --ignore {_flag(key)} silences this")
+    for key, rows in unshown.items():
+        if key not in ignored:
+            warn(
+                f"{where}: {_rows(rows)} '{_short(key)}', which the template does not show the model (all or part of "
+                f"it); --ignore {_flag(key)} silences this"
+            )
+
+
+def _rows(rows: int) -> str:
+    return "1 row holds" if rows == 1 else f"{rows:,} rows hold"
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= 60 else key[:59] + "…"
+
+
+def _flag(key: str) -> str:
+    return _short(key) if key.replace("-", "").replace("_", "").isalnum() and key[0] != "-" else f"'{_short(key)}'"
