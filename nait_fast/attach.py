@@ -12,14 +12,16 @@ from torch import nn
 from nait_fast.errors import NaitError
 from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
 from nait_fast.kernels.capture.reference import Segments, Stats
-from nait_fast.models.patch import Capture, patched, probe
-from nait_fast.models.spec import find_mlps, parse_layers
+from nait_fast.models.patch import Capture, activation_dtype, patched, probe
+from nait_fast.models.spec import find_mlps, parse_layers, refuse_encoder
+from nait_fast.notices import warn
 
 
 class Captured:
     """Readings of the latest forward: ``captured[reading]`` is a list of [B, J], fp32 (drift fp64), one a layer.
 
-    The latest one of the calling thread, or, where it has run none, of any.
+    The latest one of the calling thread, or, where it has run none, of any. ``layers``: the decoder layers they are
+    of; one that did not run in it (cross-attention, on text alone) is not among them.
     """
 
     def __init__(self, layers: list[int]):
@@ -27,7 +29,8 @@ class Captured:
         self._latest: dict[str, list[torch.Tensor]] = {}
         self._own = threading.local()
 
-    def _keep(self, readings: dict[str, list[torch.Tensor]]) -> None:
+    def _keep(self, layers: list[int], readings: dict[str, list[torch.Tensor]]) -> None:
+        self.layers = layers
         self._own.latest = self._latest = readings
 
     def __getitem__(self, reading: str) -> list[torch.Tensor]:
@@ -57,6 +60,32 @@ def content_segments(mask: torch.Tensor, skip_first: bool) -> Segments:
     return Segments(starts, starts + lengths, torch.full((len(mask),), skip_first))
 
 
+class _Watched(Capture):
+    """A capture that sees to it that each layer's MLP runs once a forward, over as many rows as there are tokens.
+
+    ``begin(tokens)`` comes before each forward; ``run`` are the positions that have run since, in order.
+    """
+
+    def begin(self, tokens: int) -> None:
+        self._own.tokens, self._own.run = tokens, []
+
+    @property
+    def run(self) -> list[int]:
+        return self._own.run
+
+    def forward(self, position: int, x: torch.Tensor) -> torch.Tensor:
+        layer, rows = self.specs[position].layer, x.numel() // x.shape[-1]
+        if rows != self._own.tokens:
+            raise NaitError(
+                f"capture: the MLP of layer {layer} runs over {rows} rows for {self._own.tokens} tokens; a reading "
+                "needs one row a token"
+            )
+        if position in self.run:
+            raise NaitError(f"capture: the MLP of layer {layer} runs more than once a forward; it is not supported")
+        self.run.append(position)
+        return super().forward(position, x)
+
+
 @contextmanager
 def capture(
     model: nn.Module, readings: Sequence[str] = ("mean",), *, layers: str = "all", first_token: str = "exclude"
@@ -73,21 +102,23 @@ def capture(
         raise NaitError(f"capture: '{unknown[0]}' is none of {', '.join((*READINGS, *FIRST_TOKEN))}")
     if model.training:
         raise NaitError("capture: the model is in training mode; call model.eval() first")
+    refuse_encoder(model)
     specs = find_mlps(model)
     specs = [specs[i] for i in parse_layers(layers, len(specs))]
-    probe(specs)
+    probe(specs, activation_dtype(model))
     device = next(model.parameters()).device
     captured = Captured([spec.layer for spec in specs])
-    pending = threading.local()  # of a forward under way: ``readings``
+    pending = threading.local()  # of a forward under way: ``readings``, by position
+    idle: set[int] = set()  # layers said to run on no text
 
     def on_layer(position: int, stats: Stats) -> None:
         segments = hook.segments
         assert segments is not None
         lengths = (segments.ends - segments.starts).to(device)
-        for name, value in combine(stats, lengths, None, first_token, readings).items():
-            pending.readings.setdefault(name, []).append(value.detach())
+        values = combine(stats, lengths, None, first_token, readings)
+        pending.readings[position] = {name: value.detach() for name, value in values.items()}
 
-    hook = Capture(specs, statistics_for(readings), on_layer, stop=False)
+    hook = _Watched(specs, statistics_for(readings), on_layer, stop=False)
 
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if not hook.on:  # another thread's
@@ -101,10 +132,21 @@ def capture(
         if mask.shape != shape:
             raise NaitError("capture: attention_mask and input differ in shape: run whole sequences, no cache")
         hook.segments = content_segments(mask, first_token == "exclude")
+        hook.begin(mask.numel())
 
     def after(module: nn.Module, args: tuple, output: Any) -> None:
-        if hook.on:
-            captured._keep(pending.readings)
+        if not hook.on:
+            return
+        if not pending.readings:
+            raise NaitError(f"capture: none of the layers {[spec.layer for spec in specs]} has run in this forward")
+        silent = [spec.layer for position, spec in enumerate(specs) if position not in pending.readings]
+        if set(silent) - idle:
+            idle.update(silent)
+            warn(f"capture: layers {', '.join(map(str, silent))} did not run in this forward; they are left out")
+        run = sorted(pending.readings)
+        names = pending.readings[run[0]]
+        kept = {name: [pending.readings[position][name] for position in run] for name in names}
+        captured._keep([specs[position].layer for position in run], kept)
 
     handles = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
     try:

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from nait_fast.env import pick_device
-from nait_fast.errors import NaitError
+from nait_fast.errors import NaitError, first_line
+from nait_fast.models.checkpoint import Loading, read_model, refuse_adapter
 from nait_fast.models.fused import Forward, fused_forwards
+from nait_fast.models.guard import exercised
 from nait_fast.models.packed import packed_attention_for, pads_exactly
-from nait_fast.models.patch import probe
-from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers
+from nait_fast.models.patch import activation_dtype, probe
+from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_decoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -121,11 +123,6 @@ def locate(model: str) -> tuple[str, dict[str, str]]:
     return model, {}
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
 @contextmanager
 def without_bars() -> Iterator[None]:
     # transformers' loading bars would bury the one line that a user should read.
@@ -149,7 +146,7 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         raise NaitError(
-            f"cannot load a tokenizer from {tokenizer or model} ({_first_line(error)}); pass --tokenizer"
+            f"cannot load a tokenizer from {tokenizer or model} ({first_line(error)}); pass --tokenizer"
         ) from None
 
 
@@ -166,19 +163,13 @@ def load_model(
 
     Raises NaitError for anything that is missing, unreadable or not a decoder with a known MLP family.
     """
-    from transformers import AutoModel
-
     target = pick_device(device)
+    refuse_adapter(model)
     source, extra = locate(model)
-    chosen_dtype = pick_dtype(dtype, target)
-    try:
-        with without_bars():
-            body = AutoModel.from_pretrained(source, dtype=chosen_dtype, trust_remote_code=trust_remote_code, **extra)
-    except Exception as error:  # transformers raises anything from OSError to KeyError here
-        raise NaitError(
-            f"--model {model}: cannot be loaded ({_first_line(error)}); check the name and the files"
-        ) from None
-    return prepare(body.to(target), load_tokenizer(model, tokenizer, trust_remote_code), layers=layers, name=model)
+    with without_bars():
+        whole, loading = read_model(model, source, extra, pick_dtype(dtype, target), target, trust_remote_code)
+    words = load_tokenizer(model, tokenizer, trust_remote_code)
+    return prepare(whole, words, layers=layers, name=model, loading=loading)
 
 
 def apart(model: Any) -> Any:
@@ -191,27 +182,33 @@ def apart(model: Any) -> Any:
     try:
         return copy.deepcopy(model, weights)
     except Exception as error:  # whatever somebody hung into a module
-        raise NaitError(f"model {type(model).__name__}: its modules cannot be copied ({_first_line(error)})") from None
+        raise NaitError(f"model {type(model).__name__}: its modules cannot be copied ({first_line(error)})") from None
 
 
-def prepare(model: Any, tokenizer: Any, *, layers: str = "all", name: str = "") -> LoadedModel:
+def prepare(
+    model: Any, tokenizer: Any, *, layers: str = "all", name: str = "", loading: Loading | None = None
+) -> LoadedModel:
     """A ``LoadedModel`` around a transformers model in memory (causal LM or body); it is not changed.
 
-    The model must be in evaluation mode. Raises NaitError for unknown families and experts.
+    The model must be in evaluation mode. ``loading``: how its checkpoint agreed with it. Raises NaitError for unknown
+    families, experts, weights that were not loaded and layers that do not run once a token.
     """
-    body = model.get_decoder() if hasattr(model, "lm_head") and hasattr(model, "get_decoder") else model
-    body = getattr(body, "language_model", body)
+    refuse_encoder(model)
+    body = text_decoder(model)
+    called = name or type(model).__name__
     if body.training:
-        raise NaitError(f"model {name or type(model).__name__} is in training mode: call model.eval() first")
+        raise NaitError(f"model {called} is in training mode: call model.eval() first")
     specs = find_mlps(body)
     chosen = parse_layers(layers, len(specs))
     specs = [specs[i] for i in chosen]
-    probe(specs)
+    if loading is not None:
+        loading.check(called, body, chosen[-1])
+    probe(specs, activation_dtype(body))
+    specs = exercised(body, specs, called)
     attention = packed_attention_for(body)
     if attention is None and not pads_exactly(body):
         raise NaitError(
-            f"model {name or type(model).__name__}: a sample's activations change with the padding of its batch; "
-            "it is not supported"
+            f"model {called}: a sample's activations change with the padding of its batch; it is not supported"
         )
     return LoadedModel(
         name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
@@ -219,7 +216,7 @@ def prepare(model: Any, tokenizer: Any, *, layers: str = "all", name: str = "") 
         tokenizer,
         specs,
         attention,
-        fingerprint(body, chosen),
+        fingerprint(body, [spec.layer for spec in specs]),
         _rope_limit(body.config),
         fused_forwards(body),
     )

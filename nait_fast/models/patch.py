@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import NaitError, first_line
 from nait_fast.kernels import mlp_capture, segment_sums
 from nait_fast.kernels.capture import reference
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
@@ -144,30 +145,67 @@ def patched(capture: Capture) -> Iterator[None]:
         _remove(capture)
 
 
-def probe(specs: Sequence[MlpSpec]) -> None:
-    """Check on random input that each kind of MLP in ``specs`` computes what its family's row says, bit for bit.
+def probe(specs: Sequence[MlpSpec], dtype: torch.dtype = torch.float32) -> None:
+    """Check on random input of ``dtype`` that every MLP in ``specs`` computes what its family's row says, bit for bit.
 
-    Raises NaitError naming the module: a look-alike must be refused, not misread.
+    Each one, not one of a kind: layers of a class may differ by a number in their configuration. The module runs once,
+    and what goes in and out of its parts is compared, so that weights are read once only. Raises NaitError naming the
+    module: a look-alike must be refused, not misread.
     """
-    seen = set()
     for spec in specs:
-        if type(spec.module) in seen:
-            continue
-        seen.add(type(spec.module))
-        up_projection = spec.part(spec.family.up)
-        weight, width = up_projection.weight, input_width(up_projection)
-        x = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
-        with torch.no_grad():
-            expected = spec.module(x)
-            try:
-                gate, up = project_up(spec, x)
-                segments = Segments(torch.tensor([0]), torch.tensor([3]), torch.tensor([False]))
-                hidden, _ = reference.mlp_capture(gate, up, spec.act, segments, frozenset())
-                got = project_down(spec, hidden)
-            except RuntimeError:  # shapes that do not fit
-                got = None
-        if got is None or not torch.equal(got, expected):
+        try:
+            fits = _computes_its_family(spec, dtype)
+        except Exception as error:  # somebody else's code
+            raise NaitError(f"layer {spec.layer}: {type(spec.module).__name__} fails ({first_line(error)})") from None
+        if not fits:
             raise NaitError(
                 f"layer {spec.layer}: {type(spec.module).__name__} looks like the family of {spec.family.examples} "
                 "but computes something else; it is not supported"
             )
+
+
+def activation_dtype(model: Any) -> torch.dtype:
+    """The dtype of hidden states: that of the embeddings, for a quantised layer's own weights are bytes."""
+    return model.get_input_embeddings().weight.dtype
+
+
+def _computes_its_family(spec: MlpSpec, dtype: torch.dtype) -> bool:
+    family = spec.family
+    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    handles = [
+        spec.part(name).register_forward_hook(
+            lambda module, args, output, name=name: seen.setdefault(name, []).append((args[0], output))
+        )
+        for name in (family.up, family.down, *([family.gate] if family.gate else []))
+    ]
+    device = next((p.device for p in spec.module.parameters()), torch.device("cpu"))
+    width = input_width(spec.part(family.up))
+    x = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    try:
+        with torch.no_grad():
+            expected = spec.module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if any(len(seen.get(name, ())) != 1 for name in (family.up, family.down, *([family.gate] if family.gate else []))):
+        return False
+    into, up = seen[family.up][0]
+    gate = None
+    if family.kind == "fused":
+        gate, up = up.chunk(2, dim=-1)
+    elif family.gate:
+        other, gate = seen[family.gate][0]
+        if not _same(other, x):
+            return False
+    activation, out = seen[family.down][0]
+    segments = Segments(torch.tensor([0]), torch.tensor([3]), torch.tensor([False]))
+    with torch.no_grad():
+        hidden, _ = reference.mlp_capture(gate, up, spec.act, segments, frozenset())
+        for name in family.tail:
+            out = spec.part(name)(out)
+    return _same(into, x) and _same(hidden, activation) and _same(out, expected)
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Bit for bit; NaN of damaged or overflowing weights is the same NaN, and refused for what it is elsewhere."""
+    return torch.equal(a, b) or (a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()))

@@ -36,14 +36,33 @@ def match_family(module: nn.Module) -> Family | None:
 
 
 def input_width(linear: Any) -> int:
-    """Input features of a linear layer."""
+    """Input features of a linear layer, whose ``weight`` may be packed bytes or absent where it is quantised."""
+    if hasattr(linear, "in_features"):
+        return int(linear.in_features)
     # transformers' Conv1D (GPT-2) keeps its weight as [in, out], nn.Linear as [out, in].
     weight = linear.weight
     return int(weight.shape[0] if type(linear).__name__ == "Conv1D" else weight.shape[1])
 
 
-def _activation(model: Any, module: nn.Module, family: Family):
+def text_config(model: Any) -> Any:
+    """The configuration of the text decoder of ``model``."""
     config = model.config
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def text_decoder(model: Any) -> Any:
+    """The text decoder inside ``model``: of a causal LM its body, of a multimodal model the language model's."""
+    while True:
+        inner = model.get_decoder() if hasattr(model, "get_decoder") else None
+        if inner is None or inner is model:  # Mllama's causal LM gives itself
+            inner = getattr(model, "model", None) if hasattr(model, "lm_head") else None
+        if inner is None:
+            return model
+        model = inner
+
+
+def _activation(model: Any, module: nn.Module, family: Family):
+    config = text_config(model)
     for key in ("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"):
         name = ACTIVATION_NAMES.get(getattr(config, key, None) or "")
         if name:
@@ -51,20 +70,50 @@ def _activation(model: Any, module: nn.Module, family: Family):
     return getattr(module, family.act)
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder's list of layers: the longest ModuleList whose first item holds an MLP."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    lists = [m for m in lists if any(match_family(c) or hasattr(c, "experts") for c in m[0].modules() if c is not m[0])]
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The decoder's list of layers: as many as its configuration counts, with MLPs in them. Raises NaitError.
+
+    Not the longest list there is: a vision tower may be deeper than the text decoder beside it.
+    """
+    decoder = text_decoder(model)
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    lists = [
+        m
+        for m in lists
+        if any(match_family(c) or hasattr(c, "experts") for layer in m for c in layer.modules() if c is not layer)
+    ]
     if not lists:
         raise NaitError(
             f"model {type(model).__name__}: no MLP of a known family in its layers; nait_fast knows "
             + "; ".join(family.examples for family in FAMILIES)
         )
-    return max(lists, key=len)
+    count = getattr(text_config(decoder), "num_hidden_layers", None)
+    if count is None:
+        return max(lists, key=len)
+    found = next((m for m in lists if len(m) == count), None)  # modules() yields the outer ones first
+    if found is None:
+        raise NaitError(
+            f"model {type(model).__name__}: its configuration counts {count} layers, but its lists of layers with MLPs "
+            f"hold {', '.join(str(len(m)) for m in lists[:4])}; it is not supported"
+        )
+    return found
 
 
-def find_mlps(model: nn.Module) -> list[MlpSpec]:
-    """The MLPs of ``model`` in layer order. Raises NaitError for experts (MoE) and unknown families."""
+def refuse_encoder(model: Any) -> None:
+    """Raise NaitError for an encoder-decoder: its decoder alone does not see the prompt."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise NaitError(
+            f"model {type(model).__name__}: an encoder-decoder; nait_fast reads decoders, which see prompt and "
+            "response as one text"
+        )
+
+
+def find_mlps(model: Any) -> list[MlpSpec]:
+    """The MLPs of ``model``'s text decoder in layer order.
+
+    Raises NaitError for experts (MoE) and unknown families.
+    """
+    decoder = text_decoder(model)
     specs = []
     for index, layer in enumerate(decoder_layers(model)):
         experts = next((m for m in layer.modules() if hasattr(m, "experts")), None)
@@ -80,7 +129,7 @@ def find_mlps(model: nn.Module) -> list[MlpSpec]:
                 f"model {type(model).__name__}: layer {index} has {len(matches)} MLPs of a known family, expected one"
             )
         module, family = matches[0]
-        act = _activation(model, module, family)
+        act = _activation(decoder, module, family)
         specs.append(MlpSpec(index, module, family, act, input_width(getattr(module, family.down))))
     return specs
 

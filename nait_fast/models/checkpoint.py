@@ -1,0 +1,297 @@
+"""Reads a checkpoint into a model and sees to it that all that is read of the model later was in the checkpoint.
+
+transformers fills what a checkpoint lacks with random numbers, leaves out what it does not know and says so in a log
+that nobody reads. Here both are errors where they concern the part of the model that runs.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nait_fast.errors import NaitError, first_line
+from nait_fast.models.spec import text_decoder
+from nait_fast.notices import warn
+
+# What wrappers put into the names of weights: torch.compile, DataParallel, FSDP, checkpointing, Lightning, PEFT.
+WRAPPERS = (
+    "_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.",
+    "base_model.model.",
+)  # fmt: skip
+_WRAPPED = re.compile(r"(?:^|(?<=\.))(?:" + "|".join(re.escape(w) for w in WRAPPERS) + ")")
+# Names that checkpoints hold though no forward needs them: masks and angles made anew, scales of a quantised cache.
+_NEEDLESS = re.compile(
+    r"(rotary_emb|rotary|rotary_embedding)\.inv_freq$|position_ids$|\.masked_bias$|attn\.bias$|attention\.bias$"
+    r"|\.[kv]_scale$|\.[kv]_proj\.output_scale$|\.[kqv]_zero_point$"
+)
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|blk)\.(\d+)\.")
+# Log lines that a load always or often gives and that say nothing about the weights
+_ABOUT_WEIGHTS = re.compile(
+    r"weight|checkpoint|quanti|initiali[sz]|state.dict|parameter|shard|tie[ds]?\b", re.IGNORECASE
+)
+
+
+@dataclass
+class Loading:
+    """What differs between checkpoint and model, by the names in the model's text decoder, the part that runs.
+
+    ``missing``: parameters that the checkpoint lacks; ``unexpected``: what it holds and the decoder has no place for;
+    ``mismatched``: (name, stored shape, the model's shape); ``hint``: what to do about it.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    hint: str = "fetch or save the checkpoint anew, whole and with the config.json that belongs to it"
+
+    @property
+    def clean(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def check(self, model: str, body: Any, last: int) -> None:
+        """Raise NaitError where a weight of a layer up to ``last`` or outside of the layers is not the checkpoint's.
+
+        What is missing behind ``last``, which no reading needs, is said and becomes zero: random, it would be another
+        model each time.
+        """
+        if self.mismatched:
+            name, stored, needed = self.mismatched[0]
+            raise NaitError(
+                f"--model {model}: the checkpoint holds {name} as {list(stored)} where the configuration asks for "
+                f"{list(needed)} (weights of this kind: {len(self.mismatched)}); {self.hint}"
+            )
+        missing = [name for name in self.missing if layer_of(name) <= last]
+        if missing:
+            raise NaitError(
+                f"--model {model}: the checkpoint lacks {len(missing)} weights of the layers, embeddings or norms that "
+                f"run, first {missing[0]}; {self.hint}"
+            )
+        if self.unexpected:
+            raise NaitError(
+                f"--model {model}: the checkpoint holds {len(self.unexpected)} weights that this model has no place "
+                f"for, first {self.unexpected[0]}; {self.hint}"
+            )
+        if self.missing:
+            warn(
+                f"--model {model}: the checkpoint lacks {len(self.missing)} weights behind the chosen layers, first "
+                f"{self.missing[0]}: they are not read, and zero"
+            )
+            with torch.no_grad():
+                for name in self.missing:
+                    body.get_parameter(name).zero_()
+
+
+def layer_of(name: str) -> int:
+    """The decoder layer that a weight belongs to, -1 outside of the layers."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else -1
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _compare(model: Any, info: dict[str, Any]) -> Loading:
+    """``info``, transformers' own words about a load, less what is outside of the text decoder of ``model``."""
+    decoder = text_decoder(model)
+    place = next((name + "." if name else "" for name, module in model.named_modules() if module is decoder), "")
+    parameters = {name for name, _ in decoder.named_parameters(remove_duplicate=False)}
+    within = sorted((k.removeprefix(place) for k in info["missing_keys"] if k.startswith(place)), key=_natural)
+    if buffers := [name for name in within if name not in parameters]:
+        warn(
+            f"the checkpoint lacks {len(buffers)} buffers of the model, first {buffers[0]}: "
+            "they have their initial values"
+        )
+    roots = {name for name, _ in decoder.named_children()} | {
+        name for name, _ in decoder.named_parameters(recurse=False)
+    }
+    base = getattr(model, "base_model_prefix", "") or ""
+    unexpected = []
+    for key in sorted(info["unexpected_keys"], key=_natural):
+        names = {n.removeprefix(place) for n in (key, key.removeprefix(base + ".")) if n.startswith(place)}
+        name = next(
+            (n for n in names if n.split(".")[0] in roots or n.startswith("blk.")), None
+        )  # blk: GGUF's own name
+        if name is not None and not _NEEDLESS.search(name):
+            unexpected.append(name)
+    mismatched = sorted(
+        (k.removeprefix(place), tuple(a), tuple(b)) for k, a, b in info["mismatched_keys"] if k.startswith(place)
+    )
+    return Loading([name for name in within if name in parameters], unexpected, mismatched)
+
+
+def _prefix_before(unexpected: Sequence[str], missing: Sequence[str]) -> str | None:
+    """What stands before a missing name in the checkpoint's name of it."""
+    wanted = max(missing, key=len, default="")
+    return next((key.removesuffix(wanted) for key in unexpected if wanted and key.endswith(wanted)), None)
+
+
+@contextmanager
+def _heard() -> Iterator[list[logging.LogRecord]]:
+    """transformers' warnings of the block, whatever its verbosity; nothing of them is printed."""
+    records: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    from transformers.utils import logging as theirs
+
+    theirs.get_verbosity()  # makes its logger, with the verbosity asked for
+    logger = logging.getLogger("transformers")
+    level, handlers, propagate = logger.level, logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [Keep(logging.WARNING)], False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield records
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def _from_pretrained(cls: Any, source: str, **named: Any) -> tuple[Any, dict[str, Any], list[str]]:
+    """(model, transformers' loading info, what else its log said about weights); raises what it raises."""
+    with _heard() as records:
+        try:
+            model, info = cls.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **named)
+        except Exception as error:
+            if "above report" in str(error) and (why := _reported(records)):
+                raise RuntimeError(why) from error
+            raise
+    texts = [" ".join(record.getMessage().split()) for record in records if "LOAD REPORT" not in record.getMessage()]
+    return model, info, [text for text in dict.fromkeys(texts) if _ABOUT_WEIGHTS.search(text)]
+
+
+def _reported(records: Sequence[logging.LogRecord]) -> str | None:
+    """The reason in a loading report that an error only points to."""
+    text = "\n".join(record.getMessage() for record in records if "LOAD REPORT" in record.getMessage())
+    key = re.search(r"^(\S+)\s*\|\s*CONVERSION", text, re.MULTILINE)
+    why = re.search(r"^\s*(\w*(?:Error|Exception)\b.*)$", text, re.MULTILINE)
+    parts = [match[1].strip()[:160] for match in (key, why) if match]
+    return "converting " + ": ".join(parts) if parts else None
+
+
+def _named_class(config: Any) -> Any:
+    """transformers' class that wrote the checkpoint, by its configuration."""
+    import transformers
+
+    return next(
+        (c for n in getattr(config, "architectures", None) or [] if (c := getattr(transformers, n, None))), None
+    )
+
+
+def read_model(
+    model: str, source: str, extra: dict[str, str], dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> tuple[Any, Loading]:
+    """The model at ``source`` as transformers loads it, its decoder on ``device``; how it and the checkpoint agree.
+
+    AutoModel's class first (a body without LM head); where that is not the class the checkpoint was written from and
+    does not find its weights, the one that config.json names. Wrappers' prefixes are taken off the weights' names, and
+    that is said. Raises NaitError.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    named: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, **extra}
+    try:
+        other = None
+        if not extra:  # a GGUF file names no class, and reading it once more would take seconds
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+            other = _named_class(config)
+            if device.type != "cpu" and getattr(config, "quantization_config", None):
+                named["device_map"] = {"": device}
+        whole, loading, said = _attempt(AutoModel, other, source, named)
+    except NaitError:
+        raise
+    except Exception as error:  # transformers raises anything from OSError to KeyError here
+        raise NaitError(
+            f"--model {model}: cannot be loaded ({first_line(error)}); check the name and the files"
+        ) from None
+    if "gguf_file" in extra:
+        loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"])
+    for text in said:
+        warn(f"--model {model}: transformers says: {text[:300]}")
+    body = text_decoder(whole)
+    _one_dtype(body, dtype)
+    lost = next((n for n, t in (*body.named_parameters(), *body.named_buffers()) if t.device.type == "meta"), None)
+    if lost is not None and loading.clean and device.type != "meta":
+        raise NaitError(f"--model {model}: {lost} was not loaded (it is on the meta device); {loading.hint}")
+    if any(tensor.device != device for tensor in body.parameters()):
+        body.to(device)
+    return whole, loading
+
+
+def _attempt(auto: Any, named_class: Any, source: str, named: dict[str, Any]) -> tuple[Any, Loading, list[str]]:
+    try:
+        model, info, said = _from_pretrained(auto, source, **named)
+    except ValueError as error:
+        if named_class is None or "Unrecognized configuration class" not in str(error):
+            raise
+        auto = named_class
+        model, info, said = _from_pretrained(auto, source, **named)
+    loading = _compare(model, info)
+    if any(_WRAPPED.search(key) for key in info["unexpected_keys"]) and loading.missing:
+        # each name may be wrapped more than once, and a mapping renames once
+        mapping = {f"(?:){{{i}}}" + _WRAPPED.pattern: "" for i in range(4)}
+        wrapped = sorted({match[0] for key in info["unexpected_keys"] for match in _WRAPPED.finditer(key)})
+        del model
+        model, info, said = _from_pretrained(auto, source, key_mapping=mapping, **named)
+        again = _compare(model, info)
+        if len(again.missing) < len(loading.missing):
+            warn(f"the checkpoint's names hold {', '.join(wrapped)} (of a wrapped or compiled model): taken off")
+        loading = again
+    if not loading.clean and named_class is not None and named_class not in (auto, type(model)):
+        try:
+            other, others_info, others_said = _from_pretrained(named_class, source, **named)
+        except Exception:  # what AutoModel's class lacks is the better message
+            other = None
+        if other is not None and (better := _compare(other, others_info)).clean:
+            return other, better, others_said
+    if before := _prefix_before(info["unexpected_keys"], loading.missing):
+        loading.hint = f"its names begin with '{before}': save the checkpoint without that"
+    elif lora := next((key for key in info["unexpected_keys"] if "lora_" in key), None):
+        loading.hint = (
+            f"it holds LoRA weights ({lora}): merge them into the base (peft's merge_and_unload) and save that"
+        )
+    return model, loading, said
+
+
+def refuse_adapter(model: str) -> None:
+    """Raise NaitError for a LoRA adapter's folder, which is no model, whatever else lies in it."""
+    path = Path(model).expanduser() / "adapter_config.json"
+    if not path.is_file():
+        return
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = "a base model"
+    raise NaitError(
+        f"--model {model}: an adapter of {base} (adapter_config.json), not a model; merge the two first, with peft: "
+        "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(FOLDER), and pass that folder"
+    )
+
+
+def _one_dtype(body: Any, dtype: torch.dtype) -> None:
+    """What a quantiser unpacked into another half precision gets ``dtype``; fp32 that a model keeps stays."""
+    halves = (torch.bfloat16, torch.float16)
+    for module in body.modules():
+        for tensors in (module._parameters, module._buffers):
+            for tensor in tensors.values():
+                if tensor is not None and tensor.dtype in halves and tensor.dtype != dtype:
+                    tensor.data = tensor.data.to(dtype)
+
+
+def _left_in_gguf(path: Path) -> list[str]:
+    """Tensors of a GGUF file that transformers passes over in silence though they belong to the body."""
+    try:
+        from transformers.integrations.gguf.reader import read_gguf_metadata
+    except ImportError:  # an older transformers
+        return []
+    _, names = read_gguf_metadata(str(path))
+    names = [getattr(name, "name", name) for name in names]
+    return [name for name in names if name.startswith(("rope_freqs", "rope_factors"))]

@@ -1,0 +1,259 @@
+"""What is loaded is the checkpoint, whole: weights that are missing, left over or of another shape are refused."""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from nait_fast.errors import NaitError
+from nait_fast.models.load import load_model
+from nait_fast.notices import NaitWarning
+from tests.conftest import make_tokenizer
+from tests.models.tiny import config_of, llama
+
+EVERY = {"vocab_size": 600}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A tiny Llama's folder."""
+    folder = tmp_path_factory.mktemp("saved")
+    llama(**EVERY).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(saved) -> dict[str, torch.Tensor]:
+    return load_file(saved / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def print_of(saved) -> str:
+    return load_model(str(saved)).fingerprint
+
+
+@pytest.fixture
+def variant(saved, tmp_path):
+    """A copy of the folder with other weights or configuration."""
+
+    def make(weights: dict[str, torch.Tensor] | None = None, **config) -> str:
+        folder = tmp_path / "variant"
+        shutil.copytree(saved, folder)
+        if weights is not None:
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | config))
+        return str(folder)
+
+    return make
+
+
+def refusal(model: str, **options) -> str:
+    with pytest.raises(NaitError) as caught:
+        load_model(model, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+WRAPPED = {
+    "compiled": lambda name: "_orig_mod." + name,
+    "data parallel": lambda name: "module." + name,
+    "peft": lambda name: "base_model.model." + name,
+    "three of them": lambda name: "_forward_module.module._orig_mod." + name,
+    "compiled body": lambda name: name.replace("model.", "model._orig_mod."),
+    "compiled layers": lambda name: re.sub(r"(layers\.\d+\.)", r"\1_orig_mod.", name),
+    "checkpointed, sharded layers": lambda name: re.sub(
+        r"(layers\.\d+\.)", r"\1_fsdp_wrapped_module._checkpoint_wrapped_module.", name
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_wrappers_prefix_is_taken_off_and_said(variant, weights, print_of, kind):
+    folder = variant({WRAPPED[kind](name): weight for name, weight in weights.items()})
+    with pytest.warns(NaitWarning, match=r"names hold _?\w+\..*taken off"):
+        assert load_model(folder).fingerprint == print_of
+
+
+def test_a_prefix_that_nobody_knows_is_named(variant, weights):
+    message = refusal(variant({"llm." + name: weight for name, weight in weights.items()}))
+    assert "lacks 29 weights" in message and "first embed_tokens.weight" in message
+    assert "its names begin with 'llm.model.'" in message
+
+
+def test_names_in_a_bin_file(variant, weights, print_of):
+    folder = Path(variant())
+    (folder / "model.safetensors").unlink()
+    torch.save({"_orig_mod." + name: weight for name, weight in weights.items()}, folder / "pytorch_model.bin")
+    with pytest.warns(NaitWarning, match="taken off"):
+        assert load_model(str(folder)).fingerprint == print_of
+
+
+# ------------------------------------------------------------------------------------- missing, left over, other shapes
+
+
+@pytest.mark.parametrize(
+    "left_out, first, n",
+    [
+        ("layers.1.mlp", "layers.1.mlp.down_proj.weight", 3),
+        ("layers.2.input_layernorm", "layers.2.input_layernorm.weight", 1),
+        ("embed_tokens", "embed_tokens.weight", 1),
+        ("model.norm", "norm.weight", 1),
+    ],
+)
+def test_what_is_missing_is_refused(variant, weights, left_out, first, n):
+    message = refusal(variant({name: weight for name, weight in weights.items() if left_out not in name}))
+    assert f"the checkpoint lacks {n} weights" in message and f"first {first}; fetch or save" in message
+
+
+def test_what_is_missing_behind_the_chosen_layers_is_said(variant, weights):
+    folder = variant({name: weight for name, weight in weights.items() if "layers.2.mlp" not in name})
+    assert "lacks 3 weights" in refusal(folder)
+    prints = set()
+    for _ in range(2):
+        with pytest.warns(NaitWarning, match=r"lacks 3 weights behind the chosen layers, first layers\.2\.mlp"):
+            prints.add(load_model(folder, layers="0-1").fingerprint)
+    assert len(prints) == 1  # nothing random is left
+
+
+def test_more_layers_than_the_checkpoint_holds(variant):
+    assert "lacks 9 weights" in refusal(variant(num_hidden_layers=4))
+
+
+def test_fewer_layers_than_the_checkpoint_holds(variant):
+    message = refusal(variant(num_hidden_layers=2))
+    assert "holds 9 weights that this model has no place for, first layers.2.input_layernorm.weight" in message
+
+
+def test_biases_that_the_configuration_does_not_know(variant, weights):
+    message = refusal(variant(weights | {"model.layers.0.self_attn.q_proj.bias": torch.ones(16)}))
+    assert "holds 1 weights that this model has no place for, first layers.0.self_attn.q_proj.bias" in message
+
+
+def test_what_is_not_of_the_body_is_nobodys_business(variant, weights, print_of, recwarn):
+    heads = {"score.weight": torch.ones(1, 16), "v_head.summary.weight": torch.ones(1, 16), "mtp.0.w": torch.ones(3)}
+    angles = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(3)}
+    scales = {"model.layers.0.self_attn.k_scale": torch.ones(1)}
+    assert load_model(variant(weights | heads | angles | scales)).fingerprint == print_of
+    assert not [w for w in recwarn if issubclass(w.category, NaitWarning)]
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"intermediate_size": 48}, r"layers.0.mlp.down_proj.weight as \[16, 40\].*asks for \[16, 48\].*kind: 9"),
+        ({"vocab_size": 700}, r"embed_tokens.weight as \[600, 16\].*asks for \[700, 16\]"),
+    ],
+)
+def test_other_shapes(variant, config, message):
+    assert re.search(message, refusal(variant(**config)))
+
+
+def test_tied_embeddings_that_were_saved_as_the_head(variant, weights, print_of):
+    renamed = {name: weight for name, weight in weights.items() if name != "lm_head.weight"}
+    renamed["lm_head.weight"] = renamed.pop("model.embed_tokens.weight")
+    loaded = load_model(variant(renamed, tie_word_embeddings=True))
+    assert torch.equal(loaded.body.get_input_embeddings().weight, weights["model.embed_tokens.weight"])
+
+
+def test_a_model_in_several_files(saved, tmp_path, print_of):
+    folder = tmp_path / "shards"
+    shutil.copytree(saved, folder)
+    (folder / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(saved).save_pretrained(folder, max_shard_size="20KB")
+    files = sorted(folder.glob("*.safetensors"))
+    assert len(files) > 3 and load_model(str(folder)).fingerprint == print_of
+    lost = files[-1]
+    lost.unlink()
+    assert lost.name in refusal(str(folder))
+    index = folder / "model.safetensors.index.json"
+    held = json.loads(index.read_text())
+    held["weight_map"] = {name: file for name, file in held["weight_map"].items() if file != lost.name}
+    index.write_text(json.dumps(held))
+    assert "the checkpoint lacks" in refusal(str(folder))
+
+
+# ----------------------------------------------------------------------------------------------- other kinds of folder
+
+
+def test_lora_weights_beside_the_base(variant, weights):
+    named = {name.replace("q_proj.weight", "q_proj.base_layer.weight"): weight for name, weight in weights.items()}
+    named["model.layers.0.self_attn.q_proj.lora_A.default.weight"] = torch.ones(2, 16)
+    assert "it holds LoRA weights" in refusal(variant(named))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_adapters_folder(variant, whole):
+    folder = Path(variant())
+    if not whole:
+        (folder / "config.json").unlink()
+        (folder / "model.safetensors").unlink()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+    message = refusal(str(folder))
+    assert "an adapter of some/base" in message and "merge_and_unload" in message
+
+
+def test_a_class_that_automodel_does_not_find_the_weights_of(tmp_path):
+    """Its checkpoints are written by a class that names the weights in another way than AutoModel's."""
+    tiny = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}
+    text = tiny | {"num_key_value_heads": 1, "head_dim": 8, "vocab_size": 600, "model_type": "qwen3"}
+    vision = tiny | {"num_hidden_layers": 5, "head_dim": 8, "image_size": 28, "patch_size": 14, "model_type": "pixtral"}
+    config = config_of("lighton_ocr", {}, text_config=text, vision_config=vision)
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = transformers.LightOnOcrForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path))
+    assert loaded.widths == [24, 24]
+    theirs = model.get_decoder().state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in loaded.body.state_dict().items())
+
+
+def test_warnings_of_transformers_are_shown(variant, monkeypatch):
+    from transformers import LlamaModel
+
+    own = LlamaModel.from_pretrained.__func__
+
+    def warning(cls, *arguments, **named):
+        logging.getLogger("transformers.modeling_utils").warning("Some weights were quantised anew.\nLook out.")
+        logging.getLogger("transformers.modeling_utils").warning("Have a nice day.")
+        return own(cls, *arguments, **named)
+
+    monkeypatch.setattr(LlamaModel, "from_pretrained", classmethod(warning))
+    logger = logging.getLogger("transformers")
+    before = logger.level, list(logger.handlers), logger.propagate
+    logger.setLevel(logging.ERROR)
+    try:
+        with pytest.warns(
+            NaitWarning, match=r"transformers says: Some weights were quantised anew\. Look out\.$"
+        ) as told:
+            load_model(variant())
+        assert len([w for w in told if issubclass(w.category, NaitWarning)]) == 1
+        assert logger.level == logging.ERROR and logger.handlers == before[1] and logger.propagate == before[2]
+    finally:
+        logger.setLevel(before[0])
+
+
+def test_encoder_decoders_are_refused():
+    from nait_fast import capture
+    from nait_fast.models.load import prepare
+
+    tiny = {"d_model": 16, "vocab_size": 60, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
+    config = config_of("bart", {}, **tiny, **sizes)
+    transformers = pytest.importorskip("transformers")
+    model = transformers.BartForConditionalGeneration(config).eval()
+    for use in (lambda: prepare(model, None), capture(model).__enter__):
+        with pytest.raises(NaitError, match="an encoder-decoder; nait_fast reads decoders"):
+            use()
