@@ -17,6 +17,7 @@ COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
 SCORES = ("all", "selected", "none")
 EXPORTS = ("llama_factory", "dataflex", "messages")
+MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
 BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend")
 
@@ -144,6 +145,14 @@ class PassOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputOptions(Options):
+    overwrite: bool = _option(
+        False,
+        "replace results of nait-fast in --output that have changed or are of another question; never other files",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SignatureOptions(Options):
     method: str = _option("contrast", "ranking method", choices=METHODS)
     weights: str = _option("difference", "contrast: weight of a neuron from its bit frequencies",
@@ -171,7 +180,9 @@ class BudgetOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectOptions(BudgetOptions, SignatureOptions, PassOptions, ReadingOptions, DataOptions, ModelOptions):
+class SelectOptions(
+    BudgetOptions, SignatureOptions, PassOptions, ReadingOptions, DataOptions, ModelOptions, OutputOptions
+):
     """Options of ``select``."""
 
     dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
@@ -217,7 +228,7 @@ class MergeOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, ModelOptions):
+class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, ModelOptions, OutputOptions):
     """Options of ``signature``."""
 
     target: tuple[str, ...] = _option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
@@ -226,7 +237,7 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankOptions(BudgetOptions):
+class RankOptions(BudgetOptions, OutputOptions):
     """Options of ``rank``."""
 
     index: str = _option("", "index folder", required=True)
@@ -238,7 +249,7 @@ class RankOptions(BudgetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(RunOptions):
+class EvaluateOptions(RunOptions, OutputOptions):
     """Options of ``evaluate``."""
 
     index: str = _option("", "index folder", required=True)
@@ -264,7 +275,7 @@ class EvaluateOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(Options):
+class ReportOptions(OutputOptions):
     """Options of ``report``."""
 
     keeps_config: ClassVar[bool] = False
@@ -306,4 +317,13 @@ def split_target(text: str) -> tuple[str, str]:
         name, path = Path(text).name.split(".")[0], text
     if not name or not path or not all(c.isalnum() or c in "._-" for c in name):
         raise NaitError(f"--target {text}: write NAME=FILE, the name of letters, digits, '.', '_' and '-'")
+    if name.startswith("."):
+        raise NaitError(
+            f"--target {text}: '{name}' begins with a dot, as hidden files do; write NAME=FILE with another"
+        )
+    if len(name.encode(errors="surrogateescape")) > MOST_NAME_BYTES:
+        raise NaitError(
+            f"--target {text[:40]}…: a name of {len(name.encode(errors='surrogateescape'))} bytes, which no file can "
+            f"have; write NAME=FILE with one of at most {MOST_NAME_BYTES}"
+        )
     return name, path

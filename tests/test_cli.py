@@ -103,7 +103,8 @@ def test_select(capsys, tmp_path: Path, words: list[str], pool_file: Path, metho
         assert key in manifest
     assert manifest["tokens_selected"] == sum(table["n_tokens"][i] for i in by_score[:7])
     assert {p.name for p in out.iterdir()} == {
-        "config.yaml", "dataset_info.json", "index", "manifest.json", "scores.parquet", "selected.jsonl", "signatures",
+        ".nait-fast.json", ".nait-fast.lock", "config.yaml", "dataset_info.json", "index", "manifest.json",
+        "scores.parquet", "selected.jsonl", "signatures",
     }  # fmt: skip
     assert summary(capsys, "verify", out)["ok"] is True
 

@@ -22,7 +22,7 @@ class Events:
         entry = {"time": round(time.time(), 3), "worker": self.worker, "pid": os.getpid(), "event": event, **values}
         line = json.dumps(entry, ensure_ascii=False) + "\n"
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 os.write(descriptor, line.encode(errors="backslashreplace"))
             finally:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +25,7 @@ from nait_fast.dist.events import Events
 from nait_fast.dist.stop import Stopped
 from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
+from nait_fast.extract.folder import MOST_TRIES
 from nait_fast.index.format import WORK
 
 FINISH = -1  # in place of a unit's number: write the manifest once all units are done
@@ -37,7 +38,7 @@ _TOUCH_SECONDS = 5.0
 class UnitActor:
     """One actor: the model, loaded once. Called with numbers of units by Ray Data, in two threads.
 
-    ``verb``: the module of ``nait_fast.verbs`` whose ``open_build(options, worker, quiet)`` makes the build.
+    ``verb``: the module of ``nait_fast.verbs`` whose ``open_build(options, worker, quiet, held)`` makes the build.
     """
 
     def __init__(self, verb: str, options: dict[str, Any], world: int, started: float):
@@ -46,7 +47,9 @@ class UnitActor:
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         name = f"actor {str(ray.get_runtime_context().get_actor_id())[:8]}"
-        build, directions = import_module(f"nait_fast.verbs.{verb}").open_build(options, Worker(0, world), True)
+        with ExitStack() as held:  # the driver has the folder for as long as its actors live
+            open_build = import_module(f"nait_fast.verbs.{verb}").open_build
+            build, directions = open_build(options, Worker(0, world), True, held)
         build.prepare(directions)
         self._build, self._folder = build, build.folder
         self._events = Events(self._folder.path, name)
@@ -62,8 +65,17 @@ class UnitActor:
         """``batch["unit"]``: numbers within the pool; returns them with what went wrong ('' if nothing did), and
         whether the index is complete."""
         units = [int(unit) for unit in batch["unit"]]
-        errors = ["" if unit == FINISH else self._unit(self._folder.first_unit + unit) for unit in units]
-        return {"unit": units, "error": errors, "complete": [unit == FINISH and self._finish() for unit in units]}
+        done = [
+            self._end() if unit == FINISH else (self._unit(self._folder.first_unit + unit), False) for unit in units
+        ]
+        return {"unit": units, "error": [error for error, _ in done], "complete": [complete for _, complete in done]}
+
+    def _end(self) -> tuple[str, bool]:
+        """(what went wrong, whether the index is complete)."""
+        try:
+            return "", self._finish()
+        except NaitError as error:
+            return f"{self._claims.worker}: {' '.join(str(error).splitlines())}", False
 
     def _unit(self, number: int) -> str:
         try:
@@ -141,7 +153,9 @@ def run_on_ray(
         failures: list[str] = []
         complete = False
         try:
-            while not failures:  # once, unless shards of an earlier run prove damaged at the end
+            for _ in range(1 + MOST_TRIES):  # once, unless shards of an earlier run prove damaged at the end
+                if failures:
+                    break
                 for row in _results(ray, verb, options, units, number):
                     watch()
                     complete |= row["complete"]
@@ -154,6 +168,8 @@ def run_on_ray(
             failures.append(_cause(error))
         except KeyboardInterrupt:
             raise Stopped("stopped; units under way are lost, the same command goes on from there") from None
+    if not failures:
+        failures.append(f"{options['output']}: shards prove missing or damaged each time they are made; check the disk")
     raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
 
 

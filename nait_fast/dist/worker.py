@@ -122,6 +122,7 @@ class _Run:
         self.progress.add(sum(build.unit(n).rows for n in folder.todo if self._is_done(n)), 0)
         try:
             while True:
+                self.check_stop()
                 self._units()
                 if not all(map(self._is_done, folder.todo)):
                     continue  # one that another worker had taken from this one, and then left

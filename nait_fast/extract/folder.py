@@ -1,5 +1,6 @@
 """The folder of an index under construction: whose it is, what is in it already, and when it is complete."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 from nait_fast.data.plan import Plan
 from nait_fast.errors import NaitError
 from nait_fast.index.files import read_json, sha256_file, write_json
-from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, MANIFEST, NEXT_PLAN, RUN, plan_name
+from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, MANIFEST, NEXT_PLAN, RUN, plan_name, shard_name
 from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
+
+MOST_TRIES = 2  # a shard that proves damaged again when it has been made anew so often is not mended by a third time
 
 
 class IndexFolder:
@@ -29,6 +32,7 @@ class IndexFolder:
         self, path: Path, identity: dict[str, Any], dataset: dict[str, Any], plan: Plan, append: bool, repair: bool
     ):
         self.path, self.writer, self._dataset = path, IndexWriter(path), dataset
+        self._lost: Counter[int] = Counter()  # how often a shard has proved damaged
         with self.lock():
             (path / NEXT_PLAN).unlink(missing_ok=True)
             run = self._run("--append" if append else "--repair" if repair else "")
@@ -179,7 +183,20 @@ class IndexFolder:
         return index.manifest
 
     def _finish(self, head: dict[str, Any]) -> dict[str, Any] | None:
-        if self.writer.check(self._resumed, every_byte=True) or not all(map(self.is_done, self.todo)):
+        lost = {*self.writer.check(self._resumed, every_byte=True), *self.writer.check(self.todo, every_byte=False)}
+        self._lost.update(lost)
+        for number in sorted(lost):
+            if self._lost[number] > MOST_TRIES:
+                raise NaitError(
+                    f"{self.path / shard_name(number)}: missing or damaged again, {MOST_TRIES} times after it was made "
+                    "anew; check the disk and what else writes there, then run the same command again"
+                )
+        if not self.writer.work.is_dir():
+            raise NaitError(
+                f"{self.writer.work}: is gone while this command worked there; something has deleted it; run the same "
+                "command again"
+            )
+        if lost or not all(map(self.is_done, self.todo)):
             return None
         if self._damaged:
             manifest = self.writer.replace(Index(self.path), self._damaged)

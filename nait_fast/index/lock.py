@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from nait_fast.errors import NaitError
 
+FOLDER_LOCK = ".nait-fast.lock"  # of an output folder: held as long as a command writes there
 _POLL_SECONDS = 0.05
+_SURE_SECONDS = 0.2  # who has just taken a lock may not have written yet who it is
+_JOIN_SECONDS = 10.0  # a fellow worker has the lock to itself for a moment, longer on a slow file system
+_COMMAND_CHARACTERS = 160
+
+
+def _open(path: Path) -> int:
+    """The lock's file, made if need be, with the rights that the umask leaves. Raises NaitError."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise NaitError(f"{path}: cannot be opened ({error.strerror or error})") from None
+
+
+def _flock(descriptor: int, shared: bool = False) -> bool:
+    """Whether the lock is ours now. Where a system or a file system has no locks, all succeed."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # no locks here
+        pass
+    return True
 
 
 class Lock:
@@ -29,20 +61,12 @@ class Lock:
         """Whether the lock is ours now; ``note`` is then written into the file. False, too, for a file whose folder is
         gone. Raises NaitError for a file that cannot be opened."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = _open(self.path)
         except FileNotFoundError:
             return False
-        except OSError as error:
-            raise NaitError(f"{self.path}: cannot be opened ({error.strerror or error})") from None
-        try:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _flock(descriptor):
             os.close(descriptor)
             return False
-        except (ImportError, OSError):  # no locks here
-            pass
         self._descriptor = descriptor
         if note:
             self.write(note)
@@ -83,3 +107,124 @@ def is_held(path: Path) -> bool:
     free = lock.acquire()
     lock.release()
     return not free and path.exists()
+
+
+class OutputLock:
+    """What a command holds of an output as long as it writes there: one command at a time.
+
+    ``path``: the lock's file, which says who holds it (a line of JSON each: pid, host, command, since, run). ``run``:
+    what several workers of one command have in common; they hold it together, None: this process alone. ``what``: the
+    output, as a message names it. ``keep``: whether the file stays; else it goes with the lock.
+    """
+
+    def __init__(self, path: Path, what: str, run: str | None = None, keep: bool = True):
+        self.path, self._what, self._run, self._keep = path, what, run, keep
+        self._descriptor: int | None = None
+        self.first = False  # nobody else had it when it was taken
+
+    def acquire(self) -> None:
+        """Take the lock. Raises NaitError naming who has it."""
+        began = time.monotonic()
+        while True:
+            try:
+                descriptor = _open(self.path)
+            except FileNotFoundError:
+                raise NaitError(f"{self.path.parent}: the folder is gone; run again") from None
+            if self._take(descriptor) and self._is_there(descriptor):
+                self._descriptor = descriptor
+                return
+            holders = _holders(descriptor)
+            os.close(descriptor)
+            ours = self._run is not None and any(holder["run"] == self._run for holder in holders)
+            if time.monotonic() - began > (_JOIN_SECONDS if ours else _SURE_SECONDS):
+                raise NaitError(
+                    f"{self._what}: in use by {_told(holders)}; wait until it has ended, or choose another output"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _take(self, descriptor: int) -> bool:
+        if _flock(descriptor):
+            with suppress(OSError):  # a full disk: the lock holds without a note
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, self._note(), 0)
+            # A lock is given back in between: another one may come first, and this one begins anew.
+            if self._run is not None and not _flock(descriptor, shared=True):
+                return False
+            self.first = True
+            return True
+        if self._run is None or not _flock(descriptor, shared=True):
+            return False
+        if any(holder["run"] == self._run for holder in _holders(descriptor)):
+            with suppress(OSError):
+                os.lseek(descriptor, 0, os.SEEK_END)
+                os.write(descriptor, self._note())
+            self.first = False
+            return True
+        return False  # closing the file gives it back
+
+    def _is_there(self, descriptor: int) -> bool:
+        """Whether the file is still the one under this name: who had it before may have taken it away."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _note(self) -> bytes:
+        command = " ".join(["nait-fast", *(shlex.quote(argument) for argument in sys.argv[1:])])[:_COMMAND_CHARACTERS]
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "command": command,
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"), "run": self._run}  # fmt: skip
+        return json.dumps(note).encode() + b"\n"
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            if not self._keep:
+                self.path.unlink(missing_ok=True)
+            elif _flock(self._descriptor):  # else a fellow worker still has it
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> OutputLock:
+        if self._descriptor is None:
+            self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _holders(descriptor: int) -> list[dict[str, Any]]:
+    """The notes in a lock's file, those first that are known to be of a process that lives."""
+    found = []
+    try:
+        text = os.pread(descriptor, 1 << 20, 0)
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            note = json.loads(line)
+            found.append({key: note[key] for key in ("pid", "host", "command", "since", "run")})
+        except (ValueError, KeyError, TypeError, RecursionError):  # being written right now
+            continue
+    return sorted(found, key=lambda note: not _lives(note))
+
+
+def _lives(note: dict[str, Any]) -> bool:
+    if note["host"] != socket.gethostname() or not isinstance(note["pid"], int):
+        return False
+    try:
+        os.kill(note["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def _told(holders: list[dict[str, Any]]) -> str:
+    if not holders:
+        return "another command"
+    note = holders[0]
+    command = "".join(c if c.isprintable() else "?" for c in str(note["command"])[:_COMMAND_CHARACTERS])
+    return f"pid {note['pid']} on {note['host']} since {note['since']} ({command})"

@@ -6,7 +6,6 @@ the same shard: they write the same bytes.
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -37,6 +36,7 @@ from nait_fast.index.format import (
     shard_name,
 )
 from nait_fast.index.lock import is_held
+from nait_fast.index.owned import is_in_work
 from nait_fast.index.reader import Index
 
 _PARTS = ("shard-*.safetensors", CODEBOOK, CALIBRATION, "plan-*.json", RUN)
@@ -163,19 +163,28 @@ class IndexWriter:
         with suppress(FileNotFoundError):
             self.work.rename(self.folder / f"{WORK}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         for old in self.folder.glob(f"{WORK}.*.tmp"):
-            shutil.rmtree(old, ignore_errors=True)
+            self._remove_work(old)
         for name in (*_PARTS, SKIPPED, MANIFEST):
             for leftover in self.folder.glob(f"{name}.*.tmp"):
                 leftover.unlink(missing_ok=True)
 
     def give_up(self, first: int, plans: range) -> None:
         """Remove an addition that was begun: shards from ``first`` on, and its plans."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._remove_work(self.work)
         for path in self.folder.glob("shard-*.safetensors*"):
             if int(path.name[6:].partition(".")[0]) >= first:
                 path.unlink(missing_ok=True)
         for number in plans:
             (self.folder / plan_name(number)).unlink(missing_ok=True)
+
+    def _remove_work(self, folder: Path) -> None:
+        """Remove a folder for notes and locks: what a build puts there, and the folder, where nothing else is in it."""
+        with suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                if is_in_work(entry.name):
+                    with suppress(OSError):
+                        os.unlink(entry.path)
+            folder.rmdir()
 
     def _write_skipped(self, shards: list[dict[str, Any]], numbers: range, before: Index | None) -> tuple[int, str]:
         """Write the list of rows that are left out, cut, or of an id that is there already; returns the number of

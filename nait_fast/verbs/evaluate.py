@@ -21,9 +21,10 @@ from nait_fast.evaluation.rows import formats_of, label_values, text_of
 from nait_fast.evaluation.scores import fits
 from nait_fast.evaluation.tables import tables
 from nait_fast.index.drawn import drawn_places
-from nait_fast.index.files import make_folder, write_atomic, write_sealed
+from nait_fast.index.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
+from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.signature import load_signature
@@ -37,8 +38,32 @@ def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
     folder = make_folder(options.output)
     if (folder / MANIFEST).exists():
         raise NaitError(f"--output {options.output}: holds an index or a selection; choose another folder")
+    with Output(
+        folder, (FILE, MARKDOWN), recognise=recognise, inputs=inputs_of(options), overwrite=options.overwrite
+    ) as output:
+        return _evaluate(options, output, sizes, quiet)
+
+
+def recognise(path: Path) -> tuple[State, str | None]:
+    """What a file in an evaluation's folder is, by the evaluation itself."""
+    place = path.parent / FILE
+    try:
+        told = read_json(place)
+        if told.get("kind") != KIND:
+            return State.FOREIGN, None
+        read_sealed(place)
+        if path == place or path.read_text(encoding="utf-8") == tables(told):
+            return State.WHOLE, None
+    except (NaitError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        pass
+    return (State.OURS if path == place and place.exists() else State.FOREIGN), None
+
+
+def _evaluate(options: EvaluateOptions, output: Output, sizes: list[int], quiet: bool) -> dict[str, Any]:
     index = Index(options.index)
     case = Case(index, [load_signature(path) for path in options.signature], options.seed, options.device)
+    of = question([sorted(s.hash for s in case.signatures), [dataset["sha256"] for dataset in index.datasets]])
+    output.check_question(of, "other signatures or another index")
     core.check_core(case, options.core_targets)
     relevant = _relevant(options, case)
     targets = _targets(options, case)
@@ -74,7 +99,10 @@ def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
         "unique": dict(zip(uniques, texts[len(cores) :], strict=True)),
         "missing": case.missing, "environment": environment(), "options": options.to_mapping(),
     }  # fmt: skip
-    return _write(folder, plain(evaluation))
+    output.begin()
+    written = _write(output.folder, plain(evaluation))
+    output.done(of)
+    return written
 
 
 def _write(folder: Path, evaluation: dict[str, Any]) -> dict[str, Any]:

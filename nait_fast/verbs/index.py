@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from nait_fast.extract.session import Session, open_session
 from nait_fast.index.codebook import load_codebook
 from nait_fast.index.files import make_folder, write_json
 from nait_fast.index.format import row_bytes
+from nait_fast.index.lock import FOLDER_LOCK, OutputLock
+from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
+from nait_fast.outputs import check_inputs, inputs_of, question
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 from nait_fast.verbs.signature import default_reading
 
@@ -73,11 +77,39 @@ def work_of(build: IndexBuild) -> dict[str, Any]:
     }
 
 
-def open_build(given: dict[str, Any], worker: Worker, quiet: bool) -> tuple[IndexBuild, Directions]:
-    """What a worker needs for the options ``given``: the model, the pool and the folder, put together, and the exact
-    scores to ask of them."""
-    options = IndexOptions.from_mapping(given, "index")
+_NOT_OF_THE_RUN = ("device", "workers", "engine", "address", "trust_remote_code", "output")  # workers may differ here
+
+
+def index_lock(options: IndexOptions) -> OutputLock:
+    """The lock of an index's folder, which all workers of one command hold together: the same options but for where
+    they run. Make the folder first."""
+    told = {name: value for name, value in options.to_mapping().items() if name not in _NOT_OF_THE_RUN}
+    for name in ("model", "tokenizer", "dataset", "codebook"):
+        told[name] = _resolved(told[name])
+    told["score"] = [_resolved(path) for path in options.score]
+    return OutputLock(Path(options.output) / FOLDER_LOCK, f"--output {options.output}", question(told))
+
+
+def _resolved(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path and os.path.exists(path) else path
+
+
+def hold_folder(options: IndexOptions, held: ExitStack) -> Path:
+    """The folder of an index, made if need be and ours, together with other workers of this command, until ``held``
+    ends. Raises NaitError where another command is at it, and where something is in the way."""
     folder = make_folder(options.output)
+    held.enter_context(index_lock(options))
+    # What --append refuses of --codebook is told by the build.
+    check_inputs(folder, is_name, [(f, p) for f, p in inputs_of(options) if not (f == "--codebook" and options.append)])
+    check_folder(folder)
+    return folder
+
+
+def open_build(given: dict[str, Any], worker: Worker, quiet: bool, held: ExitStack) -> tuple[IndexBuild, Directions]:
+    """What a worker needs for the options ``given``: the model, the pool and the folder, put together, and the exact
+    scores to ask of them. The folder is ours until ``held`` ends."""
+    options = IndexOptions.from_mapping(given, "index")
+    folder = hold_folder(options, held)
     pool = open_pool(options, folder)
     pool.detect()
     signatures = [load_signature(path) for path in options.score]
@@ -98,12 +130,13 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool) -> tuple[Inde
 
 def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
     """What one worker does with the options ``given``; returns a summary once the index is complete."""
-    build, directions = open_build(given, worker, quiet)
-    manifest = index_pool(build, directions, worker)
-    folder = build.folder.path
-    summary = {**summary_of(manifest, folder), **work_of(build)}
-    log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
-    write_json(folder / log, {**summary, "config": given, "environment": environment()})
+    with ExitStack() as held:
+        build, directions = open_build(given, worker, quiet, held)
+        manifest = index_pool(build, directions, worker)
+        folder = build.folder.path
+        summary = {**summary_of(manifest, folder), **work_of(build)}
+        log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
+        write_json(folder / log, {**summary, "config": given, "environment": environment()})
     return summary
 
 
@@ -131,15 +164,16 @@ def _with_workers(
     options: IndexOptions, quiet: bool, start: Callable[[IndexOptions, Path, Plan, Callable[[], None]], int]
 ) -> dict[str, Any]:
     """The work done by processes that ``start`` starts, watched from this one."""
-    folder = make_folder(options.output)
-    pool = open_pool(options, folder)  # what is wrong with it is told once, before any worker starts
-    pool.detect()
-    with Watch(folder, pool.plan(), quiet) as watch:
-        number = start(options, folder, pool.plan(), watch.look)
-    manifest = Index(folder).manifest
-    summary = {**summary_of(manifest, folder), "workers": number, **watch.told()}
-    write_json(folder / "log.json", {**summary, "config": options.to_mapping(), "environment": environment()})
-    return summary
+    with ExitStack() as held:
+        folder = hold_folder(options, held)
+        pool = open_pool(options, folder)  # what is wrong with it is told once, before any worker starts
+        pool.detect()
+        with Watch(folder, pool.plan(), quiet) as watch:
+            number = start(options, folder, pool.plan(), watch.look)
+        manifest = Index(folder).manifest
+        summary = {**summary_of(manifest, folder), "workers": number, **watch.told()}
+        write_json(folder / "log.json", {**summary, "config": options.to_mapping(), "environment": environment()})
+        return summary
 
 
 def _on_ray(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[], None]) -> int:

@@ -1,6 +1,7 @@
 """``rank``: an index and signatures in, the chosen rows out; needs no model."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ from nait_fast.config import BudgetOptions, RankOptions
 from nait_fast.data.rows import open_rows
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
-from nait_fast.index.files import make_folder, read_json, sha256_file, write_sealed
+from nait_fast.index.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
 from nait_fast.notices import recorded
+from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.ranking import export
 from nait_fast.ranking.external import ranks
-from nait_fast.ranking.handover import check_exports, write_exports
+from nait_fast.ranking.handover import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import Selection, check_budget, select
 from nait_fast.ranking.signature import Signature, load_signature
@@ -32,6 +34,32 @@ def selection_folder(path: str) -> Path:
     return folder
 
 
+SELECTION = (MANIFEST, export.SELECTED, export.SCORES, *(file for file, _ in EXPORTS.values()))  # files of one
+
+
+def answers(signatures: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]) -> str:
+    """The question that a selection answers: which targets' signatures (name -> hash), of which rows."""
+    return question([dict(signatures), [dataset["sha256"] for dataset in datasets]])
+
+
+def recognise(path: Path) -> tuple[State, str | None]:
+    """What a file in a selection's folder is, by the selection's manifest."""
+    place = path.parent / MANIFEST
+    try:
+        told = read_json(place)
+        if told.get("kind") != export.KIND:
+            return State.FOREIGN, None
+        of = answers(told["signatures"], told["datasets"])
+        if path == place:
+            read_sealed(place)
+            return State.WHOLE, of
+        if path.name not in told["files"]:
+            return State.FOREIGN, None
+        return (State.WHOLE if sha256_file(path).startswith(told["files"][path.name]) else State.OURS), of
+    except (NaitError, KeyError, TypeError, ValueError, AttributeError):
+        return (State.OURS if path == place and place.exists() else State.FOREIGN), None
+
+
 def rank_index(
     index: Index,
     signatures: list[Signature],
@@ -40,8 +68,10 @@ def rank_index(
     folder: Path,
     pool: export.RowSource,
     device: str = "auto",
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Score, select and write the outputs into ``folder``; returns what the manifest says of it."""
+    """Score, select and write the outputs into ``folder``; returns what the manifest says of it. ``begin`` is called
+    before anything is written."""
     for path in pool.paths:
         if Path(path).resolve() == (folder / export.SELECTED).resolve():
             raise NaitError(f"{path}: the pool would be overwritten by the selection; choose another --output")
@@ -55,6 +85,7 @@ def rank_index(
         clock.lap("scan")
         selection = select(table, options, seed)
         clock.lap("select")
+        begin()
         files = _write(index, table, selection, options, folder, pool, clock)
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
@@ -138,7 +169,12 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     check_budget(options, index.rows)
     signatures = [load_signature(path) for path in options.signature]
     pool = open_rows(index, options.dataset)
-    with recorded() as warnings:
-        told = rank_index(index, signatures, options, options.seed, folder, pool, options.device)
-    write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
+    inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]
+    of = answers({s.name: s.hash for s in signatures}, index.datasets)
+    with Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
+        output.check_question(of, "other signatures or another index")
+        with recorded() as warnings:
+            told = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
+        write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
+        output.done(of)
     return {"output": str(folder), **told}

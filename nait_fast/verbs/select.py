@@ -3,10 +3,11 @@
 import dataclasses
 import gc
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from nait_fast.config import IndexOptions, SelectOptions
+from nait_fast.config import IndexOptions, SelectOptions, split_target
 from nait_fast.data.rows import rows_of
 from nait_fast.dist.local import default_workers, run_workers
 from nait_fast.dist.progress import Watch
@@ -14,44 +15,66 @@ from nait_fast.dist.worker import Worker, device_of, index_pool, worker_of
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import IndexBuild, open_pool
 from nait_fast.extract.session import open_session
-from nait_fast.index.files import make_folder
+from nait_fast.index.files import make_folder, read_json
+from nait_fast.index.format import MANIFEST
+from nait_fast.index.owned import is_name
 from nait_fast.index.reader import Index
 from nait_fast.notices import recorded
+from nait_fast.outputs import Output, check_inputs, inputs_of, question
+from nait_fast.ranking.handover import check_exports
 from nait_fast.ranking.select import check_budget
 from nait_fast.ranking.signature import load_signature
-from nait_fast.verbs.index import directions_of, summary_of, work_of
-from nait_fast.verbs.rank import rank_index, selection_folder, write_manifest
-from nait_fast.verbs.signature import build_signatures, default_reading, describe, open_targets
+from nait_fast.verbs.index import directions_of, hold_folder, summary_of, work_of
+from nait_fast.verbs.rank import SELECTION, answers, rank_index, recognise, selection_folder, write_manifest
+from nait_fast.verbs.signature import (
+    build_signatures,
+    default_reading,
+    describe,
+    open_targets,
+    questions,
+    signature_output,
+)
 
 
 def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     """Select; returns a summary. What can be wrong with the input is checked before the model is loaded, the rows of
     the pool as they come."""
-    with recorded() as warnings:
-        folder, index, told = _select(options, quiet)
-    write_manifest(folder, "select", options.to_mapping(), index, {**told, "warnings": warnings})
+    with recorded() as warnings, ExitStack() as held:
+        output, asked, index, told = _select(options, quiet, held)
+        write_manifest(output.folder, "select", options.to_mapping(), index, {**told, "warnings": warnings})
+        output.done(answers(told["signatures"], index.datasets), asked)
     return told
 
 
-def _select(options: SelectOptions, quiet: bool) -> tuple[Path, Index, dict[str, Any]]:
-    """(the folder, its index, what the manifest says)."""
+def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Output, str, Index, dict[str, Any]]:
+    """(the folder, which is ours until ``held`` ends, what was asked, the index, what the manifest says)."""
     check_budget(options)
     if worker_of().world > 1 and "RANK" in os.environ:
         raise NaitError("select: starts its own workers (--workers); with torchrun use index, then signature and rank")
     reading = default_reading(options.method, options.reading)
+    inputs = inputs_of(options)
     folder = selection_folder(options.output)
-    index_folder, signature_folder = make_folder(folder / "index"), make_folder(folder / "signatures")
-    passing = _index_options(options, index_folder, reading)
+    output = held.enter_context(
+        Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite)
+    )
+    passing = _index_options(options, folder / "index", reading)
+    index_folder = hold_folder(passing, held)
+    check_inputs(index_folder, is_name, inputs)
     pool = open_pool(passing, index_folder)
     check_budget(options, pool.plan().rows)
-    pool.detect()
+    check_exports(options.export, pool.detect())
     targets = open_targets(options.target, "auto")
+    made = held.enter_context(
+        signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs, lock=False)
+    )
+    asked = question([pool.plan().sha256, questions(targets, options, reading)])
+    _check_asked(output, asked, options)
     number = options.workers or default_workers(options.device)
     session = open_session(passing, passing, options.first_token, quiet)
     build = _open_build(session, pool, passing, options, reading)
     codebook = build.codebook()
     signatures = build_signatures(session, targets, options, reading, codebook)
-    files = [signature.save(signature_folder) for signature in signatures]
+    files = made.save(signatures)
     if number == 1:
         manifest = index_pool(build, directions_of(signatures))
         told = work_of(build)
@@ -65,20 +88,43 @@ def _select(options: SelectOptions, quiet: bool) -> tuple[Path, Index, dict[str,
         manifest, told = Index(index_folder).manifest, {"workers": number, **watch.told()}
     extraction = {**summary_of(manifest, index_folder), **told}
     index = Index(index_folder)
-    ranked = rank_index(index, signatures, options, options.seed, folder, rows_of(pool), options.device)
+    if output.asked != asked:  # else the very question; its signatures' hashes may be those of another version
+        output.check_question(answers({s.name: s.hash for s in signatures}, index.datasets), "another question")
+    ranked = rank_index(index, signatures, options, options.seed, folder, rows_of(pool), options.device, output.begin)
     described = [describe(s, f) for s, f in zip(signatures, files, strict=True)]
-    return folder, index, {"output": str(folder), **ranked, "extraction": extraction, "targets_described": described}
+    return output, asked, index, {"output": str(folder), **ranked, "extraction": extraction,
+                                  "targets_described": described}  # fmt: skip
+
+
+def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:
+    """Raises NaitError, before the model is loaded, where the folder holds the results of another question."""
+    if options.overwrite or not output.holds_results:
+        return
+    if output.asked is not None:
+        same = output.asked == asked
+    else:  # of rank, or of a version that kept no claim: the rest shows once the signatures are there
+        told = read_json(output.folder / MANIFEST)
+        same = (told["targets"], set(told["method"])) == (
+            [split_target(t)[0] for t in options.target],
+            {options.method},
+        )
+    if not same:
+        raise NaitError(
+            f"--output {options.output}: holds the results of another question (other targets, data or method); choose "
+            "another folder, or pass --overwrite to replace them"
+        )
 
 
 def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
     """One of several workers on the index pass; calibration and signatures are there."""
     options, reading = SelectOptions.from_mapping(given["options"]), given["reading"]
     passing = _index_options(options, Path(options.output) / "index", reading)
-    pool = open_pool(passing, Path(passing.output))
-    passing = dataclasses.replace(passing, device=device_of(options.device, worker))
-    session = open_session(passing, passing, options.first_token, quiet)
-    signatures = [load_signature(file) for file in given["signatures"]]
-    index_pool(_open_build(session, pool, passing, options, reading), directions_of(signatures), worker)
+    with ExitStack() as held:
+        pool = open_pool(passing, hold_folder(passing, held))
+        passing = dataclasses.replace(passing, device=device_of(options.device, worker))
+        session = open_session(passing, passing, options.first_token, quiet)
+        signatures = [load_signature(file) for file in given["signatures"]]
+        index_pool(_open_build(session, pool, passing, options, reading), directions_of(signatures), worker)
 
 
 def _free_gpu() -> None:

@@ -16,10 +16,11 @@ from nait_fast.extract.session import Session, encode_all, encode_rows, open_ses
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import make_folder
+from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import Progress
 from nait_fast.ranking.embed import embed_signature
 from nait_fast.ranking.pca import nait_signature
-from nait_fast.ranking.signature import Signature, contrast_signature, nag_signature
+from nait_fast.ranking.signature import Signature, contrast_signature, load_signature, nag_signature
 
 
 def default_reading(method: str, reading: str | None) -> str:
@@ -51,6 +52,11 @@ def open_targets(targets: tuple[str, ...], format: str) -> dict[str, Pool]:
         name, path = split_target(text)
         if name in pools:
             raise NaitError(f"--target {text}: the name '{name}' is there twice; write NAME=FILE")
+        if (other := next((known for known in pools if known.casefold() == name.casefold()), None)) is not None:
+            raise NaitError(
+                f"--target {text}: the names '{other}' and '{name}' differ in capitals only, which some file systems "
+                "take for one file; write NAME=FILE with another"
+            )
         pools[name] = Pool(path, format=format)
         if pools[name].scan().good < 2:
             raise NaitError(
@@ -161,11 +167,71 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     targets = open_targets(options.target, options.format)
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
-    session = open_session(options, options, options.first_token, quiet)
-    _check_codebook(codebook, session, reading, options)
-    signatures = build_signatures(session, targets, options, reading, codebook)
-    files = [str(signature.save(folder)) for signature in signatures]
+    with signature_output(folder, targets, options, reading, inputs_of(options)) as output:
+        session = open_session(options, options, options.first_token, quiet)
+        _check_codebook(codebook, session, reading, options)
+        signatures = build_signatures(session, targets, options, reading, codebook)
+        files = output.save(signatures)
     return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
+
+
+_ASKED = ("method", "weights", "planes", "top_m", "sign", "nag_top_k", "first_token", "template", "max_length",
+          "layers", "model", "tokenizer")  # fmt: skip
+
+
+def questions(targets: Mapping[str, Pool], options: SignatureOptions, reading: str) -> dict[str, str]:
+    """File of each target's signature -> what it answers."""
+    told = [reading, *(str(getattr(options, name, None)) for name in _ASKED)]
+    return {f"{name}.safetensors": question([*told, pool.scan().sha256]) for name, pool in targets.items()}
+
+
+def signature_output(
+    folder: Path,
+    targets: Mapping[str, Pool],
+    options: Any,
+    reading: str,
+    inputs: list[tuple[str, str]],
+    lock: bool = True,
+) -> "SignatureOutput":
+    """The folder of signatures of ``targets``; with ``with``, checked for what is in their way."""
+    asked = questions(targets, options, reading)
+
+    def recognise(path: Path) -> tuple[State, str | None]:
+        """A signature that no claim tells of is taken for one of the same question by what it says of itself."""
+        try:
+            meta = load_signature(path).meta
+        except NaitError:
+            return State.FOREIGN, None
+        made, target = meta.get("target") or {}, targets[path.name.removesuffix(".safetensors")]
+        same = (meta["method"], meta["reading"], made.get("sha256")) == (options.method, reading, target.scan().sha256)
+        return (State.WHOLE if same else State.OURS), None
+
+    return SignatureOutput(folder, asked, recognise=recognise, inputs=inputs, overwrite=options.overwrite, lock=lock)
+
+
+class SignatureOutput(Output):
+    """An output folder of signatures: each has a question of its own."""
+
+    def __init__(self, folder: Path, asked: Mapping[str, str], **how: Any):
+        super().__init__(folder, asked, **how)
+        self._asked = asked
+
+    def __enter__(self) -> "SignatureOutput":
+        super().__enter__()
+        try:
+            for name, of in self._asked.items():
+                self.check_question(of, "another target's data or other options", [name])
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def save(self, signatures: Sequence[Signature]) -> list[Path]:
+        """Write the signatures' files."""
+        self.begin()
+        files = [signature.save(self.folder) for signature in signatures]
+        self.done(self._asked)
+        return files
 
 
 def describe(signature: Signature, file: str | Path) -> dict[str, Any]:

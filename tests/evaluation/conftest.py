@@ -24,7 +24,7 @@ class World:
         target = [f"{kind}={path}" for kind, path in self.targets.items()]
         nait_fast.build_signature(model=model, target=target, method="nait", output=folder / "nait", reading="mean")
         self.index = folder / "index"
-        nait = sorted(map(str, (folder / "nait").iterdir()))
+        nait = sorted(map(str, (folder / "nait").glob("*.safetensors")))
         nait_fast.build_index(model=model, dataset=self.pool, output=self.index, calibration_size=60, score=nait,
                               shard_rows=50)  # fmt: skip
         nait_fast.build_signature(model=model, target=target, codebook=self.index, output=folder / "contrast")

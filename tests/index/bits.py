@@ -61,7 +61,7 @@ def digest(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.iterdir())
     whole = [path for path in files if path.suffix == ".safetensors" or path.name in ("manifest.json", "skipped.jsonl")]
     beside = (".lock", "run.json", "log.json", "log-0.json", "log-1.json", "log-2.json", "events.jsonl", "config.yaml")
-    beside = (*beside, *(f"plan-{n:02d}.json" for n in range(3)))
+    beside = (*beside, ".nait-fast.lock", *(f"plan-{n:02d}.json" for n in range(3)))
     assert not [path.name for path in files if path not in whole and path.name not in beside]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in whole}
 

@@ -1,7 +1,6 @@
 """Adding data to an index, and making a damaged shard again."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +196,13 @@ def test_a_late_worker_finds_the_notes_gone(tmp_path: Path, options, pools, monk
     folder = tmp_path / "index"
     build(folder, dataset=pools[0], **options)
     (folder / "shard-00001.safetensors").unlink()
-    real, late = shutil.rmtree, []
+    real, late = IndexWriter._remove_work, []
 
-    def rmtree(path: Any, **given: Any) -> None:
+    def remove(self: IndexWriter, path: Path) -> None:
         late.append(Lock(folder / "work" / "unit-00000.lock").acquire())
-        real(path, **given)
+        real(self, path)
 
-    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    monkeypatch.setattr(IndexWriter, "_remove_work", remove)
     build(folder, dataset=pools[0], repair=True, **options)
     assert late == [False] and not (folder / "work").exists() and not list(folder.glob("*.tmp"))
 

@@ -12,7 +12,9 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
+from nait_fast.index.lock import FOLDER_LOCK
 from nait_fast.index.reader import Index
+from nait_fast.outputs import CLAIM
 from nait_fast.verbs.look import verify
 from tests.conftest import make_rows, write_jsonl
 
@@ -78,7 +80,7 @@ def selection(tmp_path_factory, tiny_model: str) -> Path:
 
 def vouched(folder: Path) -> list[Path]:
     """Files that the manifest, or a manifest in it, tells of; the manifests; the plans, which vouch for themselves."""
-    aside = (".lock", "run.json", "log.json", "events.jsonl", "config.yaml")
+    aside = (".lock", FOLDER_LOCK, CLAIM, "run.json", "log.json", "events.jsonl", "config.yaml")
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in aside)
 
 

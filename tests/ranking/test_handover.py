@@ -10,6 +10,8 @@ import pytest
 import nait_fast
 from nait_fast import NaitError
 from nait_fast.config import EXPORTS, SelectOptions
+from nait_fast.index.lock import FOLDER_LOCK
+from nait_fast.outputs import CLAIM
 from nait_fast.ranking import handover
 from nait_fast.verbs.look import verify
 from tests.conftest import make_rows, write_jsonl
@@ -44,7 +46,7 @@ def test_the_files_that_are_asked_for(tmp_path: Path, index, names) -> None:
     nait_fast.rank(**index, output=str(out), fraction=1.0, export=list(EXPORTS))
     told = nait_fast.rank(**index, output=str(out), fraction=0.9, export=list(names))
     files = {handover.EXPORTS[name][0] for name in names}
-    assert {path.name for path in out.iterdir()} - {"manifest.json", "config.yaml"} == {
+    assert {path.name for path in out.iterdir()} - {"manifest.json", CLAIM, FOLDER_LOCK} == {
         "selected.jsonl", "scores.parquet", *files,
     }  # fmt: skip
     assert set(told["files"]) == {"selected.jsonl", "scores.parquet", *files} and verify(str(out))["ok"]

@@ -1,0 +1,266 @@
+"""Output folders: one command at a time writes there, and only over what nait_fast itself has written.
+
+A folder's claim, a small sealed file, says of each file of ours what it was when it was finished, and while a command
+writes, which files it may be writing: so a run that was killed finds its own again. Any other file is somebody else's:
+one with a name that we would write or delete is refused, all others are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from nait_fast.config import Options, split_target
+from nait_fast.errors import NaitError
+from nait_fast.index.files import make_folder, read_sealed, sha256_file, write_sealed
+from nait_fast.index.lock import FOLDER_LOCK, OutputLock
+
+CLAIM = ".nait-fast.json"
+KIND = "nait_fast output"
+_TEMPORARY = re.compile(r"(?P<name>.+)\.\d+-[0-9a-f]{8}\.tmp")  # of files.atomic_file
+_READ = (
+    "dataset",
+    "target",
+    "model",
+    "tokenizer",
+    "codebook",
+    "score",
+    "index",
+    "signature",
+    "selection",
+    "evaluation",
+)
+_MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is not looked up
+
+
+class State(Enum):
+    """What a file in an output folder is."""
+
+    WHOLE = "ours, as it was written"
+    OURS = "of our form, but nobody knows what it was written as, or it has changed"
+    FOREIGN = "somebody else's"
+
+
+Recognise = Callable[[Path], tuple[State, "str | None"]]  # a file without an entry in a claim -> state, its question
+
+
+def question(value: Any) -> str:
+    """A short digest of what a result answers."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode(errors="replace")).hexdigest()[:16]
+
+
+def foreign(path: Path) -> tuple[State, str | None]:
+    """``Recognise`` for files that have no form of their own."""
+    return State.FOREIGN, None
+
+
+class Output:
+    """An output folder; with ``with``, this command's alone.
+
+    ``names``: the files that the command may write or delete in it. ``recognise``: what a file is that no claim tells
+    of. ``inputs``: (flag, path) of what the command reads. ``overwrite``: replace results of ours that have changed
+    or answer another question. ``lock``: false for a folder within one that is locked.
+
+    Entering raises NaitError, before anything is written, where another command is at it, where a file is in the way,
+    and where an input would be written over; it removes the temporary files that killed runs have left.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        names: Iterable[str],
+        *,
+        recognise: Recognise = foreign,
+        inputs: Iterable[tuple[str, str]] = (),
+        overwrite: bool = False,
+        flag: str = "--output",
+        lock: bool = True,
+    ):
+        self.folder = make_folder(path, flag)
+        self.names = list(dict.fromkeys(names))
+        self._recognise, self._inputs, self._overwrite, self._flag = recognise, list(inputs), overwrite, flag
+        self._lock = OutputLock(self.folder / FOLDER_LOCK, f"{flag} {path}") if lock else None
+        self._claim: dict[str, Any] = {"files": {}, "writing": [], "asked": None}
+        self._questions: dict[str, str | None] = {}
+
+    def __enter__(self) -> Output:
+        if self._lock is not None:
+            self._lock.acquire()
+        try:
+            self._claim = _load_claim(self.folder)
+            if self._lock is not None:
+                sweep(self.folder, {*self.names, *self._claim["files"], CLAIM}.__contains__)
+            check_inputs(self.folder, self.names.__contains__, self._inputs, self._flag)
+            for name in self.names:
+                self._check(name)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _check(self, name: str) -> None:
+        path = self.folder / name
+        if not os.path.lexists(path):
+            return
+        state, self._questions[name] = self._state(name, path)
+        if state is State.FOREIGN:
+            raise NaitError(
+                f"{path}: is in the way: nait_fast did not write it, and would write over it; move it, or choose "
+                f"another {self._flag}"
+            )
+        if state is State.OURS and not self._overwrite:
+            raise NaitError(
+                f"{path}: is not as nait_fast wrote it last; move it, choose another {self._flag}, or pass --overwrite "
+                "to replace it"
+            )
+
+    def _state(self, name: str, path: Path) -> tuple[State, str | None]:
+        if not is_plain(path):
+            return State.FOREIGN, None
+        if name in self._claim["writing"]:
+            return State.WHOLE, None
+        entry = self._claim["files"].get(name)
+        if entry is None:
+            return self._recognise(path)
+        return (State.WHOLE if sha256_file(path) == entry["sha256"] else State.OURS), entry["of"]
+
+    @property
+    def asked(self) -> str | None:
+        """What the results in the folder were asked with, as ``done`` was told; None where there are none."""
+        return self._claim["asked"] if self.holds_results else None
+
+    @property
+    def holds_results(self) -> bool:
+        return any(value is not None for value in self._questions.values())
+
+    def check_question(self, of: str, what: str, names: Iterable[str] | None = None) -> None:
+        """Raises NaitError where a result that is there answers another question than ``of``, unless it may be
+        replaced. ``what``: what differs, in words."""
+        held = self._questions if names is None else {name: self._questions.get(name) for name in names}
+        other = [name for name, value in held.items() if value is not None and value != of]
+        if other and not self._overwrite:
+            raise NaitError(
+                f"{self.folder / other[0]}: holds another result ({what}); choose another {self._flag}, or pass "
+                "--overwrite to replace it"
+            )
+
+    def begin(self) -> None:
+        """Say that the files may be of this run from now on. Before the first of them is written."""
+        present = [name for name in self._claim["files"] if os.path.lexists(self.folder / name)]
+        kept = {name: self._claim["files"][name] for name in present if name not in self.names}
+        self._save({"files": kept, "writing": sorted(self.names), "asked": None})
+
+    def done(self, of: str | Mapping[str, str], asked: str | None = None) -> None:
+        """All is written; ``of``: the question that the files answer, or that of each name."""
+        files = dict(self._claim["files"])
+        for name in self.names:
+            if (path := self.folder / name).is_file():
+                files[name] = {"sha256": sha256_file(path), "of": of if isinstance(of, str) else of[name]}
+        self._save({"files": dict(sorted(files.items())), "writing": [], "asked": asked})
+
+    def _save(self, claim: dict[str, Any]) -> None:
+        write_sealed(self.folder / CLAIM, {"kind": KIND, **claim})
+        self._claim = claim
+
+
+def _load_claim(folder: Path) -> dict[str, Any]:
+    path = folder / CLAIM
+    if not os.path.lexists(path):
+        return {"files": {}, "writing": [], "asked": None}
+    try:
+        told = read_sealed(path)
+        files = {str(name): {"sha256": str(e["sha256"]), "of": str(e["of"])} for name, e in told["files"].items()}
+        asked = None if told["asked"] is None else str(told["asked"])
+        if told["kind"] != KIND:
+            raise KeyError("kind")
+        return {"files": files, "writing": [str(name) for name in told["writing"]], "asked": asked}
+    except (NaitError, KeyError, TypeError, AttributeError):
+        raise NaitError(
+            f"{path}: damaged; it tells which files there are of nait_fast: choose another folder, or delete it "
+            "together with the results"
+        ) from None
+
+
+def is_plain(path: Path) -> bool:
+    """Whether ``path`` is a file, and no link to one."""
+    return stat.S_ISREG(os.lstat(path).st_mode)
+
+
+def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
+    """Remove the temporary files of names that are ``ours``: for who holds the folder's lock, when nobody writes."""
+    for entry in list(os.scandir(folder)):
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match and ours(match["name"]) and entry.is_file(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def inputs_of(options: Options) -> list[tuple[str, str]]:
+    """(flag, path) of what a command with these options reads."""
+    found = []
+    for name in _READ:
+        value = getattr(options, name, None)
+        for item in value if isinstance(value, tuple) else (value,):
+            if item:
+                found.append((f"--{name}", split_target(item)[1] if name == "target" else str(item)))
+    return found
+
+
+def check_inputs(
+    folder: Path, ours: Callable[[str], bool], inputs: Iterable[tuple[str, str]], flag: str = "--output"
+) -> None:
+    """Raises NaitError where a file that is read is one that may be written or deleted: a name in ``folder`` that is
+    ``ours``, whatever links or spelling lead there; and where the folder itself is one that is read."""
+    written = {_place(Path(entry.path)): entry.path for entry in os.scandir(folder) if ours(entry.name)}
+    here = _place(folder)
+    for given, path in inputs:
+        source = Path(path)
+        if _place(source) is None and ":" in path:  # FOLDER:SPLIT
+            source = Path(path.rpartition(":")[0])
+        if _place(source) is None:  # a name on the Hub
+            continue
+        if source.is_dir() and _place(source) == here:
+            raise NaitError(
+                f"{flag} {folder}: is the folder that {given} reads: what is written there would be read as a part of "
+                "it; choose another folder"
+            )
+        if written:
+            for file in _files_of(source, here):
+                if (place := _place(file)) is not None and place in written:
+                    raise NaitError(
+                        f"{written[place]}: would be written over, but {given} {path} reads it; choose another {flag}"
+                    )
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """What a path leads to, however it is written; None where there is nothing."""
+    try:
+        told = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return told.st_dev, told.st_ino
+
+
+def _files_of(source: Path, output: tuple[int, int] | None) -> Iterator[Path]:
+    """The files under ``source``, those of the output folder and of other outputs in it left out."""
+    if not source.is_dir():
+        yield source
+        return
+    number = 0
+    for base, folders, files in os.walk(source):
+        folders[:] = [f for f in folders if _place(Path(base, f)) != output and not Path(base, f, CLAIM).exists()]
+        for file in files:
+            number += 1
+            if number > _MOST_INPUTS:
+                return
+            yield Path(base, file)
