@@ -137,7 +137,7 @@ class Scorer:
                 out[rows, c] = score_codes(sink.codes, [signature])[:, 0]
         infinite = [row for i, row in enumerate(rows) if not all(sink.finite[i] for sink in sinks)]
         out[infinite] = np.nan
-        return out, dict.fromkeys(infinite, "activations are not finite")
+        return out, dict.fromkeys(infinite, self._session.model.not_finite)
 
     def _sink(self, signature: Signature, n: int) -> Encode:
         reading, device, layout = signature.meta["reading"], self._session.model.device, self._session.layout

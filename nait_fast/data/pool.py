@@ -165,8 +165,10 @@ class Pool:
     def refuse(self, where: str, row: int, reason: str) -> SkippedRow:
         """As ``skip``, of a row that is well formed, but of no use to the model."""
         if not self._skip_bad_rows:
-            hint = "try --dtype float32," if "finite" in reason else "fix the row"
-            raise NaitError(f"{where}: {reason}; {hint} or pass --skip-bad-rows")
+            hint = "" if "finite" in reason else "fix the row or "
+            if reason.endswith("float16"):  # bfloat16 too
+                hint = "try --dtype float32, or "
+            raise NaitError(f"{where}: {reason}; {hint}pass --skip-bad-rows")
         return SkippedRow(row, where, reason)
 
     def _scan(self, progress: Callable[[int], None] | None) -> PoolInfo:

@@ -82,7 +82,7 @@ def make_codebook(
     if len(finite) < 2:
         raise NaitError(
             f"calibration: only {len(finite)} of {len(collected.finite)} samples have finite activations; "
-            "try --dtype float32 or another model"
+            "try --dtype float32 if it runs in half precision, or another model"
         )
     values = collected.readings[reading].numpy()[finite]
     threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -217,7 +217,7 @@ class IndexBuild:
                 column[done] = self._known[name][source]
         for i in np.flatnonzero(~sink.finite):
             row = encoded[i].row
-            listed.append(dataclasses.asdict(self.pool.refuse(window.where(row), row, "activations are not finite")))
+            listed.append(dataclasses.asdict(self.pool.refuse(window.where(row), row, self.session.model.not_finite)))
         kept = [encoded[i] for i in np.flatnonzero(sink.finite)]
         limit = self.session.encoder.max_length
         listed += [

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from nait_fast.errors import NaitError, first_line
-from nait_fast.models.spec import text_decoder
+from nait_fast.models.spec import text_config, text_decoder
 from nait_fast.notices import warn
 
 # What wrappers put into the names of weights: torch.compile, DataParallel, FSDP, checkpointing, Lightning, PEFT.
@@ -171,10 +171,12 @@ def _from_pretrained(cls: Any, source: str, **named: Any) -> tuple[Any, dict[str
 def _reported(records: Sequence[logging.LogRecord]) -> str | None:
     """The reason in a loading report that an error only points to."""
     text = "\n".join(record.getMessage() for record in records if "LOAD REPORT" in record.getMessage())
-    key = re.search(r"^(\S+)\s*\|\s*CONVERSION", text, re.MULTILINE)
-    why = re.search(r"^\s*(\w*(?:Error|Exception)\b.*)$", text, re.MULTILINE)
+    key = re.search(r"^Error: (.*)$", text, re.MULTILINE) or re.search(
+        r"^(\S.*?)\s*\|\s*CONVERSION", text, re.MULTILINE
+    )
+    why = re.search(r"^\s*(\w*(?:Error|Exception)\b(?!: .* on tensors destined).*)$", text, re.MULTILINE)
     parts = [match[1].strip()[:160] for match in (key, why) if match]
-    return "converting " + ": ".join(parts) if parts else None
+    return ": ".join(parts) if parts else None
 
 
 def _named_class(config: Any) -> Any:
@@ -203,8 +205,7 @@ def read_model(
         if not extra:  # a GGUF file names no class, and reading it once more would take seconds
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
             other = _named_class(config)
-            if device.type != "cpu" and getattr(config, "quantization_config", None):
-                named["device_map"] = {"": device}
+            _prepare_quantised(config, device, named)
         whole, loading, said = _attempt(AutoModel, other, source, named)
     except NaitError:
         raise
@@ -213,7 +214,8 @@ def read_model(
             f"--model {model}: cannot be loaded ({first_line(error)}); check the name and the files"
         ) from None
     if "gguf_file" in extra:
-        loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"])
+        loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole))
+        loading.hint = "transformers does not read all of this GGUF file: use the model's safetensors"
     for text in said:
         warn(f"--model {model}: transformers says: {text[:300]}")
     body = text_decoder(whole)
@@ -224,6 +226,18 @@ def read_model(
     if any(tensor.device != device for tensor in body.parameters()):
         body.to(device)
     return whole, loading
+
+
+def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any]) -> None:
+    """What a quantised checkpoint needs of from_pretrained: its device at once, and weights unpacked from the start."""
+    quantised = getattr(config, "quantization_config", None)
+    if not quantised:
+        return
+    if device.type != "cpu":
+        named["device_map"] = {"": device}
+    if isinstance(quantised, dict) and quantised.get("quant_method") == "compressed-tensors":
+        quantised["dequantize"] = True  # else at the first forward of the outermost module, which may never run here
+        named["config"] = config
 
 
 def _attempt(auto: Any, named_class: Any, source: str, named: dict[str, Any]) -> tuple[Any, Loading, list[str]]:
@@ -286,12 +300,24 @@ def _one_dtype(body: Any, dtype: torch.dtype) -> None:
                     tensor.data = tensor.data.to(dtype)
 
 
-def _left_in_gguf(path: Path) -> list[str]:
-    """Tensors of a GGUF file that transformers passes over in silence though they belong to the body."""
+def _left_in_gguf(path: Path, decoder: Any) -> list[str]:
+    """Tensors of a GGUF file that transformers passes over in silence though they belong to the body.
+
+    Factors of RoPE (Llama 3.1 and later keep theirs in a tensor only), and whatever its layers hold beyond what the
+    model has a place for.
+    """
     try:
         from transformers.integrations.gguf.reader import read_gguf_metadata
     except ImportError:  # an older transformers
         return []
-    _, names = read_gguf_metadata(str(path))
-    names = [getattr(name, "name", name) for name in names]
-    return [name for name in names if name.startswith(("rope_freqs", "rope_factors"))]
+    metadata, names = read_gguf_metadata(str(path))
+    left = [name for name in names if name.startswith(("rope_freqs", "rope_factors"))]
+    rope = getattr(text_config(decoder), "rope_parameters", None) or {}
+    scaling = f"{metadata['general.architecture']}.rope.scaling.type"
+    if metadata.get(scaling, "none") != "none" and rope.get("rope_type", "default") == "default":
+        left.append(scaling)
+    held = [name for name in names if name.startswith("blk.") and "nextn" not in name]
+    takes = sum(layer_of(name) >= 0 for name in decoder.state_dict())
+    if len(held) > takes and not any(hasattr(module, "experts") for module in decoder.modules()):
+        left.append(f"blk.* ({len(held)} tensors for {takes} places)")
+    return left

@@ -53,7 +53,15 @@ def onednn_linear(model: nn.Module) -> Iterator[None]:
         return lambda x: blocked_linear(x, weight, bias)
 
     # A module with a forward of its own (accelerate's hooks) keeps it.
-    plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in m.__dict__]
+    # A weight of another class (a quantiser's) or dtype is for the module itself, too.
+    plain = [
+        m
+        for m in model.modules()
+        if type(m) is nn.Linear
+        and "forward" not in m.__dict__
+        and type(m.weight) is nn.Parameter
+        and m.weight.dtype == torch.float32
+    ]
     modules = plain if usable(model) else []
     try:
         for module in modules:

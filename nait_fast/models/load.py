@@ -53,6 +53,17 @@ class LoadedModel:
         return self.attention is not None
 
     @property
+    def not_finite(self) -> str:
+        """What is wrong with a sample whose readings overflow."""
+        return f"activations are not finite in {str(activation_dtype(self.body)).removeprefix('torch.')}"
+
+    @property
+    def finite_remedy(self) -> str:
+        """What to do about it."""
+        full = activation_dtype(self.body) == torch.float32
+        return "leave the row out: the model has no numbers for it" if full else "try --dtype float32"
+
+    @property
     def vocabulary(self) -> int:
         """Tokens that the model embeds (its tokenizer may have more)."""
         body: Any = self.body  # transformers' own method: nn.Module has none
@@ -208,7 +219,8 @@ def prepare(
     attention = packed_attention_for(body)
     if attention is None and not pads_exactly(body):
         raise NaitError(
-            f"model {called}: a sample's activations change with the padding of its batch; it is not supported"
+            f"model {called}: a sample's activations change with the padding or the other samples of its batch (as in "
+            "8-bit layers that scale a batch at once); it is not supported"
         )
     return LoadedModel(
         name or getattr(model.config, "_name_or_path", "") or type(model).__name__,

@@ -57,7 +57,7 @@ def layer_scores(
     _run(session, encoded, sink, sorted({reading for reading, _ in directions.values()}), "exact scores")
     if not sink.finite.all():
         row = int(rows[~sink.finite][0])
-        raise NaitError(f"row {row} of the pool: activations are not finite; try --dtype float32")
+        raise NaitError(f"row {row} of the pool: {session.model.not_finite}; {session.model.finite_remedy}")
     return list(sink.parts.values())
 
 
@@ -68,7 +68,8 @@ def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[
     _run(session, encoded, collected, readings, f"target {name}")
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
-        raise NaitError(f"--target {name}: {pool.path} row {row}: activations are not finite; try --dtype float32")
+        model = session.model
+        raise NaitError(f"--target {name}: {pool.path} row {row}: {model.not_finite}; {model.finite_remedy}")
     return sum(len(e.ids) for e in encoded), {**collected.readings, "hidden": collected.hidden}
 
 

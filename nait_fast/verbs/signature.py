@@ -80,7 +80,7 @@ def _collect(
     progress.close()
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
-        raise NaitError(f"--target {name}: {where} {row}: activations are not finite; try --dtype float32")
+        raise NaitError(f"--target {name}: {where} {row}: {session.model.not_finite}; {session.model.finite_remedy}")
     tokens = [len(e.ids) for e in encoded]
     told = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
     values = collected.hidden if reading == "hidden" else collected.readings[reading]

@@ -112,12 +112,12 @@ def test_activations_that_are_not_finite(tmp_path: Path, sick_model: str) -> Non
     write_jsonl(pool, rows)
     with pytest.raises(NaitError) as error:
         build(tmp_path / "strict", model=sick_model, dataset=pool)
-    message = f"{pool}:2: activations are not finite; try --dtype float32, or pass --skip-bad-rows"
+    message = f"{pool}:2: activations are not finite in float32; pass --skip-bad-rows"
     assert str(error.value) == message
 
     index = build(tmp_path / "index", model=sick_model, dataset=pool, skip_bad_rows=True)
     assert [(entry["row"], entry["reason"]) for entry in listed(index.folder)] == [
-        (row, "activations are not finite") for row in sick
+        (row, "activations are not finite in float32") for row in sick
     ]
     threshold, samples = index.codebook.threshold, index.codebook.meta["samples"]
     assert threshold is not None and np.isfinite(threshold).all() and 15 <= samples < 20

@@ -257,3 +257,79 @@ def test_encoder_decoders_are_refused():
     for use in (lambda: prepare(model, None), capture(model).__enter__):
         with pytest.raises(NaitError, match="an encoder-decoder; nait_fast reads decoders"):
             use()
+
+
+# ------------------------------------------------------------------------------------------------------------- GGUF
+
+GGUF_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
+
+
+@pytest.fixture
+def gguf_file(saved, weights, tmp_path):
+    """Writes the tiny Llama as a GGUF file, with other tensors and keys."""
+    gguf = pytest.importorskip("gguf")
+
+    def name_of(name: str) -> str:
+        whole = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+        root = name.removesuffix(".weight")
+        if root in whole:
+            return whole[root] + ".weight"
+        _, _, layer, part = root.split(".", 3)
+        return f"blk.{layer}.{GGUF_NAMES[part]}.weight"
+
+    def write(without: str = "", extra: dict | None = None, scaling: str | None = None) -> str:
+        path = tmp_path / "tiny.gguf"
+        file = gguf.GGUFWriter(str(path), "llama")
+        file.add_block_count(3)
+        file.add_context_length(128)
+        file.add_embedding_length(16)
+        file.add_feed_forward_length(40)
+        file.add_head_count(2)
+        file.add_head_count_kv(1)
+        file.add_key_length(8)
+        file.add_layer_norm_rms_eps(1e-6)
+        file.add_vocab_size(600)
+        file.add_tokenizer_model("gpt2")
+        file.add_token_list([f"t{i}" for i in range(600)])
+        file.add_token_merges(["t 1"])
+        if scaling:
+            file.add_string("llama.rope.scaling.type", scaling)
+        for name, weight in {**{name_of(n): w for n, w in weights.items()}, **(extra or {})}.items():
+            if not without or without not in name:
+                file.add_tensor(name, weight.contiguous().numpy())
+        file.write_header_to_file()
+        file.write_kv_data_to_file()
+        file.write_tensors_to_file()
+        file.close()
+        return str(path)
+
+    return write
+
+
+def test_a_whole_gguf_file(saved, gguf_file):
+    loaded = load_model(gguf_file(), tokenizer=str(saved))
+    assert loaded.widths == [40] * 3
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"without": "blk.1.ffn_down"}, "lacks 1 weights .* first layers.1.mlp.down_proj.weight"),
+        ({"without": "token_embd"}, "cannot be loaded|lacks 1 weights"),
+        (
+            {"extra": {"rope_freqs.weight": torch.ones(4)}},
+            "no place for, first rope_freqs.weight; transformers does not read",
+        ),
+        (
+            {"extra": {"blk.0.attn_q.bias": torch.ones(16)}},
+            "no place for, first blk.\* \(28 tensors for 27 places\); transformers",
+        ),
+        ({"scaling": "yarn"}, "no place for, first llama.rope.scaling.type; transformers does not read"),
+    ],
+)
+def test_what_transformers_does_not_read_of_a_gguf_file(saved, gguf_file, change, message):
+    assert re.search(message, refusal(gguf_file(**change), tokenizer=str(saved)))
