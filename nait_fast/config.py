@@ -117,10 +117,26 @@ class ModelOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Options):
+class RowOptions(Options):
+    """What the rows of pools and targets are taken for."""
+
+    role: tuple[str, ...] = _option(
+        (), "what a role in the rows stands for: NAME=system, user, assistant or tool", metavar="NAME=ROLE"
+    )
+    ignore: tuple[str, ...] = _option(
+        (), "keys of rows, or fields of turns, not to be told of though they are not read; label: rows whose label is "
+        "false are read, too", metavar="KEY",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(RowOptions):
     format: str = _option("auto", "row format: auto, alpaca, sharegpt, messages, prompt_completion, text, input_ids")
     template: str = _option("auto", "auto: the tokenizer's chat template, else Alpaca's",
                             choices=("auto", "chat", "alpaca", "none"))  # fmt: skip
+    template_date: str | None = _option(
+        None, "the day, YYYY-MM-DD, that it is for a chat template that asks (default: 2024-07-26)", metavar="DATE"
+    )
     max_length: int = _option(512, "tokens a sample; the rest is cut off and counted", minimum=1)
     skip_bad_rows: bool = _option(False, "leave out rows that cannot be used, and list them in skipped.jsonl")
 
@@ -249,7 +265,7 @@ class RankOptions(BudgetOptions, OutputOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(RunOptions, OutputOptions):
+class EvaluateOptions(RowOptions, RunOptions, OutputOptions):
     """Options of ``evaluate``."""
 
     index: str = _option("", "index folder", required=True)

@@ -11,6 +11,7 @@ from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import RowError, Sample, parse_any
 from nait_fast.data.tokenize import Encoded, Refused
+from nait_fast.data.unread import counted, warn_unread
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import NeuronCoder, TopKCoder
 from nait_fast.extract.session import session_around
@@ -49,7 +50,8 @@ class Scorer:
 
     ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
     weights are shared, its modules left alone. ``signatures``: files or ``Signature`` objects made with the same model,
-    template and options. Threads may share a Scorer; they take turns, as one batch fills the device. Raises NaitError.
+    template and options. ``role`` and ``ignore``: as the command's options; ``template_date``: that of the signatures,
+    unless told. Threads may share a Scorer; they take turns, as one batch fills the device. Raises NaitError.
     """
 
     def __init__(
@@ -59,11 +61,14 @@ class Scorer:
         *,
         tokenizer: Any = None,
         template: str = "auto",
+        template_date: str | None = None,
         max_length: int = 512,
         dtype: str = "auto",
         device: str = "auto",
         layers: str = "all",
         batch_tokens: int | None = None,
+        role: Sequence[str] = (),
+        ignore: Sequence[str] = (),
     ):
         self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in signatures]
         if not self.signatures:
@@ -71,8 +76,11 @@ class Scorer:
         first_tokens = {s.meta["first_token"] for s in self.signatures}
         if len(first_tokens) > 1:
             raise NaitError("Scorer: the signatures differ in first_token; use two Scorers")
+        dates = {date for s in self.signatures if (date := s.meta.get("target", {}).get("template_date"))}
+        data = DataOptions(template=template, max_length=max_length, role=tuple(role), ignore=tuple(ignore),
+                           template_date=template_date or (dates.pop() if len(dates) == 1 else None))  # fmt: skip
         self._session = session_around(
-            model, tokenizer, DataOptions(template=template, max_length=max_length), first_tokens.pop(),
+            model, tokenizer, data, first_tokens.pop(),
             ModelOptions(dtype=dtype, device=device, layers=layers, batch_tokens=batch_tokens), "Scorer",
         )  # fmt: skip
         identity = self._session.identity()
@@ -83,6 +91,7 @@ class Scorer:
             raise NaitError("Scorer: the signatures embed by different layers; use two Scorers")
         self._session.embed_layer = next(iter(embedded), None)
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
+        self._told: set[str] = set(ignore)
         self._turn = Lock()
 
     @property
@@ -115,12 +124,20 @@ class Scorer:
         problems: dict[int, str] = {}
         for i, row in enumerate(samples):
             try:
-                parsed.append(parse_any(row, i))
+                parsed.append(parse_any(row, i, self._session.rules))
             except RowError as error:
                 problems[i] = str(error)
         results = self._session.encoder.encode(parsed)
         problems |= {r.row: r.reason for r in results if isinstance(r, Refused)}
-        return [r for r in results if isinstance(r, Encoded)], problems
+        encoded = [r for r in results if isinstance(r, Encoded)]
+        self._warn_once(counted(e.unread for e in encoded), counted(e.unshown for e in encoded))
+        return encoded, problems
+
+    def _warn_once(self, *counts: Mapping[str, int]) -> None:
+        """Say of each key once, whatever is scored after, that samples hold it to no effect."""
+        unread, unshown = ({k: n for k, n in one.items() if k not in self._told} for one in counts)
+        self._told |= unread.keys() | unshown.keys()
+        warn_unread("Scorer", unread, unshown, ())
 
     def _run(self, n: int, encoded: list[Encoded]) -> tuple[np.ndarray, dict[int, str]]:
         """(scores [n, C] of ``encoded`` out of ``n`` samples, NaN where there is none; what went wrong)."""

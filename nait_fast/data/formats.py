@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from nait_fast.data.turns import (
     tools_of,
 )
 from nait_fast.data.unread import texts_in, unread_of
+from nait_fast.errors import NaitError
 
 __all__ = ["FORMATS", "ROLES", "Message", "RowError", "RowLeftOut", "Rules", "Sample"]
 
@@ -43,6 +44,7 @@ _KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
 _EXTRA = ("input", "context", "question", "query")  # beside an instruction: what it is about
 _SYSTEM = ("system", "system_prompt")
 _PREFERENCE = ("chosen", "rejected")
+LABEL_FALSE = "its label is false: an answer not to learn from"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,18 @@ class Rules:
         """What decides which rows are read, and how; empty where nothing was said."""
         said: dict[str, Any] = {"roles": dict(sorted(self.roles.items()))} if self.roles else {}
         return {**said, "labels": "ignored"} if "label" in self.ignore else said
+
+
+def make_rules(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> Rules:
+    """The rules of the options --role and --ignore. Raises NaitError."""
+    roles: dict[str, str] = {}
+    for text in role:
+        name, _, known = text.rpartition("=")
+        if not name or known not in ROLES:
+            raise NaitError(f"--role {text}: write NAME=ROLE, the role one of {', '.join(ROLES)}")
+        if roles.setdefault(name, known) != known:
+            raise NaitError(f"--role {text}: {name} is {roles[name]} already")
+    return Rules(roles, frozenset(ignore))
 
 
 def rules_of(described: Mapping[str, Any]) -> Rules:
@@ -130,8 +144,15 @@ def parse(row: dict[str, Any], fmt: str, index: int, rules: Rules = _NO_RULES) -
     label is false.
     """
     if row.get("label") is False and fmt in _LABELLED and "label" not in rules.ignore:
-        raise RowLeftOut("its label is false: an answer not to learn from")
+        raise RowLeftOut(LABEL_FALSE)
     return _PARSERS[fmt](row, index, rules)
+
+
+def also_fitting(row: Mapping[str, Any]) -> list[str]:
+    """The formats, other than the one a row is read as, whose keys it has, too, one of them at least left unread."""
+    chosen, *others = fitting(row) or [""]
+    read = {key for wanted in _KEYS.get(chosen, ()) for key in wanted} | ({*_EXTRA} if chosen == "alpaca" else set())
+    return [fmt for fmt in others if any(row.keys() >= {*wanted} and not read >= {*wanted} for wanted in _KEYS[fmt])]
 
 
 def parse_any(row: Any, index: int, rules: Rules = _NO_RULES) -> Sample:
@@ -141,17 +162,17 @@ def parse_any(row: Any, index: int, rules: Rules = _NO_RULES) -> Sample:
     row = dict(row)
     fmt = detect(row)
     if fmt is None:
-        raise RowError(no_format(row))
+        raise RowError(no_format(row, ""))
     return parse(row, fmt, index, rules)
 
 
-def no_format(row: dict[str, Any]) -> str:
+def no_format(row: dict[str, Any], known: str = f" ({', '.join(FORMATS)})") -> str:
     """Why a row of no format cannot be used."""
     if all(key in row for key in _PREFERENCE):
         return (
             "a preference row (chosen, rejected): write what is to be learnt as prompt and completion, or as messages"
         )
-    return f"no known format ({', '.join(FORMATS)}) has these keys: {describe_keys(row)}"
+    return f"no known format{known} has these keys: {describe_keys(row)}"
 
 
 def _alpaca(row: dict[str, Any], index: int, rules: Rules) -> Sample:

@@ -126,9 +126,9 @@ def load_unit(
     for row, record in records:
         window.places[row] = (record.file, record.line)
         try:
-            chunk.append(check(record.payload, fmt, row)[1])
+            chunk.append(check(record.payload, fmt, row, pool.rules)[1])
         except RowError as error:
-            window.skipped.append(pool.skip(record, row, fmt, str(error)))
+            window.skipped.append(pool.skip(record, row, fmt, error))
         if len(chunk) == CHUNK_ROWS:
             pending.append(tokenizer.submit(encoder.tokenise, encoder.prepare(chunk)))
             chunk = []

@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nait_fast.data.formats import FORMATS, RowError, Sample, detect, no_format, parse
+from nait_fast.data.formats import FORMATS, RowError, RowLeftOut, Rules, Sample, also_fitting, detect, no_format, parse
 from nait_fast.data.parts import Record, as_line
 from nait_fast.data.plan import Plan, Reader, lines_of, make_plan
 from nait_fast.data.sources import Source, open_source
 from nait_fast.data.streams import first_line
 from nait_fast.errors import NaitError
+from nait_fast.notices import warn
 
 if TYPE_CHECKING:
     import numpy as np
 
 _UNIT_ROWS = 8192
+_NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Pool:
     format: one of FORMATS, or "auto": the format of the first good row.
     skip_bad_rows: leave out the rows that cannot be used, and list them, instead of raising at the first.
     unit_rows: rows of a unit of its plan.
+    rules: what the user has said of the rows.
 
     Every method raises NaitError for input that cannot be used.
     """
@@ -73,11 +76,13 @@ class Pool:
         skip_bad_rows: bool = False,
         split: str | None = None,
         unit_rows: int = _UNIT_ROWS,
+        rules: Rules | None = None,
     ) -> None:
         if format not in ("auto", *FORMATS):
             raise NaitError(f"--format {format}: no such format; choose auto, {', '.join(FORMATS)}")
         self.path = os.fspath(source)
         self.unit_rows = unit_rows
+        self.rules = rules or Rules()
         self._format = format
         self._skip_bad_rows = skip_bad_rows
         self._split = split
@@ -120,7 +125,7 @@ class Pool:
         for row, record in reader.rows():
             if row not in bad:
                 try:
-                    sample = parse(decode(record.payload), info.format, row)
+                    sample = parse(decode(record.payload), info.format, row, self.rules)
                 except RowError:
                     raise reader.changed() from None
                 yield sample
@@ -145,22 +150,37 @@ class Pool:
             return self._format
         if self._info is not None:
             return self._info.format
+        return self._first_good()[0]
+
+    def warn_of_formats(self) -> None:
+        """Say so where the rows, by the first good one, could be read as another format, too."""
+        if self._format != "auto":
+            return
+        fmt, record = self._first_good()
+        if others := also_fitting(decode(record.payload)):
+            warn(
+                f"{self.path}: its rows are read as {fmt}, but have the keys of {' and '.join(others)}, too; "
+                f"--format {others[0]} reads those instead, --format {fmt} silences this"
+            )
+
+    def _first_good(self) -> tuple[str, Record]:
         first: SkippedRow | None = None
         for row, record in self.reader().rows():
             try:
-                return check(record.payload, None, row)[0]
+                return check(record.payload, None, row, self.rules)[0], record
             except RowError as error:
-                bad = self.skip(record, row, None, str(error))
+                bad = self.skip(record, row, None, error)
                 first = first or bad
         assert first is not None
         raise self._no_good_row(first)
 
-    def skip(self, record: Record, row: int, fmt: str | None, reason: str) -> SkippedRow:
-        """The note of a row that cannot be used; NaitError unless such rows are to be left out."""
+    def skip(self, record: Record, row: int, fmt: str | None, error: RowError) -> SkippedRow:
+        """The note of a row that cannot be used; NaitError unless such rows are to be left out, as those are anyhow
+        that are not to be learnt from."""
         where = where_of(record, row)
-        if not self._skip_bad_rows:
-            raise NaitError(f"{where}: {reason}; {self._remedy(record.payload, fmt)}")
-        return SkippedRow(row, where, reason)
+        if not self._skip_bad_rows and not isinstance(error, RowLeftOut):
+            raise NaitError(f"{where}: {error}; {self._remedy(record.payload, fmt)}")
+        return SkippedRow(row, where, str(error))
 
     def refuse(self, where: str, row: int, reason: str) -> SkippedRow:
         """As ``skip``, of a row that is well formed, but of no use to the model."""
@@ -179,9 +199,9 @@ class Pool:
         for row, record in self.reader().rows():
             rows += 1
             try:
-                fmt, _ = check(record.payload, fmt, row)
+                fmt, _ = check(record.payload, fmt, row, self.rules)
             except RowError as error:
-                skipped.append(self.skip(record, row, fmt, str(error)))
+                skipped.append(self.skip(record, row, fmt, error))
             if progress and rows % 1000 == 0:
                 progress(rows)
         if progress and rows % 1000:
@@ -209,13 +229,13 @@ class Pool:
         return "fix the row or pass --skip-bad-rows"
 
 
-def check(payload: Any, fmt: str | None, row: int) -> tuple[str, Sample]:
+def check(payload: Any, fmt: str | None, row: int, rules: Rules = _NO_RULES) -> tuple[str, Sample]:
     """(format, sample) of a row; `fmt` None: by its keys. Raises RowError."""
     decoded = decode(payload)
     found = fmt or detect(decoded)
     if found is None:
         raise RowError(no_format(decoded))
-    return found, parse(decoded, found, row)
+    return found, parse(decoded, found, row, rules)
 
 
 def decode(payload: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nait_fast.data.formats import rules_of
 from nait_fast.data.parts import as_line
 from nait_fast.data.plan import Plan, Reader, lines_of, load_plan, stamps_of
 from nait_fast.data.pool import Pool
@@ -56,7 +57,8 @@ def open_rows(index: Index, moved: Sequence[str] = ()) -> PoolRows:
         )
     readers = []
     for number, told in enumerate(datasets):
-        pool = Pool(moved[number] if moved else told["path"], format=told["format"], skip_bad_rows=True)
+        pool = Pool(moved[number] if moved else told["path"], format=told["format"], skip_bad_rows=True,
+                    rules=rules_of(told))  # fmt: skip
         try:
             plan = pool.plan(_kept_plan(index, number, pool))
         except NaitError as error:

@@ -23,7 +23,7 @@ TEMPLATE_DATE = "2024-07-26"  # the date that Llama 3's own template falls back 
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-# What a role is for a chat template that does not name it.
+# What a role is for a chat template that refuses it or leaves its turns out.
 _STANDS_FOR = {"developer": "system", "environment": "tool"}
 _SENTINEL = "\u241fcontent\u241f"
 
@@ -66,6 +66,7 @@ class Template:
         self.date = _day(date or TEMPLATE_DATE).isoformat() if asks else None
         self._clock = _clock(_day(self.date)) if self.date else None
         self._closings: dict[str, str | None] = {}
+        self._taken: dict[str, bool] = {}
 
     @property
     def hash(self) -> str:
@@ -148,12 +149,24 @@ class Template:
         turns = []
         for message in sample.messages:
             turn = message.as_dict()
-            if message.role in _STANDS_FOR and message.role not in self._words:
+            if message.role in _STANDS_FOR and not self._takes(message.role):
                 turn["role"] = _STANDS_FOR[message.role]
             if message.fields and turn["content"] is None and "tool_calls" not in self._words:
                 turn["content"] = ""  # a template that knows no calls expects text
             turns.append(turn)
         return turns
+
+    def _takes(self, role: str) -> bool:
+        """Whether the template shows what a turn of ``role`` says."""
+        if role not in self._taken:
+            turns = [{"role": role, "content": _SENTINEL}, {"role": "user", "content": "a"}]
+            if role != "developer":
+                turns = [turns[1], {"role": "assistant", "content": "b"}, turns[0]]
+            try:
+                self._taken[role] = _SENTINEL in self._apply([*turns, {"role": "assistant", "content": "c"}])
+            except RowError:
+                self._taken[role] = False
+        return self._taken[role]
 
     def _chat(self, sample: Sample) -> str:
         turns, tools = self._turns(sample), _listed(sample.tools)

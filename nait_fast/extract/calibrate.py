@@ -34,9 +34,9 @@ def encoded_rows(pool: Pool, fmt: str, encoder: Encoder, rows: Sequence[int]) ->
     for row, record in lines_of(pool.reader(), sorted(rows)):
         places[row] = where_of(record, row)
         try:
-            samples.append(check(record.payload, fmt, row)[1])
+            samples.append(check(record.payload, fmt, row, pool.rules)[1])
         except RowError as error:
-            pool.skip(record, row, fmt, str(error))
+            pool.skip(record, row, fmt, error)
     encoded = []
     for result in encoder.encode(samples):
         if isinstance(result, Encoded):

@@ -14,10 +14,12 @@ import torch
 
 from nait_fast.config import IndexOptions
 from nait_fast.data.batching import shared_prefix
+from nait_fast.data.formats import make_rules
 from nait_fast.data.loader import Window
 from nait_fast.data.plan import Plan, Unit, load_plan, stamps_of
 from nait_fast.data.pool import Pool
 from nait_fast.data.tokenize import Encoded
+from nait_fast.data.unread import counted
 from nait_fast.errors import NaitError
 from nait_fast.extract.calibrate import first_samples, sample_of
 from nait_fast.extract.coding import Coding
@@ -38,7 +40,7 @@ Directions = Mapping[str, tuple[str, np.ndarray, str]]  # name -> (reading, dire
 def open_pool(options: IndexOptions, folder: Path) -> Pool:
     """The pool of `options`, planned; a plan that an earlier run left in `folder` is used if the files are the same."""
     pool = Pool(options.dataset, format=options.format, skip_bad_rows=options.skip_bad_rows,
-                unit_rows=options.shard_rows)  # fmt: skip
+                unit_rows=options.shard_rows, rules=make_rules(options.role, options.ignore))  # fmt: skip
     with Lock(folder / LOCK):  # several workers: one goes through the pool, the others use its plan
         known = _known_plan(pool, folder)
         plan = pool.plan(known)
@@ -90,6 +92,7 @@ class IndexBuild:
         self.description = {
             **self.coding.description,
             "template_kind": session.encoder.template.kind,
+            "template_date": session.encoder.template.date,
             "max_length": session.encoder.max_length,
         }
         identity = {
@@ -103,7 +106,8 @@ class IndexBuild:
             else [options.calibration_size, options.seed, *sorted(self.calibrate_on)],
         }
         dataset = {"path": str(Path(pool.path).resolve()) if Path(pool.path).exists() else pool.path,
-                   "kind": plan.kind, "format": self.format, "rows": plan.rows, "sha256": plan.sha256}  # fmt: skip
+                   "kind": plan.kind, "format": self.format, "rows": plan.rows, "sha256": plan.sha256,
+                   **pool.rules.described()}  # fmt: skip
         self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair)
         say(f"{pool.path}: {plan.kind}, format {self.format}, {plan.rows:,} rows; "
             f"template {session.encoder.template.kind}", session.quiet)  # fmt: skip
@@ -235,6 +239,8 @@ class IndexBuild:
             [e.id for e in kept],
             [{**entry, "row": first + entry["row"]} for entry in sorted(listed, key=lambda entry: entry["row"])],
             {name: column[sink.finite] for name, column in sink.columns.items()},
+            counted(e.unread for e in kept),
+            counted(e.unshown for e in kept),
         )
         return {"rows": len(kept), "skipped": window.unit.rows - len(kept), "tokens": sum(len(e.ids) for e in kept)}
 

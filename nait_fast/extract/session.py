@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.data.formats import RowError, parse_any
+from nait_fast.data.formats import RowError, Rules, make_rules, parse_any
 from nait_fast.data.pool import Pool, PoolInfo
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
+from nait_fast.data.unread import counted, warn_unread
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine, Sink
 from nait_fast.index.files import sha256
 from nait_fast.index.format import CodeLayout
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
 from nait_fast.models.spec import input_width
+from nait_fast.notices import warn
 
 OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is done
 
@@ -29,6 +32,7 @@ class Session:
     """``model`` and ``encoder`` fit each other; ``quiet`` silences progress.
 
     ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
+    ``rules``: what the user has said of rows in memory.
     ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
     """
 
@@ -38,6 +42,7 @@ class Session:
     batch_tokens: int | None = None
     quiet: bool = False
     embed_layer: int | None = None
+    rules: Rules = field(default_factory=Rules)
     run_tokens: int = 0
     padded_tokens: int = 0
     _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
@@ -120,24 +125,26 @@ def session_around(
 def _session(
     loaded: LoadedModel, data: DataOptions, first_token: str, batch_tokens: int | None, quiet: bool
 ) -> Session:
-    template = Template(data.template, loaded.tokenizer)
+    template = Template(data.template, loaded.tokenizer, data.template_date)
     encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary)
-    return Session(loaded, encoder, first_token, batch_tokens, quiet)
+    return Session(loaded, encoder, first_token, batch_tokens, quiet, rules=make_rules(data.role, data.ignore))
 
 
-def encode_rows(encoder: Encoder, rows: Sequence[Any]) -> tuple[str, list[Encoded]]:
+def encode_rows(encoder: Encoder, rows: Sequence[Any], rules: Rules) -> tuple[str, list[Encoded]]:
     """(SHA-256 of ``rows`` as JSON lines, each of them encoded). Raises NaitError for one that cannot be used."""
     samples = []
     for number, row in enumerate(rows):
         try:
-            samples.append(parse_any(row, number))
+            samples.append(parse_any(row, number, rules))
         except RowError as error:
             raise NaitError(f"sample {number}: {error}") from None
     results = encoder.encode(samples)
     if refused := next((r for r in results if isinstance(r, Refused)), None):
         raise NaitError(f"sample {refused.row}: {refused.reason}")
     lines = "".join(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n" for row in rows)
-    return sha256(lines.encode(errors="backslashreplace")), [r for r in results if isinstance(r, Encoded)]
+    encoded = [r for r in results if isinstance(r, Encoded)]
+    _tell_unread("the samples", encoded, rules)
+    return sha256(lines.encode(errors="backslashreplace")), encoded
 
 
 def encode_all(encoder: Encoder, pool: Pool) -> tuple[PoolInfo, list[Encoded]]:
@@ -147,4 +154,13 @@ def encode_all(encoder: Encoder, pool: Pool) -> tuple[PoolInfo, list[Encoded]]:
     refused = next((r for r in results if isinstance(r, Refused)), None)
     if refused:
         raise NaitError(f"{pool.path} row {refused.row}: {refused.reason}; fix the row or leave it out")
-    return info, [r for r in results if isinstance(r, Encoded)]
+    encoded = [r for r in results if isinstance(r, Encoded)]
+    for reason, rows in Counter(skipped.reason for skipped in info.skipped).items():
+        warn(f"{pool.path}: {rows:,} rows are left out: {reason}")
+    _tell_unread(pool.path, encoded, pool.rules)
+    return info, encoded
+
+
+def _tell_unread(where: str, encoded: Sequence[Encoded], rules: Rules) -> None:
+    unread, unshown = counted(e.unread for e in encoded), counted(e.unshown for e in encoded)
+    warn_unread(where, unread, unshown, rules.ignore)

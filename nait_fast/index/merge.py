@@ -16,6 +16,7 @@ from nait_fast.index.writer import IndexWriter
 
 # What the manifest says of a code, and so must be the same in all: a row's bits then mean the same.
 _SAME = ("model", "layers", "widths", "codec", "reading", "first_token", "top_k", "template", "template_kind",
+         "template_date",
          "max_length", "row_bytes", "outliers", "components", "embedding", "embed_layer", "codebook",
          "exact")  # fmt: skip
 _DUPLICATE = "its id is that of row "  # found anew: the other row may now be one of another index
@@ -107,9 +108,11 @@ def _copy_shard(
     shard = index.open(entry)
     listed = [{**line, "row": line["row"] + first_row} for line in told if not line["reason"].startswith(_DUPLICATE)]
     exact = {name: np.array(scores) for name, scores in shard.exact.items()}
+    # The manifest has them of all its shards; here the first one stands for all.
+    unread = [{} if entry.number else index.manifest.get(key, {}) for key in ("unread", "unshown")]
     writer.write_shard(number, (first_row + entry.first_row, entry.pool_rows), np.array(shard.row) + first_row,
                        np.array(shard.n_tokens), np.array(shard.codes), exact, shard.ids(), listed,
-                       {name: np.array(column) for name, column in shard.columns.items()})  # fmt: skip
+                       {name: np.array(column) for name, column in shard.columns.items()}, *unread)  # fmt: skip
 
 
 def _run_of(indexes: Sequence[Index], datasets: list[dict[str, Any]]) -> dict[str, Any]:

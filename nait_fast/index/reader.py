@@ -111,6 +111,11 @@ class Index:
         skipped = values.mapping(told["skipped"], "skipped")
         for number in values.mapping(skipped["reasons"], "skipped").values():
             values.count(number, "skipped")
+        for key in ("unread", "unshown"):  # absent from indexes of old
+            for number in values.mapping(told.get(key, {}), key).values():
+                values.count(number, key)
+        if told.get("template_date") is not None:
+            values.text(told["template_date"], "template_date")
         if "sha256" in skipped:
             values.digest(skipped["sha256"], "skipped")
         starts = self._take_datasets(values.entries(told["datasets"], "datasets"))

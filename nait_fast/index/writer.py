@@ -7,7 +7,7 @@ the same shard: they write the same bytes.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,13 @@ class IndexWriter:
         ids: list[str | None],
         listed: list[dict[str, Any]],
         columns: dict[str, np.ndarray],
+        unread: Mapping[str, int],
+        unshown: Mapping[str, int],
     ) -> None:
         """``pool_rows``: first and number of the unit's rows; ``rows`` int64 [n] ascending, ``n_tokens`` int32 [n],
         ``codes`` uint8 [n, W], ``exact`` float64 [n] each, ``columns`` [n, …] as ``columns_of`` says; ``listed``: the
-        unit's lines of skipped.jsonl."""
+        unit's lines of skipped.jsonl; ``unread``, ``unshown``: how many rows hold text, by key, that is not read or
+        that the template does not show."""
         tensors = {"codes": codes, "row": rows.astype(np.int64), "n_tokens": n_tokens.astype(np.int32), **pack_ids(ids)}
         tensors |= {f"exact.{name}": scores.astype(np.float64) for name, scores in exact.items()} | columns
         data = pack_tensors(tensors, {"kind": "shard", "number": number})
@@ -95,6 +98,7 @@ class IndexWriter:
             "file": shard_name(number), "first_row": pool_rows[0], "pool_rows": pool_rows[1], "rows": len(rows),
             "bytes": len(data), "sha256": sha256(data), "tokens": int(n_tokens.sum()),
             "truncated": sum(bool(entry.get("kept")) for entry in listed), "reasons": dict(left_out), "listed": listed,
+            "unread": dict(unread), "unshown": dict(unshown),
         }  # fmt: skip
         write_sealed(self._note(number), note)
 
@@ -122,15 +126,20 @@ class IndexWriter:
         """
         totals = {"rows": 0, "tokens": 0, "truncated": 0}
         reasons: Counter[str] = Counter()
+        unread: dict[str, Counter[str]] = {"unread": Counter(), "unshown": Counter()}
         shards: list[dict[str, Any]] = []
         if before is not None:
             totals = {key: before.manifest[key] for key in totals}
             reasons.update(before.manifest["skipped"]["reasons"])
+            for key, counts in unread.items():
+                counts.update(before.manifest.get(key, {}))
             shards += before.manifest["shards"]
         for number in numbers:
             note = self.note(number)
             totals = {key: total + note[key] for key, total in totals.items()}
             reasons.update(note["reasons"])
+            for key, counts in unread.items():
+                counts.update(note[key])
             shards.append({k: note[k] for k in ("file", "first_row", "pool_rows", "rows", "bytes", "sha256")})
         told: dict[str, Any] = {"rows": reasons.total(), "reasons": dict(sorted(reasons.items()))}
         duplicates, digest = self._write_skipped(shards, numbers, before)
@@ -139,7 +148,8 @@ class IndexWriter:
         calibration = self.folder / CALIBRATION
         manifest = {
             "kind": "nait_fast index", "format_version": FORMAT_VERSION, **head, **totals, "duplicate_ids": duplicates,
-            "skipped": told, "calibration": sha256_file(calibration) if calibration.exists() else None,
+            "skipped": told, **{key: dict(sorted(counts.items())) for key, counts in unread.items()},
+            "calibration": sha256_file(calibration) if calibration.exists() else None,
             "shards": shards,
         }  # fmt: skip
         return write_sealed(self.folder / MANIFEST, manifest)

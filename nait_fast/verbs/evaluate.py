@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.config import EvaluateOptions
+from nait_fast.data.formats import make_rules
 from nait_fast.data.pool import Pool
 from nait_fast.data.rows import open_rows
 from nait_fast.env import environment
@@ -17,7 +18,7 @@ from nait_fast.evaluation.exact import Exact
 from nait_fast.evaluation.labels import kind_of
 from nait_fast.evaluation.plain import plain
 from nait_fast.evaluation.ranks import best, count_of
-from nait_fast.evaluation.rows import formats_of, label_values, text_of
+from nait_fast.evaluation.rows import datasets_of, label_values, text_of
 from nait_fast.evaluation.scores import fits
 from nait_fast.evaluation.tables import tables
 from nait_fast.index.drawn import drawn_places
@@ -147,7 +148,7 @@ def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
         return {}
     from nait_fast.verbs.signature import open_targets  # torch, which is not needed without a model
 
-    targets = open_targets(options.target, "auto")
+    targets = open_targets(options.target, "auto", make_rules(options.role, options.ignore))
     for name in targets.keys() - {signature.name for signature in case.signatures}:
         raise NaitError(f"--target {name}: no signature has this name")
     for signature, label in zip(case.signatures, case.labels, strict=True):
@@ -224,8 +225,8 @@ def _texts(case: Case, pool: RowSource | None, groups: list[dict[str, Any]]) -> 
     """The groups with each example's row and text in the place of its place."""
     places = np.array(sorted({e["place"] for group in groups for e in group["examples"]}), dtype=np.int64)
     rows = case.scores.row[places]
-    lines = [] if pool is None else zip(pool.lines(rows), formats_of(case.index, rows), strict=True)
-    texts = dict(zip(places.tolist(), (text_of(line, fmt) for line, fmt in lines), strict=pool is not None))
+    lines = [] if pool is None else zip(pool.lines(rows), datasets_of(case.index, rows), strict=True)
+    texts = dict(zip(places.tolist(), (text_of(line, told) for line, told in lines), strict=pool is not None))
 
     def shown(example: dict[str, Any]) -> dict[str, Any]:
         place = example.pop("place")

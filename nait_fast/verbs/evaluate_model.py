@@ -8,11 +8,11 @@ import numpy as np
 
 from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions, RunOptions
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import parse
+from nait_fast.data.formats import parse, rules_of
 from nait_fast.data.pool import Pool, decode
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
-from nait_fast.evaluation.rows import formats_of
+from nait_fast.evaluation.rows import datasets_of
 from nait_fast.evaluation.scores import Scores
 from nait_fast.extract.coders import top_sets
 from nait_fast.extract.projection import Project
@@ -30,7 +30,8 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     told = index.manifest
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
     model = ModelOptions(model=options.model or "", layers=",".join(map(str, told["layers"])), **shared)
-    data = DataOptions(template=told["template_kind"], max_length=told["max_length"])
+    data = DataOptions(template=told["template_kind"], template_date=told.get("template_date"),
+                       max_length=told["max_length"])  # fmt: skip
     session = open_session(model, data, told["first_token"], quiet)
     session.embed_layer = told.get("embed_layer")
     for key, value in session.identity().items():
@@ -46,8 +47,9 @@ def layer_scores(
     """Exact parts of the NAIT score by layer, float64 [m, L], of the rows at ``places`` int64 [m], for each of the nait
     ``signatures``. Raises NaitError where a row is not what the index has of it."""
     rows = scores.row[places]
-    lines = zip(pool.lines(rows), formats_of(index, rows), strict=True)
-    results = session.encoder.encode([parse(decode(line), fmt, i) for i, (line, fmt) in enumerate(lines)])
+    lines = zip(pool.lines(rows), datasets_of(index, rows), strict=True)
+    samples = [parse(decode(line), told["format"], i, rules_of(told)) for i, (line, told) in enumerate(lines)]
+    results = session.encoder.encode(samples)
     encoded = [result for result in results if isinstance(result, Encoded)]
     lengths = np.array([len(e.ids) for e in encoded])
     if len(encoded) != len(places) or (lengths != scores.n_tokens[places]).any():

@@ -2,13 +2,15 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from nait_fast.config import IndexOptions
+from nait_fast.data.formats import LABEL_FALSE
 from nait_fast.data.plan import Plan
+from nait_fast.data.unread import warn_unread
 from nait_fast.dist.local import default_workers, run_workers
 from nait_fast.dist.progress import Watch
 from nait_fast.dist.worker import Worker, device_of, index_pool, worker_of
@@ -22,6 +24,7 @@ from nait_fast.index.format import row_bytes
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
+from nait_fast.notices import warn
 from nait_fast.outputs import check_inputs, inputs_of, question
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 from nait_fast.verbs.signature import default_reading
@@ -55,6 +58,8 @@ def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
         "rows_indexed": manifest["rows"],
         "rows_skipped": manifest["skipped"]["rows"],
         "skipped_reasons": manifest["skipped"]["reasons"],
+        "unread": manifest.get("unread", {}),
+        "unshown": manifest.get("unshown", {}),
         "duplicate_ids": manifest["duplicate_ids"],
         "datasets": len(manifest["datasets"]),
         "format": dataset["format"],
@@ -63,6 +68,15 @@ def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
         "tokens": manifest["tokens"],
         "bytes_per_row": row_bytes(manifest),
     }
+
+
+def warn_of(manifest: dict[str, Any], folder: str | Path, ignore: Iterable[str]) -> None:
+    """Say what of the index's pools was not read, or left out though its rows are well formed."""
+    datasets = manifest["datasets"]
+    where = datasets[0]["path"] if len(datasets) == 1 else f"the {len(datasets)} datasets of {folder}"
+    if rows := manifest["skipped"]["reasons"].get(LABEL_FALSE):
+        warn(f"{where}: {rows:,} rows are left out: {LABEL_FALSE}; --ignore label reads them, too")
+    warn_unread(where, manifest.get("unread", {}), manifest.get("unshown", {}), ignore)
 
 
 def work_of(build: IndexBuild) -> dict[str, Any]:
@@ -135,6 +149,9 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
         manifest = index_pool(build, directions, worker)
         folder = build.folder.path
         summary = {**summary_of(manifest, folder), **work_of(build)}
+        if worker.rank == 0 and worker.parent is None:  # else whoever started the workers says it
+            build.pool.warn_of_formats()
+            warn_of(manifest, folder, build.options.ignore)
         log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
         write_json(folder / log, {**summary, "config": given, "environment": environment()})
     return summary
@@ -168,9 +185,11 @@ def _with_workers(
         folder = hold_folder(options, held)
         pool = open_pool(options, folder)  # what is wrong with it is told once, before any worker starts
         pool.detect()
+        pool.warn_of_formats()
         with Watch(folder, pool.plan(), quiet) as watch:
             number = start(options, folder, pool.plan(), watch.look)
         manifest = Index(folder).manifest
+        warn_of(manifest, folder, options.ignore)
         summary = {**summary_of(manifest, folder), "workers": number, **watch.told()}
         write_json(folder / "log.json", {**summary, "config": options.to_mapping(), "environment": environment()})
         return summary

@@ -46,6 +46,7 @@ def inspect(path: str) -> dict[str, Any]:
         return {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
     pool = Pool(path, skip_bad_rows=True)
     info = pool.scan()
+    pool.warn_of_formats()
     first = next(pool.samples())
     turns = [f"{role}: {text[:80]}" for role, text in first.turns]
     return {"path": path, "kind": f"pool ({info.kind})", "format": info.format, "rows": info.rows, "usable": info.good,

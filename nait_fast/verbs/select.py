@@ -24,7 +24,7 @@ from nait_fast.outputs import Output, check_inputs, inputs_of, question
 from nait_fast.ranking.handover import check_exports
 from nait_fast.ranking.select import check_budget
 from nait_fast.ranking.signature import load_signature
-from nait_fast.verbs.index import directions_of, hold_folder, summary_of, work_of
+from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import SELECTION, answers, rank_index, recognise, selection_folder, write_manifest
 from nait_fast.verbs.signature import (
     build_signatures,
@@ -63,7 +63,8 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
     pool = open_pool(passing, index_folder)
     check_budget(options, pool.plan().rows)
     check_exports(options.export, pool.detect())
-    targets = open_targets(options.target, "auto")
+    pool.warn_of_formats()
+    targets = open_targets(options.target, "auto", pool.rules)
     made = held.enter_context(
         signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs, lock=False)
     )
@@ -87,6 +88,7 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
             run_workers("select", given, number, watch.look)
         manifest, told = Index(index_folder).manifest, {"workers": number, **watch.told()}
     extraction = {**summary_of(manifest, index_folder), **told}
+    warn_of(manifest, index_folder, options.ignore)
     index = Index(index_folder)
     if output.asked != asked:  # else the very question; its signatures' hashes may be those of another version
         output.check_question(answers({s.name: s.hash for s in signatures}, index.datasets), "another question")

@@ -9,6 +9,7 @@ import torch
 
 from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
+from nait_fast.data.formats import Rules, make_rules
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import top_sets
@@ -45,7 +46,7 @@ def made_from(method: str, reading: str) -> str:
     return "drift" if method == "nait" else reading
 
 
-def open_targets(targets: tuple[str, ...], format: str) -> dict[str, Pool]:
+def open_targets(targets: tuple[str, ...], format: str, rules: Rules | None = None) -> dict[str, Pool]:
     """Name -> samples; each is scanned, so that a bad file fails before any model is loaded. Raises NaitError."""
     pools: dict[str, Pool] = {}
     for text in targets:
@@ -57,7 +58,8 @@ def open_targets(targets: tuple[str, ...], format: str) -> dict[str, Pool]:
                 f"--target {text}: the names '{other}' and '{name}' differ in capitals only, which some file systems "
                 "take for one file; write NAME=FILE with another"
             )
-        pools[name] = Pool(path, format=format)
+        pools[name] = Pool(path, format=format, rules=rules)
+        pools[name].warn_of_formats()
         if pools[name].scan().good < 2:
             raise NaitError(
                 f"--target {text}: {path} has one sample; a target needs at least 2 (64 and more are better)"
@@ -73,7 +75,7 @@ def _collect(
         info, encoded = encode_all(session.encoder, target)
         digest, where = info.sha256, f"{target.path} row"
     else:
-        (digest, encoded), where = encode_rows(session.encoder, target), "sample"
+        (digest, encoded), where = encode_rows(session.encoder, target, session.rules), "sample"
     collected = Collect(len(encoded), session.layout, (reading,))
     progress = Progress(len(encoded), f"target {name}", session.quiet)
     session.run(encoded, collected, (reading,), shared_prefix(encoded), progress.add)
@@ -83,6 +85,8 @@ def _collect(
         raise NaitError(f"--target {name}: {where} {row}: {session.model.not_finite}; {session.model.finite_remedy}")
     tokens = [len(e.ids) for e in encoded]
     told = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
+    if session.encoder.template.date is not None:
+        told["template_date"] = session.encoder.template.date
     values = collected.hidden if reading == "hidden" else collected.readings[reading]
     return values.numpy(), told
 
@@ -164,7 +168,7 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     """Build and save one signature a target; returns a summary."""
     reading = default_reading(options.method, options.reading)
     folder = make_folder(options.output)
-    targets = open_targets(options.target, options.format)
+    targets = open_targets(options.target, options.format, make_rules(options.role, options.ignore))
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
     with signature_output(folder, targets, options, reading, inputs_of(options)) as output:
@@ -175,14 +179,17 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
 
 
-_ASKED = ("method", "weights", "planes", "top_m", "sign", "nag_top_k", "first_token", "template", "max_length",
-          "layers", "model", "tokenizer")  # fmt: skip
+_ASKED = ("method", "weights", "planes", "top_m", "sign", "nag_top_k", "first_token", "template",
+          "template_date", "max_length", "layers", "model", "tokenizer")  # fmt: skip
 
 
 def questions(targets: Mapping[str, Pool], options: SignatureOptions, reading: str) -> dict[str, str]:
     """File of each target's signature -> what it answers."""
     told = [reading, *(str(getattr(options, name, None)) for name in _ASKED)]
-    return {f"{name}.safetensors": question([*told, pool.scan().sha256]) for name, pool in targets.items()}
+    return {
+        f"{name}.safetensors": question([*told, pool.rules.described(), pool.scan().sha256])
+        for name, pool in targets.items()
+    }
 
 
 def signature_output(

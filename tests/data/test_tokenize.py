@@ -187,7 +187,15 @@ def test_a_batch_equals_one_at_a_time(pool: list[Sample], kind: str, max_length:
         assert alone.ids[-1] != EOS or alone.truncated
 
 
-TEXTS = ["the story", " a  Cat\n\nand é😀 ½", "<s> sun</s>", "<|start|>why<|end|>\n", "x" * 300, "中文", "\u200b \t"]
+TEXTS = [
+    "the story",
+    " a  Cat\n\nand é😀 ½",
+    "<s> sun</s> rain",
+    "<|start|>why<|end|>\n",
+    "x" * 300,
+    "中文",
+    "\u200b \t",
+]
 
 
 def rust_tokenizers() -> dict:

@@ -14,7 +14,7 @@ from nait_fast.evaluation.exact import Exact
 from nait_fast.evaluation.fidelity import neuron_proxy
 from nait_fast.evaluation.labels import families_of, groups_of, labels_of
 from nait_fast.evaluation.ranks import compared
-from nait_fast.evaluation.rows import formats_of, label_values, text_of
+from nait_fast.evaluation.rows import datasets_of, label_values, text_of
 from nait_fast.evaluation.scores import exact_column, score, score_places
 from nait_fast.evaluation.transfer import cosine
 from nait_fast.index.codebook import Codebook
@@ -223,10 +223,10 @@ def test_what_the_pool_says_of_its_rows() -> None:
     numbers, values = label_values(lines, "a")
     assert numbers.tolist() == [0, 1, -1, -1, 0, 2] and values == {"x": 0, "3": 1, "true": 2}
     assert text_of(b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
-                   "messages") == "a\nb"  # fmt: skip
-    assert text_of(json.dumps({"text": "é" * 400}).encode(), "text") == "é" * 300
-    assert text_of(b'{"input_ids": [5, 6, 7]}', "input_ids") == "5 6 7"
-    assert text_of(b'{"instruction": 3}', "alpaca") == '{"instruction": 3}'
+                   {"format": "messages"}) == "a\nb"  # fmt: skip
+    assert text_of(json.dumps({"text": "é" * 400}).encode(), {"format": "text"}) == "é" * 300
+    assert text_of(b'{"input_ids": [5, 6, 7]}', {"format": "input_ids"}) == "5 6 7"
+    assert text_of(b'{"instruction": 3}', {"format": "alpaca"}) == '{"instruction": 3}'
 
 
 def test_formats_of_several_pools(tmp_path: Path) -> None:
@@ -235,7 +235,8 @@ def test_formats_of_several_pools(tmp_path: Path) -> None:
               for first in (0, 4)]  # fmt: skip
     pools = [{"path": "p", "kind": "jsonl", "format": name, "rows": 4, "sha256": ""} for name in ("text", "alpaca")]
     index = Index(write_index(tmp_path / "index", shards, WIDTHS, datasets=pools))
-    assert formats_of(index, np.array([0, 3, 4, 7])) == ["text", "text", "alpaca", "alpaca"]
+    found = datasets_of(index, np.array([0, 3, 4, 7]))
+    assert [told["format"] for told in found] == ["text", "text", "alpaca", "alpaca"]
 
 
 def stable(folder: Path, samples: int) -> tuple[Case, dict | None]:
