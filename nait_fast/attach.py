@@ -12,6 +12,7 @@ from torch import nn
 from nait_fast.errors import NaitError
 from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
 from nait_fast.kernels.capture.reference import Segments, Stats
+from nait_fast.models.guard import refuse_absent
 from nait_fast.models.patch import Capture, activation_dtype, patched, probe
 from nait_fast.models.spec import find_mlps, parse_layers, refuse_encoder
 from nait_fast.notices import warn
@@ -103,6 +104,7 @@ def capture(
     if model.training:
         raise NaitError("capture: the model is in training mode; call model.eval() first")
     refuse_encoder(model)
+    refuse_absent(model, type(model).__name__)
     specs = find_mlps(model)
     specs = [specs[i] for i in parse_layers(layers, len(specs))]
     probe(specs, activation_dtype(model))

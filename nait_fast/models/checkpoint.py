@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nait_fast.errors import NaitError, first_line
+from nait_fast.models.guard import refuse_absent
 from nait_fast.models.spec import text_config, text_decoder
 from nait_fast.notices import warn
 
@@ -31,10 +32,11 @@ _NEEDLESS = re.compile(
     r"|\.[kv]_scale$|\.[kv]_proj\.output_scale$|\.[kqv]_zero_point$"
 )
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|blk)\.(\d+)\.")
-# Log lines that a load always or often gives and that say nothing about the weights
+# What of transformers' log a user must see: of the weights, of what the configuration makes of them, of the tokens.
 _ABOUT_WEIGHTS = re.compile(
-    r"weight|checkpoint|quanti|initiali[sz]|state.dict|parameter|shard|tie[ds]?\b", re.IGNORECASE
+    r"weight|checkpoint|quanti|initiali[sz]|state.dict|parameter|shard|tied?\b|rope|model of type", re.IGNORECASE
 )
+WRONG_TOKENS = re.compile(r"incorrect|wrong|mismatch|unexpected|not the same|differ", re.IGNORECASE)
 
 
 @dataclass
@@ -133,7 +135,7 @@ def _prefix_before(unexpected: Sequence[str], missing: Sequence[str]) -> str | N
 
 
 @contextmanager
-def _heard() -> Iterator[list[logging.LogRecord]]:
+def heard() -> Iterator[list[logging.LogRecord]]:
     """transformers' warnings of the block, whatever its verbosity; nothing of them is printed."""
     records: list[logging.LogRecord] = []
 
@@ -155,17 +157,24 @@ def _heard() -> Iterator[list[logging.LogRecord]]:
         logger.setLevel(level)
 
 
-def _from_pretrained(cls: Any, source: str, **named: Any) -> tuple[Any, dict[str, Any], list[str]]:
-    """(model, transformers' loading info, what else its log said about weights); raises what it raises."""
-    with _heard() as records:
+def _from_pretrained(cls: Any, source: str, **named: Any) -> tuple[Any, dict[str, Any], list[logging.LogRecord]]:
+    """(model, transformers' loading info, its warnings); raises what it raises."""
+    with heard() as records:
         try:
             model, info = cls.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **named)
         except Exception as error:
             if "above report" in str(error) and (why := _reported(records)):
                 raise RuntimeError(why) from error
             raise
-    texts = [" ".join(record.getMessage().split()) for record in records if "LOAD REPORT" not in record.getMessage()]
-    return model, info, [text for text in dict.fromkeys(texts) if _ABOUT_WEIGHTS.search(text)]
+    return model, info, records
+
+
+def tell(what: str, records: Sequence[logging.LogRecord], wanted: re.Pattern[str]) -> None:
+    """Say what transformers' log says and ``wanted`` matches, but for the loading report, which becomes an error."""
+    texts = dict.fromkeys(" ".join(record.getMessage().split()) for record in records)
+    for text in texts:
+        if wanted.search(text) and "LOAD REPORT" not in text:
+            warn(f"{what}: transformers says: {text[:300]}")
 
 
 def _reported(records: Sequence[logging.LogRecord]) -> str | None:
@@ -216,13 +225,10 @@ def read_model(
     if "gguf_file" in extra:
         loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole))
         loading.hint = "transformers does not read all of this GGUF file: use the model's safetensors"
-    for text in said:
-        warn(f"--model {model}: transformers says: {text[:300]}")
+    tell(f"--model {model}", said, _ABOUT_WEIGHTS)
     body = text_decoder(whole)
     _one_dtype(body, dtype)
-    lost = next((n for n, t in (*body.named_parameters(), *body.named_buffers()) if t.device.type == "meta"), None)
-    if lost is not None and loading.clean and device.type != "meta":
-        raise NaitError(f"--model {model}: {lost} was not loaded (it is on the meta device); {loading.hint}")
+    refuse_absent(body, model)
     if any(tensor.device != device for tensor in body.parameters()):
         body.to(device)
     return whole, loading
@@ -240,7 +246,9 @@ def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any])
         named["config"] = config
 
 
-def _attempt(auto: Any, named_class: Any, source: str, named: dict[str, Any]) -> tuple[Any, Loading, list[str]]:
+def _attempt(
+    auto: Any, named_class: Any, source: str, named: dict[str, Any]
+) -> tuple[Any, Loading, list[logging.LogRecord]]:
     try:
         model, info, said = _from_pretrained(auto, source, **named)
     except ValueError as error:

@@ -1,89 +1,108 @@
-"""One forward of a few tokens before any work: what is read must be each layer's own MLP, once a token.
+"""Forwards of a few tokens before any work: what is read must be each layer's own MLP, once a token.
 
 Names say which modules look like the decoder's MLPs; only a forward shows that they run, and how.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import torch
 
 from nait_fast.errors import NaitError, first_line
+from nait_fast.models.packed import separate_forwards
 from nait_fast.models.spec import MlpSpec
 from nait_fast.notices import warn
 
-TOKENS = 7  # of the trial
+
+def refuse_absent(body: Any, name: str) -> None:
+    """Raise NaitError where weights are not there: on the meta device, not loaded or offloaded by somebody's hooks."""
+    absent = [n for n, t in (*body.named_parameters(), *body.named_buffers()) if t.device.type == "meta"]
+    if absent:
+        raise NaitError(
+            f"model {name}: {len(absent)} of its weights are not in memory (on the meta device), first {absent[0]}; "
+            "load it whole, without offloading"
+        )
 
 
-class _Seen:
-    """What the trial saw of one MLP."""
+class _Watch:
+    """What the trial sees of one MLP, in the forward under way."""
 
-    def __init__(self) -> None:
-        self.calls, self.rows, self.finite, self.turn = 0, 0, True, 0
+    def __init__(self, module: Any, turns: Iterator[int]):
+        self.calls, self.rows, self.turn, self.ever, self.finite = 0, 0, 0, False, True
+        self._turns = turns
+        self._handles = [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
+
+    def _before(self, module: Any, args: tuple) -> None:
+        self.calls += 1
+        self.rows, self.turn, self.ever = args[0].numel() // args[0].shape[-1], next(self._turns), True
+
+    def _after(self, module: Any, args: tuple, output: torch.Tensor) -> None:
+        self.finite &= bool(torch.isfinite(output).all())
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
-def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> list[MlpSpec]:
-    """Those of ``specs`` that run on text: in order, each once a forward over as many rows as there are tokens.
+def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> tuple[list[MlpSpec], list[torch.Tensor] | None]:
+    """(those of ``specs`` that run on text, the trial's hidden states: ``packed.separate_forwards`` of ``body``).
 
-    A layer that never runs (cross-attention to images) is left out and said. Raises NaitError for a forward that fails,
-    for other uses of an MLP, and for activations that are not finite.
+    Each must run once a forward, in order, over as many rows as there are tokens. A layer that never runs
+    (cross-attention to images) is left out and said. Raises NaitError for a forward that fails, for other uses of an
+    MLP, and for activations that are not finite. No hidden states: eager attention does not run here.
     """
-    seen = [_Seen() for _ in specs]
-    turns = iter(range(1, 1 << 30))
+    turns = count(1)
+    watches = [_Watch(spec.module, turns) for spec in specs]
 
-    def before(position: int) -> Any:
-        def hook(module: Any, args: tuple) -> None:
-            this = seen[position]
-            this.calls += 1
-            this.rows, this.turn = args[0].numel() // args[0].shape[-1], next(turns)
+    def check(tokens: int) -> None:
+        for spec, watch in zip(specs, watches, strict=True):
+            if watch.calls > 1:
+                raise NaitError(
+                    f"model {name}: the MLP of layer {spec.layer} runs {watch.calls} times a forward, so a token has "
+                    "no one activation there; it is not supported"
+                )
+            if watch.calls and watch.rows != tokens:
+                raise NaitError(
+                    f"model {name}: the MLP of layer {spec.layer} runs over {watch.rows} rows for {tokens} tokens; "
+                    "it is not supported"
+                )
+            watch.calls = 0
 
-        return hook
-
-    def after(position: int) -> Any:
-        def hook(module: Any, args: tuple, output: torch.Tensor) -> None:
-            seen[position].finite &= bool(torch.isfinite(output).all())
-
-        return hook
-
-    embeddings = body.get_input_embeddings().weight
-    ids = torch.randint(embeddings.shape[0], (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    handles = [spec.module.register_forward_pre_hook(before(i)) for i, spec in enumerate(specs)]
-    handles += [spec.module.register_forward_hook(after(i)) for i, spec in enumerate(specs)]
+    hidden = None
     try:
         with torch.no_grad():
-            output = body(input_ids=ids.to(embeddings.device), use_cache=False)
+            try:
+                hidden = separate_forwards(body, "eager", check)
+            except torch.OutOfMemoryError:
+                raise
+            except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError):
+                for watch in watches:  # of a forward that broke off
+                    watch.calls, watch.ever = 0, False
+                last = separate_forwards(body, None, check)[-1]
+            else:
+                last = torch.cat(hidden)
+    except NaitError:
+        raise
     except Exception as error:  # transformers', a kernel's, a quantiser's
-        raise NaitError(f"model {name}: a forward of {TOKENS} tokens fails ({first_line(error)})") from None
+        raise NaitError(f"model {name}: a forward of a few tokens fails ({first_line(error)})") from None
     finally:
-        for handle in handles:
-            handle.remove()
-    hidden = getattr(output, "last_hidden_state", None)
-    if hidden is None:
-        raise NaitError(f"model {name}: {type(body).__name__} returns no last_hidden_state; it is not supported")
-    for spec, this in zip(specs, seen, strict=True):
-        if this.calls > 1:
-            raise NaitError(
-                f"model {name}: the MLP of layer {spec.layer} runs {this.calls} times a forward, so a token has no one "
-                "activation there; it is not supported"
-            )
-        if this.calls and this.rows != TOKENS:
-            raise NaitError(
-                f"model {name}: the MLP of layer {spec.layer} runs over {this.rows} rows for {TOKENS} tokens; it is "
-                "not supported"
-            )
-    run = [(spec, this) for spec, this in zip(specs, seen, strict=True) if this.calls]
-    idle = ", ".join(str(spec.layer) for spec, this in zip(specs, seen, strict=True) if not this.calls)
+        for watch in watches:
+            watch.remove()
+    run = [(spec, watch) for spec, watch in zip(specs, watches, strict=True) if watch.ever]
+    idle = ", ".join(str(spec.layer) for spec, watch in zip(specs, watches, strict=True) if not watch.ever)
     if not run:
         raise NaitError(f"model {name}: none of the chosen layers ({idle}) runs on text; choose others with --layers")
-    if [this.turn for _, this in run] != sorted(this.turn for _, this in run):
+    if [watch.turn for _, watch in run] != sorted(watch.turn for _, watch in run):
         raise NaitError(f"model {name}: its layers do not run in their order; it is not supported")
-    if bad := [spec.layer for spec, this in run if not this.finite]:
-        _refuse_numbers(body, name, f"from layer {bad[0]}", embeddings.dtype)
-    if not torch.isfinite(hidden).all():
-        _refuse_numbers(body, name, "behind its last layer", embeddings.dtype)
+    dtype = body.get_input_embeddings().weight.dtype
+    if bad := [spec.layer for spec, watch in run if not watch.finite]:
+        _refuse_numbers(body, name, f"from layer {bad[0]}", dtype)
+    if not torch.isfinite(last).all():
+        _refuse_numbers(body, name, "behind its last layer", dtype)
     if idle:
         warn(f"model {name}: layers {idle} do not run on text (they look at images); they are left out")
-    return [spec for spec, _ in run]
+    return [spec for spec, _ in run], hidden
 
 
 def _refuse_numbers(body: Any, name: str, where: str, dtype: torch.dtype) -> None:

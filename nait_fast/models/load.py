@@ -14,9 +14,9 @@ from torch import nn
 
 from nait_fast.env import pick_device
 from nait_fast.errors import NaitError, first_line
-from nait_fast.models.checkpoint import Loading, read_model, refuse_adapter
+from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
 from nait_fast.models.fused import Forward, fused_forwards
-from nait_fast.models.guard import exercised
+from nait_fast.models.guard import exercised, refuse_absent
 from nait_fast.models.packed import packed_attention_for, pads_exactly
 from nait_fast.models.patch import activation_dtype, probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_decoder
@@ -154,11 +154,14 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
 
     source, extra = locate(tokenizer or model)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
+        with heard() as records:
+            words = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         raise NaitError(
             f"cannot load a tokenizer from {tokenizer or model} ({first_line(error)}); pass --tokenizer"
         ) from None
+    tell(f"--tokenizer {tokenizer or model}", records, WRONG_TOKENS)
+    return words
 
 
 def load_model(
@@ -214,10 +217,11 @@ def prepare(
     specs = [specs[i] for i in chosen]
     if loading is not None:
         loading.check(called, body, chosen[-1])
+    refuse_absent(body, called)
     probe(specs, activation_dtype(body))
-    specs = exercised(body, specs, called)
-    attention = packed_attention_for(body)
-    if attention is None and not pads_exactly(body):
+    specs, hidden = exercised(body, specs, called)
+    attention = packed_attention_for(body, hidden)
+    if attention is None and not pads_exactly(body, hidden):
         raise NaitError(
             f"model {called}: a sample's activations change with the padding or the other samples of its batch (as in "
             "8-bit layers that scale a batch at once); it is not supported"

@@ -5,8 +5,8 @@ transformers lets a model look its attention function up by name. Ours takes the
 prefix, computed once, in front of each sequence.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from nait_fast.models.varlen import VARLEN, suits, varlen_attention
 from nait_fast.transfer import to_device
 
 ATTENTION = "nait_fast_packed"
+LENGTHS = (3, 9, 9)  # of the random sequences that every proof runs
 
 
 def _softcapped(query, key, value, mask, scaling: float, softcap: float) -> torch.Tensor:
@@ -108,10 +109,24 @@ def _error(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     return float((mine - theirs).norm() / theirs.norm())
 
 
-def _separate(model: Any, sequences: list[torch.Tensor], attention: str) -> list[torch.Tensor]:
-    """Hidden states of a forward for each sequence."""
-    with packed_attention_on(model, attention):
-        return [model(input_ids=s[None], use_cache=False).last_hidden_state[0] for s in sequences]
+def _separate(
+    model: Any,
+    sequences: list[torch.Tensor],
+    attention: str | None,
+    after: Callable[[int], None] = lambda tokens: None,
+) -> list[torch.Tensor]:
+    """Hidden states of a forward for each sequence, with ``attention`` or the model's own."""
+    with packed_attention_on(model, attention) if attention else nullcontext():
+        out = []
+        for sequence in sequences:
+            out.append(model(input_ids=sequence[None], use_cache=False).last_hidden_state[0])
+            after(len(sequence))
+        return out
+
+
+def separate_forwards(model: Any, attention: str | None, after: Callable[[int], None]) -> list[torch.Tensor]:
+    """Hidden states [T, H] of each short random sequence that the proofs below run; ``after(T)`` comes after each."""
+    return _separate(model, _random_sequences(model, LENGTHS), attention, after)
 
 
 def _bound(model: Any, sequences: list[torch.Tensor], separate: list[torch.Tensor]) -> float:
@@ -133,12 +148,15 @@ def _random_sequences(model: Any, lengths: Sequence[int]) -> list[torch.Tensor]:
     return [torch.randint(weight.shape[0], (n,), generator=generator).to(weight.device) for n in lengths]
 
 
-def pads_exactly(model: Any) -> bool:
-    """Whether right-padded batches (one of them without padding) equal separate forwards."""
-    sequences = _random_sequences(model, (3, 9, 9))
+def pads_exactly(model: Any, eager: list[torch.Tensor] | None = None) -> bool:
+    """Whether right-padded batches (one of them without padding) equal separate forwards.
+
+    ``eager``: the model's ``separate_forwards`` with eager attention, where they have been run already.
+    """
+    sequences = _random_sequences(model, LENGTHS)
     with torch.no_grad():
-        separate = [model(input_ids=s[None], use_cache=False).last_hidden_state[0] for s in sequences]
-        bound = _bound(model, sequences, _separate(model, sequences, "eager"))
+        separate = _separate(model, sequences, None)
+        bound = _bound(model, sequences, eager or _separate(model, sequences, "eager"))
         got = []
         for batch in (sequences, sequences[1:]):
             ids = nn.utils.rnn.pad_sequence(batch, batch_first=True)
@@ -148,13 +166,13 @@ def pads_exactly(model: Any) -> bool:
     return _error(got, [*separate, *separate[1:]]) <= bound
 
 
-def packed_attention_for(model: Any) -> str | None:
-    """The fastest packed attention that is exact for ``model`` here, None if it must run padded."""
+def packed_attention_for(model: Any, eager: list[torch.Tensor] | None = None) -> str | None:
+    """The fastest packed attention that is exact for ``model`` here, None if it must run padded; ``eager`` as above."""
     candidates = [VARLEN, ATTENTION] if suits(model) else [ATTENTION]
-    return next((name for name in candidates if packs_exactly(model, name)), None)
+    return next((name for name in candidates if packs_exactly(model, name, eager)), None)
 
 
-def packs_exactly(model: Any, attention: str = ATTENTION) -> bool:
+def packs_exactly(model: Any, attention: str = ATTENTION, eager: list[torch.Tensor] | None = None) -> bool:
     """Whether the packed forward with ``attention`` equals separate forwards on short random sequences, one behind a
     prefix.
 
@@ -163,12 +181,11 @@ def packs_exactly(model: Any, attention: str = ATTENTION) -> bool:
     config = model.config
     if getattr(config, "attention_chunk_size", None):
         return False
-    lengths = (3, 9, 9)
-    sequences = _random_sequences(model, lengths)
-    pack, recording = Pack(lengths), Pack([4], record={})
+    sequences = _random_sequences(model, LENGTHS)
+    pack, recording = Pack(LENGTHS), Pack([4], record={})
     with torch.no_grad():
         try:
-            separate = _separate(model, sequences, "eager")  # transformers' SDPA leaves softcapping out
+            separate = eager or _separate(model, sequences, "eager")  # transformers' SDPA leaves softcapping out
             bound = _bound(model, sequences, separate)
             with packed_attention_on(model, attention):
                 packed = packed_forward(model, torch.cat(sequences), pack).last_hidden_state[0]

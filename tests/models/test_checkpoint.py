@@ -326,10 +326,24 @@ def test_a_whole_gguf_file(saved, gguf_file):
         ),
         (
             {"extra": {"blk.0.attn_q.bias": torch.ones(16)}},
-            "no place for, first blk.\* \(28 tensors for 27 places\); transformers",
+            r"no place for, first blk.\* \(28 tensors for 27 places\); transformers",
         ),
         ({"scaling": "yarn"}, "no place for, first llama.rope.scaling.type; transformers does not read"),
     ],
 )
 def test_what_transformers_does_not_read_of_a_gguf_file(saved, gguf_file, change, message):
     assert re.search(message, refusal(gguf_file(**change), tokenizer=str(saved)))
+
+
+def test_a_tokenizer_that_transformers_calls_wrong(saved, monkeypatch):
+    from transformers import AutoTokenizer
+
+    own = AutoTokenizer.from_pretrained
+
+    def warning(*arguments, **named):
+        logging.getLogger("transformers.tokenization_utils").warning("This regex will lead to incorrect tokenization.")
+        return own(*arguments, **named)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", warning)
+    with pytest.warns(NaitWarning, match=r"--tokenizer .*: transformers says: This regex will lead to incorrect token"):
+        load_model(str(saved))

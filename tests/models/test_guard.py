@@ -217,7 +217,7 @@ def test_a_forward_that_fails_is_one_line():
         raise RuntimeError("mat1 and mat2 must have the same dtype,\nbut got Float and BFloat16")
 
     model.model.layers[1].self_attn.forward = forward
-    with pytest.raises(NaitError, match=r"a forward of 7 tokens fails \(RuntimeError: mat1 and mat2 .* dtype,\)$"):
+    with pytest.raises(NaitError, match=r"a forward of a few tokens fails \(RuntimeError: mat1 and mat2 .* dtype,\)$"):
         prepare(model, None)
 
 
@@ -226,3 +226,12 @@ def test_an_mlp_that_fails_is_one_line():
     model.model.layers[1].mlp.up_proj.to(torch.bfloat16)
     with pytest.raises(NaitError, match=r"layer 1: LlamaMLP fails \(RuntimeError: "):
         prepare(model, None)
+
+
+def test_weights_that_are_not_in_memory():
+    model = llama()
+    model.model.layers[1].mlp.up_proj.to("meta")
+    message = r"LlamaForCausalLM: 1 of its weights are not in memory \(on the meta device\), first layers.1.mlp.up_proj"
+    for use in (lambda: prepare(model, None), nait_fast.capture(model).__enter__):
+        with pytest.raises(NaitError, match=message.replace("first layers", "first (model.)?layers")):
+            use()
