@@ -7,10 +7,22 @@ from typing import Any
 
 from nait_fast.data.plan import Plan
 from nait_fast.errors import NaitError
-from nait_fast.index.files import read_json, sha256_file, write_json
-from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, MANIFEST, NEXT_PLAN, RUN, plan_name, shard_name
+from nait_fast.index.files import sha256_file
+from nait_fast.index.format import (
+    CALIBRATION,
+    CODEBOOK,
+    FORMAT_VERSION,
+    LOCK,
+    MANIFEST,
+    NEXT_PLAN,
+    RUN,
+    WORK,
+    plan_name,
+    shard_name,
+)
 from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index
+from nait_fast.index.run import read_run, write_run
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
 
@@ -48,7 +60,7 @@ class IndexFolder:
             self._damaged = self._to_repair() if repair else []
             if not self.complete or self._damaged:
                 identity = run.get("identity", identity)
-                write_json(path / RUN, {**run, "identity": identity, "datasets": datasets})
+                write_run(path, {**run, "identity": identity, "datasets": datasets})
                 self.writer.begin()
                 plan.save(path / plan_name(datasets.index(dataset)))
         self.todo = self._damaged if self.complete else list(self.units)
@@ -68,11 +80,18 @@ class IndexFolder:
                 raise NaitError(f"{self.path}: holds something else ({MANIFEST} without {RUN}); choose another folder")
             if flag:
                 raise NaitError(f"{flag}: {self.path} holds no index; leave the flag out to make one")
+            for name in (CODEBOOK, CALIBRATION, WORK, shard_name(0)):
+                if (self.path / name).exists():
+                    raise NaitError(f"{self.path / name}: left behind by an index whose {RUN} is gone, of whatever "
+                                    "pool: it is not built upon; delete it or choose another folder")  # fmt: skip
             return {}
-        run = read_json(path)
+        run = read_run(self.path)
         datasets = run.get("datasets")
         if not isinstance(run.get("identity"), dict) or not isinstance(datasets, list) or not datasets:
             raise NaitError(f"{path}: not what nait_fast writes there; choose another folder or delete this one")
+        if run.get("format_version") != FORMAT_VERSION and (flag or not (self.path / MANIFEST).exists()):
+            raise NaitError(f"{flag and flag + ': '}{self.path}: begun by an older nait_fast, whose shards have no "
+                            "checksums; index the pool again into another folder")  # fmt: skip
         return run
 
     def _enter(
@@ -123,22 +142,28 @@ class IndexFolder:
 
     def claim_exact(self, exact: dict[str, str]) -> None:
         """Fix which exact scores the shards hold (name -> signature hash); NaitError if others were begun."""
-        run = read_json(self.path / RUN)
+        run = read_run(self.path)
         self._refuse_changes(run.get("exact", exact), exact)
         if "exact" not in run:
-            write_json(self.path / RUN, {**run, "exact": exact})
+            write_run(self.path, {**run, "exact": exact})
 
-    def claim_files(self) -> None:
-        """Fix the codebook and calibration that every shard rests on; NaitError where one is not what it was."""
-        run = read_json(self.path / RUN)
-        now = {name: sha256_file(self.path / name) for name in (CODEBOOK, CALIBRATION) if (self.path / name).exists()}
-        changed = [name for name, before in run.get("files", now).items() if now.get(name) != before]
-        if changed:
-            raise NaitError(
-                f"{self.path}: its {changed[0]} has changed since the index was begun; delete the folder and rebuild it"
-            )
-        if "files" not in run:
-            write_json(self.path / RUN, {**run, "files": now})
+    def claimed(self) -> frozenset[str]:
+        """Which of codebook and calibration the run has fixed; none while they are still to be made, whatever lies in
+        the folder. Raises NaitError where one is not what it was."""
+        files = read_run(self.path).get("files", {})
+        for name, before in files.items():
+            if not (self.path / name).exists() or sha256_file(self.path / name) != before:
+                raise NaitError(
+                    f"{self.path}: its {name} has changed since the index was begun; delete the folder and rebuild it"
+                )
+        return frozenset(files)
+
+    def claim_files(self, names: list[str]) -> None:
+        """Fix the codebook and calibration, ``names`` of them, that every shard rests on; NaitError where one is not
+        what it was."""
+        if not self.claimed() and names:
+            files = {name: sha256_file(self.path / name) for name in names}
+            write_run(self.path, {**read_run(self.path), "files": files})
 
     @property
     def codebook_hash(self) -> str | None:
@@ -178,7 +203,7 @@ class IndexFolder:
             return None
         if any(shard_problem(index, index.entries[number]) for number in self._damaged):
             return None
-        if index.datasets == read_json(self.path / RUN)["datasets"] and not self.writer.busy():
+        if index.datasets == read_run(self.path)["datasets"] and not self.writer.busy():
             self.writer.sweep()  # of a run that was killed just before
         return index.manifest
 

@@ -121,11 +121,12 @@ class IndexBuild:
         path = self.folder.path
         if self.options.codec == "nag":
             return None
+        claimed = self.folder.claimed()
         if self._given is not None:
-            if not self.folder.complete:
+            if CODEBOOK not in claimed and not self.folder.complete:
                 self._given.save(path)
             return self._given
-        if (path / CODEBOOK).exists() and ((path / CALIBRATION).exists() or self.folder.added):
+        if CODEBOOK in claimed:
             return load_codebook(path)
         if self.folder.added or self.folder.complete:
             raise NaitError(f"{path}: its {CODEBOOK} or {CALIBRATION} is missing; rebuild the index")
@@ -157,8 +158,9 @@ class IndexBuild:
             self.folder.claim_exact(exact)
             self._directions = {name: (r, torch.from_numpy(v)) for name, (r, v, _) in directions.items()}
             self._codebook = codebook
+            made = self._collected is not None
             self._known = self._calibrated()
-            self.folder.claim_files()
+            self.folder.claim_files([CODEBOOK] * (codebook is not None) + [CALIBRATION] * made)
         if codebook is not None and self.folder.codebook_hash not in (None, codebook.hash):
             raise NaitError(f"{self.folder.path}: its {CODEBOOK} has changed since the index was made; rebuild it")
         self._head = {
@@ -194,7 +196,7 @@ class IndexBuild:
             tensors |= {"codes": sink.codes, "row": rows, "finite": sink.finite.astype(np.uint8), **sink.columns}
             write_atomic(path, pack_tensors(tensors, {"kind": "calibration"}))
             self._collected, self._sample = None, []
-        if self.folder.added or not path.exists():  # its rows are the first dataset's
+        elif self.folder.added or CALIBRATION not in self.folder.claimed():  # its rows are the first dataset's
             return {"row": np.zeros(0, dtype=np.int64)}
         return load_calibration(path, self.coding.layout, self._directions, self.coding.columns)
 

@@ -12,7 +12,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index import values
 from nait_fast.index.components import NAMES as COMPONENTS
 from nait_fast.index.components import Components, components_of
-from nait_fast.index.files import pack_tensors, read_tensors, sha256, write_atomic
+from nait_fast.index.files import pack_tensors, read_all, read_head, read_tensors, sha256, write_atomic
 from nait_fast.index.format import CODEBOOK, CodeLayout
 from nait_fast.index.rotation import NAMES as ROTATION
 from nait_fast.index.rotation import Rotation, rotation_of
@@ -30,7 +30,8 @@ class Codebook:
     (for nait's ``sign=contrast``); ``rotation``, ``components``: of the codecs rotated and components, whose centre is
     ``threshold``; ``hidden_mean`` fp32
     [H]: mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading, first_token, top_k, model
-    fingerprint, layers, widths, template hash, samples, and embed_layer where there are embeddings.
+    fingerprint, layers, widths, template hash, samples, and embed_layer where there are embeddings. ``sealed``: false
+    for one whose file an older nait_fast wrote, without checksums.
     """
 
     frequency: np.ndarray
@@ -41,6 +42,7 @@ class Codebook:
     rotation: Rotation | None = None
     components: Components | None = None
     hidden_mean: np.ndarray | None = None
+    sealed: bool = True
 
     @property
     def layout(self) -> CodeLayout:
@@ -51,7 +53,7 @@ class Codebook:
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         for more in (self.rotation, self.components):
             arrays |= more.tensors() if more is not None else {}
-        return pack_tensors(arrays, {"kind": "codebook", **self.meta})
+        return pack_tensors(arrays, {"kind": "codebook", **self.meta}, self.sealed)
 
     @property
     def hash(self) -> str:
@@ -65,8 +67,8 @@ class Codebook:
 def load_codebook(path: str | os.PathLike[str]) -> Codebook:
     """Read a codebook file, or that of an index folder. Raises NaitError."""
     file = Path(path) / CODEBOOK if Path(path).is_dir() else Path(path)
-    tensors, meta = read_tensors(file, "codebook")
-    meta = {k: v for k, v in meta.items() if k != "kind"}
+    head = read_head(file, "codebook")
+    tensors, meta = read_all(file, head), {k: v for k, v in head.meta.items() if k != "kind"}
     try:
         layout, layers = values.layout(meta), meta["layers"]
         n = layout.n_neurons
@@ -90,7 +92,7 @@ def load_codebook(path: str | os.PathLike[str]) -> Codebook:
     except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{file}: not a valid codebook ({error})") from None
     arrays = {name: np.array(array) for name, array in tensors.items()}
-    return Codebook(meta=meta, rotation=rotation, components=components, **arrays)
+    return Codebook(meta=meta, rotation=rotation, components=components, sealed=bool(head.checksum), **arrays)
 
 
 def load_calibration(

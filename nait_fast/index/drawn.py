@@ -7,7 +7,7 @@ import numpy as np
 from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 
-BLOCK_BYTES = 4 << 20  # of codes read at once
+BLOCK_BYTES = 4 << 20  # of codes handed out at once
 
 Rows = Iterable[Mapping[str, np.ndarray]]  # blocks of ``codes`` uint8 [n, W] and the columns that come with them
 
@@ -21,7 +21,7 @@ def drawn_places(rows: int, size: int, seed: int) -> np.ndarray:
 
 def codes_at(index: Index, places: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """``codes`` uint8 [n, W], and the columns that come with them, of the rows at ascending ``places`` int64 (counted
-    over all shards), in blocks, in order. Reads only these. Raises NaitError for damaged shards."""
+    over all shards), in blocks, in order. Reads only the blocks that hold them. Raises NaitError for damaged shards."""
     step, first = max(1, BLOCK_BYTES // max(1, row_bytes(index.manifest))), 0
     for entry in index.entries:
         own = places[slice(*np.searchsorted(places, (first, first + entry.rows)))] - first
@@ -29,5 +29,4 @@ def codes_at(index: Index, places: np.ndarray) -> Iterator[dict[str, np.ndarray]
         if len(own):
             shard = index.open(entry)
             for start in range(0, len(own), step):
-                some = own[start : start + step]
-                yield {name: np.array(column[some]) for name, column in {"codes": shard.codes, **shard.columns}.items()}
+                yield shard.take(own[start : start + step])

@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import read_tensors
-from nait_fast.index.ids import split
+from nait_fast.index.files import map_tensors, read_head
+from nait_fast.index.ids import NAMES, split
 
 HASHES_AT_ONCE = 1 << 23  # 128 MB with their rows; more ids take more passes over the shards
 
 
 def _ids(path: Path) -> tuple[np.ndarray, list[bytes]]:
     """(rows, ids) of a shard's samples that have an id."""
-    tensors, _ = read_tensors(path, "shard")
+    layout = {name: tensor for name, tensor in read_head(path, "shard").layout.items() if name in (*NAMES, "row")}
+    tensors = map_tensors(path, layout)
+    for name, array in tensors.items():
+        layout[name].check_all(array, path)
     row = tensors.get("row", np.zeros(0))
     if row.dtype != np.int64 or row.ndim != 1:
         raise NaitError(f"{path}: tensor 'row' is missing or has another shape; rebuild it with index --repair")

@@ -13,11 +13,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from nait_fast.errors import NaitError
+from nait_fast.index.blocks import Tensor, blocks_of, changed, seal, unsealed, with_blocks
 
 _META = "nait_fast"
 # What is larger was not written here, and would cost gigabytes to read: a billion rows' manifest, a thousand times more
 # tensors than a shard has.
 MOST_JSON, MOST_HEADER, MOST_TENSORS = 128 << 20, 8 << 20, 10_000
+_OWN = frozenset({"blocks", "checksum"})  # of the metadata: what vouches for the file
 
 
 def make_folder(path: str | os.PathLike[str], flag: str = "--output") -> Path:
@@ -147,29 +149,43 @@ def _digest(file: Any) -> str:  # Python 3.10
     return digest.hexdigest()
 
 
-def pack_tensors(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
-    """A safetensors file in memory; ``meta`` goes into its metadata as JSON."""
+def pack_tensors(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], sealed: bool = True) -> bytes:
+    """A safetensors file in memory; ``meta``, which is not empty, goes into its metadata as JSON, with the checksums
+    of all blocks and of the header. ``sealed`` false: without these, as files of older versions were."""
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    return save(arrays, metadata={_META: json.dumps(meta, sort_keys=True)})
+    meta = {key: value for key, value in meta.items() if key not in _OWN}
+    if not sealed:
+        return save(arrays, metadata={_META: json.dumps(meta, sort_keys=True)})
+    meta["blocks"] = {name: blocks_of(array) for name, array in arrays.items()}
+    data = save(arrays, metadata={_META: unsealed(json.dumps(meta, sort_keys=True))})
+    end = 8 + int.from_bytes(data[:8], "little")
+    return b"".join([seal(data[:end])[0], memoryview(data)[end:]])
 
 
-class Tensor(NamedTuple):
-    """Where a tensor lies: its ``offset`` counts from the start of the file."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    offset: int
+def checksum_of(data: bytes) -> str:
+    """The checksum in the header of a file that ``pack_tensors`` has made."""
+    return seal(data[: 8 + int.from_bytes(data[:8], "little")])[1]
 
 
 _DTYPES = {"U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?"}
 
 
-def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(where each tensor lies, metadata) of a safetensors file whose metadata says it is a ``kind``.
+class Head(NamedTuple):
+    """Where the tensors of a file lie, its metadata, and the checksum of both: "" where an older nait_fast wrote the
+    file, whose bytes nothing vouches for."""
 
-    Raises NaitError when the file is missing, truncated, damaged or something else.
+    layout: dict[str, Tensor]
+    meta: dict[str, Any]
+    checksum: str
+
+
+def read_head(path: str | os.PathLike[str], kind: str) -> Head:
+    """The head of a safetensors file whose metadata says it is a ``kind``.
+
+    Raises NaitError when the file is missing, truncated, damaged or something else; of its tensors only their places
+    are checked here.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -178,10 +194,12 @@ def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
         raise NaitError(f"{path}: no such file")
     try:
         with open(path, "rb") as raw:
-            header_bytes = int.from_bytes(raw.read(8), "little")
+            length = raw.read(8)
+            header_bytes = int.from_bytes(length, "little")
             if header_bytes > MOST_HEADER:
                 raise ValueError(f"a header of {header_bytes:,} bytes, of which {MOST_HEADER:,} are read")
-            header = json.loads(raw.read(header_bytes), object_pairs_hook=_once)
+            data = raw.read(header_bytes)
+        header = json.loads(data, object_pairs_hook=_once)
         if not isinstance(header, dict):
             raise ValueError("a header that is no object")
         if len(header) > MOST_TENSORS:  # the library takes minutes for a million
@@ -197,8 +215,26 @@ def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
             raise NaitError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no nait_fast file has")
-        offset = 8 + header_bytes + entry["data_offsets"][0]
-        layout[name] = Tensor(np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), offset)
+        offset = 8 + len(data) + entry["data_offsets"][0]
+        layout[name] = Tensor(np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), offset, name)
+    if not meta.keys() & _OWN:  # a changed byte cannot have taken away both
+        return Head(layout, meta, "")
+    sealed, checksum = seal(length + data)
+    if sealed != length + data:
+        raise changed(path, "its header has")
+    try:
+        blocks = meta["blocks"]
+        if not isinstance(blocks, dict) or blocks.keys() != layout.keys():
+            raise ValueError("blocks of other tensors")
+        layout = {name: with_blocks(tensor, blocks[name]) for name, tensor in layout.items()}
+    except (KeyError, ValueError) as error:
+        raise NaitError(f"{path}: damaged ({_one_line(error)}); rebuild it") from None
+    return Head(layout, {key: value for key, value in meta.items() if key not in _OWN}, checksum)
+
+
+def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(where each tensor lies, metadata); see ``read_head``."""
+    layout, meta, _ = read_head(path, kind)
     return layout, meta
 
 
@@ -215,20 +251,29 @@ def _one_line(error: BaseException) -> str:
 
 
 def map_tensors(path: str | os.PathLike[str], layout: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Tensors mapped from the file, as ``layout`` says where they lie. Raises NaitError."""
+    """Tensors mapped from the file, as ``layout`` says where they lie, their bytes unchecked. Raises NaitError."""
     out = {}
     try:
         # safetensors' own NumPy reader copies every tensor; a scan wants the mapped pages.
         data = np.memmap(path, dtype=np.uint8, mode="r")
-        for name, (dtype, shape, offset) in layout.items():
-            size = dtype.itemsize * math.prod(shape)
-            out[name] = np.asarray(data[offset : offset + size]).view(dtype).reshape(shape)
+        for name, tensor in layout.items():
+            size = tensor.dtype.itemsize * math.prod(tensor.shape)
+            piece = np.asarray(data[tensor.offset : tensor.offset + size])
+            out[name] = piece.view(tensor.dtype).reshape(tensor.shape)
     except (OSError, ValueError, OverflowError) as error:  # a shape that NumPy does not take; a file cut off just now
         raise NaitError(f"{path}: damaged or truncated ({_one_line(error)}); rebuild it") from None
     return out
 
 
+def read_all(path: str | os.PathLike[str], head: Head) -> dict[str, np.ndarray]:
+    """All tensors of the file, mapped, every block checked. Raises NaitError."""
+    tensors = map_tensors(path, head.layout)
+    for name, array in tensors.items():
+        head.layout[name].check_all(array, path)
+    return tensors
+
+
 def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(tensors mapped from the file, metadata); see ``read_layout``."""
-    layout, meta = read_layout(path, kind)
-    return map_tensors(path, layout), meta
+    """(tensors mapped from the file, every block checked; metadata); see ``read_head``."""
+    head = read_head(path, kind)
+    return read_all(path, head), head.meta

@@ -9,7 +9,8 @@ import numpy as np
 
 from nait_fast.kernels.rotate import rotated_width
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READ_VERSIONS = (2, FORMAT_VERSION)  # 2: without checksums, which Index says
 MANIFEST = "manifest.json"
 CODEBOOK = "codebook.safetensors"
 CALIBRATION = "calibration.safetensors"

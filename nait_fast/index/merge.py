@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import atomic_file, read_json, sha256_file, write_json
-from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, MANIFEST, RUN, plan_name
+from nait_fast.index.files import read_sealed, sha256, sha256_file, write_atomic
+from nait_fast.index.format import CALIBRATION, CODEBOOK, FORMAT_VERSION, LOCK, MANIFEST, RUN, plan_name
 from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index, ShardEntry
-from nait_fast.index.verify import Listed, shard_problem
+from nait_fast.index.run import read_run, write_run
+from nait_fast.index.skipped import Listed, check_list
+from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
 
 # What the manifest says of a code, and so must be the same in all: a row's bits then mean the same.
@@ -53,7 +55,7 @@ def check_joinable(indexes: Sequence[Index]) -> None:
 
 def _identity_of(index: Index) -> dict[str, Any]:
     """The options that decide the index's bytes, as its run keeps them. Raises NaitError."""
-    identity = read_json(index.folder / RUN).get("identity")
+    identity = read_run(index.folder).get("identity")
     if not isinstance(identity, dict):
         raise NaitError(f"{index.folder / RUN}: not what nait_fast writes there; rebuild the index")
     return identity
@@ -64,22 +66,23 @@ def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int],
     shard is done. A merge that was killed goes on. Raises NaitError for indexes that do not fit and damaged shards.
     """
     check_joinable(indexes)
+    for index in indexes:
+        check_list(index)
     writer = IndexWriter(folder)
     with Lock(folder / LOCK):
         datasets = [dataset for index in indexes for dataset in index.datasets]
         run = _run_of(indexes, datasets)
-        if (folder / RUN).exists() and read_json(folder / RUN) != run:
+        if (folder / RUN).exists() and read_run(folder) != run:
             raise NaitError(f"{folder}: holds another index; choose another folder or delete it")
         if (folder / MANIFEST).exists():
             if not (folder / RUN).exists():
                 raise NaitError(f"{folder}: holds something else ({MANIFEST} without {RUN}); choose another folder")
             writer.sweep()
             return Index(folder).manifest
-        write_json(folder / RUN, run)
+        write_run(folder, run)
         writer.begin()
-        for name in (CODEBOOK, CALIBRATION):
-            if (indexes[0].folder / name).exists():
-                _copy(indexes[0].folder / name, folder / name)
+        for name, digest in _beside(indexes[0]).items():
+            _copy(indexes[0].folder / name, folder / name, digest)
         _copy_plans(indexes, folder)
         number = rows = 0
         shards = sum(len(index.entries) for index in indexes)
@@ -116,19 +119,35 @@ def _copy_shard(
 
 
 def _run_of(indexes: Sequence[Index], datasets: list[dict[str, Any]]) -> dict[str, Any]:
-    first = read_json(indexes[0].folder / RUN)
-    files = {
-        name: sha256_file(indexes[0].folder / name)
-        for name in (CODEBOOK, CALIBRATION)
-        if (indexes[0].folder / name).exists()
-    }
-    return {**first, "datasets": datasets, "exact": indexes[0].exact, "files": files}
+    first, files = read_run(indexes[0].folder), {}
+    for name, digest in _beside(indexes[0]).items():
+        files[name] = sha256_file(indexes[0].folder / name)
+        if not files[name].startswith(digest):
+            raise _other(indexes[0].folder / name)
+    return {
+        **first, "datasets": datasets, "exact": indexes[0].exact, "files": files, "format_version": FORMAT_VERSION,
+    }  # fmt: skip
 
 
-def _copy(source: Path, target: Path) -> None:
-    with atomic_file(target) as out, open(source, "rb") as file:
-        while block := file.read(1 << 20):
-            out.write(block)
+def _beside(index: Index) -> dict[str, str]:
+    """Codebook and calibration of an index, with the digits of their SHA-256 that its manifest has."""
+    known = {CODEBOOK: index.codebook_hash, CALIBRATION: index.manifest["calibration"]}
+    return {name: digest for name, digest in known.items() if digest}
+
+
+def _other(path: Path) -> NaitError:
+    return NaitError(f"{path}: has changed since the index was made (SHA-256 differs); rebuild the index")
+
+
+def _copy(source: Path, target: Path, digest: str = "") -> None:
+    """Copy a small file whose SHA-256 begins with ``digest``. Raises NaitError."""
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise NaitError(f"{source}: cannot be read ({error.strerror or error})") from None
+    if not sha256(data).startswith(digest):
+        raise _other(source)
+    write_atomic(target, data)
 
 
 def _copy_plans(indexes: Sequence[Index], folder: Path) -> None:
@@ -136,5 +155,15 @@ def _copy_plans(indexes: Sequence[Index], folder: Path) -> None:
     for index in indexes:
         for own in range(len(index.datasets)):
             if (index.folder / plan_name(own)).exists():
+                _check_plan(index.folder / plan_name(own))
                 _copy(index.folder / plan_name(own), folder / plan_name(number))
             number += 1
+
+
+def _check_plan(path: Path) -> None:
+    try:
+        read_sealed(path)
+    except NaitError as error:
+        raise NaitError(
+            f"{str(error).removesuffix('; rebuild it')}; delete it, it only spares reading the pool"
+        ) from None

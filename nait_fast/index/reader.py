@@ -1,8 +1,9 @@
 """Opens an index for ranking."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,27 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index import ids, values
+from nait_fast.index.blocks import Tensor
 from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.files import Tensor, map_tensors, read_json, read_layout, read_sealed, sha256_file
+from nait_fast.index.files import map_tensors, read_head, read_json, read_sealed, sha256_file
 from nait_fast.index.format import (
     CODEBOOK,
     CODECS,
     FORMAT_VERSION,
     MANIFEST,
+    READ_VERSIONS,
     code_layout,
     columns_of,
     shard_name,
 )
+from nait_fast.notices import warn
 
 
 @dataclass(frozen=True)
 class ShardEntry:
     """What the manifest says of a shard: ``rows`` samples out of the pool's rows from ``first_row`` on, ``pool_rows``
-    of them, the others being skipped. ``number`` counts the shards."""
+    of them, the others being skipped. ``number`` counts the shards; ``checksum``: of the file's header, "" in an
+    index of format 2."""
 
     path: Path
     first_row: int
@@ -35,24 +40,76 @@ class ShardEntry:
     bytes: int
     sha256: str
     number: int
+    checksum: str
 
 
-@dataclass(frozen=True)
+def check_rows(entry: ShardEntry, row: np.ndarray) -> None:
+    """Raises NaitError where ``row`` int64 [n], consecutive ones of a shard, do not ascend within its unit."""
+    if len(row) and (row[0] < entry.first_row or row[-1] >= entry.first_row + entry.pool_rows):
+        raise NaitError(f"{entry.path}: rows beyond those of its unit; rebuild the index")
+    if (row[1:] <= row[:-1]).any():
+        raise NaitError(f"{entry.path}: rows that do not ascend: one is there twice; rebuild the index")
+
+
 class Shard:
-    """Arrays mapped from one file: ``codes`` uint8 [n, W], ``row`` int64 [n], ``n_tokens`` int32 [n], ``exact``, and
-    the ``columns`` that come with the codes."""
+    """Arrays mapped from one file, the bytes of each checked as it is first asked for: whatever is read raises
+    NaitError where they have changed."""
 
-    path: Path
-    codes: np.ndarray
-    row: np.ndarray
-    n_tokens: np.ndarray
-    exact: dict[str, np.ndarray]
-    columns: dict[str, np.ndarray]
-    _ids: dict[str, np.ndarray]
+    def __init__(self, entry: ShardEntry, layout: Mapping[str, Tensor], exact: Iterable[str], columns: Iterable[str]):
+        self.path, self._entry, self._layout = entry.path, entry, layout
+        self._exact, self._columns = tuple(exact), tuple(columns)
+        self._mapped = map_tensors(entry.path, layout)
+
+    def _checked(self, name: str) -> np.ndarray:
+        self._layout[name].check_all(self._mapped[name], self.path)
+        return self._mapped[name]
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """uint8 [n, W]."""
+        return self._checked("codes")
+
+    @cached_property
+    def row(self) -> np.ndarray:
+        """int64 [n], ascending, of the shard's unit."""
+        row = self._checked("row")
+        check_rows(self._entry, np.array(row))
+        return row
+
+    @cached_property
+    def n_tokens(self) -> np.ndarray:
+        """int32 [n]."""
+        return self._checked("n_tokens")
+
+    @cached_property
+    def exact(self) -> dict[str, np.ndarray]:
+        """Exact scores float64 [n] by name."""
+        return {name: self._checked(f"exact.{name}") for name in self._exact}
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """What comes with the codes, [n, …] by name."""
+        return {name: self._checked(name) for name in self._columns}
 
     def ids(self) -> list[str | None]:
         """The samples' ids, None where a row of the pool has none. Raises NaitError where they are damaged."""
-        return ids.decode(ids.split(self._ids, len(self.row), self.path), self.path)
+        return ids.decode(self.raw_ids(), self.path)
+
+    def raw_ids(self) -> list[bytes | None]:
+        """``ids`` as they are stored."""
+        found = {name: self._checked(name) for name in ids.NAMES if name in self._layout}
+        return ids.split(found, self._entry.rows, self.path)
+
+    def take(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        """Copies of ``codes`` and ``columns`` at ascending ``places`` int64; only blocks that hold one are read."""
+        out = {}
+        for name in ("codes", *self._columns):
+            tensor, array = self._layout[name], self._mapped[name]
+            if tensor.digests:
+                for block in np.unique(places // tensor.block_rows).tolist():
+                    tensor.check(block, array[slice(*tensor.rows_of(block))].reshape(-1).view(np.uint8).data, self.path)
+            out[name] = np.array(array[places])
+        return out
 
 
 class Index:
@@ -68,12 +125,17 @@ class Index:
         told = read_json(path)
         if told.get("kind") != "nait_fast index":
             raise NaitError(f"{path}: not the manifest of an index")
-        if told.get("format_version") != FORMAT_VERSION:
+        version = told.get("format_version")
+        if type(version) is not int or version not in READ_VERSIONS:
             raise NaitError(
-                f"{path}: format version {values.short(told.get('format_version'))}, this nait_fast reads "
-                f"{FORMAT_VERSION}; index the pool again"
+                f"{path}: format version {values.short(version)}, this nait_fast reads "
+                f"{' and '.join(map(str, READ_VERSIONS))}; index the pool again"
             )
         self.manifest: dict[str, Any] = read_sealed(path)
+        self.version: int = version
+        if self.version < FORMAT_VERSION:
+            warn(f"{folder}: an index of format {self.version}, whose shards have no checksums: changed bytes in them "
+                 "go unseen until nait-fast verify; index the pool again, or merge it into a new one")  # fmt: skip
         try:
             self._take(self.manifest)
         except (KeyError, TypeError, ValueError) as error:
@@ -152,7 +214,8 @@ class Index:
             if start != first_row or rows > pool_rows:
                 raise ValueError(f"shard {number}: {rows} of {pool_rows} rows from {start} on, not from {first_row}")
             digest = values.digest(shard["sha256"], f"shard {number}, sha256")
-            entry = ShardEntry(self.folder / shard_name(number), start, pool_rows, rows, size, digest, number)
+            checksum = values.digest(shard["xxh3"], f"shard {number}, xxh3", 16) if self.version > 2 else ""
+            entry = ShardEntry(self.folder / shard_name(number), start, pool_rows, rows, size, digest, number, checksum)
             first_row += entry.pool_rows
             found.append(entry)
         if first_row != self.pool_rows:
@@ -182,17 +245,13 @@ class Index:
         return self.manifest["exact"]
 
     def shards(self) -> Iterator[Shard]:
-        """The shards in order, mapped, each checked against the manifest (sizes and shapes, not every byte)."""
+        """The shards in order, mapped, each checked against the manifest; their bytes as they are read."""
         for entry in self.entries:
             yield self.open(entry)
 
     def open(self, entry: ShardEntry) -> Shard:
         """One shard, mapped. Raises NaitError where it is not as the manifest says."""
-        tensors = map_tensors(entry.path, self.layout_of(entry))
-        exact = {name: tensors[f"exact.{name}"] for name in self.exact}
-        found = {name: tensors[name] for name in ids.NAMES if name in tensors}
-        columns = {name: tensors[name] for name in self.columns}
-        return Shard(entry.path, tensors["codes"], tensors["row"], tensors["n_tokens"], exact, columns, found)
+        return Shard(entry, self.layout_of(entry), self.exact, self.columns)
 
     def layout_of(self, entry: ShardEntry) -> dict[str, Tensor]:
         """Where a shard's tensors lie in its file, for readers that do not map it. Raises NaitError as ``open``."""
@@ -202,10 +261,13 @@ class Index:
                 f"{path}: {path.stat().st_size} bytes, expected {entry.bytes}: truncated or damaged; rebuild it with "
                 "index --repair"
             )
-        layout, meta = read_layout(path, "shard")
+        layout, meta, checksum = read_head(path, "shard")
         if meta.get("number") != entry.number:
             other = values.short(meta.get("number"))
             raise NaitError(f"{path}: is another shard (number {other}); rebuild it with index --repair")
+        if checksum != entry.checksum and self.version > 2:
+            raise NaitError(f"{path}: is not the shard that the manifest tells of (checksum differs); rebuild it with "
+                            "index --repair")  # fmt: skip
         expected: dict[str, tuple[str, tuple[int, ...]]] = {
             "codes": ("u1", (rows, self.code_layout.row_bytes)),
             "row": ("<i8", (rows,)),

@@ -19,8 +19,8 @@ from typing import TypeVar
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import Tensor
-from nait_fast.index.reader import Index, ShardEntry
+from nait_fast.index.blocks import Tensor, block_rows
+from nait_fast.index.reader import Index, ShardEntry, check_rows
 
 BUFFER_BYTES = 8 << 20  # of codes: a thread's share of a processor's last cache, from where they are scanned
 READ_BYTES = 256 << 10  # asked for at once: from a disk, larger reads took 1.5 times as long
@@ -59,9 +59,9 @@ def aligned(size: int) -> np.ndarray:
     return raw[start : start + size]
 
 
-def read_into(descriptor: int, path: Path, target: np.ndarray, offset: int) -> None:
+def read_into(descriptor: int, path: Path, target: np.ndarray | memoryview, offset: int) -> None:
     """Fill the contiguous ``target`` with the bytes of the file from ``offset`` on. Raises NaitError if it is short."""
-    view = target.reshape(-1).view(np.uint8).data
+    view = target if isinstance(target, memoryview) else target.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):
         got = os.preadv(descriptor, [view[done : done + READ_BYTES]], offset + done)
@@ -85,21 +85,40 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _fill(out: np.ndarray, descriptor: int, path: Path, tensor: Tensor, start: int) -> None:
-    """The rows of ``tensor`` from ``start`` on, as many as ``out`` has."""
-    row_bytes = tensor.dtype.itemsize * math.prod(tensor.shape[1:])
-    read_into(descriptor, path, out, tensor.offset + start * row_bytes)
+    """The rows of ``tensor`` from ``start`` on, as many as ``out`` has, each block checked as it has been read. Of
+    blocks that reach beyond ``out``, all is read. Raises NaitError."""
+    row_bytes, stop = tensor.row_bytes, start + len(out)
+    if not tensor.digests:  # nothing to read, or an index of format 2
+        read_into(descriptor, path, out, tensor.offset + start * row_bytes)
+        return
+    view = out.reshape(-1).view(np.uint8).data
+    for block in tensor.blocks(start, stop):
+        first, end = tensor.rows_of(block)
+        low, high = max(first, start), min(end, stop)
+        mine = view[(low - start) * row_bytes : (high - start) * row_bytes]
+        data = mine if (low, high) == (first, end) else memoryview(bytearray((end - first) * row_bytes))
+        read_into(descriptor, path, data, tensor.offset + first * row_bytes)
+        tensor.check(block, data, path)
+        if data is not mine:
+            mine[:] = data[(low - first) * row_bytes : (high - first) * row_bytes]
 
 
-def _places(index: Index, rows: int) -> Iterator[list[_Place]]:
-    """All rows in order, ``rows`` at a time."""
+def _places(index: Index, rows: int, step: int = 1) -> Iterator[list[_Place]]:
+    """All rows in order, at most ``rows`` at a time; a shard is parted behind a multiple of ``step`` rows, if it can
+    be."""
     some, free = [], rows
     for entry in index.entries:
         start = 0
         while start < entry.rows:
             stop = min(entry.rows, start + free)
-            some.append(_Place(entry, start, stop))
+            if stop < entry.rows:
+                stop = max(start, stop // step * step)
+            if stop == start and free == rows:
+                stop = start + free  # a block is more than is read at once
+            if stop > start:
+                some.append(_Place(entry, start, stop))
             start, free = stop, free - (stop - start)
-            if not free:
+            if start < entry.rows or not free:
                 yield some
                 some, free = [], rows
     if some:
@@ -127,8 +146,10 @@ class Stream:
         self._columns = {name: index.columns[name] for name in columns}
         self._width = index.code_layout.row_bytes if codes else 0
         there_are = sum(entry.rows for entry in index.entries)
-        read = sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self._columns.values())
+        widths = [np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self._columns.values()]
+        read = sum(widths)
         self._rows = max(1, min(rows or buffer_bytes, buffer_bytes // max(1, self._width + read), there_are))
+        self._step = block_rows(max(self._width, *widths, 8))
         self._free: SimpleQueue[np.ndarray] = SimpleQueue()
         self._layout_of = lru_cache(maxsize=16)(index.layout_of)  # a shard may be read in many parts
 
@@ -159,8 +180,10 @@ class Stream:
     def _read(self, places: Sequence[_Place], buffer: np.ndarray) -> Part:
         n = sum(place.stop - place.start for place in places)
         codes = buffer[: n * self._width].reshape(n, self._width)
-        columns = {"codes": codes, "row": np.empty(n, np.int64), "n_tokens": np.empty(n, np.int32),
+        columns: dict[str, np.ndarray] = {"row": np.empty(n, np.int64), "n_tokens": np.empty(n, np.int32),
                    **{f"exact.{name}": np.empty(n) for name in self._exact}}  # fmt: skip
+        if self._width:
+            columns["codes"] = codes
         columns |= {name: np.empty((n, *shape), dtype) for name, (dtype, shape) in self._columns.items()}
         at = 0
         for place in places:
@@ -171,6 +194,7 @@ class Stream:
                 layout = self._layout_of(place.entry)
                 for name in sorted(columns, key=lambda name: layout[name].offset):
                     _fill(columns[name][at:end], descriptor, path, layout[name], place.start)
+            check_rows(place.entry, columns["row"][at:end])
             at = end
         exact = {name: columns[f"exact.{name}"] for name in self._exact}
         kept = {name: columns[name] for name in self._columns}
@@ -179,7 +203,7 @@ class Stream:
     def _run(self, job: Callable[[Sequence[_Place]], T], threads: int, ahead: int, buffers: int) -> Iterator[T]:
         for _ in range(buffers):
             self._free.put(aligned(self._rows * self._width))
-        places = _places(self._index, self._rows)
+        places = _places(self._index, self._rows, self._step)
         with ThreadPoolExecutor(threads, "nait-read") as pool:
             waiting = deque(pool.submit(job, some) for some in islice(places, ahead))
             try:
@@ -203,13 +227,14 @@ class Ids:
 
 def ids(index: Index, rows: int) -> Iterator[Ids]:
     """The ids of all rows of ``index`` in order, at most ``rows`` at a time, never of two shards. Raises NaitError."""
+    layout_of = lru_cache(maxsize=2)(index.layout_of)
     for places in _places(index, rows):
         for place in places:
-            yield _read_ids(index, place)
+            yield _read_ids(layout_of(place.entry), place)
 
 
-def _read_ids(index: Index, place: _Place) -> Ids:
-    layout, path, n = index.layout_of(place.entry), place.entry.path, place.stop - place.start
+def _read_ids(layout: dict[str, Tensor], place: _Place) -> Ids:
+    path, n = place.entry.path, place.stop - place.start
     if "ids" not in layout:
         return Ids(np.empty(0, np.uint8), np.zeros(n + 1, np.int64), np.ones(n, bool))
     offsets, absent = np.zeros(n + 1, np.int64), np.empty(n, bool)

@@ -17,6 +17,7 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.index.files import (
     atomic_file,
+    checksum_of,
     pack_tensors,
     read_sealed,
     sha256,
@@ -38,7 +39,9 @@ from nait_fast.index.format import (
 from nait_fast.index.lock import is_held
 from nait_fast.index.owned import is_in_work
 from nait_fast.index.reader import Index
+from nait_fast.index.skipped import lines_before
 
+_OF_SHARD = ("file", "first_row", "pool_rows", "rows", "bytes", "sha256", "xxh3")  # in the manifest
 _PARTS = ("shard-*.safetensors", CODEBOOK, CALIBRATION, "plan-*.json", RUN)
 
 
@@ -96,7 +99,7 @@ class IndexWriter:
         left_out = Counter(entry["reason"] for entry in listed if not entry.get("kept"))
         note = {
             "file": shard_name(number), "first_row": pool_rows[0], "pool_rows": pool_rows[1], "rows": len(rows),
-            "bytes": len(data), "sha256": sha256(data), "tokens": int(n_tokens.sum()),
+            "bytes": len(data), "sha256": sha256(data), "xxh3": checksum_of(data), "tokens": int(n_tokens.sum()),
             "truncated": sum(bool(entry.get("kept")) for entry in listed), "reasons": dict(left_out), "listed": listed,
             "unread": dict(unread), "unshown": dict(unshown),
         }  # fmt: skip
@@ -140,7 +143,7 @@ class IndexWriter:
             reasons.update(note["reasons"])
             for key, counts in unread.items():
                 counts.update(note[key])
-            shards.append({k: note[k] for k in ("file", "first_row", "pool_rows", "rows", "bytes", "sha256")})
+            shards.append({k: note[k] for k in _OF_SHARD})
         told: dict[str, Any] = {"rows": reasons.total(), "reasons": dict(sorted(reasons.items()))}
         duplicates, digest = self._write_skipped(shards, numbers, before)
         if digest:
@@ -159,7 +162,7 @@ class IndexWriter:
         manifest = {k: v for k, v in index.manifest.items() if k != "checksum"}
         for number in numbers:
             note = self.note(number)
-            manifest["shards"][number] = {k: note[k] for k in manifest["shards"][number]}
+            manifest["shards"][number] = {k: note[k] for k in _OF_SHARD}
         manifest["rows"] = sum(shard["rows"] for shard in manifest["shards"])
         return write_sealed(self.folder / MANIFEST, manifest)
 
@@ -206,7 +209,7 @@ class IndexWriter:
         first_new = before.pool_rows if before is not None else 0
         told = before is not None and "sha256" in before.manifest["skipped"]
         # A run killed between this file and the manifest has left lines of the new rows in it, too.
-        old = (line for line in _lines(path) if json.loads(line)["row"] < first_new) if told else iter(())
+        old = lines_before(path, first_new, before.manifest["skipped"]["sha256"]) if told and before else iter(())
         fresh = (entry for number in numbers for entry in self.note(number)["listed"])
         entries = _merged(fresh, ((row, first) for row, first in repeated if row >= first_new))
         line = next(old, None) or next(entries, None)
@@ -221,11 +224,6 @@ class IndexWriter:
 
     def _note(self, number: int) -> Path:
         return self.work / f"shard-{number:05d}.json"
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        yield from file
 
 
 def _merged(listed: Iterable[dict[str, Any]], repeated: Iterable[tuple[int, int]]) -> Iterator[bytes]:

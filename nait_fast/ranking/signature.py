@@ -11,8 +11,9 @@ from nait_fast.config import METHODS
 from nait_fast.errors import NaitError
 from nait_fast.index import values
 from nait_fast.index.codebook import Codebook
-from nait_fast.index.files import pack_tensors, read_tensors, sha256, write_atomic
+from nait_fast.index.files import pack_tensors, read_all, read_head, sha256, write_atomic
 from nait_fast.index.format import CodeLayout
+from nait_fast.notices import warn
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Signature:
     ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p plane_weights[p] · popcount(b & planes[p])) beside the
     float ``weights`` fp32 [N], and for contrast the ``threshold`` fp32 [N] of its codebook. ``meta``: method, reading,
     first_token, model fingerprint, template hash, codebook hash, layers, widths, samples and statistics of the target.
+    ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
     """
 
     name: str
     meta: dict[str, Any]
     tensors: dict[str, np.ndarray] = field(repr=False)
+    sealed: bool = True
 
     @property
     def method(self) -> str:
@@ -44,7 +47,7 @@ class Signature:
         return CodeLayout.of(self.meta["widths"])
 
     def to_bytes(self) -> bytes:
-        return pack_tensors(self.tensors, {"kind": "signature", "name": self.name, **self.meta})
+        return pack_tensors(self.tensors, {"kind": "signature", "name": self.name, **self.meta}, self.sealed)
 
     @property
     def hash(self) -> str:
@@ -68,7 +71,8 @@ MAX_PLANES = 64
 
 def load_signature(path: str | os.PathLike[str]) -> Signature:
     """Read a signature file. Raises NaitError when it is missing, damaged or no signature."""
-    tensors, meta = read_tensors(path, "signature")
+    head = read_head(path, "signature")
+    tensors, meta = read_all(path, head), head.meta
     try:
         name, layout = values.name(meta["name"], "name"), values.layout(meta)
         if meta["method"] not in METHODS:
@@ -78,7 +82,11 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
     except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{path}: not a valid signature ({error})") from None
     meta = {k: v for k, v in meta.items() if k not in ("kind", "name")}
-    return Signature(name, meta, {k: np.array(v) for k, v in tensors.items()})
+    if not head.checksum:
+        warn(
+            f"{path}: a signature of an older nait_fast, without checksums: changed bytes in it go unseen; make it anew"
+        )
+    return Signature(name, meta, {k: np.array(v) for k, v in tensors.items()}, bool(head.checksum))
 
 
 def _check_meta(meta: dict[str, Any]) -> None:

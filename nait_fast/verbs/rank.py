@@ -12,6 +12,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
+from nait_fast.index.skipped import check_kept
 from nait_fast.notices import recorded
 from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.ranking import export
@@ -84,6 +85,7 @@ def rank_index(
             table.add(block)
         clock.lap("scan")
         selection = select(table, options, seed)
+        check_kept(index, selection.rows)
         clock.lap("select")
         begin()
         files = _write(index, table, selection, options, folder, pool, clock)

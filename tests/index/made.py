@@ -11,7 +11,7 @@ from nait_fast.data.parts import Place
 from nait_fast.data.plan import Plan, Unit
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.files import pack_tensors, read_json, read_tensors, sha256, write_sealed
+from nait_fast.index.files import checksum_of, pack_tensors, read_json, read_tensors, sha256, write_sealed
 from nait_fast.index.format import CALIBRATION, CODEBOOK, FORMAT_VERSION, MANIFEST, SKIPPED, CodeLayout, shard_name
 from nait_fast.ranking.signature import Signature, signed_planes
 from tests.ranking.indexes import id_tensors
@@ -49,7 +49,8 @@ def make(folder: Path) -> Path:
         data = pack_tensors(tensors, {"kind": "shard", "number": number})
         (folder / shard_name(number)).write_bytes(data)
         shards.append({"file": shard_name(number), "first_row": 6 * number, "pool_rows": 6 - 2 * number,
-                       "rows": len(rows), "bytes": len(data), "sha256": sha256(data)})  # fmt: skip
+                       "rows": len(rows), "bytes": len(data), "sha256": sha256(data),
+                       "xxh3": checksum_of(data)})  # fmt: skip
     share = generator.random(n).astype(np.float32)
     codebook = Codebook(share, {"codec": "neuron", "samples": 3, **SHARED}, share, share, share)
     codebook.save(folder)
@@ -91,7 +92,7 @@ def put(folder: Path, name: str, data: bytes) -> None:
         told["skipped"]["sha256"] = sha256(data)
     else:
         shard = next(shard for shard in told["shards"] if shard["file"] == name)
-        shard |= {"bytes": len(data), "sha256": sha256(data)}
+        shard |= {"bytes": len(data), "sha256": sha256(data), "xxh3": checksum_of(data) or "0" * 16}
     seal(folder / MANIFEST, told)
 
 

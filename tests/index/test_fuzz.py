@@ -88,7 +88,7 @@ TYPED = [
     (("tokens",), 55),
     (("truncated",), True),
     (("duplicate_ids",), 2),
-    (("format_version",), 2.0),
+    (("format_version",), 3.0),
     (("row_bytes",), 16.0),
     (("widths",), [40.0, 33]),
     (("widths",), ["40", 33]),

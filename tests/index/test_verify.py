@@ -10,7 +10,7 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.index.files import pack_tensors, read_json, read_tensors, sha256, write_json, write_sealed
+from nait_fast.index.files import checksum_of, pack_tensors, read_json, read_tensors, sha256, write_json, write_sealed
 from nait_fast.index.reader import Index
 from nait_fast.verbs.look import inspect, verify
 from tests.conftest import make_rows, write_jsonl
@@ -151,7 +151,8 @@ def rewrite(index: Path, number: int, **tensors: np.ndarray) -> None:
     old, meta = read_tensors(path, "shard")
     path.write_bytes(pack_tensors({**{k: np.array(v) for k, v in old.items()}, **tensors}, meta))
     told = manifest(index)
-    told["shards"][number] |= {"bytes": path.stat().st_size, "sha256": sha256(path.read_bytes())}
+    data = path.read_bytes()
+    told["shards"][number] |= {"bytes": len(data), "sha256": sha256(data), "xxh3": checksum_of(data)}
     seal(index, told)
 
 
@@ -231,8 +232,8 @@ def test_plans_are_aids(index: Path) -> None:
 WRONG = [
     {"kind": "nait_fast something"},
     {"format_version": 1},
-    {"format_version": 3},
-    {"format_version": 2.0},
+    {"format_version": 4},
+    {"format_version": 3.0},
     {"format_version": None},
     {"codec": "rotated3"},
     {"row_bytes": 47},
@@ -296,10 +297,10 @@ def test_json_that_is_no_manifest(index: Path) -> None:
         problem(index)
         with pytest.raises(NaitError):
             Index(index)
-    write_json(path, {"kind": "nait_fast index", "format_version": 2})
+    write_json(path, {"kind": "nait_fast index", "format_version": 3})
     assert "checksum" in problem(index)
     write_sealed(path, {"kind": "nait_fast index", "format_version": 1})
-    assert "format version 1, this nait_fast reads 2; index the pool again" in problem(index)
+    assert "format version 1, this nait_fast reads 2 and 3; index the pool again" in problem(index)
 
 
 def test_a_selection_with_a_foreign_signature(selection: Path, whole: Path, tiny_model: str) -> None:

@@ -1,4 +1,4 @@
-"""Indexes of format 2 and signatures that fit them, made of arrays: no model, no index pass."""
+"""Indexes and signatures that fit them, made of arrays: no model, no index pass."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.index.files import pack_tensors, sha256, write_sealed
+from nait_fast.index.files import checksum_of, pack_tensors, sha256, write_sealed
 from nait_fast.index.format import FORMAT_VERSION, MANIFEST, CodeLayout, shard_name
 from nait_fast.ranking.signature import Signature, signed_planes
 
@@ -41,7 +41,7 @@ def write_index(
         row = tensors["row"]
         end = int(row[-1]) + 1 if len(row) else first
         entries.append({"file": shard_name(number), "first_row": first, "pool_rows": end - first, "rows": len(row),
-                        "bytes": len(data), "sha256": sha256(data)})  # fmt: skip
+                        "bytes": len(data), "sha256": sha256(data), "xxh3": checksum_of(data)})  # fmt: skip
         rows, tokens, first = rows + len(row), tokens + int(tensors["n_tokens"].sum()), end
     layout = CodeLayout.of(widths)
     pool = {"path": "pool.jsonl", "kind": "jsonl", "format": "text", "rows": first, "sha256": ""}
