@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
 from nait_fast.kernels.capture.reference import Segments, Stats
 from nait_fast.models.guard import refuse_absent
-from nait_fast.models.patch import Capture, activation_dtype, patched, probe
+from nait_fast.models.patch import Capture, activation_dtype, patched, probe, uncaptured
 from nait_fast.models.spec import find_mlps, parse_layers, refuse_encoder
 from nait_fast.notices import warn
 
@@ -87,6 +88,29 @@ class _Watched(Capture):
         return super().forward(position, x)
 
 
+_shifted: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # what ``moves_with_padding`` has found
+
+
+def moves_with_padding(model: Any) -> bool:
+    """Whether padding on the left changes what ``model`` gives for a sample (its positions count the padding).
+
+    A forward of a few tokens with and without tells, once for a model.
+    """
+    if model not in _shifted:
+        embeddings = model.get_input_embeddings().weight
+        ids = torch.randint(len(embeddings), (1, 6), generator=torch.Generator().manual_seed(0)).to(embeddings.device)
+        mask = torch.tensor([[0] * 3 + [1] * 6]).to(embeddings.device)
+        try:
+            with uncaptured(), torch.no_grad():
+                alone = model(input_ids=ids, use_cache=False)[0][0].float()
+                behind = model(input_ids=torch.cat([ids[:, :3], ids], dim=1), attention_mask=mask, use_cache=False)
+            error = (behind[0][0, 3:].float() - alone).norm() / alone.norm()
+            _shifted[model] = bool(error > (1e-3 if embeddings.dtype == torch.float32 else 0.1))
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a model that wants other inputs
+            _shifted[model] = False
+    return _shifted[model]
+
+
 @contextmanager
 def capture(
     model: nn.Module, readings: Sequence[str] = ("mean",), *, layers: str = "all", first_token: str = "exclude"
@@ -133,6 +157,11 @@ def capture(
         mask = torch.ones(shape) if mask is None else mask
         if mask.shape != shape:
             raise NaitError("capture: attention_mask and input differ in shape: run whole sequences, no cache")
+        if given.get("position_ids") is None and not bool(mask[:, 0].all()) and moves_with_padding(model):
+            warn(
+                "capture: padding on the left changes this model's activations: give position_ids that begin with each "
+                "row's first token, or pad on the right"
+            )
         hook.segments = content_segments(mask, first_token == "exclude")
         hook.begin(mask.numel())
 

@@ -10,6 +10,7 @@ import torch
 import nait_fast
 from nait_fast import NaitError
 from nait_fast.extract.pooling import dtype_of
+from nait_fast.notices import NaitWarning
 from tests import naive
 from tests.models.tiny import GPT, NEURONS, READINGS, build, config_of, llama, sequences, worst_error
 
@@ -50,13 +51,29 @@ def test_padding_on_either_side(model_type, side):
     check(captured, model, SEQUENCES)
 
 
-def test_padding_with_absolute_positions():
+def test_padding_with_absolute_positions(recwarn):
     model = build(config_of("gpt2", GPT))
     ids, mask = padded(SEQUENCES, "left")
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
         model(input_ids=ids, attention_mask=mask, position_ids=positions)
     check(captured, model, SEQUENCES)
+    with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
+        model(*padded(SEQUENCES, "right")[:1], attention_mask=padded(SEQUENCES, "right")[1])
+    check(captured, model, SEQUENCES)
+    assert not [w for w in recwarn if issubclass(w.category, NaitWarning)]
+
+
+def test_left_padding_that_moves_the_positions_is_said(recwarn):
+    gpt2, rotary = build(config_of("gpt2", GPT)), llama()
+    ids, mask = padded(SEQUENCES, "left")
+    with torch.no_grad(), nait_fast.capture(rotary):
+        rotary(input_ids=ids, attention_mask=mask)
+    assert not [w for w in recwarn if issubclass(w.category, NaitWarning)]
+    with torch.no_grad(), nait_fast.capture(gpt2) as captured:
+        with pytest.warns(NaitWarning, match="padding on the left changes this model's activations: give position_ids"):
+            gpt2(input_ids=ids, attention_mask=mask)
+        assert captured.stacked("mean").shape == (len(SEQUENCES), 3, NEURONS)
 
 
 @pytest.mark.parametrize("first_token", ["exclude", "include"])

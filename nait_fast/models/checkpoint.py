@@ -28,7 +28,7 @@ WRAPPERS = (
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:" + "|".join(re.escape(w) for w in WRAPPERS) + ")")
 # Names that checkpoints hold though no forward needs them: masks and angles made anew, scales of a quantised cache.
 _NEEDLESS = re.compile(
-    r"(rotary_emb|rotary|rotary_embedding)\.inv_freq$|position_ids$|\.masked_bias$|attn\.bias$|attention\.bias$"
+    r"(rotary_emb|rotary|rotary_embedding)\.inv_freq$|position_ids$|\.masked_bias$|(^|\.)attn\.bias$|(^|\.)attention\.bias$"
     r"|\.[kv]_scale$|\.[kv]_proj\.output_scale$|\.[kqv]_zero_point$"
 )
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|blk)\.(\d+)\.")

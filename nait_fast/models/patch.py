@@ -145,6 +145,16 @@ def patched(capture: Capture) -> Iterator[None]:
         _remove(capture)
 
 
+@contextmanager
+def uncaptured() -> Iterator[None]:
+    """Forwards of the block are nobody's: modules run as if no capture were on."""
+    before = _captures.set(())
+    try:
+        yield
+    finally:
+        _captures.reset(before)
+
+
 def probe(specs: Sequence[MlpSpec], dtype: torch.dtype = torch.float32) -> None:
     """Check on random input of ``dtype`` that every MLP in ``specs`` computes what its family's row says, bit for bit.
 
