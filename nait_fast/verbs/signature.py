@@ -15,7 +15,7 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.coders import top_sets
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, session_around
 from nait_fast.extract.sinks import Collect
-from nait_fast.index.codebook import Codebook, load_codebook
+from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.index.files import make_folder
 from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import Progress
@@ -141,12 +141,9 @@ def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> 
 
 
 def _check_codebook(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
-    expected = {**session.identity(), **({"reading": reading} if options.method == "contrast" else {})}
-    for key, value in expected.items() if codebook is not None else ():
-        if codebook is not None and codebook.meta.get(key) != value:
-            what = "model or --layers" if key == "model" else key
-            raise NaitError(f"--codebook {options.codebook}: made with another {what} ({codebook.meta.get(key)}, "
-                            f"here {value}); use the options of the index")  # fmt: skip
+    if codebook is not None:
+        here, more = {**session.identity(), "reading": reading}, ("reading",) if options.method == "contrast" else ()
+        check_codebook(codebook, here, f"--codebook {options.codebook}", "use the options of the index", more)
 
 
 def from_memory(
