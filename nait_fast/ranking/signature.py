@@ -55,8 +55,18 @@ class Signature:
         """First 16 hex digits of the SHA-256 of the file."""
         return sha256(self.to_bytes())[:16]
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> Path:
+        """Write ``NAME.safetensors`` into ``folder`` and return its path. Raises NaitError where a file of that name is
+        no signature, which could be a model's, unless the caller knows it for its own (``replace``)."""
         path = Path(folder) / f"{self.name}.safetensors"
+        if not replace and os.path.lexists(path):
+            try:
+                read_head(path, "signature")
+            except NaitError:
+                raise NaitError(
+                    f"{path}: is in the way: it is no signature of nait_fast, and would be written over; move it, or "
+                    "choose another folder"
+                ) from None
         write_atomic(path, self.to_bytes())
         return path
 

@@ -178,5 +178,5 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         with recorded() as warnings:
             told = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
         write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
-        output.done(of)
+        output.done(of, asked=None)
     return {"output": str(folder), **told}

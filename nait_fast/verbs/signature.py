@@ -195,7 +195,6 @@ def signature_output(
     options: Any,
     reading: str,
     inputs: list[tuple[str, str]],
-    lock: bool = True,
 ) -> "SignatureOutput":
     """The folder of signatures of ``targets``; with ``with``, checked for what is in their way."""
     asked = questions(targets, options, reading)
@@ -210,7 +209,7 @@ def signature_output(
         same = (meta["method"], meta["reading"], made.get("sha256")) == (options.method, reading, target.scan().sha256)
         return (State.WHOLE if same else State.OURS), None
 
-    return SignatureOutput(folder, asked, recognise=recognise, inputs=inputs, overwrite=options.overwrite, lock=lock)
+    return SignatureOutput(folder, asked, recognise=recognise, inputs=inputs, overwrite=options.overwrite)
 
 
 class SignatureOutput(Output):
@@ -233,7 +232,7 @@ class SignatureOutput(Output):
     def save(self, signatures: Sequence[Signature]) -> list[Path]:
         """Write the signatures' files."""
         self.begin()
-        files = [signature.save(self.folder) for signature in signatures]
+        files = [signature.save(self.folder, replace=True) for signature in signatures]
         self.done(self._asked)
         return files
 
