@@ -453,6 +453,25 @@ def test_temporaries_of_every_verb_are_swept(made: Made, tmp_path: Path) -> None
         assert not [path for path in left if path.exists()]
 
 
+def test_an_evaluation_is_replaced_by_one_that_tells_as_much(made: Made, tmp_path: Path) -> None:
+    out, sign = tmp_path / "out", tmp_path / "sign"
+    given: dict[str, Any] = {"index": made.index, "output": out}
+    made.sign(sign, target=[f"texts={made.other}"])
+    both = [made.signature, sign / "texts.safetensors"]
+    nait_fast.evaluate(signature=both[:1], **given)
+    (out / "evaluation.md.9-0a1b2c3d.tmp").write_text("half")
+    nait_fast.evaluate(signature=both, **given)
+    assert not list(out.glob("*.tmp"))
+    refused(nait_fast.evaluate, out, "is of 1 signatures that are not given now", signature=both[:1], **given)
+    refused(nait_fast.evaluate, out, "holds an index or a selection", **{**given, "output": made.index}, signature=both)
+    (out / "evaluation.md").write_text("mine")
+    refused(nait_fast.evaluate, out, "evaluation.md: is not as nait_fast wrote it", signature=both, **given)
+    (out / CLAIM).unlink()
+    refused(nait_fast.evaluate, out, "evaluation.md: is in the way", signature=both, **given)
+    (out / "evaluation.md").unlink()
+    nait_fast.evaluate(signature=both[:1], **given, overwrite=True)
+
+
 def test_a_damaged_claim_is_told(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
     made.rank(out)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nait_fast import evaluation
 from nait_fast.config import ReportOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.files import make_folder, write_atomic
@@ -48,7 +49,7 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     lock = folder / FOLDER_LOCK if inside else folder / f".{output.name}.lock"
     with OutputLock(lock, f"--output {output}", keep=inside):
         sweep(folder, {output.name}.__contains__)
-        check_inputs(folder, {output.name}.__contains__, [(f, p) for f, p in inputs_of(options) if f != "--selection"])
+        check_inputs(folder, {output.name}.__contains__, _read(options))
         of = _check(output, options)
         plots = None if options.plots is None else make_folder(options.plots, "--plots")
         say("report: reading the selection", quiet)
@@ -71,6 +72,15 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
                 place.done(of)
         write_atomic(output, data)
     return {"output": str(output), "bytes": len(data), "plots": files, "notes": report.notes}
+
+
+def _read(options: ReportOptions) -> list[tuple[str, str]]:
+    """What a report reads beside the selection, whose folder it may lie in: of an evaluation's folder, the file."""
+    found = [(flag, path) for flag, path in inputs_of(options) if flag not in ("--selection", "--evaluation")]
+    if options.evaluation is not None:
+        path = Path(options.evaluation)
+        found.append(("--evaluation", str(path / evaluation.FILE if path.is_dir() else path)))
+    return found
 
 
 def _check(output: Path, options: ReportOptions) -> str:
