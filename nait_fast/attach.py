@@ -125,6 +125,10 @@ def capture(
     unknown = [r for r in readings if r not in READINGS] + ([] if first_token in FIRST_TOKEN else [first_token])
     if unknown:
         raise NaitError(f"capture: '{unknown[0]}' is none of {', '.join((*READINGS, *FIRST_TOKEN))}")
+    if not readings:
+        raise NaitError(f"capture: no reading is asked for; choose among {', '.join(READINGS)}")
+    if first_token != "exclude" and "mean" not in readings:
+        raise NaitError(f"capture: first_token='{first_token}' is for the reading mean, which is not asked for")
     if model.training:
         raise NaitError("capture: the model is in training mode; call model.eval() first")
     refuse_encoder(model)

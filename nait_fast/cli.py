@@ -2,7 +2,10 @@
 
 import argparse
 import dataclasses
+import io
 import json
+import math
+import os
 import sys
 import types
 import typing
@@ -22,11 +25,13 @@ from nait_fast.config import (
     ReportOptions,
     SelectOptions,
     SignatureBuildOptions,
+    named,
 )
+from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 from nait_fast.notices import NaitWarning, recorded
 
-CONFIG = "config.yaml"
+FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
 # verb -> (options, module with run(options, quiet), help)
 VERBS: dict[str, tuple[type[Options], str, str]] = {
     "select": (SelectOptions, "select", "choose the samples of a pool that fit a target: everything in one command"),
@@ -78,7 +83,9 @@ class _Parser(argparse.ArgumentParser):
     """argparse, but a wrong command line costs one line, as any other bad input does."""
 
     def error(self, message: str) -> typing.NoReturn:
-        self.exit(2, f"nait-fast: error: {' '.join(message.split())} ({self.prog} --help lists the options)\n")
+        told = " ".join(message.split())
+        told = told if len(told) <= 300 else f"{told[:300]}…"
+        self.exit(2, f"nait-fast: error: {told} ({self.prog} --help lists the options)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -114,17 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _options(arguments: argparse.Namespace, options: type[Options]) -> Options:
     values: dict[str, Any] = {}
     if arguments.config:
-        import yaml
+        from nait_fast.config_file import read_config
 
-        try:
-            with open(arguments.config, encoding="utf-8") as file:
-                values = yaml.safe_load(file) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise NaitError(
-                f"--config {arguments.config}: cannot be read ({' '.join(str(error).split())[:160]})"
-            ) from None
-        if not isinstance(values, dict):
-            raise NaitError(f"--config {arguments.config}: must be a mapping of options")
+        values = read_config(arguments.config, options)
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(options)}
     values |= {name: value for name, value in given.items() if value is not None}
     return options.from_mapping(values, f"nait-fast {arguments.verb}")
@@ -138,42 +137,17 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         options_type, module, _ = VERBS[arguments.verb]
         options = _options(arguments, options_type)
         _hush_libraries(quiet)
-        if options.keeps_config:
-            _check_config(options)
         summary = import_module(f"nait_fast.verbs.{module}").run(options, quiet)
         if options.keeps_config:
             _keep_config(options)
         return summary
     _hush_libraries(quiet)
     if arguments.verb == "demo":
-        return import_module("nait_fast.verbs.demo").run(arguments.model, arguments.output, quiet)
+        model, output = arguments.model, named(arguments.output, "--output")
+        model = None if model is None else named(model, "--model")
+        return import_module("nait_fast.verbs.demo").run(model, output, quiet)
     look = import_module("nait_fast.verbs.look")
-    return getattr(look, arguments.verb)(arguments.path)
-
-
-def _check_config(options: Options) -> None:
-    """Raises NaitError where the output's config.yaml is not ours, or has been changed by hand."""
-    import os
-    from pathlib import Path
-
-    import yaml
-
-    from nait_fast.outputs import YAML, State, is_plain, refuse, seal_of
-
-    values = options.to_mapping()
-    path = Path(values["output"]) / CONFIG
-    if "\0" in str(path) or not os.path.lexists(path):
-        return
-    state = State.FOREIGN
-    if is_plain(path) and (told := seal_of(path, YAML)) is not None:
-        state = told[0]
-    elif is_plain(path):  # of a version that did not seal it: all options of a verb, whichever
-        with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-            kept = yaml.safe_load(path.read_bytes())
-            known = [{field.name for field in dataclasses.fields(kind)} for kind, _, _ in VERBS.values()]
-            if isinstance(kept, dict) and any(kept.keys() <= k and 4 * len(kept) >= 3 * len(k) for k in known):
-                state = State.WHOLE
-    refuse(path, state, values.get("overwrite"))
+    return getattr(look, arguments.verb)(named(arguments.path, "the path"))
 
 
 def _keep_config(options: Options) -> None:
@@ -182,26 +156,35 @@ def _keep_config(options: Options) -> None:
     import yaml
 
     from nait_fast.index.files import write_atomic
-    from nait_fast.outputs import YAML, sealed
 
     values = options.to_mapping()
-    data = yaml.safe_dump(values, sort_keys=False).encode()
-    write_atomic(Path(values["output"]) / CONFIG, sealed(data, "config", YAML))
+    write_atomic(Path(values["output"]) / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
 
 
 def _hush_libraries(quiet: bool) -> None:
     # transformers' advice and bars would bury the one line that a user should read.
-    import os
-
     if quiet:
         os.environ.setdefault("TQDM_DISABLE", "1")
     for library in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(library, "error")
 
 
+def _as_json(value: Any) -> Any:
+    """``value`` as JSON has it: null for a number that is not finite, NumPy's numbers as Python's, the rest as text."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _as_json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
 def _print(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(summary))
+        print(json.dumps(_as_json(summary), allow_nan=False))
         return
     if "text" in summary:
         print(summary["text"])
@@ -236,25 +219,72 @@ def _warnings_on_stderr() -> Iterator[None]:
         warnings.showwarning = show
 
 
+def _ready_streams() -> None:
+    """Streams that take whatever is written to them: one that is closed swallows it, and a character that the locale
+    lacks is written as its escape."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as we run
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_stdout() -> None:
+    """What stdout could not take must not be tried again when Python ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(text: str) -> None:
+    told = " ".join(text.splitlines())
+    if len(told) > 900:  # a path may be of thousands of characters
+        told = f"{told[:600]} … {told[-280:]}"
+    with suppress(OSError):
+        print(f"nait-fast: {told}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 for bad input (one line on stderr)."""
-    arguments = build_parser().parse_args(argv)
+    """Run the command line; returns the exit status: 0; 2 for bad input, one line on stderr; 70 for a fault of the
+    program, one line, too; 130 when stopped; 141 when whoever read stdout has gone."""
+    _ready_streams()
+    try:
+        try:
+            arguments = build_parser().parse_args(argv)
+        finally:
+            sys.stdout.flush()  # what --help printed
+    except OSError:
+        _drop_stdout()
+        return GONE
     try:
         with _warnings_on_stderr(), recorded() as told:
+            check_variables()
             summary = _run(arguments)
-        _print({**summary, "warnings": told} if arguments.json else summary, arguments.json)
+        try:
+            _print({**summary, "warnings": told} if arguments.json else summary, arguments.json)
+            sys.stdout.flush()
+        except OSError as error:
+            _drop_stdout()
+            if isinstance(error, BrokenPipeError):
+                return GONE
+            raise NaitError(f"standard output: {error.strerror or error}; the work is done") from None
         return 0
-    except NaitError as error:
-        if arguments.debug:
-            raise
-        print(f"nait-fast: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-    except OSError as error:
-        if arguments.debug:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"nait-fast: error: {where}{error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt as stop:
-        why = str(stop) or "stopped; the same command goes on where it stopped"
-        print(f"nait-fast: {why}", file=sys.stderr)
+        _fail(str(stop) or "stopped; the same command goes on where it stopped")
         return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        if isinstance(error, NaitError):
+            _fail(f"error: {error}")
+        elif isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(f"error: {where}{error.strerror or error}")
+        elif isinstance(error, MemoryError):
+            _fail("error: not enough memory; try a smaller --batch-tokens or --max-length, or a larger machine")
+        else:
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            _fail(f"error: a fault of nait-fast itself ({what}); please report it with the command and what it prints "
+                  "with --debug")  # fmt: skip
+            return FAULT
     return 2

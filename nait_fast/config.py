@@ -21,6 +21,10 @@ MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file syste
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
 BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend")
 
+_NOTHING = (None, False, "auto", "none", ())  # values that ask for nothing, whoever writes them
+_MOST = 1 << 62  # of any whole number: what an int64 holds, with room to add
+_SHOWN = 80  # characters of a value in a message
+
 T = TypeVar("T", bound="Options")
 
 
@@ -30,34 +34,81 @@ def _option(default: Any, help: str, **extra: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of all options: builds from a mapping, refuses unknown keys."""
+    """Base of all options: builds from a mapping, refuses unknown keys and options that would be ignored."""
 
     keeps_config: ClassVar[bool] = True  # `output` is a folder that shall hold the config.yaml of the run
+    _named: ClassVar[frozenset[str]] = frozenset()  # an instance's own: what its mapping named
 
     @classmethod
     def from_mapping(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
+        """Raises NaitError, which ``where`` begins, for a key, a type, a value or a combination that is not taken."""
         known = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = sorted(str(name) for name in values if name not in known)
+        unknown = sorted(_shown(name) for name in values if name not in known)
         if unknown:
             raise NaitError(f"{where}: unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}")
-        missing = [n for n, f in known.items() if f.metadata.get("required") and not values.get(n)]
+        missing = [n for n, f in known.items() if f.metadata.get("required") and _is_absent(values.get(n))]
         if missing:
-            raise NaitError(f"{where}: --{missing[0].replace('_', '-')} is missing")
+            raise NaitError(f"{where}: {flag_of(missing[0])} is missing")
         hints = typing.get_type_hints(cls)
         clean = {}
         for name, value in values.items():
             try:
                 clean[name] = _checked(value, hints[name], known[name].metadata)
             except (ValueError, OverflowError) as error:
-                listed = typing.get_origin(hints[name]) is tuple and isinstance(value, (list, tuple))
-                shown = " ".join(value) if listed and all(isinstance(item, str) for item in value) else value
-                raise NaitError(f"{where}: --{name.replace('_', '-')} {shown}: {error}") from None
-        return cls(**clean)
+                listed = typing.get_origin(hints[name]) is tuple and isinstance(value, list)
+                shown = _shown(tuple(value) if listed else value)
+                raise NaitError(f"{where}: {flag_of(name)} {shown}: {error}") from None
+        options = cls(**clean)
+        object.__setattr__(options, "_named", frozenset(clean))  # frozen for others
+        given, idle = options.given, options.idle()
+        if ignored := next((name for name in idle if name in given), None):
+            value = _shown(getattr(options, ignored))
+            raise NaitError(f"{where}: {flag_of(ignored)} {value}: {idle[ignored]}; leave it out")
+        return options
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the options that somebody asked for: what the mapping named, else what is not as it is by default;
+        never one whose value asks for nothing, as ``auto`` and False do."""
+        values = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
+        return frozenset(
+            name for name, value, default in values
+            if not _is_nothing(value) and (name in self._named or value != default)
+        )  # fmt: skip
+
+    def idle(self) -> dict[str, str]:
+        """Options that change nothing beside the values of the others -> why."""
+        return {}
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as written to ``config.yaml``."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        """Plain values, as written to ``config.yaml``: without the defaults of what changes nothing here."""
+        values, idle = dataclasses.asdict(self), self.idle()
+        kept = {f.name for f in dataclasses.fields(self) if f.name not in idle or values[f.name] != f.default}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in kept or v is None}
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or (isinstance(value, (str, list, tuple)) and not value)
+
+
+def _is_nothing(value: Any) -> bool:
+    return any(type(value) is type(nothing) and value == nothing for nothing in _NOTHING)  # 0 is no False
+
+
+def flag_of(name: str) -> str:
+    """An option as the command line writes it."""
+    return "--" + name.replace("_", "-")
+
+
+def _shown(value: Any) -> str:
+    """A value in one short line, whatever it is."""
+    words = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    try:
+        text = " ".join(value) if words else str(list(value) if isinstance(value, tuple) else value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        text = f"({type(value).__name__})"
+    text = " ".join(text.replace("\0", "\\0").split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 _KINDS: dict[type, tuple[type, str]] = {
@@ -86,14 +137,41 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"must be {called}, not {type(value).__name__}")
     value = kind(value)
-    choices, low, high = (metadata.get(key) for key in ("choices", "minimum", "maximum"))
+    if kind is str:
+        _check_text(value)
+    choices, low, high = metadata.get("choices"), metadata.get("minimum"), metadata.get("maximum")
+    if kind is int and high is None:
+        high = _MOST
     if choices and value not in choices:
         raise ValueError(f"choose {', '.join(map(str, choices))}")
-    if low is not None and value < low:
+    if low is not None and not value >= low:  # so that NaN is none
         raise ValueError(f"must be at least {low}")
     if high is not None and value > high:
         raise ValueError(f"must be at most {high}")
     return value
+
+
+def named(text: str, flag: str) -> str:
+    """``text``, which names a file. Raises NaitError for what cannot."""
+    try:
+        _check_text(text)
+    except ValueError as error:
+        raise NaitError(f"{flag} {_shown(text)}: {error}") from None
+    return text
+
+
+def _check_text(text: str) -> None:
+    """Raises ValueError for what is no name of anything: all texts are names of files, keys or choices."""
+    if not text:
+        raise ValueError("is empty; leave the option out, or name something")
+    if "\0" in text:
+        raise ValueError("holds a NUL character, which no name may")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "is not UTF-8, which manifests and configs are written in; rename the file or folder"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +258,13 @@ class SignatureOptions(Options):
                         choices=("mean", "contrast"))  # fmt: skip
     nag_top_k: int = _option(20, "nag: neurons a layer", minimum=1)
 
+    def idle(self) -> dict[str, str]:
+        own = {"weights": "contrast", "planes": "contrast", "top_m": "contrast", "sign": "nait", "nag_top_k": "nag"}
+        found = {name: f"is for method {m}, not {self.method}" for name, m in own.items() if m != self.method}
+        if self.top_m is not None:
+            found.setdefault("planes", "--top-m takes the place of bit planes")
+        return super().idle() | found
+
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions(Options):
@@ -204,6 +289,18 @@ class SelectOptions(
     dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
     target: tuple[str, ...] = _option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
     output: str = _option("", "folder for the results", required=True)
+
+    def idle(self) -> dict[str, str]:
+        found = _idle_combine(self.target, "target")
+        if self.method == "nag":
+            found |= {"first_token": "method nag takes no mean", "calibration_size": "method nag calibrates nothing"}
+            if self.pick != "random":
+                found["seed"] = "method nag calibrates nothing and --pick is not random: nothing is drawn"
+        return super().idle() | found
+
+
+def _idle_combine(several: tuple[str, ...], called: str) -> dict[str, str]:
+    return {} if len(several) > 1 else {"combine": f"there is one {called}, nothing to combine"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +331,21 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     append: bool = _option(False, "add this dataset to a complete index, under its codebook")
     repair: bool = _option(False, "make the damaged shards of a complete index again")
 
+    def idle(self) -> dict[str, str]:
+        own = {"nag_top_k": "nag", "outliers": "rotated", "bytes_per_sample": "components"}
+        found = {name: f"is for codec {codec}, not {self.codec}" for name, codec in own.items() if codec != self.codec}
+        if self.codec == "nag":
+            why = "codec nag has a reading, the mean of |up_proj|, and nothing to calibrate"
+            found |= dict.fromkeys(("reading", "calibration_size", "seed"), why)
+            found["codebook"] = "codec nag has no codebook"
+            if not (self.append or self.repair or self.score):  # which must agree with what was made before
+                found["first_token"] = "codec nag takes no mean"
+        elif self.codebook is not None:
+            found |= dict.fromkeys(("calibration_size", "seed"), "--codebook takes the place of calibrating")
+        if self.engine != "ray":
+            found["address"] = "is for --engine ray"
+        return super().idle() | found
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions(Options):
@@ -251,6 +363,12 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
     codebook: str | None = _option(None, "index folder or codebook file (contrast; nait with --sign contrast)")
     output: str = _option("", "folder for NAME.safetensors", required=True)
 
+    def idle(self) -> dict[str, str]:
+        found = {"skip_bad_rows": "a signature is made of all of its samples; fix the row or delete it"}
+        if self.method == "nag" or (self.method == "nait" and self.sign == "mean"):
+            found["codebook"] = f"method {self.method}{' --sign mean' * (self.method == 'nait')} needs none"
+        return super().idle() | found
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions(BudgetOptions, OutputOptions):
@@ -262,6 +380,12 @@ class RankOptions(BudgetOptions, OutputOptions):
     dataset: tuple[str, ...] = _option((), "the pool, if it has moved since it was indexed (all of them, in order)")
     device: str = _option("auto", "where to scan: auto (a GPU for large scans), cpu, cuda, cuda:1")
     seed: int = _option(0, "seed of --pick random", minimum=0)
+
+    def idle(self) -> dict[str, str]:
+        found = _idle_combine(self.signature, "signature")
+        if self.pick != "random":
+            found["seed"] = "nothing is drawn but by --pick random"
+        return super().idle() | found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +412,16 @@ class EvaluateOptions(RowOptions, RunOptions, OutputOptions):
     )
     repeats: int = _option(10, "stability: how often each is drawn", minimum=1)
     seed: int = _option(0, "seed of all that is drawn", minimum=0)
+
+    def idle(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if self.model is None:
+            of_model = ("tokenizer", "dtype", "batch_tokens", "trust_remote_code", "rows")
+            found |= dict.fromkeys(of_model, "is for what --model runs")
+        if not self.target:
+            found |= dict.fromkeys(("sizes", "repeats"), "stability is measured with --target and --model")
+            found |= dict.fromkeys(("role", "ignore"), "is for the samples of --target, and there are none")
+        return super().idle() | found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,10 +454,25 @@ class BenchOptions(Options):
     dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
                          choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
     max_length: int = _option(512, "endtoend: tokens a sample at most", minimum=2)
-    seconds: float = _option(10.0, "time a part may take, about", minimum=0)
+    seconds: float = _option(10.0, "time a part may take, about", minimum=0, maximum=86400)
     seed: int = _option(0, "seed of weights, tokens and codes", minimum=0)
     output: str | None = _option(None, "file that result rows are appended to, JSON lines")
     compare: tuple[str, ...] = _option((), "measure nothing: show these result files side by side")
+
+    def idle(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if self.compare:
+            others = (f.name for f in dataclasses.fields(self) if f.name != "compare")
+            return super().idle() | dict.fromkeys(others, "--compare only reads result files")
+        if self.part not in ("all", "endtoend"):
+            found["max_length"] = f"is for part endtoend, not {self.part}"
+        if self.part in ("ceilings", "scan"):
+            found["model"] = f"part {self.part} runs no model"
+            if self.shape != "tiny":  # which makes everything small
+                found["shape"] = f"part {self.part} runs no model"
+        if self.part == "ceilings":
+            found["seed"] = "part ceilings draws nothing"
+        return super().idle() | found
 
 
 def split_target(text: str) -> tuple[str, str]:

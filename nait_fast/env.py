@@ -4,19 +4,24 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nait_fast.errors import NaitError
+from nait_fast.notices import warn
 
 if TYPE_CHECKING:
     import torch
 
+# What the package reads of the environment itself, and the values that mean something.
+VARIABLES = {"NAIT_FAST_BACKEND": ("triton", "cpu", "reference"), "NAIT_FAST_LINEAR": ("torch",)}
+_THREADS = ("NUMBA_NUM_THREADS",)  # which Numba reads as it is imported
 PACKAGES = ("torch", "transformers", "triton", "numpy", "numba", "safetensors", "tokenizers")
 
 
-def installed(package: str) -> str | None:
+def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
@@ -46,6 +51,19 @@ def commit() -> str | None:
         return None
 
 
+def check_variables(environment: Mapping[str, str] = os.environ) -> None:
+    """Raises NaitError for a variable of the environment that is read here and means nothing; warns of one that looks
+    like one and is not read."""
+    for name, value in environment.items():
+        if name in VARIABLES:
+            if value and value not in VARIABLES[name]:
+                raise NaitError(f"{name}={value[:80]}: choose {', '.join(VARIABLES[name])}, or unset it")
+        elif name.startswith("NAIT_FAST_"):
+            warn(f"{name}: no variable that is read; known are {', '.join(VARIABLES)}")
+        elif name in _THREADS and not (value.isdecimal() and len(value) < 6 and int(value)):
+            raise NaitError(f"{name}={value[:80]}: must be a whole number of threads, at least 1")
+
+
 def pick_device(device: str) -> "torch.device":
     """``auto``: a GPU if there is one. Raises NaitError for a device that cannot be used here."""
     import torch
@@ -54,11 +72,10 @@ def pick_device(device: str) -> "torch.device":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise NaitError(
-            f"--device {device}: not usable here ({str(error).splitlines()[0]}); try --device cpu"
-        ) from None
+        torch.zeros(1, device=chosen).item()  # meta, for one, holds tensors, but no numbers
+    except Exception as error:  # torch raises anything from ImportError to OverflowError for a device that it lacks
+        why = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise NaitError(f"--device {device[:80]}: not usable here ({why}); try --device cpu") from None
     return chosen
 
 
@@ -79,7 +96,7 @@ def environment() -> dict[str, object]:
         "nait_fast": __version__,
         "commit": commit(),
         "python": platform.python_version(),
-        **{package: installed(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         **_of_torch(),

@@ -137,7 +137,7 @@ BAD = [
     (["--part", "tests"], "argument --part: invalid choice"),
     (["--output", "/nowhere/rows.jsonl"], "/nowhere/rows.jsonl: No such file"),
     (["--compare", "/nowhere/rows.jsonl"], "/nowhere/rows.jsonl: No such file"),
-    (["--compare", "{file}", "--output", "x"], "--compare: only reads"),
+    (["--compare", "{file}", "--output", "x"], "--output x: --compare only reads result files; leave it out"),
     (["--compare", "{text}"], "is not JSON lines"),
     (["--compare", "{other}"], "line 2 is no row of a bench"),
     (["--compare", "{empty}"], "holds no row"),

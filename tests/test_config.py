@@ -19,6 +19,13 @@ from nait_fast.config import (
 )
 from nait_fast.errors import NaitError
 
+# What an option applies beside: without it, it would be ignored, and is refused.
+BESIDE = {
+    "nag_top_k": {"method": "nag", "codec": "nag"}, "sign": {"method": "nait"}, "outliers": {"codec": "rotated"},
+    "bytes_per_sample": {"codec": "components"}, "combine": {"target": ["x", "y"], "signature": ["x", "y"]},
+    "seed": {"pick": "random"}, "rows": {"model": "m"}, "repeats": {"target": ["x"], "model": "m"},
+    "batch_tokens": {"model": "m"}, "dtype": {"model": "m"},
+}  # fmt: skip
 NEEDED = {"model": "m", "dataset": "d", "target": ["a=b"], "output": "o"}
 ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, EvaluateOptions, ReportOptions, BenchOptions)
 
@@ -52,6 +59,8 @@ def test_every_bound_and_choice_holds(kind: type[Options]) -> None:
         wrong = [low - 1] if low is not None else []
         wrong += [high + 1] if high is not None else []
         wrong += ["nonsense"] if choices else []
+        names = {f.name for f in dataclasses.fields(kind)}
+        beside = {k: v for k, v in BESIDE.get(field.name, {}).items() if k in names}
         for value in wrong:
             with pytest.raises(NaitError) as error:
                 kind.from_mapping({**needed, field.name: value}, "here")
@@ -59,7 +68,7 @@ def test_every_bound_and_choice_holds(kind: type[Options]) -> None:
         for value in (low, high, *(choices or ())):
             if value is not None:
                 expected = (value,) if isinstance(field.default, tuple) else value
-                assert getattr(kind.from_mapping({**needed, field.name: value}), field.name) == expected
+                assert getattr(kind.from_mapping({**needed, **beside, field.name: value}), field.name) == expected
 
 
 WRONG = [

@@ -66,9 +66,7 @@ class Session:
         """What a signature, a codebook or an index must share with this session to fit it."""
         return {
             "model": self.model.fingerprint,
-            "dtype": self.model.dtype_class,
             "template": self.encoder.template.hash,
-            "max_length": self.encoder.max_length,
             "first_token": self.first_token,
             "layers": [spec.layer for spec in self.model.specs],
             "widths": self.model.widths,
@@ -116,8 +114,18 @@ def session_around(
     alone; ``caller``: what messages call whoever asks.
     """
     if isinstance(model, (str, os.PathLike)):
+        if not (tokenizer is None or isinstance(tokenizer, (str, os.PathLike))):
+            raise NaitError(
+                f"{caller}: a model that is named is loaded with a tokenizer that is named, too, or its own"
+            )
+        tokenizer = None if tokenizer is None else os.fspath(tokenizer)
         named = replace(options, model=os.fspath(model), tokenizer=tokenizer)
         return open_session(named, data, first_token, quiet=True)
+    asked = {"dtype": "auto", "device": "auto", "trust_remote_code": False}
+    if ignored := next((name for name, nothing in asked.items() if getattr(options, name) != nothing), None):
+        raise NaitError(
+            f"{caller}: {ignored}={getattr(options, ignored)!r}: a model in memory stays as it is; leave it out"
+        )
     if tokenizer is None:
         raise NaitError(f"{caller}: a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)")
     loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers)

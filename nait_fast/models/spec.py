@@ -145,13 +145,15 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
 
     chosen: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d+)(?:-(-?\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(-?\d{1,9})(?:-(-?\d{1,9}))?\s*", part)
         if not match:
-            raise NaitError(f"--layers {text}: '{part}' is no layer or range; write for example all, 0-9 or -10--1")
+            raise NaitError(
+                f"--layers {text[:80]}: '{part[:80]}' is no layer or range; write for example all, 0-9 or -10--1"
+            )
         first = int(match[1])
         last = int(match[2]) if match[2] else first
         ends = [x + n_layers if x < 0 else x for x in (first, last)]
         if not (0 <= ends[0] <= ends[1] < n_layers):
-            raise NaitError(f"--layers {text}: '{part}' does not lie in this model's {n_layers} layers")
+            raise NaitError(f"--layers {text[:80]}: '{part}' does not lie in this model's {n_layers} layers")
         chosen.update(range(ends[0], ends[1] + 1))
     return sorted(chosen)

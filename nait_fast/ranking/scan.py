@@ -42,12 +42,26 @@ def _may_have_gpu() -> bool:
     return sys.platform != "linux" or any(Path(device).exists() for device in devices)
 
 
+def check_device(device: str, index: Index, signatures: Sequence[Signature], flag: str = "--device") -> None:
+    """Raises NaitError for a device that is named, but is not there or would have nothing to scan."""
+    if device in ("auto", "cpu"):
+        return
+    if not _planes(index, signatures):
+        raise NaitError(f"{flag} {device}: codes are scanned on a device, but none of these signatures is scored by "
+                        "them; leave it out")  # fmt: skip
+    pick_device(device)
+
+
+def _planes(index: Index, signatures: Sequence[Signature]) -> int:
+    """Bit planes to scan the codes with."""
+    estimated = index.manifest["codec"] == "rotated"
+    of_bits = sum(len(s.tensors["planes"]) for s in signatures if s.is_bits)
+    return of_bits + sum(QUERY_BITS for s in signatures if estimated and source_of(index, s) == "estimated")
+
+
 def scan_device(device: str, index: Index, signatures: Sequence[Signature]) -> str:
     """Where to scan: 'auto' takes a GPU once the work outweighs starting torch. Bit scores are the same everywhere."""
-    planes = sum(len(s.tensors["planes"]) for s in signatures if s.is_bits)
-    planes += sum(
-        QUERY_BITS for s in signatures if source_of(index, s) == "estimated" and index.manifest["codec"] == "rotated"
-    )
+    planes = _planes(index, signatures)
     if device == "cpu" or not planes:
         return "cpu"
     small = index.rows * index.manifest["row_bytes"] * planes < GPU_SCAN_BYTES
@@ -103,6 +117,7 @@ def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> t
     if k < 1:
         raise NaitError(f"search: k must be at least 1, not {k}")
     check_index(index, [signature])
+    check_device(device, index, [signature], "search: device")
     chosen = scan_device(device, index, [signature])
     if signature.is_bits and (counter := code_counter([signature], chosen)).on_device:
         return _search_on_device(index, signature, k, counter)

@@ -20,8 +20,6 @@ def _compare(options: BenchOptions) -> dict[str, Any]:
 def run(options: BenchOptions, quiet: bool = False) -> dict[str, Any]:
     """Measure, or show files of earlier measurements side by side; returns a summary whose ``text`` is the tables."""
     if options.compare:
-        if options.output:
-            raise NaitError("--compare: only reads result files; leave --output out")
         return _compare(options)
     if options.model and options.shape:
         raise NaitError("--model, --shape: choose one of them")

@@ -28,6 +28,7 @@ from nait_fast.index.reader import Index
 from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
+from nait_fast.ranking.scan import check_device
 from nait_fast.ranking.signature import load_signature
 
 MARKDOWN = "evaluation.md"
@@ -60,25 +61,14 @@ def recognise(path: Path) -> tuple[State, str | None]:
     return (State.OURS if path == place and place.exists() else State.FOREIGN), None
 
 
-def _signatures_of(folder: Path) -> set[str]:
-    """Hashes of the signatures that an evaluation in the folder tells of."""
-    try:
-        return {str(signature["hash"]) for signature in read_sealed(folder / FILE)["signatures"]}
-    except (NaitError, KeyError, TypeError):
-        return set()
-
-
 def _evaluate(options: EvaluateOptions, output: Output, sizes: list[int], quiet: bool) -> dict[str, Any]:
     index = Index(options.index)
     case = Case(index, [load_signature(path) for path in options.signature], options.seed, options.device)
-    of = question([dataset["sha256"] for dataset in index.datasets])
-    output.check_question(of, "of another index")
-    if not options.overwrite and (lost := _signatures_of(output.folder) - {s.hash for s in case.signatures}):
-        raise NaitError(
-            f"{output.folder / FILE}: is of {len(lost)} signatures that are not given now; choose another --output, or "
-            "pass --overwrite to replace it"
-        )
+    of = question([sorted(s.hash for s in case.signatures), [dataset["sha256"] for dataset in index.datasets]])
+    output.check_question(of, "other signatures or another index")
     core.check_core(case, options.core_targets)
+    if options.model is None:
+        check_device(options.device, index, case.ranked)
     relevant = _relevant(options, case)
     targets = _targets(options, case)
     pool = _pool(case, options)
@@ -130,8 +120,10 @@ def _sizes(options: EvaluateOptions) -> list[int]:
     if not 0 < options.fraction <= 1:
         raise NaitError(f"--fraction {options.fraction}: must be above 0 and at most 1")
     for text in options.sizes:
-        if not text.isdecimal() or int(text) < stability.LEAST_SAMPLES:
-            raise NaitError(f"--sizes {text}: must be a whole number of samples, at least {stability.LEAST_SAMPLES}")
+        if not text.isdecimal() or len(text) > 9 or int(text) < stability.LEAST_SAMPLES:
+            raise NaitError(
+                f"--sizes {text[:80]}: must be a whole number of samples, at least {stability.LEAST_SAMPLES}"
+            )
     return sorted({int(text) for text in options.sizes})
 
 
@@ -157,6 +149,10 @@ def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
     nait = any(signature.method == "nait" for signature in case.signatures)
     if options.model and not options.target and not nait:
         raise NaitError(f"--model {options.model}: there is nothing to run it for: no nait signature, no --target")
+    if options.rows != EvaluateOptions.rows and not nait:
+        raise NaitError(
+            f"--rows {options.rows}: rows are scored exactly for nait signatures, here is none; leave it out"
+        )
     if not options.target:
         return {}
     from nait_fast.verbs.signature import open_targets  # torch, which is not needed without a model

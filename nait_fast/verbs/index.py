@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from nait_fast.config import IndexOptions
+from nait_fast.config import IndexOptions, flag_of
 from nait_fast.data.formats import LABEL_FALSE
 from nait_fast.data.plan import Plan
 from nait_fast.data.unread import warn_unread
@@ -19,8 +19,8 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session
 from nait_fast.index.codebook import load_codebook
-from nait_fast.index.files import make_folder, write_json
-from nait_fast.index.format import row_bytes
+from nait_fast.index.files import make_folder, read_json, write_json
+from nait_fast.index.format import RUN, row_bytes
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
@@ -43,7 +43,10 @@ def check_scored(signatures: list[Signature], session: Session) -> None:
                 f"--score: signature '{signature.name}' is of method {signature.method}; only nait signatures are "
                 "scored in the pass, the others rank the finished index"
             )
-        check_fits(signature, session.identity(), None, "this index")
+        identity = session.identity()
+        check_fits(signature, identity["model"], identity["template"], None, "this index")
+        if signature.meta["first_token"] != identity["first_token"]:
+            raise NaitError(f"--score: signature '{signature.name}' was made with another --first-token")
 
 
 def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
@@ -154,12 +157,25 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
     return summary
 
 
+def _check_calibration(options: IndexOptions) -> None:
+    """What is added has the index's codebook: NaitError where another calibration is asked for."""
+    path = Path(options.output) / RUN
+    if not options.append or not path.exists():
+        return
+    held = (read_json(path).get("identity") or {}).get("calibration")
+    known = held if isinstance(held, list) else []
+    for place, name in enumerate(("calibration_size", "seed")):
+        value = getattr(options, name)
+        if value != getattr(IndexOptions, name) and known[place : place + 1] != [value]:
+            raise NaitError(f"{flag_of(name)} {value}: --append adds under the codebook that {options.output} has; "
+                            "leave it out")  # fmt: skip
+
+
 def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:
     """Build, finish, extend or repair an index; returns a summary."""
+    _check_calibration(options)
     if options.engine == "ray":
         return _with_workers(options, quiet, _on_ray)
-    if options.address is not None:
-        raise NaitError(f"--address {options.address}: is for --engine ray")
     worker = worker_of()
     number = options.workers or (1 if worker.world > 1 else default_workers(options.device))
     if number > 1 and worker.world > 1 and "RANK" in os.environ:

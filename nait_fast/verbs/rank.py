@@ -18,10 +18,10 @@ from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.ranking import export
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.handover import EXPORTS, check_exports, write_exports
-from nait_fast.ranking.scan import scan
+from nait_fast.ranking.scan import check_device, scan
 from nait_fast.ranking.select import Selection, check_budget, select
 from nait_fast.ranking.signature import Signature, load_signature
-from nait_fast.ranking.sources import source_of
+from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.table import Table
 
@@ -154,7 +154,7 @@ def write_manifest(
     folder: Path, verb: str, config: dict[str, Any], index: Index, told: dict[str, Any]
 ) -> dict[str, Any]:
     """``manifest.json`` of a selection; returns it."""
-    kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "dtype", "datasets")
+    kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "datasets")
     manifest = {
         "kind": export.KIND, "verb": verb, **told,
         **{key: index.manifest[key] for key in kept if key in index.manifest},
@@ -170,6 +170,8 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     index = Index(options.index)
     check_budget(options, index.rows)
     signatures = [load_signature(path) for path in options.signature]
+    check_index(index, signatures)
+    check_device(options.device, index, signatures)
     pool = open_rows(index, options.dataset)
     inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]
     of = answers({s.name: s.hash for s in signatures}, index.datasets)
@@ -178,5 +180,5 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         with recorded() as warnings:
             told = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
         write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
-        output.done(of, asked=None)
+        output.done(of)
     return {"output": str(folder), **told}

@@ -65,7 +65,9 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
     check_exports(options.export, pool.detect())
     pool.warn_of_formats()
     targets = open_targets(options.target, "auto", pool.rules)
-    made = held.enter_context(signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs))
+    made = held.enter_context(
+        signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs, lock=False)
+    )
     asked = question([pool.plan().sha256, questions(targets, options, reading)])
     _check_asked(output, asked, options)
     number = options.workers or default_workers(options.device)
@@ -138,7 +140,8 @@ def _free_gpu() -> None:
 
 def _index_options(options: SelectOptions, folder: Path, reading: str) -> IndexOptions:
     """The index pass of a selection."""
-    shared = {name: value for name, value in vars(options).items() if name in IndexOptions.__dataclass_fields__}
+    names = {field.name for field in dataclasses.fields(IndexOptions)}
+    shared = {name: value for name, value in vars(options).items() if name in names}
     bits = {"contrast": reading, "nag": None}.get(options.method, "mean")
     codec, embed = "nag" if options.method == "nag" else "neuron", "last" if options.method == "embed" else "none"
     return IndexOptions(**{**shared, "output": str(folder), "reading": bits, "codec": codec, "embed": embed})

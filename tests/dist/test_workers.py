@@ -114,7 +114,7 @@ def test_the_first_failure_is_told_and_the_others_finish(tmp_path: Path, context
     rows[400] = '{"instruction": "no output"}'
     pool = tmp_path / "pool.jsonl"
     pool.write_text("\n".join(rows) + "\n")
-    own = [*arguments[:4], str(pool), *arguments[5:]]
+    own = [*arguments[:4], str(pool), *arguments[5:7]]  # codec nag calibrates nothing
     folder = tmp_path / "index"
     status, log = run(context, own, folder, "--workers", "2", "--codec", "nag", "--nag-top-k", "5")
     assert status == 2

@@ -9,6 +9,7 @@ from tests.commands import run, shell
 from tests.evaluation.conftest import World
 
 EVALUATE = "evaluate --index {INDEX} --signature {SUMS} --output {OUT}"
+STABILITY = " --model {MODEL} --target sums={TARGET}"
 CASES = [
     (EVALUATE.replace("--signature {SUMS}", ""), "--signature is missing"),
     (EVALUATE.replace("{INDEX}", "nowhere"), "nowhere: no such index folder"),
@@ -18,8 +19,8 @@ CASES = [
     (EVALUATE.replace("{OUT}", "{INDEX}"), "--output {INDEX}: holds an index or a selection; choose another folder"),
     (EVALUATE + " --fraction 0", "--fraction 0.0: must be above 0 and at most 1"),
     (EVALUATE + " --fraction 1.5", "--fraction 1.5: must be above 0 and at most 1"),
-    (EVALUATE + " --sizes few", "--sizes few: must be a whole number of samples, at least 4"),
-    (EVALUATE + " --sizes 16 2", "--sizes 2: must be a whole number of samples, at least 4"),
+    (EVALUATE + STABILITY + " --sizes few", "--sizes few: must be a whole number of samples, at least 4"),
+    (EVALUATE + STABILITY + " --sizes 16 2", "--sizes 2: must be a whole number of samples, at least 4"),
     (EVALUATE + " --core-targets 1", "--core-targets 1: must be at least 2"),
     (EVALUATE + " --core-targets 2", "--core-targets 2: there are at most 1 signatures of one kind"),
     (EVALUATE + " --relevant sums=a", "--relevant: needs --label COLUMN"),

@@ -21,10 +21,8 @@ LAYOUT = CodeLayout.of(WIDTHS)
 SHARED = {
     "reading": "mean",
     "first_token": "exclude",
-    "model": "a" * 32,
-    "template": "b" * 32,
-    "dtype": "float32",
-    "max_length": 40,
+    "model": "m0",
+    "template": "t0",
     "layers": [0, 1],
     "widths": WIDTHS,
 }

@@ -20,7 +20,9 @@ from tests.index.bits import arrays, digest
 
 
 def build(folder: Path, **options: Any) -> dict[str, Any]:
-    given = {"shard_rows": 8, "calibration_size": 20, "batch_tokens": 200, **options, "output": str(folder)}
+    given = {"shard_rows": 8, "batch_tokens": 200, **options, "output": str(folder)}
+    if given.pop("calibrates", "codebook" not in given):
+        given = {"calibration_size": 20, **given}
     return run(IndexOptions.from_mapping(given, "index"), quiet=True)
 
 
@@ -170,7 +172,7 @@ def test_flags_that_do_not_go_together(tmp_path: Path, options, pools) -> None:
             build(folder, dataset=pools[1], **given, **options)
     made = tmp_path / "made"  # under a given codebook: what is added has it, too
     build(made, dataset=pools[1], codebook=str(folder), **options)
-    build(made, dataset=pools[2], append=True, **options)
+    build(made, dataset=pools[2], append=True, calibrates=False, **options)
     assert Index(made).verify() == [] and Index(made).codebook_hash == Index(folder).codebook_hash
 
 

@@ -16,7 +16,8 @@ VOCABULARY = 458
 
 
 def build(folder: Path, **options) -> Index:
-    nait_fast.build_index(output=folder, **{"calibration_size": 20, "shard_rows": 8, **options})
+    calibration = {} if "codebook" in options else {"calibration_size": 20}
+    nait_fast.build_index(output=folder, **{"shard_rows": 8, **calibration, **options})
     return Index(folder)
 
 

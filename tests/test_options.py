@@ -1,0 +1,538 @@
+"""Every option of every verb does something, or is refused: none is read by nobody, none is ignored in silence.
+
+``USES`` says of each option, beside which others, with a value that is not the default's, something else must come of a
+run than without it: other files (``config.yaml`` and other copies of the options do not count), another summary, other
+calls, or another message. An option that has no entry fails the test, so a new one needs a line here. ``REFUSED`` has
+the places where an option would change nothing: there it costs one line.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nait_fast
+from nait_fast.cli import PATHS, VERBS, build_parser, main
+from nait_fast.config import flag_of
+from nait_fast.errors import NaitError
+from tests.conftest import CHAT_TEMPLATE, make_rows, make_tokenizer, write_jsonl
+
+WITHOUT: Any = object()  # an option of the base that is left out
+
+# What each verb is run with; {names} are paths of ``place``.
+BASE: dict[str, dict[str, Any]] = {
+    "select": {"model": "{MODEL}", "dataset": "{POOL}", "target": ["sums={SUMS}"], "output": "{OUT}",
+               "calibration_size": 8},
+    "index": {"model": "{MODEL}", "dataset": "{POOL}", "output": "{OUT}", "calibration_size": 8},
+    "merge": {"index": ["{INDEX}", "{MORE}"], "output": "{OUT}"},
+    "signature": {"model": "{MODEL}", "target": ["sums={SUMS}"], "codebook": "{INDEX}", "output": "{OUT}"},
+    "rank": {"index": "{INDEX}", "signature": ["{BITS}/sums.safetensors"], "output": "{OUT}"},
+    "evaluate": {"index": "{INDEX}", "signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"],
+                 "output": "{OUT}"},
+    "report": {"selection": "{SELECTION}", "output": "{OUT}/report.html"},
+    "bench": {"shape": "tiny", "part": "all"},
+}  # fmt: skip
+
+NAG = {"method": "nag", "calibration_size": WITHOUT}
+NAIT = {"method": "nait"}
+TWO = {"target": ["sums={SUMS}", "texts={TEXTS}"]}
+EXACT = {"index": "{SCORED}", "model": "{MODEL}", "signature": ["{NAIT}/sums.safetensors"], "rows": 8}
+STABLE = {"model": "{MODEL}", "target": ["sums={SUMS}"], "repeats": 2, "sizes": ["8"]}
+OTHER_POOL = {"dataset": "{OTHER}"}
+
+# option -> (value, what is beside it)
+_MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
+    "model": ("{MODEL2}", {}),
+    "tokenizer": ("{TOKENIZER}", {}),
+    "dtype": ("bfloat16", {}),
+    "device": ("tpu7", {}),
+    "batch_tokens": (64, {}),
+    "trust_remote_code": (True, {"model": "{REMOTE}"}),
+    "layers": ("0", {}),
+    "format": ("text", {}),
+    "template": ("alpaca", {}),
+    "template_date": ("2025-01-02", {"model": "{DATED}"}),
+    "role": (["robot=assistant"], {"dataset": "{ROBOTS}"}),
+    "ignore": (["rationale"], {"dataset": "{UNREAD}"}),
+    "max_length": (6, {}),
+    "reading": ("drift", {}),
+    "first_token": ("include", {}),
+}
+_PASS = {
+    "calibration_size": (6, {}),
+    "seed": (1, {}),
+    "too_long": ("skip", {"max_length": 20}),
+    "workers": (2, {}),
+    "skip_bad_rows": (True, {"dataset": "{BROKEN}"}),
+    "dataset": ("{OTHER}", {}),
+    "output": ("{OUT}/elsewhere", {}),
+}
+_SIGNATURE = {
+    "method": ("nait", {}),
+    "weights": ("logodds", {}),
+    "planes": (2, {}),
+    "top_m": (3, {}),
+    "sign": ("contrast", NAIT),
+    "nag_top_k": (3, NAG),
+    "target": (["sums={TEXTS}"], {}),
+}
+_BUDGET = {
+    "fraction": (0.5, {}),
+    "top_k": (3, {}),
+    "token_budget": (200, {}),
+    "pick": ("bottom", {}),
+    "scores": ("none", {}),
+    "export": (["messages"], {}),
+}
+USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
+    "select": {
+        **_MODEL, **_PASS, **_SIGNATURE, **_BUDGET,
+        "combine": ("roundrobin", TWO),
+        "overwrite": (True, {"output": "{STALE}"}),
+    },
+    "index": {
+        **_MODEL, **_PASS,
+        "codec": ("rotated", {}),
+        "codebook": ("{INDEX}", {"calibration_size": WITHOUT}),
+        "score": (["{NAIT}/sums.safetensors"], {}),
+        "nag_top_k": (3, {"codec": "nag", "calibration_size": WITHOUT}),
+        "outliers": (5, {"codec": "rotated"}),
+        "bytes_per_sample": (20, {"codec": "components", "calibration_size": 24}),
+        "embed": ("last", {}),
+        "shard_rows": (5, {}),
+        "engine": ("ray", {}),
+        "address": ("localhost:1", {"engine": "ray"}),
+        "append": (True, {**OTHER_POOL, "output": "{COPY}"}),
+        "repair": (True, {"output": "{DAMAGED}"}),
+    },
+    "merge": {"index": (["{MORE}", "{INDEX}"], {}), "output": ("{OUT}/elsewhere", {})},
+    "signature": {
+        **_MODEL, **_SIGNATURE,
+        "reading": ("mean", {**NAIT, "codebook": WITHOUT}),
+        "tokenizer": ("{TOKENIZER}", {**NAIT, "codebook": WITHOUT}),
+        "sign": ("contrast", {**NAIT, "codebook": "{DRIFT}"}),
+        "nag_top_k": (3, {"method": "nag", "codebook": WITHOUT}),
+        "codebook": ("{DRIFT}", {}),
+        "template_date": ("2025-01-02", {**NAIT, "model": "{DATED}", "codebook": WITHOUT}),
+        "role": (["robot=assistant"], {"target": ["robots={ROBOTS}"]}),
+        "ignore": (["rationale"], {"target": ["unread={UNREAD}"]}),
+        "output": ("{OUT}/elsewhere", {}),
+        "overwrite": (True, {"output": "{STALESIGNATURES}", "weights": "logodds"}),
+    },
+    "rank": {
+        **_BUDGET,
+        "index": ("{MORE}", {}),
+        "signature": (["{BITS}/texts.safetensors"], {}),
+        "output": ("{OUT}/elsewhere", {}),
+        "dataset": (["{OTHER}"], {}),
+        "device": ("tpu7", {}),
+        "overwrite": (True, {"output": "{STALE}", "signature": ["{BITS}/texts.safetensors"]}),
+        "seed": (1, {"pick": "random"}),
+        "combine": ("roundrobin", {"signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"]}),
+    },
+    "evaluate": {
+        "index": ("{MORE}", {}),
+        "signature": (["{BITS}/sums.safetensors"], {}),
+        "output": ("{OUT}/elsewhere", {}),
+        "dataset": (["{OTHER}"], {}),
+        "label": ("source", {}),
+        "relevant": (["sums=texts"], {"label": "source"}),
+        "fraction": (0.5, {}),
+        "core_targets": (3, {}),
+        "model": ("{MODEL}", {**EXACT, "model": WITHOUT, "rows": WITHOUT}),
+        "target": (["sums={SUMS}"], {"model": "{MODEL}", "repeats": 2, "sizes": ["8"]}),
+        "rows": (5, EXACT),
+        "sizes": (["6"], STABLE),
+        "repeats": (3, STABLE),
+        "seed": (1, STABLE),
+        "device": ("tpu7", {}),
+        "tokenizer": ("{TOKENIZER}", EXACT),
+        "dtype": ("bfloat16", EXACT),
+        "batch_tokens": (64, EXACT),
+        "trust_remote_code": (True, {**EXACT, "model": "{REMOTE}"}),
+        "role": (["robot=assistant"], {**STABLE, "target": ["sums={ROBOTS}"]}),
+        "ignore": (["source"], STABLE),
+        "overwrite": (True, {"output": "{STALEEVALUATION}"}),
+    },
+    "report": {
+        "selection": ("{MODEL}", {}),
+        "output": ("{OUT}/other.html", {}),
+        "label": ("id", {}),
+        "evaluation": ("{MODEL}", {}),
+        "samples": (2, {}),
+        "plots": ("{OUT}/plots", {}),
+        "dataset": (["{OTHER}"], {}),
+        "overwrite": (True, {"selection": "{SECOND}", "output": "{STALEREPORT}/report.html"}),
+    },
+    "bench": {
+        "shape": ("llama-2-7b", {}),
+        "model": ("{MODEL}", {"shape": WITHOUT}),
+        "part": ("scan", {}),
+        "device": ("meta", {}),
+        "dtype": ("float16", {}),
+        "max_length": (9, {}),
+        "seconds": (3.0, {}),
+        "seed": (1, {}),
+        "output": ("{OUT}/rows.jsonl", {}),
+        "compare": (["{BENCH}"], {"shape": WITHOUT, "part": WITHOUT}),
+    },
+}  # fmt: skip
+
+# (verb, option, value, beside, words of the refusal)
+REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
+    *(("select", name, value, NAIT, "is for method contrast, not nait")
+      for name, value in (("weights", "logodds"), ("planes", 2), ("top_m", 3))),
+    *(("select", name, value, NAIT, "is for method contrast, not nait")  # the default's value, but given
+      for name, value in (("weights", "difference"), ("planes", 4))),
+    *(("signature", name, value, {**NAIT, "codebook": WITHOUT}, "is for method contrast, not nait")
+      for name, value in (("weights", "logodds"), ("planes", 2), ("top_m", 3))),
+    ("select", "planes", 2, {"top_m": 3}, "--top-m takes the place of bit planes"),
+    ("signature", "planes", 2, {"top_m": 3}, "--top-m takes the place of bit planes"),
+    ("select", "sign", "contrast", {}, "is for method nait, not contrast"),
+    ("signature", "sign", "contrast", {}, "is for method nait, not contrast"),
+    ("select", "nag_top_k", 3, {}, "is for method nag, not contrast"),
+    ("signature", "nag_top_k", 3, {}, "is for method nag, not contrast"),
+    ("select", "reading", "mean", NAG, "method nag has a reading of its own"),
+    ("select", "reading", "mean", {"method": "embed"}, "method embed has none"),
+    ("signature", "reading", "mean", {"method": "nag", "codebook": WITHOUT}, "method nag has a reading of its own"),
+    ("select", "first_token", "include", NAG, "method nag takes no mean"),
+    ("select", "calibration_size", 8, {"method": "nag"}, "method nag calibrates nothing"),
+    ("select", "seed", 1, NAG, "nothing is drawn"),
+    ("select", "combine", "max", {}, "there is one target, nothing to combine"),
+    ("rank", "combine", "max", {}, "there is one signature, nothing to combine"),
+    ("rank", "seed", 1, {}, "nothing is drawn but by --pick random"),
+    ("rank", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a device"),
+    ("rank", "top_k", 3, {"fraction": 0.1}, "give one budget only"),
+    ("signature", "codebook", "{INDEX}", NAIT, "method nait --sign mean needs none"),
+    ("signature", "codebook", "{INDEX}", {"method": "nag"}, "method nag needs none"),
+    ("signature", "skip_bad_rows", True, {}, "a signature is made of all of its samples"),
+    ("index", "nag_top_k", 3, {}, "is for codec nag, not neuron"),
+    ("index", "outliers", 0, {}, "is for codec rotated, not neuron"),
+    ("index", "bytes_per_sample", 20, {}, "is for codec components, not neuron"),
+    ("index", "outliers", 5, {"codec": "components"}, "is for codec rotated, not components"),
+    *(("index", name, value, {"codec": "nag", "calibration_size": WITHOUT}, "nothing to calibrate")
+      for name, value in (("reading", "mean"), ("calibration_size", 8), ("seed", 1))),
+    ("index", "first_token", "include", {"codec": "nag", "calibration_size": WITHOUT}, "codec nag takes no mean"),
+    ("index", "codebook", "{INDEX}", {"codec": "nag", "calibration_size": WITHOUT}, "codec nag has no codebook"),
+    ("index", "embed", "last", {"codec": "nag", "calibration_size": WITHOUT}, "--embed: codec nag has no codebook"),
+    ("index", "calibration_size", 8, {"codebook": "{INDEX}"}, "--codebook takes the place of calibrating"),
+    ("index", "seed", 1, {"codebook": "{INDEX}", "calibration_size": WITHOUT}, "takes the place of calibrating"),
+    ("index", "calibration_size", 7, {**OTHER_POOL, "output": "{COPY}", "append": True}, "--append adds under"),
+    ("index", "seed", 1, {**OTHER_POOL, "output": "{COPY}", "append": True}, "--append adds under"),
+    ("index", "codebook", "{INDEX}", {**OTHER_POOL, "output": "{COPY}", "append": True, "calibration_size": WITHOUT},
+     "the index has its codebook already"),
+    ("index", "shard_rows", 7, {"output": "{COPY}"}, "holds an index made otherwise: shard_rows"),
+    ("index", "address", "localhost:1", {}, "is for --engine ray"),
+    ("index", "repair", True, {}, "--repair: "),
+    ("index", "append", True, {}, "--append: "),
+    *(("evaluate", name, value, {}, "is for what --model runs")
+      for name, value in (("tokenizer", "x"), ("dtype", "float32"), ("batch_tokens", 9), ("trust_remote_code", True),
+                          ("rows", 9))),
+    ("evaluate", "rows", 9, {"model": "{MODEL}", "target": ["sums={SUMS}"]}, "rows are scored exactly for nait"),
+    ("evaluate", "sizes", ["8"], {}, "stability is measured with --target"),
+    ("evaluate", "repeats", 3, {}, "stability is measured with --target"),
+    ("evaluate", "role", ["robot=assistant"], {}, "is for the samples of --target"),
+    ("evaluate", "ignore", ["source"], {}, "is for the samples of --target"),
+    ("evaluate", "relevant", ["sums=a"], {}, "needs --label"),
+    ("evaluate", "model", "{MODEL}", {}, "there is nothing to run it for"),
+    ("evaluate", "target", ["sums={SUMS}"], {}, "pass --model, too"),
+    ("evaluate", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a"),
+    *(("bench", name, value, {"shape": WITHOUT, "part": WITHOUT, "compare": ["{BENCH}"]}, "only reads result files")
+      for name, value in (("shape", "tiny"), ("model", "x"), ("part", "scan"), ("device", "cpu"), ("dtype", "float32"),
+                          ("max_length", 9), ("seconds", 3.0), ("seed", 1), ("output", "x"))),
+    ("bench", "model", "{MODEL}", {}, "choose one of them"),
+    ("bench", "max_length", 9, {"part": "scan"}, "is for part endtoend, not scan"),
+    ("bench", "model", "x", {"part": "scan", "shape": WITHOUT}, "part scan runs no model"),
+    ("bench", "shape", "llama-2-7b", {"part": "ceilings"}, "part ceilings runs no model"),
+    ("bench", "seed", 1, {"part": "ceilings"}, "part ceilings draws nothing"),
+]  # fmt: skip
+COMMON = {"help", "json", "quiet", "debug", "config"}  # of all verbs; test_common_flags
+OWN = {"inspect": {"path"}, "verify": {"path"}, "demo": {"model", "output"}}  # test_verbs_without_options
+VOLATILE = ("seconds", "tokens_per_s", "scan_seconds", "environment", "options", "config", "output", "index")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> dict[str, str]:
+    """A tiny model, pools, targets, indexes, signatures and a selection, by name."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("options")
+    tokenizer = make_tokenizer()
+    paths: dict[str, Path] = {"OUT": folder / "out"}
+    for seed, name in enumerate(("MODEL", "MODEL2")):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                        num_attention_heads=2, max_position_embeddings=256)
+        )  # fmt: skip
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(0, 0.3)
+        paths[name] = folder / name
+        model.save_pretrained(paths[name])
+        tokenizer.save_pretrained(paths[name])
+    paths["TOKENIZER"] = folder / "tokenizer"
+    make_tokenizer("{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}").save_pretrained(paths["TOKENIZER"])
+    paths["REMOTE"] = Path(shutil.copytree(paths["MODEL"], folder / "remote"))
+    config = json.loads((paths["REMOTE"] / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
+    (paths["REMOTE"] / "config.json").write_text(json.dumps(config))
+    (paths["REMOTE"] / "own.py").write_text("raise RuntimeError('own code ran')\n")
+    rows = make_rows(24)
+    paths["POOL"] = write_jsonl(folder / "pool.jsonl", rows)
+    paths["OTHER"] = write_jsonl(folder / "other.jsonl", make_rows(10, seed=3))
+    paths["BROKEN"] = write_jsonl(folder / "broken.jsonl", [*rows, {"instruction": "x"}])
+    for kind in ("sums", "texts"):
+        own = [row for row in make_rows(20, seed=1) if row["source"] == kind]
+        paths[kind.upper()] = write_jsonl(folder / f"{kind}.jsonl", own)
+    model, target = str(paths["MODEL"]), [f"{kind}={paths[kind.upper()]}" for kind in ("sums", "texts")]
+    made: dict[str, dict[str, Any]] = {
+        "INDEX": {"calibration_size": 8, "shard_rows": 6}, "DRIFT": {"calibration_size": 8, "reading": "drift"},
+    }  # fmt: skip
+    for name, options in made.items():
+        paths[name] = folder / name
+        nait_fast.build_index(model=model, dataset=paths["POOL"], output=paths[name], **options)
+    paths["MORE"] = folder / "MORE"
+    nait_fast.build_index(model=model, dataset=paths["OTHER"], codebook=paths["INDEX"], shard_rows=6,
+                          output=paths["MORE"])  # fmt: skip
+    paths["BITS"], paths["NAIT"] = folder / "bits", folder / "nait"
+    nait_fast.build_signature(model=model, target=target, codebook=paths["INDEX"], output=paths["BITS"])
+    nait_fast.build_signature(model=model, target=target, method="nait", output=paths["NAIT"])
+    paths["SCORED"] = folder / "SCORED"
+    nait_fast.build_index(model=model, dataset=paths["POOL"], output=paths["SCORED"], calibration_size=8,
+                          score=[paths["NAIT"] / "sums.safetensors"])  # fmt: skip
+    paths["SELECTION"] = folder / "selection"
+    nait_fast.rank(index=paths["INDEX"], signature=[paths["BITS"] / "sums.safetensors"], output=paths["SELECTION"])
+    paths["SECOND"] = folder / "second"
+    nait_fast.rank(index=paths["INDEX"], signature=[paths["BITS"] / "texts.safetensors"], output=paths["SECOND"])
+    turns = [
+        [{"role": "user", "content": row["instruction"]}, {"role": "robot", "content": row["output"]}] for row in rows
+    ]
+    paths["ROBOTS"] = write_jsonl(folder / "robots.jsonl", [{"messages": own} for own in turns])
+    paths["UNREAD"] = write_jsonl(folder / "unread.jsonl", [{**row, "rationale": "seven plus two"} for row in rows])
+    paths["DATED"] = Path(shutil.copytree(paths["MODEL"], folder / "dated"))
+    make_tokenizer("{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE).save_pretrained(paths["DATED"])
+    row = {"part": "scan", "hardware": "a machine", "device": "cpu", "name": "scan", "gb_per_s": 1.0}
+    paths["BENCH"] = write_jsonl(folder / "bench.jsonl", [row])
+    for name in KEPT:
+        paths[name] = folder / name.lower()
+    return {name: str(path) for name, path in paths.items()}
+
+
+def _indexed(place: Mapping[str, str], output: str) -> None:
+    nait_fast.build_index(model=place["MODEL"], dataset=place["POOL"], output=output, calibration_size=8)
+
+
+def _damaged(place: Mapping[str, str], output: str) -> None:
+    _indexed(place, output)
+    shard = Path(output) / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + bytes([shard.read_bytes()[-1] ^ 1]))
+
+
+def _evaluated(place: Mapping[str, str], output: str) -> None:
+    nait_fast.evaluate(index=place["INDEX"], signature=[f"{place['BITS']}/sums.safetensors"], output=output)
+    (Path(output) / "evaluation.md").write_text("changed")
+
+
+# Outputs that are there before a run, and anew before each: name -> what makes them.
+KEPT: dict[str, Callable[[Mapping[str, str], str], Any]] = {
+    "COPY": _indexed,
+    "DAMAGED": _damaged,
+    "STALE": lambda place, output: shutil.copytree(place["SELECTION"], output),
+    "STALESIGNATURES": lambda place, output: shutil.copytree(place["BITS"], output),
+    "STALEEVALUATION": _evaluated,
+    "STALEREPORT": lambda place, output: nait_fast.report(selection=place["SELECTION"], output=f"{output}/report.html"),
+}
+
+
+def fresh(place: Mapping[str, str], words: str) -> list[str]:
+    """The outputs that the command ``words`` names, as they are before a run."""
+    shutil.rmtree(place["OUT"], ignore_errors=True)
+    used = [name for name in KEPT if place[name] in words.split("\0")]
+    used += ["STALEREPORT"] if f"{place['STALEREPORT']}/" in words else []
+    for name in used:
+        whole = f"{place[name]}-whole"
+        if not Path(whole).exists():
+            KEPT[name](place, whole)
+        shutil.rmtree(place[name], ignore_errors=True)
+        shutil.copytree(whole, place[name])
+    return [place["OUT"], *(place[name] for name in used)]
+
+
+def filled(value: Any, place: Mapping[str, str]) -> Any:
+    if isinstance(value, list):
+        return [filled(item, place) for item in value]
+    return value.format(**place) if isinstance(value, str) else value
+
+
+def words_of(options: Mapping[str, Any], place: Mapping[str, str]) -> list[str]:
+    """The command line that gives these options."""
+    words: list[str] = []
+    for name, value in options.items():
+        value = filled(value, place)
+        if value is True:
+            words.append(flag_of(name))
+        elif isinstance(value, list):
+            words += [flag_of(name), *value]
+        elif value is not WITHOUT:
+            words.append(f"{flag_of(name)}={value}")
+    return words
+
+
+def stable(value: Any) -> Any:
+    """A summary without what differs from run to run or only repeats the options."""
+    if isinstance(value, dict):
+        return {key: stable(item) for key, item in value.items() if key not in VOLATILE}
+    return [stable(item) for item in value] if isinstance(value, list) else value
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of what a run wrote, but for what holds its options or times."""
+    told = ("config.yaml", "run.json", "manifest.json", "evaluation.json", "evaluation.md", "report.html")
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith(("log", "events", "plan-")):
+            data = b"" if path.name in told else path.read_bytes()
+            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
+    """``seen(verb, options)``: (status, message, summary, files, calls) of a run; what is slow is stood in for."""
+    from nait_fast.bench.run import Place
+    from nait_fast.extract import engine
+    from nait_fast.models import load
+
+    calls: list[Any] = []
+    loaded: dict[Any, Any] = {}
+    known: dict[Any, Any] = {}
+    patch = pytest.MonkeyPatch()
+
+    def load_once(model: str, **options: Any) -> Any:
+        key = (model, *sorted(options.items()))
+        if key not in loaded:
+            loaded[key] = real_load(model, **options)
+        return loaded[key]
+
+    def make_engine(self: Any, *given: Any, **options: Any) -> None:
+        calls.append(["engine", options["batch_tokens"]])
+        real_engine(self, *given, **options)
+
+    def others(*given: Any, **options: Any) -> Any:
+        raise NaitError(f"others do it: {[x for x in given if isinstance(x, int)]} {options.get('address')}")
+
+    class Timed:
+        def __init__(self, *told: Any):
+            self.told = told
+
+        def rows(self, part: str, subject: Any, *told: Any) -> Iterator[dict[str, Any]]:
+            told = (*self.told, part, subject.name, subject.dtype, subject.seed, *told)
+            yield {
+                "part": part,
+                "hardware": "h",
+                "device": str(subject.device),
+                "name": "n",
+                "told": list(map(str, told)),
+            }
+
+    patch.setattr("nait_fast.env.commit", lambda: None)  # git takes longer than these runs
+    patch.setattr("nait_fast.index.files.os.fsync", lambda descriptor: None)
+    real_load, real_engine = load.load_model, engine.Engine.__init__
+    patch.setattr("nait_fast.extract.session.load_model", load_once)
+    patch.setattr(engine.Engine, "__init__", make_engine)
+    for name in ("verbs.index.run_workers", "verbs.select.run_workers", "dist.ray_engine.run_on_ray"):
+        patch.setattr(f"nait_fast.{name}", others)
+    patch.setattr(Place, "open", classmethod(lambda cls, *told: Timed(*told)))
+    patch.setattr("nait_fast.verbs.bench.Subject.load", lambda self: calls.append(["loads", self.path]))
+    patch.setattr("nait_fast.verbs.bench.tables", lambda rows: json.dumps(rows))
+
+    def run(verb: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
+        words = [verb, *words_of(options, place)]
+        key = tuple(words)
+        if key not in known:
+            outputs = fresh(place, "\0".join(part for word in words for part in word.split("=", 1)))
+            calls.clear()
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = main([*words, "--json", "--quiet"])
+            told = stable(json.loads(out.getvalue().splitlines()[-1])) if out.getvalue() else {}
+            files = [files_of(Path(output)) for output in outputs]
+            known[key] = (status, err.getvalue(), told, files, list(calls))
+        return known[key]
+
+    yield run
+    patch.undo()
+
+
+def beside(verb: str, others: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in (BASE[verb] | others).items() if value is not WITHOUT}
+
+
+EVERY = [(verb, field.name) for verb, (kind, _, _) in VERBS.items() for field in dataclasses.fields(kind)]
+
+
+def test_every_option_has_an_entry() -> None:
+    refused = {(verb, option) for verb, option, *_ in REFUSED}
+    for verb, option in EVERY:
+        assert option in USES[verb] or (verb, option) in refused, f"tests/test_options.py: no entry for {verb} {option}"
+    for verb, uses in USES.items():
+        assert {(verb, option) for option in uses} <= set(EVERY), f"{verb}: entries for options that are gone"
+    verbs = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    assert set(verbs) == {*VERBS, *OWN} and set(PATHS) < set(OWN)
+    for verb, parser in verbs.items():
+        expected = {option for name, option in EVERY if name == verb} or OWN[verb]
+        assert {action.dest for action in parser._actions} - COMMON == expected, verb
+
+
+AWAITED = {("report", "overwrite")}  # the verb does not read it yet
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [pytest.param(v, o, marks=[pytest.mark.xfail] * ((v, o) in AWAITED)) for v, o in EVERY if o in USES[v]],
+)
+def test_an_option_acts(seen, verb: str, option: str) -> None:
+    if verb == "report":
+        pytest.importorskip("matplotlib")
+    value, others = USES[verb][option]
+    kind = VERBS[verb][0]
+    default = next(f.default for f in dataclasses.fields(kind) if f.name == option)
+    assert value != default and value != beside(verb, others).get(option), "the entry's value must be another"
+    without = seen(verb, beside(verb, others))
+    given = seen(verb, beside(verb, {**others, option: value}))
+    assert given[0] in (0, 2) and "ault of nait-fast" not in given[1] + without[1]
+    assert given != without, f"{verb} {flag_of(option)} {value} changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "value", "others", "said"), REFUSED, ids=[f"{r[0]}-{r[1]}-{r[4]}" for r in REFUSED]
+)
+def test_an_option_that_does_not_apply_is_refused(seen, verb, option, value, others, said: str) -> None:
+    status, message, _, files, _ = seen(verb, beside(verb, {**others, option: value}))
+    assert status == 2 and message.count("\n") == 1 and message.startswith("nait-fast: error: "), message
+    assert said in message and (flag_of(option) in message or option in message)
+    assert not files[0].get("manifest.json") and not files[0].get("selected.jsonl")
+
+
+def test_what_options_call_idle_is_refused_here() -> None:
+    """Each option that a dataclass calls idle beside others is among the cases above."""
+    tried = {(verb, option) for verb, option, *_ in REFUSED}
+    for verb, (kind, _, _) in VERBS.items():
+        needed = {
+            f.name: ("x",) if f.default == () else "x" for f in dataclasses.fields(kind) if f.metadata.get("required")
+        }
+        choices = [(f.name, c) for f in dataclasses.fields(kind) for c in f.metadata.get("choices", ())]
+        for name, choice in [("output", "x"), *choices]:
+            value = (choice,) if name == "export" else choice
+            for option in kind(**{**needed, name: value}).idle() if name in kind.__dataclass_fields__ else ():
+                assert (verb, option) in tried, (verb, option)
