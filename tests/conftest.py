@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,15 @@ def make_rows(n: int, seed: int = 0) -> list[dict]:
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def rewrite_weights(folder: Path, rename: Callable[[str], str | None]) -> None:
+    """Gives the weights of a model's folder other names; None leaves one out."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    named = {rename(name): weight for name, weight in load_file(file).items()}
+    save_file({name: weight for name, weight in named.items() if name}, file, metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,17 @@ import pytest
 
 import nait_fast
 from tests.commands import run, shell
-from tests.conftest import make_rows, make_tokenizer, write_jsonl
+from tests.conftest import make_rows, make_tokenizer, rewrite_weights, write_jsonl
 
 # The arguments of a select, an index, a signature and a rank that would run. A name in braces is a path in `world`.
 SELECT = "select --model {MODEL} --dataset {POOL} --target sums={TARGET} --output {OUT}"
 INDEX = "index --model {MODEL} --dataset {POOL} --output {OUT}"
 SIGNATURE = "signature --model {MODEL} --target sums={TARGET} --codebook {WHOLE} --output {OUT}"
 RANK = "rank --index {WHOLE} --signature {SUMS} --output {OUT}"
+
+
+def without_a_layers_mlp(name: str) -> str | None:
+    return None if "layers.1.mlp" in name else name
 
 
 def other_models(folder: Path) -> dict[str, Path]:
@@ -57,6 +61,8 @@ def world(tmp_path_factory, tiny_model: str) -> dict[str, str]:
         "BADCONFIG": lambda f: (f / "config.json").write_text("{"),
         "NOWEIGHTS": lambda f: (f / "model.safetensors").unlink(),
         "CUTWEIGHTS": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
+        "LACKING": lambda f: rewrite_weights(f, without_a_layers_mlp),
+        "ADAPTER": lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}'),
         "NOTOKENIZER": lambda f: [file.unlink() for file in f.glob("*token*")],
     }.items():
         paths[name] = Path(shutil.copytree(tiny_model, folder / name))
@@ -112,6 +118,8 @@ CASES = [
     (SELECT.replace("{MODEL}", "{BADCONFIG}"), "--model {BADCONFIG}: cannot be loaded"),
     (SELECT.replace("{MODEL}", "{NOWEIGHTS}"), "--model {NOWEIGHTS}: cannot be loaded"),
     (SELECT.replace("{MODEL}", "{CUTWEIGHTS}"), "--model {CUTWEIGHTS}: cannot be loaded"),
+    (SELECT.replace("{MODEL}", "{LACKING}"), "--model {LACKING}: the checkpoint lacks 3 weights"),
+    (SELECT.replace("{MODEL}", "{ADAPTER}"), "--model {ADAPTER}: an adapter of some/base"),
     (SELECT.replace("{MODEL}", "{NOTOKENIZER}"), "cannot load a tokenizer from {NOTOKENIZER}"),
     (SELECT.replace("{MODEL}", "./nowhere"), "--model ./nowhere: no model folder"),
     (SELECT.replace("{MODEL}", "./nowhere.gguf"), "--model ./nowhere.gguf: no such file"),

@@ -99,7 +99,7 @@ def _natural(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _compare(model: Any, info: dict[str, Any]) -> Loading:
+def _compare(model: Any, info: dict[str, Any], called: str) -> Loading:
     """``info``, transformers' own words about a load, less what is outside of the text decoder of ``model``."""
     decoder = text_decoder(model)
     place = next((name + "." if name else "" for name, module in model.named_modules() if module is decoder), "")
@@ -107,7 +107,7 @@ def _compare(model: Any, info: dict[str, Any]) -> Loading:
     within = sorted((k.removeprefix(place) for k in info["missing_keys"] if k.startswith(place)), key=_natural)
     if buffers := [name for name in within if name not in parameters]:
         warn(
-            f"the checkpoint lacks {len(buffers)} buffers of the model, first {buffers[0]}: "
+            f"--model {called}: the checkpoint lacks {len(buffers)} buffers of the model, first {buffers[0]}: "
             "they have their initial values"
         )
     roots = {name for name, _ in decoder.named_children()} | {
@@ -116,12 +116,13 @@ def _compare(model: Any, info: dict[str, Any]) -> Loading:
     base = getattr(model, "base_model_prefix", "") or ""
     unexpected = []
     for key in sorted(info["unexpected_keys"], key=_natural):
-        names = {n.removeprefix(place) for n in (key, key.removeprefix(base + ".")) if n.startswith(place)}
+        bare = _WRAPPED.sub("", key)
+        names = {n.removeprefix(place) for n in (bare, bare.removeprefix(base + ".")) if n.startswith(place)}
         name = next(
             (n for n in names if n.split(".")[0] in roots or n.startswith("blk.")), None
         )  # blk: GGUF's own name
         if name is not None and not _NEEDLESS.search(name):
-            unexpected.append(name)
+            unexpected.append(name if bare == key else key)
     mismatched = sorted(
         (k.removeprefix(place), tuple(a), tuple(b)) for k, a, b in info["mismatched_keys"] if k.startswith(place)
     )
@@ -215,7 +216,7 @@ def read_model(
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
             other = _named_class(config)
             _prepare_quantised(config, device, named)
-        whole, loading, said = _attempt(AutoModel, other, source, named)
+        whole, loading, said = _attempt(model, AutoModel, other, source, named)
     except NaitError:
         raise
     except Exception as error:  # transformers raises anything from OSError to KeyError here
@@ -247,7 +248,7 @@ def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any])
 
 
 def _attempt(
-    auto: Any, named_class: Any, source: str, named: dict[str, Any]
+    called: str, auto: Any, named_class: Any, source: str, named: dict[str, Any]
 ) -> tuple[Any, Loading, list[logging.LogRecord]]:
     try:
         model, info, said = _from_pretrained(auto, source, **named)
@@ -256,23 +257,24 @@ def _attempt(
             raise
         auto = named_class
         model, info, said = _from_pretrained(auto, source, **named)
-    loading = _compare(model, info)
+    loading = _compare(model, info, called)
     if any(_WRAPPED.search(key) for key in info["unexpected_keys"]) and loading.missing:
         # each name may be wrapped more than once, and a mapping renames once
-        mapping = {f"(?:){{{i}}}" + _WRAPPED.pattern: "" for i in range(4)}
+        named = {**named, "key_mapping": {f"(?:){{{i}}}" + _WRAPPED.pattern: "" for i in range(4)}}
         wrapped = sorted({match[0] for key in info["unexpected_keys"] for match in _WRAPPED.finditer(key)})
         del model
-        model, info, said = _from_pretrained(auto, source, key_mapping=mapping, **named)
-        again = _compare(model, info)
+        model, info, said = _from_pretrained(auto, source, **named)
+        again = _compare(model, info, called)
         if len(again.missing) < len(loading.missing):
-            warn(f"the checkpoint's names hold {', '.join(wrapped)} (of a wrapped or compiled model): taken off")
+            taken = ", ".join(wrapped)
+            warn(f"--model {called}: the checkpoint's names hold {taken} (of a wrapped or compiled model): taken off")
         loading = again
     if not loading.clean and named_class is not None and named_class not in (auto, type(model)):
         try:
             other, others_info, others_said = _from_pretrained(named_class, source, **named)
         except Exception:  # what AutoModel's class lacks is the better message
             other = None
-        if other is not None and (better := _compare(other, others_info)).clean:
+        if other is not None and (better := _compare(other, others_info, called)).clean:
             return other, better, others_said
     if before := _prefix_before(info["unexpected_keys"], loading.missing):
         loading.hint = f"its names begin with '{before}': save the checkpoint without that"

@@ -11,6 +11,7 @@ import torch
 
 from nait_fast.errors import NaitError, first_line
 from nait_fast.models.packed import separate_forwards
+from nait_fast.models.patch import activation_dtype
 from nait_fast.models.spec import MlpSpec
 from nait_fast.notices import warn
 
@@ -95,7 +96,7 @@ def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> tuple[list[MlpS
         raise NaitError(f"model {name}: none of the chosen layers ({idle}) runs on text; choose others with --layers")
     if [watch.turn for _, watch in run] != sorted(watch.turn for _, watch in run):
         raise NaitError(f"model {name}: its layers do not run in their order; it is not supported")
-    dtype = body.get_input_embeddings().weight.dtype
+    dtype = activation_dtype(body)
     if bad := [spec.layer for spec, watch in run if not watch.finite]:
         _refuse_numbers(body, name, f"from layer {bad[0]}", dtype)
     if not torch.isfinite(last).all():

@@ -176,7 +176,10 @@ def probe(specs: Sequence[MlpSpec], dtype: torch.dtype = torch.float32) -> None:
 
 def activation_dtype(model: Any) -> torch.dtype:
     """The dtype of hidden states: that of the embeddings, for a quantised layer's own weights are bytes."""
-    return model.get_input_embeddings().weight.dtype
+    try:
+        return model.get_input_embeddings().weight.dtype
+    except (AttributeError, NotImplementedError):  # somebody's own class
+        return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _computes_its_family(spec: MlpSpec, dtype: torch.dtype) -> bool:

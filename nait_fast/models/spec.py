@@ -100,7 +100,12 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 
 def refuse_encoder(model: Any) -> None:
-    """Raise NaitError for an encoder-decoder: its decoder alone does not see the prompt."""
+    """Raise NaitError for an encoder-decoder, whose decoder alone does not see the prompt, and for what is no model."""
+    if not hasattr(model, "config"):
+        raise NaitError(
+            f"{type(model).__name__} is no transformers model (it has no config); give the model itself, "
+            "without its wrapper"
+        )
     if getattr(model.config, "is_encoder_decoder", False):
         raise NaitError(
             f"model {type(model).__name__}: an encoder-decoder; nait_fast reads decoders, which see prompt and "

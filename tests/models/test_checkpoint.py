@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from nait_fast.errors import NaitError
 from nait_fast.models.load import load_model
 from nait_fast.notices import NaitWarning
-from tests.conftest import make_tokenizer
+from tests.commands import run
+from tests.conftest import make_tokenizer, rewrite_weights
 from tests.models.tiny import config_of, llama
 
 EVERY = {"vocab_size": 600}
@@ -89,6 +90,23 @@ def test_a_prefix_that_nobody_knows_is_named(variant, weights):
     message = refusal(variant({"llm." + name: weight for name, weight in weights.items()}))
     assert "lacks 29 weights" in message and "first embed_tokens.weight" in message
     assert "its names begin with 'llm.model.'" in message
+
+
+def test_weights_that_are_there_twice(variant, weights):
+    twice = weights | {"_orig_mod." + name: 2 * weight for name, weight in weights.items()}
+    assert "holds 29 weights that this model has no place for, first _orig_mod.model.embed" in refusal(variant(twice))
+
+
+def test_the_command_line_says_it(tiny_model, tmp_path, pool_file, capsys):
+    folder = tmp_path / "wrapped"
+    shutil.copytree(tiny_model, folder)
+    rewrite_weights(folder, lambda name: "module." + name)
+    command = ("index", "--model", folder, "--dataset", pool_file, "--calibration-size", 20, "--json")
+    done = run(capsys, *command, "--output", tmp_path / "index")
+    assert done.status == 0 and done.err.startswith(
+        f"nait-fast: warning: --model {folder}: the checkpoint's names hold"
+    )
+    assert [text for text in json.loads(done.out.splitlines()[-1])["warnings"] if "taken off" in text]
 
 
 def test_names_in_a_bin_file(variant, weights, print_of):

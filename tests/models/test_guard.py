@@ -235,3 +235,9 @@ def test_weights_that_are_not_in_memory():
     for use in (lambda: prepare(model, None), nait_fast.capture(model).__enter__):
         with pytest.raises(NaitError, match=message.replace("first layers", "first (model.)?layers")):
             use()
+
+
+def test_a_wrapper_in_memory():
+    for use in (lambda m: prepare(m, None), lambda m: nait_fast.capture(m).__enter__()):
+        with pytest.raises(NaitError, match=r"DataParallel is no transformers model .* without its wrapper"):
+            use(nn.DataParallel(llama()).eval())
