@@ -32,6 +32,7 @@ from nait_fast.errors import NaitError
 from nait_fast.notices import NaitWarning, recorded
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
+CONFIG = "config.yaml"
 # verb -> (options, module with run(options, quiet), help)
 VERBS: dict[str, tuple[type[Options], str, str]] = {
     "select": (SelectOptions, "select", "choose the samples of a pool that fit a target: everything in one command"),
@@ -137,6 +138,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         options_type, module, _ = VERBS[arguments.verb]
         options = _options(arguments, options_type)
         _hush_libraries(quiet)
+        if options.keeps_config:
+            _check_config(options)
         summary = import_module(f"nait_fast.verbs.{module}").run(options, quiet)
         if options.keeps_config:
             _keep_config(options)
@@ -150,15 +153,42 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     return getattr(look, arguments.verb)(named(arguments.path, "the path"))
 
 
+def _check_config(options: Options) -> None:
+    """Raises NaitError where the output's config.yaml is not ours, or has been changed by hand."""
+    import os
+    from pathlib import Path
+
+    import yaml
+
+    from nait_fast.outputs import YAML, State, is_plain, refuse, seal_of
+
+    values = options.to_mapping()
+    path = Path(values["output"]) / CONFIG
+    if "\0" in str(path) or not os.path.lexists(path):
+        return
+    state = State.FOREIGN
+    if is_plain(path) and (told := seal_of(path, YAML)) is not None:
+        state = told[0]
+    elif is_plain(path):  # of a version that did not seal it: all options of a verb, whichever
+        with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+            kept = yaml.safe_load(path.read_bytes())
+            known = [{field.name for field in dataclasses.fields(kind)} for kind, _, _ in VERBS.values()]
+            if isinstance(kept, dict) and any(kept.keys() <= k and 4 * len(kept) >= 3 * len(k) for k in known):
+                state = State.WHOLE
+    refuse(path, state, values.get("overwrite"))
+
+
 def _keep_config(options: Options) -> None:
     from pathlib import Path
 
     import yaml
 
     from nait_fast.index.files import write_atomic
+    from nait_fast.outputs import YAML, sealed
 
     values = options.to_mapping()
-    write_atomic(Path(values["output"]) / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+    data = yaml.safe_dump(values, sort_keys=False).encode()
+    write_atomic(Path(values["output"]) / CONFIG, sealed(data, "config", YAML))
 
 
 def _hush_libraries(quiet: bool) -> None:

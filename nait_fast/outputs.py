@@ -19,7 +19,7 @@ from typing import Any
 
 from nait_fast.config import Options, split_target
 from nait_fast.errors import NaitError
-from nait_fast.index.files import make_folder, read_sealed, sha256_file, write_sealed
+from nait_fast.index.files import make_folder, read_sealed, sha256, sha256_file, write_sealed
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 
 CLAIM = ".nait-fast.json"
@@ -96,7 +96,8 @@ class Output:
         try:
             self._claim = _load_claim(self.folder)
             if self._lock is not None:
-                sweep(self.folder, {*self.names, *self._claim["files"], CLAIM}.__contains__)
+                known = {*self.names, *self._claim["files"], *self._claim["writing"], CLAIM}
+                sweep(self.folder, known.__contains__)
             check_inputs(self.folder, self.names.__contains__, self._inputs, self._flag)
             for name in self.names:
                 self._check(name)
@@ -114,16 +115,7 @@ class Output:
         if not os.path.lexists(path):
             return
         state, self._questions[name] = self._state(name, path)
-        if state is State.FOREIGN:
-            raise NaitError(
-                f"{path}: is in the way: nait_fast did not write it, and would write over it; move it, or choose "
-                f"another {self._flag}"
-            )
-        if state is State.OURS and not self._overwrite:
-            raise NaitError(
-                f"{path}: is not as nait_fast wrote it last; move it, choose another {self._flag}, or pass --overwrite "
-                "to replace it"
-            )
+        refuse(path, state, self._overwrite, self._flag)
 
     def _state(self, name: str, path: Path) -> tuple[State, str | None]:
         if not is_plain(path):
@@ -159,15 +151,18 @@ class Output:
         """Say that the files may be of this run from now on. Before the first of them is written."""
         present = [name for name in self._claim["files"] if os.path.lexists(self.folder / name)]
         kept = {name: self._claim["files"][name] for name in present if name not in self.names}
-        self._save({"files": kept, "writing": sorted(self.names), "asked": None})
+        self._save({**self._claim, "files": kept, "writing": sorted({*self._claim["writing"], *self.names})})
 
-    def done(self, of: str | Mapping[str, str], asked: str | None = None) -> None:
-        """All is written; ``of``: the question that the files answer, or that of each name."""
+    def done(self, of: str | Mapping[str, str], asked: str | None = "") -> None:
+        """All is written; ``of``: the question that the files answer, or that of each name; ``asked``: what the folder
+        as a whole was asked (by default, what it was before)."""
         files = dict(self._claim["files"])
         for name in self.names:
             if (path := self.folder / name).is_file():
                 files[name] = {"sha256": sha256_file(path), "of": of if isinstance(of, str) else of[name]}
-        self._save({"files": dict(sorted(files.items())), "writing": [], "asked": asked})
+        writing = [name for name in self._claim["writing"] if name not in self.names]
+        asked = self._claim["asked"] if asked == "" else asked
+        self._save({"files": dict(sorted(files.items())), "writing": writing, "asked": asked})
 
     def _save(self, claim: dict[str, Any]) -> None:
         write_sealed(self.folder / CLAIM, {"kind": KIND, **claim})
@@ -190,6 +185,45 @@ def _load_claim(folder: Path) -> dict[str, Any]:
             f"{path}: damaged; it tells which files there are of nait_fast: choose another folder, or delete it "
             "together with the results"
         ) from None
+
+
+def refuse(path: Path, state: State, overwrite: bool | None, flag: str = "--output") -> None:
+    """Raises NaitError where a file that is there may not be written over; ``overwrite``: None where the command has no
+    such option."""
+    if state is State.FOREIGN:
+        raise NaitError(
+            f"{path}: is in the way: nait_fast did not write it, and would write over it; move it, or choose another "
+            f"{flag}"
+        )
+    if state is State.OURS and not overwrite:
+        remedy = f"move it, or choose another {flag}"
+        remedy += "" if overwrite is None else "; --overwrite replaces it"
+        raise NaitError(f"{path}: is not as nait_fast wrote it last; {remedy}")
+
+
+Marks = tuple[str, str]  # what begins and ends a comment
+HTML: Marks = ("<!-- ", " -->")
+YAML: Marks = ("# ", "")
+
+
+def sealed(data: bytes, of: str, marks: Marks) -> bytes:
+    """A file that vouches for itself: ``data``, and in a comment behind it what it answers and its SHA-256."""
+    data += b"" if data.endswith(b"\n") else b"\n"
+    head = data + f"{marks[0]}nait_fast {of} ".encode()
+    return head + f"{sha256(head)}{marks[1]}\n".encode()
+
+
+def seal_of(path: Path, marks: Marks) -> tuple[State, str | None] | None:
+    """What the seal of a file says; None for a file without one."""
+    data = path.read_bytes()
+    line = data[:-1].rpartition(b"\n")[2]
+    match = re.fullmatch(
+        re.escape(marks[0]).encode() + rb"nait_fast (\S+) ([0-9a-f]{64})" + re.escape(marks[1]).encode(), line
+    )
+    if match is None:
+        return None
+    head = data[: len(data) - 1 - len(marks[1]) - 64]
+    return (State.WHOLE if sha256(head) == match[2].decode() else State.OURS), match[1].decode(errors="replace")
 
 
 def is_plain(path: Path) -> bool:

@@ -16,6 +16,7 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.coders import NeuronCoder, TopKCoder
 from nait_fast.extract.session import session_around
 from nait_fast.extract.sinks import Encode
+from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.ranking.embed import cosines
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
@@ -50,8 +51,9 @@ class Scorer:
 
     ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
     weights are shared, its modules left alone. ``signatures``: files or ``Signature`` objects made with the same model,
-    template and options. ``role`` and ``ignore``: as the command's options; ``template_date``: that of the signatures,
-    unless told. Threads may share a Scorer; they take turns, as one batch fills the device. Raises NaitError.
+    template and options; ``max_length``, ``dtype`` and ``template_date`` are theirs unless told. ``role`` and
+    ``ignore``: as the command's options. Threads may share a Scorer; they take turns, as one batch fills the device.
+    Raises NaitError.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Scorer:
         tokenizer: Any = None,
         template: str = "auto",
         template_date: str | None = None,
-        max_length: int = 512,
+        max_length: int | None = None,
         dtype: str = "auto",
         device: str = "auto",
         layers: str = "all",
@@ -73,19 +75,22 @@ class Scorer:
         self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in signatures]
         if not self.signatures:
             raise NaitError("Scorer: no signatures given")
-        first_tokens = {s.meta["first_token"] for s in self.signatures}
-        if len(first_tokens) > 1:
-            raise NaitError("Scorer: the signatures differ in first_token; use two Scorers")
-        dates = {date for s in self.signatures if (date := s.meta.get("target", {}).get("template_date"))}
-        data = DataOptions(template=template, max_length=max_length, role=tuple(role), ignore=tuple(ignore),
-                           template_date=template_date or (dates.pop() if len(dates) == 1 else None))  # fmt: skip
-        self._session = session_around(
-            model, tokenizer, data, first_tokens.pop(),
-            ModelOptions(dtype=dtype, device=device, layers=layers, batch_tokens=batch_tokens), "Scorer",
-        )  # fmt: skip
-        identity = self._session.identity()
+        told = self.signatures[0].meta
         for signature in self.signatures:
-            check_fits(signature, identity["model"], identity["template"], None, "this Scorer")
+            if is_old(signature.meta):
+                raise NaitError(f"Scorer: signature '{signature.name}' was made {OLD}: rebuild it")
+            if (key := difference(signature.meta, told)) is not None:
+                raise NaitError(f"Scorer: the signatures differ in {name_of(key)}; use two Scorers")
+        date = template_date or told.get("target", {}).get("template_date")
+        data = DataOptions(template=template, max_length=max_length or told["max_length"], role=tuple(role),
+                           ignore=tuple(ignore), template_date=date)  # fmt: skip
+        self._session = session_around(
+            model, tokenizer, data, told["first_token"],
+            ModelOptions(dtype=dtype_option(told["dtype"]) if dtype == "auto" else dtype, device=device, layers=layers,
+                         batch_tokens=batch_tokens), "Scorer",
+        )  # fmt: skip
+        for signature in self.signatures:
+            check_fits(signature, self._session.identity(), None, "this Scorer")
         embedded = {s.meta["embed_layer"] for s in self.signatures if s.method == "embed"}
         if len(embedded) > 1:
             raise NaitError("Scorer: the signatures embed by different layers; use two Scorers")

@@ -1,9 +1,11 @@
 """Shared fixtures: a tiny model with a real tokenizer that the tests train themselves, and the real SmolLM2."""
 
+import atexit
 import importlib.util
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,11 @@ import torch
 # transformers does before something is compiled. The processes that tests start inherit it.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+# What the package keeps of models from one run to the next must not come from, or stay in, the user's own folder.
+os.environ["NAIT_FAST_CACHE"] = tempfile.mkdtemp(prefix="nait-fast-tests-")
+atexit.register(shutil.rmtree, os.environ["NAIT_FAST_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -169,7 +169,7 @@ CASES = [
     (SIGNATURE.replace("--codebook {WHOLE}", "--method nait --sign contrast"), "--sign contrast: needs a --codebook"),
     (RANK.replace("{SUMS}", "nowhere"), "nowhere: no such file"),
     (RANK.replace("{SUMS}", "{POOL}"), "{POOL}: damaged or truncated"),
-    (RANK.replace("{SUMS}", "{LAYERSUMS}"), "signature 'sums' was made with another model or --layers"),
+    (RANK.replace("{SUMS}", "{LAYERSUMS}"), "signature 'sums' was made with another layers"),
     (RANK.replace("{SUMS}", "{ALPACASUMS}"), "signature 'sums' was made with another template"),
     (RANK.replace("{SUMS}", "{OTHERSUMS}"), "signature 'sums' was made with another codebook"),
     (RANK.replace("{SUMS}", "{NAITSUMS}"), "holds no exact scores of nait signature 'sums'"),
@@ -177,7 +177,10 @@ CASES = [
     (RANK.replace("{SUMS}", "{SUMS} {SUMS}"), "two signatures have the name 'sums'"),
     (INDEX + " --score {SUMS}", "--score: signature 'sums' is of method contrast; only nait"),
     (INDEX + " --score {NAITSUMS} --template alpaca", "signature 'sums' was made with another template"),
-    (INDEX + " --score {NAITSUMS} --first-token include", "was made with another --first-token"),
+    (
+        INDEX + " --score {NAITSUMS} --first-token include",
+        "signature 'sums' was made with another first_token ('exclude')",
+    ),
     (RANK.replace("{WHOLE}", "nowhere"), "nowhere: no such index folder"),
     (
         RANK.replace("{WHOLE}", "{UNFINISHED}"),
@@ -217,7 +220,7 @@ def test_a_signature_of_another_model(capsys, world: dict[str, str], tmp_path: P
         model.get_input_embeddings().weight += 0.1
     model.save_pretrained(other)
     words = SIGNATURE.format(**{**world, "MODEL": other, "OUT": tmp_path}).split()
-    assert "made with another model or --layers" in run(capsys, *words).error
+    assert "made with another model (or configuration)" in run(capsys, *words).error
     nait = [word for word in words if word not in ("--codebook", world["WHOLE"])]
     assert run(capsys, *nait, "--method", "nait").status == 0
     words = INDEX.format(**{**world, "OUT": tmp_path / "index"}).split()

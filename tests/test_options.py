@@ -494,12 +494,9 @@ def test_every_option_has_an_entry() -> None:
         assert {action.dest for action in parser._actions} - COMMON == expected, verb
 
 
-AWAITED = {("report", "overwrite")}  # the verb does not read it yet
-
-
 @pytest.mark.parametrize(
     ("verb", "option"),
-    [pytest.param(v, o, marks=[pytest.mark.xfail] * ((v, o) in AWAITED)) for v, o in EVERY if o in USES[v]],
+    [(v, o) for v, o in EVERY if o in USES[v]],
 )
 def test_an_option_acts(seen, verb: str, option: str) -> None:
     if verb == "report":

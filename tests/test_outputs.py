@@ -2,13 +2,29 @@
 
 import multiprocessing
 import os
+import shutil
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import nait_fast
+from nait_fast.config import IndexOptions
 from nait_fast.errors import NaitError
+from nait_fast.extract.folder import IndexFolder
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
+from nait_fast.index.reader import Index
+from nait_fast.index.writer import IndexWriter
+from nait_fast.outputs import CLAIM, Output, State, check_inputs
+from nait_fast.ranking import export
+from nait_fast.verbs import index as index_verb
+from nait_fast.verbs import select as select_verb
+from nait_fast.verbs import signature as signature_verb
+from tests.commands import run
+from tests.conftest import make_rows, write_jsonl
+from tests.dist import runs
 
 
 def holding(folder: Path, run: str | None = None) -> OutputLock:
@@ -21,9 +37,9 @@ def holding(folder: Path, run: str | None = None) -> OutputLock:
 def test_one_command_at_a_time_and_who_it_is(tmp_path: Path) -> None:
     first = holding(tmp_path)
     started = time.monotonic()
-    for run in (None, "a"):
+    for own in (None, "a"):
         with pytest.raises(NaitError) as error:
-            holding(tmp_path, run)
+            holding(tmp_path, own)
         told = str(error.value)
         assert told.startswith(f"--output {tmp_path}: in use by pid {os.getpid()} on ") and "\n" not in told
         assert "(nait-fast " in told and time.strftime(" since %Y-") in told
@@ -80,3 +96,467 @@ def test_a_lock_follows_the_umask_and_no_link(tmp_path: Path) -> None:
     with pytest.raises(NaitError, match="cannot be opened"):
         holding(tmp_path / "b")
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+class Made:
+    """An index, a signature and a selection of the same small pool, made once, and the verbs on them."""
+
+    def __init__(self, folder: Path, model: str):
+        self.folder, self.model = folder, model
+        self.pool = write_jsonl(folder / "pool.jsonl", make_rows(40))
+        self.target = write_jsonl(folder / "sums.jsonl", make_rows(12, seed=1))
+        self.other = write_jsonl(folder / "texts.jsonl", make_rows(12, seed=2))
+        self.index, self.signature = folder / "index", folder / "signatures" / "sums.safetensors"
+        self.build(self.index)
+        self.sign(folder / "signatures")
+        self.select(folder / "selection")
+
+    def build(self, output: Path, **options: Any) -> dict[str, Any]:
+        given = {"model": self.model, "dataset": self.pool, "shard_rows": 8, "calibration_size": 20, **options}
+        return nait_fast.build_index(output=output, **given)
+
+    def sign(self, output: Path, **options: Any) -> dict[str, Any]:
+        given = {"model": self.model, "target": [f"sums={self.target}"], "codebook": self.index, **options}
+        return nait_fast.build_signature(output=output, **given)
+
+    def select(self, output: Path, **options: Any) -> dict[str, Any]:
+        given = {"model": self.model, "dataset": self.pool, "target": [f"sums={self.target}"], "calibration_size": 20}
+        return nait_fast.select(output=output, **{**given, **options})
+
+    def rank(self, output: Path, **options: Any) -> dict[str, Any]:
+        given = {"index": self.index, "signature": [self.signature], "export": ["llama_factory", "messages"], **options}
+        return nait_fast.rank(output=output, **given)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Made:
+    return Made(tmp_path_factory.mktemp("made"), tiny_model)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused is refused before a model is loaded."""
+
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model is loaded")
+
+    for verb in (index_verb, select_verb, signature_verb):
+        monkeypatch.setattr(verb, "open_session", load)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the locks."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name not in (FOLDER_LOCK, ".lock")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def refused(call: Any, folder: Path, words: str, *arguments: Any, **options: Any) -> str:
+    """The one line that ``call`` is refused with; nothing in ``folder`` has changed."""
+    before = contents(folder)
+    with pytest.raises(NaitError, match=words) as error:
+        call(*arguments, **options)
+    assert "\n" not in str(error.value)
+    assert contents(folder) == before
+    return str(error.value)
+
+
+@pytest.mark.parametrize("verb", ["build", "select", "rank", "sign"])
+def test_the_second_command_is_told_at_once(made: Made, tmp_path: Path, no_model, verb: str) -> None:
+    out = tmp_path / "out"
+    lock = holding(out, "another")
+    try:
+        refused(getattr(made, verb), out, f"^--output {out}: in use by pid {os.getpid()} on .* since ", out)
+    finally:
+        lock.release()
+
+
+def test_two_appends_at_once(made: Made, tmp_path: Path) -> None:
+    """The first goes on and ends well; the second is refused, and ends well once the first is done."""
+    folder = tmp_path / "index"
+    shutil.copytree(made.index, folder)
+    pools = [str(write_jsonl(tmp_path / f"{i}.jsonl", make_rows(40, seed=5 + i))) for i in range(2)]
+    given = {"model": made.model, "shard_rows": 8, "calibration_size": 20, "append": True}
+    first = runs.start(runs.server(), runs.index, {**given, "dataset": pools[0], "output": str(folder)})
+    while first.is_alive() and not (folder / "work").exists():
+        time.sleep(0.005)
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        message = refused(made.build, tmp_path / "none", "in use by pid", folder, dataset=pools[1], append=True)
+        assert f"pid {first.pid} " in message
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    first.join(60)
+    assert first.exitcode == 0 and [d["path"] for d in Index(folder).datasets] == [str(made.pool), pools[0]]
+    made.build(folder, dataset=pools[1], append=True)
+    assert Index(folder).verify() == [] and Index(folder).pool_rows == 120
+
+
+def test_a_worker_that_comes_late_ends_well(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    made.build(folder)
+    given = {"model": made.model, "dataset": str(made.pool), "shard_rows": 8, "calibration_size": 20}
+    options = IndexOptions.from_mapping({**given, "output": str(folder), "device": "cpu"})
+    with index_verb.index_lock(options):  # a fellow worker is still there
+        assert made.build(folder)["tokens_run"] == 0
+
+
+@pytest.mark.parametrize("gone", ["work", "."])
+def test_a_folder_deleted_under_the_command_ends_it(made: Made, tmp_path: Path, monkeypatch, gone: str) -> None:
+    folder, write = tmp_path / "index", IndexWriter.write_shard
+
+    def deleting(self: IndexWriter, number: int, *arguments: Any) -> None:
+        if number == 2:
+            shutil.rmtree(folder / gone)
+        write(self, number, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexWriter, "write_shard", deleting)
+        with pytest.raises(NaitError, match="is gone") as error:
+            made.build(folder)
+        assert str(folder) in str(error.value)
+    made.build(folder)
+    assert Index(folder).verify() == []
+
+
+def test_a_shard_that_is_damaged_again_and_again_is_named(made: Made, tmp_path: Path, monkeypatch) -> None:
+    folder, write = tmp_path / "index", IndexWriter.write_shard
+    written: list[int] = []
+
+    def damaging(self: IndexWriter, number: int, *arguments: Any) -> None:
+        written.append(number)
+        write(self, number, *arguments)
+        if number == 1:
+            path = self.folder / "shard-00001.safetensors"
+            path.write_bytes(path.read_bytes()[:-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexWriter, "write_shard", damaging)
+        with pytest.raises(NaitError, match=r"shard-00001\.safetensors: missing or damaged again, 2 times"):
+            made.build(folder)
+    assert written == [0, 1, 2, 3, 4, 1, 1]
+    assert len((folder / "events.jsonl").read_text().splitlines()) < 20
+    made.build(folder)
+    assert contents(folder)["manifest.json"] == contents(made.index)["manifest.json"]
+
+
+def test_a_signal_ends_work_that_is_done_again(made: Made, tmp_path: Path, monkeypatch) -> None:
+    def never(self: IndexFolder, head: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(IndexFolder, "finish", never)
+    with pytest.raises(KeyboardInterrupt, match="stopped with 5 of 5 shards written"):
+        made.build(tmp_path / "index")
+
+
+FOREIGN = [
+    ("build", "work/mine.txt"),
+    ("build", "skipped.jsonl"),
+    ("build", "events.jsonl"),
+    ("build", "log.json"),
+    ("build", "codebook.safetensors"),
+    ("build", "shard-00003.safetensors"),
+    ("build", "manifest.json"),
+    ("build", "run.json"),
+    ("select", "index/skipped.jsonl"),
+    ("select", "selected.jsonl"),
+    ("select", "messages.jsonl"),
+    ("select", "scores.parquet"),
+    ("select", "dataset_info.json"),
+    ("select", "signatures/sums.safetensors"),
+    ("rank", "messages.jsonl"),
+    ("rank", "top_indices.npy"),
+    ("rank", "manifest.json"),
+    ("sign", "sums.safetensors"),
+]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(("verb", "name"), FOREIGN)
+def test_a_file_in_the_way_is_named(made: Made, tmp_path: Path, no_model, verb: str, name: str, overwrite) -> None:
+    out = tmp_path / "out"
+    path = out / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"mine": 1}\n')
+    given = {"overwrite": True} if overwrite and verb != "build" else {}
+    words = "manifest.json|holds" if path.name == "manifest.json" else str(out / name.partition("/mine")[0])
+    with pytest.raises(NaitError, match=words):
+        getattr(made, verb)(out, **given)
+    assert path.read_text() == '{"mine": 1}\n'
+
+
+def test_names_that_are_never_written_are_no_obstacle(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("notes.txt", "model.safetensors", "pool.jsonl", "selected.jsonl.bak"):
+        (out / name).write_text("mine")
+    made.rank(out)
+    made.sign(out)
+    assert {name for name, data in contents(out).items() if data == b"mine"} == {
+        "notes.txt", "model.safetensors", "pool.jsonl", "selected.jsonl.bak",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [("build", "skipped.jsonl"), ("select", "messages.jsonl"), ("select", "index/skipped.jsonl"),
+     ("select", "scores.jsonl")],
+)  # fmt: skip
+@pytest.mark.parametrize("link", ["none", "symbolic", "hard"])
+def test_a_pool_among_the_outputs(made: Made, tmp_path: Path, no_model, verb: str, name: str, link: str) -> None:
+    path = tmp_path / "out" / name
+    if name == "scores.jsonl":  # under another name than any of ours it leads to one that is
+        path = path.with_name("scores.parquet")
+    path.parent.mkdir(parents=True)
+    given = path if link == "none" and path.suffix != ".parquet" else tmp_path / "pool.jsonl"
+    if given is path:
+        shutil.copy(made.pool, path)
+    else:
+        shutil.copy(made.pool, given)
+        os.link(given, path) if link == "hard" else path.symlink_to(given)
+    refused(getattr(made, verb), tmp_path, "would be written over, but --dataset", tmp_path / "out", dataset=given)
+
+
+def test_a_target_among_the_outputs(made: Made, tmp_path: Path, no_model) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    mine = Path(shutil.copy(made.target, out / "selected.jsonl"))
+    refused(made.select, out, "would be written over, but --target", out, target=[f"sums={mine}"])
+
+
+def test_a_model_keeps_its_weights(made: Made, tmp_path: Path, no_model) -> None:
+    """A target named as the model's file, into the model's folder, or into a copy of it."""
+    model = tmp_path / "model"
+    shutil.copytree(made.model, model)
+    for given in (str(model), made.model):
+        refused(made.sign, model, "model", model, model=given, target=[f"model={made.target}"])
+    signature = nait_fast.load_signature(made.signature)
+    mine = type(signature)("model", signature.meta, signature.tensors)
+    refused(mine.save, model, "is no signature of nait_fast", model)
+
+
+def test_a_pool_folder_does_not_become_its_own_output(made: Made, tmp_path: Path, no_model) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    shutil.copy(made.pool, pool)
+    for verb in (made.build, made.select):
+        with pytest.raises(NaitError, match="is the folder that --dataset reads"):
+            verb(pool, dataset=pool)
+    (tmp_path / "same").symlink_to(pool)
+    with pytest.raises(NaitError, match="is the folder that --dataset reads"):
+        made.build(tmp_path / "same", dataset=pool)
+    check_inputs(tmp_path, lambda name: False, [("--dataset", str(pool))])  # an output may hold it
+
+
+def test_runs_again_and_other_exports(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made.rank(out, fraction=0.5)
+    first = contents(out)
+    made.rank(out, fraction=0.5)
+    same = contents(out)
+    assert {name for name in first if first[name] != same[name]} <= {"manifest.json", CLAIM}  # they tell seconds
+    made.rank(out, fraction=0.2, export=["dataflex"], scores="none")
+    assert set(contents(out)) == {"selected.jsonl", "top_indices.npy", "manifest.json", CLAIM}
+
+
+def test_another_question_needs_overwrite(made: Made, tmp_path: Path) -> None:
+    out, sign = tmp_path / "out", tmp_path / "sign"
+    made.rank(out)
+    made.sign(sign, target=[f"sums={made.other}"])
+    signature = sign / "sums.safetensors"
+    refused(made.rank, out, "holds another result", out, signature=[signature])
+    refused(made.sign, sign, "holds another result", sign)
+    made.rank(out, signature=[signature], overwrite=True)
+    made.rank(tmp_path / "new", signature=[signature])
+    assert contents(out)["scores.parquet"] == contents(tmp_path / "new")["scores.parquet"]
+    made.sign(sign, overwrite=True)
+    assert contents(sign)["sums.safetensors"] == made.signature.read_bytes()
+
+
+def test_select_for_another_target_needs_overwrite(made: Made, tmp_path: Path, no_model, monkeypatch) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(made.folder / "selection", out)
+    refused(made.select, out, "another", out, target=[f"sums={made.other}"])
+    refused(made.select, out, "another question", out, target=[f"texts={made.target}"])
+    (out / CLAIM).unlink()  # as of a version that kept none
+    refused(made.select, out, "another question", out, target=[f"texts={made.target}"])
+    monkeypatch.undo()
+    made.select(out)
+    told = made.select(out, target=[f"texts={made.other}"], overwrite=True)
+    assert told["targets"] == ["texts"] and told["extraction"]["tokens_run"] == 0
+
+
+def test_a_result_that_was_changed_is_kept(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made.rank(out)
+    (out / "selected.jsonl").write_text("edited")
+    refused(made.rank, out, "selected.jsonl: is not as nait_fast wrote it last; .*--overwrite replaces it", out)
+    (out / CLAIM).unlink()
+    refused(made.rank, out, "selected.jsonl: is not as nait_fast wrote it last", out)
+    made.rank(out, overwrite=True)
+    assert len((out / "selected.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_what_an_older_version_wrote_is_known(made: Made, tmp_path: Path, claimed: bool) -> None:
+    out, sign = tmp_path / "out", tmp_path / "sign"
+    made.rank(out)
+    made.sign(sign)
+    if not claimed:
+        (out / CLAIM).unlink()
+        (sign / CLAIM).unlink()
+    (out / "top_indices.npy").write_bytes(b"mine")
+    refused(made.rank, out, "top_indices.npy: is in the way", out, overwrite=True)
+    (out / "top_indices.npy").unlink()
+    made.rank(out, export=[])
+    made.sign(sign)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", ["write_selected", "write_scores"])
+def test_a_run_that_was_killed_finds_its_own_again(made: Made, tmp_path: Path, monkeypatch, at: str) -> None:
+    out = tmp_path / "out"
+    made.rank(out, fraction=0.2)
+    real = getattr(export, at)
+
+    def killed(path: Path, *arguments: Any) -> None:
+        real(path, *arguments)
+        Path(f"{path}.123-0a1b2c3d.tmp").write_bytes(b"half")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, at, killed)
+        with pytest.raises(Killed):
+            made.rank(out, fraction=0.5)
+    (out / "mine.jsonl.123-0a1b2c3d.tmp").write_bytes(b"mine")
+    (out / "selected.jsonl.tmp").write_bytes(b"mine")
+    made.rank(out, fraction=0.5)
+    assert sorted(p.name for p in out.glob("*.tmp")) == ["mine.jsonl.123-0a1b2c3d.tmp", "selected.jsonl.tmp"]
+    made.rank(tmp_path / "whole", fraction=0.5)
+    assert contents(out)["selected.jsonl"] == contents(tmp_path / "whole")["selected.jsonl"]
+
+
+def test_temporaries_of_every_verb_are_swept(made: Made, tmp_path: Path) -> None:
+    for verb, folder, names in (
+        (made.build, "index", ["manifest.json", "run.json", "shard-00001.safetensors"]),
+        (made.sign, "signatures", ["sums.safetensors", CLAIM]),
+        (made.select, "selection", ["scores.parquet", "manifest.json", CLAIM, "signatures/sums.safetensors"]),
+    ):
+        out = Path(shutil.copytree(made.folder / folder, tmp_path / folder))
+        left = [out / f"{name}.4194304-0a1b2c3d.tmp" for name in names]
+        for path in left:
+            path.write_bytes(b"half")
+        verb(out)
+        assert not [path for path in left if path.exists()]
+
+
+def test_an_evaluation_is_replaced_by_one_that_tells_as_much(made: Made, tmp_path: Path) -> None:
+    out, sign = tmp_path / "out", tmp_path / "sign"
+    given: dict[str, Any] = {"index": made.index, "output": out}
+    made.sign(sign, target=[f"texts={made.other}"])
+    both = [made.signature, sign / "texts.safetensors"]
+    nait_fast.evaluate(signature=both[:1], **given)
+    (out / "evaluation.md.9-0a1b2c3d.tmp").write_text("half")
+    nait_fast.evaluate(signature=both, **given)
+    assert not list(out.glob("*.tmp"))
+    refused(nait_fast.evaluate, out, "is of 1 signatures that are not given now", signature=both[:1], **given)
+    refused(nait_fast.evaluate, out, "holds an index or a selection", **{**given, "output": made.index}, signature=both)
+    (out / "evaluation.md").write_text("mine")
+    refused(nait_fast.evaluate, out, "evaluation.md: is not as nait_fast wrote it", signature=both, **given)
+    (out / CLAIM).unlink()
+    refused(nait_fast.evaluate, out, "evaluation.md: is in the way", signature=both, **given)
+    (out / "evaluation.md").unlink()
+    nait_fast.evaluate(signature=both[:1], **given, overwrite=True)
+
+
+def test_a_damaged_claim_is_told(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made.rank(out)
+    data = (out / CLAIM).read_bytes()
+    (out / CLAIM).write_bytes(data.replace(b"selected", b"selecteD"))
+    refused(made.rank, out, rf"{CLAIM}: damaged", out)
+
+
+def test_the_state_of_a_file(tmp_path: Path) -> None:
+    known = {"a": State.WHOLE, "b": State.OURS, "c": State.FOREIGN}
+
+    def recognise(path: Path) -> tuple[State, str | None]:
+        return known[path.name], None
+
+    for name in known:
+        (tmp_path / name).touch()
+    with Output(tmp_path, ["a", "d"], recognise=recognise):
+        pass
+    with pytest.raises(NaitError, match="is not as nait_fast wrote"), Output(tmp_path, "b", recognise=recognise):
+        pass
+    with Output(tmp_path, "b", recognise=recognise, overwrite=True):
+        pass
+    with pytest.raises(NaitError, match="is in the way"), Output(tmp_path, "c", recognise=recognise, overwrite=True):
+        pass
+    holding(tmp_path).release()  # given back by those that were refused, too
+
+
+def test_config_yaml_is_replayed_but_not_lost(capsys, made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["rank", "--index", made.index, "--signature", made.signature, "--output", out]
+    assert run(capsys, *words).status == 0
+    kept = (out / "config.yaml").read_bytes()
+    assert run(capsys, "rank", "--config", out / "config.yaml").status == 0
+    assert (out / "config.yaml").read_bytes() == kept
+    (out / "config.yaml").write_bytes(kept.replace(b"fraction: null", b"fraction: 0.5"))
+    assert "config.yaml: is not as nait_fast wrote it" in run(capsys, "rank", "--config", out / "config.yaml").error
+    assert run(capsys, "rank", "--config", out / "config.yaml", "--overwrite").status == 0
+    (out / "config.yaml").write_text("seed: 1\n")
+    assert "config.yaml: is in the way" in run(capsys, *words, "--overwrite").error
+    old = b"".join(line for line in kept.splitlines(keepends=True) if not line.startswith(b"#"))
+    (out / "config.yaml").write_bytes(old)
+    assert run(capsys, *words).status == 0
+
+
+def test_a_page_is_replaced_and_nothing_else(capsys, made: Made, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "made" / "report.html"
+    words = ["report", made.folder / "selection", "--output", page, "--plots", tmp_path / "plots"]
+    page.parent.mkdir()
+    page.write_text("<html>mine</html>")
+    assert "report.html: is in the way" in run(capsys, *words, "--overwrite").error
+    page.unlink()
+    Path(f"{page}.7-0a1b2c3d.tmp").write_text("half")
+    assert run(capsys, *words).status == 0 and run(capsys, *words).status == 0
+    assert [p.name for p in page.parent.iterdir()] == ["report.html"]
+    page.write_bytes(page.read_bytes().replace(b"<h1>", b"<h1>My "))
+    assert "report.html: is not as nait_fast wrote it last" in run(capsys, *words).error
+    assert run(capsys, *words, "--overwrite").status == 0
+    made.sign(tmp_path / "sign", target=[f"sums={made.other}"])
+    made.rank(tmp_path / "other", signature=[tmp_path / "sign" / "sums.safetensors"])
+    words[1] = tmp_path / "other"
+    assert "report of another selection" in run(capsys, *words).error
+    assert run(capsys, *words, "--overwrite").status == 0
+    plot = next((tmp_path / "plots").glob("*.svg"))
+    plot.write_text("mine")
+    assert f"{plot}: is not as nait_fast wrote it last" in run(capsys, *words).error
+
+
+def test_bench_adds_to_its_own_files_only(capsys, tmp_path: Path) -> None:
+    for text in ('{"instruction": "a"}\n', "words", '{"part": "scan", "hardware": "h", "name": "n"}'):
+        path = tmp_path / "rows.jsonl"
+        path.write_text(text)
+        assert "rows.jsonl: is not a file of results" in run(capsys, "bench", "--shape", "tiny", "--output", path).error
+        assert path.read_text() == text
+
+
+@pytest.mark.parametrize("name", [".", "..", ".hidden", "x" * 240, "é" * 120])
+def test_names_that_no_file_should_have(made: Made, tmp_path: Path, no_model, name: str) -> None:
+    for verb in (made.select, made.sign):
+        with pytest.raises(NaitError, match=r"--target .*write NAME=FILE"):
+            verb(tmp_path / "out", target=[f"{name}={made.target}"])
+    with pytest.raises(NaitError, match="differ in capitals only"):
+        made.sign(tmp_path / "out", target=[f"sums={made.target}", f"Sums={made.other}"])
+
+
+def test_a_name_as_long_as_may_be(made: Made, tmp_path: Path) -> None:
+    told = made.select(tmp_path / "out", target=[f"{'x' * 200}={made.target}"])
+    assert told["targets"] == ["x" * 200]

@@ -89,9 +89,9 @@ def test_a_model_in_memory_is_left_as_it_was(loaded, made) -> None:
 
 def test_signatures_that_do_not_fit(tiny_model: str, made, tmp_path: Path) -> None:
     signature, _ = made["contrast"]
-    with pytest.raises(NaitError, match=r"'contrast' was made with another template .* than this Scorer"):
+    with pytest.raises(NaitError, match=r"'contrast' was made with another template or tokenizer .* than this Scorer"):
         Scorer(tiny_model, [signature], template="alpaca")
-    with pytest.raises(NaitError, match="another model or --layers"):
+    with pytest.raises(NaitError, match="another layers"):
         Scorer(tiny_model, [signature], layers="0-1")
     with pytest.raises(NaitError, match="no signatures given"):
         Scorer(tiny_model, [])
@@ -208,7 +208,9 @@ def test_a_signature_from_memory(tiny_model: str, loaded, made, tmp_path: Path) 
         (target, {"codebook": None}, "--codebook is missing"),
         (target, {"name": "a/b"}, "the name of letters"),
         (target, {"method": "magic"}, "--method magic: choose"),
-        (target, {"max_length": 5, "first_token": "include"}, "made with another first_token"),
+        (target, {"max_length": 5}, "made with another max_length"),
+        (target, {"first_token": "include"}, "made with another first_token"),
+        (target, {"dtype": "bfloat16"}, "made with another dtype"),
     ):
         with pytest.raises(NaitError, match=words):
             nait_fast.signature_of(tiny_model, samples, **{"codebook": codebook, **more})

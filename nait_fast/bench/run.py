@@ -171,6 +171,8 @@ class ResultFile:
     """JSON lines, one a row, each with what it was made with; appended to, and written as rows come."""
 
     def __init__(self, path: str | None):
+        if path:
+            _check_appendable(Path(path))
         self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115 - open for the run
         # Paths of the machine say nothing to a reader: the command keeps file names only.
         self._command = " ".join(["nait-fast", *(Path(a).name or a for a in sys.argv[1:])])
@@ -185,6 +187,21 @@ class ResultFile:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _check_appendable(path: Path) -> None:
+    """Raises NaitError where ``path`` is there and holds something else than rows of a bench."""
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        return
+    try:
+        lines = path.read_bytes().split(b"\n")
+        rows = [json.loads(line) for line in lines[:-1] if line.strip()]
+        ours = all(isinstance(row, dict) and {"part", "hardware", "name"} <= set(row) for row in rows)
+        whole = not lines[-1]
+    except (OSError, ValueError, RecursionError):
+        ours = whole = False
+    if not ours or not whole:
+        raise NaitError(f"--output {path}: is not a file of results that rows can be added to; choose another file")
 
 
 def read_results(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

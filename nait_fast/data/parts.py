@@ -14,11 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nait_fast.data.streams import BLOCK, Digest, first_line, import_optional, open_stream, read_blocks
+from nait_fast.data.streams import BLOCK, Digest, first_line, import_optional, open_stream, read_blocks, read_lines
 from nait_fast.errors import NaitError
 
 BATCH_ROWS = 1024
-BOM = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
@@ -77,12 +76,8 @@ class Lines(_File):
         super().__init__(path, seeks=path.suffix.lower() not in (".gz", ".zst"))
 
     def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
-        at = 0
-        for number, line in enumerate(open_stream(self.path, digest), start=1):
-            payload = _payload(line, number)
-            if payload:
-                yield Place(at, number), payload
-            at += len(line)
+        for at, number, payload in read_lines(open_stream(self.path, digest), self.name, 0, 1):
+            yield Place(at, number), payload
 
     def records(self, start: Place) -> Iterator[Record]:
         name = self.name
@@ -95,17 +90,8 @@ class Lines(_File):
             while left and (skipped := len(stream.read(min(left, BLOCK)))):
                 left -= skipped
         with stream:
-            for number, line in enumerate(stream, start.line or 1):
-                payload = _payload(line, number)
-                if payload:
-                    yield Record(name, number, payload)
-
-
-def _payload(line: bytes, number: int) -> bytes:
-    """The row on a line, b"" if it is blank."""
-    if number == 1:
-        line = line.removeprefix(BOM)
-    return line.removesuffix(b"\n").removesuffix(b"\r") if line and not line.isspace() else b""
+            for _, number, payload in read_lines(stream, name, start.at, start.line or 1):
+                yield Record(name, number, payload)
 
 
 class JsonRows(_File):
@@ -122,15 +108,6 @@ class JsonRows(_File):
     def records(self, start: Place) -> Iterator[Record]:
         for row in islice(self._read(self.path, hashlib.sha256()), start.at, None):
             yield Record(self.name, 0, row)
-
-
-def json_object(path: Path, digest: Digest) -> Iterator[Any]:
-    """The rows under "data" of the object that a `.json` file holds."""
-    value = json_or_none(open_stream(path, digest).read().removeprefix(BOM))
-    rows = value.get("data") if value else None
-    if not isinstance(rows, list):
-        raise NaitError(f'{path}: holds one object without a list under "data"; give a list of rows or JSON lines')
-    return iter(rows)
 
 
 class ParquetFile(_File):
@@ -193,14 +170,6 @@ class Table(Part):
                     yield Record(self.name, 0, dict(zip(batch, values, strict=True)))
         except Exception as error:  # a feature's decoder may raise anything
             raise NaitError(f"{self.name}: datasets cannot read it: {first_line(error)}") from None
-
-
-def json_or_none(text: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def as_line(payload: Any) -> bytes:

@@ -1,11 +1,10 @@
-"""The bytes of a file in blocks, decompressed and hashed on the way, and the items of a JSON list read from them."""
+"""The bytes of a file in blocks, decompressed and hashed on the way, and its lines, none longer than a row may be."""
 
 from __future__ import annotations
 
 import importlib
 import io
-import json
-import re
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,8 +13,33 @@ from typing import Any
 from nait_fast.errors import NaitError
 
 BLOCK = 1 << 17
+BOM = b"\xef\xbb\xbf"
+MAX_ROW = "NAIT_FAST_MAX_ROW_MIB"
+_MAX_ROW_MIB = 16  # a row of so much text takes the tokenizer 2.3 GB
+# Compressed bytes taken at a time: in Zstandard 4 bytes can stand for 128 KiB, and a call gives it all.
+_GZIP_PIECE, _ZSTD_PIECE = 1 << 14, 1 << 11
+_BLANK_LINES = 64  # so many in a row are no pool's layout but a flood
 
 Digest = Any  # hashlib names no public type for its objects
+
+
+class TooLong(NaitError):
+    """A row that takes more bytes than a row may."""
+
+
+def row_limit() -> int:
+    """Bytes that a row may take, and blank space between two: of ``NAIT_FAST_MAX_ROW_MIB``. Raises NaitError."""
+    told = os.environ.get(MAX_ROW, "")
+    if told and not (told.isascii() and told.isdigit() and 0 < int(told[:9]) < 1 << 20 and len(told) < 9):
+        raise NaitError(f"{MAX_ROW}={told[:40]}: must be a whole number of MiB, 1 to 1048575")
+    return int(told or _MAX_ROW_MIB) << 20
+
+
+def too_long(where: str, what: str, limit: int) -> TooLong:
+    size = f"{limit >> 20} MiB"
+    return TooLong(
+        f"{where}: {what} of more than {size}, the limit of a row; remove it, or set {MAX_ROW} to what it takes"
+    )
 
 
 def open_stream(path: Path, digest: Digest) -> io.BufferedReader:
@@ -23,12 +47,13 @@ def open_stream(path: Path, digest: Digest) -> io.BufferedReader:
     blocks = read_blocks(path, digest)
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        blocks = _inflate(blocks, path, lambda: zlib.decompressobj(wbits=31), zlib.error)
+        pieces = _pieces(blocks, _GZIP_PIECE)
+        blocks = _inflate(pieces, path, lambda: zlib.decompressobj(wbits=31), _unzip, zlib.error)
     elif suffix == ".zst":
         zstd = import_optional("zstandard", f"{path}: a Zstandard file", "zstandard")
         window = 1 << 31  # what `zstd --long=31` writes
         make = zstd.ZstdDecompressor(max_window_size=window).decompressobj
-        blocks = _inflate(blocks, path, make, zstd.ZstdError)
+        blocks = _inflate(_pieces(blocks, _ZSTD_PIECE), path, make, _unzstd, zstd.ZstdError)
     return io.BufferedReader(_BlockReader(blocks), BLOCK)
 
 
@@ -39,25 +64,83 @@ def read_blocks(path: Path, digest: Digest) -> Iterator[bytes]:
             yield block
 
 
-def _inflate(blocks: Iterable[bytes], path: Path, make: Callable[[], Any], failure: type[Exception]) -> Iterator[bytes]:
+def _pieces(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    for block in blocks:
+        for start in range(0, len(block), size):
+            yield block[start : start + size]
+
+
+def _inflate(
+    pieces: Iterable[bytes],
+    path: Path,
+    make: Callable[[], Any],
+    expand: Callable[[Any, bytes], Iterator[bytes]],
+    failure: type[Exception],
+) -> Iterator[bytes]:
     """Decompress a file of one or more members (gzip) or frames (Zstandard)."""
     member = None
-    for block in blocks:
-        while block:
+    for piece in pieces:
+        while piece:
             if member is None:
-                block = block.lstrip(b"\0")  # gzip allows padding between members
-                if not block:
+                piece = piece.lstrip(b"\0")  # gzip allows padding between members
+                if not piece:
                     break
                 member = make()
             try:
-                yield member.decompress(block)
+                yield from expand(member, piece)
             except failure as error:
                 raise NaitError(f"{path}: damaged, cannot be decompressed ({first_line(error)}); get it anew") from None
-            block = member.unused_data if member.eof else b""
+            piece = member.unused_data if member.eof else b""
             if member.eof:
                 member = None
     if member is not None:
         raise NaitError(f"{path}: cut short, its compressed data has no end; get it anew")
+
+
+def _unzip(member: Any, piece: bytes) -> Iterator[bytes]:
+    while True:
+        data = member.decompress(piece, BLOCK)
+        yield data
+        piece = member.unconsumed_tail
+        if member.eof or (not piece and len(data) < BLOCK):  # at its end `unconsumed_tail` is what it was before
+            return
+
+
+def _unzstd(member: Any, piece: bytes) -> Iterator[bytes]:
+    yield member.decompress(piece)
+
+
+def read_lines(stream: Any, name: str, at: int, number: int) -> Iterator[tuple[int, int, bytes]]:
+    """(offset, number, bytes without newline) of each line of ``stream`` that is not blank; the first has offset ``at``
+    and ``number``, which counts from 1. Raises NaitError at a line, or blank space, of more than ``row_limit``."""
+    limit = row_limit()
+    readline = stream.readline
+    blank = blanks = 0
+    while line := readline(limit + 1):
+        size = len(line)
+        if size > limit:
+            raise too_long(f"{name}:{number}", "a line", limit)
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if line and not line.isspace():
+            yield at, number, line.removesuffix(b"\n").removesuffix(b"\r")
+            blank = blanks = 0
+        else:
+            blank, blanks = blank + size, blanks + 1
+            if blanks % _BLANK_LINES == 0:
+                skipped, lines = _skip_blank_lines(stream)
+                at, number, blank = at + skipped, number + lines, blank + skipped
+            if blank > limit:
+                raise too_long(f"{name}:{number}", "blank space", limit)
+        at, number = at + size, number + 1
+
+
+def _skip_blank_lines(stream: Any) -> tuple[int, int]:
+    """Go past the blank lines that are in the stream's buffer: (their bytes, their number)."""
+    block = stream.peek()
+    end = block.rfind(b"\n", 0, len(block) - len(block.lstrip())) + 1
+    stream.read(end)
+    return end, block.count(b"\n", 0, end)
 
 
 class _BlockReader(io.RawIOBase):
@@ -80,68 +163,6 @@ class _BlockReader(io.RawIOBase):
         target[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
-
-
-def json_list(path: Path, digest: Digest) -> Iterator[Any]:
-    """The items of the JSON list that a file holds, read a block at a time."""
-    name = str(path)
-    text = io.TextIOWrapper(open_stream(path, digest), encoding="utf-8-sig")
-    decode = json.JSONDecoder().raw_decode
-    blank = re.compile(r"[ \t\r\n]*")
-    buffer, at, ended = "", 0, False
-
-    def more() -> None:
-        nonlocal buffer, at, ended
-        # Doubling what is unread keeps the work linear when one row is longer than a block.
-        read = text.read(max(BLOCK, len(buffer) - at))
-        buffer, at, ended = buffer[at:] + read, 0, not read
-
-    def mark() -> str:
-        """Move past white space and return the next character, "" at the end."""
-        nonlocal at
-        while True:
-            found = blank.match(buffer, at)
-            at = found.end() if found else at
-            if at < len(buffer) or ended:
-                return buffer[at : at + 1]
-            more()
-
-    row = 0
-    try:
-        mark()
-        at += 1
-        empty = mark() == "]"
-        while not empty:
-            mark()
-            try:
-                value, end = decode(buffer, at)
-            except json.JSONDecodeError:
-                if ended:
-                    raise
-                more()
-                continue
-            if end == len(buffer) and not ended:  # a number may go on in the next block
-                more()
-                continue
-            at = end
-            yield value
-            row += 1
-            separator = mark()
-            if separator == "]":
-                break
-            if separator != ",":
-                raise json.JSONDecodeError("Expecting ',' or ']'", buffer, at)
-            at += 1
-        at += 1
-        if mark():
-            raise json.JSONDecodeError("Extra data after the list", buffer, at)
-    except UnicodeDecodeError:
-        raise NaitError(f"{name} near row {row}: not UTF-8 text; store the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
-        raise NaitError(
-            f"{name} row {row}: not JSON ({reason}), and no row after it can be read; fix the file"
-        ) from None
 
 
 def import_optional(module: str, what: str, package: str) -> Any:

@@ -9,10 +9,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from nait_fast.data.formats import RowError, Sample
+from nait_fast.data.identity import tokenizer_identity
 from nait_fast.data.streams import first_line
 from nait_fast.data.turns import CALLS, call_texts, plain_call
 from nait_fast.data.unread import is_metadata, texts_in
@@ -68,12 +69,12 @@ class Template:
         self._closings: dict[str, str | None] = {}
         self._taken: dict[str, bool] = {}
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """First 16 hex digits of a SHA-256 over all that decides the rendered text."""
+        """First 32 hex digits of a SHA-256 over all that decides the rendered text and its ids."""
         chat = self.tokenizer.chat_template if self.kind == "chat" else ""
-        day = f"\0{self.date}" if self.date else ""
-        return hashlib.sha256(f"{self.kind}\0{chat}\0{len(self.tokenizer)}{day}".encode()).hexdigest()[:16]
+        told = f"{self.kind}\0{chat}\0{tokenizer_identity(self.tokenizer)}" + (f"\0{self.date}" if self.date else "")
+        return hashlib.sha256(told.encode(errors="backslashreplace")).hexdigest()[:32]
 
     def render(self, sample: Sample) -> tuple[str, bool]:
         """(text up to the end of the content, whether the tokenizer's BOS still has to be put in front).

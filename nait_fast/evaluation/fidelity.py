@@ -8,6 +8,7 @@ from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.confounds import layer_parts
 from nait_fast.evaluation.ranks import compared
 from nait_fast.evaluation.scores import exact_column, score_places
+from nait_fast.index import identity
 from nait_fast.index.codebook import Codebook
 from nait_fast.ranking.signature import Signature, signed_planes
 from nait_fast.ranking.sources import ESTIMATORS
@@ -24,7 +25,7 @@ def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature:
     assert codebook.scale is not None
     weights = (signature.tensors["direction"] * codebook.scale).astype(np.float32)
     planes, plane_weights, scale = signed_planes(weights, PLANES, codebook.layout)
-    kept = {k: codebook.meta[k] for k in ("reading", "first_token", "model", "template", "layers", "widths")}
+    kept = identity.kept(codebook.meta, ("reading",))
     meta = {
         "method": "contrast",
         **kept,

@@ -7,6 +7,7 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.labels import groups_of
+from nait_fast.index import identity
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream
 from nait_fast.ranking.scan import check_index, scan
@@ -78,5 +79,5 @@ def exact_column(index: Index, name: str) -> np.ndarray:
 
 def fits(index: Index, signature: Signature) -> bool:
     """Whether the signature was made with the model, layers and template of ``index``, whatever that can score."""
-    told = index.manifest
-    return all(signature.meta[key] == told[key] for key in ("model", "template", "layers", "first_token"))
+    mine, theirs = signature.meta, index.manifest
+    return identity.is_old(mine) == identity.is_old(theirs) and identity.difference(mine, theirs) is None

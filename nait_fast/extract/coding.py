@@ -12,7 +12,7 @@ from nait_fast.extract.coders import Coder, NeuronCoder, RotatedCoder, TopKCoder
 from nait_fast.extract.component_coder import ComponentCoder, split_bytes
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.index.codebook import Codebook
+from nait_fast.index.codebook import Codebook, check_codebook
 from nait_fast.index.format import CodeLayout, code_layout, columns_of
 
 BYTES = 1024  # of codec components, unless told (docs/methods.md)
@@ -60,13 +60,9 @@ class Coding:
         expected = {**self.session.identity(), "reading": self.reading, "codec": self._options.codec}
         if self.session.embed_layer is not None:
             expected["embed_layer"] = self.session.embed_layer
-        for key, value in expected.items():
-            if codebook.meta.get(key) != value:
-                what = "model or --layers" if key == "model" else key
-                raise NaitError(
-                    f"--codebook: it was made with another {what} ({codebook.meta.get(key)}, here {value}); "
-                    "recalibrate (leave --codebook out) or use the same options"
-                )
+        more = [key for key in ("reading", "codec", "embed_layer") if key in expected]
+        remedy = "recalibrate (leave --codebook out) or use the same options"
+        check_codebook(codebook, expected, f"--codebook {self._options.codebook}", remedy, more)
 
     def _outliers(self, given: Codebook | None) -> int:
         """How many neurons codec rotated keeps as numbers: the given codebook's, as asked, or the default."""

@@ -20,6 +20,7 @@ from nait_fast.index.format import (
     plan_name,
     shard_name,
 )
+from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index
 from nait_fast.index.run import read_run, write_run
@@ -136,6 +137,8 @@ class IndexFolder:
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+        if changed and isinstance(before.get("model"), str) and is_old(before):
+            raise NaitError(f"{self.path}: holds an index that was made {OLD}; choose another folder or delete it")
         if changed:
             what = ", ".join(f"{k} ({before.get(k)} -> {now.get(k)})" for k in changed[:3])
             raise NaitError(f"{self.path}: holds an index made otherwise: {what}; choose another folder or delete it")

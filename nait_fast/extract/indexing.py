@@ -93,13 +93,12 @@ class IndexBuild:
             **self.coding.description,
             "template_kind": session.encoder.template.kind,
             "template_date": session.encoder.template.date,
-            "max_length": session.encoder.max_length,
         }
         identity = {
             **self.description,
             "too_long": options.too_long,
             "shard_rows": pool.unit_rows,
-            "dtype": str(next(session.model.body.parameters()).dtype).removeprefix("torch."),
+            "precision": session.model.precision,
             "batch_tokens": session.batch_tokens,
             "calibration": self._given.hash
             if self._given

@@ -66,7 +66,9 @@ class Session:
         """What a signature, a codebook or an index must share with this session to fit it."""
         return {
             "model": self.model.fingerprint,
+            "dtype": self.model.dtype_class,
             "template": self.encoder.template.hash,
+            "max_length": self.encoder.max_length,
             "first_token": self.first_token,
             "layers": [spec.layer for spec in self.model.specs],
             "widths": self.model.widths,

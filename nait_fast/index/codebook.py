@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import values
+from nait_fast.index import identity, values
 from nait_fast.index.components import NAMES as COMPONENTS
 from nait_fast.index.components import Components, components_of
 from nait_fast.index.files import pack_tensors, read_all, read_head, read_tensors, sha256, write_atomic
@@ -29,9 +29,9 @@ class Codebook:
     deviation; ``frequency``: share of the sample whose bit is set (p_pool); ``drift_mean``: mean drift of the sample
     (for nait's ``sign=contrast``); ``rotation``, ``components``: of the codecs rotated and components, whose centre is
     ``threshold``; ``hidden_mean`` fp32
-    [H]: mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading, first_token, top_k, model
-    fingerprint, layers, widths, template hash, samples, and embed_layer where there are embeddings. ``sealed``: false
-    for one whose file an older nait_fast wrote, without checksums.
+    [H]: mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading, first_token, top_k,
+    dtype, max_length, hashes of model and template, layers, widths, samples, and embed_layer with embeddings.
+    ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
     """
 
     frequency: np.ndarray
@@ -72,7 +72,8 @@ def load_codebook(path: str | os.PathLike[str]) -> Codebook:
     try:
         layout, layers = values.layout(meta), meta["layers"]
         n = layout.n_neurons
-        for key in ("codec", "reading", "first_token", "model", "template"):
+        identity.check(meta)
+        for key in ("codec", "reading"):
             values.text(meta[key], key)
         values.count(meta["samples"], "samples", 2)
         if missing := {"frequency", "threshold", "scale"} - tensors.keys():
@@ -93,6 +94,18 @@ def load_codebook(path: str | os.PathLike[str]) -> Codebook:
         raise NaitError(f"{file}: not a valid codebook ({error})") from None
     arrays = {name: np.array(array) for name, array in tensors.items()}
     return Codebook(meta=meta, rotation=rotation, components=components, sealed=bool(head.checksum), **arrays)
+
+
+def check_codebook(
+    codebook: Codebook, here: Mapping[str, Any], where: str, remedy: str, more: Iterable[str] = ()
+) -> None:
+    """Refuse a codebook of another identity than ``here``, a session's, or another of ``more``. Raises NaitError."""
+    if identity.is_old(codebook.meta):
+        raise NaitError(f"{where}: was made {identity.OLD}; index that pool again")
+    key = identity.difference(codebook.meta, here, more)
+    if key is not None:
+        theirs, mine = (values.short(told.get(key)) for told in (codebook.meta, here))
+        raise NaitError(f"{where}: made with another {identity.name_of(key)} ({theirs}, here {mine}); {remedy}")
 
 
 def load_calibration(

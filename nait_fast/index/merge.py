@@ -17,8 +17,8 @@ from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
 
 # What the manifest says of a code, and so must be the same in all: a row's bits then mean the same.
-_SAME = ("model", "layers", "widths", "codec", "reading", "first_token", "top_k", "template", "template_kind",
-         "template_date",
+_SAME = ("dtype", "model", "layers", "widths", "codec", "reading", "first_token", "top_k", "template",
+         "template_kind", "template_date",
          "max_length", "row_bytes", "outliers", "components", "embedding", "embed_layer", "codebook",
          "exact")  # fmt: skip
 _DUPLICATE = "its id is that of row "  # found anew: the other row may now be one of another index

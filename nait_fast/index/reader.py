@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import ids, values
+from nait_fast.index import identity, ids, values
 from nait_fast.index.blocks import Tensor
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import map_tensors, read_head, read_json, read_sealed, sha256_file
@@ -144,7 +144,8 @@ class Index:
     def _take(self, told: dict[str, Any]) -> None:
         """The manifest's entries. Raises ValueError, KeyError or TypeError where they are not what was ever written."""
         self.layout = values.layout(told)
-        for key in ("codec", "reading", "first_token", "model_name", "model", "template_kind", "template"):
+        identity.check(told)
+        for key in ("codec", "reading", "model_name", "template_kind"):
             values.text(told[key], key)
         if told["codec"] not in CODECS:
             raise ValueError(f"codec: {values.short(told['codec'])}")

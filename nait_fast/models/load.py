@@ -1,8 +1,6 @@
 """Loads a model's body and tokenizer from a local folder, a GGUF file or a Hub id."""
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +15,11 @@ from nait_fast.errors import NaitError, first_line
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
+from nait_fast.models.identity import model_identity
 from nait_fast.models.packed import packed_attention_for, pads_exactly
 from nait_fast.models.patch import activation_dtype, probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_decoder
+from nait_fast.models.weight_cache import Entry
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,8 +29,9 @@ class LoadedModel:
     """A decoder body (no LM head) ready to capture from.
 
     ``specs`` are the chosen layers; ``attention``: the name of the packed attention that is exact here (None: it runs
-    padded); ``fingerprint`` identifies weights and chosen layers whatever the dtype and device; ``max_tokens``: a
-    longer sample would change the others of its batch (RoPE that depends on the longest), None without such a limit;
+    padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/identity.py``);
+    ``max_tokens``: a longer sample would change the others of its batch (RoPE that depends on the longest), None
+    without such a limit;
     ``fused``: modules and the faster forwards proved equal to theirs.
     """
 
@@ -46,6 +47,16 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         return next(self.body.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """The type of the weights, by the token embeddings' (others may be quantised)."""
+        return str(activation_dtype(self.body)).removeprefix("torch.")
+
+    @property
+    def dtype_class(self) -> str:
+        """The type of the weights as far as numbers of one must not meet those of another: both halves are ``half``."""
+        return "half" if self.precision in ("bfloat16", "float16") else self.precision
 
     @property
     def packs(self) -> bool:
@@ -73,23 +84,6 @@ class LoadedModel:
     def widths(self) -> list[int]:
         """Neurons of each chosen layer."""
         return [spec.n_neurons for spec in self.specs]
-
-
-def fingerprint(body: Any, layers: list[int]) -> str:
-    """SHA-256 (first 16 hex digits) over the architecture, the chosen layers and 64 bf16 samples of each weight.
-
-    Rounding to bf16 makes the fp32 and the bf16 copy of a checkpoint the same model.
-    """
-    digest = hashlib.sha256()
-    config = body.config.to_dict()
-    keys = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    digest.update(json.dumps([{k: config.get(k) for k in keys}, layers], sort_keys=True).encode())
-    for name, parameter in sorted(body.named_parameters()):
-        flat = parameter.detach().reshape(-1)
-        step = max(1, flat.numel() // 64)
-        sample = flat[::step][:64].to("cpu", torch.float32).bfloat16().float()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -180,10 +174,11 @@ def load_model(
     target = pick_device(device)
     refuse_adapter(model)
     source, extra = locate(model)
+    entry = Entry.of(model if extra else source)
     with without_bars():
         whole, loading = read_model(model, source, extra, pick_dtype(dtype, target), target, trust_remote_code)
     words = load_tokenizer(model, tokenizer, trust_remote_code)
-    return prepare(whole, words, layers=layers, name=model, loading=loading)
+    return prepare(whole, words, layers=layers, name=model, loading=loading, entry=entry)
 
 
 def apart(model: Any) -> Any:
@@ -200,12 +195,19 @@ def apart(model: Any) -> Any:
 
 
 def prepare(
-    model: Any, tokenizer: Any, *, layers: str = "all", name: str = "", loading: Loading | None = None
+    model: Any,
+    tokenizer: Any,
+    *,
+    layers: str = "all",
+    name: str = "",
+    loading: Loading | None = None,
+    entry: Entry | None = None,
 ) -> LoadedModel:
     """A ``LoadedModel`` around a transformers model in memory (causal LM or body); it is not changed.
 
-    The model must be in evaluation mode. ``loading``: how its checkpoint agreed with it. Raises NaitError for unknown
-    families, experts, weights that were not loaded and layers that do not run once a token.
+    The model must be in evaluation mode. ``loading``: how its checkpoint agreed with it; ``entry``: where the hash of
+    the checkpoint's weights is kept. Raises NaitError for unknown families, experts, weights that were not loaded and
+    layers that do not run once a token.
     """
     refuse_encoder(model)
     body = text_decoder(model)
@@ -232,7 +234,7 @@ def prepare(
         tokenizer,
         specs,
         attention,
-        fingerprint(body, [spec.layer for spec in specs]),
+        model_identity(body, specs, entry),
         _rope_limit(body.config),
         fused_forwards(body),
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.index import identity
 from nait_fast.index.codebook import Codebook
 from nait_fast.ranking.signature import Signature
 
@@ -19,7 +20,7 @@ def embed_signature(
     """
     assert codebook.hidden_mean is not None
     centroid = (hidden.mean(axis=0, dtype=np.float64) - codebook.hidden_mean).astype(np.float32)
-    kept = {k: codebook.meta[k] for k in ("first_token", "model", "template", "layers", "widths", "embed_layer")}
+    kept = identity.kept(codebook.meta, ("embed_layer",))
     meta = {"method": "embed", "reading": "hidden", **kept, "codebook": codebook.hash, "samples": len(hidden),
             "target": target or {}}  # fmt: skip
     return Signature(name, meta, {"centroid": centroid, "hidden_mean": codebook.hidden_mean})

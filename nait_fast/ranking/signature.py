@@ -1,6 +1,7 @@
 """Signatures: what a capability looks like, as weights over neurons that bit codes (or activations) are scored with."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from nait_fast.config import METHODS
 from nait_fast.errors import NaitError
-from nait_fast.index import values
+from nait_fast.index import identity, values
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.files import pack_tensors, read_all, read_head, sha256, write_atomic
 from nait_fast.index.format import CodeLayout
@@ -24,8 +25,8 @@ class Signature:
     methods ``planes`` uint8 [P, row_bytes] and
     ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p plane_weights[p] · popcount(b & planes[p])) beside the
     float ``weights`` fp32 [N], and for contrast the ``threshold`` fp32 [N] of its codebook. ``meta``: method, reading,
-    first_token, model fingerprint, template hash, codebook hash, layers, widths, samples and statistics of the target.
-    ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
+    first_token, dtype, max_length, hashes of model, template and codebook, layers, widths, samples and statistics of
+    the target. ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
     """
 
     name: str
@@ -54,8 +55,18 @@ class Signature:
         """First 16 hex digits of the SHA-256 of the file."""
         return sha256(self.to_bytes())[:16]
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> Path:
+        """Write ``NAME.safetensors`` into ``folder`` and return its path. Raises NaitError where a file of that name is
+        no signature, which could be a model's, unless the caller knows it for its own (``replace``)."""
         path = Path(folder) / f"{self.name}.safetensors"
+        if not replace and os.path.lexists(path):
+            try:
+                read_head(path, "signature")
+            except NaitError:
+                raise NaitError(
+                    f"{path}: is in the way: it is no signature of nait_fast, and would be written over; move it, or "
+                    "choose another folder"
+                ) from None
         write_atomic(path, self.to_bytes())
         return path
 
@@ -91,8 +102,8 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
 
 def _check_meta(meta: dict[str, Any]) -> None:
     """Raises KeyError or ValueError."""
-    for key in ("model", "template", "reading", "first_token"):
-        values.text(meta[key], key)
+    identity.check(meta)
+    values.text(meta["reading"], "reading")
     values.count(meta["samples"], "samples", 1)
     if meta["method"] == "nait":
         for key in ("explained", "sign_margin"):
@@ -132,17 +143,12 @@ def _check_tensors(tensors: dict[str, np.ndarray], expected: dict[str, str], lay
             raise ValueError("'plane_weights' are beyond what a score can hold")
 
 
-def check_fits(signature: Signature, model: str, template: str, codebook: str | None, where: str) -> None:
-    """Refuse a signature made with another model, template or codebook than ``where`` was. Raises NaitError."""
-    for what, mine, theirs in (
-        ("model or --layers", signature.meta["model"], model),
-        ("template", signature.meta["template"], template),
-    ):
-        if mine != theirs:
-            raise NaitError(
-                f"signature '{signature.name}' was made with another {what} ({mine}) than {where} ({theirs}): "
-                f"rebuild it with the same {what}"
-            )
+def check_fits(signature: Signature, told: Mapping[str, Any], codebook: str | None, where: str) -> None:
+    """Refuse a signature whose identity, or codebook, is another than ``where`` has. Raises NaitError.
+
+    ``told``: an index's manifest, or a session's identity.
+    """
+    identity.refuse(signature.meta, told, f"signature '{signature.name}'", where)
     if codebook is not None and signature.method in ("contrast", "embed") and signature.meta["codebook"] != codebook:
         raise NaitError(
             f"signature '{signature.name}' was made with another codebook ({signature.meta['codebook']}) than {where} "
@@ -210,7 +216,7 @@ def contrast_signature(
         w = frequency - codebook.frequency
     w = w.astype(np.float32)
     packed, plane_weights, scale = top_m_planes(w, top_m, layout) if top_m else signed_planes(w, planes, layout)
-    kept = {k: codebook.meta[k] for k in ("reading", "first_token", "model", "template", "layers", "widths")}
+    kept = identity.kept(codebook.meta, ("reading",))
     meta = {
         "method": "contrast", **kept, "codebook": codebook.hash, "samples": n, "scale": scale, "weights": weights,
         "target": target or {},

@@ -9,9 +9,11 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import Rows, codes_at, drawn_places
+from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Part
 from nait_fast.kernels import PopcountScan
+from nait_fast.notices import warn
 from nait_fast.ranking.components import ComponentScan
 from nait_fast.ranking.embed import cosines
 from nait_fast.ranking.signature import Signature, check_fits
@@ -34,14 +36,15 @@ def check_index(index: Index, signatures: Sequence[Signature]) -> None:
         raise NaitError(f"two signatures have the name '{max(names, key=names.count)}': rename one file's target")
     for signature in signatures:
         where = f"index {index.folder}"
-        check_fits(signature, index.manifest["model"], index.manifest["template"], index.codebook_hash, where)
-        if signature.meta["layers"] != index.manifest["layers"]:
-            raise NaitError(f"signature '{signature.name}' covers other layers than {where}: rebuild it")
+        check_fits(signature, index.manifest, index.codebook_hash, where)
         check = {"estimated": _check_estimated, "embedding": _check_embedding, "bits": _check_bits}.get(
             source_of(index, signature)
         )
         if check is not None:
             check(index, signature, where)
+    if signatures and is_old(index.manifest):
+        warn(f"index {index.folder} and signature '{names[0]}' were made {OLD}: whether they agree in these is not "
+             "known; index the pool again and rebuild the signatures to be sure")  # fmt: skip
 
 
 def _check_estimated(index: Index, signature: Signature, where: str) -> None:

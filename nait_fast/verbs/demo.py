@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import open_session
 from nait_fast.index.files import make_folder, write_atomic
 from nait_fast.index.reader import Index
+from nait_fast.outputs import Output, State
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.topk import order
 from nait_fast.verbs import rank
-from nait_fast.verbs.index import directions_of
+from nait_fast.verbs.index import directions_of, hold_folder
 from nait_fast.verbs.signature import build_signatures, open_targets
 
 METHODS = ("contrast", "nait")
@@ -40,9 +43,8 @@ def find_model() -> str:
     return files[0]
 
 
-def _write(path: Path, rows: list[dict[str, str]]) -> str:
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    return str(path)
+def _lines(rows: list[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def _rankings(index: Index, signatures: list[Signature]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -65,16 +67,32 @@ def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
         clock.append(time.perf_counter())
         return clock[-1] - clock[-2]
 
-    folder = make_folder(output)
+    with ExitStack() as held:
+        return _run(model, output, quiet, lap, clock, held)
+
+
+def _run(
+    model: str | None, output: str, quiet: bool, lap: Callable[[], float], clock: list[float], held: ExitStack
+) -> dict[str, Any]:
     pool_rows = make_pool()
-    pool = Pool(_write(folder / "pool.jsonl", pool_rows))
-    targets = open_targets(
-        tuple(f"{name}={_write(folder / f'{name}.jsonl', make_target(name))}" for name in TARGETS), "auto"
-    )
+    data = {"pool.jsonl": _lines(pool_rows), **{f"{name}.jsonl": _lines(make_target(name)) for name in TARGETS}}
+    inputs = [("--model", model)] if model else []
+
+    def recognise(path: Path) -> tuple[State, str | None]:
+        return (State.WHOLE if path.read_bytes() == data[path.name] else State.FOREIGN), None
+
+    folder = make_folder(output)
+    place = held.enter_context(Output(folder, data, recognise=recognise, inputs=inputs))
+    place.begin()
+    for name, content in data.items():
+        write_atomic(folder / name, content)
+    place.done("demo")
+    pool = Pool(str(folder / "pool.jsonl"))
+    targets = open_targets(tuple(f"{name}={folder / f'{name}.jsonl'}" for name in TARGETS), "auto")
     session = open_session(ModelOptions(model=model or find_model()), DataOptions(), quiet=quiet)
     seconds = {"load": lap()}
     options = IndexOptions(model=session.model.name, dataset=pool.path, output=str(folder / "index"), reading="mean")
-    build = IndexBuild(session, pool, options, make_folder(options.output), exact_readings=frozenset(["drift"]))
+    build = IndexBuild(session, pool, options, hold_folder(options, held), exact_readings=frozenset(["drift"]))
     codebook = build.codebook()
     seconds["calibrate"] = lap()
     signatures = {

@@ -61,11 +61,24 @@ def recognise(path: Path) -> tuple[State, str | None]:
     return (State.OURS if path == place and place.exists() else State.FOREIGN), None
 
 
+def _signatures_of(folder: Path) -> set[str]:
+    """Hashes of the signatures that an evaluation in the folder tells of."""
+    try:
+        return {str(signature["hash"]) for signature in read_sealed(folder / FILE)["signatures"]}
+    except (NaitError, KeyError, TypeError):
+        return set()
+
+
 def _evaluate(options: EvaluateOptions, output: Output, sizes: list[int], quiet: bool) -> dict[str, Any]:
     index = Index(options.index)
     case = Case(index, [load_signature(path) for path in options.signature], options.seed, options.device)
-    of = question([sorted(s.hash for s in case.signatures), [dataset["sha256"] for dataset in index.datasets]])
-    output.check_question(of, "other signatures or another index")
+    of = question([dataset["sha256"] for dataset in index.datasets])
+    output.check_question(of, "of another index")
+    if not options.overwrite and (lost := _signatures_of(output.folder) - {s.hash for s in case.signatures}):
+        raise NaitError(
+            f"{output.folder / FILE}: is of {len(lost)} signatures that are not given now; choose another --output, or "
+            "pass --overwrite to replace it"
+        )
     core.check_core(case, options.core_targets)
     if options.model is None:
         check_device(options.device, index, case.ranked)

@@ -18,7 +18,9 @@ from nait_fast.extract.coders import top_sets
 from nait_fast.extract.projection import Project
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect
+from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.index.reader import Index
+from nait_fast.index.values import short
 from nait_fast.progress import Progress
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.signature import Signature
@@ -28,16 +30,21 @@ from nait_fast.verbs.signature import made_from
 def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     """The model that ``index`` was made with, under its layers, template and length. Raises NaitError for another."""
     told = index.manifest
+    if is_old(told):
+        raise NaitError(f"--model {options.model}: index {index.folder} was made {OLD}: whether this is its model is "
+                        "not known; index the pool again, or leave --model out")  # fmt: skip
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
+    if shared["dtype"] == "auto" and "dtype" in told:
+        shared["dtype"] = dtype_option(told["dtype"])
     model = ModelOptions(model=options.model or "", layers=",".join(map(str, told["layers"])), **shared)
     data = DataOptions(template=told["template_kind"], template_date=told.get("template_date"),
                        max_length=told["max_length"])  # fmt: skip
     session = open_session(model, data, told["first_token"], quiet)
     session.embed_layer = told.get("embed_layer")
-    for key, value in session.identity().items():
-        if told[key] != value:
-            raise NaitError(f"--model {options.model}: index {index.folder} was made with another {key} ({told[key]}, "
-                            f"here {value}); name the model of the index")  # fmt: skip
+    here = session.identity()
+    if key := difference(told, here):
+        raise NaitError(f"--model {options.model}: index {index.folder} was made with another {name_of(key)} "
+                        f"({short(told[key])}, here {short(here[key])}); name the model of the index")  # fmt: skip
     return session
 
 

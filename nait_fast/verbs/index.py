@@ -43,10 +43,7 @@ def check_scored(signatures: list[Signature], session: Session) -> None:
                 f"--score: signature '{signature.name}' is of method {signature.method}; only nait signatures are "
                 "scored in the pass, the others rank the finished index"
             )
-        identity = session.identity()
-        check_fits(signature, identity["model"], identity["template"], None, "this index")
-        if signature.meta["first_token"] != identity["first_token"]:
-            raise NaitError(f"--score: signature '{signature.name}' was made with another --first-token")
+        check_fits(signature, session.identity(), None, "this index")
 
 
 def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _OF_SELECTION = (
 _OF_INDEX = (
     "kind", "codec", "reading", "rows", "tokens", "truncated", "duplicate_ids", "skipped", "row_bytes", "outliers",
     "components", "embedding", "embed_layer", "model",
-    "template_kind", "max_length", "codebook", "exact", "datasets",
+    "template_kind", "max_length", "dtype", "codebook", "exact", "datasets",
 )  # fmt: skip
 _OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures", "missing")
 

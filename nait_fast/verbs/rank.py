@@ -154,7 +154,7 @@ def write_manifest(
     folder: Path, verb: str, config: dict[str, Any], index: Index, told: dict[str, Any]
 ) -> dict[str, Any]:
     """``manifest.json`` of a selection; returns it."""
-    kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "datasets")
+    kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "dtype", "datasets")
     manifest = {
         "kind": export.KIND, "verb": verb, **told,
         **{key: index.manifest[key] for key in kept if key in index.manifest},
@@ -180,5 +180,5 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         with recorded() as warnings:
             told = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
         write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
-        output.done(of)
+        output.done(of, asked=None)
     return {"output": str(folder), **told}

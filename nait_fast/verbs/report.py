@@ -1,16 +1,34 @@
 """``report``: a selection's folder in, one HTML file out that tells what was selected and why."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+from nait_fast import evaluation
 from nait_fast.config import ReportOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.files import make_folder, write_atomic
+from nait_fast.index.lock import FOLDER_LOCK, OutputLock
+from nait_fast.outputs import (
+    HTML,
+    Output,
+    State,
+    check_inputs,
+    inputs_of,
+    is_plain,
+    refuse,
+    seal_of,
+    sealed,
+    sweep,
+)
 from nait_fast.progress import say
 from nait_fast.reporting.drawing import need_matplotlib
 from nait_fast.reporting.gather import gather
+from nait_fast.reporting.source import open_selection
+from nait_fast.verbs.rank import answers
 
 FILE = "report.html"
+_TITLE = " – nait_fast</title>".encode()
 
 
 def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
@@ -27,17 +45,67 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     if not Path(options.selection).is_dir():
         raise NaitError(f"{options.selection}: no such folder; give one that select or rank wrote")
     folder = make_folder(output.parent)
-    plots = None if options.plots is None else make_folder(options.plots, "--plots")
-    say("report: reading the selection", quiet)
-    report = gather(options, folder)
-    say("report: drawing", quiet)
-    figures = draw(report, plots is not None)
-    data = render(report, figures)
-    write_atomic(output, data)
-    files: list[str] = []
-    if plots is not None:
+    inside = folder.resolve() == Path(options.selection).resolve()
+    lock = folder / FOLDER_LOCK if inside else folder / f".{output.name}.lock"
+    with OutputLock(lock, f"--output {output}", keep=inside):
+        sweep(folder, {output.name}.__contains__)
+        check_inputs(folder, {output.name}.__contains__, _read(options))
+        of = _check(output, options)
+        plots = None if options.plots is None else make_folder(options.plots, "--plots")
+        say("report: reading the selection", quiet)
+        report = gather(options, folder)
+        say("report: drawing", quiet)
+        figures = draw(report, plots is not None)
+        data = sealed(render(report, figures), of, HTML)
+        files: list[str] = []
+        drawn: dict[str, bytes] = {}
         for drawing in (drawing for section in figures.values() for drawing in section):
-            for name, content in ((f"{drawing.name}.svg", drawing.svg), (f"{drawing.name}.png", drawing.png)):
-                write_atomic(plots / name, content)
-                files.append(name)
+            drawn |= {f"{drawing.name}.svg": drawing.svg, f"{drawing.name}.png": drawing.png}
+        if plots is not None:
+            locked = inside and plots.resolve() == folder.resolve()
+            with Output(plots, drawn, overwrite=options.overwrite, flag="--plots", lock=not locked) as place:
+                place.check_question(of, "plots of another selection")
+                place.begin()
+                for name, content in drawn.items():
+                    write_atomic(plots / name, content)
+                    files.append(name)
+                place.done(of)
+        write_atomic(output, data)
     return {"output": str(output), "bytes": len(data), "plots": files, "notes": report.notes}
+
+
+def _read(options: ReportOptions) -> list[tuple[str, str]]:
+    """What a report reads beside the selection, whose folder it may lie in: of an evaluation's folder, the file."""
+    found = [(flag, path) for flag, path in inputs_of(options) if flag not in ("--selection", "--evaluation")]
+    if options.evaluation is not None:
+        path = Path(options.evaluation)
+        found.append(("--evaluation", str(path / evaluation.FILE if path.is_dir() else path)))
+    return found
+
+
+def _check(output: Path, options: ReportOptions) -> str:
+    """The question of the selection. Raises NaitError where another file, or the report of another selection, is in
+    the way."""
+    manifest = open_selection(options.selection).manifest
+    of = answers(manifest["signatures"], manifest["datasets"])
+    if not os.path.lexists(output):
+        return of
+    state, made = _state(output)
+    refuse(output, state, options.overwrite)
+    inside = output.parent.resolve() == Path(options.selection).resolve()  # it goes with whatever is selected there
+    if not inside and made not in (None, of) and not options.overwrite:
+        raise NaitError(
+            f"{output}: is the report of another selection; choose another --output, or pass --overwrite to replace it"
+        )
+    return of
+
+
+def _state(output: Path) -> tuple[State, str | None]:
+    if not is_plain(output):
+        return State.FOREIGN, None
+    told = seal_of(output, HTML)
+    if told is not None:
+        return told
+    with open(output, "rb") as file:
+        old = _TITLE in file.read(1 << 12)  # of a version that did not seal its pages
+    return (State.WHOLE if old else State.FOREIGN), None

@@ -65,9 +65,7 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
     check_exports(options.export, pool.detect())
     pool.warn_of_formats()
     targets = open_targets(options.target, "auto", pool.rules)
-    made = held.enter_context(
-        signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs, lock=False)
-    )
+    made = held.enter_context(signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs))
     asked = question([pool.plan().sha256, questions(targets, options, reading)])
     _check_asked(output, asked, options)
     number = options.workers or default_workers(options.device)

@@ -15,7 +15,7 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.coders import top_sets
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, session_around
 from nait_fast.extract.sinks import Collect
-from nait_fast.index.codebook import Codebook, load_codebook
+from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.index.files import make_folder
 from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import Progress
@@ -141,12 +141,9 @@ def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> 
 
 
 def _check_codebook(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
-    expected = {**session.identity(), **({"reading": reading} if options.method == "contrast" else {})}
-    for key, value in expected.items() if codebook is not None else ():
-        if codebook is not None and codebook.meta.get(key) != value:
-            what = "model or --layers" if key == "model" else key
-            raise NaitError(f"--codebook {options.codebook}: made with another {what} ({codebook.meta.get(key)}, "
-                            f"here {value}); use the options of the index")  # fmt: skip
+    if codebook is not None:
+        here, more = {**session.identity(), "reading": reading}, ("reading",) if options.method == "contrast" else ()
+        check_codebook(codebook, here, f"--codebook {options.codebook}", "use the options of the index", more)
 
 
 def from_memory(
@@ -198,7 +195,6 @@ def signature_output(
     options: Any,
     reading: str,
     inputs: list[tuple[str, str]],
-    lock: bool = True,
 ) -> "SignatureOutput":
     """The folder of signatures of ``targets``; with ``with``, checked for what is in their way."""
     asked = questions(targets, options, reading)
@@ -213,7 +209,7 @@ def signature_output(
         same = (meta["method"], meta["reading"], made.get("sha256")) == (options.method, reading, target.scan().sha256)
         return (State.WHOLE if same else State.OURS), None
 
-    return SignatureOutput(folder, asked, recognise=recognise, inputs=inputs, overwrite=options.overwrite, lock=lock)
+    return SignatureOutput(folder, asked, recognise=recognise, inputs=inputs, overwrite=options.overwrite)
 
 
 class SignatureOutput(Output):
@@ -236,7 +232,7 @@ class SignatureOutput(Output):
     def save(self, signatures: Sequence[Signature]) -> list[Path]:
         """Write the signatures' files."""
         self.begin()
-        files = [signature.save(self.folder) for signature in signatures]
+        files = [signature.save(self.folder, replace=True) for signature in signatures]
         self.done(self._asked)
         return files
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nait_fast.data import streams
+from nait_fast.data import json_rows, streams
 from nait_fast.data.pool import Pool, PoolInfo
 from tests.data.pools import (
     MAKERS,
@@ -45,7 +45,8 @@ def test_every_container(tmp_path: Path, make: Callable[[Path], Path], kind: str
 
 
 def test_rows_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "BLOCK", 7)
+    for module in (streams, json_rows):
+        monkeypatch.setattr(module, "BLOCK", 7)
     rows = [{"text": "x" * length, "deep": [{"n": 12345678, "s": '"]}\\'}]} for length in (1, 50, 3, 200)]
     for text in (json.dumps(rows), json.dumps(rows, indent=3), " \n " * 9 + json.dumps(rows) + "\n" * 9):
         (tmp_path / "pool.json").write_text(text)
@@ -89,6 +90,9 @@ def test_empty_lists_and_tables(tmp_path: Path) -> None:
         ('[{"text": "a"}] x', "row 1: not JSON (Extra data"),
         ('[{"text": "a"}, 3]', "row 1: a row must be a JSON object, not int"),
         ('{\n"rows": []\n}', 'without a list under "data"'),
+        ('{"data": []\n, "data": [{"text": "a"}]}', 'a second list under "data"'),
+        ('{"data": [{"text": "a"}],\n}', ":1: not JSON"),
+        ('{"data": [{"text": "a"}]\n} x', ":1: not JSON"),
         ('{"text": "a"', ":1: not JSON"),
         ('{"text": "a"}\n{"text": ', ":2: not JSON"),
         ("3", ":1: a row must be a JSON object"),

@@ -21,8 +21,10 @@ LAYOUT = CodeLayout.of(WIDTHS)
 SHARED = {
     "reading": "mean",
     "first_token": "exclude",
-    "model": "m0",
-    "template": "t0",
+    "model": "a" * 32,
+    "template": "b" * 32,
+    "dtype": "float32",
+    "max_length": 40,
     "layers": [0, 1],
     "widths": WIDTHS,
 }

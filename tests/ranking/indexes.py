@@ -10,7 +10,8 @@ from nait_fast.index.files import checksum_of, pack_tensors, sha256, write_seale
 from nait_fast.index.format import FORMAT_VERSION, MANIFEST, CodeLayout, shard_name
 from nait_fast.ranking.signature import Signature, signed_planes
 
-IDENTITY = {"model": "a" * 16, "template": "b" * 16, "reading": "mean", "first_token": "exclude"}
+IDENTITY = {"model": "a" * 32, "template": "b" * 32, "reading": "mean", "first_token": "exclude", "dtype": "float32",
+            "max_length": 512}  # fmt: skip
 CODEBOOK = "c" * 16
 
 
@@ -47,7 +48,7 @@ def write_index(
     pool = {"path": "pool.jsonl", "kind": "jsonl", "format": "text", "rows": first, "sha256": ""}
     manifest = {
         "kind": "nait_fast index", "format_version": FORMAT_VERSION, "codec": "neuron", **IDENTITY,
-        "model_name": "tiny", "template_kind": "chat", "max_length": 512, "layers": list(range(len(widths))),
+        "model_name": "tiny", "template_kind": "chat", "layers": list(range(len(widths))),
         "widths": list(layout.widths), "row_bytes": layout.row_bytes, "codebook": CODEBOOK, "calibration": None,
         "exact": exact or {}, "datasets": datasets or [pool], "rows": rows, "tokens": tokens, "truncated": 0,
         "duplicate_ids": 0, "skipped": {"rows": first - rows, "reasons": {}}, "shards": entries,

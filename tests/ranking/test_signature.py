@@ -30,7 +30,9 @@ from nait_fast.ranking.signature import (
 LAYOUT = CodeLayout.of([40, 33])
 N = LAYOUT.n_neurons
 RNG = np.random.default_rng(0)
-IDENTITY = {"model": "m0", "template": "t0", "first_token": "exclude", "layers": [0, 1], "widths": [40, 33]}
+IDENTITY = {"model": "a" * 32, "template": "b" * 32, "dtype": "float32", "max_length": 512, "first_token": "exclude",
+            "layers": [0, 1], "widths": [40, 33]}  # fmt: skip
+OLD = {k: v[:16] if k in ("model", "template") else v for k, v in IDENTITY.items() if k not in ("dtype", "max_length")}
 CODEBOOK = Codebook(
     frequency=RNG.random(N).astype(np.float32),
     meta={"codec": "neuron", "reading": "mean", "samples": 512, **IDENTITY},
@@ -216,14 +218,33 @@ def test_hostile_tensors_are_refused(tmp_path: Path) -> None:
 
 def test_check_fits_says_what_differs() -> None:
     signature = made("contrast")
-    check_fits(signature, "m0", "t0", CODEBOOK.hash, "index X")
-    check_fits(signature, "m0", "t0", None, "index X")
-    check_fits(made("nait"), "m0", "t0", "another", "index X")  # needs no codebook
-    for arguments, words in (
-        (("m1", "t0", CODEBOOK.hash), "another model or --layers (m0) than index X (m1): rebuild it with the same"),
-        (("m0", "t1", CODEBOOK.hash), "another template (t0) than index X (t1)"),
-        (("m0", "t0", "c1"), f"another codebook ({CODEBOOK.hash}) than index X (c1): rebuild it with --codebook"),
+    check_fits(signature, IDENTITY, CODEBOOK.hash, "index X")
+    check_fits(signature, IDENTITY, None, "index X")
+    check_fits(made("nait"), IDENTITY, "another", "index X")  # needs no codebook
+    for change, codebook, words in (
+        ({"model": "c" * 32}, CODEBOOK.hash, "another model (or configuration) ('aaaa"),
+        ({"template": "c" * 32}, CODEBOOK.hash, "another template or tokenizer ('bbbb"),
+        ({"dtype": "half"}, None, "another dtype ('float32') than index X ('half'): rebuild it with --dtype bfloat16"),
+        ({"max_length": 64}, None, "another max_length (512) than index X (64): rebuild it with --max-length 64"),
+        ({"first_token": "include"}, None, "rebuild it with --first-token include"),
+        ({"layers": [1, 2]}, None, "another layers ([0, 1]) than index X ([1, 2]): rebuild it with --layers 1,2"),
+        ({"widths": [40, 34]}, None, "another widths"),
+        ({}, "c1", f"another codebook ({CODEBOOK.hash}) than index X (c1): rebuild it with --codebook"),
     ):
         with pytest.raises(NaitError) as error:
-            check_fits(signature, *arguments, "index X")
+            check_fits(signature, {**IDENTITY, **change}, codebook, "index X")
         assert str(error.value).startswith("signature 'sums' was made with ") and words in str(error.value)
+
+
+def test_an_old_identity_is_compared_with_an_old_one_only() -> None:
+    new = made("nait")
+    old = Signature("old", {**{k: v for k, v in new.meta.items() if k not in IDENTITY}, **OLD}, new.tensors)
+    check_fits(old, {**OLD, "max_length": 512}, None, "index X")
+    with pytest.raises(NaitError, match="another model"):
+        check_fits(old, {**OLD, "model": "c" * 16}, None, "index X")
+    with pytest.raises(
+        NaitError, match=r"signature 'old' was made before all weights, .* cannot be compared with index X"
+    ):
+        check_fits(old, IDENTITY, None, "index X")
+    with pytest.raises(NaitError, match=r"index X was made before .*: rebuild the index"):
+        check_fits(new, {**OLD, "max_length": 512}, None, "index X")

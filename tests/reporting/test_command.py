@@ -55,7 +55,7 @@ def test_estimated_scores_and_embeddings(tmp_path: Path, tiny_model: str, pool_f
     assert told["notes"] == [] and len(page.find("svg")) == 4
     assert "Layers that decided" in page.words and "neurons that decided" not in page.words
     nait_fast.rank(index=str(index), signature=files, output=str(tmp_path / "two"), top_k=9)
-    html, told = report(tmp_path / "two", tmp_path / "r.html")
+    html, told = report(tmp_path / "two", tmp_path / "r.html", overwrite=True)
     assert "hidden is not told: they compare embeddings" in told["notes"][0] and len(check(html).find("svg")) == 8
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from nait_fast.index.lock import FOLDER_LOCK
+from nait_fast.outputs import CLAIM
 from nait_fast.reporting import words
 from nait_fast.reporting.drawing import COLOURS
 from tests.reporting.made import Made, make_rows, report
@@ -59,7 +61,7 @@ def test_the_same_selection_gives_the_same_bytes(made: Made, tmp_path: Path) -> 
     assert told[0][0] == told[1][0]
     files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
-    assert set(told[0][1]["plots"]) | {"r.html"} == set(files)
+    assert {*told[0][1]["plots"], "r.html", CLAIM, FOLDER_LOCK} == set(files)
     assert {"scores-t1.png", "composition.svg", "layers-t0.png", "length-t1.svg", "transfer-overlap.png"} <= set(files)
     for name, data in files.items():
         if name.endswith(".png"):
@@ -76,7 +78,7 @@ def test_many_targets(tmp_path: Path) -> None:
     assert len(page.find("svg")) == 3 * 8 + 1 + 2 and len(html) < 1_500_000
     for options, said in (({"combine": "roundrobin"}, "(in turns)"), ({"pick": "bottom"}, "chose the worst"),
                           ({"pick": "random", "combine": "max"}, "chose at random")):  # fmt: skip
-        out = made.select(signatures=made.signatures[:2], **options, fraction=0.1)
+        out = made.select("few", signatures=made.signatures[:2], **options, fraction=0.1)
         assert said in check(report(out, tmp_path / "few.html")[0]).words
 
 

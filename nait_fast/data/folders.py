@@ -1,0 +1,252 @@
+"""Which files of a folder are a pool's: those of one split, and what else lies there is named."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nait_fast.data.formats import detect
+from nait_fast.data.json_rows import json_layout, json_or_none
+from nait_fast.errors import NaitError
+from nait_fast.notices import warn
+
+LINES = (".jsonl", ".ndjson")
+COMPRESSED = (".gz", ".zst")
+_MOST_FILES, _MOST_FOLDERS = 100_000, 4  # looked at; folders below one another
+# Names by which `datasets` tells the splits of files that no README assigns.
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_WORDS = {word: split for split, words in _SPLITS.items() for word in words}
+_SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}")
+# Files that come with data and hold none: descriptions, settings, pictures, what tools leave behind.
+_BESIDE_NAMES = ("readme", "license", "licence", "notice", "citation", "changelog", "_success", "dataset_info.json",
+                 "dataset_infos.json", "dataset_dict.json", "state.json")  # fmt: skip
+_BESIDE_SUFFIXES = (".md", ".rst", ".html", ".py", ".yaml", ".yml", ".toml", ".png", ".jpg", ".jpeg", ".gif", ".svg",
+                    ".pdf", ".ipynb", ".crc", ".md5", ".sha256", ".lock", ".tmp")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that a pool is read from, in the order of their names. label: the folder, with the split if chosen."""
+
+    label: str
+    paths: tuple[Path, ...]
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that tells the kind (".jsonl" for "a.jsonl.gz"), or "" for a kind that is not read."""
+    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    known = (*LINES, ".json") if plain is not path else (*LINES, ".json", ".parquet")
+    return plain.suffix.lower() if plain.suffix.lower() in known else ""
+
+
+def pool_files(folder: Path, split: str | None) -> Files:
+    """The files of ``folder`` that are read as one pool: its own or, where it has none, those of the folders in it.
+
+    Files of several splits are refused unless ``split`` ("train", "train+test") says which. Warns of data that is
+    passed over. Raises NaitError.
+    """
+    _refuse_results(folder)
+    top = _entries(folder)
+    own = _data_among(top, folder)
+    below = [path for path in _below(folder) if path.parent != folder]
+    paths = own or _data_among(below, folder)
+    if not paths:
+        here = f" (but {_named(some, folder)})" if (some := [*top, *below]) else ""
+        raise NaitError(
+            f"{folder}: holds no .jsonl and no .parquet or .json files of rows{here}; give a file, or a folder of such "
+            "files"
+        )
+    if own and (deeper := [path for path in below if _is_data(path)]):
+        warn(
+            f"{folder}: {_named(deeper, folder)} in folders below {_are(deeper)} not read; give that folder to read it"
+        )
+    if described := _described(folder):
+        warn(f"{folder}: its dataset_info.json describes {_listed(described)}: all files are read, as one pool; give "
+             "one file for one of them")  # fmt: skip
+    labels = _labels(folder, paths)
+    if split is not None:
+        return _chosen(folder, split, labels)
+    named = sorted({label for label in labels.values() if label}, key=lambda label: (_word_in(label) != "train", label))
+    if len(named) > 1:
+        raise NaitError(
+            f"{folder}: holds files of several splits or folders ({_listed(named)}); name what to read: "
+            f"{folder}:{named[0]}, or {folder}:{'+'.join(named[:2])}"
+        )
+    if named and "" in labels.values() and _word_in(named[0]) != "train":
+        some = [path for path, label in labels.items() if label]
+        warn(f"{folder}: {_named(some, folder)} {_are(some)} read, too, though named as split {named[0]}; "
+             f"{folder}:{named[0]} reads that alone")  # fmt: skip
+    return Files(str(folder), tuple(paths))
+
+
+def _chosen(folder: Path, split: str, labels: dict[Path, str]) -> Files:
+    known = sorted({label for label in labels.values() if label})
+    for wanted in split.split("+"):
+        if wanted not in known:
+            which = f"name one of {_listed(known)}" if known else f"its files name none; leave out :{split}"
+            raise NaitError(f"{folder}: has no split {wanted}; {which}")
+    paths = tuple(path for path, label in labels.items() if label in split.split("+"))
+    return Files(f"{folder}:{split}", paths)
+
+
+def _refuse_results(folder: Path) -> None:
+    """An index or a selection is no pool: its rows would be there twice."""
+    path = folder / "manifest.json"
+    try:
+        value = json_or_none(path.read_bytes()) if path.is_file() and path.stat().st_size < 1 << 24 else None
+    except OSError:
+        return
+    kind = str((value or {}).get("kind", ""))
+    if kind.startswith("nait_fast "):
+        remedy = "give its selected.jsonl" if kind.endswith("selection") else "give the pool itself"
+        raise NaitError(f"{folder}: is a {kind}, no pool; {remedy}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    files = []
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists():
+            raise NaitError(f"{path}: a link to nothing; mend or remove it")
+        if path.is_file():
+            files.append(path)
+    return files
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Files in the folders below, in the order of their names; hidden folders and what is very deep are left out."""
+    seen = 0
+    for place, folders, files in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _MOST_FOLDERS else []
+        for name in sorted(files):
+            seen += 1
+            if seen > _MOST_FILES:
+                warn(f"{folder}: holds more than {_MOST_FILES:,} files; those after the first are passed over")
+                return
+            yield Path(place, name)
+
+
+def _is_data(path: Path) -> bool:
+    return bool(kind_of(path)) and not path.name.startswith(".") and path.name.lower() not in _BESIDE_NAMES
+
+
+def _data_among(files: Iterable[Path], folder: Path) -> list[Path]:
+    """The files that are read; the others are named, but for those that hold no data by their names."""
+    found, over = [], []
+    for path in files:
+        if _is_data(path) and not _is_description(path):
+            found.append(path)
+        elif path.name.lower() not in _BESIDE_NAMES and (kind_of(path) or not _is_beside(path)):
+            over.append(path)
+    if found and over:
+        warn(f"{folder}: {_named(over, folder)} {_are(over)} passed over: no rows that are read (.jsonl, .json, also "
+             ".gz, .zst; .parquet)")  # fmt: skip
+    return found
+
+
+def _is_description(path: Path) -> bool:
+    """A `.json` file that is one object and no row, with no list under "data": settings or statistics."""
+    if path.suffix.lower() != ".json" or path.stat().st_size > 1 << 20:
+        return False  # if it has no rows, reading it will tell
+    if json_layout(path) == "list" or (value := json_or_none(path.read_bytes())) is None:
+        return False
+    return not isinstance(value.get("data"), list) and detect(value) is None
+
+
+def _is_beside(path: Path) -> bool:
+    name = path.name.lower()
+    return name.startswith((".", *_BESIDE_NAMES)) or path.suffix.lower() in _BESIDE_SUFFIXES or not path.stat().st_size
+
+
+def _described(folder: Path) -> list[str]:
+    """The datasets that LLaMA-Factory's description of its data folder names, if they are several."""
+    path = folder / "dataset_info.json"
+    if not path.is_file() or path.stat().st_size > 1 << 24:
+        return []
+    entries = json_or_none(path.read_bytes()) or {}
+    local = [name for name, entry in entries.items() if isinstance(entry, dict) and "file_name" in entry]
+    return local if len(local) > 1 else []
+
+
+def _labels(folder: Path, paths: Iterable[Path]) -> dict[Path, str]:
+    """The split of each file, "" if there is none: as the README assigns it, else by the file's name; behind the
+    folder's name where data lies in several."""
+    assigned = _assigned(folder)
+    paths = list(paths)
+    places = {path.parent for path in paths}
+    labels = {}
+    for path in paths:
+        inside = path.relative_to(folder)
+        if told := next((split for glob, split in assigned if fnmatch.fnmatchcase(inside.as_posix(), glob)), None):
+            labels[path] = told
+            continue
+        split = _split_of(path.name)
+        if len(places) > 1:
+            labels[path] = "/".join(part for part in (inside.parent.as_posix(), split) if part)
+        else:
+            labels[path] = split or next((word for part in inside.parts[:-1] if (word := _word_in(part))), "")
+    return labels
+
+
+def _split_of(name: str) -> str:
+    stem = name.split(".")[0]
+    if shard := _SHARD.fullmatch(stem):
+        return shard[1] if _word_in(shard[1]) else ""
+    return _word_in(stem)
+
+
+def _word_in(name: str) -> str:
+    words = re.split(r"[-._/ \d]+", name.lower())
+    return next((_WORDS[word] for word in words if word in _WORDS), "")
+
+
+def _assigned(folder: Path) -> list[tuple[str, str]]:
+    """(glob, split) of each file pattern in the front matter of the folder's README.md, as the Hub defines it; a
+    split of one of several configurations is "configuration/split"."""
+    import yaml
+
+    try:
+        with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
+            text = file.read(1 << 18)
+        head = text.split("\n---", 1)[0].removeprefix("---") if text.startswith("---") else ""
+        told = yaml.safe_load(head)
+    except (OSError, yaml.YAMLError, RecursionError, ValueError):
+        return []
+    configs = [config for config in _list_of(told, "configs") if isinstance(config, dict)]
+    found = []
+    for config in configs:
+        own = config.get("data_files")
+        for entry in own if isinstance(own, list) else [own]:
+            split, globs = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
+            label = f"{config.get('config_name')}/{split}" if len(configs) > 1 else str(split)
+            found += [
+                (glob, label) for glob in (globs if isinstance(globs, list) else [globs]) if isinstance(glob, str)
+            ]
+    return found
+
+
+def _list_of(value: Any, key: str) -> list[Any]:
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join([*names[:6], "…"] if len(names) > 6 else names)
+
+
+def _named(paths: list[Path], folder: Path) -> str:
+    names = [path.relative_to(folder).as_posix() for path in paths[:3]]
+    return ", ".join(names) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _are(paths: list[Path]) -> str:
+    return "is" if len(paths) == 1 else "are"

@@ -1,0 +1,91 @@
+"""What an index, its codebook, a signature and a running model must share for their numbers to mean the same."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nait_fast.errors import NaitError
+from nait_fast.index import values
+
+# Entry of a manifest or of metadata -> the flag that decides it. The first that differs is named: what a user sets
+# comes before the hash of a model that was read that way.
+AGREE = {
+    "dtype": "--dtype",
+    "max_length": "--max-length",
+    "first_token": "--first-token",
+    "layers": "--layers",
+    "model": "--model",
+    "template": "--template and --tokenizer",
+}
+IDENTITY = (*AGREE, "widths")
+DIGITS = 32  # of model and template; 16 in files made before these hashes covered what they do now
+OLD = "before all weights, the configuration, the tokenizer's content, dtype and --max-length were part of its identity"
+
+
+def is_old(told: Mapping[str, Any]) -> bool:
+    """Whether the index, codebook or signature was made before its identity covered what it does now."""
+    return len(told["model"]) < DIGITS
+
+
+def check(told: Mapping[str, Any]) -> None:
+    """Raises KeyError or ValueError where an index, codebook or signature does not say what it is of."""
+    for key in ("model", "template", "first_token"):
+        values.text(told[key], key)
+    if not is_old(told):
+        values.digest(told["model"], "model", DIGITS)
+        values.digest(told["template"], "template", DIGITS)
+        values.text(told["dtype"], "dtype")
+        values.count(told["max_length"], "max_length", 1)
+
+
+def kept(told: Mapping[str, Any], more: Iterable[str] = ()) -> dict[str, Any]:
+    """Those entries of ``told`` that are its identity, and ``more``."""
+    return {key: told[key] for key in (*more, *IDENTITY) if key in told}
+
+
+def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], more: Iterable[str] = ()) -> str | None:
+    """The first entry in which the two differ, ``more`` of them included; None if they agree.
+
+    Of two that are both old what one of them lacks is left out.
+    """
+    old = is_old(mine) and is_old(theirs)
+    for key in (*IDENTITY, *more):
+        if mine.get(key) != theirs.get(key) and not (old and not (key in mine and key in theirs)):
+            return key
+    return None
+
+
+def refuse(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str, where: str, more: Iterable[str] = ()) -> None:
+    """Raise NaitError if ``mine``, of ``what``, does not agree with ``theirs``, of ``where``."""
+    if is_old(mine) and not is_old(theirs):
+        raise NaitError(f"{what} was made {OLD}, and cannot be compared with {where}: rebuild it")
+    if is_old(theirs) and not is_old(mine):
+        raise NaitError(f"{where} was made {OLD}, and cannot be compared with {what}: rebuild the index")
+    key = difference(mine, theirs, more)
+    if key is not None:
+        raise NaitError(
+            f"{what} was made with another {name_of(key)} ({values.short(mine.get(key))}) than {where} "
+            f"({values.short(theirs.get(key))}): rebuild it with {_flag(key, theirs.get(key))}"
+        )
+
+
+def name_of(key: str) -> str:
+    """What messages call an entry."""
+    return {"template": "template or tokenizer", "model": "model (or configuration)"}.get(key, key)
+
+
+def _flag(key: str, value: Any) -> str:
+    """The flag that gives ``value``, with it where a user can type that."""
+    if key == "dtype":
+        return f"--dtype {dtype_option(value)}"
+    if key in ("max_length", "first_token", "reading"):
+        return f"--{key.replace('_', '-')} {value}"
+    if key == "layers":
+        return (
+            f"--layers {','.join(map(str, value))}" if isinstance(value, list) and len(value) <= 8 else "its --layers"
+        )
+    return f"the same {AGREE.get(key, key)}"
+
+
+def dtype_option(told: Any) -> str:
+    """What --dtype is for weights of the class ``told``."""
+    return "bfloat16" if told == "half" else str(told)

@@ -1,0 +1,126 @@
+"""Keeps hashes of checkpoints' weights in the user's cache folder, so that a model is hashed once, not at each load.
+
+An entry belongs to the files of a checkpoint by path, size, times and inode, to the names, types, shapes and some
+values of the weights that came of them, and to the libraries that read them. It is a help only: one that cannot be
+written, read or trusted is none. The environment variable ``NAIT_FAST_CACHE`` names another folder, or turns this off:
+``off``.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nait_fast.env import installed
+
+SCHEME = 1  # of what is hashed, and how
+VARIABLE = "NAIT_FAST_CACHE"
+OFF = ("off", "0", "no", "false", "none")
+SETTLED_NS = 2_000_000_000  # a file changed later than this before it is read may change again unseen
+_READ = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".py")
+_LIBRARIES = ("torch", "transformers", "safetensors", "gguf", "accelerate")
+
+
+def cache_folder() -> Path | None:
+    """Where entries are kept; None: nowhere."""
+    told = os.environ.get(VARIABLE, "")
+    if told.lower() in OFF:
+        return None
+    if told:
+        return Path(told).expanduser() / "weights"
+    try:
+        if sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        elif sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        return None
+    return base / "nait_fast" / "weights"
+
+
+def stamps_of(source: Path) -> list[list[Any]] | None:
+    """[path, size, mtime, ctime, inode] of each file that a checkpoint is read from: ``source``, or those in that
+    folder. None where that is not all there is to read, or they were changed just now."""
+    try:
+        files = sorted(source.iterdir()) if source.is_dir() else [source]
+        files = [file for file in files if file.suffix in _READ and file.is_file()]
+        if any(file.name == "adapter_config.json" for file in files):  # its base model lies elsewhere
+            return None
+        found = [(file.resolve(), file.stat()) for file in files]
+    except OSError:
+        return None
+    if not found or max(stat.st_mtime_ns for _, stat in found) > time.time_ns() - SETTLED_NS:
+        return None
+    return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in found]
+
+
+def checkpoint_of(source: str) -> Path | None:
+    """The file or folder that a folder, GGUF file or Hub id is read from; None where the Hub's is not here yet."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source, "config.json")
+    except (ImportError, ValueError, OSError):  # ValueError: no valid id
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place of the hash of weights that are read from ``source`` (a folder or file) as it was at ``stamps``."""
+
+    source: Path
+    stamps: list[list[Any]]
+
+    @classmethod
+    def of(cls, source: str) -> "Entry | None":
+        """To be made before the files are read; None where nothing can be kept."""
+        path = None if cache_folder() is None else checkpoint_of(source)
+        stamps = None if path is None else stamps_of(path)
+        return None if path is None or stamps is None else cls(path, stamps)
+
+    def _file(self, sample: str) -> Path | None:
+        folder = cache_folder()
+        libraries = [installed(name) for name in _LIBRARIES]
+        key = hashlib.sha256(json.dumps([SCHEME, self.stamps, libraries, sample]).encode())
+        return folder / f"{key.hexdigest()}.json" if folder else None
+
+    def get(self, sample: str) -> str | None:
+        """The hash, if it is kept. ``sample``: of the names, types, shapes and some values of the weights."""
+        file = self._file(sample)
+        try:
+            told = json.loads(file.read_bytes()) if file else {}
+            return told["weights"] if told == _sealed(str(told["weights"])) else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def put(self, sample: str, weights: str) -> None:
+        """Keep the hash, unless the files have changed since."""
+        file = self._file(sample)
+        if file is None or stamps_of(self.source) != self.stamps:
+            return
+        with suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=file.parent)
+            try:
+                with open(descriptor, "w") as out:
+                    json.dump(_sealed(weights), out)
+                os.replace(temporary, file)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+
+def _sealed(weights: str) -> dict[str, str]:
+    return {"weights": weights, "checksum": hashlib.sha256(weights.encode()).hexdigest()}
