@@ -220,7 +220,7 @@ def read_head(path: str | os.PathLike[str], kind: str) -> Head:
     if not meta.keys() & _OWN:  # a changed byte cannot have taken away both
         return Head(layout, meta, "")
     sealed, checksum = seal(length + data)
-    if sealed != length + data:
+    if not checksum or sealed != length + data:
         raise changed(path, "its header has")
     try:
         blocks = meta["blocks"]

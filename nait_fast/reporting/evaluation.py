@@ -10,7 +10,7 @@ from nait_fast.errors import NaitError
 from nait_fast.evaluation import FORMAT_VERSION, KIND
 from nait_fast.evaluation.rows import TEXT_CHARACTERS
 from nait_fast.index import values
-from nait_fast.index.files import read_json
+from nait_fast.index.files import read_json, read_sealed
 
 MOST_NAMES = 64  # of a matrix that is shown
 
@@ -49,7 +49,7 @@ def load_evaluation(path: Path) -> Evaluation:
     if told.get("format_version") != FORMAT_VERSION:
         version = values.short(told.get("format_version"))
         raise NaitError(f"{path}: format version {version}, this nait_fast reads {FORMAT_VERSION}; evaluate again")
-    part = "rows"
+    told, part = read_sealed(path), "rows"
     try:
         rows = values.count(told["rows"], "rows")
         read: dict[str, Any] = {}

@@ -109,7 +109,7 @@ def _scores(chosen: Chosen, folder: Path, notes: list[str]) -> tuple[ScoreFile |
     """(the scores, whether they are those of all rows)."""
     told = chosen.manifest["scores"]
     if told == "all":
-        return ScoreFile(chosen.folder / SCORES, chosen.targets, chosen.rows), True
+        return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.rows), True
     if chosen.index is not None and chosen.signatures:
         notes.append(f"The selection was made with --scores {told}: all rows were scored again from the index.")
         return rescan(chosen, folder), True
@@ -118,7 +118,7 @@ def _scores(chosen: Chosen, folder: Path, notes: list[str]) -> tuple[ScoreFile |
             "Only the selected rows' scores were kept (--scores selected): the pool's are not shown, and the worst "
             "samples are the worst of those selected."
         )
-        return ScoreFile(chosen.folder / SCORES, chosen.targets, chosen.manifest["rows_selected"]), False
+        return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.manifest["rows_selected"]), False
     notes.append("The scores were not kept (--scores none); without index and signatures they cannot be made again.")
     return None, False
 

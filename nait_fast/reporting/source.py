@@ -9,7 +9,7 @@ from typing import Any
 from nait_fast.config import SCORES
 from nait_fast.errors import NaitError
 from nait_fast.index import values
-from nait_fast.index.files import read_json, read_sealed
+from nait_fast.index.files import read_json, read_sealed, sha256_file
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
 from nait_fast.ranking.export import KIND, SELECTED
@@ -35,6 +35,10 @@ class Chosen:
         """Rows that were scored."""
         return self.manifest["rows_scored"]
 
+    def file(self, name: str) -> Path:
+        """The selection's file ``name``. Raises NaitError where it is not the one that the manifest tells of."""
+        return _checked(self.folder, self.manifest, name)
+
     @property
     def config(self) -> dict[str, Any]:
         return self.manifest["config"]
@@ -53,13 +57,21 @@ def open_selection(path: str | os.PathLike[str]) -> Chosen:
         _check(manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{place}: not a valid manifest ({error}); select or rank again") from None
-    if not (folder / SELECTED).is_file():
-        raise NaitError(f"{folder / SELECTED}: no such file; select or rank again")
+    _checked(folder, manifest, SELECTED)
     notes: list[str] = []
     index = _index(folder, manifest, notes)
     signatures = _signatures(folder, manifest, index, notes)
     targets, methods = manifest["targets"], manifest["method"]
     return Chosen(folder, manifest, targets, methods, index, signatures, notes)
+
+
+def _checked(folder: Path, manifest: dict[str, Any], name: str) -> Path:
+    path, again = folder / name, f"{manifest['verb']} again"
+    if not path.is_file():
+        raise NaitError(f"{path}: no such file, though the manifest names it; {again}")
+    if sha256_file(path) != manifest["files"].get(name):
+        raise NaitError(f"{path}: its bytes have changed since it was written (SHA-256 differs); {again}")
+    return path
 
 
 def _check(told: dict[str, Any]) -> None:
@@ -116,6 +128,7 @@ def _index(folder: Path, manifest: dict[str, Any], notes: list[str]) -> Index | 
         notes.append(f"The index cannot be read ({error}): what needs the samples' codes is left out.")
         return None
     same = index.datasets == manifest["datasets"] and index.rows == manifest["rows_scored"]
+    same = same and manifest.get("index", index.manifest["checksum"]) == index.manifest["checksum"]
     if not same or index.manifest["model"] != manifest["model"]:
         notes.append(
             f"The index at {place} has changed since this selection was made: what needs the samples' codes is left "
@@ -132,18 +145,20 @@ def _signatures(folder: Path, manifest: dict[str, Any], index: Index | None, not
     if manifest["verb"] == "select":
         places = sorted((folder / "signatures").glob("*.safetensors"))
     found: dict[str, Signature] = {}
+    why: list[str] = []
     for place in places:
         try:
             signature = load_signature(place)
-        except NaitError:
-            continue  # another of the places may hold it; if none does, that is told below
+        except NaitError as error:
+            why.append(str(error))  # another of the places may hold it; if none does, that is told below
+            continue
         if manifest["signatures"].get(signature.name) == signature.hash:
             found[signature.name] = signature
     missing = [name for name in manifest["targets"] if name not in found]
     if missing:
         notes.append(
-            f"The signature of {missing[0]} is not where it was, or has changed: which layers and neurons decided "
-            "cannot be told."
+            f"The signature of {missing[0]} is not where it was, or has changed{''.join(f' ({w})' for w in why[:1])}: "
+            "which layers and neurons decided cannot be told."
         )
         return []
     signatures = [found[name] for name in manifest["targets"]]

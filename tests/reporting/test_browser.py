@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nait_fast.index.files import write_sealed
 from tests.reporting.made import Made, make_rows, report
 from tests.reporting.test_page import HOSTILE, themes
 
@@ -89,7 +90,7 @@ def page(tmp_path_factory) -> Path:
     cells = np.round(np.cos(np.add.outer(np.arange(12), 5 * np.arange(12))), 2).tolist()
     told = {"kind": "nait_fast evaluation", "format_version": 1, "rows": 300,
             "agreement": {"names": names, "spearman": cells}}  # fmt: skip
-    (folder / "evaluation.json").write_text(json.dumps(told))
+    write_sealed(folder / "evaluation.json", told)
     out = Made(folder / "made", rows, 4, widths=[64] * 30).select(fraction=0.1)
     report(out, folder / "report.html", samples=8, evaluation=str(folder))
     return folder / "report.html"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nait_fast
-from nait_fast.index.files import read_sealed, write_sealed
+from nait_fast.index.files import read_sealed, sha256, write_sealed
 from nait_fast.reporting.provenance import command
 from nait_fast.reporting.source import open_selection
 from tests.commands import run, shell, summary
@@ -91,6 +91,12 @@ def change(folder: Path, **entries: object) -> None:
     write_sealed(folder / "manifest.json", {k: v for k, v in {**manifest, **entries}.items() if v is not None})
 
 
+def put(folder: Path, name: str, data: bytes) -> None:
+    """Write a file of the selection, and into the manifest what it says of it."""
+    (folder / name).write_bytes(data)
+    change(folder, files={**read_sealed(folder / "manifest.json")["files"], name: sha256(data)})
+
+
 SPOILED = {
     "no such folder": lambda f: shutil.rmtree(f),
     "not a selection": lambda f: (f / "manifest.json").unlink(),
@@ -105,7 +111,9 @@ SPOILED = {
     "not a valid manifest (spearman": lambda f: change(f, spearman_with_length={"t0": "x"}),
     "selected.jsonl: no such file": lambda f: (f / "selected.jsonl").unlink(),
     "scores.parquet: no such file": lambda f: (f / "scores.parquet").unlink(),
-    "scores.parquet: cannot be read": lambda f: (f / "scores.parquet").write_bytes(b"PAR1"),
+    "scores.parquet: its bytes have changed": lambda f: (f / "scores.parquet").write_bytes(b"PAR1"),
+    "selected.jsonl: its bytes have changed": lambda f: (f / "selected.jsonl").write_bytes(b'{"text": "x"}\n'),
+    "scores.parquet: cannot be read": lambda f: put(f, "scores.parquet", b"PAR1"),
     "scores.parquet: has not the columns": lambda f: change(
         f, targets=["t9"], signatures={"t9": "a" * 16}, spearman_with_length={"t9": None}
     ),

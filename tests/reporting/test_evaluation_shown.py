@@ -1,6 +1,5 @@
 """What ``evaluate`` found, in a report: the real file, one with everything in it, and damaged ones."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
+from nait_fast.index.files import write_sealed
 from nait_fast.reporting.evaluation import load_evaluation
 from tests.reporting.made import Made, make_rows, report
 from tests.reporting.pages import check
@@ -69,7 +69,7 @@ def test_what_evaluate_wrote(made: Made, tmp_path: Path) -> None:
 
 def test_everything_that_there_may_be(made: Made, tmp_path: Path) -> None:
     signatures = {**FULL, "signatures": [{"label": NAMES[0], "hash": made.exact.hash}]}
-    (tmp_path / "e.json").write_text(json.dumps(signatures))
+    write_sealed(tmp_path / "e.json", signatures)
     out = made.select("exact", [made.exact], top_k=9)
     html, told = report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))
     page = check(html)
@@ -87,11 +87,11 @@ def test_everything_that_there_may_be(made: Made, tmp_path: Path) -> None:
         "between methods",
     ):
         assert said in page.words  # fmt: skip
-    (tmp_path / "e.json").write_text(json.dumps(FULL))
+    write_sealed(tmp_path / "e.json", FULL)
     told = report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))[1]
     assert told["notes"][0] == "The evaluation is of other signatures than those of this selection."
     for kept in (["kind", "format_version", "rows"], [k for k in FULL if k != "signatures"]):
-        (tmp_path / "e.json").write_text(json.dumps({k: FULL[k] for k in kept}))
+        write_sealed(tmp_path / "e.json", {k: FULL[k] for k in kept})
         check(report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))[0])
 
 
@@ -121,10 +121,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "words"), WRONG, ids=[str(change)[:40] for change, _ in WRONG])
 def test_a_damaged_file_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     path = tmp_path / "evaluation.json"
-    path.write_text(json.dumps({**FULL, **change}))
+    write_sealed(path, {**FULL, **change})
     with pytest.raises(NaitError) as error:
         load_evaluation(path)
     assert str(error.value).startswith(f"{path}: ") and words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_changed_number_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    write_sealed(path, {**FULL, "rows": 300})
+    path.write_text(path.read_text().replace('"rows": 300', '"rows": 301', 1))
+    with pytest.raises(NaitError, match=r"evaluation\.json: its bytes have changed"):
+        load_evaluation(path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "\x00", '{"kind": ' + "[" * 100_000])
