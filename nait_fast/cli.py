@@ -32,7 +32,6 @@ from nait_fast.errors import NaitError
 from nait_fast.notices import NaitWarning, recorded
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
-CONFIG = "config.yaml"
 # verb -> (options, module with run(options, quiet), help)
 VERBS: dict[str, tuple[type[Options], str, str]] = {
     "select": (SelectOptions, "select", "choose the samples of a pool that fit a target: everything in one command"),
@@ -160,7 +159,7 @@ def _check_config(options: Options) -> None:
 
     import yaml
 
-    from nait_fast.outputs import YAML, State, is_plain, refuse, seal_of
+    from nait_fast.outputs import CONFIG, YAML, State, is_plain, refuse, seal_of
 
     values = options.to_mapping()
     path = Path(values["output"]) / CONFIG
@@ -184,7 +183,7 @@ def _keep_config(options: Options) -> None:
     import yaml
 
     from nait_fast.index.files import write_atomic
-    from nait_fast.outputs import YAML, sealed
+    from nait_fast.outputs import CONFIG, YAML, sealed
 
     values = options.to_mapping()
     data = yaml.safe_dump(values, sort_keys=False).encode()

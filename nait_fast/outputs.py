@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,7 @@ from nait_fast.index.files import make_folder, read_sealed, sha256, sha256_file,
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 
 CLAIM = ".nait-fast.json"
+CONFIG = "config.yaml"
 KIND = "nait_fast output"
 _TEMPORARY = re.compile(r"(?P<name>.+)\.\d+-[0-9a-f]{8}\.tmp")  # of files.atomic_file
 _READ = (
@@ -37,6 +39,7 @@ _READ = (
     "selection",
     "evaluation",
 )
+_CONFIG_SECONDS = 60.0  # no temporary file of it is written for so long
 _MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is not looked up
 
 
@@ -86,7 +89,8 @@ class Output:
         self.folder = make_folder(path, flag)
         self.names = list(dict.fromkeys(names))
         self._recognise, self._inputs, self._overwrite, self._flag = recognise, list(inputs), overwrite, flag
-        self._lock = OutputLock(self.folder / FOLDER_LOCK, f"{flag} {path}") if lock else None
+        held = OutputLock(self.folder / FOLDER_LOCK, f"{flag} {path}", alone=self._sweep)
+        self._lock = held if lock else None
         self._claim: dict[str, Any] = {"files": {}, "writing": [], "asked": None}
         self._questions: dict[str, str | None] = {}
 
@@ -95,9 +99,6 @@ class Output:
             self._lock.acquire()
         try:
             self._claim = _load_claim(self.folder)
-            if self._lock is not None:
-                known = {*self.names, *self._claim["files"], *self._claim["writing"], CLAIM}
-                sweep(self.folder, known.__contains__)
             check_inputs(self.folder, self.names.__contains__, self._inputs, self._flag)
             for name in self.names:
                 self._check(name)
@@ -109,6 +110,10 @@ class Output:
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.release()
+
+    def _sweep(self) -> None:
+        claim = _load_claim(self.folder)
+        sweep(self.folder, {*self.names, *claim["files"], *claim["writing"], CLAIM}.__contains__)
 
     def _check(self, name: str) -> None:
         path = self.folder / name
@@ -232,10 +237,14 @@ def is_plain(path: Path) -> bool:
 
 
 def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
-    """Remove the temporary files of names that are ``ours``: for who holds the folder's lock, when nobody writes."""
+    """Remove the temporary files of names that are ``ours``: for who has the folder alone, when nobody writes."""
     for entry in list(os.scandir(folder)):
         match = _TEMPORARY.fullmatch(entry.name)
-        if match and ours(match["name"]) and entry.is_file(follow_symlinks=False):
+        if match is None or not entry.is_file(follow_symlinks=False):
+            continue
+        # The command line writes its options when the lock has been given back.
+        old = match["name"] == CONFIG and time.time() - entry.stat().st_mtime > _CONFIG_SECONDS
+        if old or ours(match["name"]):
             Path(entry.path).unlink(missing_ok=True)
 
 

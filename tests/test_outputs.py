@@ -24,7 +24,6 @@ from nait_fast.verbs import select as select_verb
 from nait_fast.verbs import signature as signature_verb
 from tests.commands import run
 from tests.conftest import make_rows, write_jsonl
-from tests.dist import runs
 
 
 def holding(folder: Path, run: str | None = None) -> OutputLock:
@@ -51,7 +50,6 @@ def test_one_command_at_a_time_and_who_it_is(tmp_path: Path) -> None:
 
 def test_workers_of_one_run_hold_it_together(tmp_path: Path) -> None:
     a, b = holding(tmp_path, "run"), holding(tmp_path, "run")
-    assert a.first and not b.first
     for other in (None, "another"):
         with pytest.raises(NaitError, match="in use by pid"):
             holding(tmp_path, other)
@@ -168,28 +166,6 @@ def test_the_second_command_is_told_at_once(made: Made, tmp_path: Path, no_model
         refused(getattr(made, verb), out, f"^--output {out}: in use by pid {os.getpid()} on .* since ", out)
     finally:
         lock.release()
-
-
-def test_two_appends_at_once(made: Made, tmp_path: Path) -> None:
-    """The first goes on and ends well; the second is refused, and ends well once the first is done."""
-    folder = tmp_path / "index"
-    shutil.copytree(made.index, folder)
-    pools = [str(write_jsonl(tmp_path / f"{i}.jsonl", make_rows(40, seed=5 + i))) for i in range(2)]
-    given = {"model": made.model, "shard_rows": 8, "calibration_size": 20, "append": True}
-    first = runs.start(runs.server(), runs.index, {**given, "dataset": pools[0], "output": str(folder)})
-    while first.is_alive() and not (folder / "work").exists():
-        time.sleep(0.005)
-    assert first.pid is not None
-    os.kill(first.pid, signal.SIGSTOP)
-    try:
-        message = refused(made.build, tmp_path / "none", "in use by pid", folder, dataset=pools[1], append=True)
-        assert f"pid {first.pid} " in message
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
-    first.join(60)
-    assert first.exitcode == 0 and [d["path"] for d in Index(folder).datasets] == [str(made.pool), pools[0]]
-    made.build(folder, dataset=pools[1], append=True)
-    assert Index(folder).verify() == [] and Index(folder).pool_rows == 120
 
 
 def test_a_worker_that_comes_late_ends_well(made: Made, tmp_path: Path) -> None:
@@ -441,7 +417,7 @@ def test_a_run_that_was_killed_finds_its_own_again(made: Made, tmp_path: Path, m
 
 def test_temporaries_of_every_verb_are_swept(made: Made, tmp_path: Path) -> None:
     for verb, folder, names in (
-        (made.build, "index", ["manifest.json", "run.json", "shard-00001.safetensors"]),
+        (made.build, "index", ["manifest.json", "run.json", "shard-00001.safetensors", "log.json"]),
         (made.sign, "signatures", ["sums.safetensors", CLAIM]),
         (made.select, "selection", ["scores.parquet", "manifest.json", CLAIM, "signatures/sums.safetensors"]),
     ):
@@ -470,6 +446,49 @@ def test_an_evaluation_is_replaced_by_one_that_tells_as_much(made: Made, tmp_pat
     refused(nait_fast.evaluate, out, "evaluation.md: is in the way", signature=both, **given)
     (out / "evaluation.md").unlink()
     nait_fast.evaluate(signature=both[:1], **given, overwrite=True)
+
+
+def test_merge_keeps_to_its_own_files(made: Made, tmp_path: Path) -> None:
+    second, out = tmp_path / "second", tmp_path / "out"
+    pool = write_jsonl(tmp_path / "more.jsonl", make_rows(20, seed=9))
+    made.build(second, dataset=pool, codebook=made.index)
+    given = {"index": [made.index, second], "output": out}
+    lock = holding(out)
+    refused(nait_fast.merge, out, "in use by pid", **given)
+    lock.release()
+    (out / "skipped.jsonl").write_text('{"instruction": "mine"}')
+    refused(nait_fast.merge, out, r"skipped\.jsonl: is in the way", **given)
+    (out / "skipped.jsonl").unlink()
+    nait_fast.merge(**given)
+    (out / "log.json.1-0a1b2c3d.tmp").write_text("half")
+    nait_fast.merge(**given)
+    assert Index(out).pool_rows == 60 and not list(out.glob("*.tmp"))
+
+
+def test_an_unfinished_index_is_no_place_for_results(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(made.index / "run.json", out)
+    refused(made.rank, out, r"holds an index or something else \(run\.json\)", out)
+    refused(nait_fast.evaluate, out, "holds an index", index=made.index, signature=[made.signature], output=out)
+
+
+def test_the_demo_keeps_to_its_own_files(tmp_path: Path, tiny_model: str, monkeypatch) -> None:
+    from nait_fast.demo import pool as demo_pool
+    from nait_fast.verbs import demo
+
+    rows = [{**row, "source": demo_pool.TARGETS[i % len(demo_pool.TARGETS)]} for i, row in enumerate(make_rows(24))]
+    monkeypatch.setattr(demo, "make_pool", lambda: rows)
+    monkeypatch.setattr(demo, "make_target", lambda name: make_rows(8, seed=len(name)))
+    out = tmp_path / "demo"
+    out.mkdir()
+    mine = out / f"{demo_pool.TARGETS[0]}.jsonl"
+    mine.write_text("mine")
+    refused(demo.run, out, "is in the way", tiny_model, str(out), quiet=True)
+    mine.unlink()
+    first = demo.run(tiny_model, str(out), quiet=True)
+    again = demo.run(tiny_model, str(out), quiet=True)
+    assert again["precision"] == first["precision"] and mine.exists()
 
 
 def test_a_damaged_claim_is_told(made: Made, tmp_path: Path) -> None:
@@ -519,7 +538,7 @@ def test_config_yaml_is_replayed_but_not_lost(capsys, made: Made, tmp_path: Path
 def test_a_page_is_replaced_and_nothing_else(capsys, made: Made, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     page = tmp_path / "made" / "report.html"
-    words = ["report", made.folder / "selection", "--output", page, "--plots", tmp_path / "plots"]
+    words = ["report", made.folder / "selection", "--output", page]
     page.parent.mkdir()
     page.write_text("<html>mine</html>")
     assert "report.html: is in the way" in run(capsys, *words, "--overwrite").error
@@ -534,10 +553,11 @@ def test_a_page_is_replaced_and_nothing_else(capsys, made: Made, tmp_path: Path)
     made.rank(tmp_path / "other", signature=[tmp_path / "sign" / "sums.safetensors"])
     words[1] = tmp_path / "other"
     assert "report of another selection" in run(capsys, *words).error
-    assert run(capsys, *words, "--overwrite").status == 0
+    words += ["--plots", tmp_path / "plots", "--overwrite"]
+    assert run(capsys, *words).status == 0
     plot = next((tmp_path / "plots").glob("*.svg"))
     plot.write_text("mine")
-    assert f"{plot}: is not as nait_fast wrote it last" in run(capsys, *words).error
+    assert f"{plot}: is not as nait_fast wrote it last" in run(capsys, *words[:-1]).error
 
 
 def test_bench_adds_to_its_own_files_only(capsys, tmp_path: Path) -> None:

@@ -32,17 +32,22 @@ def _open(path: Path) -> int:
         raise NaitError(f"{path}: cannot be opened ({error.strerror or error})") from None
 
 
-def _flock(descriptor: int, shared: bool = False) -> bool:
-    """Whether the lock is ours now. Where a system or a file system has no locks, all succeed."""
+def _kernel_lock(descriptor: int, shared: bool = False) -> bool | None:
+    """Whether the lock is ours now; None where a system or a file system has no locks."""
     try:
         import fcntl
 
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (ImportError, OSError):  # no locks here
-        pass
+    except (ImportError, OSError):
+        return None
     return True
+
+
+def _flock(descriptor: int, shared: bool = False) -> bool:
+    """Whether the lock is ours now. Where there are no locks, all succeed."""
+    return _kernel_lock(descriptor, shared) is not False
 
 
 class Lock:
@@ -114,13 +119,20 @@ class OutputLock:
 
     ``path``: the lock's file, which says who holds it (a line of JSON each: pid, host, command, since, run). ``run``:
     what several workers of one command have in common; they hold it together, None: this process alone. ``what``: the
-    output, as a message names it. ``keep``: whether the file stays; else it goes with the lock.
+    output, as a message names it. ``keep``: whether the file stays; else it goes with the lock. ``alone``: called when
+    the lock is taken and nobody else has it, which is sure only where the kernel has locks.
     """
 
-    def __init__(self, path: Path, what: str, run: str | None = None, keep: bool = True):
-        self.path, self._what, self._run, self._keep = path, what, run, keep
+    def __init__(
+        self,
+        path: Path,
+        what: str,
+        run: str | None = None,
+        keep: bool = True,
+        alone: Callable[[], None] = lambda: None,
+    ):
+        self.path, self._what, self._run, self._keep, self._alone = path, what, run, keep, alone
         self._descriptor: int | None = None
-        self.first = False  # nobody else had it when it was taken
 
     def acquire(self) -> None:
         """Take the lock. Raises NaitError naming who has it."""
@@ -130,9 +142,13 @@ class OutputLock:
                 descriptor = _open(self.path)
             except FileNotFoundError:
                 raise NaitError(f"{self.path.parent}: the folder is gone; run again") from None
-            if self._take(descriptor) and self._is_there(descriptor):
-                self._descriptor = descriptor
-                return
+            try:
+                if self._take(descriptor) and self._is_there(descriptor):
+                    self._descriptor = descriptor
+                    return
+            except BaseException:
+                os.close(descriptor)
+                raise
             holders = _holders(descriptor)
             os.close(descriptor)
             ours = self._run is not None and any(holder["run"] == self._run for holder in holders)
@@ -143,22 +159,21 @@ class OutputLock:
             time.sleep(_POLL_SECONDS)
 
     def _take(self, descriptor: int) -> bool:
-        if _flock(descriptor):
+        taken = _kernel_lock(descriptor)
+        if taken is not False:
             with suppress(OSError):  # a full disk: the lock holds without a note
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, self._note(), 0)
+            if taken and self._is_there(descriptor):
+                self._alone()
             # A lock is given back in between: another one may come first, and this one begins anew.
-            if self._run is not None and not _flock(descriptor, shared=True):
-                return False
-            self.first = True
-            return True
+            return self._run is None or _flock(descriptor, shared=True)
         if self._run is None or not _flock(descriptor, shared=True):
             return False
         if any(holder["run"] == self._run for holder in _holders(descriptor)):
             with suppress(OSError):
                 os.lseek(descriptor, 0, os.SEEK_END)
                 os.write(descriptor, self._note())
-            self.first = False
             return True
         return False  # closing the file gives it back
 

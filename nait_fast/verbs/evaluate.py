@@ -23,7 +23,7 @@ from nait_fast.evaluation.scores import fits
 from nait_fast.evaluation.tables import tables
 from nait_fast.index.drawn import drawn_places
 from nait_fast.index.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
-from nait_fast.index.format import MANIFEST
+from nait_fast.index.format import MANIFEST, RUN
 from nait_fast.index.reader import Index
 from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import say
@@ -38,7 +38,7 @@ def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
     """Evaluate; returns what ``evaluation.json`` holds, and ``text``, its tables. Raises NaitError."""
     sizes = _sizes(options)
     folder = make_folder(options.output)
-    if (folder / MANIFEST).exists():
+    if (folder / MANIFEST).exists() or (folder / RUN).exists():
         raise NaitError(f"--output {options.output}: holds an index or a selection; choose another folder")
     with Output(
         folder, (FILE, MARKDOWN), recognise=recognise, inputs=inputs_of(options), overwrite=options.overwrite

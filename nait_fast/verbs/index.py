@@ -25,7 +25,7 @@ from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
 from nait_fast.notices import warn
-from nait_fast.outputs import check_inputs, inputs_of, question
+from nait_fast.outputs import check_inputs, inputs_of, question, sweep
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 from nait_fast.verbs.signature import default_reading
 
@@ -98,7 +98,8 @@ def index_lock(options: IndexOptions) -> OutputLock:
     for name in ("model", "tokenizer", "dataset", "codebook"):
         told[name] = _resolved(told[name])
     told["score"] = [_resolved(path) for path in options.score]
-    return OutputLock(Path(options.output) / FOLDER_LOCK, f"--output {options.output}", question(told))
+    return OutputLock(Path(options.output) / FOLDER_LOCK, f"--output {options.output}", question(told),
+                      alone=lambda: sweep(Path(options.output), is_name))  # fmt: skip
 
 
 def _resolved(path: str | None) -> str | None:

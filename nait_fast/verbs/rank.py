@@ -10,7 +10,7 @@ from nait_fast.data.rows import open_rows
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
 from nait_fast.index.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
-from nait_fast.index.format import MANIFEST
+from nait_fast.index.format import MANIFEST, RUN
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.notices import recorded
@@ -29,9 +29,13 @@ from nait_fast.ranking.table import Table
 def selection_folder(path: str) -> Path:
     """The folder of a selection, made if need be; never one that holds an index. Raises NaitError."""
     folder = make_folder(path)
-    manifest = folder / MANIFEST
-    if manifest.exists() and read_json(manifest).get("kind") != export.KIND:
-        raise NaitError(f"--output {path}: holds an index or something else ({MANIFEST}); choose another folder")
+    other = None
+    if (folder / RUN).exists():
+        other = RUN
+    elif (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("kind") != export.KIND:
+        other = MANIFEST
+    if other is not None:
+        raise NaitError(f"--output {path}: holds an index or something else ({other}); choose another folder")
     return folder
 
 

@@ -47,9 +47,9 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     folder = make_folder(output.parent)
     inside = folder.resolve() == Path(options.selection).resolve()
     lock = folder / FOLDER_LOCK if inside else folder / f".{output.name}.lock"
-    with OutputLock(lock, f"--output {output}", keep=inside):
-        sweep(folder, {output.name}.__contains__)
-        check_inputs(folder, {output.name}.__contains__, _read(options))
+    mine = {output.name}.__contains__
+    with OutputLock(lock, f"--output {output}", keep=inside, alone=lambda: sweep(folder, mine)):
+        check_inputs(folder, mine, _read(options))
         of = _check(output, options)
         plots = None if options.plots is None else make_folder(options.plots, "--plots")
         say("report: reading the selection", quiet)

@@ -1,6 +1,9 @@
 """Adding data to an index, and making a damaged shard again."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +177,27 @@ def test_flags_that_do_not_go_together(tmp_path: Path, options, pools) -> None:
     build(made, dataset=pools[1], codebook=str(folder), **options)
     build(made, dataset=pools[2], append=True, calibrates=False, **options)
     assert Index(made).verify() == [] and Index(made).codebook_hash == Index(folder).codebook_hash
+
+
+def test_two_at_once(tmp_path: Path, options, pools) -> None:
+    """The first goes on and ends well; the second is told who it is, and ends well once the first is done."""
+    folder = tmp_path / "index"
+    build(folder, dataset=pools[0], **options)
+    given = {"shard_rows": 8, "calibration_size": 20, "batch_tokens": 200, **options, "append": True}
+    first = runs.start(runs.server(), runs.index, {**given, "dataset": pools[1], "output": str(folder)})
+    while first.is_alive() and not (folder / "work").exists():
+        time.sleep(0.001)
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(NaitError, match=f"in use by pid {first.pid} on .* since .*; wait until it has ended"):
+            build(folder, dataset=pools[2], append=True, **options)
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    first.join(60)
+    assert first.exitcode == 0 and [d["path"] for d in Index(folder).datasets] == pools[:2]
+    build(folder, dataset=pools[2], append=True, **options)
+    assert Index(folder).verify() == [] and Index(folder).pool_rows == 60
 
 
 def test_several_workers_repair(tmp_path: Path, options, pools) -> None:
