@@ -156,9 +156,13 @@ def capture(
         pending.readings = {}
         given = {**kwargs, **inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments}
         ids = given.get("input_ids", args[0] if args else None)
+        if ids is None and given.get("inputs_embeds") is None:
+            raise NaitError("capture: the model was called without input_ids and inputs_embeds")
         shape = ids.shape if ids is not None else given["inputs_embeds"].shape[:2]
         mask = given.get("attention_mask")
         mask = torch.ones(shape) if mask is None else mask
+        if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+            raise NaitError("capture: attention_mask must be [B, T], 1 at each row's tokens")
         if mask.shape != shape:
             raise NaitError("capture: attention_mask and input differ in shape: run whole sequences, no cache")
         if given.get("position_ids") is None and not bool(mask[:, 0].all()) and moves_with_padding(model):

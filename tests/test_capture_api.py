@@ -161,6 +161,20 @@ def test_a_step_behind_a_cache():
         model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
 
 
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"attention_mask": torch.ones(1, 4)}, "without input_ids and inputs_embeds"),
+        ({"input_ids": torch.full((1, 4), 5), "attention_mask": torch.ones(1, 1, 4, 4)}, r"must be \[B, T\]"),
+        ({"input_ids": torch.full((1, 4), 5), "attention_mask": {"full_attention": None}}, r"must be \[B, T\]"),
+    ],
+)
+def test_inputs_that_say_too_little(inputs, message):
+    model = llama()
+    with torch.no_grad(), nait_fast.capture(model), pytest.raises(NaitError, match=message):
+        model(**inputs)
+
+
 def test_training_mode():
     with (
         pytest.raises(NaitError, match=r"the model is in training mode; call model.eval\(\) first"),

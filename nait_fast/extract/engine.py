@@ -13,7 +13,7 @@ import torch
 
 from nait_fast.data.batching import Batch, make_batches
 from nait_fast.data.tokenize import Encoded
-from nait_fast.errors import NaitError
+from nait_fast.errors import NaitError, first_line
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
 from nait_fast.kernels.common.dispatch import current
@@ -93,6 +93,12 @@ class Engine:
             raise NaitError(
                 f"model {self.model.name}: its RoPE changes for a whole batch when a sample passes {limit} tokens "
                 f"(one has {longest}); use --max-length {limit}"
+            )
+        positions = self.model.positions
+        if positions is not None and longest > positions:
+            raise NaitError(
+                f"model {self.model.name}: it has {positions} positions, and a sample {longest} tokens; "
+                f"use --max-length {positions}"
             )
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
@@ -195,6 +201,13 @@ class Engine:
                 self.model.body(input_ids=padded, attention_mask=mask, use_cache=False)
         except StopForward:
             pass
+        except (torch.OutOfMemoryError, NaitError):
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise NaitError(
+                f"model {self.model.name}: a forward of {len(lengths)} samples, the longest of {width} tokens, fails "
+                f"({first_line(error)})"
+            ) from error
 
 
 def _right_padded(sequences: Sequence[np.ndarray], width: int) -> tuple[torch.Tensor, torch.Tensor]:

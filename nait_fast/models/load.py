@@ -1,6 +1,7 @@
 """Loads a model's body and tokenizer from a local folder, a GGUF file or a Hub id."""
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from nait_fast.models.patch import activation_dtype, probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_decoder
 from nait_fast.models.weight_cache import Entry
 
+_POSITION = re.compile(r"(^|\.)(wpe|positions_embed|position_embeddings?|embed_positions)$")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -64,6 +66,11 @@ class LoadedModel:
         return self.attention is not None
 
     @property
+    def positions(self) -> int | None:
+        """Tokens that a sample may have where positions are embeddings of their own; None where they are computed."""
+        return _positions(self.body)
+
+    @property
     def not_finite(self) -> str:
         """What is wrong with a sample whose readings overflow."""
         return f"activations are not finite in {str(activation_dtype(self.body)).removeprefix('torch.')}"
@@ -84,6 +91,14 @@ class LoadedModel:
     def widths(self) -> list[int]:
         """Neurons of each chosen layer."""
         return [spec.n_neurons for spec in self.specs]
+
+
+def _positions(body: Any) -> int | None:
+    """How many positions ``body`` has embeddings for; None where they are computed."""
+    count = getattr(body.config, "max_position_embeddings", None)
+    tokens = body.get_input_embeddings()
+    tables = (m for n, m in body.named_modules() if type(m) is nn.Embedding and m is not tokens and _POSITION.search(n))
+    return next((table.num_embeddings for table in tables if table.num_embeddings == count), None)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -1,5 +1,6 @@
 """What is read is the text decoder's MLPs, each once a token, and finite; a vision tower may be deeper."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -11,7 +12,7 @@ from nait_fast.models.load import load_model, prepare
 from nait_fast.models.spec import decoder_layers, text_decoder
 from nait_fast.notices import NaitWarning
 from tests.conftest import make_tokenizer
-from tests.models.tiny import COMMON, build, config_of, llama, run, sequences, worst_error
+from tests.models.tiny import COMMON, GPT, build, config_of, llama, run, sequences, worst_error
 from tests.test_capture_api import padded
 
 TEXT = COMMON | {
@@ -219,6 +220,25 @@ def test_a_forward_that_fails_is_one_line():
     model.model.layers[1].self_attn.forward = forward
     with pytest.raises(NaitError, match=r"a forward of a few tokens fails \(RuntimeError: mat1 and mat2 .* dtype,\)$"):
         prepare(model, None)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "openai-gpt"])
+def test_a_sample_longer_than_the_models_positions(kind):
+    loaded = prepare(build(config_of(kind, GPT)), None)
+    assert loaded.positions == 128
+    assert run(loaded, sequences((128,)), readings=["mean"]).finite.all()
+    with pytest.raises(NaitError, match="it has 128 positions, and a sample 129 tokens; use --max-length 128"):
+        run(loaded, sequences((3, 129)), readings=["mean"])
+
+
+def test_a_later_forward_that_fails_is_one_line():
+    loaded = prepare(llama(), None)
+    assert loaded.positions is None
+    with pytest.raises(
+        NaitError, match=r"a forward of 1 samples, the longest of 4 tokens, fails \(IndexError: "
+    ) as caught:
+        run(loaded, [np.array([3, 4, 10_000, 5], dtype=np.int32)], readings=["mean"])
+    assert isinstance(caught.value.__cause__, IndexError)
 
 
 def test_an_mlp_that_fails_is_one_line():
