@@ -15,8 +15,12 @@ from nait_fast.notices import warn
 if TYPE_CHECKING:
     import torch
 
-# What the package reads of the environment itself, and the values that mean something.
-VARIABLES = {"NAIT_FAST_BACKEND": ("triton", "cpu", "reference"), "NAIT_FAST_LINEAR": ("torch",)}
+# What the package reads of the environment itself, and the values that mean something; none named: any does.
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "NAIT_FAST_BACKEND": ("triton", "cpu", "reference"),
+    "NAIT_FAST_LINEAR": ("torch",),
+    "NAIT_FAST_CACHE": (),
+}
 _THREADS = ("NUMBA_NUM_THREADS",)  # which Numba reads as it is imported
 PACKAGES = ("torch", "transformers", "triton", "numpy", "numba", "safetensors", "tokenizers")
 
@@ -56,7 +60,7 @@ def check_variables(environment: Mapping[str, str] = os.environ) -> None:
     like one and is not read."""
     for name, value in environment.items():
         if name in VARIABLES:
-            if value and value not in VARIABLES[name]:
+            if value and VARIABLES[name] and value not in VARIABLES[name]:
                 raise NaitError(f"{name}={value[:80]}: choose {', '.join(VARIABLES[name])}, or unset it")
         elif name.startswith("NAIT_FAST_"):
             warn(f"{name}: no variable that is read; known are {', '.join(VARIABLES)}")
