@@ -20,6 +20,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "NAIT_FAST_BACKEND": ("triton", "cpu", "reference"),
     "NAIT_FAST_LINEAR": ("torch",),
     "NAIT_FAST_CACHE": (),
+    "NAIT_FAST_MAX_ROW_MIB": (),
 }
 _THREADS = ("NUMBA_NUM_THREADS",)  # which Numba reads as it is imported
 PACKAGES = ("torch", "transformers", "triton", "numpy", "numba", "safetensors", "tokenizers")

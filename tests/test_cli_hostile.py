@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -17,6 +18,7 @@ import nait_fast
 from nait_fast.cli import VERBS, main
 from nait_fast.config import MergeOptions, Options, RankOptions, SelectOptions, flag_of
 from nait_fast.config_file import MOST_BYTES, read_config
+from nait_fast.env import VARIABLES as VARIABLES_KNOWN
 from nait_fast.env import check_variables, pick_device
 from nait_fast.errors import NaitError
 from nait_fast.models.spec import parse_layers
@@ -199,11 +201,25 @@ def test_variables_that_mean_nothing(capsys, monkeypatch, name: str, value: str,
     assert error.startswith(f"nait-fast: error: {name}={value[:20]}") and words in error
 
 
+def test_every_variable_is_known() -> None:
+    files = [path for folder in ("nait_fast", "kernels") for path in (ROOT / folder).rglob("*.py")]
+    read = {name for path in files for name in re.findall(r"\bNAIT_FAST_[A-Z_]*[A-Z]\b", path.read_text())}
+    assert read == set(VARIABLES_KNOWN)
+
+
 def test_a_variable_that_nobody_reads(capsys, monkeypatch) -> None:
     monkeypatch.setenv("NAIT_FAST_BACKNED", "cpu")
     ran = run(capsys, "inspect", "nowhere")
     assert "nait-fast: warning: NAIT_FAST_BACKNED: no variable that is read; known are NAIT_FAST_BACKEND" in ran.err
-    check_variables({"NAIT_FAST_BACKEND": "", "NAIT_FAST_LINEAR": "torch", "NUMBA_NUM_THREADS": "2", "HOME": "\0"})
+    check_variables(
+        {
+            "NAIT_FAST_CACHE": "/some/where",
+            "NAIT_FAST_BACKEND": "",
+            "NAIT_FAST_LINEAR": "torch",
+            "NUMBA_NUM_THREADS": "2",
+            "HOME": "\0",
+        }
+    )
 
 
 @pytest.mark.parametrize(
