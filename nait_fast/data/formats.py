@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from nait_fast.data.rules import LABEL_FALSE, NO_RULES, Rules
 from nait_fast.data.turns import (
-    ROLES,
     Message,
     RowError,
     as_list,
@@ -18,9 +18,8 @@ from nait_fast.data.turns import (
     tools_of,
 )
 from nait_fast.data.unread import texts_in, unread_of
-from nait_fast.errors import NaitError
 
-__all__ = ["FORMATS", "ROLES", "Message", "RowError", "RowLeftOut", "Rules", "Sample"]
+__all__ = ["FORMATS", "Message", "RowError", "RowLeftOut", "Sample"]
 
 FORMATS = ("alpaca", "sharegpt", "messages", "prompt_completion", "text", "input_ids")
 
@@ -44,44 +43,6 @@ _KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
 _EXTRA = ("input", "context", "question", "query")  # beside an instruction: what it is about
 _SYSTEM = ("system", "system_prompt")
 _PREFERENCE = ("chosen", "rejected")
-LABEL_FALSE = "its label is false: an answer not to learn from"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a user has said of a pool's rows.
-
-    roles: name of a role in the rows -> one of ROLES. ignore: keys not to be told of; "label" among them: rows whose
-    label is false are read as any other.
-    """
-
-    roles: Mapping[str, str] = field(default_factory=dict)
-    ignore: frozenset[str] = frozenset()
-
-    def described(self) -> dict[str, Any]:
-        """What decides which rows are read, and how; empty where nothing was said."""
-        said: dict[str, Any] = {"roles": dict(sorted(self.roles.items()))} if self.roles else {}
-        return {**said, "labels": "ignored"} if "label" in self.ignore else said
-
-
-def make_rules(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> Rules:
-    """The rules of the options --role and --ignore. Raises NaitError."""
-    roles: dict[str, str] = {}
-    for text in role:
-        name, _, known = text.rpartition("=")
-        if not name or known not in ROLES:
-            raise NaitError(f"--role {text}: write NAME=ROLE, the role one of {', '.join(ROLES)}")
-        if roles.setdefault(name, known) != known:
-            raise NaitError(f"--role {text}: {name} is {roles[name]} already")
-    return Rules(roles, frozenset(ignore))
-
-
-def rules_of(described: Mapping[str, Any]) -> Rules:
-    """The rules that an index has ``described`` of a dataset."""
-    return Rules(described.get("roles", {}), frozenset(["label"] if "labels" in described else []))
-
-
-_NO_RULES = Rules()
 
 
 class RowLeftOut(RowError):
@@ -136,7 +97,7 @@ def detect(row: Mapping[str, Any]) -> str | None:
     return next(iter(fitting(row)), None)
 
 
-def parse(row: dict[str, Any], fmt: str, index: int, rules: Rules = _NO_RULES) -> Sample:
+def parse(row: dict[str, Any], fmt: str, index: int, rules: Rules = NO_RULES) -> Sample:
     """Read a row of format `fmt` (one of FORMATS); `index` becomes `Sample.row`.
 
     Raises RowError when the row lacks the format's keys, holds a value of another type, names an unknown role,
@@ -155,7 +116,7 @@ def also_fitting(row: Mapping[str, Any]) -> list[str]:
     return [fmt for fmt in others if any(row.keys() >= {*wanted} and not read >= {*wanted} for wanted in _KEYS[fmt])]
 
 
-def parse_any(row: Any, index: int, rules: Rules = _NO_RULES) -> Sample:
+def parse_any(row: Any, index: int, rules: Rules = NO_RULES) -> Sample:
     """Read a row of whichever format it has; otherwise as ``parse``."""
     if not isinstance(row, Mapping):
         raise RowError(f"must be a mapping (a row of a pool), not {type(row).__name__}")
@@ -287,6 +248,8 @@ def _conversation(
         raise RowError("no messages")
     if turns[-1].empty:
         raise RowError("empty response")
+    if turns[-1].role != "assistant" and all(row.get(key) for key in _PREFERENCE):
+        raise RowError(no_format(row))  # the turns are its prompt
     if turns[0].role not in ("system", "developer"):
         for key in _SYSTEM:
             if system := _optional_string(row, key):

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nait_fast.data.formats import FORMATS, RowError, RowLeftOut, Rules, Sample, also_fitting, detect, no_format, parse
+from nait_fast.data.formats import FORMATS, RowError, RowLeftOut, Sample, also_fitting, detect, no_format, parse
 from nait_fast.data.parts import Record, as_line
 from nait_fast.data.plan import Plan, Reader, lines_of, make_plan
+from nait_fast.data.rules import NO_RULES, Rules
 from nait_fast.data.sources import Source, open_source
 from nait_fast.data.streams import first_line
 from nait_fast.errors import NaitError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _UNIT_ROWS = 8192
-_NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class Pool:
         self._opened: Source | None = None
         self._plan: Plan | None = None
         self._info: PoolInfo | None = None
+        self._good: tuple[str, Record] | None = None
 
     @property
     def source(self) -> Source:
@@ -156,7 +157,7 @@ class Pool:
         """Say so where the rows, by the first good one, could be read as another format, too."""
         if self._format != "auto":
             return
-        fmt, record = self._first_good()
+        fmt, record = self._good or self._first_good()
         if others := also_fitting(decode(record.payload)):
             warn(
                 f"{self.path}: its rows are read as {fmt}, but have the keys of {' and '.join(others)}, too; "
@@ -167,7 +168,8 @@ class Pool:
         first: SkippedRow | None = None
         for row, record in self.reader().rows():
             try:
-                return check(record.payload, None, row, self.rules)[0], record
+                self._good = check(record.payload, None, row, self.rules)[0], record
+                return self._good
             except RowError as error:
                 bad = self.skip(record, row, None, error)
                 first = first or bad
@@ -229,7 +231,7 @@ class Pool:
         return "fix the row or pass --skip-bad-rows"
 
 
-def check(payload: Any, fmt: str | None, row: int, rules: Rules = _NO_RULES) -> tuple[str, Sample]:
+def check(payload: Any, fmt: str | None, row: int, rules: Rules = NO_RULES) -> tuple[str, Sample]:
     """(format, sample) of a row; `fmt` None: by its keys. Raises RowError."""
     decoded = decode(payload)
     found = fmt or detect(decoded)

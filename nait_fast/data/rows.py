@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nait_fast.data.formats import rules_of
 from nait_fast.data.parts import as_line
 from nait_fast.data.plan import Plan, Reader, lines_of, load_plan, stamps_of
 from nait_fast.data.pool import Pool
+from nait_fast.data.rules import rules_of
 from nait_fast.errors import NaitError
 from nait_fast.index.format import plan_name
 

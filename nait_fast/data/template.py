@@ -4,14 +4,12 @@ Only the text up to the last character of the sample's content is kept: what a t
 marks, EOS) is neither pooled nor, since a decoder looks backwards only, needed.
 """
 
-import datetime
 import hashlib
 import json
-import re
-from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
+from nait_fast.data.chat import TEMPLATE_DATE, apply_chat_template, clock_of, day_of, draws, sources_of
 from nait_fast.data.formats import RowError, Sample
 from nait_fast.data.identity import tokenizer_identity
 from nait_fast.data.streams import first_line
@@ -20,10 +18,6 @@ from nait_fast.data.unread import is_metadata, texts_in
 from nait_fast.errors import NaitError
 
 TEMPLATES = ("auto", "chat", "alpaca", "none")
-TEMPLATE_DATE = "2024-07-26"  # the date that Llama 3's own template falls back to
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-           "December")  # fmt: skip
-_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 # What a role is for a chat template that refuses it or leaves its turns out.
 _STANDS_FOR = {"developer": "system", "environment": "tool"}
 _SENTINEL = "\u241fcontent\u241f"
@@ -55,17 +49,17 @@ class Template:
             raise NaitError("--template chat: this tokenizer has no chat template; use --template alpaca or none")
         self.kind = ("chat" if has_chat else "alpaca") if kind == "auto" else kind
         self.tokenizer = tokenizer
-        self._sources = _sources(tokenizer) if self.kind == "chat" else {}
+        self._sources = sources_of(tokenizer) if self.kind == "chat" else {}
         self._words = "\n".join(self._sources.values())
-        if drawn := next(filter(None, map(_draws, self._sources.values())), None):
+        if drawn := next(filter(None, map(draws, self._sources.values())), None):
             raise NaitError(
                 f"--template chat: the chat template draws at random ({drawn}); use --template alpaca or none"
             )
         asks = "strftime_now" in self._words
         if date is not None and not asks:
             raise NaitError(f"--template-date {date}: the template asks for no date; leave it out")
-        self.date = _day(date or TEMPLATE_DATE).isoformat() if asks else None
-        self._clock = _clock(_day(self.date)) if self.date else None
+        self.date = day_of(TEMPLATE_DATE if date is None else date).isoformat() if asks else None
+        self._clock = clock_of(day_of(self.date)) if self.date else None
         self._closings: dict[str, str | None] = {}
         self._taken: dict[str, bool] = {}
 
@@ -141,7 +135,7 @@ class Template:
 
     def _apply(self, turns: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
         try:
-            return _apply_chat_template(self.tokenizer, turns, tools, self._clock)
+            return apply_chat_template(self.tokenizer, turns, tools, self._clock)
         except Exception as error:  # jinja2 raises whatever the template's author chose
             raise RowError(f"the chat template refuses it: {first_line(error)}") from None
 
@@ -258,93 +252,6 @@ def _with_plain_calls(turn: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(calls, list):
         return {**turn, "content": content}
     return {**turn, "content": content, "tool_calls": [plain_call(call) for call in calls]}
-
-
-def _sources(tokenizer: Any) -> dict[str, str]:
-    """The tokenizer's chat templates by name."""
-    source = tokenizer.chat_template
-    if isinstance(source, str):
-        return {"default": source}
-    return {k: v for k, v in source.items() if isinstance(v, str)} if isinstance(source, dict) else {}
-
-
-@lru_cache
-def _draws(source: str) -> str:
-    """What in a chat template gives another text each time; empty where nothing does."""
-    try:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
-        tree = _compile_jinja_template(source).environment.parse(source)
-    except Exception:  # a broken template says so where it is used
-        return ""
-    from jinja2 import nodes
-
-    if any(used.name == "random" for used in tree.find_all(nodes.Filter)):
-        return "filter random"
-    called = [call.node for call in tree.find_all(nodes.Call)]
-    return "lipsum()" if any(isinstance(one, nodes.Name) and one.name == "lipsum" for one in called) else ""
-
-
-def _day(text: str) -> datetime.date:
-    try:
-        if len(text) == 10:
-            return datetime.date.fromisoformat(text)
-    except ValueError:
-        pass
-    raise NaitError(f"--template-date {text[:40]}: write YYYY-MM-DD")
-
-
-def _clock(day: datetime.date) -> Callable[[str], str]:
-    """``strftime_now`` of transformers' templates, stopped at the midnight that begins ``day``, in English whatever the
-    locale."""
-    moment = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.timezone.utc)
-    month, weekday = _MONTHS[day.month - 1], _WEEKDAYS[day.weekday()]
-    clock, date = "00:00:00", f"{day.month:02d}/{day.day:02d}/{day.year % 100:02d}"
-    words = {"%": "%%", "A": weekday, "a": weekday[:3], "B": month, "b": month[:3], "h": month[:3], "p": "AM",
-             "c": f"{weekday[:3]} {month[:3]} {day.day:2d} {clock} {day.year}", "x": date, "X": clock, "Z": "", "z": "",
-             "s": str(int(moment.timestamp()))}  # fmt: skip
-
-    def strftime_now(format: str) -> str:
-        return moment.strftime(re.sub(r"%([%AaBbhpXxcZzs])", lambda found: words[found[1]], format))
-
-    return strftime_now
-
-
-def _apply_chat_template(
-    tokenizer: Any, turns: list[dict[str, Any]], tools: list[Any] | None, clock: Callable[[str], str] | None
-) -> str:
-    """``tokenizer.apply_chat_template(turns, tools=tools, tokenize=False)``, in half the time where that is
-    transformers' own. ``clock``: what tells the date, where the template asks for it."""
-    sources = _sources(tokenizer)
-    source = sources.get("tool_use" if tools is not None and "tool_use" in sources else "default")
-    compiled = _compile(tokenizer.__class__, source) if turns and source is not None else None
-    if compiled is None:
-        more: dict[str, Any] = {} if tools is None else {"tools": tools}
-        if clock is not None:
-            more["strftime_now"] = clock
-        return tokenizer.apply_chat_template(turns, tokenize=False, **more)
-    template, constants = compiled
-    variables = {**constants, **tokenizer.special_tokens_map, "messages": turns, "tools": tools}
-    if clock is not None:
-        variables["strftime_now"] = clock
-    # As jinja's own render(), which copies its globals, slowly, for every conversation.
-    return "".join(template.root_render_func(template.new_context(variables, shared=True)))
-
-
-@lru_cache
-def _compile(tokenizer_class: type, source: str) -> tuple[Any, dict[str, Any]] | None:
-    """(compiled template, the variables that no conversation changes), or None where there is no way to it."""
-    from transformers import PreTrainedTokenizerBase
-
-    names = ("apply_chat_template", "get_chat_template")
-    if any(getattr(tokenizer_class, n, None) is not getattr(PreTrainedTokenizerBase, n) for n in names):
-        return None
-    try:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-    except ImportError:  # transformers does not promise that function
-        return None
-    template = _compile_jinja_template(source)
-    return template, {**template.globals, "documents": None, "add_generation_prompt": False}
 
 
 def _ends_in(text: str, content: str, closing: str) -> bool:

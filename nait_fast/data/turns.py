@@ -23,6 +23,7 @@ _ROLE_NAMES: dict[str, str] = {
 }
 _NO_FIELDS: Mapping[str, Any] = {}  # one for all turns that have none
 CALLS = ("tool_calls", "function_call", "function_calls")
+_NAMES = ("role", "content", "from", "value")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -144,7 +145,11 @@ def message_list(
 
 
 def _message(turn: dict[str, Any], role: str, role_key: str, text_key: str, place: str) -> Message:
-    fields = {k: v for k, v in turn.items() if k not in (role_key, text_key) and v is not None}
+    fields = {k: v for k, v in turn.items() if k not in _NAMES and v is not None}
+    if role_key == "from" and turn.get("content") not in (None, "", turn.get("value")):
+        raise RowError(f'"{place}" has both "value" and "content"; keep one')
+    if role_key == "role" and turn.get("value") is not None:
+        fields["value"] = turn["value"]
     if fields:
         _check(fields, place, 0)
         fields = {k: _without_nulls(v) for k, v in fields.items()}

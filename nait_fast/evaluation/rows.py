@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.data.formats import RowError, parse, rules_of
+from nait_fast.data.formats import RowError, parse
+from nait_fast.data.rules import rules_of
 from nait_fast.index.reader import Index
 
 TEXT_CHARACTERS = 300

@@ -14,10 +14,10 @@ import torch
 
 from nait_fast.config import IndexOptions
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import make_rules
 from nait_fast.data.loader import Window
 from nait_fast.data.plan import Plan, Unit, load_plan, stamps_of
 from nait_fast.data.pool import Pool
+from nait_fast.data.rules import make_rules
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
 from nait_fast.errors import NaitError

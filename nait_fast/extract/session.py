@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.data.formats import RowError, Rules, make_rules, parse_any
+from nait_fast.data.formats import RowError, parse_any
 from nait_fast.data.pool import Pool, PoolInfo
+from nait_fast.data.rules import Rules, make_rules
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import counted, warn_unread

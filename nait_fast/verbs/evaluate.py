@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from nait_fast.config import EvaluateOptions
-from nait_fast.data.formats import make_rules
 from nait_fast.data.pool import Pool
 from nait_fast.data.rows import open_rows
+from nait_fast.data.rules import make_rules
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
 from nait_fast.evaluation import FILE, FORMAT_VERSION, KIND, confounds, core, fidelity, retrieval, stability, transfer

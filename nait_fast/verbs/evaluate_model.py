@@ -8,8 +8,9 @@ import numpy as np
 
 from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions, RunOptions
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import parse, rules_of
+from nait_fast.data.formats import parse
 from nait_fast.data.pool import Pool, decode
+from nait_fast.data.rules import rules_of
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.rows import datasets_of

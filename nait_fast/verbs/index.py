@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import IndexOptions, flag_of
-from nait_fast.data.formats import LABEL_FALSE
 from nait_fast.data.plan import Plan
+from nait_fast.data.rules import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
 from nait_fast.dist.local import default_workers, run_workers
 from nait_fast.dist.progress import Watch

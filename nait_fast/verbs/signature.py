@@ -9,8 +9,8 @@ import torch
 
 from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import Rules, make_rules
 from nait_fast.data.pool import Pool
+from nait_fast.data.rules import Rules, make_rules
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import top_sets
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, session_around

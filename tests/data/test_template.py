@@ -2,8 +2,9 @@
 
 import pytest
 
+from nait_fast.data.chat import _compile
 from nait_fast.data.formats import Message, RowError, Sample, parse
-from nait_fast.data.template import Template, _compile
+from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.errors import NaitError
 from tests import naive

@@ -1,0 +1,49 @@
+"""What a user has said of a pool's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nait_fast.data.turns import ROLES
+from nait_fast.errors import NaitError
+
+LABEL_FALSE = "its label is false: an answer not to learn from"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a user has said of a pool's rows.
+
+    roles: name of a role in the rows -> one of ROLES. ignore: keys not to be told of; "label" among them: rows whose
+    label is false are read as any other.
+    """
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    ignore: frozenset[str] = frozenset()
+
+    def described(self) -> dict[str, Any]:
+        """What decides which rows are read, and how; empty where nothing was said."""
+        said: dict[str, Any] = {"roles": dict(sorted(self.roles.items()))} if self.roles else {}
+        return {**said, "labels": "ignored"} if "label" in self.ignore else said
+
+
+def make_rules(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> Rules:
+    """The rules of the options --role and --ignore. Raises NaitError."""
+    roles: dict[str, str] = {}
+    for text in role:
+        name, _, known = text.rpartition("=")
+        if not name or known not in ROLES:
+            raise NaitError(f"--role {text}: write NAME=ROLE, the role one of {', '.join(ROLES)}")
+        if roles.setdefault(name, known) != known:
+            raise NaitError(f"--role {text}: {name} is {roles[name]} already")
+    return Rules(roles, frozenset(ignore))
+
+
+def rules_of(described: Mapping[str, Any]) -> Rules:
+    """The rules that an index has ``described`` of a dataset."""
+    return Rules(described.get("roles", {}), frozenset(["label"] if "labels" in described else []))
+
+
+NO_RULES = Rules()
