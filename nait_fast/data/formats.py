@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from nait_fast.data.rules import LABEL_FALSE, NO_RULES, Rules
+from nait_fast.data.rules import LABEL_FALSE, NO_RULES, Rules, rules_of
 from nait_fast.data.turns import (
     Message,
     RowError,
@@ -19,7 +19,7 @@ from nait_fast.data.turns import (
 )
 from nait_fast.data.unread import texts_in, unread_of
 
-__all__ = ["FORMATS", "Message", "RowError", "RowLeftOut", "Sample"]
+__all__ = ["FORMATS", "Message", "RowError", "RowLeftOut", "Sample", "rules_of"]
 
 FORMATS = ("alpaca", "sharegpt", "messages", "prompt_completion", "text", "input_ids")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from nait_fast.index.tally import OTHERS, capped
 from nait_fast.notices import warn
 
 # Keys that say what a row is, where it is from and how good it is; docs/data.md lists them. A key also counts as
@@ -35,6 +36,7 @@ _METADATA_ENDS = tuple(
     _quality _difficulty _reward _count _counts _length _index _idx _status _weight _mask _flag
     """.split()  # noqa: SIM905
 )
+_SAID_KEYS = 20  # as many are said one by one
 _COPY_CHARACTERS = 20  # a text as long as this that is part of what was read is no other text
 
 
@@ -58,20 +60,18 @@ def unread_of(row: Mapping[str, Any], read: frozenset[str], texts: Iterable[str]
     if not keys:
         return ()
     found: list[str] = []
-    known: list[str] | None = None
+    known: set[str] | None = None
+    whole = ""
     for key in keys:
         values = [text for value in texts_in(row[key]) if (text := value.strip())]
         if not values:
             continue
         if known is None:
-            known = [text.strip() for text in texts]
-        if not all(_is_copy(value, known) for value in values):
+            known = {text.strip() for text in texts}
+            whole = "\0".join(sorted(known))
+        if not all(value in known or (len(value) >= _COPY_CHARACTERS and value in whole) for value in values):
             found.append(key)
     return tuple(found)
-
-
-def _is_copy(value: str, known: list[str]) -> bool:
-    return value in known or (len(value) >= _COPY_CHARACTERS and any(value in text for text in known))
 
 
 def texts_in(value: Any, depth: int = 0) -> Iterator[str]:
@@ -88,24 +88,29 @@ def texts_in(value: Any, depth: int = 0) -> Iterator[str]:
 
 
 def counted(kept: Iterable[tuple[str, ...]]) -> dict[str, int]:
-    """Key -> rows, by name."""
+    """Key -> rows, as ``capped``; long keys are cut, what cannot be printed in them is replaced."""
     counts: Counter[str] = Counter()
     for keys in kept:
         if keys:
-            counts.update(keys)
-    return dict(sorted(counts.items()))
+            counts.update(map(_shown, keys))
+    return capped(counts)
 
 
 def warn_unread(where: str, unread: Mapping[str, int], unshown: Mapping[str, int], ignore: Iterable[str]) -> None:
     """Say once of each key, unless it is to be ignored, how many rows of ``where`` hold it to no effect."""
     ignored = set(ignore)
+    left = sorted(unread.keys() - ignored - {OTHERS}, key=lambda key: (-unread[key], key))
+    if len(left) > _SAID_KEYS:
+        names = ", ".join(f"'{key}'" for key in left[:5])
+        warn(f"{where}: text under {len(left):,} keys or more is not read, mostly {names}; are these its rows?")
+        unread = {}
     for key, rows in unread.items():
         if key not in ignored:
-            warn(f"{where}: {_rows(rows)} '{_short(key)}', which is not read; --ignore {_flag(key)} silences this")
+            warn(f"{where}: {_rows(rows)} '{key}', which is not read; --ignore {_flag(key)} silences this")
     for key, rows in unshown.items():
         if key not in ignored:
             warn(
-                f"{where}: {_rows(rows)} '{_short(key)}', which the template does not show the model (all or part of "
+                f"{where}: {_rows(rows)} '{key}', which the template does not show the model (all or part of "
                 f"it); --ignore {_flag(key)} silences this"
             )
 
@@ -114,9 +119,11 @@ def _rows(rows: int) -> str:
     return "1 row holds" if rows == 1 else f"{rows:,} rows hold"
 
 
-def _short(key: str) -> str:
-    return key if len(key) <= 60 else key[:59] + "…"
+@lru_cache(maxsize=4096)
+def _shown(key: str) -> str:
+    text = "".join(c if c.isprintable() else "\ufffd" for c in key[:60])
+    return text if len(key) <= 60 else text[:59] + "…"
 
 
 def _flag(key: str) -> str:
-    return _short(key) if key.replace("-", "").replace("_", "").isalnum() and key[0] != "-" else f"'{_short(key)}'"
+    return key if key.replace("-", "").replace("_", "").isalnum() and key[0] != "-" else f"'{key}'"

@@ -14,7 +14,7 @@ AGREE = {
     "first_token": "--first-token",
     "layers": "--layers",
     "model": "--model",
-    "template": "--template and --tokenizer",
+    "template": "--template, --tokenizer and --template-date",
 }
 IDENTITY = (*AGREE, "widths")
 DIGITS = 32  # of model and template; 16 in files made before these hashes covered what they do now

@@ -40,6 +40,7 @@ from nait_fast.index.lock import is_held
 from nait_fast.index.owned import is_in_work
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import lines_before
+from nait_fast.index.tally import capped
 
 _OF_SHARD = ("file", "first_row", "pool_rows", "rows", "bytes", "sha256", "xxh3")  # in the manifest
 _PARTS = ("shard-*.safetensors", CODEBOOK, CALIBRATION, "plan-*.json", RUN)
@@ -151,7 +152,7 @@ class IndexWriter:
         calibration = self.folder / CALIBRATION
         manifest = {
             "kind": "nait_fast index", "format_version": FORMAT_VERSION, **head, **totals, "duplicate_ids": duplicates,
-            "skipped": told, **{key: dict(sorted(counts.items())) for key, counts in unread.items()},
+            "skipped": told, **{key: capped(counts) for key, counts in unread.items()},
             "calibration": sha256_file(calibration) if calibration.exists() else None,
             "shards": shards,
         }  # fmt: skip
