@@ -75,7 +75,7 @@ class _Watched(Capture):
     def run(self) -> list[int]:
         return self._own.run
 
-    def forward(self, position: int, x: torch.Tensor) -> torch.Tensor:
+    def read(self, position: int, x: torch.Tensor, gate: torch.Tensor | None, up: torch.Tensor) -> torch.Tensor:
         layer, rows = self.specs[position].layer, x.numel() // x.shape[-1]
         if rows != self._own.tokens:
             raise NaitError(
@@ -85,7 +85,7 @@ class _Watched(Capture):
         if position in self.run:
             raise NaitError(f"capture: the MLP of layer {layer} runs more than once a forward; it is not supported")
         self.run.append(position)
-        return super().forward(position, x)
+        return super().read(position, x, gate, up)
 
 
 _shifted: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # what ``moves_with_padding`` has found
@@ -120,7 +120,8 @@ def capture(
     ``model``: a transformers decoder in evaluation mode, with or without LM head; its outputs do not change and it is
     untouched after the block. Padding is told by ``attention_mask``, on either side. ``readings``: any of drift, mean,
     up_abs. Threads (or asyncio tasks) may each have a block of their own on one model: a block sees the forwards of the
-    thread that opened it. Raises NaitError for models that are not supported.
+    thread that opened it. Blocks within one another each have readings of their own. Raises NaitError for models that
+    are not supported.
     """
     unknown = [r for r in readings if r not in READINGS] + ([] if first_token in FIRST_TOKEN else [first_token])
     if unknown:
@@ -135,7 +136,8 @@ def capture(
     refuse_absent(model, type(model).__name__)
     specs = find_mlps(model)
     specs = [specs[i] for i in parse_layers(layers, len(specs))]
-    probe(specs, activation_dtype(model))
+    with uncaptured():  # a block around this one reads the caller's forwards only
+        probe(specs, activation_dtype(model))
     device = next(model.parameters()).device
     captured = Captured([spec.layer for spec in specs])
     pending = threading.local()  # of a forward under way: ``readings``, by position
@@ -151,7 +153,7 @@ def capture(
     hook = _Watched(specs, statistics_for(readings), on_layer, stop=False)
 
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if not hook.on:  # another thread's
+        if module is not model or not hook.on:  # a copy's, another thread's
             return
         pending.readings = {}
         given = {**kwargs, **inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments}
@@ -174,7 +176,10 @@ def capture(
         hook.begin(mask.numel())
 
     def after(module: nn.Module, args: tuple, output: Any) -> None:
-        if not hook.on:
+        if module is not model or not hook.on:
+            return
+        hook.segments = None  # a forward of the body alone is not awaited
+        if output is None:  # the forward has failed
             return
         if not pending.readings:
             raise NaitError(f"capture: none of the layers {[spec.layer for spec in specs]} has run in this forward")
@@ -187,7 +192,10 @@ def capture(
         kept = {name: [pending.readings[position][name] for position in run] for name in names}
         captured._keep([specs[position].layer for position in run], kept)
 
-    handles = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
+    handles = [
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after, always_call=True),
+    ]
     try:
         with patched(hook):
             yield captured

@@ -1,5 +1,6 @@
 """``nait_fast.capture`` on a model that someone else loaded: padded batches against plain hooks, one at a time."""
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -251,6 +252,53 @@ def test_blocks_of_several_threads_on_one_model():
         for future in [threads.submit(run, number) for number in range(2)]:
             future.result()
     assert "forward" not in mlp.__dict__ and not model._forward_hooks and not model._forward_pre_hooks
+
+
+def test_blocks_within_one_another():
+    """Each has its own readings of every forward inside of it, whichever module it was opened on."""
+    model = llama()
+    ids, mask = padded(SEQUENCES, "left")
+    expected = naive.pooled_all(model, SEQUENCES[:4])
+    with torch.no_grad(), nait_fast.capture(model, READINGS) as outer:
+        bare = model(input_ids=ids, attention_mask=mask).logits
+        alone = [x.clone() for x in outer["mean"]]
+        with nait_fast.capture(model.model, ["mean"], layers="0,2", first_token="include") as inner:
+            assert all(
+                torch.equal(a, b) for a, b in zip(outer["mean"], alone, strict=True)
+            )  # the inner's trial is its own
+            both = model(input_ids=ids[:4], attention_mask=mask[:4]).logits
+            assert torch.allclose(both, bare[:4], atol=1e-5)
+            compare(outer, expected, SEQUENCES[:4])
+            assert worst_error(inner.stacked("mean"), expected["mean_all"][:, [0, 2]]) <= 1e-5
+            model.model(input_ids=ids, attention_mask=mask)  # no forward of the outer block's model
+            assert len(inner["mean"][0]) == len(SEQUENCES) and len(outer["mean"][0]) == 4
+        model(input_ids=ids, attention_mask=mask)
+    check(outer, model, SEQUENCES)
+    assert "forward" not in model.model.layers[0].mlp.__dict__
+
+
+def test_a_failed_forward_leaves_the_readings_of_the_last_one():
+    model = llama()
+    ids, mask = padded(SEQUENCES, "left")
+    with torch.no_grad(), nait_fast.capture(model, READINGS) as captured:
+        model(input_ids=ids, attention_mask=mask)
+        with pytest.raises(IndexError):
+            model(input_ids=ids + 1000, attention_mask=mask)
+        check(captured, model, SEQUENCES)
+
+
+def test_a_copy_made_inside_of_a_block_is_not_captured():
+    model = llama()
+    ids, mask = padded(SEQUENCES, "left")
+    with torch.no_grad(), nait_fast.capture(model) as captured:
+        other = copy.deepcopy(model)
+        other(input_ids=ids, attention_mask=mask)
+        with pytest.raises(KeyError):
+            captured["mean"]
+        with nait_fast.capture(other, READINGS) as own:
+            other(input_ids=ids, attention_mask=mask)
+        check(own, model, SEQUENCES)
+    assert "forward" not in other.model.layers[0].mlp.__dict__ and "forward" not in model.model.layers[0].mlp.__dict__
 
 
 def test_a_thread_outside_the_block_is_not_captured():

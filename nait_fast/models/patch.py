@@ -4,6 +4,7 @@ Several captures may be on at once, of several threads: a forward belongs to the
 asyncio task), and modules get their forward back when the last capture ends, in whatever order they do.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ class StopForward(Exception):
 
 
 class Capture:
-    """What a patched MLP needs in a forward: set ``segments`` before each one (each thread has its own).
+    """What a patched MLP needs in a forward: set ``segments`` before each one (each thread has its own), and to None
+    where none is awaited.
 
     ``on_layer(position, stats)`` is called as each captured layer is done (``position`` counts the captured layers);
     ``bits(position)`` tells the bits that the op shall pack in the same pass, if any. The statistic ``hidden_sum``, of
@@ -51,7 +53,7 @@ class Capture:
         return getattr(self._own, "segments", None)
 
     @segments.setter
-    def segments(self, segments: Segments) -> None:
+    def segments(self, segments: Segments | None) -> None:
         self._own.segments = segments
 
     @property
@@ -59,17 +61,19 @@ class Capture:
         """Whether the caller is inside this capture's block."""
         return self in _captures.get()
 
-    def forward(self, position: int, x: torch.Tensor) -> torch.Tensor:
-        spec = self.specs[position]
-        gate, up = project_up(spec, x)
+    def read(self, position: int, x: torch.Tensor, gate: torch.Tensor | None, up: torch.Tensor) -> torch.Tensor:
+        """The activations of the MLP at ``position``, once what is wanted of them has been told."""
         assert self.segments is not None
-        hidden, stats = mlp_capture(gate, up, spec.act, self.segments, self.statistics, self.bits(position))
+        act = self.specs[position].act
+        hidden, stats = mlp_capture(gate, up, act, self.segments, self.statistics, self.bits(position))
         if position == self.hidden_at:
             stats.hidden_sum = segment_sums(x, self.segments)
         self.on_layer(position, stats)
-        if self.stop and position == len(self.specs) - 1:
-            raise StopForward
-        return project_down(spec, hidden)
+        return hidden
+
+    def ends_at(self, position: int) -> bool:
+        """Whether the forward need not go on behind the activations at ``position``."""
+        return self.stop and position == len(self.specs) - 1
 
 
 def project_up(spec: MlpSpec, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -95,7 +99,7 @@ _installing = threading.Lock()
 
 
 class _Tap:
-    """A module's forward while captures are on: the caller's innermost one takes the call, else the module itself."""
+    """A module's forward while captures are on: all of the caller's that await one read it, the innermost last."""
 
     def __init__(self, module: nn.Module):
         # A module may carry a forward of its own already (accelerate's hooks): that one comes back.
@@ -104,10 +108,25 @@ class _Tap:
         self.positions: dict[Capture, int] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        for capture in reversed(_captures.get()):
-            if (position := self.positions.get(capture)) is not None:
-                return capture.forward(position, x)
-        return type(self.module).forward(self.module, x) if self.own is None else self.own(x)
+        reading = [(c, self.positions[c]) for c in _captures.get() if c in self.positions and c.segments is not None]
+        if not reading:
+            return type(self.module).forward(self.module, x) if self.own is None else self.own(x)
+        capture, position = reading[-1]
+        spec = capture.specs[position]
+        gate, up = project_up(spec, x)
+        for each, place in reading:
+            hidden = each.read(place, x, gate, up)
+        if any(each.ends_at(place) for each, place in reading):
+            raise StopForward
+        return project_down(spec, hidden)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Tap":
+        """Of a copied module: it has no captures, which are its original's."""
+        made = _Tap.__new__(_Tap)
+        memo[id(self)] = made
+        made.own, made.module = copy.deepcopy(self.own, memo), copy.deepcopy(self.module, memo)
+        made.positions = {}
+        return made
 
 
 def _install(capture: Capture) -> None:
@@ -185,12 +204,17 @@ def activation_dtype(model: Any) -> torch.dtype:
 def _computes_its_family(spec: MlpSpec, dtype: torch.dtype) -> bool:
     family = spec.family
     seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    handles = [
-        spec.part(name).register_forward_hook(
-            lambda module, args, output, name=name: seen.setdefault(name, []).append((args[0], output))
-        )
-        for name in (family.up, family.down, *([family.gate] if family.gate else []))
-    ]
+    mine = threading.get_ident()
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+            if threading.get_ident() == mine:  # another thread may be running the model
+                seen.setdefault(name, []).append((args[0], output))
+
+        return hook
+
+    names = (family.up, family.down, *([family.gate] if family.gate else []))
+    handles = [spec.part(name).register_forward_hook(keep(name)) for name in names]
     device = next((p.device for p in spec.module.parameters()), torch.device("cpu"))
     width = input_width(spec.part(family.up))
     x = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
@@ -200,7 +224,7 @@ def _computes_its_family(spec: MlpSpec, dtype: torch.dtype) -> bool:
     finally:
         for handle in handles:
             handle.remove()
-    if any(len(seen.get(name, ())) != 1 for name in (family.up, family.down, *([family.gate] if family.gate else []))):
+    if any(len(seen.get(name, ())) != 1 for name in names):
         return False
     into, up = seen[family.up][0]
     gate = None
