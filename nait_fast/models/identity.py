@@ -7,6 +7,7 @@ bf16 has one identity in bf16 and fp32, from files or in memory, on any device. 
 are hashed as they are kept, together with the configuration of the quantisation.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -103,7 +104,7 @@ def read_tensors(body: nn.Module, specs: Sequence[MlpSpec]) -> Iterator[tuple[st
     """(name, weight or persistent buffer, or what else a module keeps as its state) that a forward to the last of
     ``specs`` may read, by name. Raises NaitError for a weight that has no values."""
     unread = tuple(_beyond(body, specs[-1]))
-    state = body.state_dict(keep_vars=True)
+    state = _state_of(body)
     for name in sorted(state):
         if name.startswith(unread):
             continue
@@ -111,6 +112,25 @@ def read_tensors(body: nn.Module, specs: Sequence[MlpSpec]) -> Iterator[tuple[st
         if isinstance(value, torch.Tensor) and value.device.type == "meta":
             value = _offloaded(body, name)
         yield name.replace("_orig_mod.", ""), value  # of a compiled module
+
+
+def _state_of(body: nn.Module) -> dict[str, Any]:
+    """``body``'s state, and ``body`` as it was: bitsandbytes unpacks 4-bit weights that a CPU has run for it, for good
+    and not as they were."""
+    packed: list[tuple[Any, torch.Tensor, Any]] = []
+    for module in body.modules():
+        weight: Any = getattr(module, "weight", None)
+        if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
+            packed.append((module, weight.data, copy.copy(weight.quant_state)))
+    state: dict[str, Any] = body.state_dict(keep_vars=True)
+    if not packed:
+        return state
+    state = {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    for own, data, quantised in packed:
+        own.weight.data, own.weight.quant_state = data, quantised
+        if getattr(own, "quant_state", None) is not None:
+            own.quant_state = quantised
+    return state
 
 
 def _beyond(body: nn.Module, last: MlpSpec) -> Iterator[str]:

@@ -235,6 +235,7 @@ def prepare(
     if loading is not None:
         loading.check(called, body, chosen[-1])
     refuse_absent(body, called)
+    identity = model_identity(body, specs, entry)  # before a forward, in which a quantiser may pack its weights anew
     probe(specs, activation_dtype(body))
     specs, hidden = exercised(body, specs, called)
     attention = packed_attention_for(body, hidden)
@@ -249,7 +250,7 @@ def prepare(
         tokenizer,
         specs,
         attention,
-        model_identity(body, specs, entry),
+        identity,
         _rope_limit(body.config),
         fused_forwards(body),
     )

@@ -4,10 +4,12 @@ import copy
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from nait_fast.errors import NaitError
 from nait_fast.models import weight_cache
@@ -275,3 +277,34 @@ def test_where_hashes_are_kept(monkeypatch, tmp_path):
     assert weight_cache.cache_folder() == tmp_path / "nait_fast" / "weights"
     monkeypatch.setattr("sys.platform", "darwin")
     assert weight_cache.cache_folder() == Path.home() / "Library" / "Caches" / "nait_fast" / "weights"
+
+
+class PackedLinear(nn.Linear):
+    """As bitsandbytes' 4-bit layer: a CPU's forward packs its weight, and asking for its state unpacks it, lossily."""
+
+    def forward(self, x):
+        if not self.weight.quant_state.packing_format_for_cpu:
+            self.weight.data, self.weight.quant_state.packing_format_for_cpu = self.weight.data.flip(0), True
+        return nn.functional.linear(x, self.weight.flip(0) * self.weight.quant_state.absmax)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        if self.weight.quant_state.packing_format_for_cpu:
+            self.weight.data, self.weight.quant_state.packing_format_for_cpu = self.weight.data.flip(0), False
+            self.weight.quant_state.absmax = 0.5
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+def test_asking_for_the_identity_changes_no_weight():
+    model = llama()
+    for layer in model.model.layers:
+        linear = layer.self_attn.q_proj
+        linear.__class__ = PackedLinear
+        linear.weight.quant_state = SimpleNamespace(packing_format_for_cpu=False, absmax=1.0)
+    ids = torch.randint(3, 60, (1, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first = prepare(model, None)
+        before = model(input_ids=ids).logits
+        again = prepare(model, None)  # its weights are packed now
+        assert torch.equal(model(input_ids=ids).logits, before)
+        assert torch.equal(before, llama()(input_ids=ids).logits)
+    assert again.fingerprint == first.fingerprint
