@@ -108,7 +108,7 @@ $(VENV)/.dev: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py
 # data-juicer pins a dill and a multiprocess older than those of .venv, and the tools bring a hundred packages: they get a
 # layer that finds .venv's packages after its own. The pins are complete: pip has nothing to solve.
 $(HOSTS)/.hosts: $(VENV)/.dev constraints-hosts.txt
-	@echo "== data-juicer, datatrove, NeMo Curator, Ray, TRL and DataFlex: $(HOSTS), over $(VENV)"
+	@echo "== data-juicer, datatrove, NeMo Curator, Ray, TRL, DataFlex and LLaMA-Factory: $(HOSTS), over $(VENV)"
 	@$(PYTHON) -m venv $(HOSTS)
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 		"$$($(HOSTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"

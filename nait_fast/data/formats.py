@@ -293,6 +293,11 @@ def _present_keys(row: dict[str, Any], fmt: str) -> tuple[str, ...]:
     raise RowError(f'no key "{missing}", which {fmt} needs (the row has: {describe_keys(row)})')
 
 
+def keys_of(row: Mapping[str, Any], fmt: str) -> tuple[str, ...]:
+    """The keys that a row of ``fmt`` is read from; of flat ones the question's and the answer's. Raises RowError."""
+    return _present_keys(dict(row), fmt)
+
+
 def describe_keys(row: dict[str, Any]) -> str:
     """The row's keys for a message: at most ten, each shortened."""
     names = [key if key.isidentifier() and len(key) <= 40 else reprlib.repr(key) for key in list(row)[:10]]

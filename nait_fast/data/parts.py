@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -158,7 +160,7 @@ class Table(Part):
 
     def count(self, digest: Digest) -> int | None:
         for record in self.records(Place(0, 0)):
-            digest.update(as_line(record.payload))
+            digest.update(_dump(record.payload))
             digest.update(b"\n")
         return len(self.rows)
 
@@ -173,13 +175,41 @@ class Table(Part):
 
 
 def as_line(payload: Any) -> bytes:
-    """A row as JSON without the newline: lines as they are stored, others written anew."""
+    """A row as JSON without the newline: lines as they are stored, others written anew, with null for NaN and infinite
+    numbers, which JSON does not know."""
     if isinstance(payload, bytes):
         return payload
     try:
-        return json.dumps(payload, ensure_ascii=False, default=_plain).encode()
+        return _dump(payload, allow_nan=False)
+    except ValueError:  # NaN, or a circle, which no row has
+        return _dump(_with_nulls(payload))
+    except RecursionError:
+        raise NaitError("a row is nested too deep to be written as JSON; remove it") from None
+
+
+def with_nulls(line: bytes) -> bytes:
+    """A line of JSON with null for the NaN, Infinity and -Infinity that some writers leave in it."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return line
+    return _NO_NUMBER.sub(lambda found: found[0] if found[0].startswith(b'"') else b"null", line)
+
+
+_NO_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN')  # strings are stepped over
+
+
+def _dump(payload: Any, **options: Any) -> bytes:
+    try:
+        return json.dumps(payload, ensure_ascii=False, default=_plain, **options).encode()
     except UnicodeEncodeError:  # half a surrogate pair
-        return json.dumps(payload, default=_plain).encode()
+        return json.dumps(payload, default=_plain, **options).encode()
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_nulls(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: object) -> str:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nait_fast.data.parts import as_line
+from nait_fast.data.parts import as_line, with_nulls
 from nait_fast.data.plan import Plan, Reader, lines_of, load_plan, stamps_of
 from nait_fast.data.pool import Pool
 from nait_fast.data.rules import rules_of
 from nait_fast.errors import NaitError
 from nait_fast.index.format import plan_name
+from nait_fast.notices import warn
 
 if TYPE_CHECKING:
     from nait_fast.index.reader import Index
@@ -27,15 +28,21 @@ class PoolRows:
 
     def lines(self, rows: np.ndarray) -> Iterator[bytes]:
         """The rows with these ascending numbers (int64), each as JSON without the newline: those of JSONL byte for
-        byte as stored, others written anew. Only the units that hold one are read. Raises NaitError when a pool has
-        changed."""
-        first = 0
+        byte as stored (but null for NaN, with a warning), others written anew. Only the units that hold one are read.
+        Raises NaitError when a pool has changed."""
+        first = mended = 0
         for reader in self._readers:
             end = first + reader.plan.rows
             own = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)] - first
             for _, record in lines_of(reader, own.tolist()):
-                yield as_line(record.payload)
+                stored = as_line(record.payload)
+                line = with_nulls(stored)
+                mended += line != stored
+                yield line
             first = end
+        if mended:
+            warn(f"{', '.join(self.paths)}: {mended:,} chosen rows hold NaN or infinite numbers, which are no JSON; "
+                 "they are written as null")  # fmt: skip
 
 
 def rows_of(pool: Pool) -> PoolRows:

@@ -1,16 +1,20 @@
 """A selection for the tools that train on it: a small file each, beside ``selected.jsonl``."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nait_fast.data.formats import RowError, detect, parse
+from nait_fast.data.formats import RowError, Sample, parse, rules_of
+from nait_fast.data.parts import as_line
+from nait_fast.data.pool import decode
 from nait_fast.errors import NaitError
 from nait_fast.index.files import atomic_file, sha256_file, write_json
+from nait_fast.index.reader import Index
+from nait_fast.notices import warn
 from nait_fast.ranking.export import SELECTED
+from nait_fast.ranking.llama_factory import Entry, NotCarried
 from nait_fast.ranking.select import Selection
 
 DATASET_INFO, TOP_INDICES, MESSAGES = "dataset_info.json", "top_indices.npy", "messages.jsonl"
@@ -22,69 +26,77 @@ def check_exports(names: Sequence[str], format: str) -> None:
         raise NaitError(f"--export messages: rows of format {format} are no conversations; leave it out")
 
 
-def write_exports(folder: Path, names: Sequence[str], format: str, selection: Selection) -> dict[str, str]:
+def write_exports(folder: Path, names: Sequence[str], index: Index, selection: Selection) -> dict[str, str]:
     """Write the files of ``names`` (keys of ``EXPORTS``) for the ``selected.jsonl`` of ``folder``, remove those of an
     earlier run; returns file name -> SHA-256. Raises NaitError."""
     for name, (file, write) in EXPORTS.items():
         if name in names:
-            write(folder, format, selection)
+            write(folder, index, selection)
         else:
             (folder / file).unlink(missing_ok=True)  # it would not fit the rest
     return {EXPORTS[name][0]: sha256_file(folder / EXPORTS[name][0]) for name in dict.fromkeys(names)}
 
 
-def _write_top_indices(folder: Path, format: str, selection: Selection) -> None:
+def _write_top_indices(folder: Path, index: Index, selection: Selection) -> None:
     """DataFlex's ``near`` selector reads a matrix of row numbers, column by column: int64 [k, 1], best first."""
     with atomic_file(folder / TOP_INDICES) as file:
         np.save(file, selection.rows[selection.order][:, None], allow_pickle=False)
 
 
-def _write_messages(folder: Path, format: str, selection: Selection) -> None:
-    """The rows as conversations, ``{"messages": [{"role", "content"}]}``: what TRL and axolotl take as they are."""
-    with atomic_file(folder / MESSAGES) as out, open(folder / SELECTED, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            row = json.loads(line)
+def _write_messages(folder: Path, index: Index, selection: Selection) -> None:
+    """The rows as conversations, ``{"messages": [turns with all that they hold], "tools", "id"}``: what TRL and axolotl
+    take as they are. The last two only where some row has them; then every row has the key, or readers that take a
+    file's columns from its beginning fail."""
+    keys: set[str] = set()
+    for number, (_, _, read) in enumerate(_rows(folder, index, selection), 1):
+        where = f"{folder / SELECTED}:{number}"
+        if isinstance(read, RowError):
+            raise NaitError(f"{where}: {read}; leave out --export messages")
+        if not read.messages:
+            raise NaitError(f"{where}: is no conversation; leave out --export messages")
+        keys |= ({"tools"} if read.tools is not None else set()) | ({"id"} if read.id is not None else set())
+    with atomic_file(folder / MESSAGES) as out:
+        for row, _, read in _rows(folder, index, selection):
+            assert isinstance(read, Sample)
+            turns = [message.as_dict() for message in read.messages]
+            beside = {"tools": read.tools and list(read.tools), "id": row.get("id")}
+            out.write(as_line({"messages": turns, **{k: v for k, v in beside.items() if k in keys}}) + b"\n")
+
+
+def _write_dataset_info(folder: Path, index: Index, selection: Selection) -> None:
+    """LLaMA-Factory's description of ``selected.jsonl``; an empty object, and a warning, where no entry fits all."""
+    entry, number = Entry(), 0
+    try:
+        for row, format, read in _rows(folder, index, selection):
+            number += 1
+            if isinstance(read, RowError):
+                raise NotCarried(str(read))
+            entry.add(row, format, read)
+    except NotCarried as why:
+        warn(f"{folder / DATASET_INFO}: no entry for LLaMA-Factory, which would not read all text of {SELECTED}: {why} "
+             f"(line {number}); --export messages writes conversations for other tools")  # fmt: skip
+        write_json(folder / DATASET_INFO, {})
+    else:
+        write_json(folder / DATASET_INFO, {"selected": entry.as_dict(SELECTED)})
+
+
+def _rows(folder: Path, index: Index, selection: Selection) -> Iterator[tuple[dict[str, Any], str, Sample | RowError]]:
+    """(row, its format, what is read of it) of the chosen rows, best first, as they were read for the index."""
+    ends = np.cumsum([dataset["rows"] for dataset in index.datasets])
+    owners = np.searchsorted(ends, selection.rows[selection.order], side="right").tolist()
+    readings = [(dataset["format"], rules_of(dataset)) for dataset in index.datasets]
+    with open(folder / SELECTED, "rb") as lines:
+        for line, owner in zip(lines, owners, strict=True):
+            format, rules = readings[owner]
             try:
-                sample = parse(row, detect(row) or format, 0)  # a later dataset may be of another format
+                row = decode(line)
+                yield row, format, parse(row, format, 0, rules)
             except RowError as error:
-                raise NaitError(f"{folder / SELECTED}:{number}: {error}; leave out --export messages") from None
-            if not sample.messages:
-                raise NaitError(f"{folder / SELECTED}:{number}: is no conversation; leave out --export messages")
-            turns = [{"role": m.role, "content": m.content} for m in sample.messages]
-            out.write((json.dumps({"messages": turns}, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-
-
-def _write_dataset_info(folder: Path, format: str, selection: Selection) -> None:
-    """LLaMA-Factory's description of ``selected.jsonl`` (pre-tokenised rows have none there: an empty object)."""
-    with open(folder / SELECTED, "rb") as file:
-        row = json.loads(file.readline())
-
-    def present(**names: Sequence[str]) -> dict[str, str]:
-        found = {column: next((n for n in keys if row.get(n) is not None), None) for column, keys in names.items()}
-        return {column: name for column, name in found.items() if name}
-
-    entry: dict[str, Any] = {"file_name": SELECTED}
-    if format == "alpaca":
-        entry["columns"] = present(prompt=["instruction"], query=["input", "context"], response=["output", "response"],
-                                   system=["system"], history=["history"])  # fmt: skip
-    elif format == "sharegpt":
-        entry |= {"formatting": "sharegpt", "columns": present(messages=["conversations", "conversation"],
-                                                               system=["system"], tools=["tools"])}  # fmt: skip
-    elif format == "messages" or isinstance(row.get("prompt"), list):
-        tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
-                "system_tag": "system"}  # fmt: skip
-        entry |= {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
-    elif format == "prompt_completion":
-        entry["columns"] = present(
-            prompt=["prompt", "query", "question"], response=["completion", "response", "answer"]
-        )
-    elif format == "text":
-        entry["columns"] = {"prompt": "text"}
-    write_json(folder / DATASET_INFO, {} if format == "input_ids" else {"selected": entry})
+                yield {}, format, error
 
 
 # name of --export -> (file, its writer)
-EXPORTS: dict[str, tuple[str, Callable[[Path, str, Selection], None]]] = {
+EXPORTS: dict[str, tuple[str, Callable[[Path, Index, Selection], None]]] = {
     "llama_factory": (DATASET_INFO, _write_dataset_info),
     "dataflex": (TOP_INDICES, _write_top_indices),
     "messages": (MESSAGES, _write_messages),

@@ -151,7 +151,7 @@ def _write(
             export.write_scores(scores, index, table, selection, ranked, options.scores == "all")
         files[export.SCORES] = sha256_file(scores)
     clock.lap("scores")
-    return {**files, **write_exports(folder, options.export, pool.format, selection)}
+    return {**files, **write_exports(folder, options.export, index, selection)}
 
 
 def write_manifest(

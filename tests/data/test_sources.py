@@ -11,6 +11,7 @@ import pytest
 
 from nait_fast.data import json_rows, streams
 from nait_fast.data.pool import Pool, PoolInfo
+from nait_fast.data.rows import rows_of
 from tests.data.pools import (
     MAKERS,
     ROWS,
@@ -63,6 +64,19 @@ def test_other_parquet_types_become_json(tmp_path: Path) -> None:
     row = {"text": "a", "when": datetime.date(2024, 1, 2), "raw": b"\x00\xff", "none": None}
     (line,) = Pool(write_parquet(tmp_path / "pool.parquet", [row])).lines([0])
     assert json.loads(line) == {"text": "a", "when": "2024-01-02", "raw": "AP8=", "none": None}
+
+
+def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
+    rows = [{"text": "a", "score": value, "deep": [{"n": value}]} for value in (float("nan"), float("-inf"), 1.5)]
+    wanted = [
+        b'{"text": "a", "score": %b, "deep": [{"n": %b}]}' % (value, value) for value in (b"null", b"null", b"1.5")
+    ]
+    assert Pool(write_parquet(tmp_path / "pool.parquet", rows)).lines(range(3)) == wanted
+    (tmp_path / "pool.json").write_text(json.dumps(rows))
+    assert Pool(tmp_path / "pool.json").lines(range(3)) == wanted
+    stored = Pool(write(tmp_path / "pool.jsonl", dump(rows)))  # lines are what is stored; what is selected is JSON
+    assert stored.lines(range(3)) == dump(rows)
+    assert list(rows_of(stored).lines(np.arange(3))) == wanted
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \t\r\n\n", b"\xef\xbb\xbf"])

@@ -11,6 +11,7 @@ import nait_fast
 from nait_fast import NaitError
 from nait_fast.config import EXPORTS, SelectOptions
 from nait_fast.index.lock import FOLDER_LOCK
+from nait_fast.notices import NaitWarning
 from nait_fast.outputs import CLAIM
 from nait_fast.ranking import handover
 from nait_fast.verbs.look import verify
@@ -67,11 +68,73 @@ def test_messages_of_every_format(tmp_path: Path, index) -> None:
     made = [json.loads(line) for line in (tmp_path / "messages.jsonl").read_text().splitlines()]
     assert len(rows) == len(made) == 30
     for row, conversation in zip(rows, made, strict=True):
-        assert conversation.keys() == {"messages"}
+        assert conversation.keys() == {"messages", "id"} and conversation["id"] == row.get("id")
         turns = row["messages"] if "messages" in row else [
             {"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]},
         ]  # fmt: skip
         assert conversation["messages"] == turns
+
+
+def test_an_entry_that_all_rows_fit_or_none(tmp_path: Path, index) -> None:
+    with pytest.warns(NaitWarning, match=r"no entry for LLaMA-Factory.*: the rows are of several formats \(line \d+\)"):
+        told = nait_fast.rank(**index, output=str(tmp_path), fraction=1.0)
+    assert json.loads((tmp_path / "dataset_info.json").read_text()) == {}
+    assert any(
+        "no entry for LLaMA-Factory" in line
+        for line in json.loads((tmp_path / "manifest.json").read_text())["warnings"]
+    )
+    assert told["rows_selected"] == 30
+
+
+def test_calls_tools_reasoning_and_ids_stay_in_messages(tmp_path: Path, tiny_model: str, index) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": {"port": "Hull"}}}
+    tool = {"type": "function", "function": {"name": "tide", "description": "the tide"}}
+    agent = {"id": 7, "tools": [tool], "messages": [
+        {"role": "user", "content": "tide"}, {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "3.1", "tool_call_id": "c1", "name": "tide"},
+        {"role": "assistant", "content": "It is 3.1", "reasoning_content": "so it is"}]}  # fmt: skip
+    plain = {"messages": [{"role": "user", "content": "why"}, {"role": "assistant", "content": "rain"}]}
+    pool = write_jsonl(tmp_path / "pool.jsonl", [agent, plain])
+    place = str(tmp_path / "index")
+    nait_fast.build_index(model=tiny_model, dataset=str(pool), output=place, codebook=index["index"])
+    nait_fast.rank(
+        index=place, signature=index["signature"], output=str(tmp_path / "o"), fraction=1.0, export=["messages"]
+    )
+    made = [json.loads(line) for line in (tmp_path / "o" / "messages.jsonl").read_text().splitlines()]
+    assert sorted(made, key=str) == sorted([agent, {**plain, "tools": None, "id": None}], key=str)
+
+
+def test_roles_that_the_user_has_named(tmp_path: Path, tiny_model: str, index) -> None:
+    rows = [{"messages": [{"role": "boss", "content": "why"}, {"role": "assistant", "content": "rain"}]}] * 2
+    pool = write_jsonl(tmp_path / "pool.jsonl", rows)
+    place = str(tmp_path / "index")
+    nait_fast.build_index(
+        model=tiny_model, dataset=str(pool), output=place, codebook=index["index"], role=["boss=user"]
+    )
+    out = tmp_path / "o"
+    nait_fast.rank(index=place, signature=index["signature"], output=str(out), fraction=1.0, export=list(EXPORTS))
+    assert json.loads((out / "messages.jsonl").read_text().splitlines()[0])["messages"][0] == {
+        "role": "user",
+        "content": "why",
+    }
+    assert json.loads((out / "dataset_info.json").read_text())["selected"]["tags"]["user_tag"] == "boss"
+
+
+def test_numbers_that_json_does_not_know(tmp_path: Path, tiny_model: str, index) -> None:
+    text = (
+        '{"instruction": "NaN \\"Infinity\\" \\\\", "input": %s, "output": "rain", "n": -Infinity, "x": [NaN,1.50]}\n'
+    )
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text(text % "NaN" + text.replace("-Infinity", "1e0").replace("[NaN,", "[") % '"or"')
+    place = str(tmp_path / "index")
+    nait_fast.build_index(model=tiny_model, dataset=str(pool), output=place, codebook=index["index"])
+    with pytest.warns(NaitWarning, match="1 chosen rows hold NaN or infinite numbers"):
+        nait_fast.rank(index=place, signature=index["signature"], output=str(tmp_path / "o"), fraction=1.0)
+    lines = (tmp_path / "o" / "selected.jsonl").read_text().splitlines(keepends=True)
+    first = (text % "NaN").replace(": NaN", ": null").replace("-Infinity", "null").replace("[NaN,", "[null,")
+    assert sorted(lines) == sorted([first, pool.read_text().splitlines(keepends=True)[1]])
+    for line in lines:
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))
 
 
 def test_what_cannot_be_exported(tmp_path: Path, tiny_model: str, index) -> None:
