@@ -6,8 +6,10 @@ Makes an index of ``--rows`` × 512 B (16 layers × 256 neurons), a pool of as m
 four planes, then runs the verb as a process of its own: with each ``--scores``, its files in the page cache (hot) and
 evicted from it (cold); within a memory limit (``--limit-mb``) that holds its page cache too, by a cgroup where one can
 be made, else one of its anonymous memory (``RLIMIT_DATA``); and with a quarter, a half and all of the rows. Every scan
-stands beside a plain read of the same files in the same state, by as many threads, just before it. First, on a smaller
-index, the outputs are compared with the in-memory reference of the tests: no time without that.
+stands beside a plain read of the same files in the same state, by as many threads, just before it. Scans with the
+checksums of all blocks stand beside scans of the same rows in an index of format 2, which has none, in one process, by
+turns. First, on a smaller index, the outputs are compared with the in-memory reference of the tests: no time without
+that. ``--part checksums``: that part alone.
 """
 
 import argparse
@@ -58,8 +60,8 @@ def _shards(rows: int, shard_rows: int) -> Iterator[dict[str, np.ndarray]]:
                **id_tensors([f"row-{row}" for row in range(start, start + n)])}  # fmt: skip
 
 
-def make(folder: Path, rows: int, shard_rows: int) -> Path:
-    """An index, its pool and the signatures in ``folder``; kept if it is there."""
+def make(folder: Path, rows: int, shard_rows: int, version: int = 3) -> Path:
+    """An index, of format ``version``, its pool and the signatures in ``folder``; kept if it is there."""
     from nait_fast.data.pool import Pool
     from nait_fast.index.format import plan_name
     from tests.ranking.indexes import contrast, write_index
@@ -75,7 +77,7 @@ def make(folder: Path, rows: int, shard_rows: int) -> Path:
     (folder / "index").mkdir(exist_ok=True)
     plan.save(folder / "index" / plan_name(0))
     told = {"path": str(pool), "kind": "jsonl", "format": "text", "rows": rows, "sha256": plan.sha256}
-    write_index(folder / "index", _shards(rows, shard_rows), WIDTHS, datasets=[told])
+    write_index(folder / "index", _shards(rows, shard_rows), WIDTHS, datasets=[told], version=version)
     for seed, name in enumerate(NAMES):
         contrast(name, WIDTHS, seed).save(folder)
     os.sync()  # what is not yet on disk cannot be evicted
@@ -239,6 +241,48 @@ def measure(
     return _row(part, folder, runs, reads, scores=scores, state=state, threads=threads, **more)
 
 
+def checksums(work: Path, rows: int, shard_rows: int, rounds: int) -> list[dict[str, Any]]:
+    """Scans of the same rows with and without checksums by turns, hot and cold, with 4 and 16 planes: seconds, and the
+    processor's seconds, which what else runs on the machine does not count in."""
+    import warnings
+
+    from nait_fast.index.reader import Index
+    from nait_fast.ranking.scan import scan
+    from tests.ranking.indexes import contrast
+
+    folders = {3: make(work / f"rows-{rows}", rows, shard_rows), 2: make(work / f"plain-{rows}", rows, shard_rows, 2)}
+    signatures, found = [contrast(name, WIDTHS, seed) for seed, name in enumerate(NAMES)], []
+    for state in ("hot", "cold"):
+        for some in (signatures, signatures[:1]):
+            wall: dict[int, list[float]] = {2: [], 3: []}
+            cpu: dict[int, list[float]] = {2: [], 3: []}
+            for number in range(1 + rounds):
+                for version in (2, 3) if number % 2 else (3, 2):
+                    if state == "cold":
+                        _evict(folders[version])
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # format 2 has no checksums: that is what it is here for
+                        index = Index(folders[version] / "index")
+                    started, spent = time.perf_counter(), time.process_time()
+                    scored = sum(len(block.row) for block in scan(index, some))
+                    if number:  # the first compiles
+                        wall[version].append(time.perf_counter() - started)
+                        cpu[version].append(time.process_time() - spent)
+                    assert scored == rows
+            size = sum(path.stat().st_size for path in _files(folders[3])) / 1e9
+            seconds = {version: statistics.median(wall[version]) for version in wall}
+            found.append({
+                "part": "checksums", "state": state, "rows": rows, "row_bytes": ROW_BYTES, "planes": 4 * len(some),
+                "index_gb": size, "gb_per_s": size / seconds[3], "gb_per_s_without": size / seconds[2],
+                "seconds": seconds[3], "seconds_without": seconds[2],
+                "median_of_ratios": statistics.median(a / b for a, b in zip(wall[3], wall[2], strict=True)),
+                "cpu_s": statistics.median(cpu[3]), "cpu_s_without": statistics.median(cpu[2]),
+                "median_of_cpu_ratios": statistics.median(a / b for a, b in zip(cpu[3], cpu[2], strict=True)),
+                "rounds": rounds,
+            })  # fmt: skip
+    return found
+
+
 def growth(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """A line through the process's seconds over the rows: slope, intercept, largest residual as a share."""
     x, y = np.array([r["rows"] for r in rows], dtype=float), np.array([r["process_s"] for r in rows])
@@ -255,6 +299,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for the index; kept (default: a temporary one)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit-mb", type=int, default=1000, help="memory of the limited runs")
+    parser.add_argument("--part", choices=("all", "checksums"), default="all")
     parser.add_argument("--output", type=Path, help="folder for the result rows instead of benchmarks/results")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
@@ -264,6 +309,12 @@ def main() -> None:
         if arguments.work is None:
             shutil.rmtree(work, ignore_errors=True)
     path = record("scale_rank", rows, arguments.output)
+    if arguments.part == "checksums":
+        print(
+            table(rows, ["state", "planes", "gb_per_s", "gb_per_s_without", "median_of_ratios", "median_of_cpu_ratios"])
+        )
+        print(f"rows appended to {path}")
+        return
     shown = ["part", "rows", "scores", "state", "gb_per_s", "read_gb_per_s", "of_read", "process_s", "peak_rss_mb"]
     print(table(rows, shown))
     print(f"rows appended to {path}")
@@ -274,6 +325,9 @@ def run(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     threads = len(os.sched_getaffinity(0))
     checked = check(work, arguments.shard_rows)
     print(f"against the in-memory reference: {checked}", file=sys.stderr)
+    beside = checksums(work, arguments.rows // 4, arguments.shard_rows, 4 * arguments.rounds)
+    if arguments.part == "checksums":
+        return [{**row, **checked} for row in beside]
     folders = [make(work / f"rows-{n}", n, arguments.shard_rows) for n in
                (arguments.rows // 4, arguments.rows // 2, arguments.rows)]  # fmt: skip
     whole, rounds, rows = folders[-1], arguments.rounds, []
@@ -286,7 +340,7 @@ def run(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     finally:
         limit.close()
     sizes = [measure("size", folder, "all", "hot", rounds, threads) for folder in folders]
-    return [*rows, *sizes, growth(sizes)]
+    return [*rows, *beside, *sizes, growth(sizes)]
 
 
 if __name__ == "__main__":

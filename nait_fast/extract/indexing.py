@@ -126,7 +126,7 @@ class IndexBuild:
                 self._given.save(path)
             return self._given
         if CODEBOOK in claimed:
-            return load_codebook(path)
+            return load_codebook(path, vouched=True)
         if self.folder.added or self.folder.complete:
             raise NaitError(f"{path}: its {CODEBOOK} or {CALIBRATION} is missing; rebuild the index")
         self._sample = sample_of(self.pool, self.format, self.session.encoder,
@@ -152,7 +152,9 @@ class IndexBuild:
         with self.folder.lock(
             lambda: on_batch(0, 0) if on_batch else None
         ):  # one worker calibrates, the others wait and find its files
-            codebook = self.codebook(on_batch) if self._collected is None else load_codebook(self.folder.path)
+            codebook = (
+                self.codebook(on_batch) if self._collected is None else load_codebook(self.folder.path, vouched=True)
+            )
             exact = {name: digest for name, (_, _, digest) in directions.items()}
             self.folder.claim_exact(exact)
             self._directions = {name: (r, torch.from_numpy(v)) for name, (r, v, _) in directions.items()}

@@ -16,6 +16,7 @@ from nait_fast.index.files import pack_tensors, read_all, read_head, read_tensor
 from nait_fast.index.format import CODEBOOK, CodeLayout
 from nait_fast.index.rotation import NAMES as ROTATION
 from nait_fast.index.rotation import Rotation, rotation_of
+from nait_fast.notices import warn
 
 _TENSORS = ("frequency", "threshold", "scale", "drift_mean")  # [N] each
 HIDDEN_MEAN = "hidden_mean"
@@ -64,8 +65,9 @@ class Codebook:
         write_atomic(folder / CODEBOOK, self.to_bytes())
 
 
-def load_codebook(path: str | os.PathLike[str]) -> Codebook:
-    """Read a codebook file, or that of an index folder. Raises NaitError."""
+def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebook:
+    """Read a codebook file, or that of an index folder. ``vouched``: its hash is known elsewhere, so that one without
+    checksums is no worry. Raises NaitError."""
     file = Path(path) / CODEBOOK if Path(path).is_dir() else Path(path)
     head = read_head(file, "codebook")
     tensors, meta = read_all(file, head), {k: v for k, v in head.meta.items() if k != "kind"}
@@ -92,6 +94,8 @@ def load_codebook(path: str | os.PathLike[str]) -> Codebook:
                 raise ValueError(f"{name!r} holds impossible values")
     except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{file}: not a valid codebook ({error})") from None
+    if not head.checksum and not vouched:
+        warn(f"{file}: a codebook of an older nait_fast, without checksums: changed bytes in it go unseen")
     arrays = {name: np.array(array) for name, array in tensors.items()}
     return Codebook(meta=meta, rotation=rotation, components=components, sealed=bool(head.checksum), **arrays)
 

@@ -231,7 +231,7 @@ class Index:
     @property
     def codebook(self) -> Codebook:
         """The one that the codes were made with. Raises NaitError where another is in its place."""
-        codebook = load_codebook(self.folder)
+        codebook = load_codebook(self.folder, vouched=True)
         if self.codebook_hash is None or not sha256_file(self.folder / CODEBOOK).startswith(self.codebook_hash):
             raise NaitError(f"{self.folder / CODEBOOK}: is not the one that the index was made with; rebuild the index")
         return codebook

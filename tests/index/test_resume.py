@@ -9,6 +9,7 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
+from nait_fast.index.run import read_run, write_run
 from nait_fast.index.writer import IndexWriter
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest
@@ -227,3 +228,30 @@ def test_a_folder_of_something_else_is_refused(tmp_path, tiny_model, pool) -> No
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(NaitError, match="holds something else"):
         nait_fast.build_index(model=tiny_model, dataset=pool, output=tmp_path)
+
+
+def test_what_another_index_left_behind_is_not_built_upon(tmp_path: Path, tiny_model: str) -> None:
+    """Codebook and calibration of another pool, in a folder whose run.json does not vouch for them."""
+    pools = [write_jsonl(tmp_path / f"{k}.jsonl", make_rows(30, seed=k)) for k in range(2)]
+    options = {"model": tiny_model, "calibration_size": 12, "batch_tokens": 500, "shard_rows": 12}
+    for k in range(2):
+        nait_fast.build_index(dataset=str(pools[k]), output=str(tmp_path / f"index{k}"), **options)
+    for name in ("manifest.json", "run.json"):
+        (tmp_path / "index0" / name).unlink()
+    with pytest.raises(NaitError, match=r"codebook\.safetensors: left behind by an index whose run\.json is gone"):
+        nait_fast.build_index(dataset=str(pools[1]), output=str(tmp_path / "index0"), **options)
+    begun = tmp_path / "begun"  # killed before it was calibrated
+    begun.mkdir()
+    run = read_run(tmp_path / "index1")
+    write_run(begun, {key: value for key, value in run.items() if key not in ("files", "exact")})
+    for name in ("codebook.safetensors", "calibration.safetensors"):
+        (begun / name).write_bytes((tmp_path / "index0" / name).read_bytes())
+    nait_fast.build_index(dataset=str(pools[1]), output=str(begun), **options)
+    for name in (
+        "codebook.safetensors",
+        "calibration.safetensors",
+        "shard-00000.safetensors",
+        "manifest.json",
+        "run.json",
+    ):
+        assert (begun / name).read_bytes() == (tmp_path / "index1" / name).read_bytes()

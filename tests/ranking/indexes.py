@@ -32,22 +32,26 @@ def write_index(
     *,
     exact: dict[str, str] | None = None,
     datasets: list[dict[str, Any]] | None = None,
+    version: int = FORMAT_VERSION,
 ) -> Path:
-    """Write an index of ``shards``, dicts of tensors: codes, row, n_tokens and, as wished, ids and exact scores."""
+    """Write an index of ``shards``, dicts of tensors: codes, row, n_tokens and, as wished, ids and exact scores. One of
+    ``version`` 2 has no checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     entries, rows, tokens, first = [], 0, 0, 0
     for number, tensors in enumerate(shards):
-        data = pack_tensors(tensors, {"kind": "shard", "number": number})
+        data = pack_tensors(tensors, {"kind": "shard", "number": number}, version > 2)
         (folder / shard_name(number)).write_bytes(data)
         row = tensors["row"]
         end = int(row[-1]) + 1 if len(row) else first
         entries.append({"file": shard_name(number), "first_row": first, "pool_rows": end - first, "rows": len(row),
-                        "bytes": len(data), "sha256": sha256(data), "xxh3": checksum_of(data)})  # fmt: skip
+                        "bytes": len(data), "sha256": sha256(data)})  # fmt: skip
+        if version > 2:
+            entries[-1]["xxh3"] = checksum_of(data)
         rows, tokens, first = rows + len(row), tokens + int(tensors["n_tokens"].sum()), end
     layout = CodeLayout.of(widths)
     pool = {"path": "pool.jsonl", "kind": "jsonl", "format": "text", "rows": first, "sha256": ""}
     manifest = {
-        "kind": "nait_fast index", "format_version": FORMAT_VERSION, "codec": "neuron", **IDENTITY,
+        "kind": "nait_fast index", "format_version": version, "codec": "neuron", **IDENTITY,
         "model_name": "tiny", "template_kind": "chat", "layers": list(range(len(widths))),
         "widths": list(layout.widths), "row_bytes": layout.row_bytes, "codebook": CODEBOOK, "calibration": None,
         "exact": exact or {}, "datasets": datasets or [pool], "rows": rows, "tokens": tokens, "truncated": 0,
