@@ -169,20 +169,20 @@ def write_manifest(
 
 def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     """Rank an index; returns a summary."""
-    check_budget(options)
-    folder = selection_folder(options.output)
-    index = Index(options.index)
-    check_budget(options, index.rows)
-    signatures = [load_signature(path) for path in options.signature]
-    check_index(index, signatures)
-    check_device(options.device, index, signatures)
-    pool = open_rows(index, options.dataset)
-    inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]
-    of = answers({s.name: s.hash for s in signatures}, index.datasets)
-    with Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
-        output.check_question(of, "other signatures or another index")
-        with recorded() as warnings:
+    with recorded() as warnings:
+        check_budget(options)
+        folder = selection_folder(options.output)
+        index = Index(options.index)
+        check_budget(options, index.rows)
+        signatures = [load_signature(path) for path in options.signature]
+        check_index(index, signatures)
+        check_device(options.device, index, signatures)
+        pool = open_rows(index, options.dataset)
+        inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]
+        of = answers({s.name: s.hash for s in signatures}, index.datasets)
+        with Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
+            output.check_question(of, "other signatures or another index")
             told = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
-        write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
-        output.done(of, asked=None)
+            write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
+            output.done(of, asked=None)
     return {"output": str(folder), **told}
