@@ -533,3 +533,69 @@ def test_what_options_call_idle_is_refused_here() -> None:
             value = (choice,) if name == "export" else choice
             for option in kind(**{**needed, name: value}).idle() if name in kind.__dataclass_fields__ else ():
                 assert (verb, option) in tried, (verb, option)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def told(*words: str) -> tuple[int, str, str]:
+    """(status, stdout, stderr) of a command on a terminal."""
+    out, err = io.StringIO(), Terminal()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(list(words))
+    return status, out.getvalue(), err.getvalue()
+
+
+def test_common_flags(place: dict[str, str], tmp_path: Path) -> None:
+    plain, as_json = told("inspect", place["POOL"]), told("inspect", place["POOL"], "--json")
+    assert plain[1] != as_json[1] and json.loads(as_json[1])["rows"] == 24
+    words = words_of({**BASE["index"], "output": str(tmp_path / "a")}, place)
+    assert "calibrate" in told("index", *words)[2]
+    words = words_of({**BASE["index"], "output": str(tmp_path / "b")}, place)
+    assert told("index", *words, "--quiet")[2] == ""
+    with pytest.raises(NaitError):
+        told("inspect", "nowhere", "--debug")
+    (tmp_path / "c.yaml").write_text("top_k: 2\n")
+    words = words_of({**BASE["rank"], "output": str(tmp_path / "r")}, place)
+    assert json.loads(told("rank", *words, "--config", str(tmp_path / "c.yaml"), "--json")[1])["rows_selected"] == 2
+
+
+def test_verbs_without_options(place: dict[str, str], tmp_path: Path) -> None:
+    for verb in PATHS:
+        assert told(verb, place["SELECTION"])[1] != told(verb, place["INDEX"])[1] != ""
+    assert "--model ./nowhere: no model folder" in told("demo", "--model", "./nowhere", "--output", str(tmp_path))[2]
+    (tmp_path / "file").write_text("x")
+    assert f"--output {tmp_path / 'file'}: cannot be written to" in told("demo", "--output", str(tmp_path / "file"))[2]
+
+
+def test_from_python_the_same(place: dict[str, str]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for verb, function in (("select", nait_fast.select), ("index", nait_fast.build_index), ("rank", nait_fast.rank),
+                           ("signature", nait_fast.build_signature), ("evaluate", nait_fast.evaluate)):  # fmt: skip
+        for name, option, value, others, said in REFUSED:
+            given = {key: filled(one, place) for key, one in beside(verb, {**others, option: value}).items()}
+            if name == verb and said.startswith(("is for method", "is for codec")):
+                with pytest.raises(NaitError, match=said.split(",")[0]):
+                    function(**given)
+    model = AutoModelForCausalLM.from_pretrained(place["MODEL"]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(place["MODEL"])
+    signature = f"{place['BITS']}/sums.safetensors"
+    for ignored in ({"dtype": "bfloat16"}, {"device": "cpu"}):
+        with pytest.raises(NaitError, match="a model in memory stays as it is; leave it out"):
+            nait_fast.Scorer(model, [signature], tokenizer=tokenizer, **ignored)
+        with pytest.raises(NaitError, match="a model in memory stays as it is; leave it out"):
+            nait_fast.signature_of(model, make_rows(4), tokenizer=tokenizer, codebook=place["INDEX"], **ignored)
+    with pytest.raises(NaitError, match="format=alpaca: samples in memory show their own format"):
+        nait_fast.signature_of(model, make_rows(4), tokenizer=tokenizer, codebook=place["INDEX"], format="alpaca")
+    with pytest.raises(NaitError, match="loaded with a tokenizer that is named, too"):
+        nait_fast.Scorer(place["MODEL"], [signature], tokenizer=tokenizer)
+    with pytest.raises(NaitError, match="search: device cuda: codes are scanned on a device, but none of these"):
+        exact = nait_fast.load_signature(f"{place['NAIT']}/sums.safetensors")
+        nait_fast.search(nait_fast.Index(place["SCORED"]), exact, 3, device="cuda")
+    for options, said in (({"readings": ()}, "no reading is asked for"),
+                          ({"readings": ["drift"], "first_token": "include"}, "is for the reading mean")):  # fmt: skip
+        with pytest.raises(NaitError, match=said), nait_fast.capture(model, **options):
+            pass

@@ -27,6 +27,7 @@ from nait_fast.extract.folder import IndexFolder
 from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed
 from nait_fast.index.codebook import Codebook, load_calibration, load_codebook
+from nait_fast.index.contents import hashes_of
 from nait_fast.index.files import pack_tensors, write_atomic
 from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, NEXT_PLAN
 from nait_fast.index.lock import Lock
@@ -244,6 +245,7 @@ class IndexBuild:
             {name: column[sink.finite] for name, column in sink.columns.items()},
             counted(e.unread for e in kept),
             counted(e.unshown for e in kept),
+            hashes_of(e.ids for e in kept),
         )
         return {"rows": len(kept), "skipped": window.unit.rows - len(kept), "tokens": sum(len(e.ids) for e in kept)}
 

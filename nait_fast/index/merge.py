@@ -112,10 +112,11 @@ def _copy_shard(
     listed = [{**line, "row": line["row"] + first_row} for line in told if not line["reason"].startswith(_DUPLICATE)]
     exact = {name: np.array(scores) for name, scores in shard.exact.items()}
     # The manifest has them of all its shards; here the first one stands for all.
-    unread = [{} if entry.number else index.manifest.get(key, {}) for key in ("unread", "unshown")]
+    unread, unshown = [{} if entry.number else index.manifest.get(key, {}) for key in ("unread", "unshown")]
     writer.write_shard(number, (first_row + entry.first_row, entry.pool_rows), np.array(shard.row) + first_row,
                        np.array(shard.n_tokens), np.array(shard.codes), exact, shard.ids(), listed,
-                       {name: np.array(column) for name, column in shard.columns.items()}, *unread)  # fmt: skip
+                       {name: np.array(column) for name, column in shard.columns.items()}, unread, unshown,
+                       None if shard.contents is None else np.array(shard.contents))  # fmt: skip
 
 
 def _run_of(indexes: Sequence[Index], datasets: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import identity, ids, values
+from nait_fast.index import contents, identity, ids, values
 from nait_fast.index.blocks import Tensor
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import map_tensors, read_head, read_json, read_sealed, sha256_file
@@ -90,6 +90,11 @@ class Shard:
     def columns(self) -> dict[str, np.ndarray]:
         """What comes with the codes, [n, …] by name."""
         return {name: self._checked(name) for name in self._columns}
+
+    @cached_property
+    def contents(self) -> np.ndarray | None:
+        """Hashes int64 [n] of what the rows hold; None in a shard that has none."""
+        return self._checked(contents.NAME) if contents.NAME in self._layout else None
 
     def ids(self) -> list[str | None]:
         """The samples' ids, None where a row of the pool has none. Raises NaitError where they are damaged."""
@@ -276,6 +281,8 @@ class Index:
         }
         expected |= {f"exact.{name}": ("<f8", (rows,)) for name in self.exact}
         expected |= {name: (dtype, (rows, *shape)) for name, (dtype, shape) in self.columns.items()}
+        if contents.NAME in layout:
+            expected[contents.NAME] = ("<i8", (rows,))
         if "ids" in layout:
             expected |= {
                 "ids": ("u1", layout["ids"].shape[:1]),

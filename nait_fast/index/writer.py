@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
+from nait_fast.index import contents
 from nait_fast.index.files import (
     atomic_file,
     checksum_of,
@@ -88,13 +89,17 @@ class IndexWriter:
         columns: dict[str, np.ndarray],
         unread: Mapping[str, int],
         unshown: Mapping[str, int],
+        held: np.ndarray | None,
     ) -> None:
         """``pool_rows``: first and number of the unit's rows; ``rows`` int64 [n] ascending, ``n_tokens`` int32 [n],
         ``codes`` uint8 [n, W], ``exact`` float64 [n] each, ``columns`` [n, …] as ``columns_of`` says; ``listed``: the
         unit's lines of skipped.jsonl; ``unread``, ``unshown``: how many rows hold text, by key, that is not read or
-        that the template does not show."""
+        that the template does not show; ``held`` int64 [n]: hashes of the rows' contents, None where they are not
+        known."""
         tensors = {"codes": codes, "row": rows.astype(np.int64), "n_tokens": n_tokens.astype(np.int32), **pack_ids(ids)}
         tensors |= {f"exact.{name}": scores.astype(np.float64) for name, scores in exact.items()} | columns
+        if held is not None:
+            tensors[contents.NAME] = held.astype(np.int64)
         data = pack_tensors(tensors, {"kind": "shard", "number": number})
         write_atomic(self.folder / shard_name(number), data)
         left_out = Counter(entry["reason"] for entry in listed if not entry.get("kept"))

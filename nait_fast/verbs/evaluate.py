@@ -25,9 +25,11 @@ from nait_fast.index.drawn import drawn_places
 from nait_fast.index.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
 from nait_fast.index.format import MANIFEST, RUN
 from nait_fast.index.reader import Index
+from nait_fast.notices import recorded
 from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
+from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device
 from nait_fast.ranking.signature import load_signature
 
@@ -40,10 +42,13 @@ def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
     folder = make_folder(options.output)
     if (folder / MANIFEST).exists() or (folder / RUN).exists():
         raise NaitError(f"--output {options.output}: holds an index or a selection; choose another folder")
-    with Output(
-        folder, (FILE, MARKDOWN), recognise=recognise, inputs=inputs_of(options), overwrite=options.overwrite
-    ) as output:
-        return _evaluate(options, output, sizes, quiet)
+    with (
+        Output(
+            folder, (FILE, MARKDOWN), recognise=recognise, inputs=inputs_of(options), overwrite=options.overwrite
+        ) as output,
+        recorded() as warnings,
+    ):
+        return _evaluate(options, output, sizes, warnings, quiet)
 
 
 def recognise(path: Path) -> tuple[State, str | None]:
@@ -69,7 +74,10 @@ def _signatures_of(folder: Path) -> set[str]:
         return set()
 
 
-def _evaluate(options: EvaluateOptions, output: Output, sizes: list[int], quiet: bool) -> dict[str, Any]:
+def _evaluate(
+    options: EvaluateOptions, output: Output, sizes: list[int], warnings: list[str], quiet: bool
+) -> dict[str, Any]:
+    """``warnings``: those so far; what is said on the way comes to them."""
     index = Index(options.index)
     case = Case(index, [load_signature(path) for path in options.signature], options.seed, options.device)
     of = question([dataset["sha256"] for dataset in index.datasets])
@@ -86,6 +94,9 @@ def _evaluate(options: EvaluateOptions, output: Output, sizes: list[int], quiet:
     targets = _targets(options, case)
     pool = _pool(case, options)
     say(f"scores of {index.rows:,} rows by {len(case.scored)} signatures", quiet)
+    columns = case.scores.columns
+    check_spread(index, case.ranked, columns.min(axis=1), columns.max(axis=1))
+    rows_of_targets(index, case.ranked)
     labels = None if pool is None or options.label is None else _labels(case, pool, options.label)
     session = _session(case, options, quiet)
     k = count_of(index.rows, options.fraction)
@@ -114,7 +125,7 @@ def _evaluate(options: EvaluateOptions, output: Output, sizes: list[int], quiet:
         "confounds": found["confounds"], "agreement": found["agreement"], "transfer": found["transfer"],
         "core": texts[0] if cores else nothing, "cores": texts[: len(cores)],
         "unique": dict(zip(uniques, texts[len(cores) :], strict=True)),
-        "missing": case.missing, "environment": environment(), "options": options.to_mapping(),
+        "missing": case.missing, "warnings": warnings, "environment": environment(), "options": options.to_mapping(),
     }  # fmt: skip
     output.begin()
     written = _write(output.folder, plain(evaluation))

@@ -24,7 +24,7 @@ from nait_fast.index.format import RUN, row_bytes
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
-from nait_fast.notices import warn
+from nait_fast.notices import recorded, warn
 from nait_fast.outputs import check_inputs, inputs_of, question, sweep
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 from nait_fast.verbs.signature import default_reading
@@ -143,6 +143,7 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, held: ExitSta
 def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
     """What one worker does with the options ``given``; returns a summary once the index is complete."""
     with ExitStack() as held:
+        warnings = held.enter_context(recorded())
         build, directions = open_build(given, worker, quiet, held)
         manifest = index_pool(build, directions, worker)
         folder = build.folder.path
@@ -151,7 +152,8 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
             build.pool.warn_of_formats()
             warn_of(manifest, folder, build.options.ignore)
         log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
-        write_json(folder / log, {**summary, "config": given, "environment": environment()})
+        told = {**summary, "warnings": warnings, "config": given, "environment": environment()}
+        write_json(folder / log, told)
     return summary
 
 
@@ -193,6 +195,7 @@ def _with_workers(
 ) -> dict[str, Any]:
     """The work done by processes that ``start`` starts, watched from this one."""
     with ExitStack() as held:
+        warnings = held.enter_context(recorded())
         folder = hold_folder(options, held)
         pool = open_pool(options, folder)  # what is wrong with it is told once, before any worker starts
         pool.detect()
@@ -202,7 +205,8 @@ def _with_workers(
         manifest = Index(folder).manifest
         warn_of(manifest, folder, options.ignore)
         summary = {**summary_of(manifest, folder), "workers": number, **watch.told()}
-        write_json(folder / "log.json", {**summary, "config": options.to_mapping(), "environment": environment()})
+        log = {**summary, "warnings": warnings, "config": options.to_mapping(), "environment": environment()}
+        write_json(folder / "log.json", log)
         return summary
 
 

@@ -7,7 +7,7 @@ from nait_fast import evaluation
 from nait_fast.data.plan import load_plan
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
-from nait_fast.index import values
+from nait_fast.index import contents, values
 from nait_fast.index.files import read_json, read_sealed, sha256_file
 from nait_fast.index.format import CODEBOOK, MANIFEST, plan_name
 from nait_fast.index.reader import Index
@@ -55,6 +55,8 @@ def inspect(path: str) -> dict[str, Any]:
 
 def _describe(signature: Signature) -> dict[str, Any]:
     meta = {k: v for k, v in signature.meta.items() if k not in ("widths", "layers", "explained", "sign_margin")}
+    if isinstance(meta.get("target"), dict):
+        meta["target"] = {k: v for k, v in meta["target"].items() if k != contents.NAME}
     out = {"name": signature.name, "hash": signature.hash, **meta, "layers": len(signature.meta["layers"])}
     if signature.method == "nait":
         out["uncertain_signs"] = sum(m < 2 for m in signature.meta["sign_margin"])

@@ -18,6 +18,7 @@ from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.ranking import export
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.handover import EXPORTS, check_exports, write_exports
+from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
 from nait_fast.ranking.select import Selection, check_budget, select
 from nait_fast.ranking.signature import Signature, load_signature
@@ -87,6 +88,8 @@ def rank_index(
     with Table(folder, sum(entry.rows for entry in index.entries), [s.name for s in signatures]) as table:
         for block in blocks:
             table.add(block)
+        check_spread(index, signatures, table.low, table.high)
+        in_targets = rows_of_targets(index, signatures)
         clock.lap("scan")
         selection = select(table, options, seed)
         check_kept(index, selection.rows)
@@ -106,6 +109,7 @@ def rank_index(
         "rows_scored": table.rows,
         "rows_skipped": index.manifest["skipped"],
         "rows_truncated": index.manifest["truncated"],
+        "rows_of_targets": in_targets,
         "rows_selected": len(selection.rows),
         "tokens_selected": selection.tokens,
         "spearman_with_length": spearman,

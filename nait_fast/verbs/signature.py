@@ -15,6 +15,7 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.coders import top_sets
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, session_around
 from nait_fast.extract.sinks import Collect
+from nait_fast.index import contents
 from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.index.files import make_folder
 from nait_fast.outputs import Output, State, inputs_of, question
@@ -22,6 +23,8 @@ from nait_fast.progress import Progress
 from nait_fast.ranking.embed import embed_signature
 from nait_fast.ranking.pca import nait_signature
 from nait_fast.ranking.signature import Signature, contrast_signature, load_signature, nag_signature
+
+LEAST_WEIGHT = 1e-6  # of the strongest neuron: below it is what rounding leaves of equal frequencies
 
 
 def default_reading(method: str, reading: str | None) -> str:
@@ -84,7 +87,8 @@ def _collect(
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
         raise NaitError(f"--target {name}: {where} {row}: {session.model.not_finite}; {session.model.finite_remedy}")
     tokens = [len(e.ids) for e in encoded]
-    told = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
+    told: dict[str, Any] = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
+    told[contents.NAME] = contents.as_text(contents.hashes_of(e.ids for e in encoded))
     if session.encoder.template.date is not None:
         told["template_date"] = session.encoder.template.date
     values = collected.hidden if reading == "hidden" else collected.readings[reading]
@@ -127,6 +131,13 @@ def build_signatures(
         else:
             bits = top_sets(torch.from_numpy(values), session.layout, options.nag_top_k)
             made.append(nag_signature(name, bits, {**meta, "top_k": options.nag_top_k}))
+    for signature in made:
+        # Of nait's, what batches make of equal samples is no direction either.
+        alike = signature.method == "nait" and len(contents.from_text(signature.meta["target"][contents.NAME])) == 1
+        weights = signature.tensors.get("weights")
+        if alike or (weights is not None and np.abs(weights).max() < LEAST_WEIGHT):
+            why = "its samples are all alike" if alike else "its neurons fire as the pool's do"
+            raise NaitError(f"--target {signature.name}: weighs no neuron, for {why}; give samples that differ")
     return made
 
 
@@ -153,6 +164,8 @@ def from_memory(
     split_target(f"{name}=memory")  # the name must do for a file
     if len(samples) < 2:
         raise NaitError(f"{len(samples)} samples: a target needs at least 2 (64 and more are better)")
+    if options.format != "auto":
+        raise NaitError(f"format={options.format}: samples in memory show their own format; leave it out")
     reading = default_reading(options.method, options.reading)
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)

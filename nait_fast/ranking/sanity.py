@@ -1,0 +1,87 @@
+"""Whether a ranking says anything: scores that do not differ, and rows that are samples of the target themselves."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index import contents
+from nait_fast.index.reader import Index
+from nait_fast.index.stream import Stream
+from nait_fast.notices import warn
+from nait_fast.ranking.signature import Signature
+
+ROUNDING = 1e-6  # of a score's size: what batches change of sums of floats
+
+
+def check_spread(index: Index, signatures: Sequence[Signature], low: np.ndarray, high: np.ndarray) -> None:
+    """``low``, ``high`` float64 [C]: extremes of each signature's scores over the index.
+
+    Raises NaitError where all rows have one score, unless there is one row, or all rows read the same, which is said.
+    """
+    flat = high - low <= np.where([s.is_bits for s in signatures], 0.0, ROUNDING) * np.maximum(abs(low), abs(high))
+    if index.rows < 2 or not flat.any():
+        return
+    name = signatures[int(np.argmax(flat))].name
+    if _same_contents(index):
+        warn(f"all {index.rows:,} rows hold the same tokens: they rank as they lie in the pool")
+        return
+    if _same_codes(index):
+        raise NaitError(
+            f"target '{name}': all {index.rows:,} rows have the same score, for all have one and the same code: the "
+            "chosen layers tell no row from another; index the pool with other --layers or another model"
+        )
+    raise NaitError(
+        f"target '{name}': all {index.rows:,} rows have the same score, though their codes differ: its signature "
+        "weighs nothing in which they do; build it from samples that differ from the pool, or with another --method"
+    )
+
+
+def _same_contents(index: Index) -> bool:
+    first: np.ndarray | None = None
+    for shard in index.shards():
+        held = shard.contents
+        if held is None:
+            return False
+        first = held[:1] if first is None or not len(first) else first
+        if (held != first[:1]).any():
+            return False
+    return True
+
+
+def _same_codes(index: Index) -> bool:
+    columns, first = list(index.columns), None
+    for part in Stream(index, columns=columns).parts():
+        held = [part.codes, *(part.columns[name] for name in columns)]
+        first = first or [np.array(array[:1]) for array in held]
+        if any((array != one).any() for array, one in zip(held, first, strict=True)):
+            return False
+    return True
+
+
+def rows_of_targets(index: Index, signatures: Sequence[Signature]) -> dict[str, int | None]:
+    """Name -> how many rows of the index are samples of that target, by the tokens read; None where the index or the
+    signature is of a version that does not tell. Warns of those that there are."""
+    found: dict[str, int | None] = {signature.name: None for signature in signatures}
+    known = {s.name: held for s in signatures if (held := _samples_of(s)) is not None}
+    told = dict.fromkeys(known, 0)
+    for shard in index.shards() if known else ():
+        if (held := shard.contents) is None:
+            return found
+        for name, samples in known.items():
+            told[name] += int(np.isin(held, samples).sum())
+    for name, rows in told.items():
+        if rows:
+            warn(
+                f"target '{name}': {rows:,} of the pool's {index.rows:,} rows are samples of the target itself; they "
+                "rank high for that alone: leave them out of the one or the other"
+            )
+    return found | told
+
+
+def _samples_of(signature: Signature) -> np.ndarray | None:
+    held = (signature.meta.get("target") or {}).get(contents.NAME)
+    try:
+        return contents.from_text(held) if isinstance(held, str) else None
+    except ValueError:
+        return None

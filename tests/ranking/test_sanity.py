@@ -1,0 +1,169 @@
+"""A ranking that says nothing is an error or a warning, never a result in silence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nait_fast
+from nait_fast.errors import NaitError
+from nait_fast.index import contents
+from nait_fast.notices import recorded
+from tests.commands import run
+from tests.conftest import make_rows, write_jsonl
+from tests.ranking.indexes import contrast, write_index
+
+WIDTHS = [40, 33]
+pytestmark = pytest.mark.filterwarnings("ignore::nait_fast.notices.NaitWarning")
+
+
+def made(folder: Path, codes: np.ndarray, pool: Path) -> str:
+    """An index of ``pool`` that has ``codes`` uint8 [n, W] of its rows."""
+    from nait_fast.data.pool import Pool
+
+    n = len(codes)
+    tensors = {"codes": codes, "row": np.arange(n, dtype=np.int64), "n_tokens": np.full(n, 5, dtype=np.int32)}
+    plan = Pool(pool).plan()
+    told = {"path": str(pool), "kind": "jsonl", "format": "alpaca", "rows": n, "sha256": plan.sha256}
+    return str(write_index(folder / "index", [tensors], WIDTHS, datasets=[told]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_model: str) -> dict[str, str]:
+    """A pool, targets of which some samples are rows of it, and what is made of them."""
+    folder = tmp_path_factory.mktemp("sanity")
+    rows = make_rows(40)
+    paths = {
+        "pool": write_jsonl(folder / "pool.jsonl", rows),
+        "apart": write_jsonl(folder / "apart.jsonl", make_rows(12, seed=5)),
+        # The same texts under other keys, and one that is there twice.
+        "within": write_jsonl(folder / "within.jsonl", [
+            *({"prompt": r["instruction"], "completion": r["output"], "tag": 1} for r in (*rows[:7], rows[3])),
+            *({"prompt": r["instruction"], "completion": r["output"]} for r in make_rows(5, seed=6)),
+        ]),
+        "one": write_jsonl(folder / "one.jsonl", rows[:1]),
+        "same": write_jsonl(folder / "same.jsonl", [{**rows[0], "id": str(i)} for i in range(9)]),
+    }  # fmt: skip
+    return {name: str(path) for name, path in paths.items()} | {"model": tiny_model, "folder": str(folder)}
+
+
+def chosen(whole: dict[str, str], tmp_path: Path, pool: str = "pool", target: str = "apart", **options):
+    with recorded() as told:
+        out = nait_fast.select(model=whole["model"], dataset=whole[pool], target=[f"t={whole[target]}"],
+                               output=tmp_path / "out", **options)  # fmt: skip
+    return out, [text for text in told if "unread" not in text]
+
+
+@pytest.mark.parametrize("method", ["contrast", "nait", "nag", "embed"])
+def test_samples_that_are_rows_of_the_pool(whole, tmp_path: Path, method: str) -> None:
+    own = {"nag_top_k": 9} if method == "nag" else {}
+    told, warnings = chosen(whole, tmp_path / "a", target="within", method=method, **own)
+    assert told["rows_of_targets"] == {"t": 7}
+    (said,) = warnings
+    assert said.startswith("target 't': 7 of the pool's 40 rows are samples of the target itself; they rank high")
+    manifest = json.loads((tmp_path / "a" / "out" / "manifest.json").read_text())
+    assert manifest["warnings"] == warnings and manifest["rows_of_targets"] == {"t": 7}
+    told, warnings = chosen(whole, tmp_path / "b", method=method, **own)
+    assert told["rows_of_targets"] == {"t": 0} and warnings == []
+
+
+def test_rank_evaluate_and_merge_know_them_too(whole, tmp_path: Path, capsys) -> None:
+    options = {"model": whole["model"], "calibration_size": 20}
+    nait_fast.build_index(dataset=whole["pool"], output=tmp_path / "a", shard_rows=16, **options)
+    nait_fast.build_index(model=whole["model"], dataset=whole["apart"], output=tmp_path / "b", shard_rows=16,
+                          codebook=tmp_path / "a")  # fmt: skip
+    nait_fast.merge(index=[tmp_path / "a", tmp_path / "b"], output=tmp_path / "both")
+    targets = [f"t={whole['within']}", f"apart={whole['apart']}"]
+    nait_fast.build_signature(model=whole["model"], target=targets, codebook=tmp_path / "a", output=tmp_path)
+    files = [str(tmp_path / "t.safetensors"), str(tmp_path / "apart.safetensors")]
+    ran = run(capsys, "rank", "--index", tmp_path / "both", "--signature", *files, "--output", tmp_path / "r", "--json")
+    told = json.loads(ran.out)
+    assert told["rows_of_targets"] == {"t": 7, "apart": 12}
+    assert [text.split(" rows")[0] for text in told["warnings"]] == [
+        "target 't': 7 of the pool's 52", "target 'apart': 12 of the pool's 52",
+    ]  # fmt: skip
+    assert ran.err.count("nait-fast: warning: ") == 2
+    with recorded() as said:
+        nait_fast.evaluate(index=tmp_path / "both", signature=files, output=tmp_path / "e")
+    assert sum("samples of the target itself" in text for text in said) == 2
+    assert nait_fast.Index(tmp_path / "both").verify() == []
+    shown = run(capsys, "inspect", files[0]).out
+    assert "contents" not in shown and "sha256" in shown
+
+
+def test_contents_are_of_the_tokens_read() -> None:
+    some = [np.array(ids, dtype=np.int32) for ids in ([1, 2], [1, 2], [2, 1], [], [258])]
+    hashes = contents.hashes_of(some)
+    assert hashes.dtype == np.int64 and len(set(hashes.tolist())) == 4 and hashes[0] == hashes[1]
+    assert contents.from_text(contents.as_text(hashes)).tolist() == sorted(set(hashes.tolist()))
+    assert contents.from_text(contents.as_text(hashes[:0])).tolist() == []
+    for damaged in ("?", "AAAA"):
+        with pytest.raises(ValueError):
+            contents.from_text(damaged)
+
+
+@pytest.mark.parametrize("method", ["contrast", "nait", "nag", "embed"])
+def test_a_pool_of_one_text(whole, tmp_path: Path, method: str) -> None:
+    """It has no order, and there is nothing wrong with that; it is said."""
+    own = {"nag_top_k": 9} if method == "nag" else {}
+    if method == "contrast":  # of one text alone no threshold can be said: under another pool's codebook
+        nait_fast.build_index(model=whole["model"], dataset=whole["pool"], output=tmp_path / "a", calibration_size=20)
+        nait_fast.build_index(
+            model=whole["model"], dataset=whole["same"], output=tmp_path / "b", codebook=tmp_path / "a"
+        )
+        nait_fast.build_signature(model=whole["model"], target=[f"t={whole['apart']}"], codebook=tmp_path / "a",
+                                  output=tmp_path)  # fmt: skip
+        with recorded() as warnings:
+            told = nait_fast.rank(index=tmp_path / "b", signature=[tmp_path / "t.safetensors"], output=tmp_path / "out",
+                                  top_k=3)  # fmt: skip
+    else:
+        told, warnings = chosen(whole, tmp_path, pool="same", method=method, top_k=3, **own)
+    assert told["rows_selected"] == 3
+    assert warnings == ["all 9 rows hold the same tokens: they rank as they lie in the pool"]
+
+
+def test_codes_that_are_all_equal(tmp_path: Path, capsys) -> None:
+    pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(30))
+    generator = np.random.default_rng(0)
+    code = generator.integers(0, 256, 16, dtype=np.uint8)
+    signature = contrast("t", WIDTHS, 1)
+    width = signature.layout.row_bytes
+    codes = np.zeros((30, width), dtype=np.uint8)
+    codes[:, :5] = code[:5]
+    file = str(signature.save(tmp_path))
+    index = made(tmp_path / "equal", codes, pool)
+    words = ["--index", index, "--signature", file, "--output", tmp_path / "out"]
+    for verb in ("rank", "evaluate"):
+        error = run(capsys, verb, *words).error
+        assert "target 't': all 30 rows have the same score, for all have one and the same code" in error
+        assert "--layers" in error and not (tmp_path / "out" / "selected.jsonl").exists()
+    codes[-1, 0] ^= 1  # one bit of one row, in which the signature may still see nothing
+    planes = signature.tensors["planes"].copy()
+    planes[:, 0] = 0
+    blind = nait_fast.Signature("t", signature.meta, {**signature.tensors, "planes": planes})
+    index = made(tmp_path / "nearly", codes, pool)
+    words = ["--index", index, "--signature", blind.save(tmp_path / "nearly"), "--output", tmp_path / "out2"]
+    for verb in ("rank", "evaluate"):
+        assert (
+            "the same score, though their codes differ: its signature weighs nothing" in run(capsys, verb, *words).error
+        )
+
+
+def test_signatures_that_weigh_nothing(whole, tmp_path: Path) -> None:
+    model = whole["model"]
+    nait_fast.build_index(model=model, dataset=whole["pool"], output=tmp_path / "index", calibration_size=40)
+    with pytest.raises(NaitError, match="--target pool: weighs no neuron, for its neurons fire as the pool's do"):
+        nait_fast.build_signature(model=model, target=[whole["pool"]], codebook=tmp_path / "index", output=tmp_path)
+    with pytest.raises(NaitError, match="--target same: weighs no neuron, for its samples are all alike"):
+        nait_fast.build_signature(model=model, target=[whole["same"]], method="nait", output=tmp_path)
+
+
+def test_one_row_is_a_pool(tmp_path: Path, whole) -> None:
+    nait_fast.build_index(model=whole["model"], dataset=whole["pool"], output=tmp_path / "a", calibration_size=20)
+    nait_fast.build_index(model=whole["model"], dataset=whole["one"], output=tmp_path / "b", codebook=tmp_path / "a")
+    nait_fast.build_signature(model=whole["model"], target=[f"t={whole['apart']}"], codebook=tmp_path / "a",
+                              output=tmp_path)  # fmt: skip
+    with recorded() as warnings:
+        told = nait_fast.rank(index=tmp_path / "b", signature=[tmp_path / "t.safetensors"], output=tmp_path / "out")
+    assert told["rows_selected"] == 1 and warnings == []
