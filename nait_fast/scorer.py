@@ -14,7 +14,7 @@ from nait_fast.data.tokenize import Encoded, Refused
 from nait_fast.data.unread import counted, warn_unread
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import NeuronCoder, TopKCoder
-from nait_fast.extract.session import session_around
+from nait_fast.extract.session import refuse_in_memory, session_around
 from nait_fast.extract.sinks import Encode
 from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.ranking.embed import cosines
@@ -75,6 +75,7 @@ class Scorer:
         self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in signatures]
         if not self.signatures:
             raise NaitError("Scorer: no signatures given")
+        refuse_in_memory(model, "Scorer", dtype=dtype, device=device)
         told = self.signatures[0].meta
         for signature in self.signatures:
             if is_old(signature.meta):

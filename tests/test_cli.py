@@ -145,7 +145,7 @@ def test_step_by_step_equals_select(capsys, tmp_path: Path, words: list[str], me
 
 def test_a_config_replays_a_run(capsys, tmp_path: Path, words: list[str]) -> None:
     first, again, other = tmp_path / "a", tmp_path / "b", tmp_path / "c"
-    given = ["--fraction", "0.3", "--max-length", "20", "--planes", "3", "--seed", "5", "--template", "alpaca"]
+    given = ["--fraction", "0.3", "--max-length", "200", "--planes", "3", "--seed", "5", "--template", "alpaca"]
     summary(capsys, "select", *words, *given, "--output", first, "--pick", "random")
     config = yaml.safe_load((first / "config.yaml").read_text())
     assert config["target"] == [words[5]] and (config["planes"], config["fraction"]) == (3, 0.3)

@@ -108,6 +108,14 @@ def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exc
     return _session(loaded, data, first_token, model.batch_tokens, quiet)
 
 
+def refuse_in_memory(model: Any, caller: str, **asked: Any) -> None:
+    """Raises NaitError for what is ``asked`` of how a model is loaded, where it is in memory already."""
+    if isinstance(model, (str, os.PathLike)):
+        return
+    if ignored := next((name for name, value in asked.items() if value not in ("auto", False)), None):
+        raise NaitError(f"{caller}: {ignored}={asked[ignored]!r}: a model in memory stays as it is; leave it out")
+
+
 def session_around(
     model: Any, tokenizer: Any, data: DataOptions, first_token: str, options: ModelOptions, caller: str
 ) -> Session:
@@ -124,11 +132,6 @@ def session_around(
         tokenizer = None if tokenizer is None else os.fspath(tokenizer)
         named = replace(options, model=os.fspath(model), tokenizer=tokenizer)
         return open_session(named, data, first_token, quiet=True)
-    asked = {"dtype": "auto", "device": "auto", "trust_remote_code": False}
-    if ignored := next((name for name, nothing in asked.items() if getattr(options, name) != nothing), None):
-        raise NaitError(
-            f"{caller}: {ignored}={getattr(options, ignored)!r}: a model in memory stays as it is; leave it out"
-        )
     if tokenizer is None:
         raise NaitError(f"{caller}: a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)")
     loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers)

@@ -17,13 +17,18 @@ ROUNDING = 1e-6  # of a score's size: what batches change of sums of floats
 def check_spread(index: Index, signatures: Sequence[Signature], low: np.ndarray, high: np.ndarray) -> None:
     """``low``, ``high`` float64 [C]: extremes of each signature's scores over the index.
 
-    Raises NaitError where all rows have one score, unless there is one row, or all rows read the same, which is said.
+    Raises NaitError where all rows have one score, unless there is one row, or all rows hold the same, which is said.
     """
     flat = high - low <= np.where([s.is_bits for s in signatures], 0.0, ROUNDING) * np.maximum(abs(low), abs(high))
     if index.rows < 2 or not flat.any():
         return
     name = signatures[int(np.argmax(flat))].name
     if _same_contents(index):
+        if index.manifest["truncated"]:
+            raise NaitError(
+                f"target '{name}': all {index.rows:,} rows hold the same tokens once they are cut: index the pool with "
+                f"a larger --max-length than {index.manifest['max_length']}"
+            )
         warn(f"all {index.rows:,} rows hold the same tokens: they rank as they lie in the pool")
         return
     if _same_codes(index):

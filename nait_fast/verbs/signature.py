@@ -13,7 +13,7 @@ from nait_fast.data.pool import Pool
 from nait_fast.data.rules import Rules, make_rules
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import top_sets
-from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, session_around
+from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Collect
 from nait_fast.index import contents
 from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
@@ -136,7 +136,11 @@ def build_signatures(
         alike = signature.method == "nait" and len(contents.from_text(signature.meta["target"][contents.NAME])) == 1
         weights = signature.tensors.get("weights")
         if alike or (weights is not None and np.abs(weights).max() < LEAST_WEIGHT):
-            why = "its samples are all alike" if alike else "its neurons fire as the pool's do"
+            why = (
+                "its samples are all alike"
+                if alike
+                else "its neurons fire as the pool's do (has every row the same tokens, cut by --max-length?)"
+            )
             raise NaitError(f"--target {signature.name}: weighs no neuron, for {why}; give samples that differ")
     return made
 
@@ -166,6 +170,8 @@ def from_memory(
         raise NaitError(f"{len(samples)} samples: a target needs at least 2 (64 and more are better)")
     if options.format != "auto":
         raise NaitError(f"format={options.format}: samples in memory show their own format; leave it out")
+    own = {"dtype": options.dtype, "device": options.device, "trust_remote_code": options.trust_remote_code}
+    refuse_in_memory(model, "signature_of", **own)
     reading = default_reading(options.method, options.reading)
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)

@@ -123,6 +123,15 @@ def test_a_pool_of_one_text(whole, tmp_path: Path, method: str) -> None:
     assert warnings == ["all 9 rows hold the same tokens: they rank as they lie in the pool"]
 
 
+def test_rows_that_are_cut_to_the_same_tokens(whole, tmp_path: Path) -> None:
+    """A template that is longer than --max-length leaves nothing of the rows' own."""
+    cut = {"template": "alpaca", "max_length": 20}
+    with pytest.raises(NaitError, match=r"weighs no neuron, .*--max-length"):
+        chosen(whole, tmp_path / "a", **cut)
+    with pytest.raises(NaitError, match=r"all 40 rows hold the same tokens once they are cut: .* --max-length than 20"):
+        chosen(whole, tmp_path / "b", method="nag", nag_top_k=9, **cut)
+
+
 def test_codes_that_are_all_equal(tmp_path: Path, capsys) -> None:
     pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(30))
     generator = np.random.default_rng(0)
