@@ -1,5 +1,6 @@
 """``Scorer``: signatures on samples in memory, for tools that embed the engine."""
 
+import os
 from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
@@ -82,13 +83,14 @@ class Scorer:
                 raise NaitError(f"Scorer: signature '{signature.name}' was made {OLD}: rebuild it")
             if (key := difference(signature.meta, told)) is not None:
                 raise NaitError(f"Scorer: the signatures differ in {name_of(key)}; use two Scorers")
+        if dtype == "auto" and isinstance(model, (str, os.PathLike)):  # one in memory stays as it is
+            dtype = dtype_option(told["dtype"])
         date = template_date or told.get("target", {}).get("template_date")
         data = DataOptions(template=template, max_length=max_length or told["max_length"], role=tuple(role),
                            ignore=tuple(ignore), template_date=date)  # fmt: skip
         self._session = session_around(
             model, tokenizer, data, told["first_token"],
-            ModelOptions(dtype=dtype_option(told["dtype"]) if dtype == "auto" else dtype, device=device, layers=layers,
-                         batch_tokens=batch_tokens), "Scorer",
+            ModelOptions(dtype=dtype, device=device, layers=layers, batch_tokens=batch_tokens), "Scorer",
         )  # fmt: skip
         for signature in self.signatures:
             check_fits(signature, self._session.identity(), None, "this Scorer")
