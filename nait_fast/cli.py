@@ -30,6 +30,7 @@ from nait_fast.config import (
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 from nait_fast.notices import NaitWarning, recorded
+from nait_fast.terminal import printable
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
 # verb -> (options, module with run(options, quiet), help)
@@ -85,7 +86,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         told = " ".join(message.split())
         told = told if len(told) <= 300 else f"{told[:300]}…"
-        self.exit(2, f"nait-fast: error: {told} ({self.prog} --help lists the options)\n")
+        self.exit(2, f"nait-fast: error: {printable(told)} ({self.prog} --help lists the options)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -216,18 +217,16 @@ def _print(summary: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(_as_json(summary), allow_nan=False))
         return
     if "text" in summary:
-        print(summary["text"])
+        print(printable(summary["text"], lines=True))
         return
     for key, value in summary.items():
-        if isinstance(value, dict):
-            print(f"{key}: " + ", ".join(f"{k}={v}" for k, v in value.items()))
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for item in value:
-                print(f"{key}: " + ", ".join(f"{k}={v}" for k, v in item.items()))
-        elif isinstance(value, list):
-            print(f"{key}: " + ", ".join(map(str, value)))
-        else:
-            print(f"{key}: {value}")
+        several = isinstance(value, list) and value and isinstance(value[0], dict)
+        for item in value if several else [value]:
+            if isinstance(item, dict):
+                shown = ", ".join(f"{k}={v}" for k, v in item.items())
+            else:
+                shown = ", ".join(map(str, item)) if isinstance(item, list) else str(item)
+            print(printable(f"{key}: {shown}"))
 
 
 @contextmanager
@@ -237,7 +236,7 @@ def _warnings_on_stderr() -> Iterator[None]:
 
     def tell(message: Warning | str, category: type[Warning], *place: Any, **named: Any) -> None:
         if issubclass(category, NaitWarning):
-            print(f"nait-fast: warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
+            print(printable(f"nait-fast: warning: {' '.join(str(message).splitlines())}"), file=sys.stderr)
         else:
             show(message, category, *place, **named)
 
@@ -266,7 +265,7 @@ def _drop_stdout() -> None:
 
 
 def _fail(text: str) -> None:
-    told = " ".join(text.splitlines())
+    told = printable(" ".join(text.splitlines()))
     if len(told) > 900:  # a path may be of thousands of characters
         told = f"{told[:600]} … {told[-280:]}"
     with suppress(OSError):

@@ -3,11 +3,13 @@
 import sys
 import time
 
+from nait_fast.terminal import printable
+
 
 def say(text: str, quiet: bool = False) -> None:
     """One line for the person watching; nothing when quiet or when stderr is no terminal."""
     if not quiet and sys.stderr.isatty():
-        print(f"nait-fast: {text}", file=sys.stderr)
+        print(printable(f"nait-fast: {text}"), file=sys.stderr)
 
 
 class Progress:

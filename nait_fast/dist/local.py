@@ -15,6 +15,7 @@ from typing import Any
 from nait_fast.dist.stop import Stopped, StopSwitch
 from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
+from nait_fast.terminal import printable
 
 # Isolated, with this process's path: neither the current folder nor PYTHONPATH's order may change what it runs.
 _CHILD = (
@@ -70,7 +71,9 @@ def run_workers(verb: str, options: Any, number: int, watch: Callable[[], None] 
                     ended_well += why is None
                     if why and not stop.asked:
                         failures.append(why)
-                        print(f"nait-fast: {why}" + ("; the others go on" if children else ""), file=sys.stderr)
+                        print(
+                            printable(f"nait-fast: {why}") + ("; the others go on" if children else ""), file=sys.stderr
+                        )
         finally:
             for child in children:  # something went wrong here: nobody would watch them
                 child.process.terminate()

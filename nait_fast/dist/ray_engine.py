@@ -27,6 +27,7 @@ from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
 from nait_fast.extract.folder import MOST_TRIES
 from nait_fast.index.format import WORK
+from nait_fast.terminal import printable
 
 FINISH = -1  # in place of a unit's number: write the manifest once all units are done
 MOST_BLOCKS = 10_000  # of units that Ray keeps account of; beyond that a block is several units, done one by one
@@ -161,7 +162,7 @@ def run_on_ray(
                     complete |= row["complete"]
                     if row["error"]:
                         failures.append(row["error"])
-                        print(f"nait-fast: {failures[-1]}; the others go on", file=sys.stderr)
+                        print(printable(f"nait-fast: {failures[-1]}; the others go on"), file=sys.stderr)
                 if complete:
                     return number
         except ray.exceptions.RayError as error:

@@ -1,0 +1,12 @@
+"""What is printed: a pool's text, a file's name or a target's may hold what a terminal takes as an order."""
+
+# Control characters (C0, DEL, C1), line and paragraph separators, and marks that turn the direction of what follows.
+_ORDERS = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in _ORDERS}
+_ESCAPES_IN_LINES = {code: text for code, text in _ESCAPES.items() if chr(code) not in "\t\n"}
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """``text`` with the escapes of Python's strings for characters that are orders to a terminal, as it stands else;
+    ``lines``: it may be of several lines."""
+    return text.translate(_ESCAPES_IN_LINES if lines else _ESCAPES)
