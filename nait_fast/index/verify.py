@@ -10,8 +10,9 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import load_calibration
 from nait_fast.index.files import sha256_file
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED, WORK
+from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
 from nait_fast.index.reader import Index, Shard, ShardEntry
+from nait_fast.index.run import read_run
 from nait_fast.index.skipped import Listed
 
 
@@ -85,6 +86,11 @@ def _beside(index: Index) -> Iterator[str]:
                 meta = index.codebook.meta
                 if other := [key for key in meta if key in told and meta[key] != told[key]]:
                     yield f"{file}: was made with another {other[0]} than the index; rebuild the index"
+        except NaitError as error:
+            yield str(error)
+    if (folder / RUN).exists():  # an aid of later runs
+        try:
+            read_run(folder)
         except NaitError as error:
             yield str(error)
 

@@ -42,7 +42,7 @@ def make(folder: Path) -> Path:
     """Write it: two shards, ids, exact scores, cut and skipped rows, a plan; beside it ``sums.safetensors``."""
     generator = np.random.default_rng(0)
     n = LAYOUT.n_neurons
-    folder.mkdir()
+    folder.mkdir(parents=True)
     shards = []
     for number, (rows, names) in enumerate(zip(ROWS, IDS, strict=True)):
         codes = LAYOUT.pack(generator.random((len(rows), n)) > 0.5)

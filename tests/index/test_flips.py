@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from nait_fast.index.stream import Stream, ids
 from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.reporting.evaluation import load_evaluation
 from nait_fast.reporting.source import open_selection
-from nait_fast.verbs.look import inspect
+from nait_fast.verbs.look import inspect, verify
 from tests.index.made import IDS, LAYOUT, ROWS, SHARED, WIDTHS, make, put, seal, signature
 from tests.ranking.indexes import id_tensors
 from tests.reporting.made import Made, make_rows
@@ -143,6 +144,32 @@ def test_files_of_a_selection(chosen: Made, tmp_path: Path) -> None:
     flips(folder / "scores.parquet", 250, lambda: open_selection(folder).file("scores.parquet"))
     nait_fast.evaluate(index=str(chosen.index), signature=chosen.saved(*chosen.signatures), output=str(tmp_path))
     flips(tmp_path / "evaluation.json", 250, lambda: load_evaluation(tmp_path / "evaluation.json"))
+
+
+def test_files_that_merge_reads(index: Path, tmp_path: Path) -> None:
+    other = make(tmp_path / "more" / "index")
+    told = read_json(other / MANIFEST)
+    told["datasets"][0]["sha256"] = "6" * 64
+    seal(other / MANIFEST, told)
+    write_run(other, {**read_run(index), "datasets": told["datasets"]})
+    out = tmp_path / "all"
+
+    def merge() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        nait_fast.merge(index=[str(index), str(other)], output=str(out))
+
+    for folder, name in (
+        (index, CODEBOOK), (index, CALIBRATION), (other, RUN), (index, SKIPPED), (other, "plan-00.json"),
+        (other, MANIFEST), (other, shard_name(1)),
+    ):  # fmt: skip
+        flips(folder / name, 12, merge)
+    merge()
+    assert Index(out).verify() == []
+
+
+def test_verify_reads_all(index: Path) -> None:
+    for name in (MANIFEST, CODEBOOK, CALIBRATION, RUN, SKIPPED, "plan-00.json", shard_name(0), shard_name(1)):
+        flips(index / name, 25, lambda: verify(str(index)))
 
 
 VERBS: dict[str, Callable[[Made, Path], Any]] = {
