@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
 from nait_fast.kernels.capture.reference import Segments, Stats
@@ -126,6 +127,7 @@ def capture(
     unknown = [r for r in readings if r not in READINGS] + ([] if first_token in FIRST_TOKEN else [first_token])
     if unknown:
         raise NaitError(f"capture: '{unknown[0]}' is none of {', '.join((*READINGS, *FIRST_TOKEN))}")
+    check_variables()
     if not readings:
         raise NaitError(f"capture: no reading is asked for; choose among {', '.join(READINGS)}")
     if first_token != "exclude" and "mean" not in readings:

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 
 METHODS = ("contrast", "nait", "nag", "embed")
@@ -41,7 +42,9 @@ class Options:
 
     @classmethod
     def from_mapping(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
-        """Raises NaitError, which ``where`` begins, for a key, a type, a value or a combination that is not taken."""
+        """Raises NaitError, which ``where`` begins, for a key, a type, a value or a combination that is not taken; and
+        for a variable of the environment that means nothing."""
+        check_variables()
         known = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(_shown(name) for name in values if name not in known)
         if unknown:

@@ -13,6 +13,7 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import RowError, Sample, parse_any
 from nait_fast.data.tokenize import Encoded, Refused
 from nait_fast.data.unread import counted, warn_unread
+from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import NeuronCoder, TopKCoder
 from nait_fast.extract.session import refuse_in_memory, session_around
@@ -73,6 +74,7 @@ class Scorer:
         role: Sequence[str] = (),
         ignore: Sequence[str] = (),
     ):
+        check_variables()
         self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in signatures]
         if not self.signatures:
             raise NaitError("Scorer: no signatures given")

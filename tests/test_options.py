@@ -9,6 +9,7 @@ the places where an option would change nothing: there it costs one line.
 import argparse
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import io
 import json
@@ -261,7 +262,20 @@ VOLATILE = ("seconds", "tokens_per_s", "scan_seconds", "environment", "options",
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> dict[str, str]:
+def quick() -> Iterator[None]:
+    """Runs without what takes most of a small one's time: collecting garbage, syncing, git, asking for versions."""
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nait_fast.env.commit", lambda: None)
+        patch.setattr("nait_fast.env.version", lambda package: "1")
+        patch.setattr("nait_fast.index.files.os.fsync", lambda descriptor: None)
+        yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def place(quick, tmp_path_factory) -> dict[str, str]:
     """A tiny model, pools, targets, indexes, signatures and a selection, by name."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -445,8 +459,6 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
                 "told": list(map(str, told)),
             }
 
-    patch.setattr("nait_fast.env.commit", lambda: None)  # git takes longer than these runs
-    patch.setattr("nait_fast.index.files.os.fsync", lambda descriptor: None)
     real_load, real_engine = load.load_model, engine.Engine.__init__
     patch.setattr("nait_fast.extract.session.load_model", load_once)
     patch.setattr(engine.Engine, "__init__", make_engine)
@@ -595,6 +607,13 @@ def test_from_python_the_same(place: dict[str, str]) -> None:
     with pytest.raises(NaitError, match="search: device cuda: codes are scanned on a device, but none of these"):
         exact = nait_fast.load_signature(f"{place['NAIT']}/sums.safetensors")
         nait_fast.search(nait_fast.Index(place["SCORED"]), exact, 3, device="cuda")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAIT_FAST_BACKEND", "bogus")
+        for act in (lambda: nait_fast.Scorer(place["MODEL"], [signature]), lambda: nait_fast.rank(index="x"),
+                    lambda: nait_fast.search(nait_fast.Index(place["INDEX"]), nait_fast.load_signature(signature), 3),
+                    lambda: nait_fast.capture(model).__enter__()):  # fmt: skip
+            with pytest.raises(NaitError, match="NAIT_FAST_BACKEND=bogus: choose triton, cpu, reference"):
+                act()
     for options, said in (({"readings": ()}, "no reading is asked for"),
                           ({"readings": ["drift"], "first_token": "include"}, "is for the reading mean")):  # fmt: skip
         with pytest.raises(NaitError, match=said), nait_fast.capture(model, **options):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nait_fast.env import pick_device
+from nait_fast.env import check_variables, pick_device
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.index.rotation import QUERY_BITS
@@ -116,6 +116,7 @@ def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> t
     """
     if k < 1:
         raise NaitError(f"search: k must be at least 1, not {k}")
+    check_variables()
     check_index(index, [signature])
     check_device(device, index, [signature], "search: device")
     chosen = scan_device(device, index, [signature])
