@@ -16,10 +16,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nait_fast.data.streams import BLOCK, Digest, first_line, import_optional, open_stream, read_blocks, read_lines
+from nait_fast.data.streams import (
+    BLOCK,
+    Digest,
+    first_line,
+    import_optional,
+    open_stream,
+    read_blocks,
+    read_lines,
+    row_limit,
+    too_long,
+)
 from nait_fast.errors import NaitError
 
-BATCH_ROWS = 1024
+BATCH_ROWS, BATCH_BYTES = 1024, 64 << 20  # rows of a table read at a time: so many, and about so many bytes
 
 
 class Record(NamedTuple):
@@ -134,21 +144,38 @@ class ParquetFile(_File):
 
     def records(self, start: Place) -> Iterator[Record]:
         with self._open() as file:
-            skip, groups = start.at, list[int]()
+            skip, groups, size, row = start.at, list[int](), 1.0, start.at
             for group in range(file.metadata.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if groups or skip < rows:
+                about = file.metadata.row_group(group)
+                if groups or skip < about.num_rows:
                     groups.append(group)
+                    size = max(size, about.total_byte_size / max(1, about.num_rows))
                 else:
-                    skip -= rows
+                    skip -= about.num_rows
             try:
-                for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
+                for batch in file.iter_batches(batch_size=_batch_rows(size), row_groups=groups):
                     if skip < len(batch):
-                        for row in batch.slice(skip).to_pylist():
-                            yield Record(self.name, 0, row)
+                        part = batch.slice(skip)
+                        self._check(part, row)
+                        for value in part.to_pylist():
+                            yield Record(self.name, 0, value)
+                        row += len(part)
                     skip = max(0, skip - len(batch))
             except (OSError, ValueError) as error:
                 raise self._unreadable(error) from None
+
+    def _check(self, batch: Any, first: int) -> None:
+        """Raises NaitError at a row of more bytes than a row may take, before it becomes Python's objects."""
+        limit = row_limit()
+        if batch.nbytes > limit:
+            for number in range(len(batch)):
+                if batch.slice(number, 1).nbytes > limit:
+                    raise too_long(f"{self.name} row {first + number}", "a row", limit)
+
+
+def _batch_rows(size: float) -> int:
+    """How many rows of about ``size`` bytes are read at a time."""
+    return max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(size, 1))))
 
 
 class Table(Part):
@@ -167,7 +194,8 @@ class Table(Part):
     def records(self, start: Place) -> Iterator[Record]:
         try:
             rows = self.rows.select(range(start.at, len(self.rows))) if start.at else self.rows
-            for batch in rows.iter(batch_size=BATCH_ROWS):
+            size = rows.data.nbytes / max(1, rows.data.num_rows)
+            for batch in rows.iter(batch_size=_batch_rows(size)):
                 for values in zip(*batch.values(), strict=True):
                     yield Record(self.name, 0, dict(zip(batch, values, strict=True)))
         except Exception as error:  # a feature's decoder may raise anything

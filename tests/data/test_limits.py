@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nait_fast.data import streams
+from nait_fast.data import parts, streams
 from nait_fast.data.pool import Pool
-from tests.data.pools import ROWS, dump, refusal
+from tests.data.pools import ROWS, dump, refusal, write_parquet
 
 MIB = 1 << 20
 PIECE = b"a" * MIB
@@ -69,6 +69,16 @@ def test_the_limit_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
     assert "of more than 1 MiB" in refusal(path, skip_bad_rows=True)
     monkeypatch.setenv(streams.MAX_ROW, "3")
     assert Pool(path).lines([0, 1])[1] == b"".join(row(2)).replace(b"\n", b"")
+
+
+def test_the_limit_of_a_row_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*ROWS[:2], {**ROWS[2], "output": "b" * (2 * MIB)}, *ROWS[3:]]
+    path = write_parquet(tmp_path / "pool.parquet", rows)
+    assert Pool(path).lines(range(5)) == dump(rows)
+    monkeypatch.setattr(parts, "BATCH_BYTES", MIB)  # rows of so many bytes are read one at a time
+    assert Pool(path, unit_rows=1).lines([4, 2, 0]) == [dump(rows)[i] for i in (4, 2, 0)]
+    monkeypatch.setenv(streams.MAX_ROW, "1")
+    assert f"{path} row 2: a row of more than 1 MiB" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["blank.jsonl", "blank.jsonl.gz", "blank.json", "list.json"])
