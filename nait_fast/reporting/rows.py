@@ -11,6 +11,7 @@ import numpy as np
 
 from nait_fast.data.formats import RowError, describe_keys, detect, parse
 from nait_fast.data.rows import PoolRows, open_rows
+from nait_fast.data.rules import Rules
 from nait_fast.errors import NaitError
 from nait_fast.ranking.export import SELECTED
 from nait_fast.reporting.scores import Ranked
@@ -22,6 +23,7 @@ LABEL_ROWS = 1_000_000  # beyond, the pool's labels are counted in every n-th ru
 RUN_ROWS = 2048
 MOST_LABELS, LABEL_CHARACTERS = 10_000, 60
 NO_LABEL = "(none)"
+_SHOWN = Rules(ignore=frozenset(["label"]))  # what is in the index is shown, whatever its label
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def text_of(row: dict[str, Any], column: str | None) -> Text:
     """A row as turns, whatever its format; as JSON where it has none."""
     label = None if column is None else label_of(row, column)
     try:
-        sample = parse(row, detect(row) or "text", 0)
+        sample = parse(row, detect(row) or "text", 0, _SHOWN)
     except RowError:
         return Text([("row", json.dumps(row, ensure_ascii=False))], label)
     return Text(sample.turns, label)

@@ -1,11 +1,13 @@
 """``inspect`` and ``verify``: what a file or folder is, and whether it is whole."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 from nait_fast import evaluation
 from nait_fast.data.plan import load_plan
 from nait_fast.data.pool import Pool
+from nait_fast.data.unread import counted
 from nait_fast.errors import NaitError
 from nait_fast.index import contents, values
 from nait_fast.index.files import read_json, read_sealed, sha256_file
@@ -47,10 +49,13 @@ def inspect(path: str) -> dict[str, Any]:
     pool = Pool(path, skip_bad_rows=True)
     info = pool.scan()
     pool.warn_of_formats()
-    first = next(pool.samples())
+    samples = pool.samples()
+    first = next(samples)
+    unread = counted(itertools.chain([first.unread], (sample.unread for sample in samples)))
     turns = [f"{role}: {text[:80]}" for role, text in first.turns]
     return {"path": path, "kind": f"pool ({info.kind})", "format": info.format, "rows": info.rows, "usable": info.good,
-            "skipped": [f"{s.where}: {s.reason}" for s in info.skipped[:20]], "first_sample": turns}  # fmt: skip
+            "skipped": [f"{s.where}: {s.reason}" for s in info.skipped[:20]], "unread": unread,
+            "first_sample": turns}  # fmt: skip
 
 
 def _describe(signature: Signature) -> dict[str, Any]:

@@ -403,3 +403,19 @@ def test_parse_of_a_named_format() -> None:
     row = {"instruction": "a", "response": "b", "conversations": [ASK, ANSWER]}
     assert parse(row, "alpaca", 0).alpaca == ("a", "", "b")
     assert parse(row, "alpaca", 0).unread == ("conversations",)
+
+
+def test_inspect_names_what_is_not_read(tmp_path: Path) -> None:
+    from nait_fast.verbs.look import inspect
+
+    rows = [{"messages": [ASK, ANSWER], **({"rationale": "so it is"} if i % 2 else {})} for i in range(5)]
+    assert inspect(str(write_jsonl(tmp_path / "pool.jsonl", rows)))["unread"] == {"rationale": 2}
+
+
+def test_a_report_shows_rows_whatever_their_label() -> None:
+    from nait_fast.reporting.rows import text_of
+
+    assert text_of({"prompt": "a", "completion": "b", "label": False}, None).turns == [
+        ("user", "a"),
+        ("assistant", "b"),
+    ]
