@@ -203,7 +203,7 @@ class Engine:
             pass
         except (torch.OutOfMemoryError, NaitError):
             raise
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise NaitError(
                 f"model {self.model.name}: a forward of {len(lengths)} samples, the longest of {width} tokens, fails "
                 f"({first_line(error)})"
