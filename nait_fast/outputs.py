@@ -14,6 +14,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from typing import Any
 from nait_fast.config import Options, split_target
 from nait_fast.errors import NaitError
 from nait_fast.index.files import make_folder, read_sealed, sha256, sha256_file, write_sealed
+from nait_fast.index.format import RUN
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
+from nait_fast.index.owned import is_begun, is_name
 
 CLAIM = ".nait-fast.json"
 CONFIG = "config.yaml"
@@ -95,6 +98,7 @@ class Output:
         self._questions: dict[str, str | None] = {}
 
     def __enter__(self) -> Output:
+        check_folders(self.folder, self._inputs, self._flag)
         if self._lock is not None:
             self._lock.acquire()
         try:
@@ -103,9 +107,14 @@ class Output:
             for name in self.names:
                 self._check(name)
         except BaseException:
-            self.__exit__()
+            self._leave()
             raise
         return self
+
+    def _leave(self) -> None:
+        """Give the lock back without having been here."""
+        if self._lock is not None:
+            self._lock.leave()
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -231,6 +240,17 @@ def seal_of(path: Path, marks: Marks) -> tuple[State, str | None] | None:
     return (State.WHOLE if sha256(head) == match[2].decode() else State.OURS), match[1].decode(errors="replace")
 
 
+def own_names(folder: Path) -> Callable[[str], bool]:
+    """Which names in ``folder`` are of results of nait_fast."""
+    names: set[str] = set()
+    if (folder / CLAIM).is_file():
+        with suppress(NaitError):
+            claim = _load_claim(folder)
+            names = {*claim["files"], *claim["writing"]}
+    begun = (folder / RUN).is_file() and is_begun(folder)
+    return lambda name: name in names or name in (CLAIM, FOLDER_LOCK) or (begun and is_name(name))
+
+
 def is_plain(path: Path) -> bool:
     """Whether ``path`` is a file, and no link to one."""
     return stat.S_ISREG(os.lstat(path).st_mode)
@@ -263,26 +283,36 @@ def check_inputs(
     folder: Path, ours: Callable[[str], bool], inputs: Iterable[tuple[str, str]], flag: str = "--output"
 ) -> None:
     """Raises NaitError where a file that is read is one that may be written or deleted: a name in ``folder`` that is
-    ``ours``, whatever links or spelling lead there; and where the folder itself is one that is read."""
+    ``ours``, whatever links or spelling lead there."""
     written = {_place(Path(entry.path)): entry.path for entry in os.scandir(folder) if ours(entry.name)}
-    here = _place(folder)
-    for given, path in inputs:
-        source = Path(path)
-        if _place(source) is None and ":" in path:  # FOLDER:SPLIT
-            source = Path(path.rpartition(":")[0])
-        if _place(source) is None:  # a name on the Hub
-            continue
-        if source.is_dir() and _place(source) == here:
+    if not written:
+        return
+    for given, path, source in _sources(inputs):
+        for file in _files_of(source, _place(folder)):
+            if (place := _place(file)) is not None and place in written:
+                raise NaitError(
+                    f"{written[place]}: would be written over, but {given} {path} reads it; choose another {flag}"
+                )
+
+
+def check_folders(folder: Path, inputs: Iterable[tuple[str, str]], flag: str = "--output") -> None:
+    """Raises NaitError where ``folder``, an output, is itself one that is read. Before anything is put there."""
+    for given, _, source in _sources(inputs):
+        if source.is_dir() and _place(source) == _place(folder):
             raise NaitError(
                 f"{flag} {folder}: is the folder that {given} reads: what is written there would be read as a part of "
                 "it; choose another folder"
             )
-        if written:
-            for file in _files_of(source, here):
-                if (place := _place(file)) is not None and place in written:
-                    raise NaitError(
-                        f"{written[place]}: would be written over, but {given} {path} reads it; choose another {flag}"
-                    )
+
+
+def _sources(inputs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, Path]]:
+    """(flag, what was given, path) of those inputs that lie on this machine."""
+    for given, path in inputs:
+        source = Path(path)
+        if _place(source) is None and ":" in path:  # FOLDER:SPLIT
+            source = Path(path.rpartition(":")[0])
+        if _place(source) is not None:
+            yield given, path, source
 
 
 def _place(path: Path) -> tuple[int, int] | None:

@@ -12,12 +12,14 @@ import pytest
 
 import nait_fast
 from nait_fast.config import IndexOptions
+from nait_fast.data.folders import pool_files
 from nait_fast.errors import NaitError
 from nait_fast.extract.folder import IndexFolder
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
-from nait_fast.outputs import CLAIM, Output, State, check_inputs
+from nait_fast.notices import NaitWarning
+from nait_fast.outputs import CLAIM, Output, State, check_folders
 from nait_fast.ranking import export
 from nait_fast.verbs import index as index_verb
 from nait_fast.verbs import select as select_verb
@@ -321,7 +323,23 @@ def test_a_pool_folder_does_not_become_its_own_output(made: Made, tmp_path: Path
     (tmp_path / "same").symlink_to(pool)
     with pytest.raises(NaitError, match="is the folder that --dataset reads"):
         made.build(tmp_path / "same", dataset=pool)
-    check_inputs(tmp_path, lambda name: False, [("--dataset", str(pool))])  # an output may hold it
+    assert [path.name for path in pool.iterdir()] == ["pool.jsonl"]  # not even a lock is left there
+    check_folders(tmp_path, [("--dataset", str(pool))])  # an output may hold it
+
+
+def test_results_in_a_pools_folder_are_no_rows_of_it(made: Made, tmp_path: Path) -> None:
+    pool = tmp_path / "data" / "more"
+    pool.mkdir(parents=True)
+    shutil.copy(made.pool, pool)
+    for out in (pool / "chosen", tmp_path / "data" / "chosen"):
+        made.rank(out)
+    made.rank(pool)  # beside the pool itself
+    shutil.copytree(made.index, pool / "index")
+    (pool / "index" / "skipped.jsonl").write_text('{"row": 1, "where": "a", "reason": "b"}\n')
+    (pool / "manifest.json").unlink()
+    for folder in (pool, tmp_path / "data"):
+        with pytest.warns(NaitWarning, match="passed over: results of nait_fast, no pool"):
+            assert pool_files(folder, None).paths == (pool / "pool.jsonl",)
 
 
 def test_runs_again_and_other_exports(made: Made, tmp_path: Path) -> None:
@@ -451,7 +469,7 @@ def test_an_evaluation_is_replaced_by_one_that_tells_as_much(made: Made, tmp_pat
 def test_merge_keeps_to_its_own_files(made: Made, tmp_path: Path) -> None:
     second, out = tmp_path / "second", tmp_path / "out"
     pool = write_jsonl(tmp_path / "more.jsonl", make_rows(20, seed=9))
-    made.build(second, dataset=pool, codebook=made.index)
+    nait_fast.build_index(model=made.model, dataset=pool, codebook=made.index, shard_rows=8, output=second)
     given = {"index": [made.index, second], "output": out}
     lock = holding(out)
     refused(nait_fast.merge, out, "in use by pid", **given)

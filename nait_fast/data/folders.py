@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from nait_fast.data.formats import detect
 from nait_fast.data.json_rows import json_layout, json_or_none
 from nait_fast.errors import NaitError
 from nait_fast.notices import warn
+from nait_fast.outputs import own_names
 
 LINES = (".jsonl", ".ndjson")
 COMPRESSED = (".gz", ".zst")
@@ -55,10 +56,12 @@ def pool_files(folder: Path, split: str | None) -> Files:
     passed over. Raises NaitError.
     """
     _refuse_results(folder)
-    top = _entries(folder)
+    top, written = _not_ours(_entries(folder))
     own = _data_among(top, folder)
-    below = [path for path in _below(folder) if path.parent != folder]
+    below, more = _not_ours(path for path in _below(folder) if path.parent != folder)
     paths = own or _data_among(below, folder)
+    if passed := [path for path in [*written, *([] if own else more)] if _is_data(path)]:
+        warn(f"{folder}: {_named(passed, folder)} {_are(passed)} passed over: results of nait_fast, no pool")
     if not paths:
         here = f" (but {_named(some, folder)})" if (some := [*top, *below]) else ""
         raise NaitError(
@@ -133,6 +136,19 @@ def _below(folder: Path) -> Iterator[Path]:
                 warn(f"{folder}: holds more than {_MOST_FILES:,} files; those after the first are passed over")
                 return
             yield Path(place, name)
+
+
+def _not_ours(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """(files that are not results of nait_fast, those that are): an output may lie in the pool's folder, but its rows
+    would be there twice."""
+    others: list[Path] = []
+    ours: list[Path] = []
+    known: dict[Path, Callable[[str], bool]] = {}
+    for path in paths:
+        if path.parent not in known:
+            known[path.parent] = own_names(path.parent)
+        (ours if known[path.parent](path.name) else others).append(path)
+    return others, ours
 
 
 def _is_data(path: Path) -> bool:

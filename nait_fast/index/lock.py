@@ -133,12 +133,14 @@ class OutputLock:
     ):
         self.path, self._what, self._run, self._keep, self._alone = path, what, run, keep, alone
         self._descriptor: int | None = None
+        self._made = False
 
     def acquire(self) -> None:
         """Take the lock. Raises NaitError naming who has it."""
         began = time.monotonic()
         while True:
             try:
+                self._made = not os.path.lexists(self.path)
                 descriptor = _open(self.path)
             except FileNotFoundError:
                 raise NaitError(f"{self.path.parent}: the folder is gone; run again") from None
@@ -192,13 +194,18 @@ class OutputLock:
 
     def release(self) -> None:
         if self._descriptor is not None:
-            if not self._keep:
-                self.path.unlink(missing_ok=True)
-            elif _flock(self._descriptor):  # else a fellow worker still has it
+            if _flock(self._descriptor):  # else a fellow worker still has it
                 with suppress(OSError):
                     os.ftruncate(self._descriptor, 0)
+                    if not self._keep:
+                        self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def leave(self) -> None:
+        """``release`` by who was refused the folder for other reasons: a file that this lock made goes, too."""
+        self._keep = self._keep and not self._made
+        self.release()
 
     def __enter__(self) -> OutputLock:
         if self._descriptor is None:

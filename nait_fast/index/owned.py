@@ -35,7 +35,7 @@ def is_in_work(name: str) -> bool:
 def check_folder(folder: Path, flag: str = "--output") -> None:
     """Raises NaitError where something is in the way of an index's build in ``folder``: of a name that a build writes
     or deletes, but not of a build's making."""
-    begun = _is_begun(folder)
+    begun = is_begun(folder)
     if not begun and os.path.lexists(folder / RUN):
         raise NaitError(f"{folder / RUN}: not what nait_fast writes there; choose another folder or delete this one")
     if not begun and os.path.lexists(folder / MANIFEST):
@@ -55,7 +55,7 @@ def check_folder(folder: Path, flag: str = "--output") -> None:
             )
 
 
-def _is_begun(folder: Path) -> bool:
+def is_begun(folder: Path) -> bool:
     """Whether the folder is an index's, finished or not: ``run.json``, written first of all, says so."""
     try:
         run = read_json(folder / RUN)

@@ -25,7 +25,7 @@ from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
 from nait_fast.notices import recorded, warn
-from nait_fast.outputs import check_inputs, inputs_of, question, sweep
+from nait_fast.outputs import check_folders, check_inputs, inputs_of, question, sweep
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
 from nait_fast.verbs.signature import default_reading
 
@@ -110,10 +110,18 @@ def hold_folder(options: IndexOptions, held: ExitStack) -> Path:
     """The folder of an index, made if need be and ours, together with other workers of this command, until ``held``
     ends. Raises NaitError where another command is at it, and where something is in the way."""
     folder = make_folder(options.output)
-    held.enter_context(index_lock(options))
     # What --append refuses of --codebook is told by the build.
-    check_inputs(folder, is_name, [(f, p) for f, p in inputs_of(options) if not (f == "--codebook" and options.append)])
-    check_folder(folder)
+    inputs = [(flag, path) for flag, path in inputs_of(options) if not (flag == "--codebook" and options.append)]
+    check_folders(folder, inputs)
+    lock = index_lock(options)
+    lock.acquire()
+    try:
+        check_inputs(folder, is_name, inputs)
+        check_folder(folder)
+    except BaseException:
+        lock.leave()
+        raise
+    held.callback(lock.release)
     return folder
 
 

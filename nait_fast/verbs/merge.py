@@ -10,7 +10,7 @@ from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.merge import merge
 from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
-from nait_fast.outputs import check_inputs, inputs_of, sweep
+from nait_fast.outputs import check_folders, check_inputs, inputs_of, sweep
 from nait_fast.progress import Progress
 from nait_fast.verbs.index import summary_of
 
@@ -24,6 +24,7 @@ def run(options: MergeOptions, quiet: bool = False) -> dict[str, Any]:
         raise NaitError(f"--output {options.output}: is one of the indexes; choose another folder")
     folder = make_folder(options.output)
     with OutputLock(folder / FOLDER_LOCK, f"--output {options.output}", alone=lambda: sweep(folder, is_name)):
+        check_folders(folder, inputs_of(options))
         check_inputs(folder, is_name, inputs_of(options))
         check_folder(folder)
         progress = Progress(sum(index.pool_rows for index in indexes), "merge", quiet)

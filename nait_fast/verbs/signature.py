@@ -244,7 +244,7 @@ class SignatureOutput(Output):
             for name, of in self._asked.items():
                 self.check_question(of, "another target's data or other options", [name])
         except BaseException:
-            self.__exit__()
+            self._leave()
             raise
         return self
 
