@@ -88,11 +88,14 @@ class Scorer:
         if dtype == "auto" and isinstance(model, (str, os.PathLike)):  # one in memory stays as it is
             dtype = dtype_option(told["dtype"])
         date = template_date or told.get("target", {}).get("template_date")
-        data = DataOptions(template=template, max_length=max_length or told["max_length"], role=tuple(role),
-                           ignore=tuple(ignore), template_date=date)  # fmt: skip
+        limit = told["max_length"] if max_length is None else max_length
+        data = DataOptions.from_mapping({"template": template, "max_length": limit, "role": role, "ignore": ignore,
+                                         "template_date": date}, "Scorer")  # fmt: skip
+        loading = {"model": "in memory", "dtype": dtype, "device": device, "layers": layers,
+                   "batch_tokens": batch_tokens}  # fmt: skip
         self._session = session_around(
             model, tokenizer, data, told["first_token"],
-            ModelOptions(dtype=dtype, device=device, layers=layers, batch_tokens=batch_tokens), "Scorer",
+            ModelOptions.from_mapping(loading, "Scorer"), "Scorer",
         )  # fmt: skip
         for signature in self.signatures:
             check_fits(signature, self._session.identity(), None, "this Scorer")

@@ -607,6 +607,17 @@ def test_from_python_the_same(place: dict[str, str]) -> None:
     with pytest.raises(NaitError, match="search: device cuda: codes are scanned on a device, but none of these"):
         exact = nait_fast.load_signature(f"{place['NAIT']}/sums.safetensors")
         nait_fast.search(nait_fast.Index(place["SCORED"]), exact, 3, device="cuda")
+    for wrong in (
+        {"batch_tokens": 0},
+        {"max_length": 0},
+        {"template": "x"},
+        {"layers": 3},
+        {"dtype": "int8"},
+        {"role": 3},
+    ):
+        (name,) = wrong
+        with pytest.raises(NaitError, match=f"^Scorer: {flag_of(name)} "):
+            nait_fast.Scorer(place["MODEL"], [signature], **wrong)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NAIT_FAST_BACKEND", "bogus")
         for act in (lambda: nait_fast.Scorer(place["MODEL"], [signature]), lambda: nait_fast.rank(index="x"),
