@@ -41,7 +41,7 @@ def build(folder: Path, model: str, seed: int, calibrate: int = 0) -> Path:
     """Two datasets, five shards, exact scores; the pools of all seeds are of the same shape."""
     index, common = folder / "index", {"model": model, **MODEL_OPTIONS, "seed": calibrate}
     target = write_jsonl(folder / "sums.jsonl", make_rows(8, seed=1))
-    nait_fast.build_signature(model=model, target=[str(target)], method="nait", output=folder)
+    nait_fast.build_signature(model=model, target=[str(target)], method="nait", max_length=40, output=folder)
     common |= {"shard_rows": 12, "score": [folder / "sums.safetensors"], "output": index}
     nait_fast.build_index(dataset=pool_of(folder / "a.jsonl", 34, seed), **common)
     nait_fast.build_index(dataset=pool_of(folder / "b.jsonl", 20, seed + 100), append=True, **common)

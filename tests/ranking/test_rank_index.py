@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pyarrow import parquet
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import NaitError
 from nait_fast.index import stream as streaming
+from nait_fast.index.files import checksum_of, pack_tensors, read_tensors
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream, ids
 from nait_fast.kernels.popcount import launch
@@ -132,9 +134,20 @@ def test_a_file_cut_short_while_it_is_read(made: Made, monkeypatch: pytest.Monke
 def test_damaged_ids_are_refused(made: Made, tmp_path: Path) -> None:
     entry = max(made.index.entries, key=lambda e: e.rows)
     offset = made.index.layout_of(entry)["id_ends"].offset
+    whole = entry.path.read_bytes()
     with open(entry.path, "r+b") as file:
         file.seek(offset + 8 * 3)
         file.write((10**6).to_bytes(8, "little"))
+    with pytest.raises(NaitError, match="bytes of 'id_ends' have changed"):
+        rank_index(made.index, made.signatures, BudgetOptions(), 0, tmp_path, Pool())
+    entry.path.write_bytes(whole)
+    tensors, meta = read_tensors(entry.path, "shard")
+    held = {name: np.array(array) for name, array in tensors.items()}
+    held["id_ends"][3] = 10**6
+    data = pack_tensors(held, meta)  # under right checksums
+    entry.path.write_bytes(data)
+    made.index.entries = [replace(e, bytes=len(data), checksum=checksum_of(data)) if e == entry else e
+                          for e in made.index.entries]  # fmt: skip
     with pytest.raises(NaitError, match="its ids are damaged; rebuild it"):
         rank_index(made.index, made.signatures, BudgetOptions(), 0, tmp_path, Pool())
 
