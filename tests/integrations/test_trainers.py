@@ -54,3 +54,48 @@ def test_dataflex_selects_the_rows(chosen: Path, tmp_path: Path) -> None:
     near = selector.near_Selector(pool, None, None, str(tmp_path), indices_path=str(chosen / "top_indices.npy"))
     assert [pool[row] for row in near.select(None, 0, 12)] == selected(chosen)
     assert [pool[row] for row in near.select(None, 0, 5)] == selected(chosen)[:5]
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": {"port": "Hull"}}}
+TOOL = {"type": "function", "function": {"name": "tide", "description": "the tide", "parameters": {"type": "object"}}}
+AGENT = [
+    {"id": "a", "tools": [TOOL], "messages": [
+        {"role": "user", "content": "tide"}, {"role": "assistant", "content": "so", "tool_calls": [CALL]},
+        {"role": "tool", "content": "3.1", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "It is 3.1", "reasoning_content": "it was read"}]},
+    {"id": "b", "system": "be brief", "messages": [
+        {"role": "user", "content": "why"}, {"role": "assistant", "content": "rain"}]},
+]  # fmt: skip
+SHOWS_ALL = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|start|>{{ m.role }}:{{ m.content or '' }}"
+    "{% if m.reasoning_content %}[{{ m.reasoning_content }}]{% endif %}"
+    "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
+    "{% if m.tool_call_id %}({{ m.tool_call_id }}){% endif %}<|end|>{% endfor %}"
+)
+
+
+def test_trl_and_datasets_read_calls_tools_and_reasoning(made: Made, tmp_path: Path) -> None:
+    """What TRL gives the chat template of a row of messages.jsonl is what the pool's row holds."""
+    datasets = pytest.importorskip("datasets")
+    from transformers import AutoTokenizer
+
+    pool = write_jsonl(tmp_path / "pool.jsonl", AGENT)
+    codebook = str(Path(made.signatures[0]).parent / "index")
+    place = str(tmp_path / "index")
+    nait_fast.build_index(model=made.model, dataset=str(pool), output=place, codebook=codebook)
+    out = tmp_path / "out"
+    nait_fast.rank(index=place, signature=made.signatures[:1], output=str(out), fraction=1.0, export=["messages"])
+    table = datasets.load_dataset(
+        "json", data_files=str(out / "messages.jsonl"), split="train", cache_dir=str(tmp_path)
+    )
+    assert sorted(table["id"]) == ["a", "b"]
+    tokenizer = AutoTokenizer.from_pretrained(made.model)
+    tokenizer.chat_template = SHOWS_ALL
+    whole = [AGENT[0]["messages"], [{"role": "system", "content": "be brief"}, *AGENT[1]["messages"]]]
+    trl = pytest.importorskip("trl")
+    for example in table:
+        number = "ab".index(example["id"])
+        wanted = tokenizer.apply_chat_template(whole[number], tools=AGENT[number].get("tools"), tokenize=False)
+        assert trl.is_conversational(example)
+        # As its SFT trainer does: a row's tools beside its messages.
+        assert trl.apply_chat_template(dict(example), tokenizer, tools=example["tools"])["text"] == wanted
