@@ -1,8 +1,8 @@
 """``Scorer``: signatures on samples in memory, for tools that embed the engine."""
 
 import os
-from collections.abc import Mapping, Sequence
-from threading import Lock
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from nait_fast.extract.coders import NeuronCoder, TopKCoder
 from nait_fast.extract.session import refuse_in_memory, session_around
 from nait_fast.extract.sinks import Encode
 from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
+from nait_fast.models import forks
 from nait_fast.ranking.embed import cosines
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.signature import Signature, check_fits, load_signature
@@ -105,7 +106,7 @@ class Scorer:
         self._session.embed_layer = next(iter(embedded), None)
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
         self._told: set[str] = set(ignore)
-        self._turn = Lock()
+        self._turn, self._process = forks.Lock(), os.getpid()
 
     @property
     def names(self) -> list[str]:
@@ -117,7 +118,7 @@ class Scorer:
 
         Raises NaitError naming the first sample that cannot be scored.
         """
-        with self._turn:
+        with self._taken_turn():
             encoded, problems = self._encode(samples)
             _refuse(problems)
             scores, problems = self._run(len(samples), encoded)
@@ -126,10 +127,22 @@ class Scorer:
 
     def try_score(self, samples: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[int, str]]:
         """(scores float64 [n, C], what is wrong with the samples that cannot be scored), whose scores are NaN."""
-        with self._turn:
+        with self._taken_turn():
             encoded, problems = self._encode(samples)
             scores, more = self._run(len(samples), encoded)
         return scores, problems | more
+
+    @contextmanager
+    def _taken_turn(self) -> Iterator[None]:
+        """Raises NaitError where the model cannot run in this process."""
+        device = self._session.model.device
+        if os.getpid() != self._process and device.type != "cpu":
+            raise NaitError(
+                f"Scorer: this process was forked from the one that made it, and cannot use the model on {device}; "
+                "start processes with the method 'spawn', or make a Scorer in each"
+            )
+        with self._turn():
+            yield
 
     def _encode(self, samples: Sequence[Mapping[str, Any]]) -> tuple[list[Encoded], dict[int, str]]:
         """(the samples that can be run, what is wrong with the others)."""

@@ -17,6 +17,7 @@ from nait_fast.errors import NaitError, first_line
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
 from nait_fast.kernels.common.dispatch import current
+from nait_fast.models.forks import at_work
 from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
@@ -111,7 +112,8 @@ class Engine:
             if prefix is None or len(prefix) < 2 or not self.model.packs:  # one token alone: no mean without it
                 prefix = np.zeros(0, dtype=np.int32)
             if len(prefix) and not np.array_equal(prefix, self._prefix_ids):
-                self._run_prefix(prefix)
+                with at_work():
+                    self._run_prefix(prefix)
             max_padding = None if self.model.packs else MAX_PADDING
             for planned in make_batches(encoded, prefix, self.batch_tokens, max_padding):
                 for batch in self._run_fitting(encoded, planned, sink):
@@ -130,7 +132,8 @@ class Engine:
                 waiting += [Batch(batch.items[middle:], batch.n_prefix), Batch(batch.items[:middle], batch.n_prefix)]
                 continue
             try:
-                self._run_batch([encoded[i] for i in batch.items], batch, sink)
+                with at_work():
+                    self._run_batch([encoded[i] for i in batch.items], batch, sink)
             except torch.OutOfMemoryError:
                 if len(batch.items) == 1:
                     raise NaitError(

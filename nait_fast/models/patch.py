@@ -18,6 +18,7 @@ from nait_fast.errors import NaitError, first_line
 from nait_fast.kernels import mlp_capture, segment_sums
 from nait_fast.kernels.capture import reference
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
+from nait_fast.models import forks
 from nait_fast.models.spec import MlpSpec, input_width
 
 
@@ -95,7 +96,7 @@ def project_down(spec: MlpSpec, hidden: torch.Tensor) -> torch.Tensor:
 
 # Of the running thread or task, the innermost last: what a forward is captured for depends on who calls it.
 _captures: ContextVar[tuple[Capture, ...]] = ContextVar("nait_fast captures", default=())
-_installing = threading.Lock()
+_installing = forks.Lock()
 
 
 class _Tap:
@@ -130,7 +131,7 @@ class _Tap:
 
 
 def _install(capture: Capture) -> None:
-    with _installing:
+    with _installing():
         for position, spec in enumerate(capture.specs):
             tap = spec.module.__dict__.get("forward")
             if not isinstance(tap, _Tap):
@@ -139,7 +140,7 @@ def _install(capture: Capture) -> None:
 
 
 def _remove(capture: Capture) -> None:
-    with _installing:
+    with _installing():
         for spec in capture.specs:
             tap = spec.module.__dict__.get("forward")
             if not isinstance(tap, _Tap):  # somebody has put a forward around ours: that one stays
