@@ -132,7 +132,7 @@ def test_added_and_joined_indexes_add_up(tmp_path: Path, tiny_model: str, whole:
 def test_select_says_it_of_pool_and_target(capsys, tmp_path: Path, tiny_model: str, pool: Path) -> None:
     target = write_jsonl(tmp_path / "goal.jsonl", [{**row, "hint": "a long way"} for row in rows_of(6, seed=2)])
     arguments = ["--model", tiny_model, "--dataset", pool, "--target", target, "--output", tmp_path / "out", "--json",
-                 "--calibration-size", 20]  # fmt: skip
+                 "--calibration-size", 20, "--export", "dataflex"]  # fmt: skip
     ran = run(capsys, "select", *arguments)
     assert ran.status == 0
     lines = ran.err.splitlines()
