@@ -76,7 +76,7 @@ class Options:
         values = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
         return frozenset(
             name for name, value, default in values
-            if not _is_nothing(value) and (name in self._named or value != default)
+            if not _is_nothing(value, default) and (name in self._named or value != default)
         )  # fmt: skip
 
     def idle(self) -> dict[str, str]:
@@ -94,7 +94,9 @@ def _is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, (str, list, tuple)) and not value)
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_nothing(value: Any, default: Any) -> bool:
+    if isinstance(value, str) and not isinstance(default, str):  # a name that somebody gave, be it "auto"
+        return False
     return any(type(value) is type(nothing) and value == nothing for nothing in _NOTHING)  # 0 is no False
 
 

@@ -284,7 +284,8 @@ def test_a_row_that_the_template_refuses(capsys, world: dict[str, str], tmp_path
     template = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no\nsystem') }}{% endif %}"
     make_tokenizer(template + "{{ m['content'] }}<|end|>{% endfor %}").save_pretrained(folder)
     turns = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "a dog"}]
-    rows = [{"messages": turns}] * 20
+    pairs = ((("user", r["instruction"]), ("assistant", r["output"])) for r in make_rows(20))
+    rows = [{"messages": [{"role": role, "content": text} for role, text in pair]} for pair in pairs]
     pool = write_jsonl(tmp_path / "pool.jsonl", [*rows, {"messages": [{"role": "system", "content": "x"}, *turns]}])
     words = SELECT.format(**{**world, "MODEL": folder, "POOL": pool, "OUT": tmp_path / "out"}).split()
     assert f"{pool}:21: the chat template refuses it: no; fix the row" in run(capsys, *words).error

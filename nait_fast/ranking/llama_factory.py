@@ -27,6 +27,7 @@ class Entry:
     def __init__(self) -> None:
         self._kind = ""
         self._names: dict[str, str] = {}  # of columns and tags
+        self._blank_input = False
 
     def add(self, row: Mapping[str, Any], format: str, sample: Sample) -> None:
         """A row of ``format``, and what was read of it. Raises NotCarried."""
@@ -38,6 +39,7 @@ class Entry:
         if self._kind and kind != self._kind:
             raise NotCarried("the rows are of several formats")
         self._kind = kind
+        self._blank_input |= format == "alpaca" and row.get("input") == ""
         for part, name in names.items():
             if self._names.setdefault(part, name) != name:
                 raise NotCarried(f"the rows call {_called(part)} {self._names[part]!r} and {name!r}")
@@ -51,6 +53,8 @@ class Entry:
             used = set(tags.values())
             tags |= {part: name for part, name in _TAGS.items() if part not in tags and name not in used}
             return {**entry, "formatting": "sharegpt", "columns": columns, "tags": tags}
+        if self._blank_input:  # Alpaca's column, which is empty in most rows
+            columns.setdefault("query", "input")
         return {**entry, "columns": columns}
 
 

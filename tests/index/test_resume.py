@@ -182,7 +182,7 @@ CHANGES = [
     ({"calibration_size": 21}, "calibration ("),
     ({"seed": 1}, "calibration ("),
     ({"batch_tokens": 100}, "batch_tokens (200 -> 100)"),
-    ({"dtype": "bfloat16"}, "dtype (float32 -> bfloat16)"),
+    ({"dtype": "bfloat16"}, "precision (float32 -> bfloat16)"),
     ({"codec": "nag"}, "codec (neuron -> nag)"),
     ({"too_long": "skip"}, "too_long (cut -> skip)"),
     ({"dataset": "other.jsonl"}, "dataset ("),
