@@ -259,11 +259,16 @@ def _conversation(
     tools = None if row.get("tools") is None else tools_of(row)
     if tools is not None:
         read = (*read, "tools")
-    unread = unread_of(row, _read(read), _said(turns))
+    unread = unread_of(row, _read(read), _said(turns, alpaca))
     return Sample(index, _id(row), tuple(turns), alpaca, tools=tools, unread=unread)
 
 
-def _said(turns: list[Message]) -> Iterator[str]:
+def _said(turns: list[Message], alpaca: tuple[str, str, str] | None) -> Iterator[str]:
+    if alpaca is not None:  # as the row has them, before they were joined
+        turns, joined = turns[:-2], turns[-2:]
+        yield from (turn.content for turn in turns)
+        yield from alpaca
+        turns = joined
     for turn in turns:
         yield turn.content
         if turn.fields:

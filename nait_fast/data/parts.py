@@ -179,7 +179,7 @@ def _batch_rows(size: float) -> int:
 
 
 class Table(Part):
-    """A split of `datasets`, from a folder or the Hub."""
+    """A split of `datasets`, from a folder or the Hub: `rows` in the format "arrow", which leaves pictures encoded."""
 
     def __init__(self, rows: Any, name: str):
         super().__init__(name, seeks=True)
@@ -196,8 +196,8 @@ class Table(Part):
             rows = self.rows.select(range(start.at, len(self.rows))) if start.at else self.rows
             size = rows.data.nbytes / max(1, rows.data.num_rows)
             for batch in rows.iter(batch_size=_batch_rows(size)):
-                for values in zip(*batch.values(), strict=True):
-                    yield Record(self.name, 0, dict(zip(batch, values, strict=True)))
+                for value in batch.to_pylist():
+                    yield Record(self.name, 0, value)
         except Exception as error:  # a feature's decoder may raise anything
             raise NaitError(f"{self.name}: datasets cannot read it: {first_line(error)}") from None
 

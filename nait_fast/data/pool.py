@@ -158,7 +158,11 @@ class Pool:
         if self._format != "auto":
             return
         fmt, record = self._good or self._first_good()
-        if others := also_fitting(decode(record.payload)):
+        row = decode(record.payload)
+        others = also_fitting(row)
+        if "text" in others and "text" not in parse(row, fmt, 0, self.rules).unread:
+            others.remove("text")  # what was read, rendered
+        if others:
             warn(
                 f"{self.path}: its rows are read as {fmt}, but have the keys of {' and '.join(others)}, too; "
                 f"--format {others[0]} reads those instead, --format {fmt} silences this"

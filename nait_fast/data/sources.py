@@ -99,4 +99,4 @@ def _dataset_source(loaded: Any, name: str, kind: str, split: str | None) -> Sou
     elif kind == "disk" and split is not None:
         raise NaitError(f"{name}: has no splits; leave out {split}")
     label = f"{name}:{split}" if split else name
-    return Source(label, kind, (Table(loaded.with_format(None), label),))
+    return Source(label, kind, (Table(loaded.with_format("arrow"), label),))

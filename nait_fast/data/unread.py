@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -11,7 +12,7 @@ from nait_fast.index.tally import OTHERS, capped
 from nait_fast.notices import warn
 
 # Keys that say what a row is, where it is from and how good it is; docs/data.md lists them. A key also counts as
-# metadata that ends in one of _METADATA_ENDS or begins with "__" (columns that pandas adds).
+# metadata that ends in one of _METADATA_ENDS or begins with one of _METADATA_BEGINS ("__": columns that pandas adds).
 METADATA = frozenset(
     """
     id ids idx index key row row_id uuid guid uid hash sha sha1 sha256 md5 fingerprint
@@ -25,16 +26,29 @@ METADATA = frozenset(
     score scores rating ratings rank quality difficulty reward rewards vote votes upvotes likes confidence
     probability perplexity weight weights loss train num_turns length num_tokens n_tokens status stats
     metadata meta extra_info attention_mask token_type_ids position_ids loss_mask special_tokens_mask
-    tool_call_id call_id finish_reason stop_reason
+    tool_call_id call_id finish_reason finish_reasons stop_reason stop_reasons
+    verified langdetect resource used_in used_in_training nait_error
     """.split()  # noqa: SIM905 - a list of so many words is easier to read so
 )
 _METADATA_ENDS = tuple(
     """
-    _id _ids _uuid _uid _hash _md5 _sha256 _url _urls _link _path _file _source _sources _dataset _subset _split
-    _name _category _categories _topic _domain _type _label _labels _tag _tags _lang _language _locale _license
+    _id _ids _id_list _uuid _uid _hash _md5 _sha256 _url _urls _link _path _file _source _sources _dataset _subset
+    _split _name _category _categories _topic _domain _type _label _labels _tag _tags _lang _language _locale _license
     _author _model _models _generator _version _date _time _timestamp _at _score _scores _rating _ratings _rank
-    _quality _difficulty _reward _count _counts _length _index _idx _status _weight _mask _flag
+    _quality _difficulty _reward _count _counts _length _index _idx _status _weight _mask _flag _ip _valid
     """.split()  # noqa: SIM905
+)
+_METADATA_BEGINS = ("__", "is_", "has_")
+_NO_TEXTS = ("on", "off", "null", "nan", "n/a")  # switches, and what tables write where there is nothing
+# What a rendered conversation holds beside its texts: Alpaca's prompts, marks of chat templates, names of roles.
+_FRAMES = (
+    "Below is an instruction that describes a task, paired with an input that provides further context.",
+    "Below is an instruction that describes a task.",
+    "Write a response that appropriately completes the request.",
+)
+_MARKS = re.compile(
+    r"<[^<>\s]{1,40}>|\[/?[A-Z_]{1,20}\]|\b(?:system|user|human|assistant|gpt|tool|instruction|input|output|response)\b",
+    re.IGNORECASE,
 )
 _SAID_KEYS = 20  # as many are said one by one
 _COPY_CHARACTERS = 20  # a text as long as this that is part of what was read is no other text
@@ -43,8 +57,13 @@ _COPY_CHARACTERS = 20  # a text as long as this that is part of what was read is
 @lru_cache(maxsize=4096)
 def is_metadata(key: str) -> bool:
     """Whether a key of this name says something about a row rather than something of it."""
-    name = key.lower()
-    return name in METADATA or name.startswith("__") or name.endswith(_METADATA_ENDS)
+    for name in (key.lower(), _CAMEL.sub("_", key).lower()):
+        if name in METADATA or name.startswith(_METADATA_BEGINS) or name.endswith(_METADATA_ENDS):
+            return True
+    return False
+
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where avatarUrl has its next word
 
 
 @lru_cache(maxsize=4096)
@@ -55,29 +74,51 @@ def candidates(keys: tuple[str, ...], read: frozenset[str]) -> tuple[str, ...]:
 
 def unread_of(row: Mapping[str, Any], read: frozenset[str], texts: Iterable[str]) -> tuple[str, ...]:
     """Keys of ``row``, in its order, that hold text, are not among those ``read``, are no metadata, and say more than
-    the ``texts`` that were read."""
+    the ``texts`` that were read, which are in the order of the conversation."""
     keys = candidates(tuple(row), read)
     if not keys:
         return ()
     found: list[str] = []
+    said: list[str] = []
     known: set[str] | None = None
     whole = ""
     for key in keys:
-        values = [text for value in texts_in(row[key]) if (text := value.strip())]
+        values = [text for value in texts_in(row[key]) if (text := value.strip()) and text.lower() not in _NO_TEXTS]
         if not values:
             continue
         if known is None:
-            known = {text.strip() for text in texts}
+            said = [text.strip() for text in texts]
+            known = set(said)
             whole = "\0".join(sorted(known))
-        if not all(value in known or (len(value) >= _COPY_CHARACTERS and value in whole) for value in values):
-            found.append(key)
+        for value in values:
+            copied = len(value) >= _COPY_CHARACTERS and (value in whole or _renders(value, said))
+            if value not in known and not copied:
+                found.append(key)
+                break
     return tuple(found)
 
 
+def _renders(value: str, said: Iterable[str]) -> bool:
+    """Whether ``value`` is made of texts that were ``said``, in their order, and of what a template writes around."""
+    around, at = [], 0
+    for text in said:
+        if text and (found := value.find(text, at)) >= 0:
+            around.append(value[at:found])
+            at = found + len(text)
+    left = "\n".join([*around, value[at:]])
+    if len(value) - len(left) < len(left) and len(left) > 1000:
+        return False  # mostly something else
+    for frame in _FRAMES:
+        left = left.replace(frame, "")
+    return at > 0 and not any(character.isalnum() for character in _MARKS.sub(" ", left))
+
+
 def texts_in(value: Any, depth: int = 0) -> Iterator[str]:
-    """The texts in a value: a string, those of a list, of an object, of a turn what is said."""
+    """The texts in a value: a string, those of a list, of an object, of a turn what is said; a mark for bytes."""
     if isinstance(value, str):
         yield value
+    elif isinstance(value, bytes) and value:
+        yield "(bytes)"  # a picture or a sound: no text, but nothing that says something of the row either
     elif isinstance(value, Mapping) and depth < 50:
         said = [key for key in ("content", "value") if key in value]
         for key in said if said and ("role" in value or "from" in value) else value:

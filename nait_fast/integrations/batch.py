@@ -91,6 +91,8 @@ class BatchScorer:
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """The new columns of ``batch``, whose columns are of equal length."""
         keys = list(batch)
+        if absent := [name for name in self._given["columns"] or () if name not in batch]:
+            raise NaitError(f"columns: {absent[0]} is no column of the batch; it has {', '.join(keys)}")
         samples = [dict(zip(keys, row, strict=True)) for row in zip(*batch.values(), strict=True)]
         scores, problems = self.rows(samples)
         out: dict[str, list[Any]] = {name: [row[c] for row in scores] for c, name in enumerate(self.names)}

@@ -71,7 +71,7 @@ def _conversation(row: Mapping[str, Any], format: str, sample: Sample) -> tuple[
         if system and turns[0] == Message("system", row[system]):
             names["system"] = system
             turns = turns[1:]
-    if sample.tools is not None:
+    if sample.tools:
         if not isinstance(row["tools"], str):
             raise NotCarried("it reads tools as JSON text only, and the rows hold objects")
         names["tools"] = "tools"

@@ -183,6 +183,17 @@ def test_splits_of_a_saved_folder(tmp_path: Path) -> None:
     assert "has no splits" in refusal(tmp_path / "plain", split="train")
 
 
+def test_pictures_of_a_saved_folder_stay_what_is_stored(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{**row, "image": {"bytes": b"\x89PNG", "path": None}} for row in ROWS[:3]]
+    made = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    made.save_to_disk(str(tmp_path / "saved"))
+    pools = [Pool(tmp_path / "saved") for _ in range(2)]
+    assert len({pool.scan().sha256 for pool in pools}) == 1
+    assert [json.loads(line)["image"]["bytes"] for line in pools[0].lines([0, 2])] == ["iVBORw=="] * 2
+    assert all("image" in sample.unread for sample in pools[0].samples())
+
+
 def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     asked = []

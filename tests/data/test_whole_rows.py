@@ -307,6 +307,50 @@ def test_keys_that_are_not_read(extra: dict, unread: tuple) -> None:
     assert parse_any({"messages": [ASK, ANSWER], **extra}, 0).unread == unread
 
 
+_ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+)
+_WITH_INPUT = _ALPACA.replace("task.", "task, paired with an input that provides further context.")
+_BODY = "### Instruction:\nAdd them up.\n\n### Input:\n7 and 8\n\n### Response:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (f"{_WITH_INPUT}{_BODY}15", False),
+        (f"{_WITH_INPUT}{_BODY}", False),
+        ("<|im_start|>user\nAdd them up.\n7 and 8<|im_end|>\n<|im_start|>assistant\n15<|im_end|>", False),
+        ("[INST] Add them up. 7 and 8 [/INST] 15 </s>", False),
+        ("### Human: Add them up.\n7 and 8\n### Assistant: 15", False),
+        (f"{_WITH_INPUT}{_BODY}Seven and eight are 15", True),  # reasoning that the row lacks else
+        (f"Be brief.\n{_BODY}15", True),
+        ("15, Add them up. 7 and 8", True),  # another order
+        ("Nothing of the row, nor a mark.", True),
+    ],
+)
+def test_a_rendering_of_what_was_read_says_nothing_else(tmp_path: Path, text: str, named: bool) -> None:
+    row = {"instruction": "Add them up.", "input": "7 and 8", "output": "15", "text": text, "prompt": text}
+    assert parse_any(row, 0).unread == (("text", "prompt") if named else ())
+    pool = Pool(write_jsonl(tmp_path / "pool.jsonl", [row]))
+    with warnings.catch_warnings(record=True) as said_of:
+        warnings.simplefilter("always")
+        pool.warn_of_formats()
+    assert len(said_of) == named
+    short = {**row, "query": "Add them up.", "question": "7 and 8", "text": "", "prompt": "15"}
+    assert parse_any(short, 0).unread == ()
+
+
+def test_rows_of_published_sets_raise_no_false_alarm() -> None:
+    beside = {
+        "avatarUrl": "https://x/y.png", "modelName": "m", "hashed_ip": "ab", "reasoning": "off", "used_in": "v3",
+        "used_in_training": "yes", "problem_is_valid": "Yes", "finish_reasons": ["stop"], "is_checked": "no",
+        "instruction_id_list": ["a:b"], "langdetect": "en", "nait_error": "empty response", "verified": "true",
+    }  # fmt: skip
+    assert parse_any({"messages": [ASK, {**ANSWER, "hashed_ip": "ab"}], **beside}, 0).unread == ()
+    named = {"reasoning": "The tide is in.", "title": "Tides", "images": [{"bytes": b"\x89PNG", "path": None}]}
+    assert parse_any({"messages": [ASK, ANSWER], **named}, 0).unread == tuple(named)
+
+
 def test_a_system_prompt_that_gives_way_is_named() -> None:
     row = {"messages": [SYSTEM, ASK, ANSWER], "system": "Another one altogether."}
     assert parse_any(row, 0).unread == ("system",)

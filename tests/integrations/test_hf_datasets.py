@@ -57,6 +57,12 @@ def test_a_pickled_copy_scores_the_same(made: Made) -> None:
     assert list(scores) == made.names
 
 
+def test_a_column_that_is_not_there(made: Made) -> None:
+    scorer = ScoreColumns(made.model, made.signatures, columns=["instruction", "inptu", "output"])
+    with pytest.raises(NaitError, match="columns: inptu is no column of the batch; it has instruction, input, output"):
+        scorer({key: [row[key] for row in made.rows[:2]] for key in made.rows[0]})
+
+
 def test_bad_rows(made: Made) -> None:
     place = 150
     pool = datasets.Dataset.from_list([*made.rows[:place], BAD, *made.rows[place:]])

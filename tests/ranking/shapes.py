@@ -75,6 +75,9 @@ CARRIED: dict[str, tuple[list[Row], Row]] = {
                             ("assistant", "w5"))}],
         {"columns": {"messages": "messages"}, "tags": {"observation_tag": "tool", "system_tag": "system"}},
     ),
+    "no tools, as an empty list": (
+        [{"messages": turns(("user", "w1"), ("assistant", "w2")), "tools": []}], {"columns": {"messages": "messages"}},
+    ),
     "text": ([{"text": "w1 w2"}], {"columns": {"prompt": "text"}}),
 }  # fmt: skip
 
