@@ -71,8 +71,8 @@ def layer_scores(
     return list(sink.parts.values())
 
 
-def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[str]) -> tuple[int, dict[str, Any]]:
-    """(tokens of a target's samples, reading -> tensor [n, N] of them; ``hidden`` [n, H]). Raises NaitError."""
+def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[str]) -> dict[str, Any]:
+    """Reading -> tensor [n, N] of a target's samples; ``hidden`` [n, H]. Raises NaitError."""
     _, encoded = encode_all(session.encoder, pool)
     collected = Collect(len(encoded), session.layout, readings)
     _run(session, encoded, collected, readings, f"target {name}")
@@ -80,7 +80,7 @@ def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
         model = session.model
         raise NaitError(f"--target {name}: {pool.path} row {row}: {model.not_finite}; {model.finite_remedy}")
-    return sum(len(e.ids) for e in encoded), {**collected.readings, "hidden": collected.hidden}
+    return {**collected.readings, "hidden": collected.hidden}
 
 
 def reading_of(signature: Signature) -> str:

@@ -11,6 +11,7 @@ import nait_fast
 from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
 from nait_fast.data.rows import open_rows
+from nait_fast.errors import NaitError
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.confounds import estimated_parts, layer_scan
 from nait_fast.evaluation.ranks import top_overlap
@@ -139,7 +140,7 @@ def test_all_samples_again_make_the_same_signature(world: World) -> None:
     session = open_for(Index(world.rotated), options, quiet=True)
     wanted = sorted({reading_of(signature) for signature in signatures})
     assert wanted == ["drift", "hidden", "mean", "up_abs"]
-    _, readings = target_readings(session, "sums", Pool(world.targets["sums"]), wanted)
+    readings = target_readings(session, "sums", Pool(world.targets["sums"]), wanted)
     for signature in signatures:
         codebook = Index(world.rotated).codebook if signature.method == "embed" else case.codebook
         again = rebuilt(signature, material_of(signature, readings), codebook, "sums")
@@ -159,13 +160,17 @@ def test_stability(whole: dict) -> None:
     assert "codec components" in why(whole, "stability of the scores of texts (nait, mean)")
 
 
-def test_a_signature_of_another_length(world: World, tmp_path: Path) -> None:
-    target = world.target()[:1]
-    nait_fast.build_signature(model=world.model, target=target, codebook=world.index, max_length=20, output=tmp_path)
-    told = nait_fast.evaluate(index=world.index, signature=tmp_path / "sums.safetensors", output=tmp_path / "out",
-                              model=world.model, target=target, sizes=["4"], repeats=2)  # fmt: skip
-    assert "--max-length leaves" in why(told, "stability of sums at its own length")
-    assert entry(told["stability"], "sums")["halves"]["repeats"] == 2
+def test_a_signature_of_another_length_or_of_other_samples(world: World, tmp_path: Path) -> None:
+    (target,) = world.target()[:1]
+    lines = Path(target.partition("=")[2]).read_text().splitlines(keepends=True)
+    (tmp_path / "fewer.jsonl").write_text("".join(lines[:-2]))
+    given = {"model": world.model, "target": [f"sums={tmp_path / 'fewer.jsonl'}"], "codebook": world.index}
+    with pytest.raises(NaitError, match="another max_length"):
+        nait_fast.build_signature(output=tmp_path, max_length=20, **given)
+    nait_fast.build_signature(output=tmp_path, **given)
+    with pytest.raises(NaitError, match="is not the data that signature 'sums' was made from"):
+        nait_fast.evaluate(index=world.index, signature=tmp_path / "sums.safetensors", output=tmp_path / "out",
+                           model=world.model, target=[target], sizes=["4"], repeats=2)  # fmt: skip
 
 
 def test_core_and_unique_rows(world: World, whole: dict) -> None:
