@@ -104,9 +104,14 @@ def parse(row: dict[str, Any], fmt: str, index: int, rules: Rules = NO_RULES) ->
     or has nothing to read ("empty response": the last message, the text or the ids are empty); RowLeftOut when its
     label is false.
     """
-    if row.get("label") is False and fmt in _LABELLED and "label" not in rules.ignore:
+    if "label" in row and fmt in _LABELLED and "label" not in rules.ignore and _is_false(row["label"]):
         raise RowLeftOut(LABEL_FALSE)
     return _PARSERS[fmt](row, index, rules)
+
+
+def _is_false(label: object) -> bool:
+    """false, or its name, as tables without types have it."""
+    return label is False or (isinstance(label, str) and label.strip().lower() == "false")
 
 
 def also_fitting(row: Mapping[str, Any]) -> list[str]:
@@ -260,6 +265,8 @@ def _conversation(
     if tools is not None:
         read = (*read, "tools")
     unread = unread_of(row, _read(read), _said(turns, alpaca))
+    if "label" in row and row["label"] is not False and row["label"] == 0:
+        unread = (*unread, "label")  # the number of a class, or false
     return Sample(index, _id(row), tuple(turns), alpaca, tools=tools, unread=unread)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nait_fast.data.unread import is_metadata, texts_in
+
 ROLES = ("system", "user", "assistant", "tool", "developer", "environment")
 
 # What published files call the roles, in small letters and with underscores, whatever their format.
@@ -72,15 +74,18 @@ def as_json(value: Any) -> str:
 
 
 def call_texts(value: Any) -> Iterator[str]:
-    """The texts of calls, or of tools, that the model would have to be shown: names, descriptions, arguments."""
+    """The texts of calls, or of tools, that the model would have to be shown: names, descriptions, arguments; all texts
+    of one that has none of these."""
     if isinstance(value, str):
         yield value
     for call in [value] if isinstance(value, dict) else value if isinstance(value, list) else []:
         if not isinstance(call, dict):
+            yield from _leaves(call)
             continue
         function = call["function"] if isinstance(call.get("function"), dict) else call
-        for key in ("name", "description", "arguments"):
-            said = function.get(key)
+        known = [key for key in ("name", "description", "arguments") if key in function]
+        for key in known or function:
+            said = function[key] if key not in ("id", "type") else None
             if key == "arguments" and isinstance(said, str):
                 said = _json_or_none(said) or said
             yield from _leaves(said)
@@ -145,7 +150,7 @@ def message_list(
 
 
 def _message(turn: dict[str, Any], role: str, role_key: str, text_key: str, place: str) -> Message:
-    fields = {k: v for k, v in turn.items() if k not in _NAMES and v is not None}
+    fields, content = {k: v for k, v in turn.items() if k not in _NAMES and v is not None}, turn.get(text_key)
     if role_key == "from" and turn.get("content") not in (None, "", turn.get("value")):
         raise RowError(f'"{place}" has both "value" and "content"; keep one')
     if role_key == "role" and turn.get("value") is not None:
@@ -155,7 +160,14 @@ def _message(turn: dict[str, Any], role: str, role_key: str, text_key: str, plac
         fields = {k: _without_nulls(v) for k, v in fields.items()}
         if isinstance(fields.get("tool_calls"), str):
             fields["tool_calls"] = _decoded_list(fields["tool_calls"], f"{place}.tool_calls")
-    content = turn.get(text_key)
+    if isinstance(content, list):
+        beside: dict[str, list[Any]] = {}  # what its parts hold beside their texts
+        for part in (part for part in content if isinstance(part, dict)):
+            for k in (k for k in part if k not in ("type", "text") and k not in fields):
+                if isinstance(k, str) and not is_metadata(k) and any(text.strip() for text in texts_in(part[k])):
+                    beside.setdefault(k, []).append(part[k])
+        _check(beside, f"{place}.{text_key}", 0)
+        fields |= beside
     if content is None and any(fields.get(key) for key in CALLS):
         return Message(role, "", {**fields, "content": None})
     return Message(role, _content(content, f"{place}.{text_key}"), fields or _NO_FIELDS)

@@ -27,7 +27,7 @@ METADATA = frozenset(
     probability perplexity weight weights loss train num_turns length num_tokens n_tokens status stats
     metadata meta extra_info attention_mask token_type_ids position_ids loss_mask special_tokens_mask
     tool_call_id call_id finish_reason finish_reasons stop_reason stop_reasons
-    verified langdetect resource used_in used_in_training nait_error
+    verified langdetect resource cache_control used_in used_in_training nait_error
     """.split()  # noqa: SIM905 - a list of so many words is easier to read so
 )
 _METADATA_ENDS = tuple(

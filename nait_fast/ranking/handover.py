@@ -48,18 +48,20 @@ def _write_messages(folder: Path, index: Index, selection: Selection) -> None:
     take as they are. The last two only where some row has them; then every row has the key, or readers that take a
     file's columns from its beginning fail."""
     keys: set[str] = set()
-    for number, (_, _, read) in enumerate(_rows(folder, index, selection), 1):
+    kinds: set[type] = set()  # of ids: readers want one
+    for number, (row, _, read) in enumerate(_rows(folder, index, selection), 1):
         where = f"{folder / SELECTED}:{number}"
         if isinstance(read, RowError):
             raise NaitError(f"{where}: {read}; leave out --export messages")
         if not read.messages:
             raise NaitError(f"{where}: is no conversation; leave out --export messages")
+        kinds |= {type(row["id"])} if read.id is not None else set()
         keys |= ({"tools"} if read.tools is not None else set()) | ({"id"} if read.id is not None else set())
     with atomic_file(folder / MESSAGES) as out:
         for row, _, read in _rows(folder, index, selection):
             assert isinstance(read, Sample)
             turns = [message.as_dict() for message in read.messages]
-            beside = {"tools": read.tools and list(read.tools), "id": row.get("id")}
+            beside = {"tools": read.tools and list(read.tools), "id": row.get("id") if len(kinds) < 2 else read.id}
             out.write(as_line({"messages": turns, **{k: v for k, v in beside.items() if k in keys}}) + b"\n")
 
 

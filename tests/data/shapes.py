@@ -115,6 +115,15 @@ SHAPES: dict[str, Shape] = {
         {"messages": [ASK, said("assistant", "", tool_calls='[{"name": "f", "arguments": {"a": "Hull"}}]'), ANSWER]},
         [ASK, said("assistant", "", tool_calls=[{"name": "f", "arguments": {"a": "Hull"}}]), ANSWER],
         smollm2={"tool_calls"}),
+    "calls of no known keys": of_turns(
+        ASK, said("assistant", "", tool_calls=[{"tool": "tide", "input": {"port": "Calais at night"}}]), RESULT, ANSWER,
+        smollm2={"tool_calls", "name"}, agent={"name"}),
+    "calls as texts": of_turns(ASK, said("assistant", "", tool_calls=["tide(port=Hull)"]), ANSWER,
+                               smollm2={"tool_calls"}),
+    "parts with more than text": Shape(
+        {"messages": [said("user", [{"type": "text", "text": _Q, "cache_control": {"type": "ephemeral"}}]),
+                      said("assistant", [{"type": "text", "text": _A, "citation": "The almanac.", "image": None}])]},
+        [ASK, {**ANSWER, "citation": ["The almanac."]}], smollm2={"citation"}, agent={"citation"}),
     "nulls of Parquet": Shape(
         {"messages": [{**ASK, "tool_calls": None, "name": None},
                       said("assistant", "Well.", name=None, tool_calls=[call(port="Hull", hour=None)])],

@@ -163,13 +163,15 @@ def test_labels_of_kto() -> None:
         {"prompt": "a", "completion": "b", "label": False},
         {"messages": [ASK, ANSWER], "label": False},
         {"conversations": [ASK, ANSWER], "label": False},
+        {"messages": [ASK, ANSWER], "label": "False"},
     ):
         with pytest.raises(RowLeftOut, match="label is false"):
             parse_any(row, 0)
         assert parse_any(row, 0, make_rules(ignore=["label"])).messages
     # What no answer is, is a class.
     assert parse_any({"text": "a", "label": False}, 0).text == "a"
-    assert parse_any({"messages": [ASK, ANSWER], "label": 0}, 0).messages
+    for label, named in ((0, ("label",)), (0.0, ("label",)), (1, ()), (True, ()), ("true", ()), (None, ()), ([], ())):
+        assert parse_any({"messages": [ASK, ANSWER], "label": label}, 0).unread == named
 
 
 def test_rows_with_a_false_label_are_left_out_without_asking(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_calls_tools_reasoning_and_ids_stay_in_messages(tmp_path: Path, tiny_mod
         {"role": "tool", "content": "3.1", "tool_call_id": "c1", "name": "tide"},
         {"role": "assistant", "content": "It is 3.1", "reasoning_content": "so it is"}]}  # fmt: skip
     plain = {"messages": [{"role": "user", "content": "why"}, {"role": "assistant", "content": "rain"}]}
+    named = {"id": "b", **plain}
     pool = write_jsonl(tmp_path / "pool.jsonl", [agent, plain])
     place = str(tmp_path / "index")
     nait_fast.build_index(model=tiny_model, dataset=str(pool), output=place, codebook=index["index"])
@@ -102,6 +103,13 @@ def test_calls_tools_reasoning_and_ids_stay_in_messages(tmp_path: Path, tiny_mod
     )
     made = [json.loads(line) for line in (tmp_path / "o" / "messages.jsonl").read_text().splitlines()]
     assert sorted(made, key=str) == sorted([agent, {**plain, "tools": None, "id": None}], key=str)
+    # Readers of columns want ids of one kind.
+    write_jsonl(pool, [agent, named])
+    nait_fast.build_index(model=tiny_model, dataset=str(pool), output=str(tmp_path / "two"), codebook=index["index"])
+    nait_fast.rank(index=str(tmp_path / "two"), signature=index["signature"], output=str(tmp_path / "p"), fraction=1.0,
+                   export=["messages"])  # fmt: skip
+    made = [json.loads(line) for line in (tmp_path / "p" / "messages.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in made} == {"7", "b"}
 
 
 def test_roles_that_the_user_has_named(tmp_path: Path, tiny_model: str, index) -> None:
