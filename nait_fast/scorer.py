@@ -105,7 +105,7 @@ class Scorer:
             raise NaitError("Scorer: the signatures embed by different layers; use two Scorers")
         self._session.embed_layer = next(iter(embedded), None)
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
-        self._told: set[str] = set(ignore)
+        self._told: set[str] = {*data.ignore}
         self._turn, self._process = forks.Lock(), os.getpid()
 
     @property

@@ -88,6 +88,10 @@ def pool_files(folder: Path, split: str | None) -> Files:
         some = [path for path, label in labels.items() if label]
         warn(f"{folder}: {_named(some, folder)} {_are(some)} read, too, though named as split {named[0]}; "
              f"{folder}:{named[0]} reads that alone")  # fmt: skip
+    elif named and _assigned(folder) and (some := [path for path, label in labels.items() if not label]):
+        them = "it" if len(some) == 1 else "them"
+        warn(f"{folder}: {_named(some, folder)} {_are(some)} read, too, though README.md gives {them} no split; "
+             f"{folder}:{named[0]} leaves {them} out")  # fmt: skip
     return Files(str(folder), tuple(paths))
 
 
@@ -202,7 +206,7 @@ def _labels(folder: Path, paths: Iterable[Path]) -> dict[Path, str]:
     labels = {}
     for path in paths:
         inside = path.relative_to(folder)
-        if told := next((split for glob, split in assigned if fnmatch.fnmatchcase(inside.as_posix(), glob)), None):
+        if told := next((split for glob, split in assigned if _fits(inside.as_posix(), glob)), None):
             labels[path] = told
             continue
         split = _split_of(path.name)
@@ -211,6 +215,11 @@ def _labels(folder: Path, paths: Iterable[Path]) -> dict[Path, str]:
         else:
             labels[path] = split or next((word for part in inside.parts[:-1] if (word := _word_in(part))), "")
     return labels
+
+
+def _fits(path: str, glob: str) -> bool:
+    """``**/`` stands for any folders, or for none."""
+    return fnmatch.fnmatchcase(path, glob) or ("**/" in glob and fnmatch.fnmatchcase(path, glob.replace("**/", "")))
 
 
 def _split_of(name: str) -> str:

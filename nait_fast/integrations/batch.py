@@ -36,9 +36,10 @@ class BatchScorer:
         if bad_rows not in BAD_ROWS:
             raise NaitError(f"bad_rows={bad_rows}: choose {' or '.join(BAD_ROWS)}")
         files = [signatures] if isinstance(signatures, (str, os.PathLike)) else list(signatures)
+        named = [columns] if isinstance(columns, str) else columns and list(columns)
         self._given: dict[str, Any] = {
             "model": os.fspath(model), "signatures": [os.fspath(file) for file in files],
-            "columns": None if columns is None else list(columns), "bad_rows": bad_rows, **options,
+            "columns": named, "bad_rows": bad_rows, **options,
         }  # fmt: skip
         self._start()
 

@@ -69,6 +69,14 @@ def test_the_readme_says_what_a_split_is(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"---\n{one}---\n")
     assert "(train, held)" in refusal(tmp_path)
     assert read(f"{tmp_path}:held")[0] == ["r2", "r3", "r4"]
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- {config_name: x, data_files: a.jsonl}\n---\n")
+    ids, said = read(tmp_path)
+    assert len(ids) == 5 and said == [
+        f"{tmp_path}: b.jsonl is read, too, though README.md gives it no split; {tmp_path}:train leaves it out"
+    ]
+    assert read(f"{tmp_path}:train") == (["r0", "r1"], [])
+    (tmp_path / "README.md").write_text("---\n" + one.replace("a.jsonl", "'**/a.*'") + "---\n")
+    assert read(f"{tmp_path}:train") == (["r0", "r1"], [])
     two = "configs:\n- {config_name: x, data_files: a.jsonl}\n- {config_name: y, data_files: b.jsonl}\n"
     (tmp_path / "README.md").write_text(f"---\n{two}---\n")
     assert "(x/train, y/train)" in refusal(tmp_path)

@@ -158,6 +158,7 @@ def test_a_scorer_says_each_key_once(tmp_path: Path, tiny_model: str) -> None:
         warnings.simplefilter("error")
         scorer.score(rows)
         nait_fast.Scorer(tiny_model, [signature], ignore=["rationale", *UNSHOWN]).score(rows)
+        nait_fast.Scorer(tiny_model, [signature], ignore="hint").score([{**make_rows(1)[0], "hint": "a long way"}])
     roles = nait_fast.Scorer(tiny_model, [signature], role=["Kritiker=user"])
     assert roles.score([{"messages": [said("Kritiker", "why"), said("assistant", "the rain")]}]).shape == (1, 1)
 

@@ -58,6 +58,9 @@ def test_a_pickled_copy_scores_the_same(made: Made) -> None:
 
 
 def test_a_column_that_is_not_there(made: Made) -> None:
+    batch = {"text": [row["output"] for row in made.rows[:2]], "id": ["a", "b"]}
+    of_text = [ScoreColumns(made.model, made.signatures, columns=names)(batch) for names in ("text", ["text"])]
+    assert of_text[0] == of_text[1]
     scorer = ScoreColumns(made.model, made.signatures, columns=["instruction", "inptu", "output"])
     with pytest.raises(NaitError, match="columns: inptu is no column of the batch; it has instruction, input, output"):
         scorer({key: [row[key] for row in made.rows[:2]] for key in made.rows[0]})
