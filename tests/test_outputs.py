@@ -360,6 +360,9 @@ def test_another_question_needs_overwrite(made: Made, tmp_path: Path) -> None:
     signature = sign / "sums.safetensors"
     refused(made.rank, out, "holds another result", out, signature=[signature])
     refused(made.sign, sign, "holds another result", sign)
+    made.build(tmp_path / "index", dataset=made.other)
+    for options in ({"codebook": tmp_path / "index"}, {"dtype": "bfloat16"}):
+        refused(made.sign, sign, "holds another result", sign, target=[f"sums={made.other}"], **options)
     made.rank(out, signature=[signature], overwrite=True)
     made.rank(tmp_path / "new", signature=[signature])
     assert contents(out)["scores.parquet"] == contents(tmp_path / "new")["scores.parquet"]

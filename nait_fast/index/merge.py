@@ -9,6 +9,7 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.index.files import read_sealed, sha256, sha256_file, write_atomic
 from nait_fast.index.format import CALIBRATION, CODEBOOK, FORMAT_VERSION, LOCK, MANIFEST, RUN, plan_name
+from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index, ShardEntry
 from nait_fast.index.run import read_run, write_run
@@ -30,6 +31,11 @@ def check_joinable(indexes: Sequence[Index]) -> None:
     runs = [_identity_of(index) for index in indexes]
     for index, run in zip(indexes[1:], runs[1:], strict=True):
         ours, theirs = first.manifest, index.manifest
+        if is_old(ours) != is_old(theirs):
+            old, new = (first, index) if is_old(ours) else (index, first)
+            raise NaitError(
+                f"{old.folder}: was made {OLD}, and cannot be joined with {new.folder}; index its pool again"
+            )
         # Calibration aside: a codebook made here or given is the same codebook.
         options = sorted({*runs[0], *run} - {"calibration"})
         changed = [k for k in _SAME if ours.get(k) != theirs.get(k)]

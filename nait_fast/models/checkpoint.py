@@ -18,6 +18,7 @@ import torch
 from nait_fast.errors import NaitError, first_line
 from nait_fast.models.guard import refuse_absent
 from nait_fast.models.spec import text_config, text_decoder
+from nait_fast.models.weight_cache import checkpoint_of
 from nait_fast.notices import warn
 
 # What wrappers put into the names of weights: torch.compile, DataParallel, FSDP, checkpointing, Lightning, PEFT.
@@ -226,6 +227,8 @@ def read_model(
     if "gguf_file" in extra:
         loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole))
         loading.hint = "transformers does not read all of this GGUF file: use the model's safetensors"
+    elif not getattr(config, "quantization_config", None):
+        _check_stored(model, source, whole)
     tell(f"--model {model}", said, _ABOUT_WEIGHTS)
     body = text_decoder(whole)
     _one_dtype(body, dtype)
@@ -233,6 +236,55 @@ def read_model(
     if any(tensor.device != device for tensor in body.parameters()):
         body.to(device)
     return whole, loading
+
+
+def _check_stored(called: str, source: str, whole: Any) -> None:
+    """Of a checkpoint whose configuration tells of no quantisation: raise NaitError for weights that it holds as
+    integers, which transformers takes for the numbers themselves; say which are fp8, and where one model lies beside
+    another."""
+    folder = checkpoint_of(source)
+    if folder is None or not folder.is_dir():
+        return
+    files, single = sorted(folder.glob("model*.safetensors")), folder / "model.safetensors"
+    if single.is_file():
+        files = [single]
+        if (folder / "model.safetensors.index.json").is_file():
+            warn(
+                f"--model {called}: holds model.safetensors and, by model.safetensors.index.json, a model in several "
+                "files: the first is read; remove the other"
+            )
+    floats = {name for name, tensor in whole.named_parameters() if tensor.is_floating_point()}
+    base = (getattr(whole, "base_model_prefix", "") or "") + "."
+    stored: dict[str, list[str]] = {"integers": [], "float8": []}
+    for name, dtype in (entry for file in files for entry in _stored_types(file)):
+        bare = _WRAPPED.sub("", name)
+        if not floats.isdisjoint((bare, bare.removeprefix(base), base + bare)):
+            kind = "float8" if dtype.startswith("F8") else "integers" if dtype[0] in "IU" else None
+            if kind is not None:
+                stored[kind].append(name)
+    if names := sorted(stored["integers"], key=_natural):
+        raise NaitError(
+            f"--model {called}: the checkpoint holds {len(names)} weights as integers, first {names[0]}, but its "
+            "config.json tells of no quantisation (quantization_config), so what they stand for is not known; fetch "
+            "the config.json that belongs to it"
+        )
+    if names := sorted(stored["float8"], key=_natural):
+        warn(
+            f"--model {called}: {len(names)} weights are stored as float8, first {names[0]}, and config.json tells of "
+            "no quantisation: they are taken as they are, without scales"
+        )
+
+
+def _stored_types(file: Path) -> Iterator[tuple[str, str]]:
+    """(name, type as safetensors calls it) of a file's tensors."""
+    try:
+        with open(file, "rb") as raw:
+            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                yield name, str(entry["dtype"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # the library has read it
+        return
 
 
 def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any]) -> None:

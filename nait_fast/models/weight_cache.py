@@ -54,12 +54,22 @@ def stamps_of(source: Path) -> list[list[Any]] | None:
         files = [file for file in files if file.suffix in _READ and file.is_file()]
         if any(file.name == "adapter_config.json" for file in files):  # its base model lies elsewhere
             return None
+        if any(b"/" in _part_names(file) for file in files if file.name.endswith(".index.json")):
+            return None  # parts in other folders
         found = [(file.resolve(), file.stat()) for file in files]
     except OSError:
         return None
     if not found or max(stat.st_mtime_ns for _, stat in found) > time.time_ns() - SETTLED_NS:
         return None
     return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in found]
+
+
+def _part_names(file: Path) -> bytes:
+    """The names of the files that hold a model's parts, as its index tells."""
+    try:
+        return "\n".join(map(str, set(json.loads(file.read_bytes())["weight_map"].values()))).encode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return b"/"
 
 
 def checkpoint_of(source: str) -> Path | None:

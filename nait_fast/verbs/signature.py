@@ -187,7 +187,8 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     targets = open_targets(options.target, options.format, make_rules(options.role, options.ignore))
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
-    with signature_output(folder, targets, options, reading, inputs_of(options)) as output:
+    more = [options.dtype, *([] if codebook is None else [codebook.hash])]
+    with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
         session = open_session(options, options, options.first_token, quiet)
         _check_codebook(codebook, session, reading, options)
         signatures = build_signatures(session, targets, options, reading, codebook)
@@ -199,9 +200,11 @@ _ASKED = ("method", "weights", "planes", "top_m", "sign", "nag_top_k", "first_to
           "template_date", "max_length", "layers", "model", "tokenizer")  # fmt: skip
 
 
-def questions(targets: Mapping[str, Pool], options: SignatureOptions, reading: str) -> dict[str, str]:
-    """File of each target's signature -> what it answers."""
-    told = [reading, *(str(getattr(options, name, None)) for name in _ASKED)]
+def questions(
+    targets: Mapping[str, Pool], options: SignatureOptions, reading: str, more: Sequence[str] = ()
+) -> dict[str, str]:
+    """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
+    told = [reading, *(str(getattr(options, name, None)) for name in _ASKED), *more]
     return {
         f"{name}.safetensors": question([*told, pool.rules.described(), pool.scan().sha256])
         for name, pool in targets.items()
@@ -214,9 +217,10 @@ def signature_output(
     options: Any,
     reading: str,
     inputs: list[tuple[str, str]],
+    more: Sequence[str] = (),
 ) -> "SignatureOutput":
     """The folder of signatures of ``targets``; with ``with``, checked for what is in their way."""
-    asked = questions(targets, options, reading)
+    asked = questions(targets, options, reading, more)
 
     def recognise(path: Path) -> tuple[State, str | None]:
         """A signature that no claim tells of is taken for one of the same question by what it says of itself."""

@@ -10,6 +10,7 @@ import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.index.files import pack_tensors, read_json, read_tensors, sha256, write_json
 from nait_fast.index.format import CODEBOOK, MANIFEST, RUN
+from nait_fast.index.merge import check_joinable
 from nait_fast.index.reader import Index
 from nait_fast.notices import NaitWarning, recorded
 from nait_fast.ranking.signature import load_signature
@@ -102,6 +103,14 @@ def test_merged_it_is_of_format_3(made: Path, tmp_path: Path) -> None:
     index = Index(tmp_path / "all")
     assert index.version == 3 and index.rows == 60 and index.verify() == []
     assert all(entry.checksum for entry in index.entries)
+
+
+def test_an_index_of_the_identity_of_old_is_not_joined_with_a_new_one(made: Path) -> None:
+    new, old = Index(made / "new"), Index(made / "new")
+    old.manifest.update(model="a" * 16, template="b" * 16)
+    for both in ([new, old], [old, new]):
+        with pytest.raises(NaitError, match=r"was made before all weights.*cannot be joined with"):
+            check_joinable(both)
 
 
 def test_signatures(made: Path, tmp_path: Path) -> None:

@@ -201,6 +201,27 @@ def test_a_model_in_several_files(saved, tmp_path, print_of):
     assert "the checkpoint lacks" in refusal(str(folder))
 
 
+def test_one_model_beside_another(saved, tmp_path, print_of):
+    folder = tmp_path / "both"
+    shutil.copytree(saved, folder)
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {}}')
+    with pytest.warns(NaitWarning, match="holds model.safetensors and, by model.safetensors.index.json, a model in"):
+        assert load_model(str(folder)).fingerprint == print_of
+
+
+def test_weights_that_are_kept_as_integers(variant, weights):
+    """Quantised ones whose configuration was lost: numbers of another scale."""
+    kept = {name: (10 * w).to(torch.int8) if ".mlp." in name else w for name, w in weights.items()}
+    message = refusal(variant(kept))
+    assert "weights as integers, first model.layers.0.mlp.down_proj.weight, but its config.json tells of no" in message
+
+
+def test_weights_that_are_kept_as_float8(variant, weights):
+    kept = {name: w.to(torch.float8_e4m3fn) if ".mlp." in name else w for name, w in weights.items()}
+    with pytest.warns(NaitWarning, match="weights are stored as float8, first model.layers.0.mlp.down_proj.weight"):
+        load_model(variant(kept))
+
+
 # ----------------------------------------------------------------------------------------------- other kinds of folder
 
 

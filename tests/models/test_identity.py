@@ -256,6 +256,19 @@ def test_a_checkpoint_that_changed_is_hashed_anew(folder, hashed):
     assert load_model(str(folder)).fingerprint != first and len(hashed) == 2
 
 
+def test_a_checkpoint_whose_parts_lie_elsewhere_is_hashed_each_time(folder, hashed):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "parts").mkdir()
+    (folder / "model.safetensors").rename(folder / "parts" / "one.safetensors")
+    placed = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "parts/one.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(placed))
+    settle(folder)
+    first = load_model(str(folder)).fingerprint
+    tensors["model.layers.1.mlp.up_proj.weight"].view(-1)[5] += 1  # none of the values that are sampled
+    save_file(tensors, folder / "parts" / "one.safetensors", metadata={"format": "pt"})
+    assert load_model(str(folder)).fingerprint != first and len(hashed) == 2
+
+
 def test_what_is_kept_is_a_help_only(folder, hashed, monkeypatch, tmp_path):
     os.utime(folder / "config.json")  # just now: it may change again within a clock's tick
     load_model(str(folder))
