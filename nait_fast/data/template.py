@@ -222,17 +222,16 @@ class Template:
         if sample.alpaca is not None and len(sample.messages) == 2:
             instruction, extra, output = sample.alpaca
             return (_ALPACA_WITH_INPUT if extra else _ALPACA).format(instruction, extra) + output
-        # Conversations: a block a turn, the preamble once, a system message in place of the preamble.
-        preamble = _ALPACA.partition("### Instruction:")[0]
-        parts = []
+        # Conversations: a block a turn, the preamble once, system messages in place of the preamble.
+        preamble, parts = "", []
         for message in sample.messages:
             if message.role in ("system", "developer"):
-                preamble = message.content + "\n\n"
+                preamble += message.content + "\n\n"
             elif message.role == "assistant":
                 parts.append(f"### Response:\n{message.text}")
             else:
                 parts.append(f"### {'Instruction' if message.role == 'user' else 'Input'}:\n{message.content}")
-        return preamble + "\n\n".join(parts)
+        return (preamble or _ALPACA.partition("### Instruction:")[0]) + "\n\n".join(parts)
 
 
 def _listed(tools: tuple[Any, ...] | None) -> list[Any] | None:

@@ -431,6 +431,15 @@ def test_a_text_of_the_template_has_the_ids_of_its_turns() -> None:
         assert got.ids.tolist() == wanted.ids.tolist()
 
 
+def test_alpaca_writes_every_system_turn() -> None:
+    template = Template("alpaca", make_tokenizer())
+    second = said("system", "And in rhymes.")
+    for turns in ([SYSTEM, second, ASK, ANSWER], [SYSTEM, ASK, ANSWER, second, ASK, ANSWER]):
+        text, _ = template.render(parse_any({"messages": turns}, 0))
+        assert text.startswith(f"{SYSTEM['content']}\n\nAnd in rhymes.\n\n### Instruction:\n{ASK['content']}")
+    assert template.render(parse_any({"messages": [ASK, ANSWER]}, 0))[0].startswith("Below is an instruction")
+
+
 def test_a_text_of_its_own_keeps_its_end() -> None:
     tokenizer = make_tokenizer(SMOLLM2, add_bos=True)
     encoder = Encoder(tokenizer, Template("chat", tokenizer), 512)
