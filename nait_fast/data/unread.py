@@ -50,6 +50,7 @@ _MARKS = re.compile(
     r"<[^<>\s]{1,40}>|\[/?[A-Z_]{1,20}\]|\b(?:system|user|human|assistant|gpt|tool|instruction|input|output|response)\b",
     re.IGNORECASE,
 )
+_KEPT_KEYS = 100  # of a row
 _SAID_KEYS = 20  # as many are said one by one
 _COPY_CHARACTERS = 20  # a text as long as this that is part of what was read is no other text
 
@@ -75,7 +76,8 @@ def candidates(keys: tuple[str, ...], read: frozenset[str]) -> tuple[str, ...]:
 def unread_of(row: Mapping[str, Any], read: frozenset[str], texts: Iterable[str]) -> tuple[str, ...]:
     """Keys of ``row``, in its order, that hold text, are not among those ``read``, are no metadata, and say more than
     the ``texts`` that were read, which are in the order of the conversation."""
-    keys = candidates(tuple(row), read)
+    # Rows of very many keys have keys of their own each: to keep them would fill the memory.
+    keys = (candidates if len(row) <= _KEPT_KEYS else candidates.__wrapped__)(tuple(row), read)
     if not keys:
         return ()
     found: list[str] = []

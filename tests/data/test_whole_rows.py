@@ -14,7 +14,7 @@ from nait_fast.data.pool import Pool
 from nait_fast.data.rules import make_rules, rules_of
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
-from nait_fast.data.unread import METADATA, unread_of
+from nait_fast.data.unread import METADATA, candidates, unread_of
 from nait_fast.errors import NaitError
 from nait_fast.notices import NaitWarning
 from tests.conftest import make_tokenizer, write_jsonl
@@ -365,6 +365,12 @@ def test_tools_that_are_none_are_named() -> None:
     sample = parse_any({"messages": [ASK, ANSWER], "tools": "search and calculator"}, 0)
     assert sample.tools is None and sample.unread == ("tools",)
     assert parse_any({"text": "a", "tools": [TOOL]}, 0).unread == ("tools",)
+
+
+def test_keys_of_crowded_rows_are_not_kept() -> None:
+    before = candidates.cache_info().currsize
+    assert len(parse_any({"messages": [ASK, ANSWER], **{f"k{i}": "x" for i in range(200)}}, 0).unread) == 200
+    assert candidates.cache_info().currsize == before
 
 
 def test_what_is_no_mapping_of_text() -> None:
