@@ -131,7 +131,7 @@ BAD = [
     (["--model", "/nowhere/model"], "--model /nowhere/model: no model folder"),
     (["--device", "cuda:99"], "--device cuda:99: not usable here"),
     (["--device", "cpu,cpu"], "--device cpu,cpu: a device is named twice"),
-    (["--device", "meta"], "--device meta: measures cpu and cuda devices only"),
+    (["--device", "meta"], "--device meta: not usable here"),
     (["--seconds", "-1"], "--seconds -1.0: must be at least 0"),
     (["--max-length", "1"], "--max-length 1: must be at least 2"),
     (["--part", "tests"], "argument --part: invalid choice"),

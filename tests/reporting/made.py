@@ -81,7 +81,7 @@ class Made:
         """A folder that ``rank`` wrote: with all the bit signatures unless others are given."""
         files = self.saved(*(self.signatures if signatures is None else signatures))
         out = self.folder / name
-        nait_fast.rank(index=str(self.index), signature=files, output=str(out), **options)
+        nait_fast.rank(index=str(self.index), signature=files, output=str(out), overwrite=True, **options)
         return out
 
 
