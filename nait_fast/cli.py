@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
             raise NaitError(f"standard output: {error.strerror or error}; the work is done") from None
         return 0
     except KeyboardInterrupt as stop:
-        _fail(str(stop) or "stopped; the same command goes on where it stopped")
+        _fail(str(stop) or "stopped; the same command goes on with what was finished by now, and does the rest anew")
         return 130
     except Exception as error:
         if arguments.debug:

@@ -56,10 +56,10 @@ def commit() -> str | None:
         return None
 
 
-def check_variables(environment: Mapping[str, str] = os.environ) -> None:
+def check_variables(environment: Mapping[str, str] | None = None) -> None:
     """Raises NaitError for a variable of the environment that is read here and means nothing; warns of one that looks
     like one and is not read."""
-    for name, value in environment.items():
+    for name, value in (os.environ if environment is None else environment).items():
         if name in VARIABLES:
             if value and VARIABLES[name] and value not in VARIABLES[name]:
                 raise NaitError(f"{name}={value[:80]}: choose {', '.join(VARIABLES[name])}, or unset it")

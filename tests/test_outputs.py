@@ -35,7 +35,8 @@ def holding(folder: Path, run: str | None = None) -> OutputLock:
     return lock
 
 
-def test_one_command_at_a_time_and_who_it_is(tmp_path: Path) -> None:
+def test_one_command_at_a_time_and_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["nait-fast", "rank"])
     first = holding(tmp_path)
     started = time.monotonic()
     for own in (None, "a"):
@@ -43,7 +44,7 @@ def test_one_command_at_a_time_and_who_it_is(tmp_path: Path) -> None:
             holding(tmp_path, own)
         told = str(error.value)
         assert told.startswith(f"--output {tmp_path}: in use by pid {os.getpid()} on ") and "\n" not in told
-        assert "(nait-fast " in told and time.strftime(" since %Y-") in told
+        assert "(nait-fast rank)" in told and time.strftime(" since %Y-") in told
     assert time.monotonic() - started < 2
     first.release()
     assert (tmp_path / FOLDER_LOCK).read_bytes() == b""

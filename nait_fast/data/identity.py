@@ -51,17 +51,25 @@ def _serialised(rust: Any) -> bytes:
     return ("".join(kept) + text[place:]).encode(errors="backslashreplace")
 
 
+def _special(tokenizer: Any) -> dict[str, Any]:
+    """The special tokens, but a padding that is the EOS: batching asks for one, and the Encoder takes both alike."""
+    told = dict(getattr(tokenizer, "special_tokens_map", {}))
+    if told.get("pad_token") == told.get("eos_token"):
+        told.pop("pad_token", None)
+    return told
+
+
 def _flags(tokenizer: Any) -> dict[str, Any]:
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "split_special_tokens", "add_prefix_space")
+    names = ("bos_token_id", "eos_token_id", "unk_token_id", "split_special_tokens", "add_prefix_space")
     return {
         "size": len(tokenizer),
-        "special": getattr(tokenizer, "special_tokens_map", {}),
+        "special": _special(tokenizer),
         **{name: getattr(tokenizer, name, None) for name in names},
     }
 
 
 def _probed(tokenizer: Any) -> list[Any]:
-    special = [token for token in getattr(tokenizer, "special_tokens_map", {}).values() if isinstance(token, str)]
+    special = [token for token in _special(tokenizer).values() if isinstance(token, str)]
     text = _PROBE + " ".join(special)
     found: list[Any] = []
     for add in (False, True):
@@ -80,7 +88,15 @@ def _slow(tokenizer: Any) -> Iterator[bytes]:
     settings = getattr(tokenizer, "init_kwargs", {})
     plain = (str, bool, int, float, type(None))
     files = dict.fromkeys(getattr(tokenizer, "vocab_files_names", {}))
-    inert = {*files, "name_or_path", "tokenizer_file", "special_tokens_map_file", "model_max_length", "chat_template"}
+    inert = {
+        *files,
+        "name_or_path",
+        "pad_token",
+        "tokenizer_file",
+        "special_tokens_map_file",
+        "model_max_length",
+        "chat_template",
+    }
     yield _json({k: v for k, v in settings.items() if isinstance(v, plain) and k not in inert})
     for name in sorted(files):
         path = getattr(tokenizer, name, None) or settings.get(name)

@@ -84,7 +84,7 @@ class Encoder:
         self._bos = bos_prefix(tokenizer)
         self._front = self._bos or [i for i in (tokenizer.bos_token_id,) if i is not None]
         self._end_ids = {i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None}
-        self._pad_id = None if tokenizer.pad_token_id in self._front else tokenizer.pad_token_id
+        self._pad_ids = self._end_ids - set(self._front)
         closing = template.closing() if template.kind == "chat" else None
         forms = dict.fromkeys((closing, closing.rstrip())) if closing else {}
         self._closings = [list(tokenizer(form, add_special_tokens=False)["input_ids"]) for form in forms if form]
@@ -151,6 +151,6 @@ class Encoder:
                 ids.pop()
             else:
                 break
-        while ids and ids[0] == self._pad_id:
+        while ids and ids[0] in self._pad_ids:
             del ids[0]
         return ids

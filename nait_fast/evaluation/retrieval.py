@@ -7,6 +7,7 @@ import numpy as np
 
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.ranks import best
+from nait_fast.notices import warn
 from nait_fast.ranking.spearman import centred_ranks
 
 DEPTHS = (10, 100, 1000)  # the k of precision at k
@@ -68,8 +69,13 @@ def section(
         wanted = sorted(relevant.get(name, {name}))
         own = np.isin(numbers[places], [values[value] for value in wanted if value in values])
         if not own.any():
-            why = f"no row of the index has the label {' or '.join(map(repr, wanted))}; name one with --relevant"
+            there = ", ".join(sorted(values)[:8]) + (", …" if len(values) > 8 else "")
+            why = (
+                f"no row of the index has the label {' or '.join(map(repr, wanted))}; name one that there is "
+                f"({there}): --relevant {name}=VALUE"
+            )
             case.miss(f"retrieval of {label}", why)
+            warn(f"retrieval of {label} is not measured: {why}")
             continue
         out.append({"signature": label, **retrieval(column, own), "label": wanted})
         if own.all():

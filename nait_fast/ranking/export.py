@@ -19,6 +19,7 @@ from nait_fast.ranking.table import Table
 
 KIND = "nait_fast selection"  # `kind` in a selection's manifest
 SELECTED, SCORES = "selected.jsonl", "scores.parquet"
+REPORT = "report.html"  # of a selection, where nobody names another file
 GROUP_CELLS = 1 << 20  # numbers in a row group of scores.parquet
 COPIED_LINES = 4096  # lines put in order at a time
 

@@ -133,7 +133,7 @@ def _run(
     lines += [*details, "", f"{timing}; {rate:,.0f} tokens/s; total {clock[-1] - clock[0]:.0f} s"]
     lines += [
         f"written to {folder}/: the pool, its index, and for each method selected.jsonl and scores.parquet",
-        f"as a page: nait-fast report {folder / METHODS[0]}",
+        f"as a page (extra report: pip install 'nait-fast[report]'): nait-fast report {folder / METHODS[0]}",
     ]
     return {"text": "\n".join(lines), "precision": precision, "seconds": {k: round(v, 2) for k, v in seconds.items()},
             "tokens_per_s": round(rate, 1), "output": str(folder)}  # fmt: skip

@@ -13,8 +13,8 @@ from nait_fast.index.files import make_folder, read_json, read_sealed, sha256_fi
 from nait_fast.index.format import MANIFEST, RUN
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
-from nait_fast.notices import recorded
-from nait_fast.outputs import Output, State, inputs_of, question
+from nait_fast.notices import recorded, warn
+from nait_fast.outputs import HTML, Output, State, inputs_of, question, seal_of
 from nait_fast.ranking import export
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.handover import EXPORTS, check_exports, write_exports
@@ -82,6 +82,7 @@ def rank_index(
         if Path(path).resolve() == (folder / export.SELECTED).resolve():
             raise NaitError(f"{path}: the pool would be overwritten by the selection; choose another --output")
     check_exports(options.export, pool.format)
+    before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
     clock = Laps()
     blocks = scan(index, signatures, device)
     clock.lap("prepare")
@@ -98,12 +99,15 @@ def rank_index(
         files = _write(index, table, selection, options, folder, pool, clock)
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
+    page = folder / export.REPORT
+    if before != (signed, files[export.SELECTED]) and page.is_file() and seal_of(page, HTML) is not None:
+        warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {folder}")
     return {
         "method": [s.method for s in signatures],
         "reading": [s.meta["reading"] for s in signatures],
         "targets": table.names,
         "approximate": [s.name for s in signatures if source_of(index, s) == "estimated"],
-        "signatures": {s.name: s.hash for s in signatures},
+        "signatures": signed,
         "scores": options.scores,
         "rows_read": index.pool_rows,
         "rows_scored": table.rows,
@@ -118,6 +122,15 @@ def rank_index(
         "seconds": clock.seconds,
         "files": files,
     }
+
+
+def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
+    """(hashes of the signatures, SHA-256 of the rows) of the selection that is in the folder, as its manifest says."""
+    try:
+        told = read_sealed(folder / MANIFEST)
+        return told["signatures"], told["files"][export.SELECTED]
+    except (NaitError, KeyError, TypeError):
+        return None
 
 
 class Laps:

@@ -22,12 +22,12 @@ from nait_fast.outputs import (
     sweep,
 )
 from nait_fast.progress import say
+from nait_fast.ranking.export import REPORT
 from nait_fast.reporting.drawing import need_matplotlib
 from nait_fast.reporting.gather import gather
 from nait_fast.reporting.source import open_selection
 from nait_fast.verbs.rank import answers
 
-FILE = "report.html"
 _TITLE = " – nait_fast</title>".encode()
 
 
@@ -37,9 +37,9 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     from nait_fast.reporting.figures import draw
     from nait_fast.reporting.page import render
 
-    output = Path(options.output) if options.output else Path(options.selection) / FILE
+    output = Path(options.output) if options.output else Path(options.selection) / REPORT
     if output.is_dir():
-        raise NaitError(f"--output {output}: is a folder; name a file, for example {output / FILE}")
+        raise NaitError(f"--output {output}: is a folder; name a file, for example {output / REPORT}")
     if output.suffix.lower() not in (".html", ".htm"):
         raise NaitError(f"--output {output}: name a file that ends in .html; another could be one of the selection's")
     if not Path(options.selection).is_dir():

@@ -8,8 +8,10 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
+from nait_fast.data.formats import Sample
 from nait_fast.data.identity import tokenizer_identity
 from nait_fast.data.template import Template
+from nait_fast.data.tokenize import Encoder
 from nait_fast.errors import NaitError
 from tests.conftest import make_tokenizer
 
@@ -113,3 +115,16 @@ def test_a_tokenizer_in_python():
     variants = [Letters(), Letters("abcedf "), Letters(shift=1)]
     assert len({tokenizer_identity(t) for t in variants}) == 3
     assert tokenizer_identity(Letters()) == tokenizer_identity(copy.deepcopy(variants[0]))
+
+
+def test_padding_with_the_eos_is_the_same_tokenizer() -> None:
+    plain, padding = make_tokenizer(), make_tokenizer()
+    padding.pad_token = padding.eos_token  # what batching asks for
+    assert tokenizer_identity(padding) == tokenizer_identity(plain)
+    ids = [plain.eos_token_id] * 3 + plain("a cat")["input_ids"]
+    rows = [Sample(0, None, input_ids=tuple(ids))]
+    encoders = [Encoder(words, Template("none", words), 40) for words in (plain, padding)]
+    first, second = ([e.ids.tolist() for e in encoder.encode(rows)] for encoder in encoders)
+    assert first == second == [plain("a cat")["input_ids"]]
+    padding.pad_token = "<|end|>"
+    assert tokenizer_identity(padding) != tokenizer_identity(plain)

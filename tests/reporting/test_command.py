@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import nait_fast
 from nait_fast.index.files import read_sealed, sha256, write_sealed
+from nait_fast.notices import NaitWarning
 from nait_fast.reporting.provenance import command
 from nait_fast.reporting.source import open_selection
 from tests.commands import run, shell, summary
@@ -37,6 +39,16 @@ def test_after_select(capsys, tmp_path: Path, tiny_model: str, pool_file, target
     again = summary(capsys, "report", "--selection", moved, "--output", tmp_path / "new" / "r.html")
     assert (tmp_path / "new" / "r.html").read_bytes() == (moved / "report.html").read_bytes()
     assert again["bytes"] == told["bytes"] and summary(capsys, "verify", moved)["ok"]
+
+
+def test_a_page_of_the_selection_before_is_said(made: Made) -> None:
+    out = made.select("again", top_k=5)
+    nait_fast.report(selection=str(out))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NaitWarning)
+        made.select("again", top_k=5)
+    with pytest.warns(NaitWarning, match=r"report\.html: tells of the selection that was here before"):
+        made.select("again", top_k=6)
 
 
 CODECS = {"rotated": {"codec": "rotated"}, "components": {"codec": "components", "bytes_per_sample": 96}}
