@@ -10,7 +10,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -83,6 +83,15 @@ def _flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) 
 class _Parser(argparse.ArgumentParser):
     """argparse, but a wrong command line costs one line, as any other bad input does."""
 
+    verbs: Mapping[str, argparse.ArgumentParser] = {}
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's, but the verb's own parser answers for what it does not know: its --help lists the options."""
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.verbs.get(arguments.verb, self).error(f"unrecognized arguments: {' '.join(unknown)}")
+        return arguments
+
     def error(self, message: str) -> typing.NoReturn:
         told = " ".join(message.split())
         told = told if len(told) <= 300 else f"{told[:300]}…"
@@ -116,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = verbs.add_parser("demo", help=text, description=text, parents=[common])
     demo.add_argument("--model", help="another model than SmolLM2-135M-Instruct (folder, .gguf or Hub id)")
     demo.add_argument("--output", default="demo-output", help="folder for the results (default demo-output)")
+    parser.verbs = verbs.choices
     return parser
 
 

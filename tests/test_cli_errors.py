@@ -158,7 +158,7 @@ CASES = [
     (SELECT + " --method nag --reading mean", "--reading: method nag has a reading of its own"),
     (SELECT + " --method best", "argument --method: invalid choice: 'best'"),
     (SELECT + " --top-k many", "argument --top-k: invalid int value: 'many'"),
-    (SELECT + " --colour red", "unrecognized arguments: --colour red"),
+    (SELECT + " --colour red", "unrecognized arguments: --colour red (nait-fast select --help lists the options)"),
     ("frobnicate", "invalid choice: 'frobnicate'"),
     ("", "VERB"),
     # signatures and indexes

@@ -191,7 +191,7 @@ def read_head(path: str | os.PathLike[str], kind: str) -> Head:
 
     path = Path(path)
     if not path.is_file():
-        raise NaitError(f"{path}: no such file")
+        raise NaitError(f"{path}: {'is a folder; name a file in it' if path.is_dir() else 'no such file'}")
     try:
         with open(path, "rb") as raw:
             length = raw.read(8)

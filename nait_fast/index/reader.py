@@ -129,7 +129,9 @@ class Index:
             raise NaitError(f"{folder}: no {MANIFEST}: not an index, or one that is not finished (rerun its command)")
         told = read_json(path)
         if told.get("kind") != "nait_fast index":
-            raise NaitError(f"{path}: not the manifest of an index")
+            inner = self.folder / "index"
+            hint = f"; its index is {inner}" if (inner / MANIFEST).exists() else ""
+            raise NaitError(f"{path}: not the manifest of an index{hint}")
         version = told.get("format_version")
         if type(version) is not int or version not in READ_VERSIONS:
             raise NaitError(
