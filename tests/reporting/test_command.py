@@ -190,4 +190,4 @@ def test_the_command_is_a_command(made: Made) -> None:
     out = made.select("com mand", fraction=0.5, pick="bottom", scores="all", export=["llama_factory", "dataflex"])
     said = command(open_selection(out))
     assert said.startswith(f"nait-fast rank --index {made.index} --signature ") and "--pick bottom" in said
-    assert f"--output '{out}' --fraction 0.5" in said and "--export llama_factory dataflex" in said
+    assert f"--output '{out}' --overwrite --fraction 0.5" in said and "--export llama_factory dataflex" in said
