@@ -308,7 +308,7 @@ def main() -> None:
     finally:
         if arguments.work is None:
             shutil.rmtree(work, ignore_errors=True)
-    path = record("scale_rank", rows, arguments.output)
+    path = record("scale_rank" if arguments.part == "all" else "scale_checksums", rows, arguments.output)
     if arguments.part == "checksums":
         print(
             table(rows, ["state", "planes", "gb_per_s", "gb_per_s_without", "median_of_ratios", "median_of_cpu_ratios"])
