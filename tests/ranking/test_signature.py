@@ -177,7 +177,7 @@ def test_damaged_files_are_refused(tmp_path: Path, method: str) -> None:
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "absent.safetensors")
-    assert "no such file" in refusal(tmp_path)
+    assert "is a folder; name a file in it" in refusal(tmp_path)
     CODEBOOK.save(tmp_path)
     assert "is no nait_fast signature" in refusal(tmp_path / "codebook.safetensors")
     path = tmp_path / "x.safetensors"
