@@ -1,7 +1,8 @@
 """Output folders: one command at a time writes there, and only over what nait_fast itself has written.
 
-A folder's claim, a small sealed file, says of each file of ours what it was when it was finished, and while a command
-writes, which files it may be writing: so a run that was killed finds its own again. Any other file is somebody else's:
+A folder's claim, a small sealed file, says of each file of ours what it was when it was finished. What a command writes
+lies in a folder of its own until all is there, and is claimed before it takes its place: a run that is killed leaves the
+results before it as they were, and a file that comes there later is not taken for ours. Any other file is somebody else's:
 one with a name that we would write or delete is refused, all others are left alone.
 """
 
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +29,7 @@ from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.owned import is_begun, is_name
 
 CLAIM = ".nait-fast.json"
+STAGE = ".nait-fast.new"  # in an output: what is being written
 CONFIG = "config.yaml"
 KIND = "nait_fast output"
 _TEMPORARY = re.compile(r"(?P<name>.+)\.\d+-[0-9a-f]{8}\.tmp")  # of files.atomic_file
@@ -94,8 +97,9 @@ class Output:
         self._recognise, self._inputs, self._overwrite, self._flag = recognise, list(inputs), overwrite, flag
         held = OutputLock(self.folder / FOLDER_LOCK, f"{flag} {path}", alone=self._sweep)
         self._lock = held if lock else None
-        self._claim: dict[str, Any] = {"files": {}, "writing": [], "asked": None}
+        self._claim: dict[str, Any] = _BLANK
         self._questions: dict[str, str | None] = {}
+        self._seen: dict[str, tuple[int, int, int]] = {}  # what was checked
 
     def __enter__(self) -> Output:
         check_folders(self.folder, self._inputs, self._flag)
@@ -122,24 +126,28 @@ class Output:
 
     def _sweep(self) -> None:
         claim = _load_claim(self.folder)
-        sweep(self.folder, {*self.names, *claim["files"], *claim["writing"], CLAIM}.__contains__)
+        sweep(self.folder, {*self.names, *claim["files"], CLAIM}.__contains__)
 
     def _check(self, name: str) -> None:
         path = self.folder / name
         if not os.path.lexists(path):
             return
+        told = os.lstat(path)
+        if self._seen.get(name) == (seen := (told.st_ino, told.st_size, told.st_mtime_ns)):
+            return
+        self._seen[name] = seen
         state, self._questions[name] = self._state(name, path)
         refuse(path, state, self._overwrite, self._flag)
 
     def _state(self, name: str, path: Path) -> tuple[State, str | None]:
         if not is_plain(path):
             return State.FOREIGN, None
-        if name in self._claim["writing"]:
-            return State.WHOLE, None
-        entry = self._claim["files"].get(name)
-        if entry is None:
+        told = [entries[name] for entries in (self._claim["next"], self._claim["files"]) if name in entries]
+        if not told:
             return self._recognise(path)
-        return (State.WHOLE if sha256_file(path) == entry["sha256"] else State.OURS), entry["of"]
+        digest = sha256_file(path)
+        of = [entry["of"] for entry in told if entry["sha256"] == digest]
+        return (State.WHOLE, of[0]) if of else (State.OURS, told[-1]["of"])
 
     @property
     def asked(self) -> str | None:
@@ -161,39 +169,67 @@ class Output:
                 "--overwrite to replace it"
             )
 
-    def begin(self) -> None:
-        """Say that the files may be of this run from now on. Before the first of them is written."""
-        present = [name for name in self._claim["files"] if os.path.lexists(self.folder / name)]
-        kept = {name: self._claim["files"][name] for name in present if name not in self.names}
-        self._save({**self._claim, "files": kept, "writing": sorted({*self._claim["writing"], *self.names})})
+    @property
+    def stage(self) -> Path:
+        """The folder that ``begin`` has made."""
+        return self.folder / STAGE
+
+    def begin(self) -> Path:
+        """The folder to write the files in; ``done`` puts them in their places. Raises NaitError where something has
+        come in the way meanwhile."""
+        for name in self.names:
+            self._check(name)
+        stage = self.stage
+        if os.path.lexists(stage):
+            if not self._claim["staged"] or stage.is_symlink() or not stage.is_dir():
+                refuse(stage, State.FOREIGN, None, self._flag)
+            shutil.rmtree(stage)
+        self._save({**self._claim, "staged": True})
+        stage.mkdir()
+        return stage
 
     def done(self, of: str | Mapping[str, str], asked: str | None = "") -> None:
-        """All is written; ``of``: the question that the files answer, or that of each name; ``asked``: what the folder
-        as a whole was asked (by default, what it was before)."""
-        files = dict(self._claim["files"])
+        """All is written: the files take their places, those of an earlier run that were not written now are removed.
+        ``of``: the question that the files answer, or that of each name; ``asked``: what the folder as a whole was
+        asked (by default, what it was before)."""
+        stage, new = self.stage, {}
         for name in self.names:
-            if (path := self.folder / name).is_file():
-                files[name] = {"sha256": sha256_file(path), "of": of if isinstance(of, str) else of[name]}
-        writing = [name for name in self._claim["writing"] if name not in self.names]
+            if (path := stage / name).is_file():
+                new[name] = {"sha256": sha256_file(path), "of": of if isinstance(of, str) else of[name]}
         asked = self._claim["asked"] if asked == "" else asked
-        self._save({"files": dict(sorted(files.items())), "writing": writing, "asked": asked})
+        self._save({**self._claim, "next": new, "asked": asked})
+        for name in self.names:
+            if name in new:
+                os.replace(stage / name, self.folder / name)
+            else:
+                (self.folder / name).unlink(missing_ok=True)  # of an earlier run: it would not fit the rest
+        others = {n: e for n, e in self._claim["files"].items() if n not in self.names and (self.folder / n).exists()}
+        stage.rmdir()
+        self._save({**_BLANK, "files": dict(sorted({**others, **new}.items())), "asked": asked})
 
     def _save(self, claim: dict[str, Any]) -> None:
         write_sealed(self.folder / CLAIM, {"kind": KIND, **claim})
         self._claim = claim
 
 
+# files, next: name -> sha256 and question, of files that are there, and of those about to take their place
+_BLANK: dict[str, Any] = {"files": {}, "next": {}, "asked": None, "staged": False}
+
+
 def _load_claim(folder: Path) -> dict[str, Any]:
     path = folder / CLAIM
     if not os.path.lexists(path):
-        return {"files": {}, "writing": [], "asked": None}
+        return _BLANK
     try:
         told = read_sealed(path)
-        files = {str(name): {"sha256": str(e["sha256"]), "of": str(e["of"])} for name, e in told["files"].items()}
+        files, new = (
+            {str(name): {"sha256": str(e["sha256"]), "of": str(e["of"])} for name, e in told[key].items()}
+            for key in ("files", "next")
+        )
         asked = None if told["asked"] is None else str(told["asked"])
         if told["kind"] != KIND:
             raise KeyError("kind")
-        return {"files": files, "writing": [str(name) for name in told["writing"]], "asked": asked}
+        return {"files": files, "next": new, "asked": asked, "staged": told["staged"] is True}
     except (NaitError, KeyError, TypeError, AttributeError):
         raise NaitError(
             f"{path}: damaged; it tells which files there are of nait_fast: choose another folder, or delete it "
@@ -246,7 +282,7 @@ def own_names(folder: Path) -> Callable[[str], bool]:
     if (folder / CLAIM).is_file():
         with suppress(NaitError):
             claim = _load_claim(folder)
-            names = {*claim["files"], *claim["writing"]}
+            names = {*claim["files"], *claim["next"]}
     begun = (folder / RUN).is_file() and is_begun(folder)
     return lambda name: name in names or name in (CLAIM, FOLDER_LOCK) or (begun and is_name(name))
 

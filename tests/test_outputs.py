@@ -1,5 +1,6 @@
 """An output folder is one command's at a time, and nothing in it that nait_fast did not write is touched."""
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -8,7 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import nait_fast
 from nait_fast.config import IndexOptions
@@ -19,11 +22,12 @@ from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
 from nait_fast.notices import NaitWarning
-from nait_fast.outputs import CLAIM, Output, State, check_folders
+from nait_fast.outputs import CLAIM, STAGE, Output, State, check_folders
 from nait_fast.ranking import export
 from nait_fast.verbs import index as index_verb
 from nait_fast.verbs import select as select_verb
 from nait_fast.verbs import signature as signature_verb
+from nait_fast.verbs.look import verify
 from tests.commands import run
 from tests.conftest import make_rows, write_jsonl
 
@@ -414,27 +418,100 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("at", ["write_selected", "write_scores"])
-def test_a_run_that_was_killed_finds_its_own_again(made: Made, tmp_path: Path, monkeypatch, at: str) -> None:
-    out = tmp_path / "out"
-    made.rank(out, fraction=0.2)
-    real = getattr(export, at)
+def kill(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """The run ends behind the writing of a file, or, with a number, before that file takes its place."""
+    real = getattr(export, at, None) or os.replace
+    moved = itertools.count()
 
-    def killed(path: Path, *arguments: Any) -> None:
+    def written(path: Path, *arguments: Any) -> None:
         real(path, *arguments)
         Path(f"{path}.123-0a1b2c3d.tmp").write_bytes(b"half")
         raise Killed
 
+    def replaced(source: Path, target: Path) -> None:
+        if Path(source).parent.name == STAGE and next(moved) == int(at):
+            raise Killed
+        real(source, target)
+
+    if at.isdecimal():
+        monkeypatch.setattr(os, "replace", replaced)
+    else:
+        monkeypatch.setattr(export, at, written)
+
+
+@pytest.mark.parametrize("at", ["write_selected", "write_scores", *map(str, range(5))])
+def test_a_run_that_was_killed_finds_its_own_again(made: Made, tmp_path: Path, monkeypatch, at: str) -> None:
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    made.rank(out, fraction=0.2)
+    before = contents(out)
     with monkeypatch.context() as patch:
-        patch.setattr(export, at, killed)
-        with pytest.raises(Killed):
-            made.rank(out, fraction=0.5)
+        for folder in (out, fresh):
+            kill(patch, at)
+            with pytest.raises(Killed):
+                made.rank(folder, fraction=0.5)
+            patch.undo()
+    if not at.isdecimal():  # the results before it are whole
+        after = contents(out)
+        assert {name: after[name] for name in before} | {CLAIM: before[CLAIM]} == before
     (out / "mine.jsonl.123-0a1b2c3d.tmp").write_bytes(b"mine")
     (out / "selected.jsonl.tmp").write_bytes(b"mine")
     made.rank(out, fraction=0.5)
-    assert sorted(p.name for p in out.glob("*.tmp")) == ["mine.jsonl.123-0a1b2c3d.tmp", "selected.jsonl.tmp"]
+    assert sorted(p.name for p in out.rglob("*.tmp")) == ["mine.jsonl.123-0a1b2c3d.tmp", "selected.jsonl.tmp"]
+    assert not (out / STAGE).exists()
+    made.rank(fresh, fraction=0.5)
     made.rank(tmp_path / "whole", fraction=0.5)
-    assert contents(out)["selected.jsonl"] == contents(tmp_path / "whole")["selected.jsonl"]
+    whole = contents(tmp_path / "whole")
+    for folder in (out, fresh):
+        again = contents(folder)
+        assert {name for name in whole if again[name] != whole[name]} <= {"manifest.json", CLAIM}  # they tell seconds
+        verify(folder)
+
+
+@pytest.mark.parametrize("at", ["write_selected", "2"])
+def test_a_file_put_there_after_a_kill_is_not_ours(made: Made, tmp_path: Path, monkeypatch, at: str) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        kill(patch, at)
+        with pytest.raises(Killed):
+            made.rank(out)
+    for name in ("messages.jsonl", "scores.parquet", "selected.jsonl"):
+        held = out / name
+        kept = held.read_bytes() if held.exists() else None
+        held.write_text("mine")
+        words = f"{name}: is (in the way|not as nait_fast wrote it last)"
+        refused(made.rank, out, words, out)
+        held.unlink() if kept is None else held.write_bytes(kept)
+    made.rank(out)
+
+
+def test_a_file_put_there_while_the_command_runs(made: Made, tmp_path: Path, monkeypatch) -> None:
+    out, real = tmp_path / "out", Output.begin
+
+    def begin(self: Output) -> Path:
+        (out / "scores.parquet").write_text("mine")
+        return real(self)
+
+    monkeypatch.setattr(Output, "begin", begin)
+    with pytest.raises(NaitError, match=r"scores\.parquet: is in the way"):
+        made.rank(out)
+    assert set(contents(out)) == {"scores.parquet"} and (out / "scores.parquet").read_text() == "mine"
+    monkeypatch.undo()
+    (out / "scores.parquet").unlink()
+    (out / STAGE).mkdir()
+    (out / STAGE / "mine").touch()
+    refused(made.rank, out, f"{STAGE}: is in the way", out)
+
+
+@pytest.mark.parametrize("name", ["log.json", "log-1.json", "manifest.json", "codebook.safetensors", "events.jsonl"])
+def test_a_file_put_into_an_unfinished_index(made: Made, tmp_path: Path, no_model, name: str) -> None:
+    out = tmp_path / "index"
+    shutil.copytree(made.index, out)
+    (out / "manifest.json").unlink()
+    if name.endswith(".safetensors"):
+        save_file({"weight": np.zeros(3)}, out / name)
+    else:
+        (out / name).write_text('{"mine": 1}\n')
+    refused(made.build, out, rf"{name}: is in the way", out)
 
 
 def test_temporaries_of_every_verb_are_swept(made: Made, tmp_path: Path) -> None:

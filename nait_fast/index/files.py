@@ -232,6 +232,17 @@ def read_head(path: str | os.PathLike[str], kind: str) -> Head:
     return Head(layout, {key: value for key, value in meta.items() if key not in _OWN}, checksum)
 
 
+def is_other_tensors(path: Path) -> bool:
+    """Whether this is a whole safetensors file of another program."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return _META not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(where each tensor lies, metadata); see ``read_head``."""
     layout, meta, _ = read_head(path, kind)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import read_json, read_layout
+from nait_fast.index.files import is_other_tensors, read_json, read_layout
 from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
 
 EVENTS = "events.jsonl"
@@ -18,6 +18,7 @@ _PLAN = re.compile(r"plan-(\d{2,}|next)\.json")
 _LOG = re.compile(r"log(-\d+)?\.json")
 _TEMPORARY = r"(\.\d+-[0-9a-f]{8}\.tmp)?"
 _IN_WORK = re.compile(rf"(shard-\d{{5,}}\.json|unit-\d{{5,}}\.(lock|again|failed)){_TEMPORARY}")
+_KINDS = {MANIFEST: "nait_fast index"}
 _WORK_LEFT = re.compile(rf"{WORK}\.\d+-[0-9a-f]{{8}}\.tmp")
 
 
@@ -65,23 +66,27 @@ def is_begun(folder: Path) -> bool:
 
 
 def _is_ours(path: Path, begun: bool) -> bool:
-    """``begun``: in an index's folder, files are taken by their names, damaged ones too; but for what anybody may call
-    so, a list of lines."""
+    """``begun``: in an index's folder, files that no other program can read are taken by their names: ours, damaged."""
     if path.name == SKIPPED and begun and _lists_skipped(path.parent):
         return True
     check = _LINES.get(path.name)
     if check is not None:
         return check(_head(path))
-    if begun:
+    if path.suffix == ".safetensors":
+        if begun:
+            return not is_other_tensors(path)
+        try:
+            read_layout(path, {CODEBOOK: "codebook", CALIBRATION: "calibration"}.get(path.name, "shard"))
+        except NaitError:
+            return False
         return True
     try:
-        if path.suffix == ".safetensors":
-            read_layout(path, {CODEBOOK: "codebook", CALIBRATION: "calibration"}.get(path.name, "shard"))
-            return True
         told = read_json(path)
     except NaitError:
-        return False
-    return told.get("kind") == "nait_fast plan" if _PLAN.fullmatch(path.name) else {"config", "environment"} <= {*told}
+        return begun and _LOG.fullmatch(path.name) is None
+    if path.name in _KINDS or _PLAN.fullmatch(path.name):
+        return told.get("kind") == _KINDS.get(path.name, "nait_fast plan")
+    return path.name == RUN or {"config", "environment"} <= {*told}
 
 
 def _lists_skipped(folder: Path) -> bool:

@@ -27,13 +27,11 @@ def check_exports(names: Sequence[str], format: str) -> None:
 
 
 def write_exports(folder: Path, names: Sequence[str], index: Index, selection: Selection) -> dict[str, str]:
-    """Write the files of ``names`` (keys of ``EXPORTS``) for the ``selected.jsonl`` of ``folder``, remove those of an
-    earlier run; returns file name -> SHA-256. Raises NaitError."""
-    for name, (file, write) in EXPORTS.items():
+    """Write the files of ``names`` (keys of ``EXPORTS``) for the ``selected.jsonl`` of ``folder``, an empty one but for
+    a selection's files; returns file name -> SHA-256. Raises NaitError."""
+    for name, (_, write) in EXPORTS.items():
         if name in names:
             write(folder, index, selection)
-        else:
-            (folder / file).unlink(missing_ok=True)  # it would not fit the rest
     return {EXPORTS[name][0]: sha256_file(folder / EXPORTS[name][0]) for name in dict.fromkeys(names)}
 
 
@@ -50,7 +48,7 @@ def _write_messages(folder: Path, index: Index, selection: Selection) -> None:
     keys: set[str] = set()
     kinds: set[type] = set()  # of ids: readers want one
     for number, (row, _, read) in enumerate(_rows(folder, index, selection), 1):
-        where = f"{folder / SELECTED}:{number}"
+        where = f"{SELECTED}:{number}"
         if isinstance(read, RowError):
             raise NaitError(f"{where}: {read}; leave out --export messages")
         if not read.messages:
@@ -75,7 +73,7 @@ def _write_dataset_info(folder: Path, index: Index, selection: Selection) -> Non
                 raise NotCarried(str(read))
             entry.add(row, format, read)
     except NotCarried as why:
-        warn(f"{folder / DATASET_INFO}: no entry for LLaMA-Factory, which would not read all text of {SELECTED}: {why} "
+        warn(f"{DATASET_INFO}: no entry for LLaMA-Factory, which would not read all text of {SELECTED}: {why} "
              f"(line {number}); --export messages writes conversations for other tools")  # fmt: skip
         write_json(folder / DATASET_INFO, {})
     else:

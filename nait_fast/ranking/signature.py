@@ -55,11 +55,11 @@ class Signature:
         """First 16 hex digits of the SHA-256 of the file."""
         return sha256(self.to_bytes())[:16]
 
-    def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> Path:
+    def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``NAME.safetensors`` into ``folder`` and return its path. Raises NaitError where a file of that name is
-        no signature, which could be a model's, unless the caller knows it for its own (``replace``)."""
+        no signature, which could be a model's."""
         path = Path(folder) / f"{self.name}.safetensors"
-        if not replace and os.path.lexists(path):
+        if os.path.lexists(path):
             try:
                 read_head(path, "signature")
             except NaitError:

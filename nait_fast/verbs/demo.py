@@ -83,9 +83,9 @@ def _run(
 
     folder = make_folder(output)
     place = held.enter_context(Output(folder, data, recognise=recognise, inputs=inputs))
-    place.begin()
+    stage = place.begin()
     for name, content in data.items():
-        write_atomic(folder / name, content)
+        write_atomic(stage / name, content)
     place.done("demo")
     pool = Pool(str(folder / "pool.jsonl"))
     targets = open_targets(tuple(f"{name}={folder / f'{name}.jsonl'}" for name in TARGETS), "auto")

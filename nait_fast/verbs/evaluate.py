@@ -127,17 +127,12 @@ def _evaluate(
         "unique": dict(zip(uniques, texts[len(cores) :], strict=True)),
         "missing": case.missing, "warnings": warnings, "environment": environment(), "options": options.to_mapping(),
     }  # fmt: skip
-    output.begin()
-    written = _write(output.folder, plain(evaluation))
-    output.done(of)
-    return written
-
-
-def _write(folder: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
-    text = tables(evaluation)
+    evaluation = plain(evaluation)
+    text, folder = tables(evaluation), output.begin()
     write_sealed(folder / FILE, evaluation)
     write_atomic(folder / MARKDOWN, text.encode())
-    return {"output": str(folder), **evaluation, "text": text}
+    output.done(of)
+    return {"output": str(output.folder), **evaluation, "text": text}
 
 
 def _sizes(options: EvaluateOptions) -> list[int]:

@@ -40,7 +40,8 @@ def selection_folder(path: str) -> Path:
     return folder
 
 
-SELECTION = (MANIFEST, export.SELECTED, export.SCORES, *(file for file, _ in EXPORTS.values()))  # files of one
+# files of one; the manifest, which tells of the others, takes its place last
+SELECTION = (export.SELECTED, export.SCORES, *(file for file, _ in EXPORTS.values()), MANIFEST)
 
 
 def answers(signatures: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]) -> str:
@@ -74,10 +75,10 @@ def rank_index(
     folder: Path,
     pool: export.RowSource,
     device: str = "auto",
-    begin: Callable[[], None] = lambda: None,
+    begin: Callable[[], Path] | None = None,
 ) -> dict[str, Any]:
-    """Score, select and write the outputs into ``folder``; returns what the manifest says of it. ``begin`` is called
-    before anything is written."""
+    """Score, select and write the outputs; returns what the manifest says of them. ``folder``: where they will lie;
+    ``begin``, called before anything is written, gives the folder to write them in."""
     for path in pool.paths:
         if Path(path).resolve() == (folder / export.SELECTED).resolve():
             raise NaitError(f"{path}: the pool would be overwritten by the selection; choose another --output")
@@ -95,8 +96,7 @@ def rank_index(
         selection = select(table, options, seed)
         check_kept(index, selection.rows)
         clock.lap("select")
-        begin()
-        files = _write(index, table, selection, options, folder, pool, clock)
+        files = _write(index, table, selection, options, begin() if begin else folder, pool, clock)
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
     page = folder / export.REPORT
@@ -161,9 +161,7 @@ def _write(
     files[export.SELECTED] = export.write_selected(folder / export.SELECTED, lines, selection.order)
     clock.lap("lines")
     scores = folder / export.SCORES
-    if options.scores == "none":
-        scores.unlink(missing_ok=True)  # of an earlier run: it would not fit the rest
-    else:
+    if options.scores != "none":
         with ranks(selection.keys, folder) as ranked:
             export.write_scores(scores, index, table, selection, ranked, options.scores == "all")
         files[export.SCORES] = sha256_file(scores)
@@ -200,6 +198,6 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         with Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
             output.check_question(of, "other signatures or another index")
             told = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
-            write_manifest(folder, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
+            write_manifest(output.stage, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
             output.done(of, asked=None)
     return {"output": str(folder), **told}

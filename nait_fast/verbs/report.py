@@ -65,9 +65,9 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
             locked = inside and plots.resolve() == folder.resolve()
             with Output(plots, drawn, overwrite=options.overwrite, flag="--plots", lock=not locked) as place:
                 place.check_question(of, "plots of another selection")
-                place.begin()
+                stage = place.begin()
                 for name, content in drawn.items():
-                    write_atomic(plots / name, content)
+                    write_atomic(stage / name, content)
                     files.append(name)
                 place.done(of)
         write_atomic(output, data)

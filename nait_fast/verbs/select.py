@@ -41,7 +41,7 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     the pool as they come."""
     with recorded() as warnings, ExitStack() as held:
         output, asked, index, told = _select(options, quiet, held)
-        write_manifest(output.folder, "select", options.to_mapping(), index, {**told, "warnings": warnings})
+        write_manifest(output.stage, "select", options.to_mapping(), index, {**told, "warnings": warnings})
         output.done(answers(told["signatures"], index.datasets), asked)
     return told
 

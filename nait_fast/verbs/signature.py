@@ -254,10 +254,10 @@ class SignatureOutput(Output):
 
     def save(self, signatures: Sequence[Signature]) -> list[Path]:
         """Write the signatures' files."""
-        self.begin()
-        files = [signature.save(self.folder, replace=True) for signature in signatures]
+        stage = self.begin()
+        names = [signature.save(stage).name for signature in signatures]
         self.done(self._asked)
-        return files
+        return [self.folder / name for name in names]
 
 
 def describe(signature: Signature, file: str | Path) -> dict[str, Any]:

@@ -179,7 +179,6 @@ CHOICES = [
 def test_the_files_of_a_selection(made: Made, tmp_path: Path, which: str, options: dict) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "scores.parquet").write_text("of an earlier run")
     told = rank_index(made.index, made.signatures, BudgetOptions(scores=which, **options), 5, out, Pool())
     written = {"selected.jsonl", "dataset_info.json"} | ({"scores.parquet"} if which != "none" else set())
     assert {path.name for path in out.iterdir()} == written == set(told["files"])
