@@ -1,9 +1,9 @@
 """Output folders: one command at a time writes there, and only over what nait_fast itself has written.
 
-A folder's claim, a small sealed file, says of each file of ours what it was when it was finished. What a command writes
-lies in a folder of its own until all is there, and is claimed before it takes its place: a run that is killed leaves the
-results before it as they were, and a file that comes there later is not taken for ours. Any other file is somebody else's:
-one with a name that we would write or delete is refused, all others are left alone.
+A folder's claim, a small sealed file, says of each file of ours what it was when it was finished. What a command
+writes lies in a folder of its own until all is there, and is claimed before it takes its place: a run that is killed
+leaves the results before it as they were, and a file that comes there later is not taken for ours. Any other file is
+somebody else's: one with a name that we would write or delete is refused, all others are left alone.
 """
 
 from __future__ import annotations

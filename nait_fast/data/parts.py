@@ -150,13 +150,15 @@ class ParquetFile(_File):
                 if groups or skip < about.num_rows:
                     groups.append(group)
                     size = max(size, about.total_byte_size / max(1, about.num_rows))
+                    if size > row_limit():  # so is one of its rows, which is not unpacked to be refused
+                        raise too_long(f"{self.name} row group {group}", "a row", row_limit())
                 else:
                     skip -= about.num_rows
             try:
                 for batch in file.iter_batches(batch_size=_batch_rows(size), row_groups=groups):
                     if skip < len(batch):
                         part = batch.slice(skip)
-                        self._check(part, row)
+                        _check(part, f"{self.name} row", row)
                         for value in part.to_pylist():
                             yield Record(self.name, 0, value)
                         row += len(part)
@@ -164,13 +166,14 @@ class ParquetFile(_File):
             except (OSError, ValueError) as error:
                 raise self._unreadable(error) from None
 
-    def _check(self, batch: Any, first: int) -> None:
-        """Raises NaitError at a row of more bytes than a row may take, before it becomes Python's objects."""
-        limit = row_limit()
-        if batch.nbytes > limit:
-            for number in range(len(batch)):
-                if batch.slice(number, 1).nbytes > limit:
-                    raise too_long(f"{self.name} row {first + number}", "a row", limit)
+
+def _check(batch: Any, where: str, first: int) -> None:
+    """Raises NaitError at a row of more bytes than a row may take, before it becomes Python's objects."""
+    limit = row_limit()
+    if batch.nbytes > limit:
+        for number in range(len(batch)):
+            if batch.slice(number, 1).nbytes > limit:
+                raise too_long(f"{where} {first + number}", "a row", limit)
 
 
 def _batch_rows(size: float) -> int:
@@ -194,10 +197,14 @@ class Table(Part):
     def records(self, start: Place) -> Iterator[Record]:
         try:
             rows = self.rows.select(range(start.at, len(self.rows))) if start.at else self.rows
-            size = rows.data.nbytes / max(1, rows.data.num_rows)
+            size, number = rows.data.nbytes / max(1, rows.data.num_rows), start.at
             for batch in rows.iter(batch_size=_batch_rows(size)):
+                _check(batch, f"{self.name} row", number)
+                number += len(batch)
                 for value in batch.to_pylist():
                     yield Record(self.name, 0, value)
+        except NaitError:
+            raise
         except Exception as error:  # a feature's decoder may raise anything
             raise NaitError(f"{self.name}: datasets cannot read it: {first_line(error)}") from None
 

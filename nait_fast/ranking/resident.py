@@ -9,6 +9,7 @@ from nait_fast.env import pick_device
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.kernels.popcount.topk import DeviceTopK
+from nait_fast.ranking.sanity import check_spread
 from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.sources import check_index, code_counter
 
@@ -51,10 +52,13 @@ class ResidentIndex:
         return lambda codes: torch.from_numpy(counter(codes.cpu().numpy())).to(self.device)
 
     def scores(self, signatures: Sequence[Signature]) -> np.ndarray:
-        """Scores float64 [n, C], as ``scan`` gives them. Raises NaitError for signatures that do not fit."""
+        """Scores float64 [n, C], as ``scan`` gives them. Raises NaitError for signatures that do not fit, and where all
+        rows have one score."""
         scan = self._scan(signatures)
-        parts = [scan(codes).cpu().numpy() for codes in self.codes.split(TILE_ROWS)]
-        return np.concatenate(parts) * np.array([s.meta["scale"] for s in signatures])
+        scores = np.concatenate([scan(codes).cpu().numpy() for codes in self.codes.split(TILE_ROWS)])
+        if len(scores):
+            check_spread(self.index, signatures, scores.min(axis=0), scores.max(axis=0))
+        return scores * np.array([s.meta["scale"] for s in signatures])
 
     def search(self, signature: Signature, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` best rows and their scores, best first, as ``search`` gives them; only they leave the device."""
@@ -64,4 +68,5 @@ class ResidentIndex:
         for rows, codes in zip(torch.from_numpy(self.rows).split(TILE_ROWS), self.codes.split(TILE_ROWS), strict=True):
             best.push(rows.to(self.device), scan(codes)[:, 0])
         chosen, scores = best.result()
+        check_spread(self.index, [signature], np.array([best.lowest()]), scores[:1])
         return chosen, scores * signature.meta["scale"]

@@ -13,6 +13,7 @@ from nait_fast.index.reader import Index
 from nait_fast.index.rotation import QUERY_BITS
 from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
+from nait_fast.ranking.sanity import check_spread
 from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.sources import check_index, code_counter, source_of, works_of
 from nait_fast.ranking.topk import TopK
@@ -112,7 +113,8 @@ def scan(index: Index, signatures: Sequence[Signature], device: str = "cpu") -> 
 def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` best rows and their scores, best first, in memory that does not grow with the index.
 
-    On a GPU (``device``: auto, cpu, cuda …) scores never leave it, but for those k.
+    On a GPU (``device``: auto, cpu, cuda …) scores never leave it, but for those k. Raises NaitError for a signature
+    that does not fit the index, and where all scores are the same.
     """
     if k < 1:
         raise NaitError(f"search: k must be at least 1, not {k}")
@@ -125,7 +127,9 @@ def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> t
     best = TopK(k)
     for block in scan(index, [signature], device):
         best.push(block.row, block.scores[:, 0])
-    return best.result()
+    rows, scores = best.result()
+    check_spread(index, [signature], np.array([best.lowest]), scores[:1])
+    return rows, scores
 
 
 def _search_on_device(
@@ -143,4 +147,5 @@ def _search_on_device(
         for start, scores in tiles(part.codes, scan):
             best.push(rows[start : start + len(scores)], scores[:, 0])
     chosen, scores = best.result()
+    check_spread(index, [signature], np.array([best.lowest()]), scores[:1])
     return chosen, scores * signature.meta["scale"]

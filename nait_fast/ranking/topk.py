@@ -9,15 +9,16 @@ def order(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 class TopK:
-    """Keeps the ``k`` best of all pushed (row, score) pairs in O(k) memory."""
+    """Keeps the ``k`` best of all pushed (row, score) pairs in O(k) memory, and the ``lowest`` score of all."""
 
     def __init__(self, k: int):
-        self.k = k
+        self.k, self.lowest = k, np.inf
         self._rows = np.zeros(0, dtype=np.int64)
         self._scores = np.zeros(0)
 
     def push(self, rows: np.ndarray, scores: np.ndarray) -> None:
         """``rows`` int64 [n], ``scores`` float64 [n]."""
+        self.lowest = min(self.lowest, scores.min(initial=np.inf))
         if len(self._scores) == self.k and self.k:
             hopeful = scores >= self._scores[-1]
             rows, scores = rows[hopeful], scores[hopeful]

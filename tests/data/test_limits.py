@@ -81,6 +81,28 @@ def test_the_limit_of_a_row_in_a_table(tmp_path: Path, monkeypatch: pytest.Monke
     assert f"{path} row 2: a row of more than 1 MiB" in refusal(path)
 
 
+def test_a_row_group_of_huge_rows_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = write_parquet(
+        tmp_path / "pool.parquet", [{**row, "output": chr(97 + i) * (2 * MIB)} for i, row in enumerate(ROWS)]
+    )
+    monkeypatch.setenv(streams.MAX_ROW, "1")
+
+    def unpack(*_: object, **__: object) -> None:
+        raise AssertionError("unpacked")
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", unpack)
+    assert f"{path} row group 0: a row of more than 1 MiB" in refusal(path)
+
+
+def test_the_limit_of_a_row_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list([*ROWS[:2], {**ROWS[2], "output": "b" * (2 * MIB)}]).save_to_disk(str(tmp_path / "set"))
+    assert Pool(tmp_path / "set").scan().rows == 3
+    monkeypatch.setenv(streams.MAX_ROW, "1")
+    assert f"{tmp_path / 'set'} row 2: a row of more than 1 MiB" in refusal(tmp_path / "set")
+
+
 @pytest.mark.parametrize("name", ["blank.jsonl", "blank.jsonl.gz", "blank.json", "list.json"])
 def test_floods_of_blank_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(streams.MAX_ROW, "1")

@@ -159,6 +159,23 @@ def test_codes_that_are_all_equal(tmp_path: Path, capsys) -> None:
         )
 
 
+def test_searches_that_say_nothing(tmp_path: Path) -> None:
+    signature, generator = contrast("t", WIDTHS, 1), np.random.default_rng(0)
+    codes = generator.integers(0, 256, (40, signature.layout.row_bytes), dtype=np.uint8)
+    codes[:, 5], codes[:, 9:] = 0, 0  # the layers' own padding
+    pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(40))
+    for name, held in (("equal", np.repeat(codes[:1], 40, axis=0)), ("apart", codes)):
+        index = nait_fast.Index(made(tmp_path / name, held, pool))
+        resident = nait_fast.ResidentIndex(index, "cpu")
+        for call, given in ((nait_fast.search, (index, signature, 3)), (resident.search, (signature, 3)),
+                            (resident.scores, ([signature],))):  # fmt: skip
+            if name == "apart":
+                call(*given)
+            else:
+                with pytest.raises(NaitError, match="target 't': all 40 rows have the same score, for all have one"):
+                    call(*given)
+
+
 def test_signatures_that_weigh_nothing(whole, tmp_path: Path) -> None:
     model = whole["model"]
     nait_fast.build_index(model=model, dataset=whole["pool"], output=tmp_path / "index", calibration_size=40)
