@@ -7,13 +7,14 @@ from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.demo.pool import make_pool
 from nait_fast.extract.session import open_session
 
+ROWS = 40
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def result(smollm2):
     session = open_session(ModelOptions(model=smollm2), DataOptions(max_length=384), quiet=True)
-    return compare(session, make_pool()[:64], fp64_rows=64)
+    return compare(session, make_pool()[:ROWS], fp64_rows=ROWS)
 
 
 @pytest.mark.parametrize("reading", ["mean", "drift", "up_abs"])
@@ -48,7 +49,7 @@ def test_error_against_fp64_is_at_most_twice_that_of_the_independent_run(result,
 
 
 def test_bits(result):
-    assert result["bits"] == 64 * 30 * 1536
+    assert result["bits"] == ROWS * 30 * 1536
     assert result["bits_differing_beyond_1e-6_sigma"] == 0
 
 
