@@ -181,11 +181,12 @@ class Head(NamedTuple):
     checksum: str
 
 
-def read_head(path: str | os.PathLike[str], kind: str) -> Head:
+def read_head(path: str | os.PathLike[str], kind: str, vouched: str = "") -> Head:
     """The head of a safetensors file whose metadata says it is a ``kind``.
 
     Raises NaitError when the file is missing, truncated, damaged or something else; of its tensors only their places
-    are checked here.
+    are checked here. ``vouched``: a checksum; a header that has it is as it was written, which the library need not
+    prove anew.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -199,28 +200,28 @@ def read_head(path: str | os.PathLike[str], kind: str) -> Head:
             if header_bytes > MOST_HEADER:
                 raise ValueError(f"a header of {header_bytes:,} bytes, of which {MOST_HEADER:,} are read")
             data = raw.read(header_bytes)
+        sealed, checksum = seal(length + data)
+        whole = sealed == length + data
         header = json.loads(data, object_pairs_hook=_once)
         if not isinstance(header, dict):
             raise ValueError("a header that is no object")
         if len(header) > MOST_TENSORS:  # the library takes minutes for a million
             raise ValueError(f"a header of {len(header):,} entries, of which {MOST_TENSORS:,} are read")
-        with safe_open(path, framework="np"):  # checks header, offsets and size
-            pass
+        if not whole or not checksum or checksum != vouched:
+            with safe_open(path, framework="np"):  # checks header, offsets and size
+                pass
         meta = json.loads((header.pop("__metadata__", None) or {}).get(_META, "null"), object_pairs_hook=_once)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise NaitError(f"{path}: damaged or truncated ({_one_line(error)}); rebuild it") from None
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise NaitError(f"{path}: is no nait_fast {kind}")
-    layout = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
-            raise NaitError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, which no nait_fast file has")
-        offset = 8 + len(data) + entry["data_offsets"][0]
-        layout[name] = Tensor(np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), offset, name)
+    try:
+        layout = _layout(header, 8 + len(data), path.stat().st_size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NaitError(f"{path}: damaged: tensor {_one_line(error)}; rebuild it") from None
     if not meta.keys() & _OWN:  # a changed byte cannot have taken away both
         return Head(layout, meta, "")
-    sealed, checksum = seal(length + data)
-    if not checksum or sealed != length + data:
+    if not checksum or not whole:
         raise changed(path, "its header has")
     try:
         blocks = meta["blocks"]
@@ -230,6 +231,26 @@ def read_head(path: str | os.PathLike[str], kind: str) -> Head:
     except (KeyError, ValueError) as error:
         raise NaitError(f"{path}: damaged ({_one_line(error)}); rebuild it") from None
     return Head(layout, {key: value for key, value in meta.items() if key not in _OWN}, checksum)
+
+
+def _layout(header: Mapping[str, Any], start: int, stop: int) -> dict[str, Tensor]:
+    """The tensors of a header, which fill a file from byte ``start`` to ``stop``. Raises ValueError, KeyError or
+    TypeError where they do not."""
+    found: dict[str, Tensor] = {}
+    place = start
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{name!r} has dtype {entry['dtype']}, which no nait_fast file has")
+        dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        size = dtype.itemsize * math.prod(shape)
+        there = [place - start, place - start + size]
+        if any(type(n) is not int or n < 0 for n in shape) or entry["data_offsets"] != there:
+            raise ValueError(f"{name!r} is out of place")
+        found[name] = Tensor(dtype, shape, place, name)
+        place += size
+    if place != stop:
+        raise ValueError("data ends elsewhere than the file")
+    return {name: found[name] for name in header}
 
 
 def is_other_tensors(path: Path) -> bool:

@@ -269,7 +269,7 @@ class Index:
                 f"{path}: {path.stat().st_size} bytes, expected {entry.bytes}: truncated or damaged; rebuild it with "
                 "index --repair"
             )
-        layout, meta, checksum = read_head(path, "shard")
+        layout, meta, checksum = read_head(path, "shard", entry.checksum)
         if meta.get("number") != entry.number:
             other = values.short(meta.get("number"))
             raise NaitError(f"{path}: is another shard (number {other}); rebuild it with index --repair")

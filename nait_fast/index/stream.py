@@ -62,8 +62,8 @@ def aligned(size: int) -> np.ndarray:
 def read_into(descriptor: int, path: Path, target: np.ndarray | memoryview, offset: int) -> None:
     """Fill the contiguous ``target`` with the bytes of the file from ``offset`` on. Raises NaitError if it is short."""
     view = target if isinstance(target, memoryview) else target.reshape(-1).view(np.uint8).data
-    done = 0
-    while done < len(view):
+    done, size = 0, len(view)
+    while done < size:
         got = os.preadv(descriptor, [view[done : done + READ_BYTES]], offset + done)
         if not got:
             raise NaitError(f"{path}: ends early, something cut it off while it was read; rebuild it (index --repair)")
@@ -91,16 +91,16 @@ def _fill(out: np.ndarray, descriptor: int, path: Path, tensor: Tensor, start: i
     if not tensor.digests:  # nothing to read, or an index of format 2
         read_into(descriptor, path, out, tensor.offset + start * row_bytes)
         return
-    view = out.reshape(-1).view(np.uint8).data
+    view, step = out.reshape(-1).view(np.uint8).data, tensor.block_rows * row_bytes
     for block in tensor.blocks(start, stop):
         first, end = tensor.rows_of(block)
-        low, high = max(first, start), min(end, stop)
-        mine = view[(low - start) * row_bytes : (high - start) * row_bytes]
-        data = mine if (low, high) == (first, end) else memoryview(bytearray((end - first) * row_bytes))
+        at = (first - start) * row_bytes
+        mine = view[max(at, 0) : at + step]
+        data = mine if at >= 0 and end <= stop else memoryview(bytearray((end - first) * row_bytes))
         read_into(descriptor, path, data, tensor.offset + first * row_bytes)
         tensor.check(block, data, path)
         if data is not mine:
-            mine[:] = data[(low - first) * row_bytes : (high - first) * row_bytes]
+            mine[:] = data[max(-at, 0) :][: len(mine)]
 
 
 def _places(index: Index, rows: int, step: int = 1) -> Iterator[list[_Place]]:
