@@ -165,7 +165,6 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _check_config(options: Options) -> None:
     """Raises NaitError where the output's config.yaml is not ours, or has been changed by hand."""
-    import os
     from pathlib import Path
 
     import yaml

@@ -12,7 +12,7 @@ from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import RowError, Sample, parse_any
 from nait_fast.data.tokenize import Encoded, Refused
-from nait_fast.data.unread import counted, warn_unread
+from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 from nait_fast.extract.coders import NeuronCoder, TopKCoder
@@ -163,7 +163,7 @@ class Scorer:
         """Say of each key once, whatever is scored after, that samples hold it to no effect."""
         unread, unshown = ({k: n for k, n in one.items() if k not in self._told} for one in counts)
         self._told |= unread.keys() | unshown.keys()
-        warn_unread("Scorer", unread, unshown, ())
+        warn_unread("Scorer", unread, unshown, (), as_argument)
 
     def _run(self, n: int, encoded: list[Encoded]) -> tuple[np.ndarray, dict[int, str]]:
         """(scores [n, C] of ``encoded`` out of ``n`` samples, NaN where there is none; what went wrong)."""

@@ -92,6 +92,14 @@ def json_or_none(text: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+_MARK = 16  # characters that no name, number, escape or mark of JSON is longer than, which a block may cut
+
+
+def _cut_short(error: json.JSONDecodeError) -> bool:
+    """Whether more text could mend what is wrong: it is wrong at the end of the text, or a string has no end."""
+    return error.pos >= len(error.doc) - _MARK or error.msg.startswith("Unterminated string")
+
+
 _SPACE = re.compile(r"[ \t\r\n]*")
 _decode = json.JSONDecoder().raw_decode
 
@@ -129,8 +137,8 @@ class _Text:
         while True:
             try:
                 value, end = _decode(self._buffer, self._at)
-            except json.JSONDecodeError:
-                if self._ended:
+            except json.JSONDecodeError as error:
+                if self._ended or not _cut_short(error):
                     raise
                 self._more()
                 continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -139,8 +140,25 @@ def counted(kept: Iterable[tuple[str, ...]]) -> dict[str, int]:
     return capped(counts)
 
 
-def warn_unread(where: str, unread: Mapping[str, int], unshown: Mapping[str, int], ignore: Iterable[str]) -> None:
-    """Say once of each key, unless it is to be ignored, how many rows of ``where`` hold it to no effect."""
+def _flag(key: str) -> str:
+    plain = key.replace("-", "").replace("_", "").isalnum() and key[0] != "-"
+    return f"--ignore {key if plain else shlex.quote(key)}"
+
+
+def as_argument(key: str) -> str:
+    """What silences ``key`` in Python."""
+    return f"ignore=[{key!r}]"
+
+
+def warn_unread(
+    where: str,
+    unread: Mapping[str, int],
+    unshown: Mapping[str, int],
+    ignore: Iterable[str],
+    remedy: Callable[[str], str] = _flag,
+) -> None:
+    """Say once of each key, unless it is to be ignored, how many rows of ``where`` hold it to no effect; ``remedy``:
+    what silences a key, as whoever asked would write it."""
     ignored = set(ignore)
     left = sorted(unread.keys() - ignored - {OTHERS}, key=lambda key: (-unread[key], key))
     if len(left) > _SAID_KEYS:
@@ -149,12 +167,12 @@ def warn_unread(where: str, unread: Mapping[str, int], unshown: Mapping[str, int
         unread = {}
     for key, rows in unread.items():
         if key not in ignored:
-            warn(f"{where}: {_rows(rows)} '{key}', which is not read; --ignore {_flag(key)} silences this")
+            warn(f"{where}: {_rows(rows)} '{key}', which is not read; {remedy(key)} silences this")
     for key, rows in unshown.items():
         if key not in ignored:
             warn(
                 f"{where}: {_rows(rows)} '{key}', which the template does not show the model (all or part of "
-                f"it); --ignore {_flag(key)} silences this"
+                f"it); {remedy(key)} silences this"
             )
 
 
@@ -166,7 +184,3 @@ def _rows(rows: int) -> str:
 def _shown(key: str) -> str:
     text = "".join(c if c.isprintable() else "\ufffd" for c in key[:60])
     return text if len(key) <= 60 else text[:59] + "…"
-
-
-def _flag(key: str) -> str:
-    return key if key.replace("-", "").replace("_", "").isalnum() and key[0] != "-" else f"'{key}'"

@@ -27,6 +27,8 @@ from nait_fast.index.run import read_run, write_run
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
 
+# Entry of an index's identity -> the flags that decide it, where it is not called as they are.
+_FLAGS = {"precision": "--dtype", "calibration": "--codebook, --calibration-size or --seed"}
 MOST_TRIES = 2  # a shard that proves damaged again when it has been made anew so often is not mended by a third time
 
 
@@ -105,7 +107,7 @@ class IndexFolder:
         if not run:
             return [self._dataset]
         begun = run["datasets"]
-        if self._dataset != begun[0]:  # what is added has the index's codebook, whatever is said of calibration
+        if append or repair or self._dataset != begun[0]:  # the codebook is the index's, whatever it was made from
             identity = {**identity, "calibration": run["identity"].get("calibration")}
         self._refuse_changes(run["identity"], identity)
         adding = begun[len(held) :] if held else []
@@ -137,10 +139,12 @@ class IndexFolder:
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+        if "precision" in changed:  # the cause comes first, and says what its class would
+            changed = ["precision", *(k for k in changed if k not in ("precision", "dtype"))]
         if changed and isinstance(before.get("model"), str) and is_old(before):
             raise NaitError(f"{self.path}: holds an index that was made {OLD}; choose another folder or delete it")
         if changed:
-            what = ", ".join(f"{k} ({before.get(k)} -> {now.get(k)})" for k in changed[:3])
+            what = ", ".join(f"{_FLAGS.get(k, k)} ({before.get(k)} -> {now.get(k)})" for k in changed[:3])
             raise NaitError(f"{self.path}: holds an index made otherwise: {what}; choose another folder or delete it")
 
     def claim_exact(self, exact: dict[str, str]) -> None:

@@ -164,6 +164,11 @@ class IndexBuild:
             self._known = self._calibrated()
             self.folder.claim_files([CODEBOOK] * (codebook is not None) + [CALIBRATION] * made)
         if codebook is not None and self.folder.codebook_hash not in (None, codebook.hash):
+            if self._given is not None:
+                raise NaitError(
+                    f"--codebook {self.options.codebook}: not the one that the index {self.folder.path} was made with; "
+                    "leave it out"
+                )
             raise NaitError(f"{self.folder.path}: its {CODEBOOK} has changed since the index was made; rebuild it")
         self._head = {
             "model_name": self.session.model.name,

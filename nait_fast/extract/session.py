@@ -16,7 +16,7 @@ from nait_fast.data.pool import Pool, PoolInfo
 from nait_fast.data.rules import Rules, make_rules
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
-from nait_fast.data.unread import counted, warn_unread
+from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine, Sink
 from nait_fast.index.files import sha256
@@ -159,7 +159,7 @@ def encode_rows(encoder: Encoder, rows: Sequence[Any], rules: Rules) -> tuple[st
         raise NaitError(f"sample {refused.row}: {refused.reason}")
     lines = "".join(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n" for row in rows)
     encoded = [r for r in results if isinstance(r, Encoded)]
-    _tell_unread("the samples", encoded, rules)
+    warn_unread("the samples", *_counts(encoded), rules.ignore, as_argument)
     return sha256(lines.encode(errors="backslashreplace")), encoded
 
 
@@ -173,10 +173,10 @@ def encode_all(encoder: Encoder, pool: Pool) -> tuple[PoolInfo, list[Encoded]]:
     encoded = [r for r in results if isinstance(r, Encoded)]
     for reason, rows in Counter(skipped.reason for skipped in info.skipped).items():
         warn(f"{pool.path}: {rows:,} rows are left out: {reason}")
-    _tell_unread(pool.path, encoded, pool.rules)
+    warn_unread(pool.path, *_counts(encoded), pool.rules.ignore)
     return info, encoded
 
 
-def _tell_unread(where: str, encoded: Sequence[Encoded], rules: Rules) -> None:
-    unread, unshown = counted(e.unread for e in encoded), counted(e.unshown for e in encoded)
-    warn_unread(where, unread, unshown, rules.ignore)
+def _counts(encoded: Sequence[Encoded]) -> tuple[dict[str, int], dict[str, int]]:
+    """(what was not read, what was not shown) of ``encoded``, by key."""
+    return counted(e.unread for e in encoded), counted(e.unshown for e in encoded)

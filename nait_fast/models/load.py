@@ -73,13 +73,13 @@ class LoadedModel:
     @property
     def not_finite(self) -> str:
         """What is wrong with a sample whose readings overflow."""
-        return f"activations are not finite in {str(activation_dtype(self.body)).removeprefix('torch.')}"
+        return f"activations are not finite in {self.precision}"
 
     @property
     def finite_remedy(self) -> str:
         """What to do about it."""
-        full = activation_dtype(self.body) == torch.float32
-        return "leave the row out: the model has no numbers for it" if full else "try --dtype float32"
+        half = self.dtype_class == "half"
+        return "try --dtype float32" if half else "leave the row out: the model has no numbers for it"
 
     @property
     def vocabulary(self) -> int:

@@ -166,16 +166,17 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
 
 
 def _check_calibration(options: IndexOptions) -> None:
-    """What is added has the index's codebook: NaitError where another calibration is asked for."""
+    """What is added or made again has the index's codebook: NaitError where another calibration is asked for."""
     path = Path(options.output) / RUN
-    if not options.append or not path.exists():
+    if not (options.append or options.repair) or not path.exists():
         return
+    works = "--append adds" if options.append else "--repair works"
     held = (read_json(path).get("identity") or {}).get("calibration")
     known = held if isinstance(held, list) else []
     for place, name in enumerate(("calibration_size", "seed")):
         value = getattr(options, name)
         if value != getattr(IndexOptions, name) and known[place : place + 1] != [value]:
-            raise NaitError(f"{flag_of(name)} {value}: --append adds under the codebook that {options.output} has; "
+            raise NaitError(f"{flag_of(name)} {value}: {works} under the codebook that {options.output} has; "
                             "leave it out")  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nait_fast.data import parts, streams
+from nait_fast.data import json_rows, parts, streams
 from nait_fast.data.pool import Pool
 from tests.data.pools import ROWS, dump, refusal, write_parquet
 
@@ -175,3 +175,26 @@ def test_rows_nested_too_deep(tmp_path: Path) -> None:
     deep = b'{"text": ' + b"[" * 100_000
     assert "recursion" in refusal(pack(tmp_path / "pool.jsonl", iter([deep])))
     assert "recursion" in refusal(pack(tmp_path / "pool.json", iter([b"[", deep])))
+
+
+@pytest.mark.parametrize("value", ["", '"a\nb"', "[1 2]", r'"\q"', "nulL"])
+def test_what_is_no_json_is_not_taken_for_a_long_value(tmp_path: Path, monkeypatch, value: str) -> None:
+    monkeypatch.setenv(streams.MAX_ROW, "1")
+    rows = [json.dumps(ROWS[0])] * (3 * MIB // len(json.dumps(ROWS[0])))
+    rows[5] = '{"instruction": ' + value + ', "output": "b"}'
+    path = tmp_path / "pool.json"
+    path.write_text("[" + ",\n".join(rows) + "]")
+    assert refusal(path).startswith(f"{path} row 5: not JSON (")
+
+
+def test_blocks_end_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"instruction": 'é "\\ \U0001f642', "output": "b", "n": [-1.5e10, True, False, None, {"m": {}}, []]},
+        {"instruction": "-Infinity", "output": "NaN", "x": float("-inf"), "y": 12345678901234567890},
+    ]
+    path = tmp_path / "pool.json"
+    for indent in (None, 40):
+        path.write_text(json.dumps(rows, indent=indent))
+        for size in range(1, 60):
+            monkeypatch.setattr(json_rows, "BLOCK", size)
+            assert list(json_rows.json_list(path, hashlib.sha256())) == rows

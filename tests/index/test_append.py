@@ -177,6 +177,19 @@ def test_flags_that_do_not_go_together(tmp_path: Path, options, pools) -> None:
     build(made, dataset=pools[1], codebook=str(folder), **options)
     build(made, dataset=pools[2], append=True, calibrates=False, **options)
     assert Index(made).verify() == [] and Index(made).codebook_hash == Index(folder).codebook_hash
+    # Its own pool once more, without the codebook that an append refuses: nothing to do, and nothing to repair.
+    for given in ({"append": True}, {"repair": True}):
+        assert build(made, dataset=pools[1], calibrates=False, **given, **options)["tokens_run"] == 0
+        with pytest.raises(NaitError, match=r"--calibration-size 9: --(append adds|repair works) under the codebook"):
+            build(made, dataset=pools[1], calibration_size=9, calibrates=False, **given, **options)
+    other = tmp_path / "other"
+    build(other, dataset=pools[2], **options)
+    for given in ({"dataset": pools[2]}, {"dataset": pools[1], "repair": True}):
+        with pytest.raises(NaitError, match=r"--codebook .*other: not the one that the index .*made was made with"):
+            build(made, codebook=str(other), **given, **options)
+    with pytest.raises(NaitError, match=r"made otherwise: --dtype \(float32 -> bfloat16\)"):
+        build(folder, dataset=pools[0], dtype="bfloat16", **options)
+    assert Index(made).verify() == Index(folder).verify() == []
 
 
 def test_two_at_once(tmp_path: Path, options, pools) -> None:
