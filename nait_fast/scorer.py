@@ -54,9 +54,9 @@ class Scorer:
 
     ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
     weights are shared, its modules left alone. ``signatures``: files or ``Signature`` objects made with the same model,
-    template and options; ``max_length``, ``dtype`` and ``template_date`` are theirs unless told. ``role`` and
-    ``ignore``: as the command's options. Threads may share a Scorer; they take turns, as one batch fills the device.
-    Raises NaitError.
+    template and options; ``layers``, ``max_length``, ``dtype`` and ``template_date`` are theirs unless told. ``role``
+    and ``ignore``: as the command's options. Threads may share a Scorer; they take turns, as one batch fills the
+    device. Raises NaitError.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Scorer:
         max_length: int | None = None,
         dtype: str = "auto",
         device: str = "auto",
-        layers: str = "all",
+        layers: str | None = None,
         batch_tokens: int | None = None,
         role: Sequence[str] = (),
         ignore: Sequence[str] = (),
@@ -92,6 +92,7 @@ class Scorer:
         limit = told["max_length"] if max_length is None else max_length
         data = DataOptions.from_mapping({"template": template, "max_length": limit, "role": role, "ignore": ignore,
                                          "template_date": date}, "Scorer")  # fmt: skip
+        layers = ",".join(map(str, told["layers"])) if layers is None else layers
         loading = {"model": "in memory", "dtype": dtype, "device": device, "layers": layers,
                    "batch_tokens": batch_tokens}  # fmt: skip
         self._session = session_around(

@@ -93,6 +93,9 @@ def test_signatures_that_do_not_fit(tiny_model: str, made, tmp_path: Path) -> No
         Scorer(tiny_model, [signature], template="alpaca")
     with pytest.raises(NaitError, match="another layers"):
         Scorer(tiny_model, [signature], layers="0-1")
+    of_two = nait_fast.signature_of(tiny_model, ROWS[:8], method="nag", layers="-2--1")
+    with pytest.raises(NaitError, match="the signatures differ in layers; use two Scorers"):
+        Scorer(tiny_model, [signature, of_two])
     with pytest.raises(NaitError, match="no signatures given"):
         Scorer(tiny_model, [])
     with pytest.raises(NaitError, match="no such file"):
@@ -103,6 +106,13 @@ def test_signatures_that_do_not_fit(tiny_model: str, made, tmp_path: Path) -> No
     )
     with pytest.raises(NaitError, match="differ in first_token"):
         Scorer(tiny_model, [signature, tmp_path / "a.safetensors"])
+
+
+def test_layers_are_those_of_the_signatures(tiny_model: str) -> None:
+    for layers in ("0", "-2--1", "0,2"):
+        signature = nait_fast.signature_of(tiny_model, ROWS[:8], method="nag", layers=layers)
+        scores = Scorer(tiny_model, [signature]).score(ROWS)
+        assert scores.std() > 0 and (scores == Scorer(tiny_model, [signature], layers=layers).score(ROWS)).all()
 
 
 BAD = [

@@ -44,7 +44,7 @@ def at_work() -> Iterator[None]:
         warn("this process was forked from one that had run a model: torch uses one thread here")
     mine = threading.get_ident()
     with _state:
-        while _forking:
+        while _forking and mine not in _running:  # one that is at a batch is waited for
             _state.wait()
         _worked = True
         _running[mine] = _running.get(mine, 0) + 1
@@ -62,11 +62,15 @@ def _before() -> None:
     global _forking
     mine = threading.get_ident()
     with _state:
+        own = _running.pop(mine, 0)  # who waits here is at nothing: two that fork must not wait for each other
+        _state.notify_all()
         while _forking:
             _state.wait()
         _forking = True
-        while any(thread != mine for thread in _running):
+        while _running:
             _state.wait()
+        if own:
+            _running[mine] = own
 
 
 def _in_parent() -> None:

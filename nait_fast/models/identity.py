@@ -50,6 +50,16 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def model_identity(body: Any, specs: Sequence[MlpSpec], entry: Entry | None = None) -> str:
     """``DIGITS`` hex digits. ``body``: the decoder; ``specs``: its chosen layers; ``entry``: where the hash of the
     weights is kept, for those read from files. Raises NaitError for weights that cannot be read."""
+    return identity_of(decisive(body, specs, entry), specs)
+
+
+def identity_of(decides: Mapping[str, Any], specs: Sequence[MlpSpec]) -> str:
+    """The identity of a model of which this ``decides``, with the layers of ``specs``."""
+    return hashlib.sha256(_json({**decides, "layers": [spec.layer for spec in specs]})).hexdigest()[:DIGITS]
+
+
+def decisive(body: Any, specs: Sequence[MlpSpec], entry: Entry | None = None) -> dict[str, Any]:
+    """What decides the numbers of a forward to the last of ``specs``; otherwise as ``model_identity``."""
     tensors = dict(read_tensors(body, specs))
     sample = _sampled(tensors) if entry is not None else ""
     weights = entry.get(sample) if entry is not None else None
@@ -58,13 +68,11 @@ def model_identity(body: Any, specs: Sequence[MlpSpec], entry: Entry | None = No
         if entry is not None:
             entry.put(sample, weights)
     plain = all(tensor.dtype in _FLOATS for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
-    told = {
+    return {
         "weights": weights,
         "config": config_values(body.config, quantised=not plain),
         "rotary": _own_rotary(body),
-        "layers": [spec.layer for spec in specs],
     }
-    return hashlib.sha256(_json(told)).hexdigest()[:DIGITS]
 
 
 def _json(value: Any) -> bytes:

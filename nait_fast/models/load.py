@@ -16,7 +16,7 @@ from nait_fast.errors import NaitError, first_line
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
-from nait_fast.models.identity import model_identity
+from nait_fast.models.identity import decisive, identity_of
 from nait_fast.models.packed import packed_attention_for, pads_exactly
 from nait_fast.models.patch import activation_dtype, probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_decoder
@@ -235,9 +235,11 @@ def prepare(
     if loading is not None:
         loading.check(called, body, chosen[-1])
     refuse_absent(body, called)
-    identity = model_identity(body, specs, entry)  # before a forward, in which a quantiser may pack its weights anew
+    decides, last = decisive(body, specs, entry), specs[-1]  # before a forward: a quantiser may pack its weights anew
     probe(specs, activation_dtype(body))
     specs, hidden = exercised(body, specs, called)
+    if specs[-1] is not last:  # layers that do not run on text are none of the chosen ones, named or not
+        decides = decisive(body, specs, entry)
     attention = packed_attention_for(body, hidden)
     if attention is None and not pads_exactly(body, hidden):
         raise NaitError(
@@ -250,7 +252,7 @@ def prepare(
         tokenizer,
         specs,
         attention,
-        identity,
+        identity_of(decides, specs),
         _rope_limit(body.config),
         fused_forwards(body),
     )

@@ -65,6 +65,37 @@ def test_forks_score_whatever_other_threads_do():
     assert ran.stdout.strip() == "[0, 0, 0, 0]", ran.stderr[-2000:]
 
 
+AT_ONCE = """
+import os, signal, threading
+from nait_fast.models.forks import at_work
+
+signal.alarm(60)
+found, meet = [], threading.Barrier(2)
+
+def work():
+    with at_work(), at_work():
+        meet.wait()
+        process = os.fork()
+        if not process:
+            with at_work():
+                os._exit(0)
+        found.append(os.waitpid(process, 0)[1])
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(found)
+"""
+
+
+def test_two_batches_that_fork_do_not_wait_for_each_other():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=90, env=environment)
+    assert ran.stdout.strip() == "[0, 0]", ran.stderr[-2000:]
+
+
 def test_a_lock_is_another_one_in_a_fork():
     lock = forks.Lock()
     with lock():

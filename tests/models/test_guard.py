@@ -90,6 +90,8 @@ def test_the_decoders_layers_are_read(kind, tmp_path):
     else:
         loaded = load_model(str(tmp_path))
     assert [spec.layer for spec in loaded.specs] == layers and loaded.widths == [40] * len(layers)
+    by_name = load_model(str(tmp_path), layers=",".join(map(str, layers)))  # without those that do not run
+    assert by_name.fingerprint == loaded.fingerprint
     got = run(loaded, ids, readings=["mean"]).readings["mean"].view(len(ids), len(layers), 40)
     assert worst_error(got, torch.stack(means, dim=1)) <= 1e-5
 
