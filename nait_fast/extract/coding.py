@@ -20,13 +20,14 @@ OUTLIERS = 128  # of codec rotated, unless told: 128 bytes a sample (docs/method
 
 
 class Coding:
-    """``given``: the codebook of ``--codebook``. Raises NaitError for options that do not fit the model or it.
+    """``given``: the codebook of ``--codebook``; ``held``: that of the index which is added to or repaired, whose sizes
+    hold unless others are asked for. Raises NaitError for options that do not fit the model or the codebook.
 
     ``readings``: what the index pass must capture; ``description``: what the manifest says of the codes;
     ``layout``: where their bits lie in a row.
     """
 
-    def __init__(self, session: Session, options: IndexOptions, given: Codebook | None):
+    def __init__(self, session: Session, options: IndexOptions, given: Codebook | None, held: Codebook | None = None):
         self.session, self._options = session, options
         self.reading = _reading_of(options)
         session.embed_layer = _embed_layer(options, session)
@@ -43,9 +44,9 @@ class Coding:
                     f"--nag-top-k {options.nag_top_k}: the model's layers have only {min(session.model.widths)} neurons"
                 )
         if options.codec == "rotated":
-            self.description["outliers"] = self._outliers(given)
+            self.description["outliers"] = self._outliers(given or held)
         if options.codec == "components":
-            self.description["components"] = list(self._components(given))
+            self.description["components"] = list(self._components(given or held))
         if self._embeds:
             self.description |= {"embedding": session.hidden_width, "embed_layer": session.embed_layer}
 
@@ -67,8 +68,7 @@ class Coding:
     def _outliers(self, given: Codebook | None) -> int:
         """How many neurons codec rotated keeps as numbers: the given codebook's, as asked, or the default."""
         asked, there_are = self._options.outliers, self.session.layout.n_neurons
-        if given is not None:
-            assert given.rotation is not None
+        if given is not None and given.rotation is not None:
             if asked not in (None, len(given.rotation.outliers)):
                 raise NaitError(f"--outliers {asked}: that codebook has {len(given.rotation.outliers)}; leave it out")
             return len(given.rotation.outliers)
@@ -79,8 +79,7 @@ class Coding:
     def _components(self, given: Codebook | None) -> tuple[int, int]:
         """Components in 8 bits and in 4 of codec components: the given codebook's, or by the bytes that are asked."""
         asked = self._options.bytes_per_sample
-        if given is not None:
-            assert given.components is not None
+        if given is not None and given.components is not None:
             wide, narrow = given.components.numbers
             if asked not in (None, wide + narrow // 2):
                 raise NaitError(f"--bytes-per-sample {asked}: that codebook has {wide + narrow // 2}; leave it out")

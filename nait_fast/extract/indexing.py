@@ -62,6 +62,14 @@ def _known_plan(pool: Pool, folder: Path) -> Plan | None:
     return None
 
 
+def _held(folder: Path) -> Codebook | None:
+    """The codebook of the index in ``folder``; None where it has none that can be read."""
+    try:
+        return load_codebook(folder, vouched=True)
+    except NaitError:  # what is wrong with the folder is told with what it holds
+        return None
+
+
 class IndexBuild:
     """One index under construction: ``codebook``, ``prepare``, ``index_window`` for each unit, ``finish``.
 
@@ -86,7 +94,7 @@ class IndexBuild:
         if options.append and options.codebook:
             raise NaitError("--append: the index has its codebook already; leave --codebook out")
         self._given = load_codebook(options.codebook) if options.codebook else None
-        self.coding = Coding(session, options, self._given)
+        self.coding = Coding(session, options, self._given, _held(folder) if options.append or options.repair else None)
         self.calibrate_on = self.coding.readings | exact_readings | ({"drift"} if with_drift else set())
         plan = pool.plan()
         self.format = pool.detect()

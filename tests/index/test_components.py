@@ -163,7 +163,7 @@ def test_appended_and_merged_indexes_are_one(tmp_path: Path, tiny_model: str) ->
     second = build(tmp_path / "b", tiny_model, half[1], **{**OPTIONS, "bytes_per_sample": None}, codebook=first.folder)
     appended = tmp_path / "appended"
     build(appended, tiny_model, half[0], **OPTIONS)
-    build(appended, tiny_model, half[1], **OPTIONS, append=True)
+    build(appended, tiny_model, half[1], **{**OPTIONS, "bytes_per_sample": None}, append=True)  # its codebook tells
     nait_fast.merge(index=[first.folder, second.folder], output=tmp_path / "merged")
     assert digest(tmp_path / "merged") == digest(appended)
     assert Index(appended).verify() == []
