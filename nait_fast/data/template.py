@@ -13,7 +13,7 @@ from nait_fast.data.chat import TEMPLATE_DATE, apply_chat_template, clock_of, da
 from nait_fast.data.formats import RowError, Sample
 from nait_fast.data.identity import tokenizer_identity
 from nait_fast.data.streams import first_line
-from nait_fast.data.turns import CALLS, call_texts, plain_call
+from nait_fast.data.turns import CALLS, ROLES, as_json, call_texts, plain_call
 from nait_fast.data.unread import is_metadata, texts_in
 from nait_fast.errors import NaitError
 
@@ -51,6 +51,7 @@ class Template:
         self.tokenizer = tokenizer
         self._sources = sources_of(tokenizer) if self.kind == "chat" else {}
         self._words = "\n".join(self._sources.values())
+        self._marks = "\0".join([self._words, *ROLES, *map(str, getattr(tokenizer, "special_tokens_map", {}).values())])
         if drawn := next(filter(None, map(draws, self._sources.values())), None):
             raise NaitError(
                 f"--template chat: the chat template draws at random ({drawn}); use --template alpaca or none"
@@ -104,32 +105,50 @@ class Template:
         """What of ``sample`` is not in its rendered ``text``: names of fields of its turns ("content" of a turn that
         the template leaves out or changes), "tools"."""
         hidden: dict[str, None] = {}
-        for message in sample.messages:
-            if self.kind == "chat" and not _occurs(message.content.strip(), text):
-                hidden["content"] = None
+        said = _said(sample)
+        for place, message in enumerate(sample.messages):
+            if self.kind == "chat" and "content" not in hidden:
+                if not self._shows("content", [message.content], text, sample, place, said):
+                    hidden["content"] = None
             for key, value in message.fields.items():
                 if key in hidden or key == "content" or is_metadata(key):
                     continue
                 texts = [*call_texts(value)] if key in message.calls else [*texts_in(value)]
-                if not self._shows(key, texts, text, sample):
+                if not self._shows(key, texts, text, sample, place, said):
                     hidden[key] = None
-        if sample.tools and not self._shows("tools", [*call_texts(list(sample.tools))], text, sample):
+        if sample.tools and not self._shows("tools", [*call_texts(list(sample.tools))], text, sample, None, said):
             hidden["tools"] = None
         return tuple(hidden)
 
-    def _shows(self, key: str, texts: list[str], text: str, sample: Sample) -> bool:
-        if not all(_occurs(one.strip(), text) for one in texts):
+    def _shows(self, key: str, texts: list[str], text: str, sample: Sample, place: int | None, said: str) -> bool:
+        """Whether ``text`` holds the ``texts`` under ``key`` of the turn at ``place`` (None: of the sample) since they
+        are there, not for another reason. ``said``: all that the template gets."""
+        parts = [part for one in texts if (part := one.strip())]
+        if not all(_occurs(part, text) for part in parts):
             return False
         if self.kind != "chat":
             return key in CALLS or not texts
-        if key in self._words or not texts:
+        if not parts:
             return True
-        # The template does not name it: what was found may be there for another reason.
-        turns = [{k: v for k, v in turn.items() if k != key} for turn in self._turns(sample)]
+        # What the template itself does not write, and stands there as often as in the sample, is there for itself.
+        if (key == "content" or key in self._words) and any(
+            text.count(part) == said.count(part) and part not in self._marks for part in parts
+        ):
+            return True
+        return self._tells(key, sample, place)
+
+    def _tells(self, key: str, sample: Sample, place: int | None) -> bool:
+        """Whether the template writes something else where the value of ``key`` is another."""
+        turns, tools = self._turns(sample), _listed(sample.tools)
         try:
-            return self._apply(turns, None if key == "tools" else _listed(sample.tools)) != self._apply(
-                self._turns(sample), _listed(sample.tools)
-            )
+            if place is not None and isinstance(turns[place][key], str):
+                turns[place] = {**turns[place], key: _SENTINEL}
+                return _occurs(_SENTINEL, self._apply(turns, tools))
+            before = self._apply(turns, tools)
+            if place is None:
+                return self._apply(turns, None) != before
+            turns[place] = {k: v for k, v in turns[place].items() if k != key}
+            return self._apply(turns, tools) != before
         except RowError:
             return True
 
@@ -174,7 +193,8 @@ class Template:
             turns, text = plainer, self._apply(plainer, tools)
         last = sample.messages[-1]
         if last.fields and (calls := last.calls):
-            if all(self._shows(k, [*call_texts(v)], text, sample) for k, v in calls.items()):
+            place, said = len(turns) - 1, _said(sample)
+            if all(self._shows(k, [*call_texts(v)], text, sample, place, said) for k, v in calls.items()):
                 return self._up_to_calls(text, turns, tools)
             if not last.content.strip():
                 raise RowError(f"the chat template does not show the last message, which has {', '.join(calls)} only")
@@ -236,6 +256,16 @@ class Template:
 
 def _listed(tools: tuple[Any, ...] | None) -> list[Any] | None:
     return None if tools is None else list(tools)
+
+
+def _said(sample: Sample) -> str:
+    """All texts that a template gets of ``sample``."""
+    parts = [message.content for message in sample.messages]
+    for message in sample.messages:
+        parts += (value if isinstance(value, str) else as_json(value) for value in message.fields.values())
+    if sample.tools:
+        parts.append(as_json(sample.tools))
+    return "\0".join(parts)
 
 
 def _occurs(part: str, text: str) -> bool:

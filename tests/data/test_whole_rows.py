@@ -100,6 +100,9 @@ def test_a_template_that_needs_nested_calls_and_objects() -> None:
         assert template.render(sample)[0].endswith("<|start|>assistant\ntide(port=Hull)")
 
 
+SAME = "Ships leave twice a day, at nine and at four."
+
+
 def test_what_a_template_hides_is_found_turn_by_turn() -> None:
     last_only = (
         "{% for m in messages %}<|start|>{{ m.role }}\n"
@@ -116,6 +119,18 @@ def test_what_a_template_hides_is_found_turn_by_turn() -> None:
     assert encode(SMOLLM2, parse_any({"messages": named}, 0)).unshown == ("place",)
     # A turn that is left out, whole.
     assert encode(AGENT, parse_any({"messages": [ASK, SYSTEM, ANSWER]}, 0)).unshown == ("content",)
+    # So is one whose text stands elsewhere: in another turn, in a mark, or twice.
+    for words in ("Calais", "assistant", "e", SAME):
+        left_out = [ASK, said("system", words), said("assistant", "To Calais, of course." if words != SAME else SAME)]
+        assert encode(AGENT, parse_any({"messages": left_out}, 0)).unshown == ("content",)
+    for words in ("Calais", "assistant", "e", SAME):
+        shown = [said("system", words), said("user", words), said("assistant", words)]
+        for template in (SMOLLM2, AGENT):
+            assert encode(template, parse_any({"messages": shown}, 0)).unshown == ()
+    for reason, answer in (("Ebb.", "Ebb."), ("assistant", "Low."), ("Flood.", "High.")):
+        hidden = [ASK, said("assistant", answer, reasoning_content=reason), *twice[2:]]
+        assert encode(last_only, parse_any({"messages": hidden}, 0)).unshown == ("reasoning_content",)
+        assert encode(last_only, parse_any({"messages": hidden[:2]}, 0)).unshown == ()
     # Ids, flags and times of a turn are none.
     for key, value in {"tool_call_id": "c1", "id": "x", "weight": 1, "timestamp": "2024"}.items():
         assert encode(SMOLLM2, parse_any({"messages": [ASK, {**ANSWER, key: value}]}, 0)).unshown == ()
