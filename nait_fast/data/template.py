@@ -107,9 +107,8 @@ class Template:
         hidden: dict[str, None] = {}
         said = _said(sample)
         for place, message in enumerate(sample.messages):
-            if self.kind == "chat" and "content" not in hidden:
-                if not self._shows("content", [message.content], text, sample, place, said):
-                    hidden["content"] = None
+            if not ("content" in hidden or self._shows("content", [message.content], text, sample, place, said)):
+                hidden["content"] = None
             for key, value in message.fields.items():
                 if key in hidden or key == "content" or is_metadata(key):
                     continue
@@ -124,6 +123,8 @@ class Template:
         """Whether ``text`` holds the ``texts`` under ``key`` of the turn at ``place`` (None: of the sample) since they
         are there, not for another reason. ``said``: all that the template gets."""
         parts = [part for one in texts if (part := one.strip())]
+        if self.kind != "chat" and key == "content":  # which others write as it is
+            return True
         if not all(_occurs(part, text) for part in parts):
             return False
         if self.kind != "chat":

@@ -7,7 +7,7 @@ that nobody reads. Here both are errors where they concern the part of the model
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,14 +245,12 @@ def _check_stored(called: str, source: str, whole: Any) -> None:
     folder = checkpoint_of(source)
     if folder is None or not folder.is_dir():
         return
-    files, single = sorted(folder.glob("model*.safetensors")), folder / "model.safetensors"
-    if single.is_file():
-        files = [single]
-        if (folder / "model.safetensors.index.json").is_file():
-            warn(
-                f"--model {called}: holds model.safetensors and, by model.safetensors.index.json, a model in several "
-                "files: the first is read; remove the other"
-            )
+    files = _weight_files(folder, getattr(whole.config, "transformers_weights", None))
+    if files == [folder / "model.safetensors"] and (folder / "model.safetensors.index.json").is_file():
+        warn(
+            f"--model {called}: holds model.safetensors and, by model.safetensors.index.json, a model in several "
+            "files: the first is read; remove the other"
+        )
     floats = {name for name, tensor in whole.named_parameters() if tensor.is_floating_point()}
     base = (getattr(whole, "base_model_prefix", "") or "") + "."
     stored: dict[str, list[str]] = {"integers": [], "float8": []}
@@ -275,8 +273,27 @@ def _check_stored(called: str, source: str, whole: Any) -> None:
         )
 
 
+def _weight_files(folder: Path, named: str | None) -> list[Path]:
+    """The files that transformers reads a folder's weights from. ``named``: the one that its configuration names."""
+    order = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+    for name in (named,) if named else order:
+        file = folder / name
+        if not file.is_file():
+            continue
+        if file.suffix != ".json":
+            return [file]
+        try:
+            return sorted({folder / part for part in json.loads(file.read_bytes())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # the library has read it
+            return []
+    return []
+
+
 def _stored_types(file: Path) -> Iterator[tuple[str, str]]:
     """(name, type as safetensors calls it) of a file's tensors."""
+    if file.suffix != ".safetensors":
+        yield from _pickled_types(file)
+        return
     try:
         with open(file, "rb") as raw:
             header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
@@ -285,6 +302,19 @@ def _stored_types(file: Path) -> Iterator[tuple[str, str]]:
                 yield name, str(entry["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # the library has read it
         return
+
+
+def _pickled_types(file: Path) -> Iterator[tuple[str, str]]:
+    """As ``_stored_types``, of a file of torch's own; its tensors are not read."""
+    try:
+        kept = torch.load(file, map_location="meta", weights_only=True)
+    except Exception as error:  # the library has read it, in whatever way
+        warn(f"{file}: not checked for weights that are kept as integers ({first_line(error)})")
+        return
+    for name, tensor in kept.items() if isinstance(kept, Mapping) else ():
+        if isinstance(tensor, torch.Tensor):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            yield str(name), "F8" if kind.startswith("float8") else kind.upper()
 
 
 def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any]) -> None:

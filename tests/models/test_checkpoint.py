@@ -209,17 +209,51 @@ def test_one_model_beside_another(saved, tmp_path, print_of):
         assert load_model(str(folder)).fingerprint == print_of
 
 
-def test_weights_that_are_kept_as_integers(variant, weights):
+def stored(folder: str, kind: str) -> str:
+    """``folder`` with its weights in files of another kind, beside one of an earlier save that nobody reads."""
+    place = Path(folder)
+    weights = load_file(place / "model.safetensors")
+    (place / "model.safetensors").unlink()
+    save_file({"model.norm.weight": torch.ones(16, dtype=torch.int8)}, place / "model-old.safetensors")
+    if kind == "bin":
+        torch.save(weights, place / "pytorch_model.bin", _use_new_zipfile_serialization=len(weights) % 2 == 0)
+        return folder
+    name, end = {"safetensors": ("model", "safetensors"), "bins": ("pytorch_model", "bin")}[kind]
+    parts = {f"part-{i}.{end}": {k: weights[k] for k in sorted(weights)[i::2]} for i in range(2)}
+    for file, tensors in parts.items():
+        if end == "bin":
+            torch.save(tensors, place / file)
+        else:
+            save_file(tensors, place / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {k: file for file, tensors in parts.items() for k in tensors}}
+    (place / f"{name}.{end}.index.json").write_text(json.dumps(index))
+    return folder
+
+
+KINDS = [None, "bin", "bins", "safetensors"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_kept_as_integers(variant, weights, kind):
     """Quantised ones whose configuration was lost: numbers of another scale."""
     kept = {name: (10 * w).to(torch.int8) if ".mlp." in name else w for name, w in weights.items()}
-    message = refusal(variant(kept))
+    folder = variant(kept)
+    message = refusal(stored(folder, kind) if kind else folder)
     assert "weights as integers, first model.layers.0.mlp.down_proj.weight, but its config.json tells of no" in message
 
 
-def test_weights_that_are_kept_as_float8(variant, weights):
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_kept_as_float8(variant, weights, kind):
     kept = {name: w.to(torch.float8_e4m3fn) if ".mlp." in name else w for name, w in weights.items()}
+    folder = variant(kept)
     with pytest.warns(NaitWarning, match="weights are stored as float8, first model.layers.0.mlp.down_proj.weight"):
-        load_model(variant(kept))
+        load_model(stored(folder, kind) if kind else folder)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_files_that_are_not_read_are_not_checked(variant, print_of, kind, recwarn):
+    assert load_model(stored(variant(), kind)).fingerprint == print_of
+    assert not [w for w in recwarn if issubclass(w.category, NaitWarning)]
 
 
 # ----------------------------------------------------------------------------------------------- other kinds of folder
