@@ -107,6 +107,7 @@ class Scorer:
         self._session.embed_layer = next(iter(embedded), None)
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
         self._told: set[str] = {*data.ignore}
+        self._told_of_positions = False
         self._turn, self._process = forks.Lock(), os.getpid()
 
     @property
@@ -158,6 +159,7 @@ class Scorer:
         problems |= {r.row: r.reason for r in results if isinstance(r, Refused)}
         encoded = [r for r in results if isinstance(r, Encoded)]
         self._warn_once(counted(e.unread for e in encoded), counted(e.unshown for e in encoded))
+        self._told_of_positions = self._told_of_positions or self._session.warn_of_positions("Scorer", encoded)
         return encoded, problems
 
     def _warn_once(self, *counts: Mapping[str, int]) -> None:

@@ -184,6 +184,7 @@ class IndexBuild:
             "row_bytes": self.coding.layout.row_bytes,
             "codebook": codebook.hash if codebook else None,
             "exact": exact,
+            **({} if self.session.positions is None else {"positions": self.session.positions}),
         }
 
     def finish(self) -> dict[str, Any] | None:

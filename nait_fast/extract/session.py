@@ -63,6 +63,19 @@ class Session:
         spec = self.model.specs[0]
         return input_width(spec.part(spec.family.up if spec.family.gate is None else spec.family.gate))
 
+    @property
+    def positions(self) -> int | None:
+        """As the model's ``trained_positions``; None also where no sample can be longer."""
+        most = self.model.trained_positions
+        return most if most is not None and most < self.encoder.max_length else None
+
+    def warn_of_positions(self, where: str, encoded: Sequence[Encoded]) -> bool:
+        """Say how many of ``encoded`` are longer than what the model was made for; returns whether any is."""
+        longer = 0 if self.positions is None else sum(len(e.ids) > self.positions for e in encoded)
+        if self.positions is not None and longer:
+            warn_longer(where, longer, self.positions)
+        return longer > 0
+
     def identity(self) -> dict[str, Any]:
         """What a signature, a codebook or an index must share with this session to fit it."""
         return {
@@ -93,6 +106,14 @@ class Session:
         self._fitting = engine.batch_tokens
         self.run_tokens += engine.run_tokens
         self.padded_tokens += engine.padded_tokens
+
+
+def warn_longer(where: str, samples: int, positions: int) -> None:
+    told = "1 sample is" if samples == 1 else f"{samples:,} samples are"
+    warn(
+        f"{where}: {told} longer than the {positions:,} positions the model was trained on (max_position_embeddings); "
+        f"--max-length {positions}, of index and signatures alike, cuts what is beyond"
+    )
 
 
 def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exclude", quiet: bool = False) -> Session:

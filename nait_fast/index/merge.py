@@ -102,7 +102,7 @@ def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int],
                 on_shard(entry.pool_rows, writer.note(number)["tokens"])
                 number += 1
             rows += index.pool_rows
-        head = {k: v for k, v in indexes[0].manifest.items() if k in _SAME or k == "model_name"}
+        head = {k: v for k, v in indexes[0].manifest.items() if k in (*_SAME, "model_name", "positions")}
         manifest = writer.finish({**head, "datasets": datasets}, range(shards), None)
         writer.sweep()
         return manifest

@@ -184,6 +184,8 @@ class Index:
         for key in ("unread", "unshown"):  # absent from indexes of old
             for number in values.mapping(told.get(key, {}), key).values():
                 values.count(number, key)
+        if "positions" in told:
+            values.count(told["positions"], "positions", 1)
         if told.get("template_date") is not None:
             values.text(told["template_date"], "template_date")
         if "sha256" in skipped:

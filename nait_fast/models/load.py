@@ -19,7 +19,7 @@ from nait_fast.models.guard import exercised, refuse_absent
 from nait_fast.models.identity import decisive, identity_of
 from nait_fast.models.packed import packed_attention_for, pads_exactly
 from nait_fast.models.patch import activation_dtype, probe
-from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_decoder
+from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import Entry
 
 _POSITION = re.compile(r"(^|\.)(wpe|positions_embed|position_embeddings?|embed_positions)$")
@@ -71,6 +71,12 @@ class LoadedModel:
         return _positions(self.body)
 
     @property
+    def trained_positions(self) -> int | None:
+        """Tokens of the longest text that the model was made for, by its configuration, where a longer one runs all the
+        same (RoPE); None where it tells of none."""
+        return None if self.positions is not None else _trained_positions(text_config(self.body))
+
+    @property
     def not_finite(self) -> str:
         """What is wrong with a sample whose readings overflow."""
         return f"activations are not finite in {self.precision}"
@@ -111,14 +117,29 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def _rope_limit(config: Any) -> int | None:
     # transformers chooses long or short factors for a whole batch, by its longest sample.
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     limits = [
         kind.get("original_max_position_embeddings") or config.max_position_embeddings
-        for kind in kinds
+        for kind in _ropes(config)
         if kind.get("rope_type") in ("longrope", "dynamic")
     ]
     return min(limits, default=None)
+
+
+def _trained_positions(config: Any) -> int | None:
+    most = getattr(config, "max_position_embeddings", None)
+    if not isinstance(most, int) or most < 1:
+        return None
+    for kind in _ropes(config):
+        if kind.get("rope_type") in ("linear", "yarn"):  # stretched, which the number may tell of or not
+            stretched = (kind.get("original_max_position_embeddings") or most) * (kind.get("factor") or 1)
+            most = max(most, int(stretched))
+    return most
+
+
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    """The parameters of RoPE: one for all layers, or one for each kind of layer."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return [rope, *(value for value in rope.values() if isinstance(value, dict))]
 
 
 def locate(model: str) -> tuple[str, dict[str, str]]:

@@ -74,6 +74,7 @@ def layer_scores(
 def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[str]) -> dict[str, Any]:
     """Reading -> tensor [n, N] of a target's samples; ``hidden`` [n, H]. Raises NaitError."""
     _, encoded = encode_all(session.encoder, pool)
+    session.warn_of_positions(pool.path, encoded)
     collected = Collect(len(encoded), session.layout, readings)
     _run(session, encoded, collected, readings, f"target {name}")
     if not collected.finite.all():

@@ -17,7 +17,7 @@ from nait_fast.dist.worker import Worker, device_of, index_pool, worker_of
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
-from nait_fast.extract.session import Session, open_session
+from nait_fast.extract.session import Session, open_session, warn_longer
 from nait_fast.index.codebook import load_codebook
 from nait_fast.index.files import make_folder, read_json, write_json
 from nait_fast.index.format import RUN, row_bytes
@@ -68,12 +68,17 @@ def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
 
 
 def warn_of(manifest: dict[str, Any], folder: str | Path, ignore: Iterable[str]) -> None:
-    """Say what of the index's pools was not read, or left out though its rows are well formed."""
+    """Say what of the index's pools was not read, or left out though its rows are well formed, or is longer than what
+    the model was made for."""
     datasets = manifest["datasets"]
     where = datasets[0]["path"] if len(datasets) == 1 else f"the {len(datasets)} datasets of {folder}"
     if rows := manifest["skipped"]["reasons"].get(LABEL_FALSE):
         warn(f"{where}: {rows:,} rows are left out: {LABEL_FALSE}; --ignore label reads them, too")
     warn_unread(where, manifest.get("unread", {}), manifest.get("unshown", {}), ignore)
+    if (positions := manifest.get("positions")) is not None:
+        longer = sum(int((shard.n_tokens > positions).sum()) for shard in Index(folder).shards())
+        if longer:
+            warn_longer(where, longer, positions)
 
 
 def work_of(build: IndexBuild) -> dict[str, Any]:

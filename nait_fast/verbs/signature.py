@@ -79,6 +79,7 @@ def _collect(
         digest, where = info.sha256, f"{target.path} row"
     else:
         (digest, encoded), where = encode_rows(session.encoder, target, session.rules), "sample"
+    session.warn_of_positions(target.path if isinstance(target, Pool) else "the samples", encoded)
     collected = Collect(len(encoded), session.layout, (reading,))
     progress = Progress(len(encoded), f"target {name}", session.quiet)
     session.run(encoded, collected, (reading,), shared_prefix(encoded), progress.add)
