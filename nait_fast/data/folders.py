@@ -75,7 +75,8 @@ def pool_files(folder: Path, split: str | None) -> Files:
     if described := _described(folder):
         warn(f"{folder}: its dataset_info.json describes {_listed(described)}: all files are read, as one pool; give "
              "one file for one of them")  # fmt: skip
-    labels = _labels(folder, paths)
+    assigned = _assigned(folder)
+    labels = _labels(folder, paths, assigned)
     if split is not None:
         return _chosen(folder, split, labels)
     named = sorted({label for label in labels.values() if label}, key=lambda label: (_word_in(label) != "train", label))
@@ -88,7 +89,7 @@ def pool_files(folder: Path, split: str | None) -> Files:
         some = [path for path, label in labels.items() if label]
         warn(f"{folder}: {_named(some, folder)} {_are(some)} read, too, though named as split {named[0]}; "
              f"{folder}:{named[0]} reads that alone")  # fmt: skip
-    elif named and _assigned(folder) and (some := [path for path, label in labels.items() if not label]):
+    elif named and assigned and (some := [path for path, label in labels.items() if not label]):
         them = "it" if len(some) == 1 else "them"
         warn(f"{folder}: {_named(some, folder)} {_are(some)} read, too, though README.md gives {them} no split; "
              f"{folder}:{named[0]} leaves {them} out")  # fmt: skip
@@ -197,10 +198,9 @@ def _described(folder: Path) -> list[str]:
     return local if len(local) > 1 else []
 
 
-def _labels(folder: Path, paths: Iterable[Path]) -> dict[Path, str]:
-    """The split of each file, "" if there is none: as the README assigns it, else by the file's name; behind the
+def _labels(folder: Path, paths: Iterable[Path], assigned: list[tuple[str, str]]) -> dict[Path, str]:
+    """The split of each file, "" if there is none: as ``assigned`` by the README, else by the file's name; behind the
     folder's name where data lies in several."""
-    assigned = _assigned(folder)
     paths = list(paths)
     places = {path.parent for path in paths}
     labels = {}
@@ -242,9 +242,14 @@ def _assigned(folder: Path) -> list[tuple[str, str]]:
     try:
         with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
             text = file.read(1 << 18)
-        head = text.split("\n---", 1)[0].removeprefix("---") if text.startswith("---") else ""
+    except OSError:  # most have none
+        return []
+    head = text.split("\n---", 1)[0].removeprefix("---") if text.startswith("---") else ""
+    try:
         told = yaml.safe_load(head)
-    except (OSError, yaml.YAMLError, RecursionError, ValueError):
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        warn(f"{folder / 'README.md'}: its front matter cannot be read ({why}): splits are told by the files' names")
         return []
     configs = [config for config in _list_of(told, "configs") if isinstance(config, dict)]
     found = []

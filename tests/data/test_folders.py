@@ -87,7 +87,9 @@ def test_the_readme_says_what_a_split_is(tmp_path: Path) -> None:
         "---\nconfigs: [{data_files: [{path: 3}]}]\n---\n",
     ):
         (tmp_path / "README.md").write_text(odd)
-        assert len(read(tmp_path)[0]) == 5
+        ids, told = read(tmp_path)
+        unreadable = "README.md: its front matter cannot be read ("
+        assert len(ids) == 5 and [unreadable in text for text in told] == [True] * ("[[[" in odd)
 
 
 @pytest.mark.parametrize("names", [
