@@ -265,7 +265,7 @@ def _conversation(
     if tools is not None:
         read = (*read, "tools")
     unread = unread_of(row, _read(read), _said(turns, alpaca))
-    if "label" in row and row["label"] is not False and row["label"] == 0:
+    if "label" in row and row["label"] is not False and row["label"] in (0, "0"):
         unread = (*unread, "label")  # the number of a class, or false
     return Sample(index, _id(row), tuple(turns), alpaca, tools=tools, unread=unread)
 

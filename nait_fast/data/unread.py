@@ -141,8 +141,8 @@ def counted(kept: Iterable[tuple[str, ...]]) -> dict[str, int]:
 
 
 def _flag(key: str) -> str:
-    plain = key.replace("-", "").replace("_", "").isalnum() and key[0] != "-"
-    return f"--ignore {key if plain else shlex.quote(key)}"
+    plain = key.replace("-", "").replace("_", "").isalnum()
+    return f"--ignore{'=' if key[0] == '-' else ' '}{key if plain else shlex.quote(key)}"
 
 
 def as_argument(key: str) -> str:
@@ -159,6 +159,10 @@ def warn_unread(
 ) -> None:
     """Say once of each key, unless it is to be ignored, how many rows of ``where`` hold it to no effect; ``remedy``:
     what silences a key, as whoever asked would write it."""
+
+    def silenced(key: str) -> str:
+        return f"; {remedy(key)} silences this" if key else ""  # which no option names
+
     ignored = set(ignore)
     left = sorted(unread.keys() - ignored - {OTHERS}, key=lambda key: (-unread[key], key))
     if len(left) > _SAID_KEYS:
@@ -167,12 +171,12 @@ def warn_unread(
         unread = {}
     for key, rows in unread.items():
         if key not in ignored:
-            warn(f"{where}: {_rows(rows)} '{key}', which is not read; {remedy(key)} silences this")
+            warn(f"{where}: {_rows(rows)} '{key}', which is not read{silenced(key)}")
     for key, rows in unshown.items():
         if key not in ignored:
             warn(
                 f"{where}: {_rows(rows)} '{key}', which the template does not show the model (all or part of "
-                f"it); {remedy(key)} silences this"
+                f"it){silenced(key)}"
             )
 
 

@@ -185,7 +185,16 @@ def test_labels_of_kto() -> None:
         assert parse_any(row, 0, make_rules(ignore=["label"])).messages
     # What no answer is, is a class.
     assert parse_any({"text": "a", "label": False}, 0).text == "a"
-    for label, named in ((0, ("label",)), (0.0, ("label",)), (1, ()), (True, ()), ("true", ()), (None, ()), ([], ())):
+    for label, named in (
+        (0, ("label",)),
+        (0.0, ("label",)),
+        ("0", ("label",)),
+        (1, ()),
+        (True, ()),
+        ("true", ()),
+        (None, ()),
+        ([], ()),
+    ):
         assert parse_any({"messages": [ASK, ANSWER], "label": label}, 0).unread == named
 
 

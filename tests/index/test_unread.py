@@ -1,6 +1,7 @@
 """What an index does not read of its pool is counted in notes, manifest and summaries, and said once of each key."""
 
 import json
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import nait_fast
+from nait_fast.cli import build_parser
+from nait_fast.data.unread import warn_unread
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.notices import NaitWarning, recorded
@@ -229,3 +232,16 @@ def test_another_date_is_another_template(tmp_path: Path, dated: str) -> None:
     assert scores["index"] != scores["later"]  # each with its signature's date
     with pytest.raises(NaitError, match="was made with another template"):
         nait_fast.Scorer(dated, [files["later"]], template_date="2024-07-26")
+
+
+@pytest.mark.parametrize("key", ["hint", "a'b", "-x", "--x y", "é ß", "$(a)", "x=y", ""])
+def test_what_silences_a_key_can_be_typed(key: str, recwarn) -> None:
+    warn_unread("the pool", {key: 1}, {}, ())
+    told = str(recwarn.pop(NaitWarning).message)
+    assert told.startswith(f"the pool: 1 row holds '{key}', which is not read")
+    if not key:  # no option names it
+        assert told.endswith("not read")
+        return
+    flags = shlex.split(told.split("not read; ")[1].removesuffix(" silences this"))
+    pool = ["index", "--model", "m", "--dataset", "d", "--output", "o"]
+    assert build_parser().parse_args([*pool, *flags]).ignore == [key]
