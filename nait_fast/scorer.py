@@ -53,10 +53,10 @@ class Scorer:
     """Scores samples with signatures; no I/O after construction, no global state.
 
     ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
-    weights are shared, its modules left alone. ``signatures``: files or ``Signature`` objects made with the same model,
-    template and options; ``layers``, ``max_length``, ``dtype`` and ``template_date`` are theirs unless told. ``role``
-    and ``ignore``: as the command's options. Threads may share a Scorer; they take turns, as one batch fills the
-    device. Raises NaitError.
+    weights are shared, its modules left alone. ``signatures``: one or several files or ``Signature`` objects made with
+    the same model, template and options; ``layers``, ``max_length``, ``dtype`` and ``template_date`` are theirs unless
+    told. ``role`` and ``ignore``: as the command's options. Threads may share a Scorer; they take turns, as one batch
+    fills the device. Raises NaitError.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class Scorer:
         ignore: Sequence[str] = (),
     ):
         check_variables()
-        self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in signatures]
+        several = [signatures] if isinstance(signatures, (Signature, str, os.PathLike)) else signatures
+        self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in several]
         if not self.signatures:
             raise NaitError("Scorer: no signatures given")
         refuse_in_memory(model, "Scorer", dtype=dtype, device=device)

@@ -188,12 +188,10 @@ class Pool:
             raise NaitError(f"{where}: {error}; {self._remedy(record.payload, fmt)}")
         return SkippedRow(row, where, str(error))
 
-    def refuse(self, where: str, row: int, reason: str) -> SkippedRow:
-        """As ``skip``, of a row that is well formed, but of no use to the model."""
+    def refuse(self, where: str, row: int, reason: str, remedy: str | None = "fix the row") -> SkippedRow:
+        """As ``skip``, of a row that is well formed, but of no use to the model. ``remedy``: what else may help."""
         if not self._skip_bad_rows:
-            hint = "" if "finite" in reason else "fix the row or "
-            if reason.endswith("float16"):  # bfloat16 too
-                hint = "try --dtype float32, or "
+            hint = "" if remedy is None else f"{remedy} or "
             raise NaitError(f"{where}: {reason}; {hint}pass --skip-bad-rows")
         return SkippedRow(row, where, reason)
 

@@ -237,9 +237,11 @@ class IndexBuild:
                 scores[done] = self._known[f"exact.{name}"][source]
             for name, column in sink.columns.items():
                 column[done] = self._known[name][source]
+        model = self.session.model
         for i in np.flatnonzero(~sink.finite):
             row = encoded[i].row
-            listed.append(dataclasses.asdict(self.pool.refuse(window.where(row), row, self.session.model.not_finite)))
+            skipped = self.pool.refuse(window.where(row), row, model.not_finite, model.finite_remedy)
+            listed.append(dataclasses.asdict(skipped))
         kept = [encoded[i] for i in np.flatnonzero(sink.finite)]
         limit = self.session.encoder.max_length
         listed += [

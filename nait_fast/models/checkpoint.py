@@ -401,6 +401,7 @@ def _left_in_gguf(path: Path, decoder: Any) -> list[str]:
     try:
         from transformers.integrations.gguf.reader import read_gguf_metadata
     except ImportError:  # an older transformers
+        warn(f"{path}: not checked for tensors that transformers leaves out: its version is too old for that")
         return []
     metadata, names = read_gguf_metadata(str(path))
     left = [name for name in names if name.startswith(("rope_freqs", "rope_factors"))]

@@ -82,10 +82,14 @@ class LoadedModel:
         return f"activations are not finite in {self.precision}"
 
     @property
-    def finite_remedy(self) -> str:
-        """What to do about it."""
-        half = self.dtype_class == "half"
-        return "try --dtype float32" if half else "leave the row out: the model has no numbers for it"
+    def finite_remedy(self) -> str | None:
+        """What could make it finite; None: nothing."""
+        return "try --dtype float32" if self.dtype_class == "half" else None
+
+    @property
+    def overflow(self) -> str:
+        """What is wrong with a sample whose readings overflow, and what to do about it."""
+        return f"{self.not_finite}; {self.finite_remedy or 'leave the row out: the model has no numbers for it'}"
 
     @property
     def vocabulary(self) -> int:

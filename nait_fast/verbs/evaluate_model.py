@@ -67,7 +67,7 @@ def layer_scores(
     _run(session, encoded, sink, sorted({reading for reading, _ in directions.values()}), "exact scores")
     if not sink.finite.all():
         row = int(rows[~sink.finite][0])
-        raise NaitError(f"row {row} of the pool: {session.model.not_finite}; {session.model.finite_remedy}")
+        raise NaitError(f"row {row} of the pool: {session.model.overflow}")
     return list(sink.parts.values())
 
 
@@ -79,8 +79,7 @@ def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[
     _run(session, encoded, collected, readings, f"target {name}")
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
-        model = session.model
-        raise NaitError(f"--target {name}: {pool.path} row {row}: {model.not_finite}; {model.finite_remedy}")
+        raise NaitError(f"--target {name}: {pool.path} row {row}: {session.model.overflow}")
     return {**collected.readings, "hidden": collected.hidden}
 
 

@@ -86,7 +86,7 @@ def _collect(
     progress.close()
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
-        raise NaitError(f"--target {name}: {where} {row}: {session.model.not_finite}; {session.model.finite_remedy}")
+        raise NaitError(f"--target {name}: {where} {row}: {session.model.overflow}")
     tokens = [len(e.ids) for e in encoded]
     told: dict[str, Any] = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
     told[contents.NAME] = contents.as_text(contents.hashes_of(e.ids for e in encoded))

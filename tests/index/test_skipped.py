@@ -115,6 +115,8 @@ def test_activations_that_are_not_finite(tmp_path: Path, sick_model: str) -> Non
         build(tmp_path / "strict", model=sick_model, dataset=pool)
     message = f"{pool}:2: activations are not finite in float32; pass --skip-bad-rows"
     assert str(error.value) == message
+    with pytest.raises(NaitError, match="not finite in bfloat16; try --dtype float32 or pass --skip-bad-rows"):
+        build(tmp_path / "half", model=sick_model, dataset=pool, dtype="bfloat16")
 
     index = build(tmp_path / "index", model=sick_model, dataset=pool, skip_bad_rows=True)
     assert [(entry["row"], entry["reason"]) for entry in listed(index.folder)] == [

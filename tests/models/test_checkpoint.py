@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nait_fast.errors import NaitError
+from nait_fast.models import checkpoint
 from nait_fast.models.load import load_model
 from nait_fast.notices import NaitWarning
 from tests.commands import run
@@ -254,6 +256,12 @@ def test_weights_that_are_kept_as_float8(variant, weights, kind):
 def test_files_that_are_not_read_are_not_checked(variant, print_of, kind, recwarn):
     assert load_model(stored(variant(), kind)).fingerprint == print_of
     assert not [w for w in recwarn if issubclass(w.category, NaitWarning)]
+
+
+def test_a_transformers_that_cannot_tell_what_it_leaves_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers.integrations.gguf.reader", None)
+    with pytest.warns(NaitWarning, match="a.gguf: not checked for tensors that transformers leaves out"):
+        assert checkpoint._left_in_gguf(Path("a.gguf"), None) == []
 
 
 # ----------------------------------------------------------------------------------------------- other kinds of folder
