@@ -46,6 +46,7 @@ _READ = (
     "evaluation",
 )
 _CONFIG_SECONDS = 60.0  # no temporary file of it is written for so long
+_KIND_BYTES = 64  # the first entry of a sealed file is its kind
 _MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is not looked up
 
 
@@ -68,6 +69,15 @@ def question(value: Any) -> str:
 def foreign(path: Path) -> tuple[State, str | None]:
     """``Recognise`` for files that have no form of their own."""
     return State.FOREIGN, None
+
+
+def damaged(path: Path, kind: str) -> State:
+    """What a sealed file that cannot be read as one of ``kind`` is: ours where its beginning says so."""
+    try:
+        with open(path, "rb") as file:
+            return State.OURS if kind.encode() in file.read(_KIND_BYTES) else State.FOREIGN
+    except OSError:
+        return State.FOREIGN
 
 
 class Output:
@@ -120,7 +130,9 @@ class Output:
         if self._lock is not None:
             self._lock.leave()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception) and self._claim["staged"]:
+            shutil.rmtree(self.stage, ignore_errors=True)  # of no use to a rerun, and a full disk wants the room
         if self._lock is not None:
             self._lock.release()
 
@@ -191,7 +203,9 @@ class Output:
     def done(self, of: str | Mapping[str, str], asked: str | None = "") -> None:
         """All is written: the files take their places, those of an earlier run that were not written now are removed.
         ``of``: the question that the files answer, or that of each name; ``asked``: what the folder as a whole was
-        asked (by default, what it was before)."""
+        asked (by default, what it was before). Raises NaitError where something has come in the way meanwhile."""
+        for name in self.names:
+            self._check(name)
         stage, new = self.stage, {}
         for name in self.names:
             if (path := stage / name).is_file():
@@ -277,12 +291,9 @@ def seal_of(path: Path, marks: Marks) -> tuple[State, str | None] | None:
 
 
 def own_names(folder: Path) -> Callable[[str], bool]:
-    """Which names in ``folder`` are of results of nait_fast."""
-    names: set[str] = set()
-    if (folder / CLAIM).is_file():
-        with suppress(NaitError):
-            claim = _load_claim(folder)
-            names = {*claim["files"], *claim["next"]}
+    """Which names in ``folder`` are of results of nait_fast. Raises NaitError where the claim of these is damaged."""
+    claim = _load_claim(folder)
+    names = {*claim["files"], *claim["next"]}
     begun = (folder / RUN).is_file() and is_begun(folder)
     return lambda name: name in names or name in (CLAIM, FOLDER_LOCK) or (begun and is_name(name))
 
@@ -298,10 +309,11 @@ def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
         match = _TEMPORARY.fullmatch(entry.name)
         if match is None or not entry.is_file(follow_symlinks=False):
             continue
-        # The command line writes its options when the lock has been given back.
-        old = match["name"] == CONFIG and time.time() - entry.stat().st_mtime > _CONFIG_SECONDS
-        if old or ours(match["name"]):
-            Path(entry.path).unlink(missing_ok=True)
+        # The command line writes its options when the lock has been given back: one may be done with them just now.
+        with suppress(FileNotFoundError):
+            old = match["name"] == CONFIG and time.time() - os.stat(entry.path).st_mtime > _CONFIG_SECONDS
+            if old or ours(match["name"]):
+                os.unlink(entry.path)
 
 
 def inputs_of(options: Options) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,7 @@ from nait_fast.bench.shapes import SHAPES, build, free_memory
 from nait_fast.bench.timing import Ceilings, Stopwatch, measure_ceilings
 from nait_fast.env import environment, pick_device, processor
 from nait_fast.errors import NaitError
+from nait_fast.index.lock import OutputLock
 from nait_fast.models.load import LoadedModel, load_model, pick_dtype, prepare
 from nait_fast.progress import say
 
@@ -168,12 +170,23 @@ class Place:
 
 
 class ResultFile:
-    """JSON lines, one a row, each with what it was made with; appended to, and written as rows come."""
+    """JSON lines, one a row, each with what it was made with; appended to, and written as rows come: by one command at
+    a time. A pipe or a terminal takes them, too. Raises NaitError."""
 
     def __init__(self, path: str | None):
-        if path:
-            _check_appendable(Path(path))
-        self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115 - open for the run
+        self._lock: OutputLock | None = None
+        place = Path(os.path.realpath(path or ""))
+        if path and (place.is_file() or (not os.path.exists(path) and place.parent.is_dir())):
+            self._lock = OutputLock(place.with_name(f".{place.name}.lock"), f"--output {path}", keep=False)
+            self._lock.acquire()
+        try:
+            if path and self._lock is not None:
+                _check_appendable(path, place)
+            self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115 - open for the run
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
         # Paths of the machine say nothing to a reader: the command keeps file names only.
         self._command = " ".join(["nait-fast", *(Path(a).name or a for a in sys.argv[1:])])
         self._environment = environment()
@@ -187,14 +200,17 @@ class ResultFile:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+        if self._lock is not None:
+            self._lock.release()
 
 
-def _check_appendable(path: Path) -> None:
-    """Raises NaitError where ``path`` is there and holds something else than rows of a bench."""
-    if not path.exists() or (path.is_file() and not path.stat().st_size):
+def _check_appendable(path: str, place: Path) -> None:
+    """Raises NaitError where ``place``, which ``path`` leads to, is there and holds something else than rows of a
+    bench."""
+    if not place.exists():
         return
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = place.read_bytes().split(b"\n")
         rows = [json.loads(line) for line in lines[:-1] if line.strip()]
         ours = all(isinstance(row, dict) and {"part", "hardware", "name"} <= set(row) for row in rows)
         whole = not lines[-1]

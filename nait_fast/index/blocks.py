@@ -11,9 +11,7 @@ import xxhash
 
 from nait_fast.errors import NaitError
 
-BLOCK_BYTES = (
-    256 << 10
-)  # at most, but for longer rows: what is asked of a disk at once, and hashed without Python's lock
+BLOCK_BYTES = 256 << 10  # at most, but for longer rows: asked of a disk at once, and hashed without Python's lock
 DIGITS = 16
 _BLANK = b"0" * DIGITS
 _MARK = b', \\"checksum\\": \\"'  # JSON within JSON

@@ -68,10 +68,10 @@ def _identity_of(index: Index) -> dict[str, Any]:
 
 
 def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int], None]) -> dict[str, Any]:
-    """Write the joined index into ``folder`` and return its manifest; ``on_shard(rows of the pool, tokens)`` as each
-    shard is done. A merge that was killed goes on. Raises NaitError for indexes that do not fit and damaged shards.
+    """Write the joined ``indexes``, which ``check_joinable`` has passed, into ``folder`` and return its manifest;
+    ``on_shard(rows of the pool, tokens)`` as each shard is done. A merge that was killed goes on. Raises NaitError for
+    damaged shards.
     """
-    check_joinable(indexes)
     for index in indexes:
         check_list(index)
     writer = IndexWriter(folder)

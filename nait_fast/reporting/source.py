@@ -13,6 +13,7 @@ from nait_fast.index.files import read_json, read_sealed, sha256_file
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
 from nait_fast.ranking.export import KIND, SELECTED
+from nait_fast.ranking.export import SCORES as SCORES_FILE
 from nait_fast.ranking.scan import check_index
 from nait_fast.ranking.signature import Signature, load_signature
 
@@ -38,6 +39,17 @@ class Chosen:
     def file(self, name: str) -> Path:
         """The selection's file ``name``. Raises NaitError where it is not the one that the manifest tells of."""
         return _checked(self.folder, self.manifest, name)
+
+    def check_unchanged(self) -> None:
+        """Raises NaitError where the folder holds another selection by now: what was read may be of both."""
+        try:
+            same = read_sealed(self.folder / MANIFEST) == self.manifest
+            for name in self.manifest["files"].keys() & {SELECTED, SCORES_FILE} if same else ():
+                self.file(name)
+        except NaitError:
+            same = False
+        if not same:
+            raise NaitError(f"{self.folder}: has changed while it was read; run again once that has ended")
 
     @property
     def config(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from nait_fast.index.files import make_folder, read_json, read_sealed, write_ato
 from nait_fast.index.format import MANIFEST, RUN
 from nait_fast.index.reader import Index
 from nait_fast.notices import recorded
-from nait_fast.outputs import Output, State, inputs_of, question
+from nait_fast.outputs import Output, State, damaged, inputs_of, question
 from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
@@ -63,7 +63,7 @@ def recognise(path: Path) -> tuple[State, str | None]:
             return State.WHOLE, None
     except (NaitError, OSError, KeyError, TypeError, ValueError, AttributeError):
         pass
-    return (State.OURS if path == place and place.exists() else State.FOREIGN), None
+    return (damaged(path, KIND) if path == place else State.FOREIGN), None
 
 
 def _signatures_of(folder: Path) -> set[str]:

@@ -69,32 +69,37 @@ def _describe(signature: Signature) -> dict[str, Any]:
 
 
 def verify(path: str) -> dict[str, Any]:
-    """Check every byte of an index or a selection (with its index and signatures). Raises NaitError on any problem."""
+    """Check every byte of an index or a selection (with its index and signatures). Raises NaitError on any problem.
+
+    ``rows``: those of the index that was checked, where there is one; ``rows_selected``: of a selection.
+    """
     place = Path(path)
     if not place.is_dir():
         raise NaitError(f"{path}: no such folder")
     problems: list[str] = []
-    files, rows, indexed = 0, 0, True
+    told: dict[str, Any] = {"path": path, "ok": True, "files": 0}
+    indexed = True
     if read_json(place / MANIFEST).get("kind") == KIND:
-        expected, indexed = _files_of(place)
+        expected, indexed, told["rows_selected"] = _files_of(place)
         for file, digest in expected.items():
             if not file.is_file():
                 problems.append(f"{file}: is missing")
             elif not sha256_file(file).startswith(digest):
                 problems.append(f"{file}: its bytes have changed (SHA-256 differs)")
-        files, place = len(expected), place / "index"
+        told["files"], place = len(expected), place / "index"
     if indexed:
         index = Index(place)
         problems += [*index.verify(), *_plan_problems(index)]
-        files, rows = files + len(index.entries), index.rows
+        told |= {"files": told["files"] + len(index.entries), "rows": index.rows}
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise NaitError(problems[0] + more)
-    return {"path": path, "ok": True, "files": files, "rows": rows}
+    return told
 
 
-def _files_of(folder: Path) -> tuple[dict[Path, str], bool]:
-    """(the files of a selection with the digits of their SHA-256 that are known, whether it holds its index, too)."""
+def _files_of(folder: Path) -> tuple[dict[Path, str], bool, int]:
+    """(the files of a selection with the digits of their SHA-256 that are known, whether it holds its index, too, its
+    rows)."""
     manifest = read_sealed(folder / MANIFEST)
     try:
         told = values.mapping(manifest["files"], "files")
@@ -107,9 +112,10 @@ def _files_of(folder: Path) -> tuple[dict[Path, str], bool]:
             for name, digest in values.mapping(manifest["signatures"], "signatures").items():
                 file = folder / "signatures" / f"{values.name(name, 'signatures')}.safetensors"
                 expected[file] = values.digest(digest, "signatures", 16)
+        rows = values.count(manifest["rows_selected"], "rows_selected")
     except (KeyError, TypeError, ValueError) as error:
         raise NaitError(f"{folder / MANIFEST}: not a valid manifest ({error})") from None
-    return expected, own
+    return expected, own, rows
 
 
 def _plan_problems(index: Index) -> list[str]:

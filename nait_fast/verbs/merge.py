@@ -1,16 +1,16 @@
 """``merge``: several indexes made apart under one codebook become one."""
 
-from pathlib import Path
+import os
 from typing import Any
 
 from nait_fast.config import MergeOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.files import make_folder
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
-from nait_fast.index.merge import merge
+from nait_fast.index.merge import check_joinable, merge
 from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
-from nait_fast.outputs import check_folders, check_inputs, inputs_of, sweep
+from nait_fast.outputs import check_inputs, inputs_of, sweep
 from nait_fast.progress import Progress
 from nait_fast.verbs.index import summary_of
 
@@ -20,11 +20,15 @@ def run(options: MergeOptions, quiet: bool = False) -> dict[str, Any]:
     if len(options.index) < 2:
         raise NaitError(f"--index {options.index[0]}: give at least two indexes to join")
     indexes = [Index(path) for path in options.index]
-    if any(Path(path).resolve() == Path(options.output).resolve() for path in options.index):
-        raise NaitError(f"--output {options.output}: is one of the indexes; choose another folder")
+    for number, path in enumerate(options.index):
+        if twice := next((other for other in options.index[:number] if os.path.samefile(other, path)), None):
+            same = path if path == twice else f"{path}, which is {twice},"
+            raise NaitError(f"--index {same}: is given twice; name each index once")
+        if os.path.exists(options.output) and os.path.samefile(path, options.output):
+            raise NaitError(f"--output {options.output}: is one of the indexes; choose another folder")
+    check_joinable(indexes)
     folder = make_folder(options.output)
     with OutputLock(folder / FOLDER_LOCK, f"--output {options.output}", alone=lambda: sweep(folder, is_name)):
-        check_folders(folder, inputs_of(options))
         check_inputs(folder, is_name, inputs_of(options))
         check_folder(folder)
         progress = Progress(sum(index.pool_rows for index in indexes), "merge", quiet)

@@ -14,7 +14,7 @@ from nait_fast.index.format import MANIFEST, RUN
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.notices import recorded, warn
-from nait_fast.outputs import HTML, Output, State, inputs_of, question, seal_of
+from nait_fast.outputs import HTML, Output, State, damaged, inputs_of, question, seal_of
 from nait_fast.ranking import export
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.handover import EXPORTS, check_exports, write_exports
@@ -64,7 +64,7 @@ def recognise(path: Path) -> tuple[State, str | None]:
             return State.FOREIGN, None
         return (State.WHOLE if sha256_file(path).startswith(told["files"][path.name]) else State.OURS), of
     except (NaitError, KeyError, TypeError, ValueError, AttributeError):
-        return (State.OURS if path == place and place.exists() else State.FOREIGN), None
+        return (damaged(path, export.KIND) if path == place else State.FOREIGN), None
 
 
 def rank_index(
@@ -79,9 +79,6 @@ def rank_index(
 ) -> dict[str, Any]:
     """Score, select and write the outputs; returns what the manifest says of them. ``folder``: where they will lie;
     ``begin``, called before anything is written, gives the folder to write them in."""
-    for path in pool.paths:
-        if Path(path).resolve() == (folder / export.SELECTED).resolve():
-            raise NaitError(f"{path}: the pool would be overwritten by the selection; choose another --output")
     check_exports(options.export, pool.format)
     before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
     clock = Laps()

@@ -50,13 +50,15 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     mine = {output.name}.__contains__
     with OutputLock(lock, f"--output {output}", keep=inside, alone=lambda: sweep(folder, mine)):
         check_inputs(folder, mine, _read(options))
-        of = _check(output, options)
+        of = _question(options)
+        _check(output, of, options)
         plots = None if options.plots is None else make_folder(options.plots, "--plots")
         say("report: reading the selection", quiet)
         report = gather(options, folder)
         say("report: drawing", quiet)
         figures = draw(report, plots is not None)
         data = sealed(render(report, figures), of, HTML)
+        report.chosen.check_unchanged()
         files: list[str] = []
         drawn: dict[str, bytes] = {}
         for drawing in (drawing for section in figures.values() for drawing in section):
@@ -70,6 +72,7 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
                     write_atomic(stage / name, content)
                     files.append(name)
                 place.done(of)
+        _check(output, of, options)  # something may have come there meanwhile
         write_atomic(output, data)
     return {"output": str(output), "bytes": len(data), "plots": files, "notes": report.notes}
 
@@ -83,13 +86,16 @@ def _read(options: ReportOptions) -> list[tuple[str, str]]:
     return found
 
 
-def _check(output: Path, options: ReportOptions) -> str:
-    """The question of the selection. Raises NaitError where another file, or the report of another selection, is in
-    the way."""
+def _question(options: ReportOptions) -> str:
+    """What the selection answers."""
     manifest = open_selection(options.selection).manifest
-    of = answers(manifest["signatures"], manifest["datasets"])
+    return answers(manifest["signatures"], manifest["datasets"])
+
+
+def _check(output: Path, of: str, options: ReportOptions) -> None:
+    """Raises NaitError where another file, or the report of another selection than ``of``, is in the way."""
     if not os.path.lexists(output):
-        return of
+        return
     state, made = _state(output)
     refuse(output, state, options.overwrite)
     inside = output.parent.resolve() == Path(options.selection).resolve()  # it goes with whatever is selected there
@@ -97,7 +103,6 @@ def _check(output: Path, options: ReportOptions) -> str:
         raise NaitError(
             f"{output}: is the report of another selection; choose another --output, or pass --overwrite to replace it"
         )
-    return of
 
 
 def _state(output: Path) -> tuple[State, str | None]:

@@ -102,6 +102,8 @@ def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:
         return
     if output.asked is not None:
         same = output.asked == asked
+    elif not (output.folder / MANIFEST).exists():
+        same = True  # shows once the signatures are there
     else:  # of rank, or of a version that kept no claim: the rest shows once the signatures are there
         told = read_json(output.folder / MANIFEST)
         same = (told["targets"], set(told["method"])) == (

@@ -88,9 +88,10 @@ def test_what_does_not_fit(tmp_path: Path, made) -> None:
     folder, options = made
     pool = str(write_jsonl(tmp_path / "own.jsonl", make_rows(30, seed=3)))
     build(tmp_path / "other", dataset=pool, **options)
+    copy = shutil.copytree(folder / "0", tmp_path / "copy")
     cases = [
         ([folder / "0", tmp_path / "other"], "made with another codebook than .*/0 .*; index it with --codebook"),
-        ([folder / "0", folder / "1", folder / "0"], r"holds the dataset .*/0\.jsonl, which .*/0 holds too; leave one"),
+        ([folder / "0", folder / "1", copy], r"copy: holds the dataset .*/0\.jsonl, which .*/0 holds too; leave one"),
         ([folder / "0"], "give at least two"),
         ([folder / "0", tmp_path / "absent"], "no such index folder"),
     ]

@@ -53,9 +53,15 @@ def problem(folder: Path) -> str:
     return message
 
 
-def test_whole_ones_pass(whole: Path) -> None:
+def test_whole_ones_pass(whole: Path, tmp_path: Path) -> None:
     assert verify(str(whole / "index")) == {"path": str(whole / "index"), "ok": True, "files": 3, "rows": 37}
-    assert verify(str(whole / "out"))["ok"] and verify(str(whole / "out"))["rows"] == 37
+    told = verify(str(whole / "out"))
+    chosen = len((whole / "out" / "selected.jsonl").read_bytes().splitlines())
+    assert told["ok"] and (told["rows"], told["rows_selected"]) == (37, chosen)
+    signature = whole / "out" / "signatures" / "sums.safetensors"
+    nait_fast.rank(index=whole / "out" / "index", signature=[signature], output=tmp_path, fraction=0.5, export=[])
+    told = verify(str(tmp_path))  # no index there: none of its rows were checked
+    assert told == {"path": str(tmp_path), "ok": True, "files": 2, "rows_selected": 18}
     told = inspect(str(whole / "index"))
     assert (told["rows"], told["shards"], told["layers"], told["neurons"]) == (37, 3, 3, 216)
     assert inspect(str(whole / "out"))["targets"] == ["sums"]

@@ -221,13 +221,6 @@ def test_row_groups_and_shards_do_not_change_the_scores(tmp_path: Path, monkeypa
     assert len(digests) == 1
 
 
-def test_the_pool_is_not_overwritten(made: Made, tmp_path: Path) -> None:
-    pool = Pool()
-    pool.paths = (str(tmp_path / "selected.jsonl"),)
-    with pytest.raises(NaitError, match="the pool would be overwritten"):
-        rank_index(made.index, made.signatures, BudgetOptions(), 0, tmp_path, pool)
-
-
 def test_nothing_is_left_after_an_error(made: Made, tmp_path: Path) -> None:
     class Changed(Pool):
         def lines(self, rows: np.ndarray) -> Iterator[bytes]:
