@@ -65,23 +65,27 @@ def _same_codes(index: Index) -> bool:
 
 
 def rows_of_targets(index: Index, signatures: Sequence[Signature]) -> dict[str, int | None]:
-    """Name -> how many rows of the index are samples of that target, by the tokens read; None where the index or the
-    signature is of a version that does not tell. Warns of those that there are."""
+    """Name -> how many rows of the index are samples of that target, by the tokens read (of the ``contents.MOST`` that
+    the signature tells of); None where the index or the signature is of a version that does not tell. Warns of those
+    that there are."""
     found: dict[str, int | None] = {signature.name: None for signature in signatures}
-    known = {s.name: held for s in signatures if (held := _samples_of(s)) is not None}
+    # Signatures of one name may be of one target, by several methods, or of several.
+    known = {(s.name, held.tobytes()): held for s in signatures if (held := _samples_of(s)) is not None}
     told = dict.fromkeys(known, 0)
     for shard in index.shards() if known else ():
         if (held := shard.contents) is None:
             return found
-        for name, samples in known.items():
-            told[name] += int(np.isin(held, samples).sum())
-    for name, rows in told.items():
+        for target, samples in known.items():
+            told[target] += int(np.isin(held, samples).sum())
+    for target, rows in told.items():
+        name, least = target[0], "at least " if len(known[target]) == contents.MOST else ""
+        found[name] = max(rows, found[name] or 0)
         if rows:
             warn(
-                f"target '{name}': {rows:,} of the pool's {index.rows:,} rows are samples of the target itself; they "
-                "rank high for that alone: leave them out of the one or the other"
+                f"target '{name}': {least}{rows:,} of the pool's {index.rows:,} rows are samples of the target itself; "
+                "they rank high for that alone: leave them out of the one or the other"
             )
-    return found | told
+    return found
 
 
 def _samples_of(signature: Signature) -> np.ndarray | None:

@@ -10,6 +10,8 @@ import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.index import contents
 from nait_fast.notices import recorded
+from nait_fast.ranking.sanity import rows_of_targets
+from nait_fast.ranking.signature import load_signature
 from tests.commands import run
 from tests.conftest import make_rows, write_jsonl
 from tests.ranking.indexes import contrast, write_index
@@ -66,6 +68,23 @@ def test_samples_that_are_rows_of_the_pool(whole, tmp_path: Path, method: str) -
     assert manifest["warnings"] == warnings and manifest["rows_of_targets"] == {"t": 7}
     told, warnings = chosen(whole, tmp_path / "b", method=method, **own)
     assert told["rows_of_targets"] == {"t": 0} and warnings == []
+
+
+def test_more_samples_than_a_signature_tells_of(whole, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(contents, "MOST", 3)
+    told, warnings = chosen(whole, tmp_path, target="pool", method="nait")
+    assert told["rows_of_targets"] == {"t": 3}
+    assert warnings[0].startswith("target 't': at least 3 of the pool's 40 rows are samples of the target itself")
+
+
+def test_two_targets_of_one_name(whole, tmp_path: Path) -> None:
+    for part in ("within", "apart"):
+        chosen(whole, tmp_path / part, target=part, method="nait")
+    index = nait_fast.Index(tmp_path / "apart" / "out" / "index")
+    files = [tmp_path / part / "out" / "signatures" / "t.safetensors" for part in ("within", "within", "apart")]
+    with recorded() as warnings:
+        assert rows_of_targets(index, [load_signature(file) for file in files]) == {"t": 7}
+    assert len(warnings) == 1 and warnings[0].startswith("target 't': 7 of the pool's")
 
 
 def test_rank_evaluate_and_merge_know_them_too(whole, tmp_path: Path, capsys) -> None:
