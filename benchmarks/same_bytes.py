@@ -33,6 +33,7 @@ VARYING = {
     "command",
     "output",
     "file",
+    "stamps",
     "path",
     "identity",
     "workers",

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from nait_fast.demo.pool import make_pool, make_target
+from nait_fast import demo
 from nait_fast.verbs.demo import find_model
 
 
@@ -23,9 +23,9 @@ def write(path: Path, rows: list[dict]) -> str:
 
 def pool_rows(step: int = 12) -> list[dict]:
     """Every ``step``-th row of the demo's pool: Alpaca format, with ``source``."""
-    return make_pool()[::step]
+    return demo.pool_rows()[::step]
 
 
 def target_rows(name: str, n: int = 12) -> list[dict]:
     """``n`` in-domain samples of 'arithmetic' or 'code'; none is in the pool."""
-    return make_target(name, n)
+    return demo.target_rows(name)[:n]

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.exactness import compare
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.demo.pool import make_pool
+from nait_fast.demo import pool_rows
 from nait_fast.extract.session import open_session
 
 ROWS = 40
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def result(smollm2):
     session = open_session(ModelOptions(model=smollm2), DataOptions(max_length=384), quiet=True)
-    return compare(session, make_pool()[:ROWS], fp64_rows=ROWS)
+    return compare(session, pool_rows()[:ROWS], fp64_rows=ROWS)
 
 
 @pytest.mark.parametrize("reading", ["mean", "drift", "up_abs"])

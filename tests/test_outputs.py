@@ -1,6 +1,7 @@
 """An output folder is one command's at a time, and nothing in it that nait_fast did not write is touched."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import shutil
@@ -573,15 +574,16 @@ def test_an_unfinished_index_is_no_place_for_results(made: Made, tmp_path: Path)
 
 
 def test_the_demo_keeps_to_its_own_files(tmp_path: Path, tiny_model: str, monkeypatch) -> None:
-    from nait_fast.demo import pool as demo_pool
+    from nait_fast.demo import TARGETS
     from nait_fast.verbs import demo
 
-    rows = [{**row, "source": demo_pool.TARGETS[i % len(demo_pool.TARGETS)]} for i, row in enumerate(make_rows(24))]
-    monkeypatch.setattr(demo, "make_pool", lambda: rows)
-    monkeypatch.setattr(demo, "make_target", lambda name: make_rows(8, seed=len(name)))
+    rows = [{**row, "source": TARGETS[i % len(TARGETS)]} for i, row in enumerate(make_rows(24))]
+    held = {"pool": rows, **{name: make_rows(8, seed=len(name)) for name in TARGETS}}
+    monkeypatch.setattr(demo, "pool_rows", lambda: rows)
+    monkeypatch.setattr(demo, "data", lambda name: "".join(json.dumps(row) + "\n" for row in held[name]).encode())
     out = tmp_path / "demo"
     out.mkdir()
-    mine = out / f"{demo_pool.TARGETS[0]}.jsonl"
+    mine = out / f"{TARGETS[0]}.jsonl"
     mine.write_text("mine")
     refused(demo.run, out, "is in the way", tiny_model, str(out), quiet=True)
     mine.unlink()

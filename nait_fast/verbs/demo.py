@@ -1,7 +1,6 @@
 """``demo``: the whole pipeline, offline, on a real model and a labelled pool that the project makes itself."""
 
 import importlib.util
-import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ import numpy as np
 
 from nait_fast.config import DataOptions, IndexOptions, ModelOptions, RankOptions, SignatureOptions
 from nait_fast.data.pool import Pool
-from nait_fast.demo.pool import TARGETS, make_pool, make_target
+from nait_fast.demo import TARGETS, data, pool_rows
 from nait_fast.dist.worker import index_pool
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import IndexBuild
@@ -43,10 +42,6 @@ def find_model() -> str:
     return files[0]
 
 
-def _lines(rows: list[dict[str, str]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
 def _rankings(index: Index, signatures: list[Signature]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(rows, target -> positions of the rows, best first)."""
     blocks = list(scan(index, signatures))
@@ -74,17 +69,17 @@ def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
 def _run(
     model: str | None, output: str, quiet: bool, lap: Callable[[], float], clock: list[float], held: ExitStack
 ) -> dict[str, Any]:
-    pool_rows = make_pool()
-    data = {"pool.jsonl": _lines(pool_rows), **{f"{name}.jsonl": _lines(make_target(name)) for name in TARGETS}}
+    samples = pool_rows()
+    contents = {f"{name}.jsonl": data(name) for name in ("pool", *TARGETS)}
     inputs = [("--model", model)] if model else []
 
     def recognise(path: Path) -> tuple[State, str | None]:
-        return (State.WHOLE if path.read_bytes() == data[path.name] else State.FOREIGN), None
+        return (State.WHOLE if path.read_bytes() == contents[path.name] else State.FOREIGN), None
 
     folder = make_folder(output)
-    place = held.enter_context(Output(folder, data, recognise=recognise, inputs=inputs))
+    place = held.enter_context(Output(folder, contents, recognise=recognise, inputs=inputs))
     stage = place.begin()
-    for name, content in data.items():
+    for name, content in contents.items():
         write_atomic(stage / name, content)
     place.done("demo")
     pool = Pool(str(folder / "pool.jsonl"))
@@ -103,8 +98,8 @@ def _run(
     index_pool(build, directions_of(signatures["nait"]))
     seconds["index"] = lap()
     index = Index(folder / "index")
-    labels = np.array([row["source"] for row in pool_rows])
-    lines = [f"{len(pool_rows)} samples of {len(set(labels))} kinds; {build.tokens:,} tokens through "
+    labels = np.array([row["source"] for row in samples])
+    lines = [f"{len(samples)} samples of {len(set(labels))} kinds; {build.tokens:,} tokens through "
              f"{Path(session.model.name).name}: {sum(session.model.widths):,} neurons, one bit each", "",
              f"{'target':<12} {'own kind':>8} {'by chance':>10}" + "".join(f"{m:>10}" for m in METHODS)
              + "   share of the target's own kind among the best R (R = its number)"]  # fmt: skip
@@ -119,8 +114,8 @@ def _run(
             precision[name][method] = float((labels[ranked[:own]] == name).mean())
             if method == METHODS[0]:
                 details += ["", f"{name}: best five and worst five by {method}"]
-                details += [_line(i + 1, pool_rows[r]) for i, r in enumerate(ranked[:5])]
-                details += [_line(len(ranked) - 4 + i, pool_rows[r]) for i, r in enumerate(ranked[-5:])]
+                details += [_line(i + 1, samples[r]) for i, r in enumerate(ranked[:5])]
+                details += [_line(len(ranked) - 4 + i, samples[r]) for i, r in enumerate(ranked[-5:])]
         values = "".join(f"{precision[name][m]:>10.2f}" for m in METHODS)
         lines.append(f"{name:<12} {own:>8} {own / len(labels):>10.2f}{values}")
     for method in METHODS:
