@@ -188,13 +188,20 @@ def _check_config(options: Options) -> None:
 
 
 def _keep_config(options: Options) -> None:
+    """Write the output's config.yaml; a warning, for the work is done, where a file has come in its way meanwhile."""
     from pathlib import Path
 
     import yaml
 
     from nait_fast.index.files import write_atomic
+    from nait_fast.notices import warn
     from nait_fast.outputs import CONFIG, YAML, sealed
 
+    try:
+        _check_config(options)
+    except NaitError as error:
+        warn(f"{error}; the results are there, this command's {CONFIG} is not")
+        return
     values = options.to_mapping()
     data = yaml.safe_dump(values, sort_keys=False).encode()
     write_atomic(Path(values["output"]) / CONFIG, sealed(data, "config", YAML))

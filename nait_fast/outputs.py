@@ -12,11 +12,10 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from nait_fast.index.files import make_folder, read_sealed, sha256, sha256_file,
 from nait_fast.index.format import RUN
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.owned import is_begun, is_name
+from nait_fast.notices import warn
 
 CLAIM = ".nait-fast.json"
 STAGE = ".nait-fast.new"  # in an output: what is being written
@@ -109,7 +109,8 @@ class Output:
         self._lock = held if lock else None
         self._claim: dict[str, Any] = _BLANK
         self._questions: dict[str, str | None] = {}
-        self._seen: dict[str, tuple[int, int, int]] = {}  # what was checked
+        self._seen: dict[str, tuple[int, ...]] = {}  # what was checked
+        self._begun: tuple[int, int] | None = None  # the folder that was made for what is written
 
     def __enter__(self) -> Output:
         check_folders(self.folder, self._inputs, self._flag)
@@ -131,10 +132,22 @@ class Output:
             self._lock.leave()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, Exception) and self._claim["staged"]:
-            shutil.rmtree(self.stage, ignore_errors=True)  # of no use to a rerun, and a full disk wants the room
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            if kind is not None and issubclass(kind, (Exception, KeyboardInterrupt)) and self._begun is not None:
+                self._give_up()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _give_up(self) -> None:
+        """Take away what was written for ``done``, which will not come: a full disk has its room back."""
+        with suppress(OSError, NaitError):
+            if _place_of(self.stage) == self._begun and self._clear() is None:
+                if any(self._claim[key] for key in ("files", "next", "asked")):
+                    self._save({**self._claim, "staged": []})
+                else:
+                    (self.folder / CLAIM).unlink()
+        self._begun = None
 
     def _sweep(self) -> None:
         claim = _load_claim(self.folder)
@@ -145,7 +158,7 @@ class Output:
         if not os.path.lexists(path):
             return
         told = os.lstat(path)
-        if self._seen.get(name) == (seen := (told.st_ino, told.st_size, told.st_mtime_ns)):
+        if self._seen.get(name) == (seen := (told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns)):
             return
         self._seen[name] = seen
         state, self._questions[name] = self._state(name, path)
@@ -195,30 +208,63 @@ class Output:
         if os.path.lexists(stage):
             if not self._claim["staged"] or stage.is_symlink() or not stage.is_dir():
                 refuse(stage, State.FOREIGN, None, self._flag)
-            shutil.rmtree(stage)
-        self._save({**self._claim, "staged": True})
-        stage.mkdir()
+            if (other := self._clear()) is not None:
+                refuse(other, State.FOREIGN, None, self._flag)
+        # What an earlier run had put in place when it was killed is no longer about to come: it is there.
+        came = {n: e for n, e in self._claim["next"].items() if self._is_there(n, e)}
+        files = {**self._claim["files"], **came}
+        self._save({**self._claim, "files": files, "next": {}, "staged": sorted(self.names)})
+        with _told(stage):
+            stage.mkdir()
+            self._begun = _place_of(stage)
         return stage
+
+    def _is_there(self, name: str, entry: Mapping[str, str]) -> bool:
+        path = self.folder / name
+        return os.path.lexists(path) and is_plain(path) and sha256_file(path) == entry["sha256"]
+
+    def _clear(self) -> Path | None:
+        """Remove the folder of what is written, as the claim tells of it; what else lies in it stays, and the first of
+        that is returned."""
+        for entry in sorted(os.scandir(self.stage), key=lambda entry: entry.name):
+            match = _TEMPORARY.fullmatch(entry.name)
+            name = entry.name if match is None else match["name"]
+            if name not in self._claim["staged"] or not entry.is_file(follow_symlinks=False):
+                return Path(entry.path)
+            with _told(Path(entry.path)):
+                os.unlink(entry.path)
+        with _told(self.stage):
+            self.stage.rmdir()
+        return None
 
     def done(self, of: str | Mapping[str, str], asked: str | None = "") -> None:
         """All is written: the files take their places, those of an earlier run that were not written now are removed.
         ``of``: the question that the files answer, or that of each name; ``asked``: what the folder as a whole was
         asked (by default, what it was before). Raises NaitError where something has come in the way meanwhile."""
-        for name in self.names:
-            self._check(name)
         stage, new = self.stage, {}
+        if self._begun is None or _place_of(stage) != self._begun:
+            raise NaitError(f"{stage}: was taken away while it was written to; the results are as they were; run again")
         for name in self.names:
-            if (path := stage / name).is_file():
+            self._check(name)  # somebody may have put a file there meanwhile
+            if os.path.lexists(path := stage / name):
+                if not is_plain(path):
+                    refuse(path, State.FOREIGN, None, self._flag)
                 new[name] = {"sha256": sha256_file(path), "of": of if isinstance(of, str) else of[name]}
         asked = self._claim["asked"] if asked == "" else asked
         self._save({**self._claim, "next": new, "asked": asked})
         for name in self.names:
-            if name in new:
-                os.replace(stage / name, self.folder / name)
-            else:
-                (self.folder / name).unlink(missing_ok=True)  # of an earlier run: it would not fit the rest
+            self._check(name)
+            with _told(self.folder / name):
+                if name in new:
+                    os.replace(stage / name, self.folder / name)
+                else:
+                    (self.folder / name).unlink(missing_ok=True)  # of an earlier run: it would not fit the rest
         others = {n: e for n, e in self._claim["files"].items() if n not in self.names and (self.folder / n).exists()}
-        stage.rmdir()
+        try:
+            stage.rmdir()
+        except OSError:
+            warn(f"{stage}: holds what nait_fast did not write; move it, or the next command is refused this folder")
+        self._begun = None
         self._save({**_BLANK, "files": dict(sorted({**others, **new}.items())), "asked": asked})
 
     def _save(self, claim: dict[str, Any]) -> None:
@@ -226,8 +272,29 @@ class Output:
         self._claim = claim
 
 
-# files, next: name -> sha256 and question, of files that are there, and of those about to take their place
-_BLANK: dict[str, Any] = {"files": {}, "next": {}, "asked": None, "staged": False}
+# files, next: name -> sha256 and question, of files that are there, and of those about to take their place; staged:
+# names that may lie in the folder of what is being written
+_BLANK: dict[str, Any] = {"files": {}, "next": {}, "asked": None, "staged": []}
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Whatever the system refuses in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise NaitError(
+            f"{path}: cannot be written, moved or removed ({error.strerror or error}); mend that and run again"
+        ) from None
+
+
+def _place_of(folder: Path) -> tuple[int, int] | None:
+    """Which folder this is; None where there is none, or a link to one."""
+    try:
+        told = os.lstat(folder)
+    except OSError:
+        return None
+    return (told.st_dev, told.st_ino) if stat.S_ISDIR(told.st_mode) else None
 
 
 def _load_claim(folder: Path) -> dict[str, Any]:
@@ -243,7 +310,7 @@ def _load_claim(folder: Path) -> dict[str, Any]:
         asked = None if told["asked"] is None else str(told["asked"])
         if told["kind"] != KIND:
             raise KeyError("kind")
-        return {"files": files, "next": new, "asked": asked, "staged": told["staged"] is True}
+        return {"files": files, "next": new, "asked": asked, "staged": [str(name) for name in told["staged"]]}
     except (NaitError, KeyError, TypeError, AttributeError):
         raise NaitError(
             f"{path}: damaged; it tells which files there are of nait_fast: choose another folder, or delete it "

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -503,6 +504,146 @@ def test_a_file_put_there_while_the_command_runs(made: Made, tmp_path: Path, mon
     refused(made.rank, out, f"{STAGE}: is in the way", out)
 
 
+NAMES = ("a.txt", "b.txt", "c.txt")
+
+
+def write(folder: Path, texts: dict[str, str], meanwhile: Any = None, overwrite: bool = False) -> None:
+    """A run whose files hold ``texts``; ``meanwhile`` is called when they are written, before they are moved."""
+    with Output(folder, NAMES, overwrite=overwrite) as output:
+        stage = output.begin()
+        for name, text in texts.items():
+            (stage / name).write_text(text)
+        if meanwhile is not None:
+            meanwhile(stage)
+        output.done("question")
+
+
+def test_killed_twice_at_any_two_moves(tmp_path: Path, monkeypatch) -> None:
+    """Each run writes other bytes, as a manifest does that tells seconds: what the first one put in place is ours."""
+    real = os.replace
+    for number, (first, second) in enumerate(itertools.product(range(2, 6), range(1, 6))):
+        folder = tmp_path / str(number)
+        for run_number, at in enumerate((first, second)):
+            moved = itertools.count()
+
+            def replaced(source: Any, target: Any, at: int = at, moved: Any = moved) -> None:
+                if next(moved) == at:
+                    raise Killed
+                real(source, target)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "replace", replaced)
+                with suppress(Killed):
+                    write(folder, {name: f"{name} {run_number}" for name in NAMES})
+        write(folder, {name: f"{name} 2" for name in NAMES})
+        assert {name: (folder / name).read_text() for name in NAMES} == {name: f"{name} 2" for name in NAMES}
+        assert set(contents(folder)) == {*NAMES, CLAIM} and not (folder / STAGE).exists()
+
+
+def test_a_file_put_there_while_others_are_written(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "1"})
+
+    def meanwhile(stage: Path) -> None:
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).mkdir() if name == "c.txt" else (tmp_path / name).write_text("mine")
+
+    for name in NAMES:  # one of ours, one that comes anew, and one of a run before, which goes
+        texts = {"a.txt": "2", "b.txt": "2"}
+        with pytest.raises(NaitError, match=rf"{name}: is (in the way|not as nait_fast wrote)"):
+            write(tmp_path, texts, meanwhile)
+        assert (tmp_path / name).is_dir() if name == "c.txt" else (tmp_path / name).read_text() == "mine"
+        assert not (tmp_path / STAGE).exists()
+        (tmp_path / name).rmdir() if name == "c.txt" else (tmp_path / name).unlink()
+        write(tmp_path, {"a.txt": "1"})
+
+
+@pytest.mark.parametrize("by", ["nothing", "a folder", "a link"])
+def test_the_folder_of_what_is_written_is_taken_away(tmp_path: Path, by: str) -> None:
+    folder, mine = tmp_path / "out", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "a.txt").write_text("mine")
+    write(folder, dict.fromkeys(NAMES, "1"))
+
+    def meanwhile(stage: Path) -> None:
+        stage.rename(tmp_path / "gone")
+        if by == "a folder":
+            mine.rename(stage)
+        elif by == "a link":
+            stage.symlink_to(mine)
+
+    with pytest.raises(NaitError, match="was taken away while it was written to"):
+        write(folder, dict.fromkeys(NAMES, "2"), meanwhile)
+    assert [(folder / name).read_text() for name in NAMES] == ["1"] * 3
+    assert ((folder / STAGE if by == "a folder" else mine) / "a.txt").read_text() == "mine"
+
+
+def test_a_folder_of_ones_own_in_place_of_what_a_kill_has_left(tmp_path: Path) -> None:
+    def killed(stage: Path) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        write(tmp_path, {"a.txt": "1"}, killed)
+    for name in ("mine.txt", "sub/a.txt"):
+        mine = tmp_path / STAGE / name
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        with pytest.raises(NaitError, match=rf"{STAGE}/{name.partition('/')[0]}: is in the way"):
+            write(tmp_path, {"a.txt": "2"})
+        assert mine.read_text() == "mine"
+        mine.unlink()
+    mine.parent.rmdir()
+    (tmp_path / STAGE / "a.txt.123-0a1b2c3d.tmp").write_text("half")
+    write(tmp_path, {"a.txt": "2"})
+    assert set(contents(tmp_path)) == {"a.txt", CLAIM}
+
+    def meanwhile(stage: Path) -> None:
+        (stage / "mine.txt").write_text("mine")
+
+    with pytest.warns(NaitWarning, match="holds what nait_fast did not write"):
+        write(tmp_path, {"a.txt": "3"}, meanwhile)
+    assert (tmp_path / "a.txt").read_text() == "3" and (tmp_path / STAGE / "mine.txt").read_text() == "mine"
+
+
+def test_a_run_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    def fails(stage: Path) -> None:
+        raise KeyboardInterrupt
+
+    for texts in ({}, {"a.txt": "1"}):
+        if texts:
+            write(tmp_path, texts)
+        before = {name: data for name, data in contents(tmp_path).items() if name != CLAIM}
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, {"a.txt": "2", "b.txt": "2"}, fails)
+        assert {name: data for name, data in contents(tmp_path).items() if name != CLAIM} == before
+        assert (tmp_path / CLAIM).exists() == bool(texts) and not (tmp_path / STAGE).exists()
+
+
+def test_a_page_and_options_that_come_while_the_command_runs(capsys, made: Made, tmp_path: Path, monkeypatch) -> None:
+    from nait_fast.verbs import rank as rank_verb
+    from nait_fast.verbs import report as report_verb
+
+    page, real = tmp_path / "page.html", report_verb.gather
+
+    def gather(*arguments: Any) -> Any:
+        page.write_text("mine")
+        return real(*arguments)
+
+    monkeypatch.setattr(report_verb, "gather", gather)
+    with pytest.raises(NaitError, match=r"page\.html: is in the way"):
+        nait_fast.report(selection=str(made.folder / "selection"), output=str(page))
+    assert page.read_text() == "mine"
+    out, ranked = tmp_path / "out", rank_verb.rank_index
+
+    def rank_index(*arguments: Any, **options: Any) -> Any:
+        (out / "config.yaml").write_text("mine: 1\n")
+        return ranked(*arguments, **options)
+
+    monkeypatch.setattr(rank_verb, "rank_index", rank_index)
+    told = run(capsys, "rank", "--index", made.index, "--signature", made.signature, "--top-k", 5, "--output", out)
+    assert told.status == 0 and "config.yaml: is in the way" in told.err
+    assert (out / "config.yaml").read_text() == "mine: 1\n" and (out / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("name", ["log.json", "log-1.json", "manifest.json", "codebook.safetensors", "events.jsonl"])
 def test_a_file_put_into_an_unfinished_index(made: Made, tmp_path: Path, no_model, name: str) -> None:
     out = tmp_path / "index"
@@ -588,8 +729,15 @@ def test_the_demo_keeps_to_its_own_files(tmp_path: Path, tiny_model: str, monkey
     refused(demo.run, out, "is in the way", tiny_model, str(out), quiet=True)
     mine.unlink()
     first = demo.run(tiny_model, str(out), quiet=True)
+    signed = out / "signatures" / "contrast" / f"{demo.TARGETS[0]}.safetensors"
+    kept = signed.read_bytes()
+    shutil.copy(out / "signatures" / "nait" / signed.name, signed)
+    refused(demo.run, signed.parent, "is not as nait_fast wrote it last", tiny_model, str(out), quiet=True)
+    signed.write_bytes(kept)
+    left = signed.with_name(f"{signed.name}.4194304-0a1b2c3d.tmp")
+    left.write_bytes(b"half")
     again = demo.run(tiny_model, str(out), quiet=True)
-    assert again["precision"] == first["precision"] and mine.exists()
+    assert again["precision"] == first["precision"] and mine.exists() and not left.exists()
 
 
 def test_a_damaged_claim_is_told(made: Made, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from nait_fast.index.files import make_folder, write_atomic
 from nait_fast.index.reader import Index
 from nait_fast.outputs import Output, State
 from nait_fast.ranking.scan import scan
-from nait_fast.ranking.signature import Signature
+from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.ranking.topk import order
 from nait_fast.verbs import rank
 from nait_fast.verbs.index import directions_of, hold_folder
@@ -47,6 +47,15 @@ def _rankings(index: Index, signatures: list[Signature]) -> tuple[np.ndarray, di
     blocks = list(scan(index, signatures))
     rows, scores = np.concatenate([b.row for b in blocks]), np.concatenate([b.scores for b in blocks])
     return rows, {s.name: order(rows, scores[:, c]) for c, s in enumerate(signatures)}
+
+
+def _signature(path: Path) -> tuple[State, str | None]:
+    """What a file among the signatures is that no claim tells of: an older version made no claim."""
+    try:
+        load_signature(path)
+    except NaitError:
+        return State.FOREIGN, None
+    return State.WHOLE, None
 
 
 def _line(place: int, row: dict[str, str]) -> str:
@@ -119,8 +128,14 @@ def _run(
         values = "".join(f"{precision[name][m]:>10.2f}" for m in METHODS)
         lines.append(f"{name:<12} {own:>8} {own / len(labels):>10.2f}{values}")
     for method in METHODS:
-        made = make_folder(folder / "signatures" / method)
-        files = tuple(str(signature.save(made)) for signature in signatures[method])
+        made = folder / "signatures" / method
+        names = [f"{signature.name}.safetensors" for signature in signatures[method]]
+        with Output(made, names, recognise=_signature) as signed:
+            into = signed.begin()
+            for signature in signatures[method]:
+                signature.save(into)
+            signed.done("demo")
+        files = tuple(str(made / name) for name in names)
         rank.run(RankOptions(index=options.output, signature=files, output=str(folder / method)))
     seconds["rank"] = lap()
     rate = build.tokens / build.seconds if build.seconds else 0.0
