@@ -194,8 +194,11 @@ CASES = [
     ("verify nowhere", "nowhere: no such folder"),
     ("verify {CUT}", "truncated or damaged; rebuild it"),
     ("verify {FLIPPED}", "{FLIPPED}/shard-00001.safetensors: its bytes have changed"),
-    ("verify {UNFINISHED}", "{UNFINISHED}/manifest.json: no such file"),
-    ("verify {POOL}", "{POOL}: no such folder"),
+    (
+        "verify {UNFINISHED}",
+        "{UNFINISHED}: no manifest.json: neither an index nor a selection, or one that is not finished",
+    ),
+    ("verify {POOL}", "{POOL}: is a file: name the folder of an index or a selection"),
     ("inspect nowhere", "nowhere: no such file or folder"),
     ("inspect {KEYLESS}", "{KEYLESS}: not one of its 1 rows can be used"),
     ("inspect {CUT}/shard-00000.safetensors", "is no nait_fast signature"),

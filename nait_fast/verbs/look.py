@@ -75,7 +75,12 @@ def verify(path: str) -> dict[str, Any]:
     """
     place = Path(path)
     if not place.is_dir():
-        raise NaitError(f"{path}: no such folder")
+        what = "is a file: name the folder of an index or a selection" if place.exists() else "no such folder"
+        raise NaitError(f"{path}: {what}")
+    if not (place / MANIFEST).exists():
+        raise NaitError(
+            f"{path}: no {MANIFEST}: neither an index nor a selection, or one that is not finished (rerun its command)"
+        )
     problems: list[str] = []
     told: dict[str, Any] = {"path": path, "ok": True, "files": 0}
     indexed = True

@@ -53,6 +53,17 @@ def problem(folder: Path) -> str:
     return message
 
 
+def test_what_is_no_folder_of_ours(whole: Path, tmp_path: Path) -> None:
+    signature = whole / "out" / "signatures" / "sums.safetensors"
+    for path, words in (
+        (signature, "is a file: name the folder of an index or a selection"),
+        (tmp_path / "absent", "no such folder"),
+        (tmp_path, r"no manifest\.json: neither an index nor a selection, or one that is not finished"),
+    ):
+        with pytest.raises(NaitError, match=words):
+            verify(str(path))
+
+
 def test_whole_ones_pass(whole: Path, tmp_path: Path) -> None:
     assert verify(str(whole / "index")) == {"path": str(whole / "index"), "ok": True, "files": 3, "rows": 37}
     told = verify(str(whole / "out"))
@@ -136,7 +147,7 @@ def test_missing_files(index: Path, selection: Path) -> None:
     assert "no such index folder" in problem(selection)
     with pytest.raises(NaitError, match="no such folder"):
         verify(str(index / "absent"))
-    with pytest.raises(NaitError, match="no such file"):
+    with pytest.raises(NaitError, match="neither an index nor a selection"):
         verify(str(index.parent))
 
 
