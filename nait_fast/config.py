@@ -1,6 +1,7 @@
 """Options of every verb as frozen dataclasses: one definition for the API, the command line and replayable YAML."""
 
 import dataclasses
+import datetime
 import os
 import types
 import typing
@@ -140,7 +141,8 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
         value = os.fspath(value)
     accepted, called = _KINDS[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"must be {called}, not {type(value).__name__}")
+        quotes = kind is str and isinstance(value, (Real, datetime.date))  # as YAML reads 3, or 2024-07-26
+        raise ValueError(f"must be {called}, not {type(value).__name__}{'; write it in quotes' * quotes}")
     value = kind(value)
     if kind is str:
         _check_text(value)

@@ -8,7 +8,7 @@ from nait_fast.config import Options
 from nait_fast.errors import NaitError
 
 MOST_BYTES = 1 << 20
-DEEPEST = 3  # the mapping, a list in it, and what a list may hold by mistake, which is then named
+DEEPEST = 4  # the mapping, a list in it, and a list or mapping that it may hold by mistake, which is then named
 
 
 def read_config(path: str, options: type[Options]) -> dict[str, Any]:
