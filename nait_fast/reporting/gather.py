@@ -1,7 +1,10 @@
 """Everything that a report shows of a selection, as numbers and texts; how it looks is decided elsewhere."""
 
+import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from nait_fast.evaluation import FILE
 from nait_fast.evaluation.ranks import best as best_rows
 from nait_fast.evaluation.ranks import correlations, count_of, overlaps
 from nait_fast.index.drawn import codes_at
+from nait_fast.index.files import sha256
 from nait_fast.ranking.export import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation import Evaluation, Matrix, load_evaluation
@@ -63,15 +67,34 @@ class Report:
     notes: list[str]
 
 
-def gather(options: ReportOptions, scratch: Path) -> Report:
-    """Read a selection. ``scratch``: folder for what is needed meanwhile. Raises NaitError for bad input."""
+def _prefix(output: Path) -> str:
+    """How the names of folders begin that hold what is needed for the page ``output`` meanwhile."""
+    return f".nait-fast-report-{sha256(os.fsencode(output.name))[:8]}-"
+
+
+def sweep_scratch(output: Path) -> None:
+    """Remove what killed commands have left beside the page ``output``: for who has that page alone."""
+    for entry in list(os.scandir(output.parent)):
+        if not re.fullmatch(re.escape(_prefix(output)) + "[a-z0-9_]{8}", entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            with suppress(OSError):  # what else lies there keeps the folder
+                for inner in list(os.scandir(entry.path)):
+                    if re.fullmatch(re.escape(SCORES) + r"(\.\d+-[0-9a-f]{8}\.tmp)?", inner.name):
+                        os.unlink(inner.path)
+                os.rmdir(entry.path)
+
+
+def gather(options: ReportOptions, output: Path) -> Report:
+    """Read a selection for the page ``output``, beside which lies what is needed meanwhile. Raises NaitError for bad
+    input."""
     chosen = open_selection(options.selection)
     evaluation = _evaluation(options, chosen)
     notes = list(chosen.notes)
     known = {} if evaluation is None else evaluation.labels
     if known and not set(chosen.manifest["signatures"].values()) & known.keys():
         notes.append("The evaluation is of other signatures than those of this selection.")
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".nait-fast-report-") as folder:
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=_prefix(output)) as folder:
         file, whole = _scores(chosen, Path(folder), notes)
         scores, rows = None, None
         if file is not None:

@@ -24,7 +24,7 @@ from nait_fast.outputs import (
 from nait_fast.progress import say
 from nait_fast.ranking.export import REPORT
 from nait_fast.reporting.drawing import need_matplotlib
-from nait_fast.reporting.gather import gather
+from nait_fast.reporting.gather import gather, sweep_scratch
 from nait_fast.reporting.source import open_selection
 from nait_fast.verbs.rank import answers
 
@@ -48,13 +48,18 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     inside = folder.resolve() == Path(options.selection).resolve()
     lock = folder / FOLDER_LOCK if inside else folder / f".{output.name}.lock"
     mine = {output.name}.__contains__
-    with OutputLock(lock, f"--output {output}", keep=inside, alone=lambda: sweep(folder, mine)):
+
+    def alone() -> None:
+        sweep(folder, mine)
+        sweep_scratch(output)
+
+    with OutputLock(lock, f"--output {output}", keep=inside, alone=alone):
         check_inputs(folder, mine, _read(options))
         of = _question(options)
         _check(output, of, options)
         plots = None if options.plots is None else make_folder(options.plots, "--plots")
         say("report: reading the selection", quiet)
-        report = gather(options, folder)
+        report = gather(options, output)
         say("report: drawing", quiet)
         figures = draw(report, plots is not None)
         data = sealed(render(report, figures), of, HTML)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import nait_fast
 from nait_fast.index.files import read_sealed, sha256, write_sealed
 from nait_fast.notices import NaitWarning
+from nait_fast.reporting import gather as gathering
 from nait_fast.reporting.provenance import command
 from nait_fast.reporting.source import open_selection
 from tests.commands import run, shell, summary
@@ -82,7 +84,7 @@ def test_parts_of_estimates_add_up(tmp_path: Path, tiny_model: str, pool_file, t
     nait_fast.build_index(model=tiny_model, dataset=str(pool_file), output=str(index), **CODECS[codec])
     nait_fast.build_signature(model=tiny_model, output=str(tmp_path), target=[f"sums={target_file}"], method="nait")
     nait_fast.rank(index=str(index), signature=[str(tmp_path / "sums.safetensors")], output=str(tmp_path / "out"))
-    found = gather(ReportOptions(selection=str(tmp_path / "out")), tmp_path)
+    found = gather(ReportOptions(selection=str(tmp_path / "out")), tmp_path / "report.html")
     scores = parquet.read_table(tmp_path / "out" / "scores.parquet")["score.sums"].to_numpy()
     (part,) = found.layers
     assert part.mean.sum() == pytest.approx(scores.mean(), rel=0.1, abs=0.1 * scores.std()) and part.rows == 60
@@ -96,6 +98,26 @@ def test_parts_of_estimates_add_up(tmp_path: Path, tiny_model: str, pool_file, t
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Made:
     return Made(tmp_path_factory.mktemp("made"), make_rows(50), 1)
+
+
+def test_what_killed_commands_left_beside_the_page_goes(made: Made, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+
+    def left(output: Path, *names: str) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path, prefix=gathering._prefix(output)))
+        for name in names:
+            (folder / name).write_text("half")
+        return folder
+
+    gone = [left(page), left(page, "scores.parquet", "scores.parquet.12-0a1b2c3d.tmp")]
+    kept = [
+        left(page, "mine.txt"),
+        left(tmp_path / "other.html", "scores.parquet"),
+        tmp_path / ".nait-fast-report-mine",
+    ]
+    kept[-1].mkdir()
+    nait_fast.report(selection=str(made.select("left")), output=str(page))
+    assert not any(folder.exists() for folder in gone) and all(folder.exists() for folder in kept)
 
 
 def change(folder: Path, **entries: object) -> None:

@@ -21,7 +21,7 @@ from tests.reporting.made import WIDTHS, Made, make_rows
 
 
 def gathered(selection: Path, **options: Any) -> Report:
-    return gather(ReportOptions(selection=str(selection), **options), selection.parent)
+    return gather(ReportOptions(selection=str(selection), **options), selection.parent / "report.html")
 
 
 @pytest.fixture(scope="module")
