@@ -1,21 +1,78 @@
 """nait_fast: ranks instruction-tuning samples by the MLP neurons of an LLM that they activate (arXiv 2603.13201)."""
 
+from typing import TYPE_CHECKING, Any
+
 from nait_fast._version import __version__
 
-_PUBLIC = ("Captured", "Index", "NaitError", "ResidentIndex", "Scorer", "Signature", "build_index",
-           "build_signature", "capture", "evaluate", "load_signature", "merge", "rank", "report", "search", "select",
-           "signature_of")  # fmt: skip
+if TYPE_CHECKING:
+    from nait_fast.api import (
+        build_index,
+        build_signature,
+        evaluate,
+        inspect,
+        merge,
+        rank,
+        report,
+        run_bench,
+        run_demo,
+        select,
+        signature_of,
+        verify,
+    )
+    from nait_fast.attach import Captured, capture
+    from nait_fast.errors import NaitError
+    from nait_fast.index.reader import Index
+    from nait_fast.ranking.resident import ResidentIndex
+    from nait_fast.ranking.scan import search
+    from nait_fast.ranking.signature import Signature, load_signature
+    from nait_fast.scorer import Scorer
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "Captured",
+    "Index",
+    "NaitError",
+    "ResidentIndex",
+    "Scorer",
+    "Signature",
+    "__version__",
+    "build_index",
+    "build_signature",
+    "capture",
+    "evaluate",
+    "inspect",
+    "load_signature",
+    "merge",
+    "rank",
+    "report",
+    "run_bench",
+    "run_demo",
+    "search",
+    "select",
+    "signature_of",
+    "verify",
+]
+
+# Names that are not the verbs' functions -> where they are.
+_ELSEWHERE = {
+    "Captured": "attach",
+    "Index": "index.reader",
+    "NaitError": "errors",
+    "ResidentIndex": "ranking.resident",
+    "Scorer": "scorer",
+    "Signature": "ranking.signature",
+    "capture": "attach",
+    "load_signature": "ranking.signature",
+    "search": "ranking.scan",
+}
 
 
-def __getattr__(name: str):
-    # Public names are imported at first use: `import nait_fast` costs milliseconds, torch seconds.
-    if name not in _PUBLIC:
+def __getattr__(name: str) -> Any:
+    # Public names are imported at first use, each for itself: `import nait_fast` costs milliseconds, torch seconds.
+    if name not in __all__:
         raise AttributeError(f"module 'nait_fast' has no attribute {name!r}")
-    from nait_fast import api
+    from importlib import import_module
 
-    return getattr(api, name)
+    return getattr(import_module(f"nait_fast.{_ELSEWHERE.get(name, 'api')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,11 +1,13 @@
 """The verbs as functions: the keyword arguments are the command line's flags with underscores."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nait_fast.attach import Captured, capture
 from nait_fast.config import (
+    BenchOptions,
     EvaluateOptions,
     IndexOptions,
     MergeOptions,
@@ -14,36 +16,32 @@ from nait_fast.config import (
     SelectOptions,
     SignatureBuildOptions,
 )
-from nait_fast.errors import NaitError
-from nait_fast.index.reader import Index
-from nait_fast.ranking.resident import ResidentIndex
-from nait_fast.ranking.scan import search
-from nait_fast.ranking.signature import Signature, load_signature
-from nait_fast.scorer import Scorer
 
-__all__ = ["Captured", "Index", "NaitError", "ResidentIndex", "Scorer", "Signature", "build_index",
-           "build_signature", "capture", "evaluate", "load_signature", "merge", "rank", "report", "search", "select",
-           "signature_of"]  # fmt: skip
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from nait_fast import arguments
+    from nait_fast.ranking.signature import Signature
 
 
-def select(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+def select(*, quiet: bool = True, **options: Unpack[arguments.SelectArguments]) -> dict[str, Any]:
     """Select a subset of a pool: ``select(model=…, dataset=…, target=["NAME=FILE"], output=…, fraction=0.1)``.
 
     Options: ``nait_fast.config.SelectOptions``. Writes ``output`` and returns its summary. Raises NaitError.
     """
     from nait_fast.verbs.select import run
 
-    return run(SelectOptions.from_mapping(options, "select"), quiet)
+    return run(SelectOptions.from_mapping(dict(options), "select"), quiet)
 
 
-def build_index(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+def build_index(*, quiet: bool = True, **options: Unpack[arguments.IndexArguments]) -> dict[str, Any]:
     """Index a pool: ``build_index(model=…, dataset=…, output=…)``. Options: ``IndexOptions``. Raises NaitError."""
     from nait_fast.verbs.index import run
 
-    return run(IndexOptions.from_mapping(options, "build_index"), quiet)
+    return run(IndexOptions.from_mapping(dict(options), "build_index"), quiet)
 
 
-def merge(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+def merge(*, quiet: bool = True, **options: Unpack[arguments.MergeArguments]) -> dict[str, Any]:
     """Join indexes made apart under one codebook: ``merge(index=["a", "b"], output=…)``.
 
     The result is the index that the first would be had the others' pools been added to it. Options: ``MergeOptions``.
@@ -51,21 +49,26 @@ def merge(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
     """
     from nait_fast.verbs.merge import run
 
-    return run(MergeOptions.from_mapping(options, "merge"), quiet)
+    return run(MergeOptions.from_mapping(dict(options), "merge"), quiet)
 
 
-def build_signature(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+def build_signature(*, quiet: bool = True, **options: Unpack[arguments.SignatureBuildArguments]) -> dict[str, Any]:
     """Build signatures: ``build_signature(model=…, target=[…], codebook=INDEX, output=…)``.
 
     Options: ``SignatureBuildOptions``. Raises NaitError.
     """
     from nait_fast.verbs.signature import run
 
-    return run(SignatureBuildOptions.from_mapping(options, "build_signature"), quiet)
+    return run(SignatureBuildOptions.from_mapping(dict(options), "build_signature"), quiet)
 
 
 def signature_of(
-    model: Any, samples: Sequence[Mapping[str, Any]], *, name: str = "target", tokenizer: Any = None, **options: Any
+    model: Any,
+    samples: Sequence[Mapping[str, Any]],
+    *,
+    name: str = "target",
+    tokenizer: Any = None,
+    **options: Unpack[arguments.MemoryArguments],
 ) -> Signature:
     """The signature of in-domain ``samples`` in memory (rows of any pool format; 64 and more are better).
 
@@ -82,17 +85,17 @@ def signature_of(
     return from_memory(model, samples, tokenizer or checked.tokenizer, name, checked)
 
 
-def rank(**options: Any) -> dict[str, Any]:
+def rank(**options: Unpack[arguments.RankArguments]) -> dict[str, Any]:
     """Rank an index without the model: ``rank(index=…, signature=[…], output=…, top_k=1000)``.
 
     Options: ``RankOptions``. Raises NaitError.
     """
     from nait_fast.verbs.rank import run
 
-    return run(RankOptions.from_mapping(options, "rank"))
+    return run(RankOptions.from_mapping(dict(options), "rank"))
 
 
-def evaluate(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+def evaluate(*, quiet: bool = True, **options: Unpack[arguments.EvaluateArguments]) -> dict[str, Any]:
     """Measure rankings of an index: ``evaluate(index=…, signature=[…], output=…, label="source")``.
 
     Fidelity to exact scores, retrieval of a label, stability, confounds, agreement of methods, transfer and core, as
@@ -101,10 +104,10 @@ def evaluate(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
     """
     from nait_fast.verbs.evaluate import run
 
-    return run(EvaluateOptions.from_mapping(options, "evaluate"), quiet)
+    return run(EvaluateOptions.from_mapping(dict(options), "evaluate"), quiet)
 
 
-def report(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
+def report(*, quiet: bool = True, **options: Unpack[arguments.ReportArguments]) -> dict[str, Any]:
     """Tell what was selected and why in one HTML file: ``report(selection=…, output="report.html")``.
 
     ``selection`` is a folder that ``select`` or ``rank`` wrote. Options: ``ReportOptions``. Needs the extra ``report``.
@@ -112,4 +115,38 @@ def report(*, quiet: bool = True, **options: Any) -> dict[str, Any]:
     """
     from nait_fast.verbs.report import run
 
-    return run(ReportOptions.from_mapping(options, "report"), quiet)
+    return run(ReportOptions.from_mapping(dict(options), "report"), quiet)
+
+
+def inspect(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a pool, index, signature, selection or evaluation holds. Raises NaitError."""
+    from nait_fast.verbs.look import inspect
+
+    return inspect(str(path))
+
+
+def verify(path: str | PathLike[str]) -> dict[str, Any]:
+    """Check every byte of an index or a selection. Raises NaitError on any problem."""
+    from nait_fast.verbs.look import verify
+
+    return verify(str(path))
+
+
+def run_bench(*, quiet: bool = True, **options: Unpack[arguments.BenchArguments]) -> dict[str, Any]:
+    """Measure the ops, the scan and the index pass on this machine: ``run_bench(shape="tiny", part="scan")``.
+
+    Options: ``BenchOptions``. Returns the rows, and ``text``: their tables. Raises NaitError.
+    """
+    from nait_fast.verbs.bench import run
+
+    return run(BenchOptions.from_mapping(dict(options), "run_bench"), quiet)
+
+
+def run_demo(
+    *, model: str | PathLike[str] | None = None, output: str | PathLike[str] = "demo-output", quiet: bool = True
+) -> dict[str, Any]:
+    """The offline demonstration on a labelled pool, by SmolLM2-135M-Instruct unless another ``model`` is named. Raises
+    NaitError."""
+    from nait_fast.verbs.demo import run
+
+    return run(None if model is None else str(model), str(output), quiet)

@@ -1,0 +1,213 @@
+"""The keyword arguments of the verbs as functions, for editors and type checkers: what ``config`` takes, as Python
+callers may write it. Nothing imports this at run time.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Literal, TypeAlias
+
+from typing_extensions import Required, TypedDict
+
+Path: TypeAlias = str | PathLike[str]
+Paths: TypeAlias = Path | Sequence[Path]
+Names: TypeAlias = str | Sequence[str]
+
+
+class RunArguments(TypedDict, total=False):
+    """Of ``config.RunOptions``."""
+
+    tokenizer: Path | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    device: str
+    batch_tokens: int | None
+    trust_remote_code: bool
+
+
+class ModelArguments(RunArguments, total=False):
+    """Of ``config.ModelOptions``."""
+
+    model: Required[Path]
+    layers: str
+
+
+class RowArguments(TypedDict, total=False):
+    """Of ``config.RowOptions``."""
+
+    role: Names
+    ignore: Names
+
+
+class DataArguments(RowArguments, total=False):
+    """Of ``config.DataOptions``."""
+
+    format: str
+    template: Literal["auto", "chat", "alpaca", "none"]
+    template_date: str | None
+    max_length: int
+    skip_bad_rows: bool
+
+
+class ReadingArguments(TypedDict, total=False):
+    """Of ``config.ReadingOptions``."""
+
+    reading: Literal["drift", "mean"] | None
+    first_token: Literal["exclude", "include"]
+
+
+class PassArguments(TypedDict, total=False):
+    """Of ``config.PassOptions``."""
+
+    calibration_size: int
+    seed: int
+    too_long: Literal["cut", "skip"]
+    workers: int | None
+
+
+class OutputArguments(TypedDict, total=False):
+    """Of ``config.OutputOptions``."""
+
+    overwrite: bool
+
+
+class SignatureArguments(TypedDict, total=False):
+    """Of ``config.SignatureOptions``."""
+
+    method: Literal["contrast", "nait", "nag", "embed"]
+    weights: Literal["difference", "logodds"]
+    planes: int
+    top_m: int | None
+    sign: Literal["mean", "contrast"]
+    nag_top_k: int
+
+
+class BudgetArguments(TypedDict, total=False):
+    """Of ``config.BudgetOptions``."""
+
+    fraction: float | None
+    top_k: int | None
+    token_budget: int | None
+    pick: Literal["top", "bottom", "random"]
+    combine: Literal["mean", "max", "union", "roundrobin"]
+    scores: Literal["all", "selected", "none"]
+    export: Sequence[Literal["llama_factory", "dataflex", "messages"]]
+
+
+class SelectArguments(
+    BudgetArguments,
+    SignatureArguments,
+    PassArguments,
+    ReadingArguments,
+    DataArguments,
+    ModelArguments,
+    OutputArguments,
+    total=False,
+):
+    """Of ``config.SelectOptions``."""
+
+    dataset: Required[Path]
+    target: Required[Paths]
+    output: Required[Path]
+
+
+class IndexArguments(PassArguments, ReadingArguments, DataArguments, ModelArguments, total=False):
+    """Of ``config.IndexOptions``."""
+
+    dataset: Required[Path]
+    output: Required[Path]
+    codec: Literal["neuron", "components", "rotated", "nag"]
+    codebook: Path | None
+    score: Paths
+    nag_top_k: int
+    outliers: int | None
+    bytes_per_sample: int | None
+    embed: str
+    shard_rows: int
+    engine: Literal["local", "ray"]
+    address: str | None
+    append: bool
+    repair: bool
+
+
+class MergeArguments(TypedDict, total=False):
+    """Of ``config.MergeOptions``."""
+
+    index: Required[Paths]
+    output: Required[Path]
+
+
+class SignatureBuildArguments(
+    SignatureArguments, ReadingArguments, DataArguments, ModelArguments, OutputArguments, total=False
+):
+    """Of ``config.SignatureBuildOptions``."""
+
+    target: Required[Paths]
+    codebook: Path | None
+    output: Required[Path]
+
+
+class RankArguments(BudgetArguments, OutputArguments, total=False):
+    """Of ``config.RankOptions``."""
+
+    index: Required[Path]
+    signature: Required[Paths]
+    output: Required[Path]
+    dataset: Paths
+    device: str
+    seed: int
+
+
+class EvaluateArguments(RowArguments, RunArguments, OutputArguments, total=False):
+    """Of ``config.EvaluateOptions``."""
+
+    index: Required[Path]
+    signature: Required[Paths]
+    output: Required[Path]
+    dataset: Paths
+    label: str | None
+    relevant: Names
+    fraction: float
+    core_targets: int | None
+    model: Path | None
+    target: Paths
+    rows: int
+    sizes: Names
+    repeats: int
+    seed: int
+
+
+class ReportArguments(OutputArguments, total=False):
+    """Of ``config.ReportOptions``."""
+
+    selection: Required[Path]
+    output: Path | None
+    label: str | None
+    evaluation: Path | None
+    samples: int
+    plots: Path | None
+    dataset: Paths
+
+
+class BenchArguments(TypedDict, total=False):
+    """Of ``config.BenchOptions``."""
+
+    shape: Literal["smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny"] | None
+    model: Path | None
+    part: Literal["all", "ceilings", "kernels", "scan", "endtoend"]
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    max_length: int
+    seconds: float
+    seed: int
+    output: Path | None
+    compare: Paths
+
+
+class MemoryArguments(SignatureArguments, ReadingArguments, DataArguments, total=False):
+    """Of ``config.SignatureBuildOptions``, without what stands for files."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    device: str
+    batch_tokens: int | None
+    trust_remote_code: bool
+    layers: str
+    codebook: Path | None
