@@ -30,6 +30,9 @@ from nait_fast.data.streams import (
 from nait_fast.errors import NaitError
 
 BATCH_ROWS, BATCH_BYTES = 1024, 64 << 20  # rows of a table read at a time: so many, and about so many bytes
+# A dictionary's value is stored once for all rows that have it: what a batch of them may take, and the fewest rows that
+# are read at a time all the same.
+UNPACKED_BYTES, LEAST_ROWS = 512 << 20, 4
 
 
 class Record(NamedTuple):
@@ -144,18 +147,21 @@ class ParquetFile(_File):
 
     def records(self, start: Place) -> Iterator[Record]:
         with self._open() as file:
-            skip, groups, size, row = start.at, list[int](), 1.0, start.at
+            skip, groups, size, row, shared = start.at, list[int](), 1.0, start.at, 0
             for group in range(file.metadata.num_row_groups):
                 about = file.metadata.row_group(group)
                 if groups or skip < about.num_rows:
                     groups.append(group)
                     size = max(size, about.total_byte_size / max(1, about.num_rows))
+                    columns = (about.column(number) for number in range(about.num_columns))
+                    told = (c.total_uncompressed_size for c in columns if c.has_dictionary_page)
+                    shared = max(shared, sum(told))
                     if size > row_limit():  # so is one of its rows, which is not unpacked to be refused
                         raise too_long(f"{self.name} row group {group}", "a row", row_limit())
                 else:
                     skip -= about.num_rows
             try:
-                for batch in file.iter_batches(batch_size=_batch_rows(size), row_groups=groups):
+                for batch in file.iter_batches(batch_size=_batch_rows(size, shared), row_groups=groups):
                     if skip < len(batch):
                         part = batch.slice(skip)
                         _check(part, f"{self.name} row", row)
@@ -176,9 +182,10 @@ def _check(batch: Any, where: str, first: int) -> None:
                 raise too_long(f"{where} {first + number}", "a row", limit)
 
 
-def _batch_rows(size: float) -> int:
-    """How many rows of about ``size`` bytes are read at a time."""
-    return max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(size, 1))))
+def _batch_rows(size: float, shared: int = 0) -> int:
+    """How many rows of about ``size`` bytes are read at a time; ``shared``: bytes that each of them may hold anew."""
+    rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(size, 1))))
+    return min(rows, max(LEAST_ROWS, UNPACKED_BYTES // max(1, shared)))
 
 
 class Table(Part):

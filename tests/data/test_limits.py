@@ -198,3 +198,18 @@ def test_blocks_end_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for size in range(1, 60):
             monkeypatch.setattr(json_rows, "BLOCK", size)
             assert list(json_rows.json_list(path, hashlib.sha256())) == rows
+
+
+def test_parquet_rows_that_share_one_long_value(tmp_path: Path, monkeypatch) -> None:
+    """A file of some hundred bytes whose rows take gigabytes is read a few of them at a time."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    text, n = "x" * (300 << 10), 100
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([text]))
+    path = tmp_path / "pool.parquet"
+    parquet.write_table(pa.table({"text": shared, "id": list(range(n))}), path, compression="zstd")
+    assert path.stat().st_size < 4096
+    read: list[int] = []
+    monkeypatch.setattr(parts, "UNPACKED_BYTES", 2 << 20)
+    monkeypatch.setattr(parts, "_check", lambda batch, *_: read.append(batch.nbytes))
+    rows = [record.payload["id"] for record in parts.ParquetFile(path).records(parts.Place(3, 0))]
+    assert rows == list(range(3, n)) and max(read) <= 3 << 20
