@@ -213,6 +213,7 @@ SELECTIONS = [
     *({"files": value} for value in (None, [], {}, {"selected.jsonl": 3}, {"selected.jsonl": "0" * 64}, "x")),
     {"files": {"../x": "0" * 64, "selected.jsonl": "0" * 64, "dataset_info.json": "0" * 64}},
     *({"verb": value} for value in (None, "x", [], {})),
+    *({"rows_selected": value} for value in (None, "x", -1, 1.5)),
     *({"signatures": value} for value in (None, [], {"../sums": "0" * 16}, {"sums": ""}, {"sums": 3})),
 ]
 
@@ -223,7 +224,7 @@ def test_selections(tmp_path: Path, change: dict) -> None:
         (tmp_path / name).write_bytes(b"")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     whole = {"kind": "nait_fast selection", "verb": "rank", "signatures": {"sums": "0" * 16},
-             "files": {"selected.jsonl": empty, "dataset_info.json": empty}}  # fmt: skip
+             "rows_selected": 0, "files": {"selected.jsonl": empty, "dataset_info.json": empty}}  # fmt: skip
     seal(tmp_path / MANIFEST, whole)
     assert verify(str(tmp_path))["ok"]
     seal(tmp_path / MANIFEST, {**whole, "verb": "select", **change})
