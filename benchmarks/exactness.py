@@ -26,7 +26,7 @@ from nait_fast.data.formats import detect, parse
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.ranking.pca import nait_signature
+from nait_fast.methods.nait import nait_signature
 from nait_fast.ranking.spearman import spearman
 from tests import naive
 

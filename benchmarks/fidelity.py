@@ -17,7 +17,6 @@ import torch
 
 from benchmarks.readings import READINGS, Readings, captured_by, work_parser
 from benchmarks.record import record, table
-from nait_fast.evaluation.fidelity import PLANES, neuron_proxy
 from nait_fast.evaluation.ranks import compared
 from nait_fast.extract.coders import RotatedCoder, make_rotation
 from nait_fast.extract.component_coder import ComponentCoder, make_components, split_bytes
@@ -25,9 +24,10 @@ from nait_fast.extract.sinks import Encode
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import drawn_places
 from nait_fast.index.format import CodeLayout
-from nait_fast.ranking.pca import nait_signature
+from nait_fast.methods.contrast import PROXY_PLANES, neuron_proxy
+from nait_fast.methods.nait import nait_signature
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.scan import score_codes
-from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.sources import SAMPLE_ROWS, estimator
 
 CALIBRATION = 512
@@ -153,7 +153,7 @@ def _drawn_once(pool: Calibrated, signatures: list[Signature], sources: np.ndarr
     yield "components, 1,024 B, the target's source kept from calibration", lambda: unseen(pool, signatures, sources)
     for number in (512, 1024):
         yield f"{number:,} neurons as int8", lambda number=number: pool.neurons(signatures, number)
-    yield f"neuron bits, v · σ in {PLANES} planes", lambda: pool.neuron_bits(signatures)
+    yield f"neuron bits, v · σ in {PROXY_PLANES} planes", lambda: pool.neuron_bits(signatures)
 
 
 def unseen(

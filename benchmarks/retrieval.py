@@ -23,8 +23,9 @@ from benchmarks.record import record, table
 from nait_fast import api
 from nait_fast.evaluation.retrieval import r_precision
 from nait_fast.index.reader import Index
+from nait_fast.methods.planes import top_m_planes
+from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.scan import scan
-from nait_fast.ranking.signature import Signature, load_signature, top_m_planes
 from nait_fast.ranking.spearman import spearman
 
 

@@ -180,7 +180,7 @@ def check(work: Path, shard_rows: int) -> dict[str, Any]:
     from nait_fast.config import BudgetOptions
     from nait_fast.index.reader import Index
     from nait_fast.kernels.popcount.reference import popcount_scan
-    from nait_fast.ranking.signature import load_signature
+    from nait_fast.methods.signature import load_signature
     from tests.ranking import naive_select
 
     folder = make(work / f"rows-{CHECKED_ROWS}", CHECKED_ROWS, shard_rows)

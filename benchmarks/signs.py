@@ -14,7 +14,7 @@ from benchmarks.fidelity import Calibrated, exact_scores
 from benchmarks.readings import READINGS, Readings, captured_by, work_parser
 from benchmarks.record import record, table
 from nait_fast.evaluation.retrieval import r_precision
-from nait_fast.ranking.pca import nait_signature
+from nait_fast.methods.nait import nait_signature
 from nait_fast.ranking.spearman import spearman
 
 SIGNS = ("mean", "contrast")

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from nait_fast.attach import Captured, capture
     from nait_fast.errors import NaitError
     from nait_fast.index.reader import Index
+    from nait_fast.methods.signature import Signature, load_signature
     from nait_fast.ranking.resident import ResidentIndex
     from nait_fast.ranking.scan import search
-    from nait_fast.ranking.signature import Signature, load_signature
     from nait_fast.scorer import Scorer
 
 __all__ = [
@@ -59,9 +59,9 @@ _ELSEWHERE = {
     "NaitError": "errors",
     "ResidentIndex": "ranking.resident",
     "Scorer": "scorer",
-    "Signature": "ranking.signature",
+    "Signature": "methods.signature",
     "capture": "attach",
-    "load_signature": "ranking.signature",
+    "load_signature": "methods.signature",
     "search": "ranking.scan",
 }
 

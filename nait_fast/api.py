@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from nait_fast import arguments
-    from nait_fast.ranking.signature import Signature
+    from nait_fast.methods.signature import Signature
 
 
 def select(*, quiet: bool = True, **options: Unpack[arguments.SelectArguments]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, TypeVar
 
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
+from nait_fast.methods import METHODS, method_of
 
-METHODS = ("contrast", "nait", "nag", "embed")
 COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
 SCORES = ("all", "selected", "none")
@@ -255,7 +255,7 @@ class OutputOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SignatureOptions(Options):
-    method: str = _option("contrast", "ranking method", choices=METHODS)
+    method: str = _option(METHODS[0], "ranking method", choices=METHODS)
     weights: str = _option("difference", "contrast: weight of a neuron from its bit frequencies",
                            choices=("difference", "logodds"))  # fmt: skip
     planes: int = _option(4, "contrast: signed bit planes of a weight", minimum=2, maximum=12)
@@ -266,11 +266,10 @@ class SignatureOptions(Options):
     nag_top_k: int = _option(20, "nag: neurons a layer", minimum=1)
 
     def idle(self) -> dict[str, str]:
-        own = {"weights": "contrast", "planes": "contrast", "top_m": "contrast", "sign": "nait", "nag_top_k": "nag"}
-        found = {name: f"is for method {m}, not {self.method}" for name, m in own.items() if m != self.method}
-        if self.top_m is not None:
-            found.setdefault("planes", "--top-m takes the place of bit planes")
-        return super().idle() | found
+        others = [method_of(name) for name in METHODS if name != self.method]
+        found = {option: f"is for method {m.name}, not {self.method}" for m in others for option in m.options}
+        unused = method_of(self.method).unused(self).items()
+        return super().idle() | {name: why for name, why in unused if hasattr(self, name)} | found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,12 +297,7 @@ class SelectOptions(
     output: str = _option("", "folder for the results", required=True)
 
     def idle(self) -> dict[str, str]:
-        found = _idle_combine(self.target, "target")
-        if self.method == "nag":
-            found |= {"first_token": "method nag takes no mean", "calibration_size": "method nag calibrates nothing"}
-            if self.pick != "random":
-                found["seed"] = "method nag calibrates nothing and --pick is not random: nothing is drawn"
-        return super().idle() | found
+        return super().idle() | _idle_combine(self.target, "target") | method_of(self.method).unused_in_select(self)
 
 
 def _idle_combine(several: tuple[str, ...], called: str) -> dict[str, str]:
@@ -372,8 +366,6 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
 
     def idle(self) -> dict[str, str]:
         found = {"skip_bad_rows": "a signature is made of all of its samples; fix the row or delete it"}
-        if self.method == "nag" or (self.method == "nait" and self.sign == "mean"):
-            found["codebook"] = f"method {self.method}{' --sign mean' * (self.method == 'nait')} needs none"
         return super().idle() | found
 
 

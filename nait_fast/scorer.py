@@ -15,14 +15,12 @@ from nait_fast.data.tokenize import Encoded, Refused
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
-from nait_fast.extract.coders import NeuronCoder, TopKCoder
 from nait_fast.extract.session import refuse_in_memory, session_around
 from nait_fast.extract.sinks import Encode
 from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
+from nait_fast.methods import method_of
+from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.models import forks
-from nait_fast.ranking.embed import cosines
-from nait_fast.ranking.scan import score_codes
-from nait_fast.ranking.signature import Signature, check_fits, load_signature
 
 
 class _Tee:
@@ -102,7 +100,7 @@ class Scorer:
         )  # fmt: skip
         for signature in self.signatures:
             check_fits(signature, self._session.identity(), None, "this Scorer")
-        embedded = {s.meta["embed_layer"] for s in self.signatures if s.method == "embed"}
+        embedded = {s.meta["embed_layer"] for s in self.signatures if s.meta["reading"] == "hidden"}
         if len(embedded) > 1:
             raise NaitError("Scorer: the signatures embed by different layers; use two Scorers")
         self._session.embed_layer = next(iter(embedded), None)
@@ -171,34 +169,16 @@ class Scorer:
 
     def _run(self, n: int, encoded: list[Encoded]) -> tuple[np.ndarray, dict[int, str]]:
         """(scores [n, C] of ``encoded`` out of ``n`` samples, NaN where there is none; what went wrong)."""
-        sinks = [self._sink(signature, len(encoded)) for signature in self.signatures]
+        device = self._session.model.device
+        sinks = [method_of(signature.method).sink(signature, len(encoded), device) for signature in self.signatures]
         self._session.run(encoded, _Tee(sinks), self._readings, shared_prefix(encoded))
         out = np.full((n, len(sinks)), np.nan)
         rows = [e.row for e in encoded]
         for c, (signature, sink) in enumerate(zip(self.signatures, sinks, strict=True)):
-            if signature.method == "nait":
-                out[rows, c] = sink.exact[signature.name]
-            elif signature.method == "embed":
-                out[rows, c] = cosines(sink.columns["embedding"], signature.tensors["centroid"][None])[:, 0]
-            else:
-                out[rows, c] = score_codes(sink.codes, [signature])[:, 0]
+            out[rows, c] = method_of(signature.method).scores(signature, sink)
         infinite = [row for i, row in enumerate(rows) if not all(sink.finite[i] for sink in sinks)]
         out[infinite] = np.nan
         return out, dict.fromkeys(infinite, self._session.model.not_finite)
-
-    def _sink(self, signature: Signature, n: int) -> Encode:
-        reading, device, layout = signature.meta["reading"], self._session.model.device, self._session.layout
-        if signature.method == "nait":
-            directions = {signature.name: (reading, torch.from_numpy(signature.tensors["direction"]))}
-            return Encode(n, layout, None, directions=directions, device=device)
-        if signature.method == "embed":
-            return Encode(
-                n, layout, None, hidden_mean=torch.from_numpy(signature.tensors["hidden_mean"]), device=device
-            )
-        if signature.method == "nag":
-            return Encode(n, layout, TopKCoder(layout, signature.meta["top_k"]), device=device)
-        threshold = torch.from_numpy(signature.tensors["threshold"])
-        return Encode(n, layout, NeuronCoder(layout, reading, threshold, device), device=device)
 
 
 def _refuse(problems: dict[int, str]) -> None:

@@ -9,7 +9,7 @@ from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.scores import scores_anew
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
-from nait_fast.ranking.signature import Signature
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sources import Estimator, estimator, sample_of
 from nait_fast.ranking.spearman import spearman
 
@@ -102,12 +102,12 @@ def _parts_of(case: Case, position: int) -> np.ndarray | None:
     signature = case.signatures[position]
     if signature.is_bits:
         return layer_parts(case.sampled["codes"], bit_weights(signature), signature.layout)
-    if signature.method == "nait" and scores_anew(case.index, signature):
+    if signature.is_direction and scores_anew(case.index, signature):
         return estimated_parts(case.sampled, layer_scan(case.index, signature))
     return None
 
 
 def _why_no_parts(case: Case, position: int) -> str:
-    if case.signatures[position].method == "nait":
+    if case.signatures[position].is_direction:
         return "the index holds the sum of its layers only; pass --model"
     return "its score is no sum over layers"

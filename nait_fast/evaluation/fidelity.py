@@ -8,33 +8,9 @@ from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.confounds import layer_parts
 from nait_fast.evaluation.ranks import compared
 from nait_fast.evaluation.scores import exact_column, score_places
-from nait_fast.index import identity
-from nait_fast.index.codebook import Codebook
-from nait_fast.ranking.signature import Signature, signed_planes
-from nait_fast.ranking.sources import ESTIMATORS
-
-PLANES = 12  # one scale for all layers: 4 round the weak ones away (top 10% of SmolLM2's drift: 0.33 instead of 0.72)
-
-
-def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature:
-    """A nait signature as weights of neuron bits of its reading: v · σ in ``PLANES`` planes.
-
-    The best guess at A_l · v_l that a bit [A > τ] allows, up to a constant: a neuron above its mean lies about σ above
-    it (DESIGN: neuron bits, weights v·σ).
-    """
-    assert codebook.scale is not None
-    weights = (signature.tensors["direction"] * codebook.scale).astype(np.float32)
-    planes, plane_weights, scale = signed_planes(weights, PLANES, codebook.layout)
-    kept = identity.kept(codebook.meta, ("reading",))
-    meta = {
-        "method": "contrast",
-        **kept,
-        "codebook": codebook.hash,
-        "samples": signature.meta["samples"],
-        "scale": scale,
-    }
-    tensors = {"weights": weights, "threshold": codebook.threshold, "planes": planes, "plane_weights": plane_weights}
-    return Signature(signature.name, meta, {name: t for name, t in tensors.items() if t is not None})
+from nait_fast.methods import method_of
+from nait_fast.methods.contrast import PROXY_PLANES, neuron_proxy
+from nait_fast.methods.nait import ESTIMATORS
 
 
 def section(case: Case) -> list[dict[str, Any]]:
@@ -45,9 +21,9 @@ def section(case: Case) -> list[dict[str, Any]]:
         signature = case.signatures[position]
         if position in case.refused and position not in case.exact:
             continue  # listed by the case
-        if signature.method == "nait":
+        if signature.is_direction:
             told: dict[str, Any] | str = _of_nait(case, position)
-        elif signature.method == "contrast":
+        elif method_of(signature.method).rounds:
             told = _of_planes(case, position)
         else:
             told = f"method {signature.method} has no score that bits stand in for"
@@ -96,6 +72,6 @@ def _approximate(case: Case, position: int) -> tuple[str, np.ndarray] | str:
         return f"its reading is {signature.meta['reading']}, the index's is {reading}; index the pool with --reading"
     anew, by = signature, f"codec {codec}"
     if codec not in ESTIMATORS:
-        anew, by = neuron_proxy(signature, case.codebook), f"neuron bits, weights v·σ in {PLANES} planes"
+        anew, by = neuron_proxy(signature, case.codebook), f"neuron bits, weights v·σ in {PROXY_PLANES} planes"
     (column,) = score_places(index, [anew], np.arange(index.rows), case.device)
     return by, column

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from nait_fast.errors import NaitError
-from nait_fast.ranking.signature import Signature
+from nait_fast.methods.signature import Signature
 
 
 def labels_of(signatures: Sequence[Signature]) -> list[str]:

@@ -10,8 +10,8 @@ from nait_fast.evaluation.labels import groups_of
 from nait_fast.index import identity
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.scan import check_index, scan
-from nait_fast.ranking.signature import Signature
 
 
 @dataclass(frozen=True)

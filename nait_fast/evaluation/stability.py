@@ -5,16 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.ranks import top_overlap
 from nait_fast.evaluation.scores import fits, score_places, scores_anew
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import drawn_places
-from nait_fast.index.format import CODEBOOK, CodeLayout
-from nait_fast.ranking.embed import embed_signature
-from nait_fast.ranking.pca import nait_signature
-from nait_fast.ranking.signature import Signature, contrast_signature, nag_signature
+from nait_fast.index.format import CodeLayout
+from nait_fast.methods import method_of
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.spearman import spearman
 
 LEAST_SAMPLES = 4  # halves of two samples each: one alone has no principal component
@@ -40,29 +38,9 @@ def resamples(n: int, size: int, repeats: int, seed: int) -> Iterator[np.ndarray
 def rebuilt(signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
     """``signature`` as other samples of its target would give it, under its own method and options.
 
-    ``material`` of those samples: bits [n, N] for contrast and nag, drifts fp64 [n, N] for nait, hidden states fp32
-    [n, H] for embed. ``codebook``: the index's, for contrast, embed, and nait with sign=contrast. Raises NaitError.
+    ``material`` [n, …] of those samples, as the method fits on it; ``codebook``: the index's. Raises NaitError.
     """
-    meta = signature.meta
-    if signature.method == "contrast":
-        assert codebook is not None
-        return contrast_signature(name, material, codebook, **_made_with(signature))
-    if signature.method == "nait":
-        drift = codebook.drift_mean if codebook is not None and meta["sign"] == "contrast" else None
-        return nait_signature(name, material, meta, reading=meta["reading"], sign=meta["sign"], pool_drift=drift)
-    if signature.method == "embed":
-        assert codebook is not None
-        return embed_signature(name, material, codebook)
-    return nag_signature(name, material, meta)
-
-
-def _made_with(signature: Signature) -> dict[str, Any]:
-    """The options of a contrast signature: weights, and planes or top_m."""
-    kind, _, number = str(signature.meta.get("quantisation")).partition("=")
-    weights = signature.meta.get("weights")
-    if kind not in ("planes", "top_m") or not number.isdecimal() or weights not in ("difference", "logodds"):
-        raise NaitError(f"signature '{signature.name}' does not say how its weights were made; rebuild it")
-    return {"weights": weights, kind: int(number)}
+    return method_of(signature.method).refit(signature, material, codebook, name)
 
 
 def _defined(values: Sequence[float]) -> np.ndarray:
@@ -128,11 +106,11 @@ def section(
 ) -> dict[str, Any] | None:
     """Stability of one signature: its halves and bootstrap samples of ``sizes``, ``repeats`` times each.
 
-    ``material`` [n, …] of its target's samples, as ``rebuilt`` takes it; None: not known, and only the sign margins of
+    ``material`` [n, …] of its target's samples, as the method fits on it; None: not known, and only the sign margins of
     a nait signature are told. Scores are compared over at most ``COMPARED_ROWS`` of the index's rows.
     """
     signature, label = case.signatures[position], case.labels[position]
-    if position in case.refused and (signature.method != "nait" or not fits(case.index, signature)):
+    if position in case.refused and (not signature.is_direction or not fits(case.index, signature)):
         return None  # listed by the case
     margins = signature.meta.get("sign_margin")
     told: dict[str, Any] = {
@@ -151,7 +129,7 @@ def section(
         return told
     if large := [str(size) for size in sizes if size > n]:
         case.miss(f"stability of {label} at {', '.join(large)} samples", f"its target has {n} samples")
-    if why := _not_rebuilt(case, position):
+    if why := method_of(signature.method).refit_missing(signature, case.codebook):
         case.miss(f"stability of {label}", why)
         return told
 
@@ -160,7 +138,7 @@ def section(
 
     pairs = [(made(a), made(b)) for a, b in halves(n, repeats, case.seed)]
     drawn = {size: [made(some) for some in resamples(n, size, repeats, case.seed)] for size in sizes if size <= n}
-    if signature.method == "nait":
+    if signature.is_direction:
         directions = [(a.tensors["direction"], b.tensors["direction"]) for a, b in pairs]
         told["directions"] = of_directions(directions, signature.layout)
     if why := _not_scored(case, position):
@@ -181,16 +159,6 @@ def _of_scores(
     of_pairs = of_halves([(next(columns), next(columns)) for _ in pairs])
     sizes = [of_size(size, whole, [next(columns) for _ in some]) for size, some in drawn.items()]
     return {"halves": of_pairs, "bootstrap": sizes, "rows": len(places)}
-
-
-def _not_rebuilt(case: Case, position: int) -> str | None:
-    """Why the signature cannot be made anew; None where it can."""
-    signature, codebook = case.signatures[position], case.codebook
-    if signature.method in ("contrast", "embed") and codebook is None:
-        return f"the index's {CODEBOOK} is missing"
-    if signature.meta.get("sign") == "contrast" and (codebook is None or codebook.drift_mean is None):
-        return "its signs go by the pool's mean drift, which the index's codebook does not hold"
-    return None
 
 
 def _not_scored(case: Case, position: int) -> str | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.ranks import best, correlations, count_of, overlaps
-from nait_fast.ranking.signature import Signature
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.spearman import centred_ranks
 
 

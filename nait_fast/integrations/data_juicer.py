@@ -14,7 +14,7 @@ from data_juicer.utils.resource_utils import cuda_device_count
 
 from nait_fast.errors import NaitError
 from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
-from nait_fast.ranking.signature import load_signature
+from nait_fast.methods.signature import load_signature
 
 NAME = "nait_fast_filter"
 

@@ -16,7 +16,7 @@ from nemo_curator.stages.resources import Resources
 from nemo_curator.tasks import DocumentBatch
 
 from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
-from nait_fast.ranking.signature import load_signature
+from nait_fast.methods.signature import load_signature
 
 
 class NaitScoreStage(ProcessingStage[DocumentBatch, DocumentBatch]):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nait_fast.index.codebook import Codebook
-from nait_fast.ranking.signature import Signature
+from nait_fast.methods.signature import Signature
 
 CHUNK_NUMBERS = 1 << 20  # of levels turned into float64 at once
 

@@ -9,8 +9,8 @@ from nait_fast.env import pick_device
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.kernels.popcount.topk import DeviceTopK
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sanity import check_spread
-from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.sources import check_index, code_counter
 
 TILE_ROWS = 1 << 17  # rows scanned at once: bounds what a scan needs besides the codes

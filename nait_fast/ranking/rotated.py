@@ -9,7 +9,7 @@ from nait_fast.index.drawn import Rows
 from nait_fast.index.format import code_layout
 from nait_fast.index.rotation import QUERY_BITS
 from nait_fast.kernels import ScaledScan
-from nait_fast.ranking.signature import Signature
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.weighing import rotated, weighed
 
 STEP = 0.3352  # of 2**QUERY_BITS even steps, in σ: the least error for normal numbers (Max 1960, table II)

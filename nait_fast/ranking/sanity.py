@@ -8,8 +8,8 @@ from nait_fast.errors import NaitError
 from nait_fast.index import contents
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream
+from nait_fast.methods.signature import Signature
 from nait_fast.notices import warn
-from nait_fast.ranking.signature import Signature
 
 ROUNDING = 1e-6  # of a score's size: what batches change of sums of floats
 

@@ -13,8 +13,8 @@ from nait_fast.index.reader import Index
 from nait_fast.index.rotation import QUERY_BITS
 from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sanity import check_spread
-from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.sources import check_index, code_counter, source_of, works_of
 from nait_fast.ranking.topk import TopK
 

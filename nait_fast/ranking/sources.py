@@ -13,20 +13,18 @@ from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Part
 from nait_fast.kernels import PopcountScan
+from nait_fast.methods import method_of
+from nait_fast.methods.embed import cosines
+from nait_fast.methods.signature import Signature, check_fits
 from nait_fast.notices import warn
 from nait_fast.ranking.components import ComponentScan
-from nait_fast.ranking.embed import cosines
-from nait_fast.ranking.signature import Signature, check_fits
 
-ESTIMATORS = ("rotated", "components")  # codecs that estimate nait scores
 SAMPLE_ROWS = 4096  # of the index: by them an estimate from rotated codes is made the best for it
 
 
 def source_of(index: Index, signature: Signature) -> str:
     """Where a signature's scores come from: 'exact' numbers in the index, 'bits', 'embedding', or 'estimated'."""
-    if signature.method == "nait":
-        return "exact" if index.exact.get(signature.name) == signature.hash else "estimated"
-    return "embedding" if signature.method == "embed" else "bits"
+    return method_of(signature.method).source(index, signature)
 
 
 def check_index(index: Index, signatures: Sequence[Signature]) -> None:
@@ -37,50 +35,10 @@ def check_index(index: Index, signatures: Sequence[Signature]) -> None:
     for signature in signatures:
         where = f"index {index.folder}"
         check_fits(signature, index.manifest, index.codebook_hash, where)
-        check = {"estimated": _check_estimated, "embedding": _check_embedding, "bits": _check_bits}.get(
-            source_of(index, signature)
-        )
-        if check is not None:
-            check(index, signature, where)
+        method_of(signature.method).check_index(index, signature, where)
     if signatures and is_old(index.manifest):
         warn(f"index {index.folder} and signature '{names[0]}' were made {OLD}: whether they agree in these is not "
              "known; index the pool again and rebuild the signatures to be sure")  # fmt: skip
-
-
-def _check_estimated(index: Index, signature: Signature, where: str) -> None:
-    if index.manifest["codec"] not in ESTIMATORS:
-        raise NaitError(
-            f"{where} holds no exact scores of nait signature '{signature.name}': index the pool with --score or with "
-            "--codec components, or rank with method contrast"
-        )
-    for key in ("reading", "first_token"):
-        mine, theirs = signature.meta[key], index.manifest[key]
-        if mine != theirs:
-            raise NaitError(
-                f"signature '{signature.name}' scores with {key} {mine}, the codes of {where} are of {theirs}: rebuild "
-                f"one of them with --{key.replace('_', '-')} {theirs if key == 'reading' else mine}"
-            )
-
-
-def _check_embedding(index: Index, signature: Signature, where: str) -> None:
-    layer = index.manifest.get("embed_layer")
-    if layer != signature.meta["embed_layer"]:
-        there = "no embeddings" if layer is None else f"embeddings of layer {layer}"
-        raise NaitError(
-            f"signature '{signature.name}' compares embeddings of layer {signature.meta['embed_layer']}, {where} has "
-            f"{there}: index the pool with --embed {signature.meta['embed_layer']}"
-        )
-
-
-def _check_bits(index: Index, signature: Signature, where: str) -> None:
-    codec = index.manifest["codec"]
-    if {"nag": "nag", "contrast": "neuron"}[signature.method] != codec:
-        raise NaitError(f"signature '{signature.name}' ({signature.method}) does not fit codec {codec} of {where}")
-    if signature.method == "nag" and signature.meta["top_k"] != index.manifest["top_k"]:
-        raise NaitError(
-            f"signature '{signature.name}' has top-{signature.meta['top_k']} sets, {where} top-"
-            f"{index.manifest['top_k']}: rebuild one of them"
-        )
 
 
 def code_counter(signatures: Sequence[Signature], device: str, code_bytes: int = 0) -> PopcountScan:

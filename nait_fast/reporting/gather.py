@@ -16,6 +16,7 @@ from nait_fast.evaluation.ranks import best as best_rows
 from nait_fast.evaluation.ranks import correlations, count_of, overlaps
 from nait_fast.index.drawn import codes_at
 from nait_fast.index.files import sha256
+from nait_fast.methods import METHODS, method_of
 from nait_fast.ranking.export import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation import Evaluation, Matrix, load_evaluation
@@ -156,18 +157,11 @@ def _layers(chosen: Chosen, scores: Scores | None, pool: np.ndarray, notes: list
     if chosen.index is None or scores is None:
         return []
     told = [signature for signature in chosen.signatures if tells_layers(chosen.index, signature)]
-    for method, why in _WHY_NOT.items():
+    for method in METHODS:
         names = [s.name for s in chosen.signatures if s.method == method and s not in told]
-        if names:
+        if names and (why := method_of(method).layers_untold):
             notes.append(f"Which layers and neurons made the scores of {', '.join(names)} is not told: {why}")
     return [layer_parts(chosen.index, signature, pool, scores.selected_places) for signature in told]
-
-
-_WHY_NOT = {
-    "nait": "the index holds them as numbers only. It takes an index of codec components or rotated, or the file that "
-    "nait-fast evaluate wrote (--evaluation).",
-    "embed": "they compare embeddings, which are no sum over layers.",
-}
 
 
 def _ends(

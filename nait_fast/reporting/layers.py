@@ -11,7 +11,7 @@ from nait_fast.evaluation.scores import scores_anew
 from nait_fast.index.drawn import codes_at
 from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
-from nait_fast.ranking.signature import Signature
+from nait_fast.methods.signature import Signature
 
 SAMPLE_ROWS = 20_000
 SAMPLE_BYTES = 256 << 20  # of codes: a large model's are fewer rows
@@ -49,7 +49,7 @@ class Deciders:
 
 def tells_layers(index: Index, signature: Signature) -> bool:
     """Whether the index's codes say which layers made a score."""
-    return signature.is_bits or (signature.method == "nait" and scores_anew(index, signature))
+    return signature.is_bits or (signature.is_direction and scores_anew(index, signature))
 
 
 def sample_rows(index: Index, targets: int) -> int:

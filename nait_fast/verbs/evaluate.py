@@ -25,13 +25,13 @@ from nait_fast.index.drawn import drawn_places
 from nait_fast.index.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
 from nait_fast.index.format import MANIFEST, RUN
 from nait_fast.index.reader import Index
+from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
 from nait_fast.outputs import Output, State, damaged, inputs_of, question
 from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device
-from nait_fast.ranking.signature import load_signature
 
 MARKDOWN = "evaluation.md"
 
@@ -165,7 +165,7 @@ def _relevant(options: EvaluateOptions, case: Case) -> dict[str, set[str]]:
 def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
     if options.target and not options.model:
         raise NaitError("--target: its samples must be run again; pass --model, too")
-    nait = any(signature.method == "nait" for signature in case.signatures)
+    nait = any(signature.is_direction for signature in case.signatures)
     if options.model and not options.target and not nait:
         raise NaitError(f"--model {options.model}: there is nothing to run it for: no nait signature, no --target")
     if options.rows != EvaluateOptions.rows and not nait:
@@ -219,7 +219,7 @@ def _exact(case: Case, session: Any, pool: RowSource | None, options: EvaluateOp
     """Position of a nait signature that fits the index -> exact scores of a sample of rows."""
     from nait_fast.verbs.evaluate_model import layer_scores
 
-    nait = [i for i, s in enumerate(case.signatures) if s.method == "nait" and fits(case.index, s)]
+    nait = [i for i, s in enumerate(case.signatures) if s.is_direction and fits(case.index, s)]
     if not nait or pool is None:
         return {}
     places = drawn_places(case.index.rows, options.rows, case.seed)

@@ -15,17 +15,16 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.rows import datasets_of
 from nait_fast.evaluation.scores import Scores
-from nait_fast.extract.coders import top_sets
 from nait_fast.extract.projection import Project
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.index.reader import Index
 from nait_fast.index.values import short
+from nait_fast.methods import method_of
+from nait_fast.methods.signature import Signature
 from nait_fast.progress import Progress
 from nait_fast.ranking.export import RowSource
-from nait_fast.ranking.signature import Signature
-from nait_fast.verbs.signature import made_from
 
 
 def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
@@ -85,18 +84,13 @@ def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[
 
 def reading_of(signature: Signature) -> str:
     """The reading of its target's samples that a signature is made from."""
-    return made_from(signature.method, signature.meta["reading"])
+    return method_of(signature.method).target_reading(signature.meta["reading"])
 
 
 def material_of(signature: Signature, readings: dict[str, Any]) -> np.ndarray:
-    """What ``rebuilt`` takes of a target's samples: drifts [n, N] for nait, hidden states [n, H] for embed, else
-    bits [n, N]."""
-    values = readings[reading_of(signature)]
-    if signature.method in ("nait", "embed"):
-        return values.numpy()
-    if signature.method == "contrast":
-        return values.numpy() > signature.tensors["threshold"]
-    return top_sets(values, signature.layout, signature.meta["top_k"])
+    """What the signature's method fits on, of a target's samples [n, …]."""
+    values, threshold = readings[reading_of(signature)].numpy(), signature.tensors.get("threshold")
+    return method_of(signature.method).material(values, signature.layout, threshold, signature.meta.get("top_k"))
 
 
 def _run(session: Session, encoded: list[Encoded], sink: Any, readings: Sequence[str], label: str) -> None:

@@ -24,21 +24,20 @@ from nait_fast.index.format import RUN, row_bytes
 from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
+from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs import check_folders, check_inputs, inputs_of, question, sweep
-from nait_fast.ranking.signature import Signature, check_fits, load_signature
-from nait_fast.verbs.signature import default_reading
 
 
 def directions_of(signatures: list[Signature]) -> Directions:
     """The exact scores that ``nait`` signatures ask of an index build."""
-    found = [s for s in signatures if s.method == "nait"]
+    found = [s for s in signatures if s.is_direction]
     return {s.name: (s.meta["reading"], s.tensors["direction"], s.hash) for s in found}
 
 
 def check_scored(signatures: list[Signature], session: Session) -> None:
     for signature in signatures:
-        if signature.method != "nait":
+        if not signature.is_direction:
             raise NaitError(
                 f"--score: signature '{signature.name}' is of method {signature.method}; only nait signatures are "
                 "scored in the pass, the others rank the finished index"
@@ -140,8 +139,6 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, held: ExitSta
     signatures = [load_signature(path) for path in options.score]
     if options.codebook:
         load_codebook(options.codebook)
-    if options.codec == "nag":
-        default_reading("nag", options.reading)  # which refuses one
     options = dataclasses.replace(options, device=device_of(options.device, worker))
     session = open_session(options, options, options.first_token, quiet)
     check_scored(signatures, session)

@@ -13,9 +13,9 @@ from nait_fast.index import contents, values
 from nait_fast.index.files import read_json, read_sealed, sha256_file
 from nait_fast.index.format import CODEBOOK, MANIFEST, plan_name
 from nait_fast.index.reader import Index
+from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.export import KIND, SCORES, SELECTED
 from nait_fast.ranking.handover import EXPORTS
-from nait_fast.ranking.signature import Signature, load_signature
 
 _OF_SELECTION = (
     "kind", "verb", "method", "targets", "rows_read", "rows_scored", "rows_skipped", "rows_selected", "tokens_selected",
@@ -63,7 +63,7 @@ def _describe(signature: Signature) -> dict[str, Any]:
     if isinstance(meta.get("target"), dict):
         meta["target"] = {k: v for k, v in meta["target"].items() if k != contents.NAME}
     out = {"name": signature.name, "hash": signature.hash, **meta, "layers": len(signature.meta["layers"])}
-    if signature.method == "nait":
+    if "sign_margin" in signature.meta:
         out["uncertain_signs"] = sum(m < 2 for m in signature.meta["sign_margin"])
     return out
 

@@ -13,6 +13,7 @@ from nait_fast.index.files import make_folder, read_json, read_sealed, sha256_fi
 from nait_fast.index.format import MANIFEST, RUN
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
+from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs import HTML, Output, State, damaged, inputs_of, question, seal_of
 from nait_fast.ranking import export
@@ -21,7 +22,6 @@ from nait_fast.ranking.handover import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
 from nait_fast.ranking.select import Selection, check_budget, select
-from nait_fast.ranking.signature import Signature, load_signature
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.table import Table

@@ -19,16 +19,16 @@ from nait_fast.index.files import make_folder, read_json
 from nait_fast.index.format import MANIFEST
 from nait_fast.index.owned import is_name
 from nait_fast.index.reader import Index
+from nait_fast.methods import method_of
+from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
 from nait_fast.outputs import Output, check_inputs, inputs_of, question
 from nait_fast.ranking.handover import check_exports
 from nait_fast.ranking.select import check_budget
-from nait_fast.ranking.signature import load_signature
 from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import SELECTION, answers, rank_index, recognise, selection_folder, write_manifest
 from nait_fast.verbs.signature import (
     build_signatures,
-    default_reading,
     describe,
     open_targets,
     questions,
@@ -51,7 +51,7 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
     check_budget(options)
     if worker_of().world > 1 and "RANK" in os.environ:
         raise NaitError("select: starts its own workers (--workers); with torchrun use index, then signature and rank")
-    reading = default_reading(options.method, options.reading)
+    reading = method_of(options.method).reading(options.reading)
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
     output = held.enter_context(
@@ -142,14 +142,16 @@ def _index_options(options: SelectOptions, folder: Path, reading: str) -> IndexO
     """The index pass of a selection."""
     names = {field.name for field in dataclasses.fields(IndexOptions)}
     shared = {name: value for name, value in vars(options).items() if name in names}
-    bits = {"contrast": reading, "nag": None}.get(options.method, "mean")
-    codec, embed = "nag" if options.method == "nag" else "neuron", "last" if options.method == "embed" else "none"
-    return IndexOptions(**{**shared, "output": str(folder), "reading": bits, "codec": codec, "embed": embed})
+    return IndexOptions(**{**shared, "output": str(folder), **method_of(options.method).index_options(reading)})
 
 
 def _open_build(session: Any, pool: Any, passing: IndexOptions, options: SelectOptions, reading: str) -> IndexBuild:
-    nait = options.method == "nait"
+    method = method_of(options.method)
     return IndexBuild(
-        session, pool, passing, Path(passing.output), exact_readings=frozenset([reading] if nait else []),
-        with_drift=nait and options.sign == "contrast",
-    )  # fmt: skip
+        session,
+        pool,
+        passing,
+        Path(passing.output),
+        exact_readings=method.exact_readings(reading),
+        with_drift=method.needs_drift(options),
+    )

@@ -5,48 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.data.rules import Rules, make_rules
 from nait_fast.errors import NaitError
-from nait_fast.extract.coders import top_sets
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Collect
 from nait_fast.index import contents
 from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.index.files import make_folder
+from nait_fast.methods import method_of
+from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import Progress
-from nait_fast.ranking.embed import embed_signature
-from nait_fast.ranking.pca import nait_signature
-from nait_fast.ranking.signature import Signature, contrast_signature, load_signature, nag_signature
-
-LEAST_WEIGHT = 1e-6  # of the strongest neuron: below it is what rounding leaves of equal frequencies
-
-
-def default_reading(method: str, reading: str | None) -> str:
-    """The reading of ``method``: drift for nait and mean for contrast unless asked otherwise; the others have their
-    own."""
-    if method == "nag":
-        if reading is not None:
-            raise NaitError(
-                "--reading: method nag has a reading of its own (the mean of |up_proj|); leave the flag out"
-            )
-        return "up_abs"
-    if method == "embed":
-        if reading is not None:
-            raise NaitError("--reading: method embed has none (it compares hidden states); leave the flag out")
-        return "hidden"
-    return reading or ("drift" if method == "nait" else "mean")
-
-
-def made_from(method: str, reading: str) -> str:
-    """The reading of a target's samples behind a signature that scores with ``reading``: nait's directions are those
-    of the drifts, whatever they are projected on."""
-    return "drift" if method == "nait" else reading
 
 
 def open_targets(targets: tuple[str, ...], format: str, rules: Rules | None = None) -> dict[str, Pool]:
@@ -107,58 +80,31 @@ def build_signatures(
 
     ``codebook``: for contrast, embed, and for nait with ``sign=contrast``.
     """
-    if options.method == "embed":
+    method = method_of(options.method)
+    if reading == "hidden":
         assert codebook is not None
         session.embed_layer = codebook.meta["embed_layer"]
+    threshold = None if codebook is None else codebook.threshold
     made = []
     for name, pool in targets.items():
-        values, target = _collect(session, name, pool, made_from(options.method, reading))
+        values, target = _collect(session, name, pool, method.target_reading(reading))
         meta = {**session.identity(), "target": target, "reading": reading}
-        if options.method == "nait":
-            pool_drift = codebook.drift_mean if codebook and options.sign == "contrast" else None
-            if options.sign == "contrast" and pool_drift is None:
-                raise NaitError(
-                    "--sign contrast: needs a --codebook that holds the pool's mean drift; build it with select"
-                )
-            made.append(nait_signature(name, values, meta, reading=reading, sign=options.sign, pool_drift=pool_drift))
-        elif options.method == "embed":
-            assert codebook is not None
-            made.append(embed_signature(name, values, codebook, target))
-        elif options.method == "contrast":
-            assert codebook is not None and codebook.threshold is not None
-            bits = values > codebook.threshold
-            made.append(contrast_signature(name, bits, codebook, weights=options.weights, planes=options.planes,
-                                           top_m=options.top_m, target=target))  # fmt: skip
-        else:
-            bits = top_sets(torch.from_numpy(values), session.layout, options.nag_top_k)
-            made.append(nag_signature(name, bits, {**meta, "top_k": options.nag_top_k}))
+        material = method.material(values, session.layout, threshold, options.nag_top_k)
+        made.append(method.fit(name, material, meta, codebook, options))
     for signature in made:
-        # Of nait's, what batches make of equal samples is no direction either.
-        alike = signature.method == "nait" and len(contents.from_text(signature.meta["target"][contents.NAME])) == 1
-        weights = signature.tensors.get("weights")
-        if alike or (weights is not None and np.abs(weights).max() < LEAST_WEIGHT):
-            why = (
-                "its samples are all alike"
-                if alike
-                else "its neurons fire as the pool's do (has every row the same tokens, cut by --max-length?)"
-            )
+        if why := method.says_nothing(signature):
             raise NaitError(f"--target {signature.name}: weighs no neuron, for {why}; give samples that differ")
     return made
 
 
 def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> None:
-    if options.method == "contrast" and (codebook is None or codebook.threshold is None):
-        raise NaitError("--codebook is missing: method contrast needs the index (or codebook) that it will rank")
-    if options.method == "contrast" and codebook is not None and codebook.meta["codec"] != "neuron":
-        raise NaitError(f"--codebook {options.codebook}: is of codec {codebook.meta['codec']}; method contrast ranks "
-                        "neuron bits")  # fmt: skip
-    if options.method == "embed" and (codebook is None or codebook.hidden_mean is None):
-        raise NaitError("--codebook: method embed needs the index that it will rank, made with --embed")
+    if why := method_of(options.method).codebook_missing(codebook, options):
+        raise NaitError(why)
 
 
 def _check_codebook(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
     if codebook is not None:
-        here, more = {**session.identity(), "reading": reading}, ("reading",) if options.method == "contrast" else ()
+        here, more = {**session.identity(), "reading": reading}, method_of(options.method).codebook_keys
         check_codebook(codebook, here, f"--codebook {options.codebook}", "use the options of the index", more)
 
 
@@ -173,7 +119,7 @@ def from_memory(
         raise NaitError(f"format={options.format}: samples in memory show their own format; leave it out")
     own = {"dtype": options.dtype, "device": options.device, "trust_remote_code": options.trust_remote_code}
     refuse_in_memory(model, "signature_of", **own)
-    reading = default_reading(options.method, options.reading)
+    reading = method_of(options.method).reading(options.reading)
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
     session = session_around(model, tokenizer, options, options.first_token, options, "signature_of")
@@ -183,7 +129,7 @@ def from_memory(
 
 def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     """Build and save one signature a target; returns a summary."""
-    reading = default_reading(options.method, options.reading)
+    reading = method_of(options.method).reading(options.reading)
     folder = make_folder(options.output)
     targets = open_targets(options.target, options.format, make_rules(options.role, options.ignore))
     codebook = load_codebook(options.codebook) if options.codebook else None
@@ -265,7 +211,7 @@ def describe(signature: Signature, file: str | Path) -> dict[str, Any]:
     """A signature in a few numbers."""
     out = {"name": signature.name, "file": str(file), "hash": signature.hash, "method": signature.method,
            "reading": signature.meta["reading"], "samples": signature.meta["samples"]}  # fmt: skip
-    if signature.method == "nait":
+    if "sign_margin" in signature.meta:
         margins = np.array(signature.meta["sign_margin"])
         out["explained"] = round(float(np.mean(signature.meta["explained"])), 4)
         out["layers_with_uncertain_sign"] = int((margins < 2).sum())

@@ -18,9 +18,9 @@ from nait_fast.evaluation.ranks import top_overlap
 from nait_fast.evaluation.stability import rebuilt
 from nait_fast.index.files import read_sealed
 from nait_fast.index.reader import Index
+from nait_fast.methods.signature import load_signature
 from nait_fast.notices import NaitWarning
 from nait_fast.ranking.scan import scan
-from nait_fast.ranking.signature import load_signature
 from nait_fast.ranking.spearman import spearman
 from nait_fast.verbs.evaluate_model import layer_scores, material_of, open_for, reading_of, target_readings
 from nait_fast.verbs.look import inspect

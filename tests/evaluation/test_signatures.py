@@ -11,7 +11,6 @@ from nait_fast.errors import NaitError
 from nait_fast.evaluation import fidelity, stability
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.exact import Exact
-from nait_fast.evaluation.fidelity import neuron_proxy
 from nait_fast.evaluation.labels import families_of, groups_of, labels_of
 from nait_fast.evaluation.ranks import compared
 from nait_fast.evaluation.rows import datasets_of, label_values, text_of
@@ -21,9 +20,11 @@ from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import codes_at, drawn_places
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
-from nait_fast.ranking.pca import nait_signature
+from nait_fast.methods.contrast import contrast_signature, neuron_proxy
+from nait_fast.methods.nag import nag_signature
+from nait_fast.methods.nait import nait_signature
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.scan import score_codes
-from nait_fast.ranking.signature import Signature, contrast_signature, nag_signature
 from tests.ranking.indexes import CODEBOOK, IDENTITY, contrast, nait, write_index
 
 WIDTHS = [40, 70]

@@ -13,7 +13,8 @@ from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.files import checksum_of, pack_tensors, read_json, read_tensors, sha256, write_sealed
 from nait_fast.index.format import CALIBRATION, CODEBOOK, FORMAT_VERSION, MANIFEST, SKIPPED, CodeLayout, shard_name
-from nait_fast.ranking.signature import Signature, signed_planes
+from nait_fast.methods.planes import signed_planes
+from nait_fast.methods.signature import Signature
 from tests.ranking.indexes import id_tensors
 
 WIDTHS = [40, 33]

@@ -10,7 +10,7 @@ from nait_fast.data.plan import load_plan
 from nait_fast.errors import NaitError
 from nait_fast.index import files
 from nait_fast.index.reader import Index
-from nait_fast.ranking.signature import load_signature
+from nait_fast.methods.signature import load_signature
 
 
 def write_header(path: Path, header: bytes, told: int | None = None) -> Path:

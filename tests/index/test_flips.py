@@ -20,7 +20,7 @@ from nait_fast.index.reader import Index
 from nait_fast.index.run import read_run, write_run
 from nait_fast.index.skipped import check_kept, check_list
 from nait_fast.index.stream import Stream, ids
-from nait_fast.ranking.signature import Signature, load_signature
+from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.reporting.evaluation import load_evaluation
 from nait_fast.reporting.source import open_selection
 from nait_fast.verbs.look import inspect, verify

@@ -12,8 +12,8 @@ from nait_fast.index.files import pack_tensors, read_json, read_tensors, sha256,
 from nait_fast.index.format import CODEBOOK, MANIFEST, RUN
 from nait_fast.index.merge import check_joinable
 from nait_fast.index.reader import Index
+from nait_fast.methods.signature import load_signature
 from nait_fast.notices import NaitWarning, recorded
-from nait_fast.ranking.signature import load_signature
 from nait_fast.verbs.look import verify
 from tests.conftest import make_rows, write_jsonl
 from tests.index.made import seal

@@ -15,7 +15,7 @@ from nait_fast.index.duplicates import duplicate_ids
 from nait_fast.index.files import read_json
 from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED
 from nait_fast.index.reader import Index
-from nait_fast.ranking.signature import load_signature
+from nait_fast.methods.signature import load_signature
 from nait_fast.verbs.look import inspect, verify
 from tests.index.hostile import (
     PLAN,

@@ -9,8 +9,8 @@ import pytest
 import nait_fast
 from nait_fast import NaitError, Scorer
 from nait_fast.index.reader import Index
+from nait_fast.methods.signature import Signature
 from nait_fast.notices import NaitWarning
-from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.sources import check_index
 from tests.conftest import make_rows, write_jsonl
 from tests.ranking.indexes import nait

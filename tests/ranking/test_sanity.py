@@ -9,9 +9,9 @@ import pytest
 import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.index import contents
+from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
 from nait_fast.ranking.sanity import rows_of_targets
-from nait_fast.ranking.signature import load_signature
 from tests.commands import run
 from tests.conftest import make_rows, write_jsonl
 from tests.ranking.indexes import contrast, write_index

@@ -9,8 +9,8 @@ from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.rotation import LEADING
 from nait_fast.kernels.rotate.reference import rotate
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.rotated import EDGE, RotatedScan, in_steps
-from nait_fast.ranking.signature import Signature
 from nait_fast.ranking.weighing import LOST, checked_correction, correction, error_products, weighed
 
 WIDTHS = (130, 67, 128, 31)

@@ -11,8 +11,9 @@ import pytest
 
 from nait_fast.config import ReportOptions
 from nait_fast.index.reader import Index
+from nait_fast.methods.nag import nag_signature
+from nait_fast.methods.signature import load_signature
 from nait_fast.ranking.scan import score_codes
-from nait_fast.ranking.signature import load_signature, nag_signature
 from nait_fast.ranking.spearman import spearman
 from nait_fast.reporting import gather as gathering
 from nait_fast.reporting import layers, rows, scores

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nait_fast.ranking.pca import nait_signature, principal_direction
+from nait_fast.methods.nait import nait_signature, principal_direction
 from tests import naive
 
 META = {"model": "m", "template": "t", "first_token": "exclude", "layers": [0, 1, 2], "widths": [40, 33, 7]}

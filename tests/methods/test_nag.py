@@ -5,8 +5,9 @@ import pytest
 
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
+from nait_fast.methods.contrast import contrast_signature
+from nait_fast.methods.nag import nag_signature
 from nait_fast.ranking.scan import score_codes
-from nait_fast.ranking.signature import contrast_signature, nag_signature
 from nait_fast.ranking.spearman import spearman
 from tests import naive
 

@@ -1,0 +1,152 @@
+"""What a method is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index import values
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.format import CODEBOOK, CodeLayout
+from nait_fast.index.reader import Index
+from nait_fast.kernels import PopcountScan
+from nait_fast.methods.signature import Signature
+
+if TYPE_CHECKING:  # torch
+    from nait_fast.config import SignatureOptions
+    from nait_fast.extract.sinks import Encode
+
+LEAST_WEIGHT = 1e-6  # of the strongest neuron: below it is what rounding leaves of equal frequencies
+
+
+class Method(ABC):
+    """How target samples become a signature (``material``, ``fit``), and how a signature scores rows, of an index
+    (``source``, ``check_index``) or just captured (``sink``, ``scores``).
+
+    ``options``: those of ``SignatureOptions`` that only this method reads; ``tensors``: of a signature's file, with
+    their types; ``of_codebook``: its signatures fit only what was made with the same codebook; ``codebook_keys``: what
+    of a codebook must agree beside its identity; ``rounds``: its planes round the weights; ``layers_untold``: why an
+    index does not tell which layers made a score, where that can be.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[frozenset[str]] = frozenset()
+    tensors: ClassVar[Mapping[str, str]]
+    of_codebook: ClassVar[bool] = False
+    codebook_keys: ClassVar[tuple[str, ...]] = ()
+    rounds: ClassVar[bool] = False
+    layers_untold: ClassVar[str] = ""
+
+    def unused(self, options: Any) -> dict[str, str]:
+        """Options of a verb that change nothing under this method -> why."""
+        return {}
+
+    def unused_in_select(self, options: Any) -> dict[str, str]:
+        """As ``unused``, of ``select`` alone, which also indexes the pool."""
+        return {}
+
+    @abstractmethod
+    def reading(self, asked: str | None) -> str:
+        """The reading that signatures score with: as asked, or its own. Raises NaitError where none can be asked."""
+
+    def target_reading(self, reading: str) -> str:
+        """The reading of a target's samples behind a signature that scores with ``reading``."""
+        return reading
+
+    def index_options(self, reading: str) -> dict[str, str]:
+        """What an index must keep for ``reading``, as options of ``index``."""
+        return {"reading": "mean", "codec": "neuron", "embed": "none"}
+
+    def exact_readings(self, reading: str) -> frozenset[str]:
+        """Readings that the index pass must score exactly."""
+        return frozenset()
+
+    def needs_drift(self, options: SignatureOptions) -> bool:
+        """Whether the codebook must hold the pool's mean drift."""
+        return False
+
+    def codebook_missing(self, codebook: Codebook | None, options: Any) -> str | None:
+        """Why ``codebook`` is not what ``fit`` needs, in a message that names the flag; None where it is.
+        ``options.codebook``: its path."""
+        return None
+
+    @abstractmethod
+    def material(
+        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
+    ) -> np.ndarray:
+        """What ``fit`` takes of a target's samples, [n, …], from their reading ``values`` [n, N] (or [n, H]).
+        ``threshold`` fp32 [N], ``top_k``: of the codebook, the options or a signature."""
+
+    @abstractmethod
+    def fit(
+        self,
+        name: str,
+        material: np.ndarray,
+        meta: Mapping[str, Any],
+        codebook: Codebook | None,
+        options: SignatureOptions,
+    ) -> Signature:
+        """The signature of samples. ``meta``: the session's identity, the reading, and what is said of the target.
+        Raises NaitError."""
+
+    @abstractmethod
+    def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
+        """``signature`` as other samples would give it, under its own options. Raises NaitError."""
+
+    def refit_missing(self, signature: Signature, codebook: Codebook | None) -> str | None:
+        """Why ``refit`` cannot be had with ``codebook``, an index's; None where it can."""
+        return f"the index's {CODEBOOK} is missing" if self.of_codebook and codebook is None else None
+
+    def says_nothing(self, signature: Signature) -> str | None:
+        """Why a signature tells no row from another; None where it does."""
+        weights = signature.tensors.get("weights")
+        if weights is None or np.abs(weights).max() >= LEAST_WEIGHT:
+            return None
+        return "its neurons fire as the pool's do (has every row the same tokens, cut by --max-length?)"
+
+    @abstractmethod
+    def check_meta(self, meta: Mapping[str, Any]) -> None:
+        """Raises KeyError or ValueError for the metadata of a file that is no such signature."""
+
+    @abstractmethod
+    def source(self, index: Index, signature: Signature) -> str:
+        """Where its scores come from in an index: a key of ``ranking.sources.WORKS``."""
+
+    @abstractmethod
+    def check_index(self, index: Index, signature: Signature, where: str) -> None:
+        """Raises NaitError where ``index``, called ``where``, cannot score the signature."""
+
+    @abstractmethod
+    def sink(self, signature: Signature, n: int, device: Any) -> Encode:
+        """What takes the readings of ``n`` samples for ``scores``."""
+
+    @abstractmethod
+    def scores(self, signature: Signature, sink: Encode) -> np.ndarray:
+        """float64 [n] of what the sink has taken."""
+
+
+class BitMethod(Method):
+    """A method whose scores are popcounts of codes. ``codec``: the one of its codes."""
+
+    codec: ClassVar[str]
+
+    def check_meta(self, meta: Mapping[str, Any]) -> None:
+        values.number(meta["scale"], "scale")
+
+    def source(self, index: Index, signature: Signature) -> str:
+        return "bits"
+
+    def check_index(self, index: Index, signature: Signature, where: str) -> None:
+        codec = index.manifest["codec"]
+        if codec != self.codec:
+            raise NaitError(f"signature '{signature.name}' ({self.name}) does not fit codec {codec} of {where}")
+
+    def scores(self, signature: Signature, sink: Encode) -> np.ndarray:
+        tensors = signature.tensors
+        owners = np.zeros(len(tensors["planes"]), dtype=np.int64)
+        counter = PopcountScan(tensors["planes"], tensors["plane_weights"], owners, 1, "cpu")
+        return counter(sink.codes)[:, 0] * signature.meta["scale"]

@@ -1,0 +1,115 @@
+"""Method embed: the cosine of a sample's mean hidden state with a target's centroid, both less the pool's mean."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index import identity, values
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.format import CodeLayout
+from nait_fast.index.reader import Index
+from nait_fast.methods.base import Method
+from nait_fast.methods.signature import Signature
+
+CHUNK_NUMBERS = 1 << 20  # of embeddings turned into float64 at once
+
+
+def embed_signature(
+    name: str, hidden: np.ndarray, codebook: Codebook, target: dict[str, Any] | None = None
+) -> Signature:
+    """The centroid c: mean of the target's h − μ, μ the codebook's ``hidden_mean``; a sample scores cos(h − μ, c).
+
+    ``hidden`` fp32 [n, H]: mean hidden states of the target's samples under the codebook's model.
+    """
+    assert codebook.hidden_mean is not None
+    centroid = (hidden.mean(axis=0, dtype=np.float64) - codebook.hidden_mean).astype(np.float32)
+    kept = identity.kept(codebook.meta, ("embed_layer",))
+    meta = {"method": "embed", "reading": "hidden", **kept, "codebook": codebook.hash, "samples": len(hidden),
+            "target": target or {}}  # fmt: skip
+    return Signature(name, meta, {"centroid": centroid, "hidden_mean": codebook.hidden_mean})
+
+
+def cosines(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """float64 [n, C]: cosines of ``embeddings`` int8 [n, H], at any scale a row, with ``centroids`` [C, H].
+
+    0 where one of the two is 0.
+    """
+    wanted = centroids.astype(np.float64)
+    wanted /= np.maximum(np.linalg.norm(wanted, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    out = np.empty((len(embeddings), len(centroids)))
+    step = max(1, CHUNK_NUMBERS // max(1, embeddings.shape[1]))
+    for start in range(0, len(embeddings), step):
+        levels = embeddings[start : start + step].astype(np.float64)
+        norms = np.maximum(np.linalg.norm(levels, axis=1, keepdims=True), 1)  # of whole numbers: below 1 only for 0
+        out[start : start + step] = levels @ wanted.T / norms
+    return out
+
+
+class Embed(Method):
+    name = "embed"
+    tensors = MappingProxyType({"centroid": "f4", "hidden_mean": "f4"})
+    of_codebook = True
+    layers_untold = "they compare embeddings, which are no sum over layers."
+
+    def reading(self, asked: str | None) -> str:
+        if asked is not None:
+            raise NaitError("--reading: method embed has none (it compares hidden states); leave the flag out")
+        return "hidden"
+
+    def index_options(self, reading: str) -> dict[str, str]:
+        return {**super().index_options(reading), "embed": "last"}
+
+    def codebook_missing(self, codebook: Codebook | None, options: Any) -> str | None:
+        if codebook is None or codebook.hidden_mean is None:
+            return "--codebook: method embed needs the index that it will rank, made with --embed"
+        return None
+
+    def material(
+        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
+    ) -> np.ndarray:
+        """Mean hidden states fp32 [n, H]."""
+        return values
+
+    def fit(
+        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any
+    ) -> Signature:
+        assert codebook is not None
+        return embed_signature(name, material, codebook, meta["target"])
+
+    def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
+        assert codebook is not None
+        return embed_signature(name, material, codebook)
+
+    def check_meta(self, meta: Mapping[str, Any]) -> None:
+        values.digest(meta["codebook"], "codebook", 16)
+        if values.count(meta["embed_layer"], "embed_layer") not in meta["layers"]:
+            raise ValueError(f"embed_layer: {values.short(meta['embed_layer'])}")
+
+    def source(self, index: Index, signature: Signature) -> str:
+        return "embedding"
+
+    def check_index(self, index: Index, signature: Signature, where: str) -> None:
+        layer = index.manifest.get("embed_layer")
+        if layer != signature.meta["embed_layer"]:
+            there = "no embeddings" if layer is None else f"embeddings of layer {layer}"
+            raise NaitError(
+                f"signature '{signature.name}' compares embeddings of layer {signature.meta['embed_layer']}, {where} "
+                f"has {there}: index the pool with --embed {signature.meta['embed_layer']}"
+            )
+
+    def sink(self, signature: Signature, n: int, device: Any) -> Any:
+        import torch
+
+        from nait_fast.extract.sinks import Encode
+
+        mean = torch.from_numpy(signature.tensors["hidden_mean"])
+        return Encode(n, signature.layout, None, hidden_mean=mean, device=device)
+
+    def scores(self, signature: Signature, sink: Any) -> np.ndarray:
+        return cosines(sink.columns["embedding"], signature.tensors["centroid"][None])[:, 0]
+
+
+METHOD = Embed()

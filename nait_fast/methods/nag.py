@@ -1,0 +1,99 @@
+"""Method nag (NAG, arXiv 2604.15706): how much of the target's strongest neurons are among a sample's."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index import values
+from nait_fast.index.codebook import Codebook
+from nait_fast.index.format import CodeLayout
+from nait_fast.index.reader import Index
+from nait_fast.methods.base import BitMethod
+from nait_fast.methods.planes import count_planes
+from nait_fast.methods.signature import Signature
+
+
+def nag_signature(name: str, bits: np.ndarray, meta: dict[str, Any]) -> Signature:
+    """NAG (arXiv 2604.15706): per-layer frequency profile of the target's top-K sets, normalised to 1 a layer.
+
+    Similarity = mean over layers of the profile's mass on the sample's set. The profile is a count over n · K, the
+    same n · K in every layer, so integer planes of the counts give the float ranking exactly. ``bits`` bool [n, N].
+    """
+    layout = CodeLayout.of(meta["widths"])
+    counts = bits.sum(axis=0, dtype=np.int64)
+    mass = [int(counts[layout.neurons(p)].sum()) for p in range(len(layout.widths))]
+    planes, plane_weights = count_planes(counts, layout)
+    scale = 1.0 / (mass[0] * len(mass))
+    weights = (counts * scale).astype(np.float32)
+    info = {"method": "nag", **meta, "samples": len(bits), "scale": scale}
+    return Signature(name, info, {"weights": weights, "planes": planes, "plane_weights": plane_weights})
+
+
+class Nag(BitMethod):
+    name = "nag"
+    options = frozenset({"nag_top_k"})
+    tensors = MappingProxyType({"weights": "f4", "planes": "u1", "plane_weights": "i8"})
+    codec = "nag"
+
+    def unused(self, options: Any) -> dict[str, str]:
+        return {"codebook": "method nag needs none"}
+
+    def unused_in_select(self, options: Any) -> dict[str, str]:
+        found = {"first_token": "method nag takes no mean", "calibration_size": "method nag calibrates nothing"}
+        if options.pick != "random":
+            found["seed"] = "method nag calibrates nothing and --pick is not random: nothing is drawn"
+        return found
+
+    def reading(self, asked: str | None) -> str:
+        if asked is not None:
+            raise NaitError(
+                "--reading: method nag has a reading of its own (the mean of |up_proj|); leave the flag out"
+            )
+        return "up_abs"
+
+    def index_options(self, reading: str) -> dict[str, Any]:
+        return {**super().index_options(reading), "reading": None, "codec": self.codec}
+
+    def material(
+        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
+    ) -> np.ndarray:
+        """Sets of the strongest neurons, bool [n, N]."""
+        import torch
+
+        from nait_fast.extract.coders import top_sets
+
+        assert top_k is not None
+        return top_sets(torch.from_numpy(values), layout, top_k)
+
+    def fit(
+        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any
+    ) -> Signature:
+        return nag_signature(name, material, {**meta, "top_k": options.nag_top_k})
+
+    def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
+        return nag_signature(name, material, signature.meta)
+
+    def check_meta(self, meta: Mapping[str, Any]) -> None:
+        super().check_meta(meta)
+        values.count(meta["top_k"], "top_k", 1)
+
+    def check_index(self, index: Index, signature: Signature, where: str) -> None:
+        super().check_index(index, signature, where)
+        if signature.meta["top_k"] != index.manifest["top_k"]:
+            raise NaitError(
+                f"signature '{signature.name}' has top-{signature.meta['top_k']} sets, {where} top-"
+                f"{index.manifest['top_k']}: rebuild one of them"
+            )
+
+    def sink(self, signature: Signature, n: int, device: Any) -> Any:
+        from nait_fast.extract.coders import TopKCoder
+        from nait_fast.extract.sinks import Encode
+
+        layout = signature.layout
+        return Encode(n, layout, TopKCoder(layout, signature.meta["top_k"]), device=device)
+
+
+METHOD = Nag()

@@ -1,0 +1,137 @@
+"""Signatures: what a capability looks like, as weights over neurons that bit codes (or activations) are scored with."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nait_fast.errors import NaitError
+from nait_fast.index import identity, values
+from nait_fast.index.files import pack_tensors, read_all, read_head, sha256, write_atomic
+from nait_fast.index.format import CodeLayout
+from nait_fast.methods import METHODS, method_of
+from nait_fast.notices import warn
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One capability under one method.
+
+    ``tensors``: for ``nait`` ``direction`` fp32 [N]; for ``embed`` ``centroid`` and ``hidden_mean`` fp32 [H]; for bit
+    methods ``planes`` uint8 [P, row_bytes] and
+    ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p plane_weights[p] · popcount(b & planes[p])) beside the
+    float ``weights`` fp32 [N], and for contrast the ``threshold`` fp32 [N] of its codebook. ``meta``: method, reading,
+    first_token, dtype, max_length, hashes of model, template and codebook, layers, widths, samples and statistics of
+    the target. ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
+    """
+
+    name: str
+    meta: dict[str, Any]
+    tensors: dict[str, np.ndarray] = field(repr=False)
+    sealed: bool = True
+
+    @property
+    def method(self) -> str:
+        return self.meta["method"]
+
+    @property
+    def is_bits(self) -> bool:
+        """Whether its scores are popcounts of codes."""
+        return "planes" in self.tensors
+
+    @property
+    def is_direction(self) -> bool:
+        """Whether its scores are sums of a reading's projections, which only a model gives exactly."""
+        return "direction" in self.tensors
+
+    @property
+    def layout(self) -> CodeLayout:
+        return CodeLayout.of(self.meta["widths"])
+
+    def to_bytes(self) -> bytes:
+        return pack_tensors(self.tensors, {"kind": "signature", "name": self.name, **self.meta}, self.sealed)
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the file."""
+        return sha256(self.to_bytes())[:16]
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``NAME.safetensors`` into ``folder`` and return its path. Raises NaitError where a file of that name is
+        no signature, which could be a model's."""
+        path = Path(folder) / f"{self.name}.safetensors"
+        if os.path.lexists(path):
+            try:
+                read_head(path, "signature")
+            except NaitError:
+                raise NaitError(
+                    f"{path}: is in the way: it is no signature of nait_fast, and would be written over; move it, or "
+                    "choose another folder"
+                ) from None
+        write_atomic(path, self.to_bytes())
+        return path
+
+
+MAX_PLANES = 64
+
+
+def load_signature(path: str | os.PathLike[str]) -> Signature:
+    """Read a signature file. Raises NaitError when it is missing, damaged or no signature."""
+    head = read_head(path, "signature")
+    tensors, meta = read_all(path, head), head.meta
+    try:
+        name, layout = values.name(meta["name"], "name"), values.layout(meta)
+        if meta["method"] not in METHODS:
+            raise ValueError(f"method: {values.short(meta['method'])}")
+        identity.check(meta)
+        values.text(meta["reading"], "reading")
+        values.count(meta["samples"], "samples", 1)
+        method = method_of(meta["method"])
+        method.check_meta(meta)
+        _check_tensors(tensors, method.tensors, layout)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NaitError(f"{path}: not a valid signature ({error})") from None
+    meta = {k: v for k, v in meta.items() if k not in ("kind", "name")}
+    if not head.checksum:
+        warn(
+            f"{path}: a signature of an older nait_fast, without checksums: changed bytes in it go unseen; make it anew"
+        )
+    return Signature(name, meta, {k: np.array(v) for k, v in tensors.items()}, bool(head.checksum))
+
+
+def _check_tensors(tensors: dict[str, np.ndarray], expected: Mapping[str, str], layout: CodeLayout) -> None:
+    """Raises ValueError."""
+    if tensors.keys() != expected.keys():
+        raise ValueError(f"tensors {values.short(sorted(tensors))} instead of {', '.join(sorted(expected))}")
+    planes = len(tensors["planes"]) if "planes" in tensors and tensors["planes"].ndim else 0
+    hidden = tensors["centroid"].shape[:1] if "centroid" in tensors else ()
+    shapes = {"planes": (planes, layout.row_bytes), "plane_weights": (planes,), "centroid": hidden,
+              "hidden_mean": hidden}  # fmt: skip
+    for key, dtype in expected.items():
+        array = tensors[key]
+        if array.dtype != np.dtype(dtype) or array.shape != shapes.get(key, (layout.n_neurons,)):
+            raise ValueError(f"'{key}' does not fit")
+        if not np.isfinite(array).all():
+            raise ValueError(f"'{key}' holds values that are not finite")
+    if "planes" in expected:
+        if not 1 <= planes <= MAX_PLANES:
+            raise ValueError(f"{planes} planes")
+        if sum(map(abs, tensors["plane_weights"].tolist())) * layout.n_neurons >= 1 << 63:
+            raise ValueError("'plane_weights' are beyond what a score can hold")
+
+
+def check_fits(signature: Signature, told: Mapping[str, Any], codebook: str | None, where: str) -> None:
+    """Refuse a signature whose identity, or codebook, is another than ``where`` has. Raises NaitError.
+
+    ``told``: an index's manifest, or a session's identity.
+    """
+    identity.refuse(signature.meta, told, f"signature '{signature.name}'", where)
+    of_codebook = method_of(signature.method).of_codebook
+    if codebook is not None and of_codebook and signature.meta["codebook"] != codebook:
+        raise NaitError(
+            f"signature '{signature.name}' was made with another codebook ({signature.meta['codebook']}) than {where} "
+            f"({codebook}): rebuild it with --codebook of that index"
+        )
