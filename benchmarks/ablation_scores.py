@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks.ablation_data import digest
 from nait_fast import api
-from nait_fast.index.files import make_folder
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.scan import scan
+from nait_fast.storage.files import make_folder
 
 METHODS = ("contrast", "nait-drift", "nait-mean", "nag", "embed")
 Rows = Sequence[dict[str, Any]]

@@ -32,9 +32,10 @@ from nait_fast.bench.lengths import sample_lengths
 from nait_fast.data.parts import Place
 from nait_fast.data.plan import Plan, Unit, load_plan
 from nait_fast.index import duplicates
-from nait_fast.index.files import pack_tensors, read_sealed, write_atomic, write_sealed
-from nait_fast.index.format import CodeLayout, shard_name
+from nait_fast.index.format import CodeLayout
 from nait_fast.index.writer import pack_ids
+from nait_fast.storage.files import pack_tensors, read_sealed, write_atomic, write_sealed
+from nait_fast.storage.names import shard_name
 
 LAYERS, HIDDEN, NEURONS, HEADS, KV_HEADS, HEAD = 32, 4096, 14336, 32, 8, 128  # LLaMA-3-8B (its config.json)
 LAYOUT = CodeLayout.of([NEURONS] * LAYERS)

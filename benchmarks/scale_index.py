@@ -24,7 +24,7 @@ from nait_fast.data.streams import open_stream
 from nait_fast.dist.worker import index_pool
 from nait_fast.extract.indexing import IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session
-from nait_fast.index.files import make_folder
+from nait_fast.storage.files import make_folder
 
 
 def linear_fit(x: np.ndarray, y: np.ndarray) -> dict[str, float]:

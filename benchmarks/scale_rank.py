@@ -63,7 +63,7 @@ def _shards(rows: int, shard_rows: int) -> Iterator[dict[str, np.ndarray]]:
 def make(folder: Path, rows: int, shard_rows: int, version: int = 3) -> Path:
     """An index, of format ``version``, its pool and the signatures in ``folder``; kept if it is there."""
     from nait_fast.data.pool import Pool
-    from nait_fast.index.format import plan_name
+    from nait_fast.storage.names import plan_name
     from tests.ranking.indexes import contrast, write_index
 
     if (folder / "index" / "manifest.json").exists():
@@ -248,9 +248,9 @@ def checksums(work: Path, rows: int, shard_rows: int, rounds: int) -> list[dict[
 
     import xxhash
 
-    from nait_fast.index.blocks import BLOCK_BYTES
     from nait_fast.index.reader import Index
     from nait_fast.ranking.scan import scan
+    from nait_fast.storage.blocks import BLOCK_BYTES
     from tests.ranking.indexes import contrast
 
     def hashing(size: int) -> float:

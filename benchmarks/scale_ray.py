@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.record import record, table
 from nait_fast.data.streams import open_stream
-from nait_fast.index.files import sha256_file
+from nait_fast.storage.files import sha256_file
 
 WORKERS = 2
 

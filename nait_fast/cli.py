@@ -193,9 +193,9 @@ def _keep_config(options: Options) -> None:
 
     import yaml
 
-    from nait_fast.index.files import write_atomic
     from nait_fast.notices import warn
     from nait_fast.outputs import CONFIG, YAML, sealed
+    from nait_fast.storage.files import write_atomic
 
     try:
         _check_config(options)

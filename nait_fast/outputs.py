@@ -22,11 +22,11 @@ from typing import Any
 
 from nait_fast.config import Options, split_target
 from nait_fast.errors import NaitError
-from nait_fast.index.files import make_folder, read_sealed, sha256, sha256_file, write_sealed
-from nait_fast.index.format import RUN
-from nait_fast.index.lock import FOLDER_LOCK, OutputLock
-from nait_fast.index.owned import is_begun, is_name
 from nait_fast.notices import warn
+from nait_fast.storage.files import make_folder, read_sealed, sha256, sha256_file, write_sealed
+from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
+from nait_fast.storage.names import RUN
+from nait_fast.storage.owned import is_begun, is_name
 
 CLAIM = ".nait-fast.json"
 STAGE = ".nait-fast.new"  # in an output: what is being written

@@ -269,7 +269,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nait_fast.env.commit", lambda: None)
         patch.setattr("nait_fast.env.version", lambda package: "1")
-        patch.setattr("nait_fast.index.files.os.fsync", lambda descriptor: None)
+        patch.setattr("nait_fast.storage.files.os.fsync", lambda descriptor: None)
         yield
     gc.unfreeze()
 

@@ -20,12 +20,12 @@ from nait_fast.config import IndexOptions
 from nait_fast.data.folders import pool_files
 from nait_fast.errors import NaitError
 from nait_fast.extract.folder import IndexFolder
-from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
 from nait_fast.notices import NaitWarning
 from nait_fast.outputs import CLAIM, STAGE, Output, State, check_folders
 from nait_fast.ranking import export
+from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.verbs import index as index_verb
 from nait_fast.verbs import select as select_verb
 from nait_fast.verbs import signature as signature_verb

@@ -19,9 +19,9 @@ from nait_fast.bench.shapes import SHAPES, build, free_memory
 from nait_fast.bench.timing import Ceilings, Stopwatch, measure_ceilings
 from nait_fast.env import environment, pick_device, processor
 from nait_fast.errors import NaitError
-from nait_fast.index.lock import OutputLock
 from nait_fast.models.load import LoadedModel, load_model, pick_dtype, prepare
 from nait_fast.progress import say
+from nait_fast.storage.lock import OutputLock
 
 # The scan comes last: Numba's threads share OpenMP's pool with torch's on a CPU, and change what follows them.
 PARTS = ("ceilings", "kernels", "endtoend", "scan")

@@ -18,8 +18,8 @@ from nait_fast.data.parts import Place, Record
 from nait_fast.data.sources import Source
 from nait_fast.data.streams import first_line
 from nait_fast.errors import NaitError
-from nait_fast.index import values
-from nait_fast.index.files import read_sealed, write_sealed
+from nait_fast.storage import values
+from nait_fast.storage.files import read_sealed, write_sealed
 
 KIND = "nait_fast plan"
 _REMEDY = "delete it, it only spares reading the pool"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from nait_fast.index.tally import OTHERS, capped
 from nait_fast.notices import warn
+from nait_fast.storage.tally import OTHERS, capped
 
 # Keys that say what a row is, where it is from and how good it is; docs/data.md lists them. A key also counts as
 # metadata that ends in one of _METADATA_ENDS or begins with one of _METADATA_BEGINS ("__": columns that pandas adds).

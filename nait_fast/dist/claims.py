@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from nait_fast.index.lock import Lock, is_held
+from nait_fast.storage.lock import Lock, is_held
 
 LEASE_SECONDS = 600.0
 _POLL_SECONDS = 0.1

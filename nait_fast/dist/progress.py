@@ -7,8 +7,8 @@ from typing import Any
 
 from nait_fast.data.plan import Plan
 from nait_fast.dist.events import EVENTS
-from nait_fast.index.format import WORK
 from nait_fast.progress import Progress
+from nait_fast.storage.names import WORK
 
 
 class Watch:

@@ -26,7 +26,7 @@ from nait_fast.dist.stop import Stopped
 from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
 from nait_fast.extract.folder import MOST_TRIES
-from nait_fast.index.format import WORK
+from nait_fast.storage.names import WORK
 from nait_fast.terminal import printable
 
 FINISH = -1  # in place of a unit's number: write the manifest once all units are done

@@ -17,8 +17,8 @@ from nait_fast.dist.events import Events
 from nait_fast.dist.stop import Stopped, StopSwitch
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild
-from nait_fast.index.format import WORK
 from nait_fast.progress import Progress
+from nait_fast.storage.names import WORK
 
 _TOUCH_SECONDS = 5.0
 # (rank, number of workers, place on this machine) as torchrun and Slurm tell them, the first that is set

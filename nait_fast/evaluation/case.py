@@ -11,10 +11,10 @@ from nait_fast.evaluation.labels import labels_of
 from nait_fast.evaluation.scores import Scores, scorable, score
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import codes_at, drawn_places
-from nait_fast.index.format import CODEBOOK
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.spearman import centred_ranks
+from nait_fast.storage.names import CODEBOOK
 
 SAMPLED_ROWS = 1024  # rows whose scores are taken apart
 

@@ -7,25 +7,15 @@ from typing import Any
 
 from nait_fast.data.plan import Plan
 from nait_fast.errors import NaitError
-from nait_fast.index.files import sha256_file
-from nait_fast.index.format import (
-    CALIBRATION,
-    CODEBOOK,
-    FORMAT_VERSION,
-    LOCK,
-    MANIFEST,
-    NEXT_PLAN,
-    RUN,
-    WORK,
-    plan_name,
-    shard_name,
-)
+from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.identity import OLD, is_old
-from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index
 from nait_fast.index.run import read_run, write_run
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
+from nait_fast.storage.files import sha256_file
+from nait_fast.storage.lock import Lock
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, NEXT_PLAN, RUN, WORK, plan_name, shard_name
 
 # Entry of an index's identity -> the flags that decide it, where it is not called as they are.
 _FLAGS = {"precision": "--dtype", "calibration": "--codebook, --calibration-size or --seed"}

@@ -28,10 +28,10 @@ from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed
 from nait_fast.index.codebook import Codebook, load_calibration, load_codebook
 from nait_fast.index.contents import hashes_of
-from nait_fast.index.files import pack_tensors, write_atomic
-from nait_fast.index.format import CALIBRATION, CODEBOOK, LOCK, NEXT_PLAN
-from nait_fast.index.lock import Lock
 from nait_fast.progress import Progress, say
+from nait_fast.storage.files import pack_tensors, write_atomic
+from nait_fast.storage.lock import Lock
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, NEXT_PLAN
 
 KEPT_PLAN_ROWS = 100_000  # from here on a plan is kept before it is known which dataset of the index it is of
 

@@ -19,11 +19,11 @@ from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine, Sink
-from nait_fast.index.files import sha256
 from nait_fast.index.format import CodeLayout
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
 from nait_fast.models.spec import input_width
 from nait_fast.notices import warn
+from nait_fast.storage.files import sha256
 
 OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is done
 

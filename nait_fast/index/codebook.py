@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import identity, values
+from nait_fast.index import identity
 from nait_fast.index.components import NAMES as COMPONENTS
 from nait_fast.index.components import Components, components_of
-from nait_fast.index.files import pack_tensors, read_all, read_head, read_tensors, sha256, write_atomic
-from nait_fast.index.format import CODEBOOK, CodeLayout
+from nait_fast.index.format import CodeLayout, read_code_layout
 from nait_fast.index.rotation import NAMES as ROTATION
 from nait_fast.index.rotation import Rotation, rotation_of
 from nait_fast.notices import warn
+from nait_fast.storage import values
+from nait_fast.storage.files import pack_tensors, read_all, read_head, read_tensors, sha256, write_atomic
+from nait_fast.storage.names import CODEBOOK
 
 _TENSORS = ("frequency", "threshold", "scale", "drift_mean")  # [N] each
 HIDDEN_MEAN = "hidden_mean"
@@ -72,7 +74,7 @@ def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebo
     head = read_head(file, "codebook")
     tensors, meta = read_all(file, head), {k: v for k, v in head.meta.items() if k != "kind"}
     try:
-        layout, layers = values.layout(meta), meta["layers"]
+        layout, layers = read_code_layout(meta), meta["layers"]
         n = layout.n_neurons
         identity.check(meta)
         for key in ("codec", "reading"):

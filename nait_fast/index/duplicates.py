@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import map_tensors, read_head
 from nait_fast.index.ids import NAMES, split
+from nait_fast.storage.files import map_tensors, read_head
 
 HASHES_AT_ONCE = 1 << 23  # 128 MB with their rows; more ids take more passes over the shards
 

@@ -1,4 +1,4 @@
-"""The code layout and the names of an index's files; docs/format.md is the specification."""
+"""How an index lays out its codes; docs/format.md is the specification."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,30 +8,12 @@ from typing import Any
 import numpy as np
 
 from nait_fast.kernels.rotate import rotated_width
+from nait_fast.storage import values
 
 FORMAT_VERSION = 3
 READ_VERSIONS = (2, FORMAT_VERSION)  # 2: without checksums, which Index says
-MANIFEST = "manifest.json"
-CODEBOOK = "codebook.safetensors"
-CALIBRATION = "calibration.safetensors"
-SKIPPED = "skipped.jsonl"
-RUN = "run.json"
-WORK = "work"
-LOCK = ".lock"  # held by the one worker that numbers the pool, calibrates or finishes
 CODECS = ("neuron", "nag", "rotated", "components")
 ROW_ALIGNMENT = 16  # bytes: 128-bit loads, and whole 64-bit words for the CPU scan
-
-
-def shard_name(number: int) -> str:
-    return f"shard-{number:05d}.safetensors"
-
-
-NEXT_PLAN = "plan-next.json"
-
-
-def plan_name(number: int) -> str:
-    """The file that says where the rows of the index's dataset ``number`` lie."""
-    return f"plan-{number:02d}.json"
 
 
 @dataclass(frozen=True)
@@ -121,3 +103,14 @@ def row_bytes(told: Mapping[str, Any]) -> int:
     """Bytes that a row's code and what comes with it take, by what a manifest says."""
     columns = (np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in columns_of(told).values())
     return told["row_bytes"] + sum(columns)
+
+
+def read_code_layout(meta: dict[str, Any]) -> CodeLayout:
+    """Of the entries ``widths`` and ``layers``, which must agree."""
+    widths = [values.count(width, "widths", 1) for width in values.entries(meta["widths"], "widths")]
+    layers = [values.count(layer, "layers") for layer in values.entries(meta["layers"], "layers")]
+    if not widths or len(layers) != len(widths) or layers != sorted(set(layers)):
+        raise ValueError(f"layers: {values.short(layers)} of widths {values.short(widths)}")
+    if sum(widths) > values.MAX_NEURONS:
+        raise ValueError(f"widths: {values.short(sum(widths))} neurons")
+    return CodeLayout.of(widths)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nait_fast.errors import NaitError
-from nait_fast.index import values
+from nait_fast.storage import values
 
 # Entry of a manifest or of metadata -> the flag that decides it. The first that differs is named: what a user sets
 # comes before the hash of a model that was read that way.

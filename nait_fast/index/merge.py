@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import read_sealed, sha256, sha256_file, write_atomic
-from nait_fast.index.format import CALIBRATION, CODEBOOK, FORMAT_VERSION, LOCK, MANIFEST, RUN, plan_name
+from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.identity import OLD, is_old
-from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index, ShardEntry
 from nait_fast.index.run import read_run, write_run
 from nait_fast.index.skipped import Listed, check_list
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
+from nait_fast.storage.files import read_sealed, sha256, sha256_file, write_atomic
+from nait_fast.storage.lock import Lock
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, RUN, plan_name
 
 # What the manifest says of a code, and so must be the same in all: a row's bits then mean the same.
 _SAME = ("dtype", "model", "layers", "widths", "codec", "reading", "first_token", "top_k", "template",

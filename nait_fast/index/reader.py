@@ -10,21 +10,14 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import contents, identity, ids, values
-from nait_fast.index.blocks import Tensor
+from nait_fast.index import contents, identity, ids
 from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.files import map_tensors, read_head, read_json, read_sealed, sha256_file
-from nait_fast.index.format import (
-    CODEBOOK,
-    CODECS,
-    FORMAT_VERSION,
-    MANIFEST,
-    READ_VERSIONS,
-    code_layout,
-    columns_of,
-    shard_name,
-)
+from nait_fast.index.format import CODECS, FORMAT_VERSION, READ_VERSIONS, code_layout, columns_of, read_code_layout
 from nait_fast.notices import warn
+from nait_fast.storage import values
+from nait_fast.storage.blocks import Tensor
+from nait_fast.storage.files import map_tensors, read_head, read_json, read_sealed, sha256_file
+from nait_fast.storage.names import CODEBOOK, MANIFEST, shard_name
 
 
 @dataclass(frozen=True)
@@ -150,7 +143,7 @@ class Index:
 
     def _take(self, told: dict[str, Any]) -> None:
         """The manifest's entries. Raises ValueError, KeyError or TypeError where they are not what was ever written."""
-        self.layout = values.layout(told)
+        self.layout = read_code_layout(told)
         identity.check(told)
         for key in ("codec", "reading", "model_name", "template_kind"):
             values.text(told[key], key)

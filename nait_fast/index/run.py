@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from nait_fast.index.files import read_json, read_sealed, write_sealed
-from nait_fast.index.format import FORMAT_VERSION, RUN
+from nait_fast.index.format import FORMAT_VERSION
+from nait_fast.storage.files import read_json, read_sealed, write_sealed
+from nait_fast.storage.names import RUN
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import values
-from nait_fast.index.files import sha256_file
-from nait_fast.index.format import MANIFEST, SKIPPED
 from nait_fast.index.reader import Index
+from nait_fast.storage import values
+from nait_fast.storage.files import sha256_file
+from nait_fast.storage.names import MANIFEST, SKIPPED
 
 _LINE_BYTES = 1 << 20  # no reason for leaving out a row is as long
 

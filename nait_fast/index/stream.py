@@ -19,8 +19,8 @@ from typing import TypeVar
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.blocks import Tensor, block_rows
 from nait_fast.index.reader import Index, ShardEntry, check_rows
+from nait_fast.storage.blocks import Tensor, block_rows
 
 BUFFER_BYTES = 8 << 20  # of codes: a thread's share of a processor's last cache, from where they are scanned
 READ_BYTES = 256 << 10  # asked for at once: from a disk, larger reads took 1.5 times as long

@@ -9,11 +9,11 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import load_calibration
-from nait_fast.index.files import sha256_file
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
 from nait_fast.index.reader import Index, Shard, ShardEntry
 from nait_fast.index.run import read_run
 from nait_fast.index.skipped import Listed
+from nait_fast.storage.files import sha256_file
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
 
 
 def shard_problem(index: Index, entry: ShardEntry) -> str | None:

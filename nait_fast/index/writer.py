@@ -16,7 +16,10 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index import contents
-from nait_fast.index.files import (
+from nait_fast.index.format import FORMAT_VERSION
+from nait_fast.index.reader import Index
+from nait_fast.index.skipped import lines_before
+from nait_fast.storage.files import (
     atomic_file,
     checksum_of,
     pack_tensors,
@@ -26,22 +29,10 @@ from nait_fast.index.files import (
     write_atomic,
     write_sealed,
 )
-from nait_fast.index.format import (
-    CALIBRATION,
-    CODEBOOK,
-    FORMAT_VERSION,
-    MANIFEST,
-    RUN,
-    SKIPPED,
-    WORK,
-    plan_name,
-    shard_name,
-)
-from nait_fast.index.lock import is_held
-from nait_fast.index.owned import is_in_work
-from nait_fast.index.reader import Index
-from nait_fast.index.skipped import lines_before
-from nait_fast.index.tally import capped
+from nait_fast.storage.lock import is_held
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK, plan_name, shard_name
+from nait_fast.storage.owned import is_in_work
+from nait_fast.storage.tally import capped
 
 _OF_SHARD = ("file", "first_row", "pool_rows", "rows", "bytes", "sha256", "xxh3")  # in the manifest
 _PARTS = ("shard-*.safetensors", CODEBOOK, CALIBRATION, "plan-*.json", RUN)

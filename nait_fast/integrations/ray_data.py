@@ -90,7 +90,7 @@ def index(dataset: "Dataset", output: str | os.PathLike[str], model: str, **opti
     Raises NaitError.
     """
     from nait_fast.api import build_index
-    from nait_fast.index.files import make_folder, write_atomic
+    from nait_fast.storage.files import make_folder, write_atomic
 
     pool = make_folder(Path(output).resolve() / POOL)
     if not (pool / _STAGED).exists():

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import values
 from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CODEBOOK, CodeLayout
+from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods.signature import Signature
+from nait_fast.storage import values
+from nait_fast.storage.names import CODEBOOK
 
 if TYPE_CHECKING:  # torch
     from nait_fast.config import SignatureOptions

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import identity, values
+from nait_fast.index import identity
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import signed_planes, top_m_planes
 from nait_fast.methods.signature import Signature
+from nait_fast.storage import values
 
 # One scale for all layers: 4 round the weak ones away (top 10% of SmolLM2's drift: 0.33 instead of 0.72).
 PROXY_PLANES = 12

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import identity, values
+from nait_fast.index import identity
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
+from nait_fast.storage import values
 
 CHUNK_NUMBERS = 1 << 20  # of embeddings turned into float64 at once
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import values
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import count_planes
 from nait_fast.methods.signature import Signature
+from nait_fast.storage import values
 
 
 def nag_signature(name: str, bits: np.ndarray, meta: dict[str, Any]) -> Signature:

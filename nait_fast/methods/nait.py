@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import contents, values
+from nait_fast.index import contents
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
 from nait_fast.principal import principal
+from nait_fast.storage import values
 
 ESTIMATORS = ("rotated", "components")  # codecs that estimate its scores
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import identity, values
-from nait_fast.index.files import pack_tensors, read_all, read_head, sha256, write_atomic
-from nait_fast.index.format import CodeLayout
+from nait_fast.index import identity
+from nait_fast.index.format import CodeLayout, read_code_layout
 from nait_fast.methods import METHODS, method_of
 from nait_fast.notices import warn
+from nait_fast.storage import values
+from nait_fast.storage.files import pack_tensors, read_all, read_head, sha256, write_atomic
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
     head = read_head(path, "signature")
     tensors, meta = read_all(path, head), head.meta
     try:
-        name, layout = values.name(meta["name"], "name"), values.layout(meta)
+        name, layout = values.name(meta["name"], "name"), read_code_layout(meta)
         if meta["method"] not in METHODS:
             raise ValueError(f"method: {values.short(meta['method'])}")
         identity.check(meta)

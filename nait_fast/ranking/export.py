@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import atomic_file
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Ids, ids
 from nait_fast.ranking.select import Selection
 from nait_fast.ranking.spill import Spill
 from nait_fast.ranking.table import Table
+from nait_fast.storage.files import atomic_file
 
 KIND = "nait_fast selection"  # `kind` in a selection's manifest
 SELECTED, SCORES = "selected.jsonl", "scores.parquet"

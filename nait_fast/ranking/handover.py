@@ -10,12 +10,12 @@ from nait_fast.data.formats import RowError, Sample, parse, rules_of
 from nait_fast.data.parts import as_line
 from nait_fast.data.pool import decode
 from nait_fast.errors import NaitError
-from nait_fast.index.files import atomic_file, sha256_file, write_json
 from nait_fast.index.reader import Index
 from nait_fast.notices import warn
 from nait_fast.ranking.export import SELECTED
 from nait_fast.ranking.llama_factory import Entry, NotCarried
 from nait_fast.ranking.select import Selection
+from nait_fast.storage.files import atomic_file, sha256_file, write_json
 
 DATASET_INFO, TOP_INDICES, MESSAGES = "dataset_info.json", "top_indices.npy", "messages.jsonl"
 

@@ -9,8 +9,8 @@ from typing import Any
 from nait_fast.errors import NaitError
 from nait_fast.evaluation import FORMAT_VERSION, KIND
 from nait_fast.evaluation.rows import TEXT_CHARACTERS
-from nait_fast.index import values
-from nait_fast.index.files import read_json, read_sealed
+from nait_fast.storage import values
+from nait_fast.storage.files import read_json, read_sealed
 
 MOST_NAMES = 64  # of a matrix that is shown
 

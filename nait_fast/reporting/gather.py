@@ -15,7 +15,6 @@ from nait_fast.evaluation import FILE
 from nait_fast.evaluation.ranks import best as best_rows
 from nait_fast.evaluation.ranks import correlations, count_of, overlaps
 from nait_fast.index.drawn import codes_at
-from nait_fast.index.files import sha256
 from nait_fast.methods import METHODS, method_of
 from nait_fast.ranking.export import SCORES
 from nait_fast.ranking.spearman import centred_ranks
@@ -35,6 +34,7 @@ from nait_fast.reporting.layers import (
 from nait_fast.reporting.rows import Labels, Seen, Text, read_rows
 from nait_fast.reporting.scores import Ranked, ScoreFile, Scores, rescan, summarise
 from nait_fast.reporting.source import Chosen, open_selection
+from nait_fast.storage.files import sha256
 
 TOP = 0.1  # the share whose overlap between targets is told
 MOST_LAYERS, MOST_NEURONS = 3, 6  # told of a sample

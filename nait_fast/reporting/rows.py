@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from nait_fast.data.formats import RowError, describe_keys, detect, parse
-from nait_fast.data.rows import PoolRows, open_rows
 from nait_fast.data.rules import Rules
 from nait_fast.errors import NaitError
+from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.ranking.export import SELECTED
 from nait_fast.reporting.scores import Ranked
 from nait_fast.reporting.source import Chosen

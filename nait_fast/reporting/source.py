@@ -8,14 +8,14 @@ from typing import Any
 
 from nait_fast.config import SCORES
 from nait_fast.errors import NaitError
-from nait_fast.index import values
-from nait_fast.index.files import read_json, read_sealed, sha256_file
-from nait_fast.index.format import MANIFEST
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.export import KIND, SELECTED
 from nait_fast.ranking.export import SCORES as SCORES_FILE
 from nait_fast.ranking.scan import check_index
+from nait_fast.storage import values
+from nait_fast.storage.files import read_json, read_sealed, sha256_file
+from nait_fast.storage.names import MANIFEST
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import numpy as np
 
 from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
-from nait_fast.data.rows import open_rows
 from nait_fast.data.rules import make_rules
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
@@ -22,8 +21,7 @@ from nait_fast.evaluation.rows import datasets_of, label_values, text_of
 from nait_fast.evaluation.scores import fits
 from nait_fast.evaluation.tables import tables
 from nait_fast.index.drawn import drawn_places
-from nait_fast.index.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
-from nait_fast.index.format import MANIFEST, RUN
+from nait_fast.index.pool_rows import open_rows
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
@@ -32,6 +30,8 @@ from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device
+from nait_fast.storage.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
+from nait_fast.storage.names import MANIFEST, RUN
 
 MARKDOWN = "evaluation.md"
 

@@ -20,11 +20,11 @@ from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.index.reader import Index
-from nait_fast.index.values import short
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature
 from nait_fast.progress import Progress
 from nait_fast.ranking.export import RowSource
+from nait_fast.storage.values import short
 
 
 def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:

@@ -19,14 +19,15 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session, warn_longer
 from nait_fast.index.codebook import load_codebook
-from nait_fast.index.files import make_folder, read_json, write_json
-from nait_fast.index.format import RUN, row_bytes
-from nait_fast.index.lock import FOLDER_LOCK, OutputLock
-from nait_fast.index.owned import check_folder, is_name
+from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs import check_folders, check_inputs, inputs_of, question, sweep
+from nait_fast.storage.files import make_folder, read_json, write_json
+from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
+from nait_fast.storage.names import RUN
+from nait_fast.storage.owned import check_folder, is_name
 
 
 def directions_of(signatures: list[Signature]) -> Directions:

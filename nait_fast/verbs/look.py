@@ -9,13 +9,14 @@ from nait_fast.data.plan import load_plan
 from nait_fast.data.pool import Pool
 from nait_fast.data.unread import counted
 from nait_fast.errors import NaitError
-from nait_fast.index import contents, values
-from nait_fast.index.files import read_json, read_sealed, sha256_file
-from nait_fast.index.format import CODEBOOK, MANIFEST, plan_name
+from nait_fast.index import contents
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.export import KIND, SCORES, SELECTED
 from nait_fast.ranking.handover import EXPORTS
+from nait_fast.storage import values
+from nait_fast.storage.files import read_json, read_sealed, sha256_file
+from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
 
 _OF_SELECTION = (
     "kind", "verb", "method", "targets", "rows_read", "rows_scored", "rows_skipped", "rows_selected", "tokens_selected",

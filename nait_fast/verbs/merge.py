@@ -5,13 +5,13 @@ from typing import Any
 
 from nait_fast.config import MergeOptions
 from nait_fast.errors import NaitError
-from nait_fast.index.files import make_folder
-from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.index.merge import check_joinable, merge
-from nait_fast.index.owned import check_folder, is_name
 from nait_fast.index.reader import Index
 from nait_fast.outputs import check_inputs, inputs_of, sweep
 from nait_fast.progress import Progress
+from nait_fast.storage.files import make_folder
+from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
+from nait_fast.storage.owned import check_folder, is_name
 from nait_fast.verbs.index import summary_of
 
 

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import BudgetOptions, RankOptions
-from nait_fast.data.rows import open_rows
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
-from nait_fast.index.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
-from nait_fast.index.format import MANIFEST, RUN
+from nait_fast.index.pool_rows import open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.methods.signature import Signature, load_signature
@@ -25,6 +23,8 @@ from nait_fast.ranking.select import Selection, check_budget, select
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.table import Table
+from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
+from nait_fast.storage.names import MANIFEST, RUN
 
 
 def selection_folder(path: str) -> Path:

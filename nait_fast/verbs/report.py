@@ -7,8 +7,6 @@ from typing import Any
 from nait_fast import evaluation
 from nait_fast.config import ReportOptions
 from nait_fast.errors import NaitError
-from nait_fast.index.files import make_folder, write_atomic
-from nait_fast.index.lock import FOLDER_LOCK, OutputLock
 from nait_fast.outputs import (
     HTML,
     Output,
@@ -26,6 +24,8 @@ from nait_fast.ranking.export import REPORT
 from nait_fast.reporting.drawing import need_matplotlib
 from nait_fast.reporting.gather import gather, sweep_scratch
 from nait_fast.reporting.source import open_selection
+from nait_fast.storage.files import make_folder, write_atomic
+from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.verbs.rank import answers
 
 _TITLE = " – nait_fast</title>".encode()

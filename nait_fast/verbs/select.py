@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import IndexOptions, SelectOptions, split_target
-from nait_fast.data.rows import rows_of
 from nait_fast.dist.local import default_workers, run_workers
 from nait_fast.dist.progress import Watch
 from nait_fast.dist.worker import Worker, device_of, index_pool, worker_of
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import IndexBuild, open_pool
 from nait_fast.extract.session import open_session
-from nait_fast.index.files import make_folder, read_json
-from nait_fast.index.format import MANIFEST
-from nait_fast.index.owned import is_name
+from nait_fast.index.pool_rows import rows_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import load_signature
@@ -25,6 +22,9 @@ from nait_fast.notices import recorded
 from nait_fast.outputs import Output, check_inputs, inputs_of, question
 from nait_fast.ranking.handover import check_exports
 from nait_fast.ranking.select import check_budget
+from nait_fast.storage.files import make_folder, read_json
+from nait_fast.storage.names import MANIFEST
+from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import SELECTION, answers, rank_index, recognise, selection_folder, write_manifest
 from nait_fast.verbs.signature import (

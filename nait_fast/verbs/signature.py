@@ -15,11 +15,11 @@ from nait_fast.extract.session import Session, encode_all, encode_rows, open_ses
 from nait_fast.extract.sinks import Collect
 from nait_fast.index import contents
 from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
-from nait_fast.index.files import make_folder
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.outputs import Output, State, inputs_of, question
 from nait_fast.progress import Progress
+from nait_fast.storage.files import make_folder
 
 
 def open_targets(targets: tuple[str, ...], format: str, rules: Rules | None = None) -> dict[str, Pool]:

@@ -11,7 +11,7 @@ import pytest
 
 from nait_fast.data import json_rows, streams
 from nait_fast.data.pool import Pool, PoolInfo
-from nait_fast.data.rows import rows_of
+from nait_fast.index.pool_rows import rows_of
 from tests.data.pools import (
     MAKERS,
     ROWS,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.dist.worker import Worker
-from nait_fast.index import files
+from nait_fast.storage import files
 from nait_fast.verbs.index import work
 from tests.conftest import make_rows
 

@@ -17,8 +17,8 @@ from nait_fast.dist.progress import Watch
 from nait_fast.dist.stop import StopSwitch
 from nait_fast.dist.worker import Worker, device_of, worker_of
 from nait_fast.errors import NaitError
-from nait_fast.index.format import LOCK
-from nait_fast.index.lock import Lock
+from nait_fast.storage.lock import Lock
+from nait_fast.storage.names import LOCK
 from tests.dist import runs
 
 

@@ -10,18 +10,18 @@ import pytest
 import nait_fast
 from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
-from nait_fast.data.rows import open_rows
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.confounds import estimated_parts, layer_scan
 from nait_fast.evaluation.ranks import top_overlap
 from nait_fast.evaluation.stability import rebuilt
-from nait_fast.index.files import read_sealed
+from nait_fast.index.pool_rows import open_rows
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import NaitWarning
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.spearman import spearman
+from nait_fast.storage.files import read_sealed
 from nait_fast.verbs.evaluate_model import layer_scores, material_of, open_for, reading_of, target_readings
 from nait_fast.verbs.look import inspect
 from tests.commands import run, summary

@@ -13,9 +13,9 @@ from nait_fast.data.plan import load_plan
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import load_calibration, load_codebook
 from nait_fast.index.duplicates import duplicate_ids
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED
 from nait_fast.verbs.look import inspect, verify
 from tests.index.made import LAYOUT
 

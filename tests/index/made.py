@@ -11,10 +11,11 @@ from nait_fast.data.parts import Place
 from nait_fast.data.plan import Plan, Unit
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.files import checksum_of, pack_tensors, read_json, read_tensors, sha256, write_sealed
-from nait_fast.index.format import CALIBRATION, CODEBOOK, FORMAT_VERSION, MANIFEST, SKIPPED, CodeLayout, shard_name
+from nait_fast.index.format import FORMAT_VERSION, CodeLayout
 from nait_fast.methods.planes import signed_planes
 from nait_fast.methods.signature import Signature
+from nait_fast.storage.files import checksum_of, pack_tensors, read_json, read_tensors, sha256, write_sealed
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED, shard_name
 from tests.ranking.indexes import id_tensors
 
 WIDTHS = [40, 33]

@@ -12,10 +12,10 @@ import pytest
 
 from nait_fast.config import IndexOptions
 from nait_fast.errors import NaitError
-from nait_fast.index.files import read_layout
-from nait_fast.index.lock import Lock
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
+from nait_fast.storage.files import read_layout
+from nait_fast.storage.lock import Lock
 from nait_fast.verbs.index import run
 from tests.conftest import make_rows, write_jsonl
 from tests.dist import runs

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from nait_fast.errors import NaitError
 from nait_fast.index import duplicates
 from nait_fast.index.duplicates import duplicate_ids
-from nait_fast.index.files import pack_tensors
-from nait_fast.index.format import shard_name
+from nait_fast.storage.files import pack_tensors
+from nait_fast.storage.names import shard_name
 from tests.index.hostile import quick
 from tests.ranking.indexes import id_tensors
 

@@ -14,8 +14,7 @@ import nait_fast
 from nait_fast.data.plan import load_plan
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import load_codebook
-from nait_fast.index.files import pack_tensors, read_json, read_sealed, sha256, write_sealed
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, code_layout, columns_of, shard_name
+from nait_fast.index.format import code_layout, columns_of
 from nait_fast.index.reader import Index
 from nait_fast.index.run import read_run, write_run
 from nait_fast.index.skipped import check_kept, check_list
@@ -23,6 +22,8 @@ from nait_fast.index.stream import Stream, ids
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.reporting.evaluation import load_evaluation
 from nait_fast.reporting.source import open_selection
+from nait_fast.storage.files import pack_tensors, read_json, read_sealed, sha256, write_sealed
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, shard_name
 from nait_fast.verbs.look import inspect, verify
 from tests.index.made import IDS, LAYOUT, ROWS, SHARED, WIDTHS, make, put, seal, signature
 from tests.ranking.indexes import id_tensors

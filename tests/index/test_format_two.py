@@ -8,12 +8,12 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.index.files import pack_tensors, read_json, read_tensors, sha256, write_json
-from nait_fast.index.format import CODEBOOK, MANIFEST, RUN
 from nait_fast.index.merge import check_joinable
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import NaitWarning, recorded
+from nait_fast.storage.files import pack_tensors, read_json, read_tensors, sha256, write_json
+from nait_fast.storage.names import CODEBOOK, MANIFEST, RUN
 from nait_fast.verbs.look import verify
 from tests.conftest import make_rows, write_jsonl
 from tests.index.made import seal

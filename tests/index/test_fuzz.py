@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from nait_fast.data.plan import load_plan
 from nait_fast.index.duplicates import duplicate_ids
-from nait_fast.index.files import read_json
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
+from nait_fast.storage.files import read_json
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED
 from nait_fast.verbs.look import inspect, verify
 from tests.index.hostile import (
     PLAN,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from nait_fast.index.blocks import seal
-from nait_fast.index.files import pack_tensors, read_tensors
-from nait_fast.index.format import CALIBRATION, CODEBOOK
 from nait_fast.index.reader import Index
+from nait_fast.storage.blocks import seal
+from nait_fast.storage.files import pack_tensors, read_tensors
+from nait_fast.storage.names import CALIBRATION, CODEBOOK
 from tests.index.hostile import SHARD, SIGNATURE, changed, quick, read_all, read_file, refused, restored
 from tests.index.made import ROWS, make, put
 

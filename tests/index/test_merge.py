@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nait_fast import NaitError, merge
-from nait_fast.index import files
 from nait_fast.index.reader import Index
+from nait_fast.storage import files
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest
 from tests.index.test_append import build

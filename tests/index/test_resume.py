@@ -89,7 +89,8 @@ def test_an_exception_in_the_middle(tmp_path, monkeypatch, undisturbed, shard: i
 @pytest.mark.parametrize("name", ["codebook.safetensors", "calibration.safetensors", "manifest.json"])
 def test_stopped_at_a_file(tmp_path, monkeypatch, undisturbed, name: str) -> None:
     from nait_fast.extract import indexing
-    from nait_fast.index import codebook, files
+    from nait_fast.index import codebook
+    from nait_fast.storage import files
 
     given, expected = undisturbed
     if name != "manifest.json" and given.get("codec") == "nag":  # it calibrates nothing and has no codebook

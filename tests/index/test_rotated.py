@@ -11,12 +11,12 @@ import torch
 import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import load_codebook
-from nait_fast.index.files import pack_tensors, read_tensors
 from nait_fast.index.reader import Index
 from nait_fast.kernels.rotate.reference import rotate
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.rotated import RotatedScan
 from nait_fast.ranking.scan import scan as scan_index
+from nait_fast.storage.files import pack_tensors, read_tensors
 from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest, naive_ids, naive_readings

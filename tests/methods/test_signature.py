@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook
-from nait_fast.index.files import pack_tensors, read_tensors
 from nait_fast.index.format import CodeLayout
 from nait_fast.kernels import popcount_scan
 from nait_fast.methods.contrast import contrast_signature
@@ -20,6 +19,7 @@ from nait_fast.methods.nait import nait_signature
 from nait_fast.methods.planes import count_planes, signed_planes, top_m_planes
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.ranking.scan import score_codes
+from nait_fast.storage.files import pack_tensors, read_tensors
 
 LAYOUT = CodeLayout.of([40, 33])
 N = LAYOUT.n_neurons

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.index.files import checksum_of, pack_tensors, sha256, write_sealed
-from nait_fast.index.format import FORMAT_VERSION, MANIFEST, CodeLayout, shard_name
+from nait_fast.index.format import FORMAT_VERSION, CodeLayout
 from nait_fast.methods.planes import signed_planes
 from nait_fast.methods.signature import Signature
+from nait_fast.storage.files import checksum_of, pack_tensors, sha256, write_sealed
+from nait_fast.storage.names import MANIFEST, shard_name
 
 IDENTITY = {"model": "a" * 32, "template": "b" * 32, "reading": "mean", "first_token": "exclude", "dtype": "float32",
             "max_length": 512}  # fmt: skip

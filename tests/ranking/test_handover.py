@@ -10,10 +10,10 @@ import pytest
 import nait_fast
 from nait_fast import NaitError
 from nait_fast.config import EXPORTS, SelectOptions
-from nait_fast.index.lock import FOLDER_LOCK
 from nait_fast.notices import NaitWarning
 from nait_fast.outputs import CLAIM
 from nait_fast.ranking import handover
+from nait_fast.storage.lock import FOLDER_LOCK
 from nait_fast.verbs.look import verify
 from tests.conftest import make_rows, write_jsonl
 

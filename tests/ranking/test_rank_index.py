@@ -15,12 +15,12 @@ from pyarrow import parquet
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import NaitError
 from nait_fast.index import stream as streaming
-from nait_fast.index.files import checksum_of, pack_tensors, read_tensors
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream, ids
 from nait_fast.kernels.popcount import launch
 from nait_fast.ranking import scan as scanning
 from nait_fast.ranking.scan import scan, score_codes, search
+from nait_fast.storage.files import checksum_of, pack_tensors, read_tensors
 from nait_fast.verbs.rank import rank_index
 from tests.ranking import naive_select
 from tests.ranking.indexes import contrast, id_tensors, nait, write_index

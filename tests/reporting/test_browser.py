@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nait_fast.index.files import write_sealed
+from nait_fast.storage.files import write_sealed
 from tests.reporting.made import Made, make_rows, report
 from tests.reporting.test_page import HOSTILE, themes
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import nait_fast
-from nait_fast.index.files import read_sealed, sha256, write_sealed
 from nait_fast.notices import NaitWarning
 from nait_fast.reporting import gather as gathering
 from nait_fast.reporting.provenance import command
 from nait_fast.reporting.source import open_selection
+from nait_fast.storage.files import read_sealed, sha256, write_sealed
 from tests.commands import run, shell, summary
 from tests.reporting.made import Made, make_rows, report
 from tests.reporting.pages import check

@@ -7,8 +7,8 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.index.files import write_sealed
 from nait_fast.reporting.evaluation import load_evaluation
+from nait_fast.storage.files import write_sealed
 from tests.reporting.made import Made, make_rows, report
 from tests.reporting.pages import check
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nait_fast.index.lock import FOLDER_LOCK
 from nait_fast.outputs import CLAIM
 from nait_fast.reporting import words
 from nait_fast.reporting.drawing import COLOURS
+from nait_fast.storage.lock import FOLDER_LOCK
 from tests.reporting.made import Made, make_rows, report
 from tests.reporting.pages import check
 
@@ -160,7 +160,7 @@ def test_length_is_warned_of(tmp_path: Path) -> None:
     made = Made(tmp_path, make_rows(100), 1)
     out = made.select(top_k=9)
     assert "Mind:" not in check(report(out, tmp_path / "r.html")[0]).words
-    from nait_fast.index.files import read_sealed, write_sealed
+    from nait_fast.storage.files import read_sealed, write_sealed
 
     for rho, said in ((-0.73, "−0.73): short samples tend to come first"), (0.6, "+0.60): long samples"), (None, None)):
         manifest = {k: v for k, v in read_sealed(out / "manifest.json").items() if k != "checksum"}

@@ -1,8 +1,8 @@
 """Counts by name keep their size, whatever the names are."""
 
 from nait_fast.data.unread import counted, warn_unread
-from nait_fast.index.tally import MOST_NAMES, OTHERS, capped
 from nait_fast.notices import recorded
+from nait_fast.storage.tally import MOST_NAMES, OTHERS, capped
 
 
 def test_the_most_frequent_names_stay() -> None:

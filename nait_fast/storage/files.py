@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index.blocks import Tensor, blocks_of, changed, seal, unsealed, with_blocks
+from nait_fast.storage.blocks import Tensor, blocks_of, changed, seal, unsealed, with_blocks
 
 _META = "nait_fast"
 # What is larger was not written here, and would cost gigabytes to read: a billion rows' manifest, a thousand times more

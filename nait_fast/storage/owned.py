@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nait_fast.errors import NaitError
-from nait_fast.index.files import is_other_tensors, read_json, read_layout
-from nait_fast.index.format import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
+from nait_fast.storage.files import is_other_tensors, read_json, read_layout
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
 
 EVENTS = "events.jsonl"
 _SHARD = re.compile(r"shard-\d{5,}\.safetensors")

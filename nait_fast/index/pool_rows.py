@@ -12,8 +12,8 @@ from nait_fast.data.plan import Plan, Reader, lines_of, load_plan, stamps_of
 from nait_fast.data.pool import Pool
 from nait_fast.data.rules import rules_of
 from nait_fast.errors import NaitError
-from nait_fast.index.format import plan_name
 from nait_fast.notices import warn
+from nait_fast.storage.names import plan_name
 
 if TYPE_CHECKING:
     from nait_fast.index.reader import Index

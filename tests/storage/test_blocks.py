@@ -9,12 +9,12 @@ import pytest
 import xxhash
 
 from nait_fast.errors import NaitError
-from nait_fast.index import blocks
 from nait_fast.index.drawn import codes_at
-from nait_fast.index.files import checksum_of, pack_tensors, read_head, read_tensors
-from nait_fast.index.format import shard_name
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream, ids
+from nait_fast.storage import blocks
+from nait_fast.storage.files import checksum_of, pack_tensors, read_head, read_tensors
+from nait_fast.storage.names import shard_name
 from tests.ranking.indexes import id_tensors, write_index
 
 WIDTHS = [100, 60]  # 32 bytes a row

@@ -5,8 +5,6 @@ import re
 import reprlib
 from typing import Any
 
-from nait_fast.index.format import CodeLayout
-
 MAX_NEURONS = 1 << 28  # a row of 32 MB: beyond any model, and nothing that a buffer cannot hold
 _NAME = re.compile(r"[\w.-]+")
 _HEX = re.compile(r"[0-9a-f]+")
@@ -68,14 +66,3 @@ def mapping(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{what}: {short(value)}")
     return value
-
-
-def layout(meta: dict[str, Any]) -> CodeLayout:
-    """Of the entries ``widths`` and ``layers``, which must agree."""
-    widths = [count(width, "widths", 1) for width in entries(meta["widths"], "widths")]
-    layers = [count(layer, "layers") for layer in entries(meta["layers"], "layers")]
-    if not widths or len(layers) != len(widths) or layers != sorted(set(layers)):
-        raise ValueError(f"layers: {short(layers)} of widths {short(widths)}")
-    if sum(widths) > MAX_NEURONS:
-        raise ValueError(f"widths: {short(sum(widths))} neurons")
-    return CodeLayout.of(widths)

@@ -8,9 +8,9 @@ import pytest
 
 from nait_fast.data.plan import load_plan
 from nait_fast.errors import NaitError
-from nait_fast.index import files
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
+from nait_fast.storage import files
 
 
 def write_header(path: Path, header: bytes, told: int | None = None) -> Path:
