@@ -10,8 +10,9 @@ import torch
 
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
-from nait_fast.data.formats import RowError, Sample, parse_any
-from nait_fast.data.tokenize import Encoded, Refused
+from nait_fast.data.encode import encode, parsed
+from nait_fast.data.formats import RowError, parse_any
+from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
@@ -147,16 +148,14 @@ class Scorer:
 
     def _encode(self, samples: Sequence[Mapping[str, Any]]) -> tuple[list[Encoded], dict[int, str]]:
         """(the samples that can be run, what is wrong with the others)."""
-        parsed: list[Sample] = []
         problems: dict[int, str] = {}
-        for i, row in enumerate(samples):
-            try:
-                parsed.append(parse_any(row, i, self._session.rules))
-            except RowError as error:
-                problems[i] = str(error)
-        results = self._session.encoder.encode(parsed)
-        problems |= {r.row: r.reason for r in results if isinstance(r, Refused)}
-        encoded = [r for r in results if isinstance(r, Encoded)]
+
+        def bad(number: int, _: Any, error: RowError) -> None:
+            problems[number] = str(error)
+
+        rules = self._session.rules
+        good = parsed(enumerate(samples), lambda row, number: parse_any(row, number, rules), bad)
+        encoded = list(encode(self._session.encoder, good, lambda r: problems.update({r.row: r.reason})))
         self._warn_once(counted(e.unread for e in encoded), counted(e.unshown for e in encoded))
         self._told_of_positions = self._told_of_positions or self._session.warn_of_positions("Scorer", encoded)
         return encoded, problems

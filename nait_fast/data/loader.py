@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from nait_fast.data.formats import RowError, Sample
+from nait_fast.data.encode import encode, parsed
+from nait_fast.data.formats import RowError
 from nait_fast.data.parts import Record
 from nait_fast.data.plan import Unit
 from nait_fast.data.pool import Pool, SkippedRow, check
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 
-CHUNK_ROWS = 1024
 _TOKENISING = 2
-_AHEAD = 3  # chunks whose tokens are awaited while the next one is rendered
 
 
 @dataclass
@@ -112,32 +110,18 @@ def load_unit(
 ) -> Window:
     """Load one unit. Raises NaitError at a row that cannot be used, unless `pool` is to skip such rows."""
     window = Window(unit)
-    pending: deque[Future[list[Encoded | Refused]]] = deque()
-    chunk: list[Sample] = []
     refused: list[Refused] = []
 
-    def receive() -> None:
-        for result in pending.popleft().result():
-            if isinstance(result, Refused):
-                refused.append(result)
-            else:
-                window.encoded.append(result)
+    def placed() -> Iterator[tuple[int, Record]]:
+        for row, record in records:
+            window.places[row] = (record.file, record.line)
+            yield row, record
 
-    for row, record in records:
-        window.places[row] = (record.file, record.line)
-        try:
-            chunk.append(check(record.payload, fmt, row, pool.rules)[1])
-        except RowError as error:
-            window.skipped.append(pool.skip(record, row, fmt, error))
-        if len(chunk) == CHUNK_ROWS:
-            pending.append(tokenizer.submit(encoder.tokenise, encoder.prepare(chunk)))
-            chunk = []
-            if len(pending) > _AHEAD:
-                receive()
-    if chunk:
-        pending.append(tokenizer.submit(encoder.tokenise, encoder.prepare(chunk)))
-    while pending:
-        receive()
+    def skip(row: int, record: Record, error: RowError) -> None:
+        window.skipped.append(pool.skip(record, row, fmt, error))
+
+    samples = parsed(placed(), lambda record, row: check(record.payload, fmt, row, pool.rules)[1], skip)
+    window.encoded.extend(encode(encoder, samples, refused.append, tokenizer))
     for result in refused:
         window.skipped.append(pool.refuse(window.where(result.row), result.row, result.reason))
     window.skipped.sort(key=lambda skipped: skipped.row)

@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from importlib import import_module
 
+from nait_fast.dist.named import named
 from nait_fast.dist.stop import Stopped
 from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
@@ -23,7 +23,7 @@ def main() -> int:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        import_module(f"nait_fast.verbs.{given['verb']}").work(given["options"], worker, True)
+        named(given["call"])(given["options"], worker, True)
     except Stopped:
         return 130
     except (NaitError, OSError) as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nait_fast.dist.named import name_of
 from nait_fast.dist.stop import Stopped, StopSwitch
 from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
@@ -40,8 +41,10 @@ def default_workers(device: str) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def run_workers(verb: str, options: Any, number: int, watch: Callable[[], None] = lambda: None) -> None:
-    """Run ``nait_fast.verbs.VERB.work(options, worker, quiet)`` in ``number`` processes; ``options``: plain values.
+def run_workers(
+    work: Callable[[Any, Worker, bool], Any], options: Any, number: int, watch: Callable[[], None] = lambda: None
+) -> None:
+    """Run ``work(options, worker, quiet)``, a function of a module, in ``number`` processes; ``options``: plain values.
 
     The first failure is told on stderr at once, while the others go on; a worker that was killed is told too, and is no
     failure as long as another one ends well. Raises NaitError if none does; Stopped after a SIGINT or SIGTERM, which
@@ -54,7 +57,7 @@ def run_workers(verb: str, options: Any, number: int, watch: Callable[[], None] 
     with StopSwitch() as stop:
         try:
             for rank in range(number):
-                children.append(_start(verb, options, Worker(rank, number, rank, os.getpid(), started)))
+                children.append(_start(name_of(work), options, Worker(rank, number, rank, os.getpid(), started)))
             while children:
                 time.sleep(_POLL_SECONDS)
                 if time.monotonic() - watched > _WATCH_SECONDS:
@@ -86,12 +89,12 @@ def run_workers(verb: str, options: Any, number: int, watch: Callable[[], None] 
     raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
 
 
-def _start(verb: str, options: Any, worker: Worker) -> _Child:
+def _start(call: str, options: Any, worker: Worker) -> _Child:
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"verb": verb, "options": options, "worker": asdict(worker)}).encode())
+    process.stdin.write(json.dumps({"call": call, "options": options, "worker": asdict(worker)}).encode())
     process.stdin.close()
     return _Child(worker, process)
 

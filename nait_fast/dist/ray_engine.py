@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from typing import Any
 
 from nait_fast.data.loader import Window, load_unit
 from nait_fast.dist.claims import Claims
 from nait_fast.dist.events import Events
+from nait_fast.dist.named import name_of, named
 from nait_fast.dist.stop import Stopped
 from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
@@ -39,18 +39,17 @@ _TOUCH_SECONDS = 5.0
 class UnitActor:
     """One actor: the model, loaded once. Called with numbers of units by Ray Data, in two threads.
 
-    ``verb``: the module of ``nait_fast.verbs`` whose ``open_build(options, worker, quiet, held)`` makes the build.
+    ``opens``: the name (``named.name_of``) of what makes the build: ``open_build(options, worker, quiet, held)``.
     """
 
-    def __init__(self, verb: str, options: dict[str, Any], world: int, started: float):
+    def __init__(self, opens: str, options: dict[str, Any], world: int, started: float):
         import ray
 
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         name = f"actor {str(ray.get_runtime_context().get_actor_id())[:8]}"
         with ExitStack() as held:  # the driver has the folder for as long as its actors live
-            open_build = import_module(f"nait_fast.verbs.{verb}").open_build
-            build, directions = open_build(options, Worker(0, world), True, held)
+            build, directions = named(opens)(options, Worker(0, world), True, held)
         build.prepare(directions)
         self._build, self._folder = build, build.folder
         self._events = Events(self._folder.path, name)
@@ -135,7 +134,7 @@ class UnitActor:
 
 
 def run_on_ray(
-    verb: str,
+    open_build: Callable[..., Any],
     options: dict[str, Any],
     units: int,
     *,
@@ -143,7 +142,7 @@ def run_on_ray(
     address: str | None = None,
     watch: Callable[[], None] = lambda: None,
 ) -> int:
-    """Do ``units`` units of ``verb`` with ``options`` by ``workers`` actors and return how many there were.
+    """Do ``units`` units of what ``open_build`` makes of ``options`` by ``workers`` actors; returns their number.
 
     ``workers``: by default one for each GPU of the cluster, without any one for each node. ``address``: of a running
     cluster; without one that of RAY_ADDRESS, else a Ray of this machine's own. The first failure is told on stderr at
@@ -157,7 +156,7 @@ def run_on_ray(
             for _ in range(1 + MOST_TRIES):  # once, unless shards of an earlier run prove damaged at the end
                 if failures:
                     break
-                for row in _results(ray, verb, options, units, number):
+                for row in _results(ray, name_of(open_build), options, units, number):
                     watch()
                     complete |= row["complete"]
                     if row["error"]:
@@ -174,7 +173,7 @@ def run_on_ray(
     raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
 
 
-def _results(ray: Any, verb: str, options: dict[str, Any], units: int, number: int) -> Iterator[dict[str, Any]]:
+def _results(ray: Any, opens: str, options: dict[str, Any], units: int, number: int) -> Iterator[dict[str, Any]]:
     gpus = 1 if _gpus(ray.nodes(), options["device"]) else 0
     cpus = _cpus_each([node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]], number)
     items = [{"unit": unit} for unit in [*range(units), FINISH]]
@@ -184,7 +183,7 @@ def _results(ray: Any, verb: str, options: dict[str, Any], units: int, number: i
     )  # fmt: skip
     done = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
         UnitActor, batch_size=1, compute=pool, num_cpus=cpus, num_gpus=gpus,
-        fn_constructor_args=(verb, options, number, time.time()),
+        fn_constructor_args=(opens, options, number, time.time()),
     )  # fmt: skip
     yield from done.iter_rows()
 

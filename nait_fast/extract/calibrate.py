@@ -1,11 +1,12 @@
 """Calibration: thresholds and bit frequencies from a sample of the pool (DESIGN: τ = the mean over 512 samples)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from nait_fast.data.formats import RowError, Sample
+from nait_fast.data.encode import encode, parsed
+from nait_fast.data.parts import Record
 from nait_fast.data.plan import lines_of
 from nait_fast.data.pool import Pool, check, where_of
 from nait_fast.data.tokenize import Encoded, Encoder
@@ -29,21 +30,19 @@ def drawn_rows(rows: int, size: int, seed: int) -> np.ndarray:
 
 def encoded_rows(pool: Pool, fmt: str, encoder: Encoder, rows: Sequence[int]) -> list[Encoded]:
     """The usable ones among ``rows``, in the pool's order. Raises NaitError at a bad one, unless they are skipped."""
-    samples: list[Sample] = []
-    places = {}
-    for row, record in lines_of(pool.reader(), sorted(rows)):
-        places[row] = where_of(record, row)
-        try:
-            samples.append(check(record.payload, fmt, row, pool.rules)[1])
-        except RowError as error:
-            pool.skip(record, row, fmt, error)
-    encoded = []
-    for result in encoder.encode(samples):
-        if isinstance(result, Encoded):
-            encoded.append(result)
-        else:
-            pool.refuse(places[result.row], result.row, result.reason)
-    return encoded
+    places: dict[int, str] = {}
+
+    def placed() -> Iterator[tuple[int, Record]]:
+        for row, record in lines_of(pool.reader(), sorted(rows)):
+            places[row] = where_of(record, row)
+            yield row, record
+
+    samples = parsed(
+        placed(),
+        lambda record, row: check(record.payload, fmt, row, pool.rules)[1],
+        lambda row, record, error: pool.skip(record, row, fmt, error),
+    )
+    return list(encode(encoder, samples, lambda refused: pool.refuse(places[refused.row], refused.row, refused.reason)))
 
 
 def first_samples(pool: Pool, fmt: str, encoder: Encoder) -> list[Encoded]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.config import DataOptions, ModelOptions
+from nait_fast.data.encode import encode, parsed
 from nait_fast.data.formats import RowError, parse_any
 from nait_fast.data.pool import Pool, PoolInfo
 from nait_fast.data.rules import Rules, make_rules
@@ -169,17 +170,16 @@ def _session(
 
 def encode_rows(encoder: Encoder, rows: Sequence[Any], rules: Rules) -> tuple[str, list[Encoded]]:
     """(SHA-256 of ``rows`` as JSON lines, each of them encoded). Raises NaitError for one that cannot be used."""
-    samples = []
-    for number, row in enumerate(rows):
-        try:
-            samples.append(parse_any(row, number, rules))
-        except RowError as error:
-            raise NaitError(f"sample {number}: {error}") from None
-    results = encoder.encode(samples)
-    if refused := next((r for r in results if isinstance(r, Refused)), None):
+
+    def bad(number: int, _: Any, error: RowError) -> None:
+        raise NaitError(f"sample {number}: {error}") from None
+
+    def refuse(refused: Refused) -> None:
         raise NaitError(f"sample {refused.row}: {refused.reason}")
+
+    samples = parsed(enumerate(rows), lambda row, number: parse_any(row, number, rules), bad)
+    encoded = list(encode(encoder, samples, refuse))
     lines = "".join(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n" for row in rows)
-    encoded = [r for r in results if isinstance(r, Encoded)]
     warn_unread("the samples", *_counts(encoded), rules.ignore, as_argument)
     return sha256(lines.encode(errors="backslashreplace")), encoded
 
@@ -187,11 +187,11 @@ def encode_rows(encoder: Encoder, rows: Sequence[Any], rules: Rules) -> tuple[st
 def encode_all(encoder: Encoder, pool: Pool) -> tuple[PoolInfo, list[Encoded]]:
     """Every sample of a small pool (a target), encoded. A sample that the template refuses is an error."""
     info = pool.scan()
-    results = encoder.encode(list(pool.samples()))
-    refused = next((r for r in results if isinstance(r, Refused)), None)
-    if refused:
+
+    def refuse(refused: Refused) -> None:
         raise NaitError(f"{pool.path} row {refused.row}: {refused.reason}; fix the row or leave it out")
-    encoded = [r for r in results if isinstance(r, Encoded)]
+
+    encoded = list(encode(encoder, pool.samples(), refuse))
     for reason, rows in Counter(skipped.reason for skipped in info.skipped).items():
         warn(f"{pool.path}: {rows:,} rows are left out: {reason}")
     warn_unread(pool.path, *_counts(encoded), pool.rules.ignore)

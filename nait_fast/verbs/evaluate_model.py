@@ -8,6 +8,7 @@ import numpy as np
 
 from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions, RunOptions
 from nait_fast.data.batching import shared_prefix
+from nait_fast.data.encode import encode
 from nait_fast.data.formats import parse
 from nait_fast.data.pool import Pool, decode
 from nait_fast.data.rules import rules_of
@@ -55,9 +56,8 @@ def layer_scores(
     ``signatures``. Raises NaitError where a row is not what the index has of it."""
     rows = scores.row[places]
     lines = zip(pool.lines(rows), datasets_of(index, rows), strict=True)
-    samples = [parse(decode(line), told["format"], i, rules_of(told)) for i, (line, told) in enumerate(lines)]
-    results = session.encoder.encode(samples)
-    encoded = [result for result in results if isinstance(result, Encoded)]
+    samples = (parse(decode(line), told["format"], i, rules_of(told)) for i, (line, told) in enumerate(lines))
+    encoded = list(encode(session.encoder, samples, lambda refused: None))  # what is missing shows below
     lengths = np.array([len(e.ids) for e in encoded])
     if len(encoded) != len(places) or (lengths != scores.n_tokens[places]).any():
         raise NaitError("--model: its tokenizer gives a row other tokens than the index has of it; pass --tokenizer")

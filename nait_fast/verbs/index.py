@@ -196,7 +196,7 @@ def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:
         return work(options.to_mapping(), worker, quiet or worker.rank > 0)
 
     def start(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[], None]) -> int:
-        run_workers("index", options.to_mapping(), number, watch)
+        run_workers(work, options.to_mapping(), number, watch)
         return number
 
     return _with_workers(options, quiet, start)
@@ -232,4 +232,4 @@ def _on_ray(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[],
         if given[name] and Path(given[name]).exists():
             given[name] = str(Path(given[name]).resolve())
     given["score"] = [str(Path(path).resolve()) for path in options.score]
-    return run_on_ray("index", given, len(plan.units), workers=options.workers, address=options.address, watch=watch)
+    return run_on_ray(open_build, given, len(plan.units), workers=options.workers, address=options.address, watch=watch)

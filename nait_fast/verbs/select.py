@@ -83,7 +83,7 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
         _free_gpu()
         with Watch(index_folder, pool.plan(), quiet) as watch:
             given = {"options": options.to_mapping(), "reading": reading, "signatures": [str(file) for file in files]}
-            run_workers("select", given, number, watch.look)
+            run_workers(work, given, number, watch.look)
         manifest, told = Index(index_folder).manifest, {"workers": number, **watch.told()}
     extraction = {**summary_of(manifest, index_folder), **told}
     warn_of(manifest, index_folder, options.ignore)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nait_fast.data import loader as loading
+from nait_fast.data import encode
 from nait_fast.data.loader import Loader, Window
 from nait_fast.data.plan import Unit
 from nait_fast.data.pool import Pool
@@ -34,7 +34,7 @@ def windows(pool: Pool, encoder: Encoder, units: list[Unit] | None = None, fmt: 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1024])
 def test_windows_are_what_the_encoder_gives(tmp_path: Path, encoder, monkeypatch, chunk: int) -> None:
-    monkeypatch.setattr(loading, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(encode, "CHUNK_ROWS", chunk)
     pool = Pool(write_jsonl(tmp_path / "pool.jsonl", make_rows(50)), unit_rows=8)
     expected = encoder.encode(list(pool.samples()))
     got = windows(pool, encoder)
@@ -47,7 +47,7 @@ def test_windows_are_what_the_encoder_gives(tmp_path: Path, encoder, monkeypatch
 
 
 def test_bad_rows_are_listed_in_order(tmp_path: Path, encoder, monkeypatch) -> None:
-    monkeypatch.setattr(loading, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(encode, "CHUNK_ROWS", 2)
     lines = [json.dumps({"input_ids": [5, 6, 7 + i]}) for i in range(9)]
     lines[1] = '{"input_ids": [5, 999999]}'
     lines[3] = "{"
