@@ -105,6 +105,9 @@ class Template:
         """What of ``sample`` is not in its rendered ``text``: names of fields of its turns ("content" of a turn that
         the template leaves out or changes), "tools"."""
         hidden: dict[str, None] = {}
+        plain = not sample.tools and not any(message.fields for message in sample.messages)
+        if plain and (self.kind != "chat" or self._in_order(sample, text)):
+            return ()
         said = _said(sample)
         for place, message in enumerate(sample.messages):
             if not ("content" in hidden or self._shows("content", [message.content], text, sample, place, said)):
@@ -118,6 +121,17 @@ class Template:
         if sample.tools and not self._shows("tools", [*call_texts(list(sample.tools))], text, sample, None, said):
             hidden["tools"] = None
         return tuple(hidden)
+
+    def _in_order(self, sample: Sample, text: str) -> bool:
+        """Whether every turn stands in ``text`` behind the one before: none of what the template itself writes."""
+        place = 0
+        for message in sample.messages:
+            part = message.content.strip()
+            start = text.find(part, place)
+            if start < 0 or (part and part in self._marks):
+                return False
+            place = start + len(part)
+        return True
 
     def _shows(self, key: str, texts: list[str], text: str, sample: Sample, place: int | None, said: str) -> bool:
         """Whether ``text`` holds the ``texts`` under ``key`` of the turn at ``place`` (None: of the sample) since they
