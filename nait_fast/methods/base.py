@@ -75,12 +75,12 @@ class Method(ABC):
         ``options.codebook``: its path."""
         return None
 
-    @abstractmethod
     def material(
         self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
     ) -> np.ndarray:
-        """What ``fit`` takes of a target's samples, [n, …], from their reading ``values`` [n, N] (or [n, H]).
-        ``threshold`` fp32 [N], ``top_k``: of the codebook, the options or a signature."""
+        """What ``fit`` takes of a target's samples, [n, …], from their reading ``values`` [n, N] (or [n, H]): by
+        default these. ``threshold`` fp32 [N], ``top_k``: of the codebook, the options or a signature."""
+        return values
 
     @abstractmethod
     def fit(

@@ -9,7 +9,6 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.index import identity
 from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
@@ -67,12 +66,6 @@ class Embed(Method):
         if codebook is None or codebook.hidden_mean is None:
             return "--codebook: method embed needs the index that it will rank, made with --embed"
         return None
-
-    def material(
-        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
-    ) -> np.ndarray:
-        """Mean hidden states fp32 [n, H]."""
-        return values
 
     def fit(
         self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any

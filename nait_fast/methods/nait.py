@@ -94,12 +94,6 @@ class Nait(Method):
     def needs_drift(self, options: Any) -> bool:
         return options.sign == "contrast"
 
-    def material(
-        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
-    ) -> np.ndarray:
-        """Drifts fp64 [n, N]."""
-        return values
-
     def fit(
         self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any
     ) -> Signature:
