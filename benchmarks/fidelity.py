@@ -8,7 +8,7 @@ scores in fp64: Spearman, and how much of the best 10% and 1% is found. benchmar
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -143,6 +143,8 @@ def codecs(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -
         drawn = Calibrated(pool.values, pool.layout, pool.reading, pool.seed + draw)
         for outliers in (0, 128, 1024):
             yield f"rotated, {outliers} outliers", draw, partial(drawn.rotated, signatures, outliers=outliers)
+        blind = partial(unseen, drawn, signatures, sources, lambda some, of: some.rotated(of, outliers=128))
+        yield "rotated, 128 outliers, the target's source kept from calibration", draw, blind
 
 
 def _drawn_once(pool: Calibrated, signatures: list[Signature], sources: np.ndarray) -> Iterator[tuple[str, Any]]:
@@ -150,21 +152,26 @@ def _drawn_once(pool: Calibrated, signatures: list[Signature], sources: np.ndarr
         yield f"components, {n_bytes:,} B", lambda n_bytes=n_bytes: pool.components(signatures, n_bytes)
     wider = Calibrated(pool.values, pool.layout, pool.reading, pool.seed, size=4 * CALIBRATION)
     yield f"components, 1,024 B, calibrated on {len(wider.sample):,}", lambda: wider.components(signatures, 1024)
-    yield "components, 1,024 B, the target's source kept from calibration", lambda: unseen(pool, signatures, sources)
+    for n_bytes in (1024, 4096):
+        blind = partial(unseen, pool, signatures, sources, lambda some, of, n=n_bytes: some.components(of, n))
+        yield f"components, {n_bytes:,} B, the target's source kept from calibration", blind
     for number in (512, 1024):
         yield f"{number:,} neurons as int8", lambda number=number: pool.neurons(signatures, number)
     yield f"neuron bits, v · σ in {PROXY_PLANES} planes", lambda: pool.neuron_bits(signatures)
 
 
 def unseen(
-    pool: Calibrated, signatures: list[Signature], sources: np.ndarray, n_bytes: int = 1024
+    pool: Calibrated,
+    signatures: list[Signature],
+    sources: np.ndarray,
+    code: Callable[[Calibrated, list[Signature]], tuple[int, Scores]],
 ) -> tuple[int, Scores]:
-    """Each target's scores from components that no row of its own source has shaped."""
+    """Each target's scores by ``code`` with a codebook that no row of its own source has shaped."""
     found = []
     for signature in signatures:
         others = np.flatnonzero(sources != signature.name)
         blind = Calibrated(pool.values, pool.layout, pool.reading, pool.seed, among=others)
-        found.append(blind.components([signature], n_bytes))
+        found.append(code(blind, [signature]))
     return found[0][0], np.concatenate([scores for _, scores in found], axis=1)
 
 
