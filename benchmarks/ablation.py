@@ -196,10 +196,15 @@ def gather(arguments: argparse.Namespace, encoder: Any) -> tuple[Material, dict[
 
     own = {name: np.flatnonzero(np.array(sources) == name) for name in signature}
     setting = {
-        "model": Path(arguments.model).name, "max_length": arguments.max_length, "pool_rows": len(pool),
-        "left_out": len(drawn) - len(pool), "removed": list(arguments.remove), "held_out": arguments.held_out,
-        "targets": list(signature), "data": digest([rows, arguments.signature]),
-    }  # fmt: skip
+        "model": Path(arguments.model).name,
+        "max_length": arguments.max_length,
+        "pool_rows": len(pool),
+        "left_out": len(drawn) - len(pool),
+        "removed": list(arguments.remove),
+        "held_out": arguments.held_out,
+        "targets": list(signature),
+        "data": digest([rows, arguments.signature]),
+    }
     return Material(samples, sources, np.arange(len(pool)), held_out, own, scores), setting
 
 
@@ -260,9 +265,16 @@ def main() -> int:
         return 0
     if not (arguments.model and arguments.dataset and arguments.target and arguments.general):
         raise NaitError("--model, --dataset, --target and --general are needed")
-    recipe = Recipe(tokens=arguments.tokens, steps=arguments.tokens // arguments.batch_tokens, rank=arguments.rank,
-                    alpha=2 * arguments.rank, layers=arguments.layers, lr=arguments.lr, product=arguments.product,
-                    pack_tokens=arguments.pack_tokens)  # fmt: skip
+    recipe = Recipe(
+        tokens=arguments.tokens,
+        steps=arguments.tokens // arguments.batch_tokens,
+        rank=arguments.rank,
+        alpha=2 * arguments.rank,
+        layers=arguments.layers,
+        lr=arguments.lr,
+        product=arguments.product,
+        pack_tokens=arguments.pack_tokens,
+    )
     recipe.check(arguments.max_length)
     causal, tokenizer, loaded = load_causal(arguments.model, arguments.dtype, arguments.device)
     encoder = Encoder(tokenizer, Template("auto", tokenizer), arguments.max_length, loaded.vocabulary)

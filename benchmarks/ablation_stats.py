@@ -141,23 +141,40 @@ def target_table(rows: Sequence[dict[str, Any]], target: str, general: str = "ge
         there, elsewhere = runs_of(mine, target), runs_of(mine, general)
         cells = {"arm": arm, "seeds": len(mine) if arm != "base" else ""}
         if arm != "base":
-            cells |= {"rows": round(np.mean([r["rows"] for r in mine])),
-                      "all tokens": f"{np.mean([r['all_tokens'] for r in mine]):,.0f}",
-                      "mean response": f"{np.mean([r['mean_response'] for r in mine]):.0f}",
-                      "own source": f"{np.mean([r['own_source'].get(target, 0) for r in mine]):.0%}"}  # fmt: skip
+            cells |= {
+                "rows": round(np.mean([r["rows"] for r in mine])),
+                "all tokens": f"{np.mean([r['all_tokens'] for r in mine]):,.0f}",
+                "mean response": f"{np.mean([r['mean_response'] for r in mine]):.0f}",
+                "own source": f"{np.mean([r['own_source'].get(target, 0) for r in mine]):.0%}",
+            }
         at = level_of(there)
         cells["NLL"] = f"{at.mean:.3f}"
         cells["end"] = f"{end_nll(mine, target):.2f}"
         if random and arm != "random":
             micro = difference(there, random[target])
-            cells |= {"− random": str(micro), "": verdict(micro),
-                      "macro − random": str(difference(there.macro(), random[target].macro())),
-                      "general − random": str(difference(elsewhere, random[general]))}  # fmt: skip
+            cells |= {
+                "− random": str(micro),
+                "": verdict(micro),
+                "macro − random": str(difference(there.macro(), random[target].macro())),
+                "general − random": str(difference(elsewhere, random[general])),
+            }
         elif arm == "random":
             cells["− random"] = f"({at.mean:.3f} ± {at.half:.3f})"
         shown.append(cells)
-    columns = ["arm", "seeds", "rows", "all tokens", "mean response", "own source", "NLL", "− random", "",
-               "macro − random", "end", "general − random"]  # fmt: skip
+    columns = [
+        "arm",
+        "seeds",
+        "rows",
+        "all tokens",
+        "mean response",
+        "own source",
+        "NLL",
+        "− random",
+        "",
+        "macro − random",
+        "end",
+        "general − random",
+    ]
     return table(shown, columns) + "\n\n" + "\n".join([*_pairs(arms, target), _with_length(arms, target)])
 
 

@@ -243,13 +243,17 @@ class Learner:
                 losses.append(float(nll.detach().sum()))
                 sizes.append(len(nll))
         tenth = max(1, len(steps) // 10)
-        return {"steps": len(steps), "response_tokens": sum(sizes),
-                "all_tokens": sum(self.samples[r].start + n for batch in steps for r, n in batch),
-                "samples": sum(map(len, steps)), "rows": len({r for batch in steps for r, _ in batch}),
-                "first_loss": round(sum(losses[:tenth]) / sum(sizes[:tenth]), 4),
-                "last_loss": round(sum(losses[-tenth:]) / sum(sizes[-tenth:]), 4),
-                "train_seconds": round(time.perf_counter() - started, 2),
-                "train_cpu_seconds": round(time.process_time() - cpu, 2)}  # fmt: skip
+        return {
+            "steps": len(steps),
+            "response_tokens": sum(sizes),
+            "all_tokens": sum(self.samples[r].start + n for batch in steps for r, n in batch),
+            "samples": sum(map(len, steps)),
+            "rows": len({r for batch in steps for r, _ in batch}),
+            "first_loss": round(sum(losses[:tenth]) / sum(sizes[:tenth]), 4),
+            "last_loss": round(sum(losses[-tenth:]) / sum(sizes[-tenth:]), 4),
+            "train_seconds": round(time.perf_counter() - started, 2),
+            "train_cpu_seconds": round(time.process_time() - cpu, 2),
+        }
 
     def evaluate(self, rows: Sequence[int]) -> dict[str, list[Any]]:
         """Of each row: ``nll``, the sum over its response tokens but for the end; ``tokens``, how many they are;

@@ -157,12 +157,21 @@ def main() -> None:
             seconds = time.perf_counter() - started
             difference = np.abs(scores - expected)
             row = {
-                "host": package, "version": version(package), "through": through, "rows": len(rows),
-                "max_difference": float(difference.max()), "differing": int((difference > 1e-9).sum()),
-                "score_deviation": float(expected.std()), "seconds": seconds, "api_seconds": alone,
-                "batch_size": BATCH, "max_length": arguments.max_length, "model": Path(arguments.model).name,
-                "dataset": arguments.dataset.name, "target": arguments.target.name,
-            }  # fmt: skip
+                "host": package,
+                "version": version(package),
+                "through": through,
+                "rows": len(rows),
+                "max_difference": float(difference.max()),
+                "differing": int((difference > 1e-9).sum()),
+                "score_deviation": float(expected.std()),
+                "seconds": seconds,
+                "api_seconds": alone,
+                "batch_size": BATCH,
+                "max_length": arguments.max_length,
+                "model": Path(arguments.model).name,
+                "dataset": arguments.dataset.name,
+                "target": arguments.target.name,
+            }
             path = record("adapters", [row], arguments.output and arguments.output.parent)
             print(f"{package}: {seconds:.1f} s, largest difference {difference.max():.1e}; row appended to {path}")
             done.append(row)

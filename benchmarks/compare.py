@@ -53,8 +53,11 @@ def _check_bits(index_folder: Path, model: str, dataset: Path, max_length: int, 
 
     index = Index(index_folder)
     codebook = index.codebook
-    loaded, tokenizer = baseline.load(str(Path(model).parent), gguf=Path(model).name) if model.endswith(
-        ".gguf") else baseline.load(model)  # fmt: skip
+    loaded, tokenizer = (
+        baseline.load(str(Path(model).parent), gguf=Path(model).name)
+        if model.endswith(".gguf")
+        else baseline.load(model)
+    )
     samples = baseline.tokenise(tokenizer, baseline.read_messages(str(dataset), rows), max_length)
     features, _, _ = baseline.run_baseline(loaded, tokenizer, samples, batch_size=8, features=True)
     features = np.asarray(features, dtype=np.float64).reshape(len(samples), -1)
@@ -110,16 +113,21 @@ def compare_index(arguments: argparse.Namespace) -> None:
     for tool, runs in measured.items():
         pairs = zip(measured[OURS], runs, strict=True)
         ratios = [mine["tokens_per_s"] / run["tokens_per_s"] for mine, run in pairs]
-        rows.append({
-            "tool": tool,
-            "tokens_per_s": statistics.median(r["tokens_per_s"] for r in runs),
-            "nait_fast_is": statistics.median(ratios),
-            "nait_fast_is_min": min(ratios),
-            "peak_rss_mb": max(r["peak_rss_mb"] for r in runs),
-            "process_seconds": statistics.median(r["process_seconds"] for r in runs),
-            "rounds": len(runs), "rows": arguments.rows, "max_length": arguments.max_length,
-            "model": Path(arguments.model).name, **(checked if tool == OURS else {}),
-        })  # fmt: skip
+        rows.append(
+            {
+                "tool": tool,
+                "tokens_per_s": statistics.median(r["tokens_per_s"] for r in runs),
+                "nait_fast_is": statistics.median(ratios),
+                "nait_fast_is_min": min(ratios),
+                "peak_rss_mb": max(r["peak_rss_mb"] for r in runs),
+                "process_seconds": statistics.median(r["process_seconds"] for r in runs),
+                "rounds": len(runs),
+                "rows": arguments.rows,
+                "max_length": arguments.max_length,
+                "model": Path(arguments.model).name,
+                **(checked if tool == OURS else {}),
+            }
+        )
     path = record("compare", [{"part": "index", **row} for row in rows])
     print(table(rows, ["tool", "tokens_per_s", "nait_fast_is", "nait_fast_is_min", "peak_rss_mb", "process_seconds"]))
     print(f"rows appended to {path}")
@@ -183,11 +191,19 @@ def compare_scan(arguments: argparse.Namespace) -> None:
     for name, times in seconds.items():
         rate, read_rate = (n * width / statistics.median(t) / 1e9 for t in (times, seconds["plain read"]))
         q25, _, q75 = statistics.quantiles(times, n=4)
-        rows.append({
-            "tool": name, "gb_per_s": rate, "of_read": rate / read_rate,
-            "median_s": statistics.median(times), "q25_s": q25, "q75_s": q75, "rows": n, "row_bytes": width,
-            "rounds": len(times),
-        })  # fmt: skip
+        rows.append(
+            {
+                "tool": name,
+                "gb_per_s": rate,
+                "of_read": rate / read_rate,
+                "median_s": statistics.median(times),
+                "q25_s": q25,
+                "q75_s": q75,
+                "rows": n,
+                "row_bytes": width,
+                "rounds": len(times),
+            }
+        )
     path = record("compare", [{"part": "scan", "faiss": faiss.__version__, **row} for row in rows])
     print(table(rows, ["tool", "gb_per_s", "of_read", "median_s", "q25_s", "q75_s"]))
     print(f"rows appended to {path}")

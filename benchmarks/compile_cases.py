@@ -16,8 +16,16 @@ WIDTH, ODD_WIDTH = 14336, 11011  # neurons of a layer
 CODE_BYTES, ODD_CODE_BYTES = 57344, 55080  # of a row of codes: a multiple of 8, of 16 on the aligned path
 TOPK_WIDTHS = (1536, 8960, 14336, 24576)
 ROWS = 2
-TYPES = {"torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.float32": "fp32", "torch.int8": "i8",
-         "torch.int32": "i32", "torch.int64": "i64", "torch.uint8": "u8", "torch.uint32": "u32"}  # fmt: skip
+TYPES = {
+    "torch.bfloat16": "bf16",
+    "torch.float16": "fp16",
+    "torch.float32": "fp32",
+    "torch.int8": "i8",
+    "torch.int32": "i32",
+    "torch.int64": "i64",
+    "torch.uint8": "u8",
+    "torch.uint32": "u32",
+}
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,20 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {  # backend, architecture, thr
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-COLUMNS = ["kernel", "case", "target", "registers", "spills", "stack", "shared", "popc", "mma", "mma_kind", "loads128",
-           "loads_narrow"]  # fmt: skip
+COLUMNS = [
+    "kernel",
+    "case",
+    "target",
+    "registers",
+    "spills",
+    "stack",
+    "shared",
+    "popc",
+    "mma",
+    "mma_kind",
+    "loads128",
+    "loads_narrow",
+]
 SASS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", re.MULTILINE)
 AMDGCN = re.compile(r"^\s+([a-z]+_[a-z0-9_]+)", re.MULTILINE)
 # Bytes of shared memory that a program may have; sm_80 stands for sm_86 and sm_89 too, which have the least.

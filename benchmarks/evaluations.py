@@ -17,8 +17,9 @@ from benchmarks.record import record, table
 
 def rows_of(evaluation: dict[str, Any], note: str) -> Iterator[dict[str, Any]]:
     """One row a signature, of the measures that were taken."""
-    found = {part: {row["signature"]: row for row in evaluation[part]}
-             for part in ("retrieval", "confounds", "stability")}  # fmt: skip
+    found = {
+        part: {row["signature"]: row for row in evaluation[part]} for part in ("retrieval", "confounds", "stability")
+    }
     for signature in evaluation["signatures"]:
         label = signature["label"]
         retrieval, confounds, stability = (found[part].get(label) for part in found)

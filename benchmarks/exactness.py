@@ -165,9 +165,12 @@ def compare(session: Session, rows: list[dict[str, Any]], calibration: int = 512
     sigma = theirs["mean"][:calibration].std(axis=0)
     differ = (mine["mean"] > tau) != (theirs["mean"] > tau)
     distance = np.abs(theirs["mean"] - tau) / np.maximum(sigma, 1e-30)
-    out |= {"bits": int(differ.size), "bits_differing": int(differ.sum()),
-            "bits_differing_beyond_1e-6_sigma": int((differ & (distance > 1e-6)).sum()),
-            "bits_worst_distance_sigma": float(distance[differ].max()) if differ.any() else 0.0}  # fmt: skip
+    out |= {
+        "bits": int(differ.size),
+        "bits_differing": int(differ.sum()),
+        "bits_differing_beyond_1e-6_sigma": int((differ & (distance > 1e-6)).sum()),
+        "bits_worst_distance_sigma": float(distance[differ].max()) if differ.any() else 0.0,
+    }
 
     other = Session(session.model, session.encoder, session.first_token, batch_tokens=333)
     backwards = {name: values[::-1] for name, values in engine_readings(other, encoded[::-1]).items()}

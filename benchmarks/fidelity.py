@@ -122,10 +122,14 @@ def measured(readings: Readings, seed: int, sources: np.ndarray, only: Sequence[
             size, scores = run()
             for c, signature in enumerate(signatures):
                 yield {
-                    "reading": reading, "codec": codec, "draw": draw, "bytes": size, "target": signature.name,
+                    "reading": reading,
+                    "codec": codec,
+                    "draw": draw,
+                    "bytes": size,
+                    "target": signature.name,
                     "rows": len(exact),
                     **compared(exact[:, c], scores[:, c]),
-                }  # fmt: skip
+                }
 
 
 def signatures_of(readings: Readings, reading: str) -> list[Signature]:

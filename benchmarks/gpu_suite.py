@@ -27,9 +27,14 @@ PARTS = ("all", "tests", "ceilings", "pipeline", "kernels", "scan", "endtoend")
 SHAPES = ("llama-2-7b", "smollm2-135m", "qwen2.5-1.5b")  # the one that the targets speak of first: time may run out
 PIPELINE_SHAPE = "smollm2-135m"  # a CPU runs it too
 # Tests outside tests/gpu that run on a GPU where there is one.
-DEVICE_TESTS = ["tests/ops/test_topk_device.py", "tests/index/test_index.py", "tests/index/test_rotated.py",
-                "tests/models/test_fused.py",
-                "-k", "topk_device or on_the_device or resident or backends_agree or test_fused"]  # fmt: skip
+DEVICE_TESTS = [
+    "tests/ops/test_topk_device.py",
+    "tests/index/test_index.py",
+    "tests/index/test_rotated.py",
+    "tests/models/test_fused.py",
+    "-k",
+    "topk_device or on_the_device or resident or backends_agree or test_fused",
+]
 # Seconds that a step may measure for, and those it needs besides: compiling, making a model, checking.
 BUDGET = {"ceilings": 6.0, "kernels": 9.0, "scan": 12.0, "endtoend": 25.0}
 BESIDES = {"ceilings": 10.0, "kernels": 12.0, "scan": 15.0, "endtoend": 25.0}
@@ -86,9 +91,14 @@ def run_pytest(name: str, arguments: list[str], seconds: float, base: dict[str, 
     began = time.monotonic()
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             timeout=max(1.0, seconds),
-        )  # fmt: skip
+        )
         output, status = done.stdout, done.returncode
     except subprocess.TimeoutExpired as error:
         output, status = (error.stdout or b"").decode(errors="replace"), -1

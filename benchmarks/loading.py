@@ -89,13 +89,20 @@ def measure(model: str, label: str, dtype: str, rounds: int) -> dict[str, Any]:
 
     load_s = statistics.median(run[0] for run in runs)
     return {
-        "model": label, "dtype": dtype, "parameters": number, "weights_gb": size / 1e9, "rounds": rounds,
-        "load_s": load_s, "guards_s": median("guards"), "guards_of_load": median("guards") / load_s,
-        "forwards_s": median("forwards"), "identity_first_s": runs[0][1]["identity"],
+        "model": label,
+        "dtype": dtype,
+        "parameters": number,
+        "weights_gb": size / 1e9,
+        "rounds": rounds,
+        "load_s": load_s,
+        "guards_s": median("guards"),
+        "guards_of_load": median("guards") / load_s,
+        "forwards_s": median("forwards"),
+        "identity_first_s": runs[0][1]["identity"],
         "identity_first_cpu_s": runs[0][2]["identity"],
         "identity_again_s": statistics.median(run[1]["identity"] for run in runs[1:]),
         "identity_again_cpu_s": statistics.median(run[2]["identity"] for run in runs[1:]),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -117,8 +124,13 @@ def main() -> None:
             (random_model(Path(work, "tiny"), words, torch.float32, **tiny), "random, 2 layers of 160", "auto")
         )
         if arguments.billion:
-            sizes = dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32,
-                         num_key_value_heads=4)  # fmt: skip
+            sizes = dict(
+                hidden_size=2048,
+                intermediate_size=5632,
+                num_hidden_layers=22,
+                num_attention_heads=32,
+                num_key_value_heads=4,
+            )
             folder = random_model(Path(work, "billion"), words, torch.bfloat16, **sizes)
             given.append((folder, "random, 1.1B", "bfloat16"))
         time.sleep(SETTLED_NS / 1e9 + 1)  # a hash of files that have just been written is not kept
@@ -126,8 +138,12 @@ def main() -> None:
             rows.append(measure(model, label, dtype, arguments.rounds))
             print(rows[-1], file=sys.stderr)
     path = record("loading", rows, arguments.output)
-    print(table(rows, ["model", "load_s", "guards_s", "guards_of_load", "forwards_s", "identity_first_s",
-                       "identity_again_s"]))  # fmt: skip
+    print(
+        table(
+            rows,
+            ["model", "load_s", "guards_s", "guards_of_load", "forwards_s", "identity_first_s", "identity_again_s"],
+        )
+    )
     print(f"rows appended to {path}")
 
 

@@ -73,9 +73,11 @@ def captured(model: str, pool: Path, targets: Mapping[str, Path], max_length: in
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
     return Readings(
-        CodeLayout.of(widths.tolist()), {r: mapped(f"pool_{r}") for r in READINGS},
-        {name: mapped(f"{name}_drift") for name in targets}, np.load(folder / "pool_len.npy"),
-    )  # fmt: skip
+        CodeLayout.of(widths.tolist()),
+        {r: mapped(f"pool_{r}") for r in READINGS},
+        {name: mapped(f"{name}_drift") for name in targets},
+        np.load(folder / "pool_len.npy"),
+    )
 
 
 def work_parser(about: str | None) -> argparse.ArgumentParser:
@@ -93,9 +95,11 @@ def captured_by(arguments: argparse.Namespace) -> tuple[Readings, np.ndarray, di
     targets = {name: Path(path) for name, _, path in (text.partition("=") for text in arguments.target)}
     readings = captured(arguments.model, pool, targets, arguments.max_length, arguments.work)
     sources = np.array([json.loads(line)["source"] for line in pool.read_bytes().splitlines()])
-    return readings, sources, {
-        "model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed,
-    }  # fmt: skip
+    return (
+        readings,
+        sources,
+        {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed},
+    )
 
 
 def _capture(session: Session, path: Path, readings: tuple[str, ...], stem: Path) -> None:

@@ -75,9 +75,16 @@ class Ranked:
         out = []
         for name, scores in zip(self.names, self.scores.T, strict=True):
             relevant = own[self.row] == name
-            out.append({"method": method, "target": name, "r_precision": r_precision(scores, relevant),
-                        "relevant": int(relevant.sum()), "rows": len(scores),
-                        "spearman_with_length": round(spearman(scores, self.lengths), 3)})  # fmt: skip
+            out.append(
+                {
+                    "method": method,
+                    "target": name,
+                    "r_precision": r_precision(scores, relevant),
+                    "relevant": int(relevant.sum()),
+                    "rows": len(scores),
+                    "spearman_with_length": round(spearman(scores, self.lengths), 3),
+                }
+            )
         return out
 
     def with_other(self, other: "Ranked") -> "Ranked":
@@ -121,8 +128,9 @@ def main() -> None:
         other.save(work / "nait-mean")
         mean.append(other)
     exact = sorted(str(p) for folder in ("nait", "nait-mean") for p in (work / folder).glob("*.safetensors"))
-    told = api.build_index(dataset=str(pool), **common, score=exact, output=str(work / "index"), seed=arguments.seed,
-                           embed="last")  # fmt: skip
+    told = api.build_index(
+        dataset=str(pool), **common, score=exact, output=str(work / "index"), seed=arguments.seed, embed="last"
+    )
     print("index:", told)
     index = Index(work / "index")
     contrast = signatures("contrast", method="contrast", codebook=str(work / "index"))

@@ -127,8 +127,21 @@ def make(work: Path, model: str, pool: Path, targets: list[str]) -> None:
     for codec, options in CODECS.items():
         run("index", *adding, "--output", work / codec, "--append", *options)
     for method in ("contrast", "nait", "nag", "embed"):
-        run("select", *common, "--dataset", first, "--target", *targets, "--output", work / "selected" / method,
-            "--method", method, "--fraction", "0.2", *(sample if method != "nag" else []))  # fmt: skip
+        run(
+            "select",
+            *common,
+            "--dataset",
+            first,
+            "--target",
+            *targets,
+            "--output",
+            work / "selected" / method,
+            "--method",
+            method,
+            "--fraction",
+            "0.2",
+            *(sample if method != "nag" else []),
+        )
 
 
 def plain(value: Any) -> Any:

@@ -108,8 +108,15 @@ def failures_of(setting: Setting, horizon: float, generator: np.random.Generator
     return found
 
 
-def simulate(seconds: np.ndarray, host: float, speeds: np.ndarray, starts: np.ndarray, failures: Failures,
-             down: tuple[float, float], locks: float) -> Run:  # fmt: skip
+def simulate(
+    seconds: np.ndarray,
+    host: float,
+    speeds: np.ndarray,
+    starts: np.ndarray,
+    failures: Failures,
+    down: tuple[float, float],
+    locks: float,
+) -> Run:
     """The pass. ``seconds`` [units]: on the device at speed 1; ``host``: of each unit on the host, the device idle;
     ``speeds``, ``starts`` [workers]; ``down``: from a process's or a node's failure to the next unit; ``locks``: until
     a lost node's units are free. Which free unit a worker takes does not matter: what others have not begun is free."""
@@ -169,8 +176,15 @@ def ends(setting: Setting, host: dict[str, float], device_s: float) -> tuple[np.
     opened = (1 + passes) * units * 3 * setting.metadata
     ids = setting.samples * ((1 + passes) * host["id_read"] + passes * host["id_hash"]) + opened
     notes = units * (2 * (host["note_read"] + setting.metadata) + 4 * setting.metadata)  # read, looked for, removed
-    return starts, {"number_s": number, "calibrate_s": calibrate, "start_s": float(starts.max()), "id_passes": passes,
-                    "ids_s": ids, "notes_s": notes, "finish_s": ids + notes}  # fmt: skip
+    return starts, {
+        "number_s": number,
+        "calibrate_s": calibrate,
+        "start_s": float(starts.max()),
+        "id_passes": passes,
+        "ids_s": ids,
+        "notes_s": notes,
+        "finish_s": ids + notes,
+    }
 
 
 def predict(setting: Setting, host: dict[str, float], seed: int, failures: Failures | None = None) -> dict[str, float]:
@@ -199,15 +213,33 @@ def predict(setting: Setting, host: dict[str, float], seed: int, failures: Failu
     told["finish_s"] += rehash
     whole, tokens = run.end + told["finish_s"], setting.samples * float(lengths.mean())
     return {
-        **told, "ideal_s": ideal, "pass_s": length, "tail_s": run.tail, "rehash_s": rehash, "rehash_all_s": all_s,
-        "whole_s": whole, "unit_s": float(work.mean()) / rate + host_s, "host_s": host_s, "back_s": back,
-        "failures": run.failures, "lost_s": run.lost, "down_s": run.down, "tokens": tokens, "flops": flops.mean(),
-        "hit_s": (run.lost + run.down) / max(1, run.failures), "gpu_tokens_per_s": tokens / ideal / setting.gpus,
-        "rows_per_s": setting.samples / length, "write_gb_per_s": setting.samples * LAYOUT.row_bytes / length / 1e9,
-        "expected": length * setting.gpus * setting.multiple / MTBF_SECONDS, "shard_mb": shard / 1e6,
-        "ideal_h": ideal / 3600, "whole_h": whole / 3600, "gpu_h": whole * setting.gpus / 3600,
-        "of_pass": ideal / length, "of_whole": ideal / whole,
-    }  # fmt: skip
+        **told,
+        "ideal_s": ideal,
+        "pass_s": length,
+        "tail_s": run.tail,
+        "rehash_s": rehash,
+        "rehash_all_s": all_s,
+        "whole_s": whole,
+        "unit_s": float(work.mean()) / rate + host_s,
+        "host_s": host_s,
+        "back_s": back,
+        "failures": run.failures,
+        "lost_s": run.lost,
+        "down_s": run.down,
+        "tokens": tokens,
+        "flops": flops.mean(),
+        "hit_s": (run.lost + run.down) / max(1, run.failures),
+        "gpu_tokens_per_s": tokens / ideal / setting.gpus,
+        "rows_per_s": setting.samples / length,
+        "write_gb_per_s": setting.samples * LAYOUT.row_bytes / length / 1e9,
+        "expected": length * setting.gpus * setting.multiple / MTBF_SECONDS,
+        "shard_mb": shard / 1e6,
+        "ideal_h": ideal / 3600,
+        "whole_h": whole / 3600,
+        "gpu_h": whole * setting.gpus / 3600,
+        "of_pass": ideal / length,
+        "of_whole": ideal / whole,
+    }
 
 
 def _timed(call: Callable[[], Any]) -> float:
@@ -220,8 +252,10 @@ def measure(units: int, ids: int = 200_000) -> dict[str, float]:
     digest, size, found = hashlib.sha256(b"").hexdigest(), 2048 * LAYOUT.row_bytes, {}
     parts = tuple(Unit(n, 2048 * n, 2048, 0, Place(1_175_000 * n, 2048 * n + 1), digest) for n in range(units))
     plan = Plan("pool.jsonl", "jsonl", 2048 * units, digest, 2048, ((0, 0),), parts)
-    shards = [{"file": shard_name(n), "first_row": 2048 * n, "pool_rows": 2048, "rows": 2048, "bytes": size,
-               "sha256": digest} for n in range(units)]  # fmt: skip
+    shards = [
+        {"file": shard_name(n), "first_row": 2048 * n, "pool_rows": 2048, "rows": 2048, "bytes": size, "sha256": digest}
+        for n in range(units)
+    ]
     tensors = {"row": np.arange(ids), **pack_ids([f"sample-{n:09d}" for n in range(ids)])}
     codes = {"codes": np.zeros((2048, LAYOUT.row_bytes), np.uint8)}
     with tempfile.TemporaryDirectory() as name:

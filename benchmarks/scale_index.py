@@ -32,8 +32,12 @@ def linear_fit(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     b, a = np.polyfit(x, y, 1)
     residual = y - (a + b * x)
     spread = ((y - y.mean()) ** 2).sum()
-    return {"intercept": float(a), "slope": float(b), "r2": float(1 - (residual**2).sum() / spread),
-            "max_relative_residual": float(np.abs(residual / y).max())}  # fmt: skip
+    return {
+        "intercept": float(a),
+        "slope": float(b),
+        "r2": float(1 - (residual**2).sum() / spread),
+        "max_relative_residual": float(np.abs(residual / y).max()),
+    }
 
 
 def run(session: Session, options: IndexOptions) -> tuple[int, float]:
@@ -73,15 +77,25 @@ def main() -> int:
                 pool.write_bytes(b"".join(lines[:n]))
                 tokens, seconds = run(session, options(pool, f"{n}-{turn}", codebook=made.output, shard_rows=64))
                 points.append((tokens, seconds))
-                rows.append({"rows": n, "round": turn, "tokens": tokens, "seconds": round(seconds, 3),
-                             "tokens_per_s": round(tokens / seconds, 1), "rss_mb": round(resident(), 1)})  # fmt: skip
+                rows.append(
+                    {
+                        "rows": n,
+                        "round": turn,
+                        "tokens": tokens,
+                        "seconds": round(seconds, 3),
+                        "tokens_per_s": round(tokens / seconds, 1),
+                        "rss_mb": round(resident(), 1),
+                    }
+                )
                 print(rows[-1], file=sys.stderr)
     fastest = {tokens: min(s for t, s in points if t == tokens) for tokens, _ in points}
     fit = linear_fit(*np.array(sorted(fastest.items()), dtype=float).T)
     record("scale_index", [{"points": rows, **fit}], arguments.output)
     print(table(rows, ["rows", "round", "tokens", "seconds", "tokens_per_s", "rss_mb"]))
-    print(f"seconds = {fit['intercept']:.2f} + {fit['slope'] * 1e6:.1f}e-6 · tokens, R² {fit['r2']:.5f}, "
-          f"residuals up to {fit['max_relative_residual']:.1%}")  # fmt: skip
+    print(
+        f"seconds = {fit['intercept']:.2f} + {fit['slope'] * 1e6:.1f}e-6 · tokens, R² {fit['r2']:.5f}, "
+        f"residuals up to {fit['max_relative_residual']:.1%}"
+    )
     return 0
 
 

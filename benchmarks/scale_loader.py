@@ -131,20 +131,27 @@ def measure(pool: Pool, fmt: str, encoder: Encoder, rounds: int) -> dict[str, An
         bare_rates.append(rows / bare)
         rates.append(rows / own)
         memory.append(round(resident(), 1))
-        print(f"{done:>9,} rows: encode_batch {rows / bare:,.0f}, loader {rows / own:,.0f} rows/s ({bare / own:.0%}); "
-              f"counting {counting:.1f} s; {memory[-1]:,.0f} MB", file=sys.stderr)  # fmt: skip
+        print(
+            f"{done:>9,} rows: encode_batch {rows / bare:,.0f}, loader {rows / own:,.0f} rows/s ({bare / own:.0%}); "
+            f"counting {counting:.1f} s; {memory[-1]:,.0f} MB",
+            file=sys.stderr,
+        )
     x = np.arange(len(memory) // 2, len(memory))
     slope = float(np.polyfit(x, np.array(memory)[x], 1)[0]) if len(x) > 1 else 0.0
     return {
-        "rows": done, "tokens": tokens, "rounds": rounds,
+        "rows": done,
+        "tokens": tokens,
+        "rounds": rounds,
         "encode_batch_rows_per_s": round(float(np.median(bare_rates))),
         "loader_rows_per_s": round(float(np.median(rates))),
-        "ratio": round(float(np.median(ratios)), 3), "ratio_min": round(min(ratios), 3),
+        "ratio": round(float(np.median(ratios)), 3),
+        "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
         "padding_waste": {device: round(padding.waste, 4) for device, padding in paddings.items()},
         "tokens_a_batch": {device: round(padding.own / padding.batches) for device, padding in paddings.items()},
-        "rss_mb": memory, "rss_slope_mb_per_part": round(slope, 2),
-    }  # fmt: skip
+        "rss_mb": memory,
+        "rss_slope_mb_per_part": round(slope, 2),
+    }
 
 
 def main() -> int:
@@ -169,11 +176,17 @@ def main() -> int:
         planned = time.perf_counter() - started
         fmt = pool.detect()
         if wrong := differing(pool, fmt, encoder):
-            print(f"{wrong} of {CHECKED} rows have other tokens than the tokenizer gives: nothing is timed",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"{wrong} of {CHECKED} rows have other tokens than the tokenizer gives: nothing is timed",
+                file=sys.stderr,
+            )
             return 1
-        row = {"pool_mb": round(path.stat().st_size / 1e6), "plan_seconds": round(planned, 2),
-               "checked_rows": CHECKED, **measure(pool, fmt, encoder, options.rounds)}  # fmt: skip
+        row = {
+            "pool_mb": round(path.stat().st_size / 1e6),
+            "plan_seconds": round(planned, 2),
+            "checked_rows": CHECKED,
+            **measure(pool, fmt, encoder, options.rounds),
+        }
     record("scale_loader", [row], options.output)
     columns = ["rows", "encode_batch_rows_per_s", "loader_rows_per_s", "ratio", "plan_seconds", "padding_waste"]
     print(table([row], columns))

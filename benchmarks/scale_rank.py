@@ -55,9 +55,12 @@ def _shards(rows: int, shard_rows: int) -> Iterator[dict[str, np.ndarray]]:
         n = min(shard_rows, rows - start)
         first = int(generator.integers(0, shard_rows))
         flip = generator.integers(0, 256, ROW_BYTES, dtype=np.uint8)
-        yield {"codes": base[first : first + n] ^ flip, "row": np.arange(start, start + n),
-               "n_tokens": generator.integers(1, 512, n).astype(np.int32),
-               **id_tensors([f"row-{row}" for row in range(start, start + n)])}  # fmt: skip
+        yield {
+            "codes": base[first : first + n] ^ flip,
+            "row": np.arange(start, start + n),
+            "n_tokens": generator.integers(1, 512, n).astype(np.int32),
+            **id_tensors([f"row-{row}" for row in range(start, start + n)]),
+        }
 
 
 def make(folder: Path, rows: int, shard_rows: int, version: int = 3) -> Path:
@@ -160,12 +163,28 @@ def plain_read_within(limit: MemoryLimit, folder: Path, threads: int) -> float:
 
 def rank(folder: Path, out: Path, scores: str, limit: MemoryLimit | None = None) -> dict[str, Any]:
     """One process of the verb: its summary, with seconds of the whole and peak memory in MB."""
-    command = [sys.executable, "-m", "nait_fast", "rank", "--index", str(folder / "index"), "--output", str(out),
-               "--signature", *[str(folder / f"{name}.safetensors") for name in NAMES], "--scores", scores,
-               "--device", "cpu", "--quiet", "--json"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "nait_fast",
+        "rank",
+        "--index",
+        str(folder / "index"),
+        "--output",
+        str(out),
+        "--signature",
+        *[str(folder / f"{name}.safetensors") for name in NAMES],
+        "--scores",
+        scores,
+        "--device",
+        "cpu",
+        "--quiet",
+        "--json",
+    ]
 
-    done = subprocess.run([sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True,
-                          preexec_fn=limit and limit.enter)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, preexec_fn=limit and limit.enter
+    )
     if done.returncode:
         raise SystemExit(f"rank failed:\n{done.stderr[-2000:]}")
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -209,14 +228,22 @@ def _row(part: str, folder: Path, runs: list[dict[str, Any]], reads: list[float]
     size = sum(path.stat().st_size for path in _files(folder))
     rate = [size / 1e9 / run["seconds"]["scan"] for run in runs]
     return {
-        "part": part, **more, "rows": runs[0]["rows_scored"], "row_bytes": ROW_BYTES, "signatures": len(NAMES),
-        "planes": 4 * len(NAMES), "index_gb": size / 1e9, "gb_per_s": statistics.median(rate),
+        "part": part,
+        **more,
+        "rows": runs[0]["rows_scored"],
+        "row_bytes": ROW_BYTES,
+        "signatures": len(NAMES),
+        "planes": 4 * len(NAMES),
+        "index_gb": size / 1e9,
+        "gb_per_s": statistics.median(rate),
         "read_gb_per_s": statistics.median(reads),
         "of_read": statistics.median(a / b for a, b in zip(rate, reads, strict=True)),
         "scan_s": statistics.median(run["seconds"]["scan"] for run in runs),
         "process_s": statistics.median(run["process_seconds"] for run in runs),
-        "stages_s": runs[-1]["seconds"], "peak_rss_mb": max(run["peak_rss_mb"] for run in runs), "rounds": len(runs),
-    }  # fmt: skip
+        "stages_s": runs[-1]["seconds"],
+        "peak_rss_mb": max(run["peak_rss_mb"] for run in runs),
+        "rounds": len(runs),
+    }
 
 
 def measure(
@@ -235,8 +262,11 @@ def measure(
             _evict(folder)
         runs.append(rank(folder, folder / "out", scores, limit))
         told = runs[-1]
-        print(f"{part} {scores} {state}: {told['peak_rss_mb']:.0f} MB, scan {told['seconds']['scan']:.2f} s, "
-              f"read {reads[-1]:.1f} GB/s, whole {told['process_seconds']:.1f} s", file=sys.stderr)  # fmt: skip
+        print(
+            f"{part} {scores} {state}: {told['peak_rss_mb']:.0f} MB, scan {told['seconds']['scan']:.2f} s, "
+            f"read {reads[-1]:.1f} GB/s, whole {told['process_seconds']:.1f} s",
+            file=sys.stderr,
+        )
     more = {"limit_mb": limit.bytes >> 20, "limit": limit.kind} if limit else {}
     return _row(part, folder, runs, reads, scores=scores, state=state, threads=threads, **more)
 
@@ -284,16 +314,28 @@ def checksums(work: Path, rows: int, shard_rows: int, rounds: int) -> list[dict[
                     assert scored == rows
                 hashed.append(hashing(size))
             seconds = {version: statistics.median(wall[version]) for version in wall}
-            found.append({
-                "part": "checksums", "state": state, "rows": rows, "row_bytes": ROW_BYTES, "planes": 4 * len(some),
-                "index_gb": size / 1e9, "gb_per_s": size / 1e9 / seconds[3],
-                "gb_per_s_without": size / 1e9 / seconds[2], "seconds": seconds[3], "seconds_without": seconds[2],
-                "median_of_ratios": statistics.median(a / b for a, b in zip(wall[3], wall[2], strict=True)),
-                "cpu_s": statistics.median(cpu[3]), "cpu_s_without": statistics.median(cpu[2]),
-                "median_of_cpu_ratios": statistics.median(a / b for a, b in zip(cpu[3], cpu[2], strict=True)),
-                "median_of_hash_ratios": statistics.median(1 + a / b for a, b in zip(hashed[1:], cpu[2], strict=True)),
-                "rounds": rounds,
-            })  # fmt: skip
+            found.append(
+                {
+                    "part": "checksums",
+                    "state": state,
+                    "rows": rows,
+                    "row_bytes": ROW_BYTES,
+                    "planes": 4 * len(some),
+                    "index_gb": size / 1e9,
+                    "gb_per_s": size / 1e9 / seconds[3],
+                    "gb_per_s_without": size / 1e9 / seconds[2],
+                    "seconds": seconds[3],
+                    "seconds_without": seconds[2],
+                    "median_of_ratios": statistics.median(a / b for a, b in zip(wall[3], wall[2], strict=True)),
+                    "cpu_s": statistics.median(cpu[3]),
+                    "cpu_s_without": statistics.median(cpu[2]),
+                    "median_of_cpu_ratios": statistics.median(a / b for a, b in zip(cpu[3], cpu[2], strict=True)),
+                    "median_of_hash_ratios": statistics.median(
+                        1 + a / b for a, b in zip(hashed[1:], cpu[2], strict=True)
+                    ),
+                    "rounds": rounds,
+                }
+            )
     return found
 
 
@@ -302,8 +344,14 @@ def growth(rows: list[dict[str, Any]]) -> dict[str, Any]:
     x, y = np.array([r["rows"] for r in rows], dtype=float), np.array([r["process_s"] for r in rows])
     slope, intercept = np.polyfit(x, y, 1)
     residual = np.abs(slope * x + intercept - y).max() / y.max()
-    return {"part": "growth", "rows": int(x.max()), "us_per_row": slope * 1e6, "intercept_s": float(intercept),
-            "largest_residual_of_max": float(residual), "peaks_mb": [r["peak_rss_mb"] for r in rows]}  # fmt: skip
+    return {
+        "part": "growth",
+        "rows": int(x.max()),
+        "us_per_row": slope * 1e6,
+        "intercept_s": float(intercept),
+        "largest_residual_of_max": float(residual),
+        "peaks_mb": [r["peak_rss_mb"] for r in rows],
+    }
 
 
 def main() -> None:
@@ -341,8 +389,10 @@ def run(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     beside = checksums(work, arguments.rows // 4, arguments.shard_rows, 4 * arguments.rounds)
     if arguments.part == "checksums":
         return [{**row, **checked} for row in beside]
-    folders = [make(work / f"rows-{n}", n, arguments.shard_rows) for n in
-               (arguments.rows // 4, arguments.rows // 2, arguments.rows)]  # fmt: skip
+    folders = [
+        make(work / f"rows-{n}", n, arguments.shard_rows)
+        for n in (arguments.rows // 4, arguments.rows // 2, arguments.rows)
+    ]
     whole, rounds, rows = folders[-1], arguments.rounds, []
     for scores in ("none", "selected", "all"):
         rows.append({**measure("rank", whole, scores, "hot", rounds, threads), **checked})

@@ -58,9 +58,25 @@ def main() -> int:
         for turn in range(arguments.rounds):
             for engine in sorted(seconds, reverse=bool(turn % 2)):
                 out = folder / f"{engine}-{turn}"
-                given = ["index", "--model", arguments.model, "--dataset", str(pool), "--output", str(out), "--engine",
-                         engine, "--workers", str(WORKERS), "--shard-rows", "128", "--calibration-size", "128",
-                         "--max-length", str(arguments.max_length)]  # fmt: skip
+                given = [
+                    "index",
+                    "--model",
+                    arguments.model,
+                    "--dataset",
+                    str(pool),
+                    "--output",
+                    str(out),
+                    "--engine",
+                    engine,
+                    "--workers",
+                    str(WORKERS),
+                    "--shard-rows",
+                    "128",
+                    "--calibration-size",
+                    "128",
+                    "--max-length",
+                    str(arguments.max_length),
+                ]
                 seconds[engine].append(round(timed(given), 2))
                 print(engine, seconds[engine][-1], file=sys.stderr)
                 first = first or digest(out)
@@ -69,9 +85,14 @@ def main() -> int:
                     return 1
     ratios = [ray / local for ray, local in zip(seconds["ray"], seconds["local"], strict=True)]
     row: dict[str, Any] = {
-        "model": Path(arguments.model).name, "rows": len(lines), "workers": WORKERS, "seconds": seconds,
-        "overhead": round(median(ratios) - 1, 4), "identical": True, "ray": version("ray"),
-    }  # fmt: skip
+        "model": Path(arguments.model).name,
+        "rows": len(lines),
+        "workers": WORKERS,
+        "seconds": seconds,
+        "overhead": round(median(ratios) - 1, 4),
+        "identical": True,
+        "ray": version("ray"),
+    }
     record("scale_ray", [row], arguments.output)
     print(table([row], ["rows", "workers", "seconds", "overhead"]))
     return 0

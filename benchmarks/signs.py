@@ -33,11 +33,14 @@ def measured(readings: Readings, sources: np.ndarray, seed: int) -> Iterator[dic
             scores = exact_scores(readings.pool[reading], made)
             for sign, mine in zip(SIGNS, scores.T, strict=True):
                 yield {
-                    "reading": reading, "sign": sign, "target": name, "rows": len(mine),
+                    "reading": reading,
+                    "sign": sign,
+                    "target": name,
+                    "rows": len(mine),
                     "r_precision": r_precision(mine, sources == name),
                     "spearman_with_length": round(spearman(mine, readings.lengths), 3),
                     "turned": float(turned) if sign == "contrast" else 0.0,
-                }  # fmt: skip
+                }
 
 
 def lines(rows: list[dict[str, Any]]) -> str:

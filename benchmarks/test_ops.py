@@ -18,8 +18,20 @@ TOKENS, NEURONS, SAMPLES = 2048, 1536, 16  # one layer of SmolLM2-135M at the de
 
 def keep(benchmark, op: str, bytes_moved: int, **shape) -> None:
     stats = benchmark.stats.stats
-    record("test_ops", [{"op": op, **shape, "median_s": stats.median, "q1_s": stats.q1, "q3_s": stats.q3,
-                         "rounds": stats.rounds, "gb_per_s": bytes_moved / stats.median / 1e9}])  # fmt: skip
+    record(
+        "test_ops",
+        [
+            {
+                "op": op,
+                **shape,
+                "median_s": stats.median,
+                "q1_s": stats.q1,
+                "q3_s": stats.q3,
+                "rounds": stats.rounds,
+                "gb_per_s": bytes_moved / stats.median / 1e9,
+            }
+        ],
+    )
 
 
 @pytest.fixture

@@ -29,6 +29,9 @@ print(f"in both top tenths: {len(best['arithmetic'] & best['code'])} of {k}")
 
 # The rows that serve both, half the budget from each in turn.
 nait_fast.rank(
-    index=index, signature=[str(s.save(work)) for s in signatures], combine="roundrobin", top_k=k,
+    index=index,
+    signature=[str(s.save(work)) for s in signatures],
+    combine="roundrobin",
+    top_k=k,
     output=str(work / "both"),
-)  # fmt: skip
+)

@@ -16,9 +16,14 @@ pool = write(work / "pool.jsonl", pool_rows())
 target = write(work / "arithmetic.jsonl", target_rows("arithmetic"))
 
 told = nait_fast.select(
-    model=model, dataset=pool, target=[f"arithmetic={target}"], fraction=0.1, calibration_size=64,
-    output=str(work / "chosen"), export=["llama_factory", "messages"],
-)  # fmt: skip
+    model=model,
+    dataset=pool,
+    target=[f"arithmetic={target}"],
+    fraction=0.1,
+    calibration_size=64,
+    output=str(work / "chosen"),
+    export=["llama_factory", "messages"],
+)
 
 chosen = [json.loads(line) for line in (work / "chosen" / "selected.jsonl").read_text(encoding="utf-8").splitlines()]
 print(f"{told['rows_selected']} of {told['rows_scored']} rows, {told['tokens_selected']} tokens")

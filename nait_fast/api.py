@@ -79,8 +79,11 @@ def signature_of(
     """
     from nait_fast.verbs.signature import from_memory
 
-    named = {"model": str(model) if isinstance(model, (str, PathLike)) else "in memory", "target": ["memory"],
-             "output": "memory"}  # fmt: skip
+    named = {
+        "model": str(model) if isinstance(model, (str, PathLike)) else "in memory",
+        "target": ["memory"],
+        "output": "memory",
+    }
     checked = SignatureBuildOptions.from_mapping({**options, **named}, "signature_of")
     return from_memory(model, samples, tokenizer or checked.tokenizer, name, checked)
 

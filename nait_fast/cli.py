@@ -328,7 +328,9 @@ def main(argv: list[str] | None = None) -> int:
             _fail("error: not enough memory; try a smaller --batch-tokens or --max-length, or a larger machine")
         else:
             what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            _fail(f"error: a fault of nait-fast itself ({what}); please report it with the command and what it prints "
-                  "with --debug")  # fmt: skip
+            _fail(
+                f"error: a fault of nait-fast itself ({what}); please report it with the command and what it prints "
+                "with --debug"
+            )
             return FAULT
     return 2

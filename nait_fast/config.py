@@ -76,9 +76,10 @@ class Options:
         never one whose value asks for nothing, as ``auto`` and False do."""
         values = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
         return frozenset(
-            name for name, value, default in values
+            name
+            for name, value, default in values
             if not _is_nothing(value, default) and (name in self._named or value != default)
-        )  # fmt: skip
+        )
 
     def idle(self) -> dict[str, str]:
         """Options that change nothing beside the values of the others -> why."""
@@ -186,8 +187,9 @@ class RunOptions(Options):
     """How a model is loaded and run, whichever it is."""
 
     tokenizer: str | None = _option(None, "tokenizer, if not the model's own")
-    dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
-                         choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    dtype: str = _option(
+        "auto", "auto: float32 on a CPU, bfloat16 on a GPU", choices=("auto", "float32", "bfloat16", "float16")
+    )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1")
     batch_tokens: int | None = _option(None, "tokens a batch (default: 2048 on a CPU, 65536 on a GPU)", minimum=1)
     trust_remote_code: bool = _option(False, "let the model's own Python code run")
@@ -209,16 +211,19 @@ class RowOptions(Options):
         (), "what a role in the rows stands for: NAME=system, user, assistant or tool", metavar="NAME=ROLE"
     )
     ignore: tuple[str, ...] = _option(
-        (), "keys of rows, or fields of turns, not to be told of though they are not read; label: rows whose label is "
-        "false are read, too", metavar="KEY",
-    )  # fmt: skip
+        (),
+        "keys of rows, or fields of turns, not to be told of though they are not read; label: rows whose label is "
+        "false are read, too",
+        metavar="KEY",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(RowOptions):
     format: str = _option("auto", "row format: auto, alpaca, sharegpt, messages, prompt_completion, text, input_ids")
-    template: str = _option("auto", "auto: the tokenizer's chat template, else Alpaca's",
-                            choices=("auto", "chat", "alpaca", "none"))  # fmt: skip
+    template: str = _option(
+        "auto", "auto: the tokenizer's chat template, else Alpaca's", choices=("auto", "chat", "alpaca", "none")
+    )
     template_date: str | None = _option(
         None, "the day, YYYY-MM-DD, that it is for a chat template that asks (default: 2024-07-26)", metavar="DATE"
     )
@@ -228,10 +233,12 @@ class DataOptions(RowOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions(Options):
-    reading: str | None = _option(None, "drift or mean (default: drift for nait and its codecs, mean otherwise)",
-                                  choices=("drift", "mean"))  # fmt: skip
-    first_token: str = _option("exclude", "whether the mean counts a sample's first token",
-                               choices=("exclude", "include"))  # fmt: skip
+    reading: str | None = _option(
+        None, "drift or mean (default: drift for nait and its codecs, mean otherwise)", choices=("drift", "mean")
+    )
+    first_token: str = _option(
+        "exclude", "whether the mean counts a sample's first token", choices=("exclude", "include")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +247,11 @@ class PassOptions(Options):
         512, "pool samples that set the thresholds and the pool's bit frequencies", minimum=2
     )
     seed: int = _option(0, "seed of the calibration sample and of --pick random", minimum=0)
-    too_long: str = _option("cut", "pool samples longer than --max-length: cut them, or leave them out and list them",
-                            choices=("cut", "skip"))  # fmt: skip
+    too_long: str = _option(
+        "cut",
+        "pool samples longer than --max-length: cut them, or leave them out and list them",
+        choices=("cut", "skip"),
+    )
     workers: int | None = _option(None, "processes that index the pool (default: one a GPU, one on a CPU)", minimum=1)
 
 
@@ -256,13 +266,18 @@ class OutputOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class SignatureOptions(Options):
     method: str = _option(METHODS[0], "ranking method", choices=METHODS)
-    weights: str = _option("difference", "contrast: weight of a neuron from its bit frequencies",
-                           choices=("difference", "logodds"))  # fmt: skip
+    weights: str = _option(
+        "difference", "contrast: weight of a neuron from its bit frequencies", choices=("difference", "logodds")
+    )
     planes: int = _option(4, "contrast: signed bit planes of a weight", minimum=2, maximum=12)
-    top_m: int | None = _option(None, "contrast: instead of planes, weight ±1 on the m strongest neurons a layer",
-                                minimum=1)  # fmt: skip
-    sign: str = _option("mean", "nait: flip a direction by the mean drift (the paper's) or by contrast with the pool",
-                        choices=("mean", "contrast"))  # fmt: skip
+    top_m: int | None = _option(
+        None, "contrast: instead of planes, weight ±1 on the m strongest neurons a layer", minimum=1
+    )
+    sign: str = _option(
+        "mean",
+        "nait: flip a direction by the mean drift (the paper's) or by contrast with the pool",
+        choices=("mean", "contrast"),
+    )
     nag_top_k: int = _option(20, "nag: neurons a layer", minimum=1)
 
     def idle(self) -> dict[str, str]:
@@ -281,9 +296,10 @@ class BudgetOptions(Options):
     combine: str = _option("mean", "several targets: how their z-scored scores become one order", choices=COMBINES)
     scores: str = _option("all", "rows that scores.parquet holds; none: do not write it", choices=SCORES)
     export: tuple[str, ...] = _option(
-        ("llama_factory",), "files for tools that train: dataset_info.json, top_indices.npy, messages.jsonl",
+        ("llama_factory",),
+        "files for tools that train: dataset_info.json, top_indices.npy, messages.jsonl",
         choices=EXPORTS,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,24 +326,30 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
 
     dataset: str = _option("", "pool: JSONL (.gz, .zst), JSON, Parquet, save_to_disk folder or Hub id", required=True)
     output: str = _option("", "folder for the index", required=True)
-    codec: str = _option("neuron", "neuron: one bit a neuron; components (principal ones) or rotated (bits): what "
-                         "estimates nait scores without the model; nag: the set of the top neurons a layer",
-                         choices=("neuron", "components", "rotated", "nag"))  # fmt: skip
+    codec: str = _option(
+        "neuron",
+        "neuron: one bit a neuron; components (principal ones) or rotated (bits): what "
+        "estimates nait scores without the model; nag: the set of the top neurons a layer",
+        choices=("neuron", "components", "rotated", "nag"),
+    )
     codebook: str | None = _option(None, "codebook of another index (folder or file) instead of calibrating")
     score: tuple[str, ...] = _option((), "nait signatures to score exactly in the same pass")
     nag_top_k: int = _option(20, "codec nag: neurons a layer", minimum=1)
     outliers: int | None = _option(
-        None, "codec rotated: neurons kept as int8 numbers: the worst ones for bits (default: 128, or the codebook's)",
+        None,
+        "codec rotated: neurons kept as int8 numbers: the worst ones for bits (default: 128, or the codebook's)",
         minimum=0,
-    )  # fmt: skip
+    )
     bytes_per_sample: int | None = _option(
         None, "codec components: bytes of a sample's code (default: 1024, or the codebook's)", minimum=16
     )
-    embed: str = _option("none", "keep embeddings for method embed: none, last (of the captured layers) or a layer",
-                         metavar="LAYER")  # fmt: skip
+    embed: str = _option(
+        "none", "keep embeddings for method embed: none, last (of the captured layers) or a layer", metavar="LAYER"
+    )
     shard_rows: int = _option(2048, "rows of the pool a shard: what a killed run loses at most", minimum=1)
-    engine: str = _option("local", "who does the work: this machine's processes, or actors on a Ray cluster",
-                          choices=("local", "ray"))  # fmt: skip
+    engine: str = _option(
+        "local", "who does the work: this machine's processes, or actors on a Ray cluster", choices=("local", "ray")
+    )
     address: str | None = _option(None, "engine ray: a running cluster (default: $RAY_ADDRESS, else one of our own)")
     append: bool = _option(False, "add this dataset to a complete index, under its codebook")
     repair: bool = _option(False, "make the damaged shards of a complete index again")
@@ -431,8 +453,9 @@ class ReportOptions(OutputOptions):
 
     selection: str = _option("", "folder that select or rank wrote", required=True, positional=True)
     output: str | None = _option(None, "HTML file to write (default: report.html in that folder)")
-    label: str | None = _option(None, "key of the pool's rows to count, for instance where a row is from "
-                                "(default: source, if they have it)")  # fmt: skip
+    label: str | None = _option(
+        None, "key of the pool's rows to count, for instance where a row is from (default: source, if they have it)"
+    )
     evaluation: str | None = _option(None, "evaluation.json of evaluate, or its folder (default: one in DIR)")
     samples: int = _option(5, "best and worst samples to show, so many each", minimum=1, maximum=50)
     plots: str | None = _option(None, "folder for the plots as PNG and SVG files, too")
@@ -445,13 +468,15 @@ class BenchOptions(Options):
 
     keeps_config: ClassVar[bool] = False
 
-    shape: str | None = _option(None, "model shape to build with random weights (default smollm2-135m)",
-                                choices=BENCH_SHAPES)  # fmt: skip
+    shape: str | None = _option(
+        None, "model shape to build with random weights (default smollm2-135m)", choices=BENCH_SHAPES
+    )
     model: str | None = _option(None, "a real model instead: local folder, .gguf file or Hub id")
     part: str = _option("all", "what to measure; the ceilings always come first", choices=BENCH_PARTS)
     device: str = _option("auto", "auto, cpu, cuda:0, or several in turn: cuda:0,cuda:1")
-    dtype: str = _option("auto", "auto: float32 on a CPU, bfloat16 on a GPU",
-                         choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    dtype: str = _option(
+        "auto", "auto: float32 on a CPU, bfloat16 on a GPU", choices=("auto", "float32", "bfloat16", "float16")
+    )
     max_length: int = _option(512, "endtoend: tokens a sample at most", minimum=2)
     seconds: float = _option(10.0, "time a part may take, about", minimum=0, maximum=86400)
     seed: int = _option(0, "seed of weights, tokens and codes", minimum=0)

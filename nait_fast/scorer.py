@@ -90,15 +90,20 @@ class Scorer:
             dtype = dtype_option(told["dtype"])
         date = template_date or told.get("target", {}).get("template_date")
         limit = told["max_length"] if max_length is None else max_length
-        data = DataOptions.from_mapping({"template": template, "max_length": limit, "role": role, "ignore": ignore,
-                                         "template_date": date}, "Scorer")  # fmt: skip
+        data = DataOptions.from_mapping(
+            {"template": template, "max_length": limit, "role": role, "ignore": ignore, "template_date": date}, "Scorer"
+        )
         layers = ",".join(map(str, told["layers"])) if layers is None else layers
-        loading = {"model": "in memory", "dtype": dtype, "device": device, "layers": layers,
-                   "batch_tokens": batch_tokens}  # fmt: skip
+        loading = {
+            "model": "in memory",
+            "dtype": dtype,
+            "device": device,
+            "layers": layers,
+            "batch_tokens": batch_tokens,
+        }
         self._session = session_around(
-            model, tokenizer, data, told["first_token"],
-            ModelOptions.from_mapping(loading, "Scorer"), "Scorer",
-        )  # fmt: skip
+            model, tokenizer, data, told["first_token"], ModelOptions.from_mapping(loading, "Scorer"), "Scorer"
+        )
         for signature in self.signatures:
             check_fits(signature, self._session.identity(), None, "this Scorer")
         embedded = {s.meta["embed_layer"] for s in self.signatures if s.meta["reading"] == "hidden"}

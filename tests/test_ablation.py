@@ -125,9 +125,18 @@ def test_a_removed_source_is_gone_from_pool_and_arms(tmp_path, encoder, monkeypa
 
     monkeypatch.setattr(ablation, "all_scores", scores)
     arguments = Namespace(
-        dataset=dataset, rows=40, seed=0, remove=["sums"], target=[f"sums={write_jsonl(tmp_path / 't.jsonl', rows)}"],
-        general=dataset, signature=20, held_out=8, work=tmp_path, model="m", max_length=60,
-    )  # fmt: skip
+        dataset=dataset,
+        rows=40,
+        seed=0,
+        remove=["sums"],
+        target=[f"sums={write_jsonl(tmp_path / 't.jsonl', rows)}"],
+        general=dataset,
+        signature=20,
+        held_out=8,
+        work=tmp_path,
+        model="m",
+        max_length=60,
+    )
     made, setting = ablation.gather(arguments, encoder)
     assert not seen  # the check before anything else needs no scores
     made.scores()

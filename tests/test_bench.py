@@ -24,8 +24,17 @@ from tests.commands import run, summary
 CPU = torch.device("cpu")
 TINY = ("bench", "--shape", "tiny", "--device", "cpu", "--seconds", "0")
 BANDWIDTH = {"copy", "read, sum of fp32", "read, sum of int32"}
-OPS = {"capture, first + last + sum", "capture, sum + packed bits", "capture, |up| sum", "capture, one long sequence",
-       "rms_norm", "apply_rotary", "pack_bits", "rotate_bits", "topk_bits, k 20"}  # fmt: skip
+OPS = {
+    "capture, first + last + sum",
+    "capture, sum + packed bits",
+    "capture, |up| sum",
+    "capture, one long sequence",
+    "rms_norm",
+    "apply_rotary",
+    "pack_bits",
+    "rotate_bits",
+    "topk_bits, k 20",
+}
 TIMES = {"ms_p20", "ms", "ms_p80", "repeats"}
 
 
@@ -102,10 +111,21 @@ def test_a_scan_that_goes_wrong_far_from_its_first_row_is_found_out(place) -> No
 def test_files_side_by_side(capsys, tmp_path: Path) -> None:
     names = []
     for number, threads in enumerate(("1 thread", "2 threads")):
-        row = {"part": "scan", "name": "numba, 1 plane", "device": "cpu", "hardware": f"Chip, {threads}",
-               "gb_per_s": 10.0 + number}  # fmt: skip
-        failing = {"part": "kernels", "shape": "tiny", "name": "pack_bits", "device": "cpu", "hardware": "Chip",
-                   "check": "failed: 3 bits"}  # fmt: skip
+        row = {
+            "part": "scan",
+            "name": "numba, 1 plane",
+            "device": "cpu",
+            "hardware": f"Chip, {threads}",
+            "gb_per_s": 10.0 + number,
+        }
+        failing = {
+            "part": "kernels",
+            "shape": "tiny",
+            "name": "pack_bits",
+            "device": "cpu",
+            "hardware": "Chip",
+            "check": "failed: 3 bits",
+        }
         names.append(tmp_path / f"{number}.jsonl")
         names[-1].write_text("\n".join(json.dumps(r) for r in (row | {"gb_per_s": 1.0}, row, failing)) + "\n")
     shown = run(capsys, "bench", "--compare", *names)

@@ -85,9 +85,13 @@ def test_select(capsys, tmp_path: Path, words: list[str], pool_file: Path, metho
     assert counts == {"rows_read": 60, "rows_scored": 60, "rows_selected": 7}
     scores = read_scores(out)
     assert [(f.name, str(f.type)) for f in scores.schema] == [
-        ("row", "int64"), ("id", "string"), ("n_tokens", "int32"), ("score.sums", "double"), ("rank", "int64"),
+        ("row", "int64"),
+        ("id", "string"),
+        ("n_tokens", "int32"),
+        ("score.sums", "double"),
+        ("rank", "int64"),
         ("selected", "bool"),
-    ]  # fmt: skip
+    ]
     table = scores.to_pydict()
     assert table["row"] == list(range(60)) and table["id"] == [f"r{i}" for i in range(60)]
     by_score = sorted(range(60), key=lambda i: (-table["score.sums"][i], i))
@@ -103,9 +107,16 @@ def test_select(capsys, tmp_path: Path, words: list[str], pool_file: Path, metho
         assert key in manifest
     assert manifest["tokens_selected"] == sum(table["n_tokens"][i] for i in by_score[:7])
     assert {p.name for p in out.iterdir()} == {
-        ".nait-fast.json", ".nait-fast.lock", "config.yaml", "dataset_info.json", "index", "manifest.json",
-        "scores.parquet", "selected.jsonl", "signatures",
-    }  # fmt: skip
+        ".nait-fast.json",
+        ".nait-fast.lock",
+        "config.yaml",
+        "dataset_info.json",
+        "index",
+        "manifest.json",
+        "scores.parquet",
+        "selected.jsonl",
+        "signatures",
+    }
     assert summary(capsys, "verify", out)["ok"] is True
 
 

@@ -31,8 +31,12 @@ HOSTILE = {
     int: ["", "9" * 5000, "1e9", "-1", "0x10", "١", "1.5", "nan", "\0", str(1 << 64)],
     float: ["", "nan", "inf", "-inf", "1e400", "9" * 5000, "one", "\0"],
 }
-FLAGS = [(verb, field.name) for verb, (kind, _, _) in VERBS.items() for field in dataclasses.fields(kind)
-         if field.type not in ("bool", bool)]  # fmt: skip
+FLAGS = [
+    (verb, field.name)
+    for verb, (kind, _, _) in VERBS.items()
+    for field in dataclasses.fields(kind)
+    if field.type not in ("bool", bool)
+]
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -71,12 +75,44 @@ def test_hostile_paths(capsys, tmp_path: Path, path: str) -> None:
 
 
 VALUES = [
-    "2026-01-02", "2026-99-99", "12:30:45", "017", "1:30.5", "!!timestamp x", "!!int ''", "!!int x", "!!float x",
-    "!!bool maybe", "!!binary x", "!!set {a, b}", "!!python/name:os.system ''", "!own x", ".nan", ".inf", "1.0",
-    "0x" + "f" * 5000, "9" * 5000, "{}", "{a: b}", "[[a]]", "[{a: b}]", "[2026-01-02]", "[1.5]", "[null]", '"\\0"',
-    '"\\ud800"', "''", "[]", "true", "null", "[" * 5, "[" * 100_000, "{" * 100_000, "{a: " * 5000 + "1" + "}" * 5000,
+    "2026-01-02",
+    "2026-99-99",
+    "12:30:45",
+    "017",
+    "1:30.5",
+    "!!timestamp x",
+    "!!int ''",
+    "!!int x",
+    "!!float x",
+    "!!bool maybe",
+    "!!binary x",
+    "!!set {a, b}",
+    "!!python/name:os.system ''",
+    "!own x",
+    ".nan",
+    ".inf",
+    "1.0",
+    "0x" + "f" * 5000,
+    "9" * 5000,
+    "{}",
+    "{a: b}",
+    "[[a]]",
+    "[{a: b}]",
+    "[2026-01-02]",
+    "[1.5]",
+    "[null]",
+    '"\\0"',
+    '"\\ud800"',
+    "''",
+    "[]",
+    "true",
+    "null",
+    "[" * 5,
+    "[" * 100_000,
+    "{" * 100_000,
+    "{a: " * 5000 + "1" + "}" * 5000,
     "[" * 3000 + "]" * 3000,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("kind", [SelectOptions, RankOptions, MergeOptions])
@@ -103,8 +139,10 @@ def test_every_option_with_hostile_yaml(tmp_path: Path, kind: type[Options]) -> 
 CONFIGS = {
     "a: &a [x]\nb: *a\n": "aliases",
     "&a top_k: 3\n*a : 4\n": "aliases",
-    "a: &a [" + "x," * 9 + "]\n" + "".join(f"{c}: &{c} [" + f"*{p}," * 9 + "]\n" for p, c in pairwise("abcdefghi")):
-        "aliases",
+    "a: &a ["
+    + "x," * 9
+    + "]\n"
+    + "".join(f"{c}: &{c} [" + f"*{p}," * 9 + "]\n" for p, c in pairwise("abcdefghi")): "aliases",
     "top_k: 3\ntop_k: 4\n": "a key is there twice",
     "? [a]\n: b\n": "cannot be read",
     "? {a: b}\n: c\n": "cannot be read",
@@ -122,7 +160,7 @@ CONFIGS = {
     "--- a\n--- b\n": "cannot be read",
     "%YAML 9.9\n---\na: b\n": "cannot be read",
     "\tx: y\n": "cannot be read",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", CONFIGS, ids=[f"{n}-{words}" for n, words in enumerate(CONFIGS.values())])
@@ -261,15 +299,34 @@ def test_a_fault_of_the_program_costs_one_line(capsys, monkeypatch) -> None:
 def test_a_summary_is_json_whatever_is_in_it(monkeypatch) -> None:
     import numpy as np
 
-    odd = {"nan": float("nan"), "inf": [float("-inf")], "number": np.float32(0.5), "array": np.arange(2),
-           "path": Path("x"), 1: {"set": {3}}, "none": None, "truth": True, "text": "\ud800\x1b[2J"}  # fmt: skip
+    odd = {
+        "nan": float("nan"),
+        "inf": [float("-inf")],
+        "number": np.float32(0.5),
+        "array": np.arange(2),
+        "path": Path("x"),
+        1: {"set": {3}},
+        "none": None,
+        "truth": True,
+        "text": "\ud800\x1b[2J",
+    }
     monkeypatch.setattr("nait_fast.verbs.look.inspect", lambda path: odd)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert main(["inspect", "x", "--json"]) == 0
     told = json.loads(out.getvalue(), parse_constant=lambda name: pytest.fail(name))
-    assert told == {"nan": None, "inf": [None], "number": 0.5, "array": [0, 1], "path": "x", "1": {"set": "{3}"},
-                    "none": None, "truth": True, "text": "\ud800\x1b[2J", "warnings": []}  # fmt: skip
+    assert told == {
+        "nan": None,
+        "inf": [None],
+        "number": 0.5,
+        "array": [0, 1],
+        "path": "x",
+        "1": {"set": "{3}"},
+        "none": None,
+        "truth": True,
+        "text": "\ud800\x1b[2J",
+        "warnings": [],
+    }
 
 
 def test_streams_that_take_nothing(tmp_path: Path) -> None:

@@ -21,11 +21,17 @@ from nait_fast.errors import NaitError
 
 # What an option applies beside: without it, it would be ignored, and is refused.
 BESIDE = {
-    "nag_top_k": {"method": "nag", "codec": "nag"}, "sign": {"method": "nait"}, "outliers": {"codec": "rotated"},
-    "bytes_per_sample": {"codec": "components"}, "combine": {"target": ["x", "y"], "signature": ["x", "y"]},
-    "seed": {"pick": "random"}, "rows": {"model": "m"}, "repeats": {"target": ["x"], "model": "m"},
-    "batch_tokens": {"model": "m"}, "dtype": {"model": "m"},
-}  # fmt: skip
+    "nag_top_k": {"method": "nag", "codec": "nag"},
+    "sign": {"method": "nait"},
+    "outliers": {"codec": "rotated"},
+    "bytes_per_sample": {"codec": "components"},
+    "combine": {"target": ["x", "y"], "signature": ["x", "y"]},
+    "seed": {"pick": "random"},
+    "rows": {"model": "m"},
+    "repeats": {"target": ["x"], "model": "m"},
+    "batch_tokens": {"model": "m"},
+    "dtype": {"model": "m"},
+}
 NEEDED = {"model": "m", "dataset": "d", "target": ["a=b"], "output": "o"}
 ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, EvaluateOptions, ReportOptions, BenchOptions)
 

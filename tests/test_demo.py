@@ -23,5 +23,12 @@ def test_demo(smollm2, tmp_path):
         assert inspect(str(tmp_path / "demo" / method))["rows_selected"] == 42
         selected = (tmp_path / "demo" / method / "selected.jsonl").read_text().splitlines()
         assert len(selected) == 42
-        assert {json.loads(line)["source"] for line in selected} <= {"arithmetic", "code", "facts", "chat", "writing",
-                                                                     "translation", "summarising"}  # fmt: skip
+        assert {json.loads(line)["source"] for line in selected} <= {
+            "arithmetic",
+            "code",
+            "facts",
+            "chat",
+            "writing",
+            "translation",
+            "summarising",
+        }

@@ -70,8 +70,11 @@ def test_no_row_is_there_twice_and_none_is_of_a_target() -> None:
         assert not texts(POOL) & texts(rows)
 
 
-@pytest.mark.parametrize("row", [*(r for r in POOL if r["source"] == "arithmetic"), *TARGET["arithmetic"]],
-                         ids=lambda row: row["instruction"][:30])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [*(r for r in POOL if r["source"] == "arithmetic"), *TARGET["arithmetic"]],
+    ids=lambda row: row["instruction"][:30],
+)
 def test_every_sum_is_right(row: dict[str, str]) -> None:
     equations = [match.group().split(" = ") for match in EQUATION.finditer(row["output"])]
     assert equations and all(exact(left) == Fraction(right) for left, right in equations)

@@ -27,9 +27,11 @@ def part_of(module: str) -> str:
 def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, module) of every import of the package that happens at run time, at once or later."""
     idle = {
-        id(node) for block in ast.walk(tree) if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for node in ast.walk(block)
-    }  # fmt: skip
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and id(node) not in idle:
             if node.module == "nait_fast":

@@ -31,17 +31,25 @@ WITHOUT: Any = object()  # an option of the base that is left out
 
 # What each verb is run with; {names} are paths of ``place``.
 BASE: dict[str, dict[str, Any]] = {
-    "select": {"model": "{MODEL}", "dataset": "{POOL}", "target": ["sums={SUMS}"], "output": "{OUT}",
-               "calibration_size": 8},
+    "select": {
+        "model": "{MODEL}",
+        "dataset": "{POOL}",
+        "target": ["sums={SUMS}"],
+        "output": "{OUT}",
+        "calibration_size": 8,
+    },
     "index": {"model": "{MODEL}", "dataset": "{POOL}", "output": "{OUT}", "calibration_size": 8},
     "merge": {"index": ["{INDEX}", "{MORE}"], "output": "{OUT}"},
     "signature": {"model": "{MODEL}", "target": ["sums={SUMS}"], "codebook": "{INDEX}", "output": "{OUT}"},
     "rank": {"index": "{INDEX}", "signature": ["{BITS}/sums.safetensors"], "output": "{OUT}"},
-    "evaluate": {"index": "{INDEX}", "signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"],
-                 "output": "{OUT}"},
+    "evaluate": {
+        "index": "{INDEX}",
+        "signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"],
+        "output": "{OUT}",
+    },
     "report": {"selection": "{SELECTION}", "output": "{OUT}/report.html"},
     "bench": {"shape": "tiny", "part": "all"},
-}  # fmt: skip
+}
 
 NAG = {"method": "nag", "calibration_size": WITHOUT}
 NAIT = {"method": "nait"}
@@ -96,12 +104,16 @@ _BUDGET = {
 }
 USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "select": {
-        **_MODEL, **_PASS, **_SIGNATURE, **_BUDGET,
+        **_MODEL,
+        **_PASS,
+        **_SIGNATURE,
+        **_BUDGET,
         "combine": ("roundrobin", TWO),
         "overwrite": (True, {"output": "{STALE}"}),
     },
     "index": {
-        **_MODEL, **_PASS,
+        **_MODEL,
+        **_PASS,
         "codec": ("rotated", {}),
         "codebook": ("{INDEX}", {"calibration_size": WITHOUT}),
         "score": (["{NAIT}/sums.safetensors"], {}),
@@ -117,7 +129,8 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     },
     "merge": {"index": (["{MORE}", "{INDEX}"], {}), "output": ("{OUT}/elsewhere", {})},
     "signature": {
-        **_MODEL, **_SIGNATURE,
+        **_MODEL,
+        **_SIGNATURE,
         "reading": ("mean", {**NAIT, "codebook": WITHOUT}),
         "tokenizer": ("{TOKENIZER}", {**NAIT, "codebook": WITHOUT}),
         "sign": ("contrast", {**NAIT, "codebook": "{DRIFT}"}),
@@ -186,16 +199,22 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "output": ("{OUT}/rows.jsonl", {}),
         "compare": (["{BENCH}"], {"shape": WITHOUT, "part": WITHOUT}),
     },
-}  # fmt: skip
+}
 
 # (verb, option, value, beside, words of the refusal)
 REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
-    *(("select", name, value, NAIT, "is for method contrast, not nait")
-      for name, value in (("weights", "logodds"), ("planes", 2), ("top_m", 3))),
-    *(("select", name, value, NAIT, "is for method contrast, not nait")  # the default's value, but given
-      for name, value in (("weights", "difference"), ("planes", 4))),
-    *(("signature", name, value, {**NAIT, "codebook": WITHOUT}, "is for method contrast, not nait")
-      for name, value in (("weights", "logodds"), ("planes", 2), ("top_m", 3))),
+    *(
+        ("select", name, value, NAIT, "is for method contrast, not nait")
+        for name, value in (("weights", "logodds"), ("planes", 2), ("top_m", 3))
+    ),
+    *(
+        ("select", name, value, NAIT, "is for method contrast, not nait")  # the default's value, but given
+        for name, value in (("weights", "difference"), ("planes", 4))
+    ),
+    *(
+        ("signature", name, value, {**NAIT, "codebook": WITHOUT}, "is for method contrast, not nait")
+        for name, value in (("weights", "logodds"), ("planes", 2), ("top_m", 3))
+    ),
     ("select", "planes", 2, {"top_m": 3}, "--top-m takes the place of bit planes"),
     ("signature", "planes", 2, {"top_m": 3}, "--top-m takes the place of bit planes"),
     ("select", "sign", "contrast", {}, "is for method nait, not contrast"),
@@ -220,8 +239,10 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("index", "outliers", 0, {}, "is for codec rotated, not neuron"),
     ("index", "bytes_per_sample", 20, {}, "is for codec components, not neuron"),
     ("index", "outliers", 5, {"codec": "components"}, "is for codec rotated, not components"),
-    *(("index", name, value, {"codec": "nag", "calibration_size": WITHOUT}, "nothing to calibrate")
-      for name, value in (("reading", "mean"), ("calibration_size", 8), ("seed", 1))),
+    *(
+        ("index", name, value, {"codec": "nag", "calibration_size": WITHOUT}, "nothing to calibrate")
+        for name, value in (("reading", "mean"), ("calibration_size", 8), ("seed", 1))
+    ),
     ("index", "first_token", "include", {"codec": "nag", "calibration_size": WITHOUT}, "codec nag takes no mean"),
     ("index", "codebook", "{INDEX}", {"codec": "nag", "calibration_size": WITHOUT}, "codec nag has no codebook"),
     ("index", "embed", "last", {"codec": "nag", "calibration_size": WITHOUT}, "--embed: codec nag has no codebook"),
@@ -229,15 +250,27 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("index", "seed", 1, {"codebook": "{INDEX}", "calibration_size": WITHOUT}, "takes the place of calibrating"),
     ("index", "calibration_size", 7, {**OTHER_POOL, "output": "{COPY}", "append": True}, "--append adds under"),
     ("index", "seed", 1, {**OTHER_POOL, "output": "{COPY}", "append": True}, "--append adds under"),
-    ("index", "codebook", "{INDEX}", {**OTHER_POOL, "output": "{COPY}", "append": True, "calibration_size": WITHOUT},
-     "the index has its codebook already"),
+    (
+        "index",
+        "codebook",
+        "{INDEX}",
+        {**OTHER_POOL, "output": "{COPY}", "append": True, "calibration_size": WITHOUT},
+        "the index has its codebook already",
+    ),
     ("index", "shard_rows", 7, {"output": "{COPY}"}, "holds an index made otherwise: shard_rows"),
     ("index", "address", "localhost:1", {}, "is for --engine ray"),
     ("index", "repair", True, {}, "--repair: "),
     ("index", "append", True, {}, "--append: "),
-    *(("evaluate", name, value, {}, "is for what --model runs")
-      for name, value in (("tokenizer", "x"), ("dtype", "float32"), ("batch_tokens", 9), ("trust_remote_code", True),
-                          ("rows", 9))),
+    *(
+        ("evaluate", name, value, {}, "is for what --model runs")
+        for name, value in (
+            ("tokenizer", "x"),
+            ("dtype", "float32"),
+            ("batch_tokens", 9),
+            ("trust_remote_code", True),
+            ("rows", 9),
+        )
+    ),
     ("evaluate", "rows", 9, {"model": "{MODEL}", "target": ["sums={SUMS}"]}, "rows are scored exactly for nait"),
     ("evaluate", "sizes", ["8"], {}, "stability is measured with --target"),
     ("evaluate", "repeats", 3, {}, "stability is measured with --target"),
@@ -247,15 +280,26 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("evaluate", "model", "{MODEL}", {}, "there is nothing to run it for"),
     ("evaluate", "target", ["sums={SUMS}"], {}, "pass --model, too"),
     ("evaluate", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a"),
-    *(("bench", name, value, {"shape": WITHOUT, "part": WITHOUT, "compare": ["{BENCH}"]}, "only reads result files")
-      for name, value in (("shape", "tiny"), ("model", "x"), ("part", "scan"), ("device", "cpu"), ("dtype", "float32"),
-                          ("max_length", 9), ("seconds", 3.0), ("seed", 1), ("output", "x"))),
+    *(
+        ("bench", name, value, {"shape": WITHOUT, "part": WITHOUT, "compare": ["{BENCH}"]}, "only reads result files")
+        for name, value in (
+            ("shape", "tiny"),
+            ("model", "x"),
+            ("part", "scan"),
+            ("device", "cpu"),
+            ("dtype", "float32"),
+            ("max_length", 9),
+            ("seconds", 3.0),
+            ("seed", 1),
+            ("output", "x"),
+        )
+    ),
     ("bench", "model", "{MODEL}", {}, "choose one of them"),
     ("bench", "max_length", 9, {"part": "scan"}, "is for part endtoend, not scan"),
     ("bench", "model", "x", {"part": "scan", "shape": WITHOUT}, "part scan runs no model"),
     ("bench", "shape", "llama-2-7b", {"part": "ceilings"}, "part ceilings runs no model"),
     ("bench", "seed", 1, {"part": "ceilings"}, "part ceilings draws nothing"),
-]  # fmt: skip
+]
 COMMON = {"help", "json", "quiet", "debug", "config"}  # of all verbs; test_common_flags
 OWN = {"inspect": {"path"}, "verify": {"path"}, "demo": {"model", "output"}}  # test_verbs_without_options
 VOLATILE = ("seconds", "tokens_per_s", "scan_seconds", "environment", "options", "config", "output", "index")
@@ -285,9 +329,15 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
     for seed, name in enumerate(("MODEL", "MODEL2")):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(
-            LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-                        num_attention_heads=2, max_position_embeddings=256)
-        )  # fmt: skip
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=256,
+            )
+        )
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.data.normal_(0, 0.3)
@@ -310,20 +360,27 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
         paths[kind.upper()] = write_jsonl(folder / f"{kind}.jsonl", own)
     model, target = str(paths["MODEL"]), [f"{kind}={paths[kind.upper()]}" for kind in ("sums", "texts")]
     made: dict[str, dict[str, Any]] = {
-        "INDEX": {"calibration_size": 8, "shard_rows": 6}, "DRIFT": {"calibration_size": 8, "reading": "drift"},
-    }  # fmt: skip
+        "INDEX": {"calibration_size": 8, "shard_rows": 6},
+        "DRIFT": {"calibration_size": 8, "reading": "drift"},
+    }
     for name, options in made.items():
         paths[name] = folder / name
         nait_fast.build_index(model=model, dataset=paths["POOL"], output=paths[name], **options)
     paths["MORE"] = folder / "MORE"
-    nait_fast.build_index(model=model, dataset=paths["OTHER"], codebook=paths["INDEX"], shard_rows=6,
-                          output=paths["MORE"])  # fmt: skip
+    nait_fast.build_index(
+        model=model, dataset=paths["OTHER"], codebook=paths["INDEX"], shard_rows=6, output=paths["MORE"]
+    )
     paths["BITS"], paths["NAIT"] = folder / "bits", folder / "nait"
     nait_fast.build_signature(model=model, target=target, codebook=paths["INDEX"], output=paths["BITS"])
     nait_fast.build_signature(model=model, target=target, method="nait", output=paths["NAIT"])
     paths["SCORED"] = folder / "SCORED"
-    nait_fast.build_index(model=model, dataset=paths["POOL"], output=paths["SCORED"], calibration_size=8,
-                          score=[paths["NAIT"] / "sums.safetensors"])  # fmt: skip
+    nait_fast.build_index(
+        model=model,
+        dataset=paths["POOL"],
+        output=paths["SCORED"],
+        calibration_size=8,
+        score=[paths["NAIT"] / "sums.safetensors"],
+    )
     paths["SELECTION"] = folder / "selection"
     nait_fast.rank(index=paths["INDEX"], signature=[paths["BITS"] / "sums.safetensors"], output=paths["SELECTION"])
     paths["SECOND"] = folder / "second"
@@ -506,10 +563,7 @@ def test_every_option_has_an_entry() -> None:
         assert {action.dest for action in parser._actions} - COMMON == expected, verb
 
 
-@pytest.mark.parametrize(
-    ("verb", "option"),
-    [(v, o) for v, o in EVERY if o in USES[v]],
-)
+@pytest.mark.parametrize(("verb", "option"), [(v, o) for v, o in EVERY if o in USES[v]])
 def test_an_option_acts(seen, verb: str, option: str) -> None:
     if verb == "report":
         pytest.importorskip("matplotlib")
@@ -585,8 +639,13 @@ def test_verbs_without_options(place: dict[str, str], tmp_path: Path) -> None:
 def test_from_python_the_same(place: dict[str, str]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    for verb, function in (("select", nait_fast.select), ("index", nait_fast.build_index), ("rank", nait_fast.rank),
-                           ("signature", nait_fast.build_signature), ("evaluate", nait_fast.evaluate)):  # fmt: skip
+    for verb, function in (
+        ("select", nait_fast.select),
+        ("index", nait_fast.build_index),
+        ("rank", nait_fast.rank),
+        ("signature", nait_fast.build_signature),
+        ("evaluate", nait_fast.evaluate),
+    ):
         for name, option, value, others, said in REFUSED:
             given = {key: filled(one, place) for key, one in beside(verb, {**others, option: value}).items()}
             if name == verb and said.startswith(("is for method", "is for codec")):
@@ -620,12 +679,17 @@ def test_from_python_the_same(place: dict[str, str]) -> None:
             nait_fast.Scorer(place["MODEL"], [signature], **wrong)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NAIT_FAST_BACKEND", "bogus")
-        for act in (lambda: nait_fast.Scorer(place["MODEL"], [signature]), lambda: nait_fast.rank(index="x"),
-                    lambda: nait_fast.search(nait_fast.Index(place["INDEX"]), nait_fast.load_signature(signature), 3),
-                    lambda: nait_fast.capture(model).__enter__()):  # fmt: skip
+        for act in (
+            lambda: nait_fast.Scorer(place["MODEL"], [signature]),
+            lambda: nait_fast.rank(index="x"),
+            lambda: nait_fast.search(nait_fast.Index(place["INDEX"]), nait_fast.load_signature(signature), 3),
+            lambda: nait_fast.capture(model).__enter__(),
+        ):
             with pytest.raises(NaitError, match="NAIT_FAST_BACKEND=bogus: choose triton, cpu, reference"):
                 act()
-    for options, said in (({"readings": ()}, "no reading is asked for"),
-                          ({"readings": ["drift"], "first_token": "include"}, "is for the reading mean")):  # fmt: skip
+    for options, said in (
+        ({"readings": ()}, "no reading is asked for"),
+        ({"readings": ["drift"], "first_token": "include"}, "is for the reading mean"),
+    ):
         with pytest.raises(NaitError, match=said), nait_fast.capture(model, **options):
             pass

@@ -278,15 +278,22 @@ def test_names_that_are_never_written_are_no_obstacle(made: Made, tmp_path: Path
     made.rank(out)
     made.sign(out)
     assert {name for name, data in contents(out).items() if data == b"mine"} == {
-        "notes.txt", "model.safetensors", "pool.jsonl", "selected.jsonl.bak",
-    }  # fmt: skip
+        "notes.txt",
+        "model.safetensors",
+        "pool.jsonl",
+        "selected.jsonl.bak",
+    }
 
 
 @pytest.mark.parametrize(
     ("verb", "name"),
-    [("build", "skipped.jsonl"), ("select", "messages.jsonl"), ("select", "index/skipped.jsonl"),
-     ("select", "scores.jsonl")],
-)  # fmt: skip
+    [
+        ("build", "skipped.jsonl"),
+        ("select", "messages.jsonl"),
+        ("select", "index/skipped.jsonl"),
+        ("select", "scores.jsonl"),
+    ],
+)
 @pytest.mark.parametrize("link", ["none", "symbolic", "hard"])
 def test_a_pool_among_the_outputs(made: Made, tmp_path: Path, no_model, verb: str, name: str, link: str) -> None:
     path = tmp_path / "out" / name

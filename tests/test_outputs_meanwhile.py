@@ -88,11 +88,14 @@ def test_what_changes_while_a_report_is_made(capsys, made: Made, tmp_path: Path,
 
     out, report, real = tmp_path / "out", tmp_path / "page.html", page.render
     made.rank(out)
-    words, changes = ["report", out, "--output", report], {
-        "page.html: is in the way": lambda: report.write_text("mine"),
-        "out: has changed while it was read": lambda: made.rank(out, fraction=0.5),
-        "out: has changed while it was": lambda: (out / "scores.parquet").write_bytes(b"another"),
-    }  # fmt: skip
+    words, changes = (
+        ["report", out, "--output", report],
+        {
+            "page.html: is in the way": lambda: report.write_text("mine"),
+            "out: has changed while it was read": lambda: made.rank(out, fraction=0.5),
+            "out: has changed while it was": lambda: (out / "scores.parquet").write_bytes(b"another"),
+        },
+    )
     for words_of, change in changes.items():
 
         def render(*given: Any, change: Any = change) -> bytes:
@@ -119,8 +122,12 @@ def test_a_folder_of_two_kinds_is_told_before_the_model_is_loaded(made: Made, tm
     shutil.copy(made.pool, mixed)
     pq.write_table(pa.Table.from_pylist(make_rows(4)), mixed / "more.parquet")
     target = [f"sums={mixed}"]
-    for call, given in ((made.build, {"dataset": mixed}), (made.select, {"dataset": mixed}),
-                        (made.select, {"target": target}), (made.sign, {"target": target})):  # fmt: skip
+    for call, given in (
+        (made.build, {"dataset": mixed}),
+        (made.select, {"dataset": mixed}),
+        (made.select, {"target": target}),
+        (made.sign, {"target": target}),
+    ):
         with pytest.raises(NaitError, match=r"mixed: holds \.parquet and \.jsonl"):
             call(out, **given)
 

@@ -22,9 +22,11 @@ def test_rules_that_agree_and_rules_that_do_not():
 
     pool = drifts(np.where(own[:, None], [1.0, 1.0], [0.0, 9.0]))
     held = Readings(
-        CodeLayout.of([20, 20]), {"mean": pool, "drift": pool},
-        {"mine": drifts(np.tile([1.0, 1.0], (50, 1)))}, rng.integers(5, 50, 600),
-    )  # fmt: skip
+        CodeLayout.of([20, 20]),
+        {"mean": pool, "drift": pool},
+        {"mine": drifts(np.tile([1.0, 1.0], (50, 1)))},
+        rng.integers(5, 50, 600),
+    )
     rows = list(measured(held, np.where(own, "mine", "other"), 0))
     told = {(row["reading"], row["sign"]): row for row in rows}
     assert len(told) == 4 and {row["rows"] for row in rows} == {600}

@@ -16,9 +16,10 @@ from nait_fast.cli import build_parser
 
 FLAGS = Path(__file__).parent / "flags.txt"
 CLASSES = {
-    name: kind for name, kind in vars(config).items()
+    name: kind
+    for name, kind in vars(config).items()
     if isinstance(kind, type) and issubclass(kind, config.Options) and kind is not config.Options
-}  # fmt: skip
+}
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[str]:

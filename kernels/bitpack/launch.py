@@ -40,9 +40,17 @@ def pack_bits(values: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     if codes.numel():
         with current(values.device):
             pack_kernel[grid](
-                values, threshold.float().contiguous(), codes, n_rows, n_neurons, values.stride(0), codes.shape[1],
-                BLOCK_B=block_b, BLOCK_J=block_j, num_warps=4,
-            )  # fmt: skip
+                values,
+                threshold.float().contiguous(),
+                codes,
+                n_rows,
+                n_neurons,
+                values.stride(0),
+                codes.shape[1],
+                BLOCK_B=block_b,
+                BLOCK_J=block_j,
+                num_warps=4,
+            )
     return codes.view(torch.uint8)
 
 
@@ -66,7 +74,13 @@ def topk_bits(values: torch.Tensor, k: int) -> torch.Tensor:
     if n_rows:
         with current(values.device):
             topk_kernel[(n_rows,)](
-                values, codes, n_neurons, values.stride(0), codes.shape[1], k,
-                BLOCK_J=block, num_warps=topk_warps(block),
-            )  # fmt: skip
+                values,
+                codes,
+                n_neurons,
+                values.stride(0),
+                codes.shape[1],
+                k,
+                BLOCK_J=block,
+                num_warps=topk_warps(block),
+            )
     return codes.view(torch.uint8)

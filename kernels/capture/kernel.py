@@ -16,8 +16,19 @@ from nait_fast.kernels.common.math import activation, packed_words, rounded
 
 
 @triton.jit
-def _store_codes(total, prefix, count, threshold, codes, sequence, n_words, neurons, inside, PREFIX: tl.constexpr,
-                 BLOCK_J: tl.constexpr):  # fmt: skip
+def _store_codes(
+    total,
+    prefix,
+    count,
+    threshold,
+    codes,
+    sequence,
+    n_words,
+    neurons,
+    inside,
+    PREFIX: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+):
     if PREFIX:
         total += tl.load(prefix + neurons, mask=inside, other=0.0)
     mean = tl.div_rn(total, tl.zeros_like(total) + count.to(tl.float32))
@@ -33,8 +44,18 @@ def _hidden(g, u, ACT: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.conste
 
 
 @triton.jit
-def _row(gate, up, token, gate_stride, up_stride, neurons, inside, ACT: tl.constexpr, HAS_GATE: tl.constexpr,
-         INTERPRETED: tl.constexpr):  # fmt: skip
+def _row(
+    gate,
+    up,
+    token,
+    gate_stride,
+    up_stride,
+    neurons,
+    inside,
+    ACT: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """The hidden state of one token, fp32 [BLOCK_J]."""
     DTYPE: tl.constexpr = up.dtype.element_ty
     wide = token.to(tl.int64)
@@ -49,12 +70,36 @@ def _row(gate, up, token, gate_stride, up_stride, neurons, inside, ACT: tl.const
 
 @triton.jit
 def capture_kernel(
-    gate, up, hidden, chunks, first, last, total, partial, up_total, up_partial, threshold, prefix, codes,
-    n_neurons, gate_stride, up_stride, n_words,
-    ACT: tl.constexpr, HAS_GATE: tl.constexpr, WRITE: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
-    SUM: tl.constexpr, UP: tl.constexpr, PACK: tl.constexpr, PREFIX: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    gate,
+    up,
+    hidden,
+    chunks,
+    first,
+    last,
+    total,
+    partial,
+    up_total,
+    up_partial,
+    threshold,
+    prefix,
+    codes,
+    n_neurons,
+    gate_stride,
+    up_stride,
+    n_words,
+    ACT: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    WRITE: tl.constexpr,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    SUM: tl.constexpr,
+    UP: tl.constexpr,
+    PACK: tl.constexpr,
+    PREFIX: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """gate, up [T, J] (rows ``*_stride`` apart) -> hidden [T, J]; first, last, total, up_total fp32 [B, J]; partial,
     up_partial fp32 [P, J]; codes int32 [B, n_words] of mean > threshold, mean = (total + prefix) / count."""
     DTYPE: tl.constexpr = up.dtype.element_ty
@@ -107,8 +152,19 @@ def capture_kernel(
             tl.store(partial + row_out, sums, mask=inside & (row >= 0))
             if PACK:  # noqa: SIM102 (known when compiled, the other at run time)
                 if whole:
-                    _store_codes(sums, prefix, tl.load(entry + 7), threshold, codes, sequence, n_words, neurons, inside,
-                                 PREFIX, BLOCK_J)  # fmt: skip
+                    _store_codes(
+                        sums,
+                        prefix,
+                        tl.load(entry + 7),
+                        threshold,
+                        codes,
+                        sequence,
+                        n_words,
+                        neurons,
+                        inside,
+                        PREFIX,
+                        BLOCK_J,
+                    )
         if UP:
             ups = tl.sum(up_acc, axis=0)
             tl.store(up_total + sequence * n_neurons + neurons, ups, mask=inside & whole)
@@ -117,9 +173,19 @@ def capture_kernel(
 
 @triton.jit
 def join_kernel(
-    joins, partial, total, threshold, prefix, codes, n_neurons, n_words,
-    PACK: tl.constexpr, PREFIX: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_J: tl.constexpr,
-):  # fmt: skip
+    joins,
+    partial,
+    total,
+    threshold,
+    prefix,
+    codes,
+    n_neurons,
+    n_words,
+    PACK: tl.constexpr,
+    PREFIX: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+):
     """Second pass, for sequences of several chunks: total[sequence] = sum of its rows of ``partial``, in a fixed order.
 
     joins int32 [S, 4]: sequence, first and past-the-end row of ``partial``, tokens in its mean.
@@ -138,5 +204,6 @@ def join_kernel(
     sums = tl.sum(acc, axis=0)
     tl.store(total + sequence * n_neurons + neurons, sums, mask=inside)
     if PACK:
-        _store_codes(sums, prefix, tl.load(entry + 3), threshold, codes, sequence, n_words, neurons, inside,
-                     PREFIX, BLOCK_J)  # fmt: skip
+        _store_codes(
+            sums, prefix, tl.load(entry + 3), threshold, codes, sequence, n_words, neurons, inside, PREFIX, BLOCK_J
+        )

@@ -52,9 +52,18 @@ def make_plan(segments: Segments, n_tokens: int, chunk: int = CHUNK) -> tuple[np
     first_slot = np.cumsum(slots) - slots
     slot = np.where(several[sequence], first_slot[sequence] + number, -1)
     chunks = np.stack(
-        [begin, np.minimum(begin + chunk, ends[sequence]), sequence, starts[sequence], ends[sequence] - 1,
-         (starts + skip)[sequence], slot, counts[sequence]], axis=1,
-    )  # fmt: skip
+        [
+            begin,
+            np.minimum(begin + chunk, ends[sequence]),
+            sequence,
+            starts[sequence],
+            ends[sequence] - 1,
+            (starts + skip)[sequence],
+            slot,
+            counts[sequence],
+        ],
+        axis=1,
+    )
     joins = np.stack([np.arange(len(lengths)), first_slot, first_slot + slots, counts], axis=1)[several]
     padding = [
         [begin, min(begin + chunk, end), -1, -1, -1, end, -1, 1]
@@ -192,21 +201,57 @@ def _launch(
     tokens = INTERPRETED_TOKENS if interpreted() else tokens
     if len(plan.chunks):
         capture_kernel[(len(plan.chunks) * -(-width // neurons),)](
-            g, u, hidden, plan.chunks, first, last, total, partial, ups, up_partial, threshold, prefix, codes,
-            width, g.stride(0), u.stride(0), words,
-            ACT=act, HAS_GATE=gate is not None, WRITE=write, FIRST="first" in statistics, LAST="last" in statistics,
-            SUM=with_sum, UP="up_abs_sum" in statistics, **pack,
-            BLOCK_T=tokens, BLOCK_J=neurons, INTERPRETED=interpreted(), num_warps=WARPS,
+            g,
+            u,
+            hidden,
+            plan.chunks,
+            first,
+            last,
+            total,
+            partial,
+            ups,
+            up_partial,
+            threshold,
+            prefix,
+            codes,
+            width,
+            g.stride(0),
+            u.stride(0),
+            words,
+            ACT=act,
+            HAS_GATE=gate is not None,
+            WRITE=write,
+            FIRST="first" in statistics,
+            LAST="last" in statistics,
+            SUM=with_sum,
+            UP="up_abs_sum" in statistics,
+            **pack,
+            BLOCK_T=tokens,
+            BLOCK_J=neurons,
+            INTERPRETED=interpreted(),
+            num_warps=WARPS,
             enable_fp_fusion=act != "gelu_new",  # its operations round one by one in eager torch
-        )  # fmt: skip
+        )
     if len(plan.joins):
         rows, neurons = JOIN_BLOCK
         grid = (len(plan.joins) * -(-width // neurons),)
         nothing = {"PACK": False, "PREFIX": False}
         for source, target, packing in ((partial, total, pack), (up_partial, ups, nothing)):
             if len(source):
-                join_kernel[grid](plan.joins, source, target, threshold, prefix, codes, width, words, **packing,
-                                  BLOCK_P=rows, BLOCK_J=neurons, num_warps=4)  # fmt: skip
+                join_kernel[grid](
+                    plan.joins,
+                    source,
+                    target,
+                    threshold,
+                    prefix,
+                    codes,
+                    width,
+                    words,
+                    **packing,
+                    BLOCK_P=rows,
+                    BLOCK_J=neurons,
+                    num_warps=4,
+                )
     return hidden, Stats(
         first if "first" in statistics else None,
         last if "last" in statistics else None,

@@ -25,10 +25,21 @@ def _in_pairs(x, ROWS: tl.constexpr, STEPS: tl.constexpr, HALVES: tl.constexpr):
 
 @triton.jit
 def norm_kernel(
-    x, weight, out, n_rows, stride, eps, share,
-    WIDTH: tl.constexpr, FORM: tl.constexpr, HALVES: tl.constexpr, WARPS: tl.constexpr, STEPS: tl.constexpr,
-    BLOCK_N: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    out,
+    n_rows,
+    stride,
+    eps,
+    share,
+    WIDTH: tl.constexpr,
+    FORM: tl.constexpr,
+    HALVES: tl.constexpr,
+    WARPS: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """x [n, WIDTH] (rows ``stride`` apart), weight [WIDTH] -> out [n, WIDTH]; ``FORM``: see ``reference.FORMS``;
     ``share``: 1 / WIDTH as torch rounds it; WARPS = 2 ** STEPS."""
     DTYPE: tl.constexpr = x.dtype.element_ty

@@ -37,8 +37,21 @@ def rms_norm(
         share = float(np.float32(len(rows)) / np.float32(len(rows) * width))
         with current(x.device):
             norm_kernel[(-(-len(rows) // several),)](
-                rows, weight.contiguous(), out, len(rows), rows.stride(0), eps, share,
-                WIDTH=width, FORM=form, HALVES=halves, WARPS=warps, STEPS=warps.bit_length() - 1, BLOCK_N=several,
-                INTERPRETED=interpreted(), num_warps=4, enable_fp_fusion=False,
-            )  # fmt: skip
+                rows,
+                weight.contiguous(),
+                out,
+                len(rows),
+                rows.stride(0),
+                eps,
+                share,
+                WIDTH=width,
+                FORM=form,
+                HALVES=halves,
+                WARPS=warps,
+                STEPS=warps.bit_length() - 1,
+                BLOCK_N=several,
+                INTERPRETED=interpreted(),
+                num_warps=4,
+                enable_fp_fusion=False,
+            )
     return out

@@ -110,11 +110,20 @@ class DeviceScan:
         rows, block = count_block(codes.shape[1], words)
         for planes, weights, first in self._groups:
             count_kernel[(-(-n // rows),)](
-                codes.view(torch.uint32), planes.view(torch.uint32), weights, out[:, first:], n, words,
-                weights.shape[1], self.n_scores,
-                N_PLANES=len(planes), PLANES=1 << (len(planes) - 1).bit_length(), BLOCK_N=rows,
-                BLOCK_W=block, num_warps=1,
-            )  # fmt: skip
+                codes.view(torch.uint32),
+                planes.view(torch.uint32),
+                weights,
+                out[:, first:],
+                n,
+                words,
+                weights.shape[1],
+                self.n_scores,
+                N_PLANES=len(planes),
+                PLANES=1 << (len(planes) - 1).bit_length(),
+                BLOCK_N=rows,
+                BLOCK_W=block,
+                num_warps=1,
+            )
         return out
 
     def products(self, codes: torch.Tensor) -> torch.Tensor:
@@ -133,10 +142,19 @@ class DeviceScan:
         block_n, block_k = dot_block(block_m)
         packed = torch.version.hip is None and not interpreted()
         dot_kernel[(-(-n // block_n) * -(-n_columns // block_m),)](
-            codes, self._columns, out, n, n_columns,
-            N_BYTES=width, BLOCK_N=block_n, BLOCK_M=block_m, BLOCK_K=block_k, PACKED=packed,
-            num_warps=8 if block_m > 32 else 4, num_stages=1 if width % 16 else DOT_STAGES,
-        )  # fmt: skip
+            codes,
+            self._columns,
+            out,
+            n,
+            n_columns,
+            N_BYTES=width,
+            BLOCK_N=block_n,
+            BLOCK_M=block_m,
+            BLOCK_K=block_k,
+            PACKED=packed,
+            num_warps=8 if block_m > 32 else 4,
+            num_stages=1 if width % 16 else DOT_STAGES,
+        )
         return out
 
     def _scores(self, codes: torch.Tensor, method: str) -> torch.Tensor:
@@ -195,10 +213,21 @@ def scaled_scores(
         if n and len(some):
             with current(codes.device):
                 scaled_kernel[(-(-n // rows),)](
-                    codes, some, weight, scales, scores, n, n_layers, width // 4,
-                    N_PLANES=len(some), PLANES=group, WORDS=words, BLOCK_N=rows,
-                    BLOCK_W=block, num_warps=1,
-                )  # fmt: skip
+                    codes,
+                    some,
+                    weight,
+                    scales,
+                    scores,
+                    n,
+                    n_layers,
+                    width // 4,
+                    N_PLANES=len(some),
+                    PLANES=group,
+                    WORDS=words,
+                    BLOCK_N=rows,
+                    BLOCK_W=block,
+                    num_warps=1,
+                )
             total += scores
     return total
 

@@ -24,9 +24,19 @@ def _counted(counts, code, planes, row_words, words, inside, N_PLANES: tl.conste
 
 @triton.jit(do_not_specialize=["n_scores", "row_scores"])
 def count_kernel(
-    codes, planes, weights, scores, n_rows, n_words, n_scores, row_scores,
-    N_PLANES: tl.constexpr, PLANES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
+    codes,
+    planes,
+    weights,
+    scores,
+    n_rows,
+    n_words,
+    n_scores,
+    row_scores,
+    N_PLANES: tl.constexpr,
+    PLANES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
     """scores int64 [n, n_scores] (rows ``row_scores`` apart) += popcount(code & plane) @ weights.
 
     codes uint32 [n, n_words], planes uint32 [N_PLANES, n_words], weights int64 [N_PLANES, n_scores]. ``PLANES``: the
@@ -54,9 +64,20 @@ def count_kernel(
 
 @triton.jit
 def scaled_kernel(
-    codes, planes, weights, scales, scores, n_rows, n_layers, row_words,
-    N_PLANES: tl.constexpr, PLANES: tl.constexpr, WORDS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
+    codes,
+    planes,
+    weights,
+    scales,
+    scores,
+    n_rows,
+    n_layers,
+    row_words,
+    N_PLANES: tl.constexpr,
+    PLANES: tl.constexpr,
+    WORDS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
     """scores fp32 [n] = Σ_l scales[i, l] · Σ_q weights[q, l] · popcount(code_l & plane_ql), ``WORDS`` words a layer.
 
     codes uint32 [n, row_words] and planes uint32 [N_PLANES, row_words], the first L · WORDS of each counting, weights
@@ -87,8 +108,12 @@ def bit_of_bytes(x, SHIFT: tl.constexpr, PACKED: tl.constexpr):
     if PACKED:
         bit = tl.inline_asm_elementwise(
             f"{{ .reg .b32 t; shr.u32 t, $1, {SHIFT}; and.b32 $0, t, 0x01010101; }}",
-            "=r,r", [x], dtype=tl.int8, is_pure=True, pack=4,
-        )  # fmt: skip
+            "=r,r",
+            [x],
+            dtype=tl.int8,
+            is_pure=True,
+            pack=4,
+        )
     else:
         bit = ((x >> SHIFT) & 1).to(tl.int8)
     return bit
@@ -96,9 +121,17 @@ def bit_of_bytes(x, SHIFT: tl.constexpr, PACKED: tl.constexpr):
 
 @triton.jit
 def dot_kernel(
-    codes, columns, out, n_rows, n_columns,
-    N_BYTES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, PACKED: tl.constexpr,
-):  # fmt: skip
+    codes,
+    columns,
+    out,
+    n_rows,
+    n_columns,
+    N_BYTES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PACKED: tl.constexpr,
+):
     """codes uint8 [n, N_BYTES], columns int8 [8, M, N_BYTES] -> out integer [n, M] = Σ_s bit_s(codes) · columns[s]ᵀ.
 
     Bits are unpacked in registers, one of the eight bit positions a product, so a byte is loaded once and no reshuffle

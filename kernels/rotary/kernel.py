@@ -16,9 +16,19 @@ def _turned(a, b, cos, sin, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
 
 @triton.jit
 def rotary_kernel(
-    x, cos, sin, out, n_rows, n_heads, token_stride, head_stride,
-    HALF: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    x,
+    cos,
+    sin,
+    out,
+    n_rows,
+    n_heads,
+    token_stride,
+    head_stride,
+    HALF: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """x [T, heads, 2 · HALF] (``*_stride`` apart), cos and sin [T, 2 · HALF] -> out [T, heads, 2 · HALF].
 
     n_rows = T · heads.

@@ -29,8 +29,19 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     if out.numel():
         with current(x.device):
             rotary_kernel[(-(-n_tokens * heads // ROWS),)](
-                rows, cos.contiguous(), sin.contiguous(), out, n_tokens * heads, heads, rows.stride(0), rows.stride(1),
-                HALF=width // 2, BLOCK_N=ROWS, BLOCK_D=1 << (width // 2 - 1).bit_length(), INTERPRETED=interpreted(),
-                num_warps=4, enable_fp_fusion=False,
-            )  # fmt: skip
+                rows,
+                cos.contiguous(),
+                sin.contiguous(),
+                out,
+                n_tokens * heads,
+                heads,
+                rows.stride(0),
+                rows.stride(1),
+                HALF=width // 2,
+                BLOCK_N=ROWS,
+                BLOCK_D=1 << (width // 2 - 1).bit_length(),
+                INTERPRETED=interpreted(),
+                num_warps=4,
+                enable_fp_fusion=False,
+            )
     return out.transpose(0, 1)[None]

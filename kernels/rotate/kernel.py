@@ -21,9 +21,22 @@ def mixed(x, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr):
 
 @triton.jit
 def round_kernel(
-    source, permutation, signs, target, codes, squares, magnitudes, n_rows, n_neurons, stride, width,
-    PACK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
+    source,
+    permutation,
+    signs,
+    target,
+    codes,
+    squares,
+    magnitudes,
+    n_rows,
+    n_neurons,
+    stride,
+    width,
+    PACK: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     """source float [B, n_neurons] (rows ``stride`` apart; zeros beyond) -> one block of a round.
 
     permutation int32 [width], signs fp32 [width]. Without PACK target fp32 [B, width]; with it codes int32

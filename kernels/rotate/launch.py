@@ -45,9 +45,22 @@ def rotate_bits(
         with current(values.device):
             for number in range(ROUNDS):
                 round_kernel[grid](
-                    source, orders[number], flips[number], between, codes, squares, magnitudes,
-                    n, source.shape[1], source.stride(0), width,
-                    PACK=number == ROUNDS - 1, BLOCK_B=ROWS, BLOCK=BLOCK, STAGES=BLOCK.bit_length() - 1, num_warps=4,
-                )  # fmt: skip
+                    source,
+                    orders[number],
+                    flips[number],
+                    between,
+                    codes,
+                    squares,
+                    magnitudes,
+                    n,
+                    source.shape[1],
+                    source.stride(0),
+                    width,
+                    PACK=number == ROUNDS - 1,
+                    BLOCK_B=ROWS,
+                    BLOCK=BLOCK,
+                    STAGES=BLOCK.bit_length() - 1,
+                    num_warps=4,
+                )
                 source = between
     return codes.view(torch.uint8), reference.factor(squares.sum(1), magnitudes.sum(1))

@@ -175,8 +175,13 @@ class EndToEnd:
         encoded = self.sized(seconds / 10)
         tokens = sum(len(e.ids) for e in encoded)
         shared = len(self.prefix)
-        about = {"samples": len(encoded), "tokens": tokens, "shared_prefix": shared, "max_length": self.max_length,
-                 "attention": self.model.attention or "padded"}  # fmt: skip
+        about = {
+            "samples": len(encoded),
+            "tokens": tokens,
+            "shared_prefix": shared,
+            "max_length": self.max_length,
+            "attention": self.model.attention or "padded",
+        }
         bare = BareForward(self.model, self.engine.batch_tokens) if self.model.packs else None
         say(f"bench: {len(encoded):,} samples, {tokens:,} tokens a pass", quiet)
         jobs: dict[str, Callable[[], Any]] = {"index pass": lambda: self.bits(encoded)}
@@ -199,9 +204,12 @@ class EndToEnd:
         for name, seconds_taken in spent.items():
             row = {"name": name, **about, **self._speed(tokens, seconds_taken, peak[name])}
             middle = row["ms"] / 1e3
-            yield row | {"tflop_per_s": flops / middle / 1e12, "of_matmul": flops / middle / self.ceilings.matmul,
-                         **({"engine_is": middle / float(np.median(spent["index pass"]))} if name == PLAIN else {}),
-                         **(self._overhead(spent) if name == "index pass" and bare is not None else {})}  # fmt: skip
+            yield row | {
+                "tflop_per_s": flops / middle / 1e12,
+                "of_matmul": flops / middle / self.ceilings.matmul,
+                **({"engine_is": middle / float(np.median(spent["index pass"]))} if name == PLAIN else {}),
+                **(self._overhead(spent) if name == "index pass" and bare is not None else {}),
+            }
         yield self._naive(encoded, tokens / float(np.median(spent["index pass"])), seconds * 0.25, quiet)
 
     def _speed(self, tokens: int, taken: list[float], peak: int | None) -> dict[str, Any]:

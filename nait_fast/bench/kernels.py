@@ -66,11 +66,7 @@ def _segments(lengths: list[int]) -> Segments:
 
 
 def capture_op(
-    statistics: frozenset[str],
-    lengths: list[int],
-    gate: torch.Tensor,
-    up: torch.Tensor,
-    packed: bool = False,
+    statistics: frozenset[str], lengths: list[int], gate: torch.Tensor, up: torch.Tensor, packed: bool = False
 ) -> Op:
     """``mlp_capture`` with gated SiLU over sequences of ``lengths`` tokens."""
     n_tokens, width = up.shape

@@ -69,7 +69,16 @@ def measure_pipeline(
         words = f"{differing:,} of {values.size:,} bits differ, by up to {worst:.1e} σ"
         right = bool(sink.finite.all()) and worst <= farthest and share <= most
         kind = str(dtype).removeprefix("torch.")
-        yield {"name": f"{shape} against the CPU's fp32, {kind}", "dtype": kind, "samples": len(encoded),
-               "tokens": sum(len(e.ids) for e in encoded), "attention": there.attention or "padded",
-               "check": f"{'ok' if right else 'failed'}: {words}", "bits": values.size,
-               "differing_bits": differing, "differing_share": share, "worst_sigma": worst, **told}  # fmt: skip
+        yield {
+            "name": f"{shape} against the CPU's fp32, {kind}",
+            "dtype": kind,
+            "samples": len(encoded),
+            "tokens": sum(len(e.ids) for e in encoded),
+            "attention": there.attention or "padded",
+            "check": f"{'ok' if right else 'failed'}: {words}",
+            "bits": values.size,
+            "differing_bits": differing,
+            "differing_share": share,
+            "worst_sigma": worst,
+            **told,
+        }

@@ -35,8 +35,9 @@ def devices_of(text: str) -> list[torch.device]:
     if any(device.type not in ("cpu", "cuda") for device in found):
         raise NaitError(f"--device {text}: measures cpu and cuda devices only")
     # 'cuda' is the current one: named with its number, so that two columns cannot be the same device unnoticed.
-    named = [torch.device("cuda", torch.cuda.current_device()) if d.type == "cuda" and d.index is None else d
-             for d in found]  # fmt: skip
+    named = [
+        torch.device("cuda", torch.cuda.current_device()) if d.type == "cuda" and d.index is None else d for d in found
+    ]
     if len(set(named)) < len(named):
         raise NaitError(f"--device {text}: a device is named twice")
     return named
@@ -240,8 +241,10 @@ def read_results(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
             raise NaitError(f"--compare {path}: is not JSON lines ({' '.join(str(error).split())[:100]})") from None
         if not by_device:
             raise NaitError(f"--compare {path}: holds no row")
-        found += [(f"{hardware} ({Path(path).name})" if len(paths) > 1 else hardware, device, rows)
-                  for (hardware, device), rows in by_device.items()]  # fmt: skip
+        found += [
+            (f"{hardware} ({Path(path).name})" if len(paths) > 1 else hardware, device, rows)
+            for (hardware, device), rows in by_device.items()
+        ]
     sources: dict[str, list[dict[str, Any]]] = {}
     for label, device, rows in found:
         several = sum(other == label for other, _, _ in found) > 1

@@ -60,8 +60,13 @@ class Case:
     def row(self, watch: Stopwatch, ceilings: Ceilings, seconds: float, quiet: bool) -> dict[str, Any]:
         """The result row: the check, and the speed if that passed."""
         say(f"bench: scan, {self.name}", quiet)
-        row: dict[str, Any] = {"name": self.name, "method": self.method, "planes": len(self.query[0]),
-                               "rows": len(self.codes), "row_bytes": ROW_BYTES}  # fmt: skip
+        row: dict[str, Any] = {
+            "name": self.name,
+            "method": self.method,
+            "planes": len(self.query[0]),
+            "rows": len(self.codes),
+            "row_bytes": ROW_BYTES,
+        }
         try:
             sample = _ends(self.codes)
             scores = self.expected(sample) if self.expected else reference.popcount_scan(sample, *self.query)
@@ -75,9 +80,12 @@ class Case:
         except Exception as error:  # a kernel that does not compile here must not cost the other rows
             return row | {"check": f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"}
         rate = len(self.codes) * ROW_BYTES / (times.p50 / 1e3)
-        return row | times.fields() | {"gb_per_s": rate / 1e9} | (
-            {"of_read": rate / ceilings.read} if self.in_place else {}
-        )  # fmt: skip
+        return (
+            row
+            | times.fields()
+            | {"gb_per_s": rate / 1e9}
+            | ({"of_read": rate / ceilings.read} if self.in_place else {})
+        )
 
 
 def measure_scan(
@@ -153,9 +161,13 @@ def _scaled(codes: torch.Tensor, n_planes: int, seed: int) -> Case:
         return reference.scaled_scan(rows, planes, by_layer, owners, 1, own, ends)[:, 0]
 
     return Case(
-        f"scaled, {_planes(n_planes)}", "scaled", lambda rows: scaled_scores(rows, *there, width), codes, query,
+        f"scaled, {_planes(n_planes)}",
+        "scaled",
+        lambda rows: scaled_scores(rows, *there, width),
+        codes,
+        query,
         expected=expected,
-    )  # fmt: skip
+    )
 
 
 def _streamed(stream: Callable[[np.ndarray, Any], np.ndarray], scan: Any, rows: np.ndarray) -> np.ndarray:

@@ -49,30 +49,58 @@ _CHECK = ("check", lambda row: str(row.get("check", "")))
 # part -> (heading, cell of a row)
 COLUMNS: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
     "tests": [_NAME, ("seconds", _number("seconds", "{:,.0f}")), _CHECK],
-    "ceilings": [_NAME, ("GB/s", _number("gb_per_s")), ("TFLOP/s", _number("tflop_per_s")),
-                 _TIME, _REPEATS],
+    "ceilings": [_NAME, ("GB/s", _number("gb_per_s")), ("TFLOP/s", _number("tflop_per_s")), _TIME, _REPEATS],
     "pipeline": [_NAME, ("samples", _number("samples", "{:,.0f}")), _CHECK],
-    "kernels": [_NAME, _TIME, ("GB/s", _number("gb_per_s")), ("of copy", _percent("of_copy")),
-                ("reference ms", _number("reference_ms")), ("faster", _number("times_reference", "{:.1f}×")),
-                _REPEATS, ("backend", lambda row: str(row.get("backend", ""))), _CHECK],
-    "scan": [_NAME, _TIME, ("GB/s", _number("gb_per_s")), ("of read", _percent("of_read")),
-             _REPEATS, ("auto", lambda row: str(row.get("auto", ""))), _CHECK],
-    "endtoend": [_NAME, ("tokens/s", _number("tokens_per_s", "{:,.0f}")), ("of matmul", _percent("of_matmul")),
-                 ("capture costs", _overhead), ("engine is", _number("engine_is", "{:.1f}×")),
-                 ("peak MB", _number("peak_mb", "{:,.0f}")), ("samples", _number("samples", "{:,.0f}")), _REPEATS,
-                 _CHECK],
-}  # fmt: skip
+    "kernels": [
+        _NAME,
+        _TIME,
+        ("GB/s", _number("gb_per_s")),
+        ("of copy", _percent("of_copy")),
+        ("reference ms", _number("reference_ms")),
+        ("faster", _number("times_reference", "{:.1f}×")),
+        _REPEATS,
+        ("backend", lambda row: str(row.get("backend", ""))),
+        _CHECK,
+    ],
+    "scan": [
+        _NAME,
+        _TIME,
+        ("GB/s", _number("gb_per_s")),
+        ("of read", _percent("of_read")),
+        _REPEATS,
+        ("auto", lambda row: str(row.get("auto", ""))),
+        _CHECK,
+    ],
+    "endtoend": [
+        _NAME,
+        ("tokens/s", _number("tokens_per_s", "{:,.0f}")),
+        ("of matmul", _percent("of_matmul")),
+        ("capture costs", _overhead),
+        ("engine is", _number("engine_is", "{:.1f}×")),
+        ("peak MB", _number("peak_mb", "{:,.0f}")),
+        ("samples", _number("samples", "{:,.0f}")),
+        _REPEATS,
+        _CHECK,
+    ],
+}
 
 # part -> what is set side by side: (words, cell of a row)
 SIDE_BY_SIDE: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
     "ceilings": [("GB/s", _number("gb_per_s")), ("TFLOP/s", _number("tflop_per_s"))],
-    "kernels": [("GB/s", _number("gb_per_s")), ("of copy", _percent("of_copy")),
-                ("times the reference's speed", _number("times_reference", "{:.1f}×"))],
+    "kernels": [
+        ("GB/s", _number("gb_per_s")),
+        ("of copy", _percent("of_copy")),
+        ("times the reference's speed", _number("times_reference", "{:.1f}×")),
+    ],
     "scan": [("GB/s", _number("gb_per_s")), ("of read", _percent("of_read"))],
-    "endtoend": [("tokens/s", _number("tokens_per_s", "{:,.0f}")), ("of matmul", _percent("of_matmul")),
-                 ("capture costs", _overhead), ("engine is", _number("engine_is", "{:.1f}×")),
-                 ("peak MB", _number("peak_mb", "{:,.0f}"))],
-}  # fmt: skip
+    "endtoend": [
+        ("tokens/s", _number("tokens_per_s", "{:,.0f}")),
+        ("of matmul", _percent("of_matmul")),
+        ("capture costs", _overhead),
+        ("engine is", _number("engine_is", "{:.1f}×")),
+        ("peak MB", _number("peak_mb", "{:,.0f}")),
+    ],
+}
 
 
 def aligned(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -123,10 +151,16 @@ def side_by_side(sources: Mapping[str, Sequence[Row]]) -> str:
         lines = []
         for name in names:
             own = {
-                source: next((r for r in reversed(rows) if (r.get("part"), r.get("shape"), r.get("name")) ==
-                              (part, shape, name)), {})
+                source: next(
+                    (
+                        r
+                        for r in reversed(rows)
+                        if (r.get("part"), r.get("shape"), r.get("name")) == (part, shape, name)
+                    ),
+                    {},
+                )
                 for source, rows in sources.items()
-            }  # fmt: skip
+            }
             for words, cell in SIDE_BY_SIDE[part]:
                 cells = [cell(row) for row in own.values()]
                 if any(cells):

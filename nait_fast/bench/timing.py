@@ -150,5 +150,6 @@ def measure_ceilings(watch: Stopwatch, dtype: torch.dtype, seconds: float, small
     def best(word: str, unit: str) -> float:
         return max(row[unit] for row in rows if row["name"].startswith(word))
 
-    return Ceilings(best("copy", "gb_per_s") * 1e9, best("read", "gb_per_s") * 1e9,
-                    best("matmul", "tflop_per_s") * 1e12, rows)  # fmt: skip
+    return Ceilings(
+        best("copy", "gb_per_s") * 1e9, best("read", "gb_per_s") * 1e9, best("matmul", "tflop_per_s") * 1e12, rows
+    )

@@ -9,8 +9,20 @@ from typing import Any
 from nait_fast.errors import NaitError
 
 TEMPLATE_DATE = "2024-07-26"  # the date that Llama 3's own template falls back to
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-           "December")  # fmt: skip
+_MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -54,9 +66,21 @@ def clock_of(day: datetime.date) -> Callable[[str], str]:
     moment = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.timezone.utc)
     month, weekday = _MONTHS[day.month - 1], _WEEKDAYS[day.weekday()]
     clock, date = "00:00:00", f"{day.month:02d}/{day.day:02d}/{day.year % 100:02d}"
-    words = {"%": "%%", "A": weekday, "a": weekday[:3], "B": month, "b": month[:3], "h": month[:3], "p": "AM",
-             "c": f"{weekday[:3]} {month[:3]} {day.day:2d} {clock} {day.year}", "x": date, "X": clock, "Z": "", "z": "",
-             "s": str(int(moment.timestamp()))}  # fmt: skip
+    words = {
+        "%": "%%",
+        "A": weekday,
+        "a": weekday[:3],
+        "B": month,
+        "b": month[:3],
+        "h": month[:3],
+        "p": "AM",
+        "c": f"{weekday[:3]} {month[:3]} {day.day:2d} {clock} {day.year}",
+        "x": date,
+        "X": clock,
+        "Z": "",
+        "z": "",
+        "s": str(int(moment.timestamp())),
+    }
 
     def strftime_now(format: str) -> str:
         return moment.strftime(re.sub(r"%([%AaBbhpXxcZzs])", lambda found: words[found[1]], format))

@@ -16,9 +16,7 @@ Row = TypeVar("Row")
 
 
 def parsed(
-    rows: Iterable[tuple[int, Row]],
-    parse: Callable[[Row, int], Sample],
-    bad: Callable[[int, Row, RowError], Any],
+    rows: Iterable[tuple[int, Row]], parse: Callable[[Row, int], Sample], bad: Callable[[int, Row, RowError], Any]
 ) -> Iterator[Sample]:
     """The samples of numbered ``rows``; ``bad`` is told of each that ``parse`` refuses, and may raise."""
     for number, row in rows:

@@ -28,10 +28,40 @@ _SPLITS = {
 _WORDS = {word: split for split, words in _SPLITS.items() for word in words}
 _SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}")
 # Files that come with data and hold none: descriptions, settings, pictures, what tools leave behind.
-_BESIDE_NAMES = ("readme", "license", "licence", "notice", "citation", "changelog", "_success", "dataset_info.json",
-                 "dataset_infos.json", "dataset_dict.json", "state.json")  # fmt: skip
-_BESIDE_SUFFIXES = (".md", ".rst", ".html", ".py", ".yaml", ".yml", ".toml", ".png", ".jpg", ".jpeg", ".gif", ".svg",
-                    ".pdf", ".ipynb", ".crc", ".md5", ".sha256", ".lock", ".tmp")  # fmt: skip
+_BESIDE_NAMES = (
+    "readme",
+    "license",
+    "licence",
+    "notice",
+    "citation",
+    "changelog",
+    "_success",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+)
+_BESIDE_SUFFIXES = (
+    ".md",
+    ".rst",
+    ".html",
+    ".py",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".svg",
+    ".pdf",
+    ".ipynb",
+    ".crc",
+    ".md5",
+    ".sha256",
+    ".lock",
+    ".tmp",
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +103,10 @@ def pool_files(folder: Path, split: str | None) -> Files:
             f"{folder}: {_named(deeper, folder)} in folders below {_are(deeper)} not read; give that folder to read it"
         )
     if described := _described(folder):
-        warn(f"{folder}: its dataset_info.json describes {_listed(described)}: all files are read, as one pool; give "
-             "one file for one of them")  # fmt: skip
+        warn(
+            f"{folder}: its dataset_info.json describes {_listed(described)}: all files are read, as one pool; give "
+            "one file for one of them"
+        )
     assigned = _assigned(folder)
     labels = _labels(folder, paths, assigned)
     if split is not None:
@@ -87,12 +119,16 @@ def pool_files(folder: Path, split: str | None) -> Files:
         )
     if named and "" in labels.values() and _word_in(named[0]) != "train":
         some = [path for path, label in labels.items() if label]
-        warn(f"{folder}: {_named(some, folder)} {_are(some)} read, too, though named as split {named[0]}; "
-             f"{folder}:{named[0]} reads that alone")  # fmt: skip
+        warn(
+            f"{folder}: {_named(some, folder)} {_are(some)} read, too, though named as split {named[0]}; "
+            f"{folder}:{named[0]} reads that alone"
+        )
     elif named and assigned and (some := [path for path, label in labels.items() if not label]):
         them = "it" if len(some) == 1 else "them"
-        warn(f"{folder}: {_named(some, folder)} {_are(some)} read, too, though README.md gives {them} no split; "
-             f"{folder}:{named[0]} leaves {them} out")  # fmt: skip
+        warn(
+            f"{folder}: {_named(some, folder)} {_are(some)} read, too, though README.md gives {them} no split; "
+            f"{folder}:{named[0]} leaves {them} out"
+        )
     return Files(str(folder), tuple(paths))
 
 
@@ -169,8 +205,10 @@ def _data_among(files: Iterable[Path], folder: Path) -> list[Path]:
         elif path.name.lower() not in _BESIDE_NAMES and (kind_of(path) or not _is_beside(path)):
             over.append(path)
     if found and over:
-        warn(f"{folder}: {_named(over, folder)} {_are(over)} passed over: no rows that are read (.jsonl, .json, also "
-             ".gz, .zst; .parquet)")  # fmt: skip
+        warn(
+            f"{folder}: {_named(over, folder)} {_are(over)} passed over: no rows that are read (.jsonl, .json, also "
+            ".gz, .zst; .parquet)"
+        )
     return found
 
 

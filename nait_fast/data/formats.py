@@ -9,14 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from nait_fast.data.rules import LABEL_FALSE, NO_RULES, Rules, rules_of
-from nait_fast.data.turns import (
-    Message,
-    RowError,
-    as_list,
-    as_string,
-    message_list,
-    tools_of,
-)
+from nait_fast.data.turns import Message, RowError, as_list, as_string, message_list, tools_of
 from nait_fast.data.unread import texts_in, unread_of
 
 __all__ = ["FORMATS", "Message", "RowError", "RowLeftOut", "Sample", "rules_of"]

@@ -55,8 +55,16 @@ class Plan:
 
     def to_mapping(self) -> dict[str, Any]:
         units = [[u.row, u.rows, u.part, *u.place, u.sha256] for u in self.units]
-        return {"kind": KIND, "path": self.path, "pool_kind": self.kind, "rows": self.rows, "sha256": self.sha256,
-                "unit_rows": self.unit_rows, "stamps": [list(s) for s in self.stamps], "units": units}  # fmt: skip
+        return {
+            "kind": KIND,
+            "path": self.path,
+            "pool_kind": self.kind,
+            "rows": self.rows,
+            "sha256": self.sha256,
+            "unit_rows": self.unit_rows,
+            "stamps": [list(s) for s in self.stamps],
+            "units": units,
+        }
 
     def save(self, path: Path) -> None:
         write_sealed(path, self.to_mapping())
@@ -97,8 +105,15 @@ def _checked(value: dict[str, Any]) -> Plan:
         units.append(Unit(number, row, length, part, Place(at, line), sha256))
     if len(units) != -(-rows // unit_rows):
         raise ValueError(f"{len(units)} units of {unit_rows} rows for {rows}")
-    return Plan(values.text(value["path"], "path"), values.text(value["pool_kind"], "pool_kind"), rows,
-                values.digest(value["sha256"], "sha256"), unit_rows, stamps, tuple(units))  # fmt: skip
+    return Plan(
+        values.text(value["path"], "path"),
+        values.text(value["pool_kind"], "pool_kind"),
+        rows,
+        values.digest(value["sha256"], "sha256"),
+        unit_rows,
+        stamps,
+        tuple(units),
+    )
 
 
 def stamps_of(source: Source) -> tuple[tuple[int, ...], ...]:

@@ -178,13 +178,19 @@ def _results(ray: Any, opens: str, options: dict[str, Any], units: int, number: 
     cpus = _cpus_each([node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]], number)
     items = [{"unit": unit} for unit in [*range(units), FINISH]]
     pool = ray.data.ActorPoolStrategy(
-        size=number, max_tasks_in_flight_per_actor=_CALLS + 1, max_concurrent_calls_per_actor=_CALLS,
+        size=number,
+        max_tasks_in_flight_per_actor=_CALLS + 1,
+        max_concurrent_calls_per_actor=_CALLS,
         enable_true_multi_threading=True,
-    )  # fmt: skip
+    )
     done = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
-        UnitActor, batch_size=1, compute=pool, num_cpus=cpus, num_gpus=gpus,
+        UnitActor,
+        batch_size=1,
+        compute=pool,
+        num_cpus=cpus,
+        num_gpus=gpus,
         fn_constructor_args=(opens, options, number, time.time()),
-    )  # fmt: skip
+    )
     yield from done.iter_rows()
 
 

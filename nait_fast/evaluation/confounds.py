@@ -89,11 +89,16 @@ def section(case: Case) -> list[dict[str, Any]]:
             case.miss(f"layer shares of {label}", _why_no_parts(case, position))
         elif shares is None:
             case.miss(f"layer shares of {label}", "its score is the same for all sampled rows")
-        out.append({"signature": label, "rows": len(column),
-                    "spearman_with_length": spearman(column, case.scores.n_tokens[places]),
-                    "layer_share": None if shares is None else shares.tolist(),
-                    "layers": case.signatures[position].meta["layers"],
-                    "sampled_rows": 0 if parts is None else len(parts)})  # fmt: skip
+        out.append(
+            {
+                "signature": label,
+                "rows": len(column),
+                "spearman_with_length": spearman(column, case.scores.n_tokens[places]),
+                "layer_share": None if shares is None else shares.tolist(),
+                "layers": case.signatures[position].meta["layers"],
+                "sampled_rows": 0 if parts is None else len(parts),
+            }
+        )
     return out
 
 

@@ -59,12 +59,18 @@ def sections(case: Case, chosen: np.ndarray, at_least: int | None) -> tuple[list
         together = np.zeros(own.shape[1])
         for column in columns:
             together += centred_ranks(scores[column])
-        cores.append({
-            "method": kind[0], "reading": kind[1], "kind": ", ".join(kind), "signatures": called,
-            "at_least": needed, "count": len(places),
-            "by_chance": core_by_chance(own.shape[1], int(own[0].sum()), len(columns), needed),
-            "examples": [{"place": place} for place in _first(places, together)],
-        })  # fmt: skip
+        cores.append(
+            {
+                "method": kind[0],
+                "reading": kind[1],
+                "kind": ", ".join(kind),
+                "signatures": called,
+                "at_least": needed,
+                "count": len(places),
+                "by_chance": core_by_chance(own.shape[1], int(own[0].sum()), len(columns), needed),
+                "examples": [{"place": place} for place in _first(places, together)],
+            }
+        )
         for number, (label, column) in enumerate(zip(called, columns, strict=True)):
             alone = unique_places(own, number)
             found = _first(alone, scores[column])

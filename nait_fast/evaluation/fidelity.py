@@ -55,11 +55,19 @@ def _of_nait(case: Case, position: int) -> dict[str, Any] | str:
         return bits
     by, column = bits
     if stored:
-        return {"by": by, "against": "exact scores in the index", "rows": len(column),
-                **compared(column, exact_column(index, signature.name))}  # fmt: skip
+        return {
+            "by": by,
+            "against": "exact scores in the index",
+            "rows": len(column),
+            **compared(column, exact_column(index, signature.name)),
+        }
     assert known is not None
-    return {"by": by, "against": "exact scores by the model", "rows": len(known.places),
-            **compared(column[known.places], known.scores)}  # fmt: skip
+    return {
+        "by": by,
+        "against": "exact scores by the model",
+        "rows": len(known.places),
+        **compared(column[known.places], known.scores),
+    }
 
 
 def _approximate(case: Case, position: int) -> tuple[str, np.ndarray] | str:

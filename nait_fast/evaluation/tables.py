@@ -43,8 +43,10 @@ def _section(title: str, body: str) -> str:
 
 def _head(evaluation: dict[str, Any]) -> str:
     header = ("signature", "method", "reading", "samples", "ranks the index")
-    rows = ((s["label"], s["method"], s["reading"], s["samples"], "yes" if s["scored"] else "no")
-            for s in evaluation["signatures"])  # fmt: skip
+    rows = (
+        (s["label"], s["method"], s["reading"], s["samples"], "yes" if s["scored"] else "no")
+        for s in evaluation["signatures"]
+    )
     told = f"{evaluation['rows']:,} rows of {evaluation['index']}; a selection is {evaluation['selected']:,} of them"
     return f"# Evaluation\n\n{told} ({evaluation['fraction']:.1%}).\n\n{table(header, rows)}"
 
@@ -67,25 +69,51 @@ def _retrieval(entries: list[dict[str, Any]]) -> str:
         "AUC",
         "by chance",
     )
-    rows = ([e["signature"], ", ".join(e["label"]), e["relevant"], e["rows"], e["r_precision"],
-             *(e["p_at"].get(depth) for depth in depths), e["auc"], e["chance"]] for e in entries)  # fmt: skip
+    rows = (
+        [
+            e["signature"],
+            ", ".join(e["label"]),
+            e["relevant"],
+            e["rows"],
+            e["r_precision"],
+            *(e["p_at"].get(depth) for depth in depths),
+            e["auc"],
+            e["chance"],
+        ]
+        for e in entries
+    )
     return table(header, rows)
 
 
 def _stability(entries: list[dict[str, Any]]) -> str:
     sizes = sorted({told["size"] for entry in entries for told in entry["bootstrap"]})
-    header = ("signature", "samples", "halves: Spearman", "halves: top 10%",
-              *(f"{size} samples: Spearman (low, high)" for size in sizes), "halves: cosine of directions",
-              "layers whose sign flips", "layers of uncertain sign")  # fmt: skip
+    header = (
+        "signature",
+        "samples",
+        "halves: Spearman",
+        "halves: top 10%",
+        *(f"{size} samples: Spearman (low, high)" for size in sizes),
+        "halves: cosine of directions",
+        "layers whose sign flips",
+        "layers of uncertain sign",
+    )
     rows = []
     for entry in entries:
         by_size = {told["size"]: told for told in entry["bootstrap"]}
         directions = entry.get("directions", {})
         cosines, flips = directions.get("cosine", []), directions.get("sign_flips", [])
-        rows.append([entry["signature"], entry.get("samples"), entry["halves"]["spearman"], entry["halves"]["top10"],
-                     *(_with_range(by_size.get(size)) for size in sizes),
-                     sum(cosines) / len(cosines) if cosines else None,
-                     sum(flip > 0 for flip in flips) if flips else None, entry["uncertain_layers"]])  # fmt: skip
+        rows.append(
+            [
+                entry["signature"],
+                entry.get("samples"),
+                entry["halves"]["spearman"],
+                entry["halves"]["top10"],
+                *(_with_range(by_size.get(size)) for size in sizes),
+                sum(cosines) / len(cosines) if cosines else None,
+                sum(flip > 0 for flip in flips) if flips else None,
+                entry["uncertain_layers"],
+            ]
+        )
     return table(header, rows)
 
 
@@ -101,8 +129,15 @@ def _confounds(entries: list[dict[str, Any]]) -> str:
     for entry in entries:
         shares = entry["layer_share"] or []
         largest = sorted(zip(shares, entry["layers"], strict=False), key=lambda pair: -abs(pair[0]))[:3]
-        rows.append([entry["signature"], entry["rows"], entry["spearman_with_length"], shares[-1] if shares else None,
-                     ", ".join(f"{share:.2f} ({layer})" for share, layer in largest)])  # fmt: skip
+        rows.append(
+            [
+                entry["signature"],
+                entry["rows"],
+                entry["spearman_with_length"],
+                shares[-1] if shares else None,
+                ", ".join(f"{share:.2f} ({layer})" for share, layer in largest),
+            ]
+        )
     return table(header, rows)
 
 
@@ -142,9 +177,11 @@ def _transfer(transfer: dict[str, Any], signatures: list[dict[str, Any]]) -> lis
 def _core(evaluation: dict[str, Any]) -> str:
     parts = []
     for core in evaluation["cores"]:
-        parts.append(f"{core['count']:,} rows are selected by at least {core['at_least']} of "
-                     f"{len(core['signatures'])} signatures ({core['kind']}); by chance it would "
-                     f"be {core['by_chance']:.1f}.\n\n{_examples(core['examples'])}")  # fmt: skip
+        parts.append(
+            f"{core['count']:,} rows are selected by at least {core['at_least']} of "
+            f"{len(core['signatures'])} signatures ({core['kind']}); by chance it would "
+            f"be {core['by_chance']:.1f}.\n\n{_examples(core['examples'])}"
+        )
     return "\n\n".join(part.strip() for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""Calibration: thresholds and bit frequencies from a sample of the pool (DESIGN: τ = the mean over 512 samples)."""
+"""Calibration: thresholds and bit frequencies from a sample of the pool."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -89,9 +89,14 @@ class RotatedCoder:
         held = self._rotation.tensors()
         self._permutations, self._signs, self._factor_scale, self._outliers, self._outlier_scale = (
             torch.from_numpy(held[name].astype(dtype)).to(device)
-            for name, dtype in (("permutations", "i4"), ("signs", "f4"), ("factor_scale", "f4"), ("outliers", "i8"),
-                                ("outlier_scale", "f4"))
-        )  # fmt: skip
+            for name, dtype in (
+                ("permutations", "i4"),
+                ("signs", "f4"),
+                ("factor_scale", "f4"),
+                ("outliers", "i8"),
+                ("outlier_scale", "f4"),
+            )
+        )
 
     def threshold_of(self, position: int) -> torch.Tensor | None:
         return None
@@ -135,9 +140,13 @@ def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, ou
 
     def rotation(factor_scale: list[float]) -> Rotation:
         return Rotation(
-            np.concatenate(orders, axis=1).astype(np.int32), signs.astype(np.int8),
-            np.array(factor_scale, np.float32), chosen.astype(np.int32), scale, leading,
-        )  # fmt: skip
+            np.concatenate(orders, axis=1).astype(np.int32),
+            signs.astype(np.int8),
+            np.array(factor_scale, np.float32),
+            chosen.astype(np.int32),
+            scale,
+            leading,
+        )
 
     # Factors are kept as multiples of their mean in the sample: fp16 then holds what those of any layer may be.
     whole = Codebook(centre, {"reading": "", "widths": list(layout.widths)}, centre, rotation=rotation([1.0]))

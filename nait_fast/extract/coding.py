@@ -87,8 +87,10 @@ class Coding:
         wide, narrow = split_bytes(BYTES if asked is None else asked)
         most = sum(min(width, self._options.calibration_size - 1) for width in self.session.model.widths)
         if wide + narrow > most and asked is not None:
-            raise NaitError(f"--bytes-per-sample {asked}: would be {wide + narrow} components, but {most} is all that "
-                            "these layers and --calibration-size give")  # fmt: skip
+            raise NaitError(
+                f"--bytes-per-sample {asked}: would be {wide + narrow} components, but {most} is all that "
+                "these layers and --calibration-size give"
+            )
         # Of a byte come 7 / 4 components: a small model's default is all that there is.
         return (wide, narrow) if wide + narrow <= most else split_bytes(max(1, most * 4 // 7))
 
@@ -111,8 +113,14 @@ class Coding:
         if self._embeds:
             assert codebook is not None and codebook.hidden_mean is not None
             hidden_mean = torch.from_numpy(codebook.hidden_mean)
-        return Encode(n, self.session.layout, self._coder(codebook), directions=directions,
-                      hidden_mean=hidden_mean, device=self.session.model.device)  # fmt: skip
+        return Encode(
+            n,
+            self.session.layout,
+            self._coder(codebook),
+            directions=directions,
+            hidden_mean=hidden_mean,
+            device=self.session.model.device,
+        )
 
     def _coder(self, codebook: Codebook | None) -> Coder:
         layout, device = self.session.layout, self.session.model.device

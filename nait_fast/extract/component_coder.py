@@ -35,8 +35,9 @@ class ComponentCoder:
         self.layout = code_layout("components", ())
         wide, narrow = components.numbers
         self.columns: dict[str, tuple[str, tuple[int, ...]]] = {
-            "components": ("i1", (wide,)), "nibbles": ("u1", (narrow // 2,)),
-        }  # fmt: skip
+            "components": ("i1", (wide,)),
+            "nibbles": ("u1", (narrow // 2,)),
+        }
         self._centre = torch.from_numpy(codebook.threshold).to(device)
         self._scale = torch.from_numpy(components.component_scale).to(device)
         groups = np.repeat(np.arange(len(components.component_layers)), components.component_layers).tolist()
@@ -116,8 +117,13 @@ def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray
             f"--bytes-per-sample: {wide + narrow} components were asked for, the calibration sample has {len(order)}; "
             "ask for fewer bytes or raise --calibration-size"
         )
-    counts = np.stack([np.bincount(order[:wide], minlength=len(variances)),
-                       np.bincount(order[wide : wide + narrow], minlength=len(variances))], axis=1)  # fmt: skip
+    counts = np.stack(
+        [
+            np.bincount(order[:wide], minlength=len(variances)),
+            np.bincount(order[wide : wide + narrow], minlength=len(variances)),
+        ],
+        axis=1,
+    )
     sizes = np.array([len(v) for v in variances])
     odd = np.flatnonzero(counts[:, 1] % 2)  # an even number of groups, as their sum is even
     for giver, taker in zip(odd[::2], odd[1::2], strict=True):

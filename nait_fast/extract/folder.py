@@ -75,16 +75,20 @@ class IndexFolder:
                 raise NaitError(f"{flag}: {self.path} holds no index; leave the flag out to make one")
             for name in (CODEBOOK, CALIBRATION, WORK, shard_name(0)):
                 if (self.path / name).exists():
-                    raise NaitError(f"{self.path / name}: left behind by an index whose {RUN} is gone, of whatever "
-                                    "pool: it is not built upon; delete it or choose another folder")  # fmt: skip
+                    raise NaitError(
+                        f"{self.path / name}: left behind by an index whose {RUN} is gone, of whatever "
+                        "pool: it is not built upon; delete it or choose another folder"
+                    )
             return {}
         run = read_run(self.path)
         datasets = run.get("datasets")
         if not isinstance(run.get("identity"), dict) or not isinstance(datasets, list) or not datasets:
             raise NaitError(f"{path}: not what nait_fast writes there; choose another folder or delete this one")
         if run.get("format_version") != FORMAT_VERSION and (flag or not (self.path / MANIFEST).exists()):
-            raise NaitError(f"{flag and flag + ': '}{self.path}: begun by an older nait_fast, whose shards have no "
-                            "checksums; index the pool again into another folder")  # fmt: skip
+            raise NaitError(
+                f"{flag and flag + ': '}{self.path}: begun by an older nait_fast, whose shards have no "
+                "checksums; index the pool again into another folder"
+            )
         return run
 
     def _enter(

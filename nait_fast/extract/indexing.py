@@ -40,8 +40,13 @@ Directions = Mapping[str, tuple[str, np.ndarray, str]]  # name -> (reading, dire
 
 def open_pool(options: IndexOptions, folder: Path) -> Pool:
     """The pool of `options`, planned; a plan that an earlier run left in `folder` is used if the files are the same."""
-    pool = Pool(options.dataset, format=options.format, skip_bad_rows=options.skip_bad_rows,
-                unit_rows=options.shard_rows, rules=make_rules(options.role, options.ignore))  # fmt: skip
+    pool = Pool(
+        options.dataset,
+        format=options.format,
+        skip_bad_rows=options.skip_bad_rows,
+        unit_rows=options.shard_rows,
+        rules=make_rules(options.role, options.ignore),
+    )
     with Lock(folder / LOCK):  # several workers: one goes through the pool, the others use its plan
         known = _known_plan(pool, folder)
         plan = pool.plan(known)
@@ -113,12 +118,20 @@ class IndexBuild:
             if self._given
             else [options.calibration_size, options.seed, *sorted(self.calibrate_on)],
         }
-        dataset = {"path": str(Path(pool.path).resolve()) if Path(pool.path).exists() else pool.path,
-                   "kind": plan.kind, "format": self.format, "rows": plan.rows, "sha256": plan.sha256,
-                   **pool.rules.described()}  # fmt: skip
+        dataset = {
+            "path": str(Path(pool.path).resolve()) if Path(pool.path).exists() else pool.path,
+            "kind": plan.kind,
+            "format": self.format,
+            "rows": plan.rows,
+            "sha256": plan.sha256,
+            **pool.rules.described(),
+        }
         self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair)
-        say(f"{pool.path}: {plan.kind}, format {self.format}, {plan.rows:,} rows; "
-            f"template {session.encoder.template.kind}", session.quiet)  # fmt: skip
+        say(
+            f"{pool.path}: {plan.kind}, format {self.format}, {plan.rows:,} rows; "
+            f"template {session.encoder.template.kind}",
+            session.quiet,
+        )
         self.prefix = shared_prefix(first_samples(pool, self.format, session.encoder))
         self._collected: Collect | None = None
         self._sample: list[Encoded] = []
@@ -138,8 +151,9 @@ class IndexBuild:
             return load_codebook(path, vouched=True)
         if self.folder.added or self.folder.complete:
             raise NaitError(f"{path}: its {CODEBOOK} or {CALIBRATION} is missing; rebuild the index")
-        self._sample = sample_of(self.pool, self.format, self.session.encoder,
-                                 self.options.calibration_size, self.options.seed)  # fmt: skip
+        self._sample = sample_of(
+            self.pool, self.format, self.session.encoder, self.options.calibration_size, self.options.seed
+        )
         readings = sorted(self.calibrate_on)
         self._collected = Collect(len(self._sample), self.session.layout, readings)
         progress = Progress(len(self._sample), "calibrate", self.session.quiet)
@@ -246,8 +260,9 @@ class IndexBuild:
         limit = self.session.encoder.max_length
         listed += [
             {"row": e.row, "where": window.where(e.row), "reason": f"{e.length} tokens, cut to {limit}", "kept": True}
-            for e in kept if e.truncated
-        ]  # fmt: skip
+            for e in kept
+            if e.truncated
+        ]
         first = self.folder.first_row
         self.folder.writer.write_shard(
             self.folder.first_unit + window.unit.number,

@@ -101,8 +101,14 @@ class Session:
         budget = self._fitting or self.batch_tokens
         layers = [spec.layer for spec in self.model.specs]
         hidden_at = None if self.embed_layer is None else layers.index(self.embed_layer)
-        engine = Engine(self.model, readings, first_token=self.first_token, batch_tokens=budget, quiet=self.quiet,
-                        hidden_at=hidden_at)  # fmt: skip
+        engine = Engine(
+            self.model,
+            readings,
+            first_token=self.first_token,
+            batch_tokens=budget,
+            quiet=self.quiet,
+            hidden_at=hidden_at,
+        )
         engine.run(encoded, sink, prefix=prefix, on_batch=on_batch)
         self._fitting = engine.batch_tokens
         self.run_tokens += engine.run_tokens

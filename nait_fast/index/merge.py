@@ -19,10 +19,27 @@ from nait_fast.storage.lock import Lock
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, RUN, plan_name
 
 # What the manifest says of a code, and so must be the same in all: a row's bits then mean the same.
-_SAME = ("dtype", "model", "layers", "widths", "codec", "reading", "first_token", "top_k", "template",
-         "template_kind", "template_date",
-         "max_length", "row_bytes", "outliers", "components", "embedding", "embed_layer", "codebook",
-         "exact")  # fmt: skip
+_SAME = (
+    "dtype",
+    "model",
+    "layers",
+    "widths",
+    "codec",
+    "reading",
+    "first_token",
+    "top_k",
+    "template",
+    "template_kind",
+    "template_date",
+    "max_length",
+    "row_bytes",
+    "outliers",
+    "components",
+    "embedding",
+    "embed_layer",
+    "codebook",
+    "exact",
+)
 _DUPLICATE = "its id is that of row "  # found anew: the other row may now be one of another index
 
 
@@ -120,10 +137,20 @@ def _copy_shard(
     exact = {name: np.array(scores) for name, scores in shard.exact.items()}
     # The manifest has them of all its shards; here the first one stands for all.
     unread, unshown = [{} if entry.number else index.manifest.get(key, {}) for key in ("unread", "unshown")]
-    writer.write_shard(number, (first_row + entry.first_row, entry.pool_rows), np.array(shard.row) + first_row,
-                       np.array(shard.n_tokens), np.array(shard.codes), exact, shard.ids(), listed,
-                       {name: np.array(column) for name, column in shard.columns.items()}, unread, unshown,
-                       None if shard.contents is None else np.array(shard.contents))  # fmt: skip
+    writer.write_shard(
+        number,
+        (first_row + entry.first_row, entry.pool_rows),
+        np.array(shard.row) + first_row,
+        np.array(shard.n_tokens),
+        np.array(shard.codes),
+        exact,
+        shard.ids(),
+        listed,
+        {name: np.array(column) for name, column in shard.columns.items()},
+        unread,
+        unshown,
+        None if shard.contents is None else np.array(shard.contents),
+    )
 
 
 def _run_of(indexes: Sequence[Index], datasets: list[dict[str, Any]]) -> dict[str, Any]:
@@ -132,9 +159,7 @@ def _run_of(indexes: Sequence[Index], datasets: list[dict[str, Any]]) -> dict[st
         files[name] = sha256_file(indexes[0].folder / name)
         if not files[name].startswith(digest):
             raise _other(indexes[0].folder / name)
-    return {
-        **first, "datasets": datasets, "exact": indexes[0].exact, "files": files, "format_version": FORMAT_VERSION,
-    }  # fmt: skip
+    return {**first, "datasets": datasets, "exact": indexes[0].exact, "files": files, "format_version": FORMAT_VERSION}
 
 
 def _beside(index: Index) -> dict[str, str]:

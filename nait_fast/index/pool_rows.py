@@ -41,8 +41,10 @@ class PoolRows:
                 yield line
             first = end
         if mended:
-            warn(f"{', '.join(self.paths)}: {mended:,} chosen rows hold NaN or infinite numbers, which are no JSON; "
-                 "they are written as null")  # fmt: skip
+            warn(
+                f"{', '.join(self.paths)}: {mended:,} chosen rows hold NaN or infinite numbers, which are no JSON; "
+                "they are written as null"
+            )
 
 
 def rows_of(pool: Pool) -> PoolRows:
@@ -64,8 +66,9 @@ def open_rows(index: Index, moved: Sequence[str] = ()) -> PoolRows:
         )
     readers = []
     for number, told in enumerate(datasets):
-        pool = Pool(moved[number] if moved else told["path"], format=told["format"], skip_bad_rows=True,
-                    rules=rules_of(told))  # fmt: skip
+        pool = Pool(
+            moved[number] if moved else told["path"], format=told["format"], skip_bad_rows=True, rules=rules_of(told)
+        )
         try:
             plan = pool.plan(_kept_plan(index, number, pool))
         except NaitError as error:

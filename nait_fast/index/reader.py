@@ -134,8 +134,10 @@ class Index:
         self.manifest: dict[str, Any] = read_sealed(path)
         self.version: int = version
         if self.version < FORMAT_VERSION:
-            warn(f"{folder}: an index of format {self.version}, whose shards have no checksums: changed bytes in them "
-                 "go unseen until nait-fast verify; index the pool again, or merge it into a new one")  # fmt: skip
+            warn(
+                f"{folder}: an index of format {self.version}, whose shards have no checksums: changed bytes in them "
+                "go unseen until nait-fast verify; index the pool again, or merge it into a new one"
+            )
         try:
             self._take(self.manifest)
         except (KeyError, TypeError, ValueError) as error:
@@ -269,8 +271,10 @@ class Index:
             other = values.short(meta.get("number"))
             raise NaitError(f"{path}: is another shard (number {other}); rebuild it with index --repair")
         if checksum != entry.checksum and self.version > 2:
-            raise NaitError(f"{path}: is not the shard that the manifest tells of (checksum differs); rebuild it with "
-                            "index --repair")  # fmt: skip
+            raise NaitError(
+                f"{path}: is not the shard that the manifest tells of (checksum differs); rebuild it with "
+                "index --repair"
+            )
         expected: dict[str, tuple[str, tuple[int, ...]]] = {
             "codes": ("u1", (rows, self.code_layout.row_bytes)),
             "row": ("<i8", (rows,)),

@@ -9,9 +9,13 @@ from nait_fast.index.format import CodeLayout, code_layout
 from nait_fast.kernels.rotate import ROUNDS
 
 _DTYPES = {
-    "permutations": "<i4", "signs": "i1", "factor_scale": "<f4", "outliers": "<i4", "outlier_scale": "<f4",
+    "permutations": "<i4",
+    "signs": "i1",
+    "factor_scale": "<f4",
+    "outliers": "<i4",
+    "outlier_scale": "<f4",
     "leading": "<f2",
-}  # fmt: skip
+}
 
 SLACK = 0.02  # fp16 leaves unit components 1e-3 from that
 LEADING = 8  # principal components of a layer whose estimates get a weight of their own
@@ -54,9 +58,14 @@ def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotati
         raise ValueError("'leading' is missing: an older nait_fast made it; index the pool again")
     outliers = tensors["outliers"]
     m = len(outliers) if outliers.ndim == 1 else -1
-    shapes = {"permutations": (ROUNDS, padded.n_neurons), "signs": (ROUNDS, padded.n_neurons),
-              "factor_scale": (len(layout.widths),), "outliers": (m,), "outlier_scale": (m,),
-              "leading": (LEADING, layout.n_neurons)}  # fmt: skip
+    shapes = {
+        "permutations": (ROUNDS, padded.n_neurons),
+        "signs": (ROUNDS, padded.n_neurons),
+        "factor_scale": (len(layout.widths),),
+        "outliers": (m,),
+        "outlier_scale": (m,),
+        "leading": (LEADING, layout.n_neurons),
+    }
     for name, dtype in _DTYPES.items():
         if tensors[name].dtype != np.dtype(dtype) or tensors[name].shape != shapes[name]:
             raise ValueError(f"{name!r} does not fit the layers")

@@ -34,8 +34,10 @@ def check_kept(index: Index, rows: np.ndarray) -> None:
     for line in Listed(index).lines():
         at = int(np.searchsorted(rows, line["row"]))
         if "kept" not in line and at < len(rows) and rows[at] == line["row"]:
-            raise NaitError(f"{index.folder / SKIPPED}: row {line['row']} was left out ({line['reason'][:80]}), but "
-                            "the shards hold it; rebuild the index")  # fmt: skip
+            raise NaitError(
+                f"{index.folder / SKIPPED}: row {line['row']} was left out ({line['reason'][:80]}), but "
+                "the shards hold it; rebuild the index"
+            )
 
 
 def lines_before(path: Path, row: int, known: str) -> Iterator[bytes]:

@@ -180,8 +180,11 @@ class Stream:
     def _read(self, places: Sequence[_Place], buffer: np.ndarray) -> Part:
         n = sum(place.stop - place.start for place in places)
         codes = buffer[: n * self._width].reshape(n, self._width)
-        columns: dict[str, np.ndarray] = {"row": np.empty(n, np.int64), "n_tokens": np.empty(n, np.int32),
-                   **{f"exact.{name}": np.empty(n) for name in self._exact}}  # fmt: skip
+        columns: dict[str, np.ndarray] = {
+            "row": np.empty(n, np.int64),
+            "n_tokens": np.empty(n, np.int32),
+            **{f"exact.{name}": np.empty(n) for name in self._exact},
+        }
         if self._width:
             columns["codes"] = codes
         columns |= {name: np.empty((n, *shape), dtype) for name, (dtype, shape) in self._columns.items()}

@@ -95,11 +95,20 @@ class IndexWriter:
         write_atomic(self.folder / shard_name(number), data)
         left_out = Counter(entry["reason"] for entry in listed if not entry.get("kept"))
         note = {
-            "file": shard_name(number), "first_row": pool_rows[0], "pool_rows": pool_rows[1], "rows": len(rows),
-            "bytes": len(data), "sha256": sha256(data), "xxh3": checksum_of(data), "tokens": int(n_tokens.sum()),
-            "truncated": sum(bool(entry.get("kept")) for entry in listed), "reasons": dict(left_out), "listed": listed,
-            "unread": dict(unread), "unshown": dict(unshown),
-        }  # fmt: skip
+            "file": shard_name(number),
+            "first_row": pool_rows[0],
+            "pool_rows": pool_rows[1],
+            "rows": len(rows),
+            "bytes": len(data),
+            "sha256": sha256(data),
+            "xxh3": checksum_of(data),
+            "tokens": int(n_tokens.sum()),
+            "truncated": sum(bool(entry.get("kept")) for entry in listed),
+            "reasons": dict(left_out),
+            "listed": listed,
+            "unread": dict(unread),
+            "unshown": dict(unshown),
+        }
         write_sealed(self._note(number), note)
 
     def check(self, numbers: Iterable[int], every_byte: bool) -> list[int]:
@@ -147,11 +156,16 @@ class IndexWriter:
             told["sha256"] = digest
         calibration = self.folder / CALIBRATION
         manifest = {
-            "kind": "nait_fast index", "format_version": FORMAT_VERSION, **head, **totals, "duplicate_ids": duplicates,
-            "skipped": told, **{key: capped(counts) for key, counts in unread.items()},
+            "kind": "nait_fast index",
+            "format_version": FORMAT_VERSION,
+            **head,
+            **totals,
+            "duplicate_ids": duplicates,
+            "skipped": told,
+            **{key: capped(counts) for key, counts in unread.items()},
             "calibration": sha256_file(calibration) if calibration.exists() else None,
             "shards": shards,
-        }  # fmt: skip
+        }
         return write_sealed(self.folder / MANIFEST, manifest)
 
     def replace(self, index: Index, numbers: Iterable[int]) -> dict[str, Any]:

@@ -38,9 +38,12 @@ class BatchScorer:
         files = [signatures] if isinstance(signatures, (str, os.PathLike)) else list(signatures)
         named = [columns] if isinstance(columns, str) else columns and list(columns)
         self._given: dict[str, Any] = {
-            "model": os.fspath(model), "signatures": [os.fspath(file) for file in files],
-            "columns": named, "bad_rows": bad_rows, **options,
-        }  # fmt: skip
+            "model": os.fspath(model),
+            "signatures": [os.fspath(file) for file in files],
+            "columns": named,
+            "bad_rows": bad_rows,
+            **options,
+        }
         self._start()
 
     def _start(self) -> None:

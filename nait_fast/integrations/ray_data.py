@@ -56,9 +56,14 @@ def score(
     first = BatchScorer(model, signatures, **options)._given  # checked here, not on a node
     given = {key: value for key, value in first.items() if key not in ("model", "signatures")}
     return dataset.map_batches(
-        _ScoreActor, fn_constructor_args=(first["model"], first["signatures"]), fn_constructor_kwargs=given,
-        concurrency=concurrency, num_gpus=num_gpus, num_cpus=num_cpus, batch_size=batch_size,
-    )  # fmt: skip
+        _ScoreActor,
+        fn_constructor_args=(first["model"], first["signatures"]),
+        fn_constructor_kwargs=given,
+        concurrency=concurrency,
+        num_gpus=num_gpus,
+        num_cpus=num_cpus,
+        batch_size=batch_size,
+    )
 
 
 def top_k(dataset: "Dataset", target: str, k: int) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def contrast_signature(
     top_m: int | None = None,
     target: dict[str, Any] | None = None,
 ) -> Signature:
-    """w = p_target − p_pool (or the difference of log-odds), quantised (DESIGN: method contrast).
+    """w = p_target − p_pool (or the difference of log-odds), quantised.
 
     ``bits`` bool [n, N]: the target samples' codes under ``codebook``.
     """
@@ -49,10 +49,15 @@ def contrast_signature(
     packed, plane_weights, scale = top_m_planes(w, top_m, layout) if top_m else signed_planes(w, planes, layout)
     kept = identity.kept(codebook.meta, ("reading",))
     meta = {
-        "method": "contrast", **kept, "codebook": codebook.hash, "samples": n, "scale": scale, "weights": weights,
+        "method": "contrast",
+        **kept,
+        "codebook": codebook.hash,
+        "samples": n,
+        "scale": scale,
+        "weights": weights,
         "target": target or {},
         "quantisation": f"top_m={top_m}" if top_m else f"planes={planes}",
-    }  # fmt: skip
+    }
     tensors = {"weights": w, "threshold": codebook.threshold, "planes": packed, "plane_weights": plane_weights}
     return Signature(name, meta, tensors)
 
@@ -61,7 +66,7 @@ def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature:
     """A nait signature as weights of neuron bits of its reading: v · σ in ``PROXY_PLANES`` planes.
 
     The best guess at A_l · v_l that a bit [A > τ] allows, up to a constant: a neuron above its mean lies about σ above
-    it (DESIGN: neuron bits, weights v·σ).
+    it.
     """
     assert codebook.scale is not None
     weights = (signature.tensors["direction"] * codebook.scale).astype(np.float32)
@@ -112,8 +117,15 @@ class Contrast(BitMethod):
         self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any
     ) -> Signature:
         assert codebook is not None
-        return contrast_signature(name, material, codebook, weights=options.weights, planes=options.planes,
-                                  top_m=options.top_m, target=meta["target"])  # fmt: skip
+        return contrast_signature(
+            name,
+            material,
+            codebook,
+            weights=options.weights,
+            planes=options.planes,
+            top_m=options.top_m,
+            target=meta["target"],
+        )
 
     def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
         assert codebook is not None

@@ -27,8 +27,14 @@ def embed_signature(
     assert codebook.hidden_mean is not None
     centroid = (hidden.mean(axis=0, dtype=np.float64) - codebook.hidden_mean).astype(np.float32)
     kept = identity.kept(codebook.meta, ("embed_layer",))
-    meta = {"method": "embed", "reading": "hidden", **kept, "codebook": codebook.hash, "samples": len(hidden),
-            "target": target or {}}  # fmt: skip
+    meta = {
+        "method": "embed",
+        "reading": "hidden",
+        **kept,
+        "codebook": codebook.hash,
+        "samples": len(hidden),
+        "target": target or {},
+    }
     return Signature(name, meta, {"centroid": centroid, "hidden_mean": codebook.hidden_mean})
 
 

@@ -65,8 +65,16 @@ def nait_signature(
         error = projection.std(ddof=1) / np.sqrt(len(layer))
         explained.append(round(share, 6))
         margin.append(round(float(abs(projection.mean()) / error), 4) if error > 0 else 0.0)
-    info = {"method": "nait", **meta, "reading": reading, "sign": sign, "samples": len(drifts), "codebook": None,
-            "explained": explained, "sign_margin": margin}  # fmt: skip
+    info = {
+        "method": "nait",
+        **meta,
+        "reading": reading,
+        "sign": sign,
+        "samples": len(drifts),
+        "codebook": None,
+        "explained": explained,
+        "sign_margin": margin,
+    }
     return Signature(name, info, {"direction": direction})
 
 
@@ -102,8 +110,9 @@ class Nait(Method):
             raise NaitError(
                 "--sign contrast: needs a --codebook that holds the pool's mean drift; build it with select"
             )
-        return nait_signature(name, material, dict(meta), reading=meta["reading"], sign=options.sign,
-                              pool_drift=pool_drift)  # fmt: skip
+        return nait_signature(
+            name, material, dict(meta), reading=meta["reading"], sign=options.sign, pool_drift=pool_drift
+        )
 
     def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
         meta = signature.meta

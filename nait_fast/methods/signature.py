@@ -109,8 +109,12 @@ def _check_tensors(tensors: dict[str, np.ndarray], expected: Mapping[str, str], 
         raise ValueError(f"tensors {values.short(sorted(tensors))} instead of {', '.join(sorted(expected))}")
     planes = len(tensors["planes"]) if "planes" in tensors and tensors["planes"].ndim else 0
     hidden = tensors["centroid"].shape[:1] if "centroid" in tensors else ()
-    shapes = {"planes": (planes, layout.row_bytes), "plane_weights": (planes,), "centroid": hidden,
-              "hidden_mean": hidden}  # fmt: skip
+    shapes = {
+        "planes": (planes, layout.row_bytes),
+        "plane_weights": (planes,),
+        "centroid": hidden,
+        "hidden_mean": hidden,
+    }
     for key, dtype in expected.items():
         array = tensors[key]
         if array.dtype != np.dtype(dtype) or array.shape != shapes.get(key, (layout.n_neurons,)):

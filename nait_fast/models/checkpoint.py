@@ -23,9 +23,13 @@ from nait_fast.notices import warn
 
 # What wrappers put into the names of weights: torch.compile, DataParallel, FSDP, checkpointing, Lightning, PEFT.
 WRAPPERS = (
-    "_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.",
+    "_orig_mod.",
+    "module.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+    "_forward_module.",
     "base_model.model.",
-)  # fmt: skip
+)
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:" + "|".join(re.escape(w) for w in WRAPPERS) + ")")
 # Names that checkpoints hold though no forward needs them: masks and angles made anew, scales of a quantised cache.
 _NEEDLESS = re.compile(

@@ -22,8 +22,14 @@ class Family:
 
 
 FAMILIES = (
-    Family("gated", "up_proj", "down_proj", "act_fn", gate="gate_proj",
-           examples="Llama, Mistral, Ministral, Qwen2, Qwen3, Gemma 1-3, SmolLM3, OLMo 1-3, Granite, Cohere, StableLM"),
+    Family(
+        "gated",
+        "up_proj",
+        "down_proj",
+        "act_fn",
+        gate="gate_proj",
+        examples="Llama, Mistral, Ministral, Qwen2, Qwen3, Gemma 1-3, SmolLM3, OLMo 1-3, Granite, Cohere, StableLM",
+    ),
     Family("fused", "gate_up_proj", "down_proj", "activation_fn", examples="Phi3, Phi4, GLM, GLM4"),
     Family("plain", "up_proj", "down_proj", "act_fn", examples="Nemotron, Arcee"),
     Family("plain", "dense_h_to_4h", "dense_4h_to_h", "act", examples="GPT-NeoX, Pythia"),
@@ -31,7 +37,7 @@ FAMILIES = (
     Family("plain", "c_fc", "c_proj", "act", examples="StarCoder2"),
     Family("plain", "fc1", "fc2", "activation_fn", examples="Phi 1, 1.5, 2"),
     Family("plain", "fc_in", "fc_out", "act", tail=("dropout",), examples="GPT-J, CodeGen"),
-)  # fmt: skip
+)
 
 # transformers' name of an activation function (config.hidden_act and its like) -> the capture op's name
 ACTIVATION_NAMES = {

@@ -96,10 +96,14 @@ def _norm_form(module: Any, like: torch.Tensor) -> tuple[str, bool] | None:
         if torch.equal(own(*half), norm_reference.rms_norm(*half, eps, form)):
             orders = (True, False)
             return next(
-                ((form, halves) for halves in orders
-                 if _same(own(x, weight), kernels.rms_norm(x, weight, eps, form, halves))
-                 and _same(own(*half), kernels.rms_norm(*half, eps, form, halves))), None,
-            )  # fmt: skip
+                (
+                    (form, halves)
+                    for halves in orders
+                    if _same(own(x, weight), kernels.rms_norm(x, weight, eps, form, halves))
+                    and _same(own(*half), kernels.rms_norm(*half, eps, form, halves))
+                ),
+                None,
+            )
     return None
 
 
@@ -144,7 +148,12 @@ def _with_rotary(module: Any, like: torch.Tensor) -> Forward | None:
             return own(q, k, cos, sin, *others, **named)
         return kernels.apply_rotary(q, cos, sin), kernels.apply_rotary(k, cos, sin)
 
-    out = FunctionType(forward.__code__, {**forward.__globals__, ROTARY: fused}, forward.__name__, forward.__defaults__,
-                       forward.__closure__)  # fmt: skip
+    out = FunctionType(
+        forward.__code__,
+        {**forward.__globals__, ROTARY: fused},
+        forward.__name__,
+        forward.__defaults__,
+        forward.__closure__,
+    )
     out.__kwdefaults__ = forward.__kwdefaults__
     return out

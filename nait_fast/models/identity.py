@@ -68,11 +68,7 @@ def decisive(body: Any, specs: Sequence[MlpSpec], entry: Entry | None = None) ->
         if entry is not None:
             entry.put(sample, weights)
     plain = all(tensor.dtype in _FLOATS for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
-    return {
-        "weights": weights,
-        "config": config_values(body.config, quantised=not plain),
-        "rotary": _own_rotary(body),
-    }
+    return {"weights": weights, "config": config_values(body.config, quantised=not plain), "rotary": _own_rotary(body)}
 
 
 def _json(value: Any) -> bytes:

@@ -74,9 +74,13 @@ class Pack:
                 place = torch.arange(int(key[-1])) - key[sequence]
                 gather = torch.where(place < n_prefix, place, query[sequence] + place)
             self._bounds = Bounds(
-                n_prefix, to_device(query.int(), device), to_device(key.int(), device), longest, longest + n_prefix,
+                n_prefix,
+                to_device(query.int(), device),
+                to_device(key.int(), device),
+                longest,
+                longest + n_prefix,
                 to_device(gather, device),
-            )  # fmt: skip
+            )
         return self._bounds
 
 

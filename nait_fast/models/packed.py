@@ -110,10 +110,7 @@ def _error(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 
 
 def _separate(
-    model: Any,
-    sequences: list[torch.Tensor],
-    attention: str | None,
-    after: Callable[[int], None] = lambda tokens: None,
+    model: Any, sequences: list[torch.Tensor], attention: str | None, after: Callable[[int], None] = lambda tokens: None
 ) -> list[torch.Tensor]:
     """Hidden states of a forward for each sequence, with ``attention`` or the model's own."""
     with packed_attention_on(model, attention) if attention else nullcontext():

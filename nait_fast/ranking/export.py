@@ -65,9 +65,14 @@ def write_scores(path: Path, index: Index, table: Table, selection: Selection, r
     from pyarrow import parquet
 
     group = max(4096, GROUP_CELLS // (len(table.names) + 4))
-    columns = [("row", pa.int64()), ("id", pa.string()), ("n_tokens", pa.int32()),
-               *((f"score.{name}", pa.float64()) for name in table.names),
-               ("rank", pa.int64()), ("selected", pa.bool_())]  # fmt: skip
+    columns = [
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("n_tokens", pa.int32()),
+        *((f"score.{name}", pa.float64()) for name in table.names),
+        ("rank", pa.int64()),
+        ("selected", pa.bool_()),
+    ]
     names, waiting = _Ids(index, group), []
     # A dictionary of numbers that hardly repeat would be built in vain.
     options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["id", "n_tokens"]}

@@ -16,8 +16,11 @@ class _Buckets:
     def __init__(self, keys: Spill, bucket_rows: int):
         n = -(-keys.rows // bucket_rows)
         drawn = np.sort(np.random.default_rng(0).integers(0, keys.rows, SAMPLES if n > 1 else 0))
-        found = [block[drawn[slice(*np.searchsorted(drawn, (start, start + len(block))))] - start]
-                 for start, block in keys.blocks() if n > 1]  # fmt: skip
+        found = [
+            block[drawn[slice(*np.searchsorted(drawn, (start, start + len(block))))] - start]
+            for start, block in keys.blocks()
+            if n > 1
+        ]
         sample = np.concatenate(found) if found else np.zeros(0, dtype=np.uint64)
         order = np.lexsort((drawn, sample))[np.arange(1, n) * len(drawn) // n]
         self.number = n

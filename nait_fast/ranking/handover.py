@@ -73,8 +73,10 @@ def _write_dataset_info(folder: Path, index: Index, selection: Selection) -> Non
                 raise NotCarried(str(read))
             entry.add(row, format, read)
     except NotCarried as why:
-        warn(f"{DATASET_INFO}: no entry for LLaMA-Factory, which would not read all text of {SELECTED}: {why} "
-             f"(line {number}); --export messages writes conversations for other tools")  # fmt: skip
+        warn(
+            f"{DATASET_INFO}: no entry for LLaMA-Factory, which would not read all text of {SELECTED}: {why} "
+            f"(line {number}); --export messages writes conversations for other tools"
+        )
         write_json(folder / DATASET_INFO, {})
     else:
         write_json(folder / DATASET_INFO, {"selected": entry.as_dict(SELECTED)})

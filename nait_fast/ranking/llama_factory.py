@@ -10,10 +10,20 @@ from nait_fast.data.turns import Message
 from nait_fast.data.unread import is_metadata, texts_in
 
 _EXTRA = ("input", "context", "question", "query")
-_TAGS = {"user_tag": "human", "assistant_tag": "gpt", "observation_tag": "observation", "function_tag": "function_call",
-         "system_tag": "system"}  # fmt: skip
-_TAG_OF = {"user": "user_tag", "assistant": "assistant_tag", "tool": "observation_tag", "system": "system_tag",
-           "developer": "system_tag"}  # fmt: skip
+_TAGS = {
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+_TAG_OF = {
+    "user": "user_tag",
+    "assistant": "assistant_tag",
+    "tool": "observation_tag",
+    "system": "system_tag",
+    "developer": "system_tag",
+}
 _ASKS, _ANSWERS = ("user_tag", "observation_tag"), ("assistant_tag", "function_tag")
 
 
@@ -33,9 +43,9 @@ class Entry:
         """A row of ``format``, and what was read of it. Raises NotCarried."""
         if format == "input_ids":
             raise NotCarried("it reads no rows of token ids")
-        kind, names = ("text", {"prompt": keys_of(row, format)[0]}) if format == "text" else _conversation(
-            row, format, sample
-        )  # fmt: skip
+        kind, names = (
+            ("text", {"prompt": keys_of(row, format)[0]}) if format == "text" else _conversation(row, format, sample)
+        )
         if self._kind and kind != self._kind:
             raise NotCarried("the rows are of several formats")
         self._kind = kind

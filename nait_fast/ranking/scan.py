@@ -48,8 +48,10 @@ def check_device(device: str, index: Index, signatures: Sequence[Signature], fla
     if device in ("auto", "cpu"):
         return
     if not _planes(index, signatures):
-        raise NaitError(f"{flag} {device}: codes are scanned on a device, but none of these signatures is scored by "
-                        "them; leave it out")  # fmt: skip
+        raise NaitError(
+            f"{flag} {device}: codes are scanned on a device, but none of these signatures is scored by "
+            "them; leave it out"
+        )
     pick_device(device)
 
 

@@ -37,8 +37,10 @@ def check_index(index: Index, signatures: Sequence[Signature]) -> None:
         check_fits(signature, index.manifest, index.codebook_hash, where)
         method_of(signature.method).check_index(index, signature, where)
     if signatures and is_old(index.manifest):
-        warn(f"index {index.folder} and signature '{names[0]}' were made {OLD}: whether they agree in these is not "
-             "known; index the pool again and rebuild the signatures to be sure")  # fmt: skip
+        warn(
+            f"index {index.folder} and signature '{names[0]}' were made {OLD}: whether they agree in these is not "
+            "known; index the pool again and rebuild the signatures to be sure"
+        )
 
 
 def code_counter(signatures: Sequence[Signature], device: str, code_bytes: int = 0) -> PopcountScan:

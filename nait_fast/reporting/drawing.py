@@ -24,17 +24,39 @@ if TYPE_CHECKING:
 WIDTH = 340.0  # points: about a phone's, so that text keeps its size there
 PNG_DPI = 216
 # What a colour is for -> its value in the light theme; page.css has these and the dark theme's as variables.
-COLOURS = {"ink": "#1b2430", "soft": "#55606e", "line": "#d8dee6", "pool": "#8791a0", "pick": "#1f5fbf",
-           "minus": "#b3480e"}  # fmt: skip
+COLOURS = {
+    "ink": "#1b2430",
+    "soft": "#55606e",
+    "line": "#d8dee6",
+    "pool": "#8791a0",
+    "pick": "#1f5fbf",
+    "minus": "#b3480e",
+}
 INK, SOFT, LINE, POOL, PICK, MINUS = COLOURS.values()
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "nait_fast", "text.parse_math": False, "axes.unicode_minus": True,
-    "font.size": 10.0, "axes.labelsize": 10.0, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "legend.fontsize": 9.5,
-    "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT,
-    "legend.labelcolor": INK, "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none",
-    "savefig.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "nait_fast",
+    "text.parse_math": False,
+    "axes.unicode_minus": True,
+    "font.size": 10.0,
+    "axes.labelsize": 10.0,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "legend.fontsize": 9.5,
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": LINE,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.labelcolor": INK,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
     "axes.formatter.useoffset": False,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

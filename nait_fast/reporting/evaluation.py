@@ -72,32 +72,47 @@ def _number(value: Any) -> float | None:
 
 def _fidelity(told: Any) -> list[dict[str, Any]]:
     return [
-        {"signature": values.text(x["signature"], "signature"), "against": values.text(x["against"], "against"),
-         "rows": values.count(x["rows"], "rows"), "by": values.text(x.get("by") or "", "by"),
-         **{k: _number(x[k]) for k in ("spearman", "top10", "top1")}}
+        {
+            "signature": values.text(x["signature"], "signature"),
+            "against": values.text(x["against"], "against"),
+            "rows": values.count(x["rows"], "rows"),
+            "by": values.text(x.get("by") or "", "by"),
+            **{k: _number(x[k]) for k in ("spearman", "top10", "top1")},
+        }
         for x in values.entries(told, "fidelity")
-    ]  # fmt: skip
+    ]
 
 
 def _retrieval(told: Any) -> list[dict[str, Any]]:
     return [
-        {"signature": values.text(x["signature"], "signature"), "relevant": values.count(x["relevant"], "relevant"),
-         "rows": values.count(x["rows"], "rows"), **{k: _number(x[k]) for k in ("r_precision", "auc", "chance")},
-         "p_at": {values.text(k, "p_at"): _number(v) for k, v in values.mapping(x["p_at"], "p_at").items()}}
+        {
+            "signature": values.text(x["signature"], "signature"),
+            "relevant": values.count(x["relevant"], "relevant"),
+            "rows": values.count(x["rows"], "rows"),
+            **{k: _number(x[k]) for k in ("r_precision", "auc", "chance")},
+            "p_at": {values.text(k, "p_at"): _number(v) for k, v in values.mapping(x["p_at"], "p_at").items()},
+        }
         for x in values.entries(told, "retrieval")
-    ]  # fmt: skip
+    ]
 
 
 def _stability(told: Any) -> list[dict[str, Any]]:
     found = []
     for x in values.entries(told, "stability"):
         halves = values.mapping(x["halves"], "halves") if x.get("halves") else {}
-        sizes = [{key: _number(b.get(key)) for key in ("size", "spearman", "low", "high", "top10")}
-                 for b in values.entries(x.get("bootstrap") or [], "bootstrap")]  # fmt: skip
+        sizes = [
+            {key: _number(b.get(key)) for key in ("size", "spearman", "low", "high", "top10")}
+            for b in values.entries(x.get("bootstrap") or [], "bootstrap")
+        ]
         uncertain = x.get("uncertain_layers")
-        found.append({"signature": values.text(x["signature"], "signature"), "bootstrap": sizes,
-                      **{k: _number(halves.get(k)) for k in ("spearman", "top10", "repeats")},
-                      "uncertain": len(uncertain) if isinstance(uncertain, list) else _number(uncertain)})  # fmt: skip
+        found.append(
+            {
+                "signature": values.text(x["signature"], "signature"),
+                "bootstrap": sizes,
+                **{k: _number(halves.get(k)) for k in ("spearman", "top10", "repeats")},
+                "uncertain": len(uncertain) if isinstance(uncertain, list) else _number(uncertain),
+            }
+        )
     return found
 
 
@@ -122,8 +137,9 @@ def _matrices(told: Any) -> dict[str, Matrix]:
     for key, matrix in entry.items():
         if key == "names" or not matrix:
             continue
-        cells = [[_number(v) for v in values.entries(row or [None] * len(names), key)]
-                 for row in values.entries(matrix, key)]  # fmt: skip
+        cells = [
+            [_number(v) for v in values.entries(row or [None] * len(names), key)] for row in values.entries(matrix, key)
+        ]
         if len(cells) != len(names) or any(len(row) != len(names) for row in cells):
             raise ValueError(f"{key}: not {len(names)} × {len(names)}")
         found[key] = Matrix(names[:MOST_NAMES], [row[:MOST_NAMES] for row in cells[:MOST_NAMES]])
@@ -141,11 +157,15 @@ def _core(told: Any) -> list[dict[str, Any]]:
 
 def _cores(told: Any) -> list[dict[str, Any]]:
     return [
-        {"at_least": values.count(x["at_least"], "at_least"), "count": values.count(x["count"], "count"),
-         "by_chance": _number(x.get("by_chance")), "method": values.text(x.get("method") or "", "method"),
-         "examples": _examples(x["examples"])}
+        {
+            "at_least": values.count(x["at_least"], "at_least"),
+            "count": values.count(x["count"], "count"),
+            "by_chance": _number(x.get("by_chance")),
+            "method": values.text(x.get("method") or "", "method"),
+            "examples": _examples(x["examples"]),
+        }
         for x in values.entries(told, "core")
-    ]  # fmt: skip
+    ]
 
 
 def _unique(told: Any) -> dict[str, dict[str, Any]]:
@@ -157,10 +177,13 @@ def _unique(told: Any) -> dict[str, dict[str, Any]]:
 
 def _examples(told: Any) -> list[dict[str, Any]]:
     return [
-        {"row": values.count(x["row"], "row"), "score": _number(x.get("score")),
-         "text": _cut(values.text(x.get("text") or "", "text"))}
+        {
+            "row": values.count(x["row"], "row"),
+            "score": _number(x.get("score")),
+            "text": _cut(values.text(x.get("text") or "", "text")),
+        }
         for x in values.entries(told, "examples")
-    ]  # fmt: skip
+    ]
 
 
 def _cut(text: str) -> str:

@@ -22,8 +22,14 @@ _ACROSS = {
 
 def draw(report: Report, files: bool) -> dict[str, list[Drawing]]:
     """Section -> its figures; ``files``: with those for files of their own."""
-    made = {"scores": _scores, "composition": _composition, "layers": _layers, "length": _lengths,
-            "agreement": _agreement, "transfer": _transfer}  # fmt: skip
+    made = {
+        "scores": _scores,
+        "composition": _composition,
+        "layers": _layers,
+        "length": _lengths,
+        "agreement": _agreement,
+        "transfer": _transfer,
+    }
     with styled():
         return {section: list(made[section](report, files)) for section in SECTIONS}
 
@@ -91,8 +97,12 @@ def _transfer(report: Report, files: bool) -> Iterator[Drawing]:
 
 def ends(matrix: Matrix) -> str:
     """The nearest and the farthest two in words."""
-    pairs = [(value, a, b) for i, a in enumerate(matrix.names) for j, b in enumerate(matrix.names)
-             if j > i and (value := matrix.cells[i][j]) is not None]  # fmt: skip
+    pairs = [
+        (value, a, b)
+        for i, a in enumerate(matrix.names)
+        for j, b in enumerate(matrix.names)
+        if j > i and (value := matrix.cells[i][j]) is not None
+    ]
     if not pairs:
         return "There is nothing to compare."
     high, low = max(pairs, key=lambda pair: pair[0]), min(pairs, key=lambda pair: pair[0])

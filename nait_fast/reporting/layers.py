@@ -83,9 +83,14 @@ def layer_parts(index: Index, signature: Signature, pool: np.ndarray, selected: 
     parts, chosen = parts_at(index, signature, pool), parts_at(index, signature, selected)
     layers, mean, shares = index.manifest["layers"], parts.mean(axis=0), variance_shares(parts)
     return LayerParts(
-        signature.name, list(layers), mean, np.full(len(layers), np.nan) if shares is None else shares,
-        chosen.mean(axis=0) - mean if len(chosen) else np.empty(0), len(parts), len(chosen),
-    )  # fmt: skip
+        signature.name,
+        list(layers),
+        mean,
+        np.full(len(layers), np.nan) if shares is None else shares,
+        chosen.mean(axis=0) - mean if len(chosen) else np.empty(0),
+        len(parts),
+        len(chosen),
+    )
 
 
 def bit_frequency(index: Index, places: np.ndarray) -> np.ndarray:

@@ -15,8 +15,12 @@ SHOWN_CHARACTERS, KEPT_CHARACTERS = 320, 4000  # of a turn at once, and with wha
 MOST_TURNS = 8
 TABLE_ROWS = 40
 STRONG = 0.5  # |Spearman| with length above which a reader is warned
-_COMBINED = {"mean": "by the mean of their z-scores", "max": "by the best of their z-scores", "roundrobin": "in turns",
-             "union": "each with a budget of its own"}  # fmt: skip
+_COMBINED = {
+    "mean": "by the mean of their z-scores",
+    "max": "by the best of their z-scores",
+    "roundrobin": "in turns",
+    "union": "each with a budget of its own",
+}
 
 
 def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
@@ -26,22 +30,39 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
 
     folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda value: words.clean(value) if type(value) is str else value,
-    )  # fmt: skip
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: words.clean(value) if type(value) is str else value,
+    )
     environment.filters |= {
-        "number": words.number, "signed": words.signed, "percent": words.percent, "correlation": words.correlation,
-        "counted": lambda n: words.count(n, "row"), "svg": Markup,
-    }  # fmt: skip
+        "number": words.number,
+        "signed": words.signed,
+        "percent": words.percent,
+        "correlation": words.correlation,
+        "counted": lambda n: words.count(n, "row"),
+        "svg": Markup,
+    }
     context = {
-        "title": title(report), "summary": summary(report), "warnings": list(warnings(report)),
+        "title": title(report),
+        "summary": summary(report),
+        "warnings": list(warnings(report)),
         "notes": [*report.notes, *_left_out(report)],
-        "css": Markup((folder / "page.css").read_text(encoding="utf-8")), "figures": figures, "report": report,
-        "targets": target_table(report), "composition": None if report.labels is None else label_table(report.labels),
-        "best": [sample(report, s) for s in report.best], "worst": [sample(report, s) for s in report.worst],
-        "evaluation": report.evaluation, "examples": list(examples(report.evaluation)),
-        "provenance": provenance.tables(report.chosen), "command": provenance.command(report.chosen), "top": TOP,
-    }  # fmt: skip
+        "css": Markup((folder / "page.css").read_text(encoding="utf-8")),
+        "figures": figures,
+        "report": report,
+        "targets": target_table(report),
+        "composition": None if report.labels is None else label_table(report.labels),
+        "best": [sample(report, s) for s in report.best],
+        "worst": [sample(report, s) for s in report.worst],
+        "evaluation": report.evaluation,
+        "examples": list(examples(report.evaluation)),
+        "provenance": provenance.tables(report.chosen),
+        "command": provenance.command(report.chosen),
+        "top": TOP,
+    }
     text = environment.get_template("page.html").render(context)
     return text.encode()
 
@@ -97,11 +118,22 @@ def target_table(report: Report) -> list[dict[str, Any]]:
     scores, chosen = report.scores, report.chosen
     found = []
     for c, name in enumerate(chosen.targets):
-        entry = {"name": name, "method": chosen.methods[c], "rho": chosen.manifest["spearman_with_length"][name],
-                 "pool": None, "selected": None, "low": None, "high": None, "gap": None}  # fmt: skip
+        entry = {
+            "name": name,
+            "method": chosen.methods[c],
+            "rho": chosen.manifest["spearman_with_length"][name],
+            "pool": None,
+            "selected": None,
+            "low": None,
+            "high": None,
+            "gap": None,
+        }
         if scores is not None:
-            entry |= {"selected": scores.selected_mean[c], "low": scores.selected_low[c],
-                      "high": scores.selected_high[c]}  # fmt: skip
+            entry |= {
+                "selected": scores.selected_mean[c],
+                "low": scores.selected_low[c],
+                "high": scores.selected_high[c],
+            }
         if scores is not None and scores.whole:
             gap = (scores.selected_mean[c] - scores.mean[c]) / scores.deviation[c] if scores.deviation[c] > 0 else None
             entry |= {"pool": scores.mean[c], "gap": gap}
@@ -129,9 +161,15 @@ def sample(report: Report, shown: Shown) -> dict[str, Any]:
     """One sample as the page tells it."""
     ranked, chosen = shown.ranked, report.chosen
     scores = list(zip(chosen.targets, map(float, ranked.scores), strict=True))
-    return {"shown": shown, "ranked": ranked, "scores": scores, "turns": turns(shown.text) if shown.text else None,
-            "label": shown.text.label if shown.text else None, "decided": shown.decided,
-            "id": None if ranked.id is None else words.short(ranked.id, 80)}  # fmt: skip
+    return {
+        "shown": shown,
+        "ranked": ranked,
+        "scores": scores,
+        "turns": turns(shown.text) if shown.text else None,
+        "label": shown.text.label if shown.text else None,
+        "decided": shown.decided,
+        "id": None if ranked.id is None else words.short(ranked.id, 80),
+    }
 
 
 def turns(text: Text) -> list[dict[str, Any]]:

@@ -143,8 +143,13 @@ def heat(matrix: Matrix, name: str, title: str, text: str, files: bool) -> Drawi
             axes.text(j, i, fixed(value), ha="center", va="center", fontsize=9.5)
     axes.set_xlim(-0.5, n - 0.5)
     axes.set_ylim(n - 0.5, -0.5)
-    axes.set_xticks(range(n), names, rotation=40 if longest > 6 else 0, ha="right" if longest > 6 else "center",
-                    rotation_mode="anchor")  # fmt: skip
+    axes.set_xticks(
+        range(n),
+        names,
+        rotation=40 if longest > 6 else 0,
+        ha="right" if longest > 6 else "center",
+        rotation_mode="anchor",
+    )
     axes.set_yticks(range(n), names)
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
@@ -182,8 +187,9 @@ def _ticks(most: int, **how: Any) -> Any:
 
 def _percents(axis: Any) -> None:
     axis.set_major_locator(_ticks(4))
-    axis.set_major_formatter(lambda value, _: f"{value:.3%}".rstrip("%0").rstrip(".").replace("-", "\u2212") + "%"
-                             if value else "0%")  # fmt: skip
+    axis.set_major_formatter(
+        lambda value, _: f"{value:.3%}".rstrip("%0").rstrip(".").replace("-", "\u2212") + "%" if value else "0%"
+    )
 
 
 def _plain(axes: Axes, grid: Literal["x", "y"] | None = "y") -> None:

@@ -15,13 +15,22 @@ Table = tuple[str, list[tuple[str, str]]]
 def tables(chosen: Chosen) -> list[Table]:
     """(caption, rows of name and value)."""
     told = chosen.manifest
-    model = [("model", told["model_name"]), ("fingerprint", told["model"]),
-             ("template", f"{told['template_kind']}, {told['template']}"),
-             ("codebook", told.get("codebook") or "none (codec nag)"),
-             ("layers", spans(told.get("layers"))), ("longest sample", f"{told.get('max_length')} tokens")]  # fmt: skip
-    found = [("Rows", list(_rows(told))), ("Model", model), ("Pool", list(_pools(told))),
-             ("Signatures", _signatures(chosen)), ("Software and machine", list(_environment(told))),
-             ("Files", [(name, str(digest)) for name, digest in told["files"].items()])]  # fmt: skip
+    model = [
+        ("model", told["model_name"]),
+        ("fingerprint", told["model"]),
+        ("template", f"{told['template_kind']}, {told['template']}"),
+        ("codebook", told.get("codebook") or "none (codec nag)"),
+        ("layers", spans(told.get("layers"))),
+        ("longest sample", f"{told.get('max_length')} tokens"),
+    ]
+    found = [
+        ("Rows", list(_rows(told))),
+        ("Model", model),
+        ("Pool", list(_pools(told))),
+        ("Signatures", _signatures(chosen)),
+        ("Software and machine", list(_environment(told))),
+        ("Files", [(name, str(digest)) for name, digest in told["files"].items()]),
+    ]
     return [(caption, [(name, str(value)) for name, value in rows]) for caption, rows in found if rows]
 
 

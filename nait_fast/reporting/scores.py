@@ -106,8 +106,14 @@ class ScoreFile:
         self.path, self.targets, self.rows = path, targets, rows
         if not path.is_file():
             raise NaitError(f"{path}: no such file, though the manifest names it; rank again")
-        expected = {"row": "int64", "id": "string", "n_tokens": "int32",
-                    **{f"score.{name}": "double" for name in targets}, "rank": "int64", "selected": "bool"}  # fmt: skip
+        expected = {
+            "row": "int64",
+            "id": "string",
+            "n_tokens": "int32",
+            **{f"score.{name}": "double" for name in targets},
+            "rank": "int64",
+            "selected": "bool",
+        }
         try:
             with parquet.ParquetFile(path) as file:
                 held = {field.name: str(field.type) for field in file.schema_arrow}
@@ -131,8 +137,10 @@ class ScoreFile:
             with parquet.ParquetFile(self.path) as file:
                 for table in file.iter_batches(BATCH_ROWS):
                     scores = np.stack([table.column(f"score.{name}").to_numpy() for name in self.targets])
-                    plain = [table.column(name).to_numpy(zero_copy_only=False)
-                             for name in ("row", "n_tokens", "rank", "selected")]  # fmt: skip
+                    plain = [
+                        table.column(name).to_numpy(zero_copy_only=False)
+                        for name in ("row", "n_tokens", "rank", "selected")
+                    ]
                     if any(array.dtype == object for array in plain) or not np.isfinite(scores).all():
                         raise ValueError("values that are missing or no finite numbers")
                     if not len(plain[0]):
@@ -184,14 +192,23 @@ def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_r
     for batch in file.batches():
         second.add(batch)
     return Scores(
-        file.rows, whole, first.tokens, selected, first.selected_tokens,
-        mean, np.sqrt(second.squares / file.rows), first.selected_sums / max(1, selected),
-        first.selected_low, first.selected_high,
-        sorted(first.best, key=lambda r: r.rank), sorted(first.worst, key=lambda r: r.rank),
+        file.rows,
+        whole,
+        first.tokens,
+        selected,
+        first.selected_tokens,
+        mean,
+        np.sqrt(second.squares / file.rows),
+        first.selected_sums / max(1, selected),
+        first.selected_low,
+        first.selected_high,
+        sorted(first.best, key=lambda r: r.rank),
+        sorted(first.worst, key=lambda r: r.rank),
         [Histogram(e, p, s) for e, p, s in zip(score_edges, second.pool, second.selected, strict=True)],
         [Lengths(tokens, e, c, m) for e, c, m in zip(cell_edges, second.cells, second.mean_by_length(), strict=True)],
-        np.concatenate(first.sample, axis=1), np.concatenate(first.places),
-    )  # fmt: skip
+        np.concatenate(first.sample, axis=1),
+        np.concatenate(first.places),
+    )
 
 
 class _First:
@@ -248,10 +265,17 @@ class _First:
 
 def _rows(batch: Batch, places: np.ndarray) -> list[Ranked]:
     return [
-        Ranked(batch.place + i, int(batch.row[i]), batch.id(i), int(batch.n_tokens[i]), int(batch.rank[i]),
-               bool(batch.selected[i]), batch.scores[:, i].copy())
+        Ranked(
+            batch.place + i,
+            int(batch.row[i]),
+            batch.id(i),
+            int(batch.n_tokens[i]),
+            int(batch.rank[i]),
+            bool(batch.selected[i]),
+            batch.scores[:, i].copy(),
+        )
         for i in map(int, places)
-    ]  # fmt: skip
+    ]
 
 
 class _Second:

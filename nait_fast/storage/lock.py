@@ -124,12 +124,7 @@ class OutputLock:
     """
 
     def __init__(
-        self,
-        path: Path,
-        what: str,
-        run: str | None = None,
-        keep: bool = True,
-        alone: Callable[[], None] = lambda: None,
+        self, path: Path, what: str, run: str | None = None, keep: bool = True, alone: Callable[[], None] = lambda: None
     ):
         self.path, self._what, self._run, self._keep, self._alone = path, what, run, keep, alone
         self._descriptor: int | None = None
@@ -188,8 +183,13 @@ class OutputLock:
 
     def _note(self) -> bytes:
         command = " ".join(["nait-fast", *(shlex.quote(argument) for argument in sys.argv[1:])])[:_COMMAND_CHARACTERS]
-        note = {"pid": os.getpid(), "host": socket.gethostname(), "command": command,
-                "since": time.strftime("%Y-%m-%d %H:%M:%S"), "run": self._run}  # fmt: skip
+        note = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": command,
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "run": self._run,
+        }
         return json.dumps(note).encode() + b"\n"
 
     def release(self) -> None:

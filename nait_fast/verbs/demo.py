@@ -108,10 +108,14 @@ def _run(
     seconds["index"] = lap()
     index = Index(folder / "index")
     labels = np.array([row["source"] for row in samples])
-    lines = [f"{len(samples)} samples of {len(set(labels))} kinds; {build.tokens:,} tokens through "
-             f"{Path(session.model.name).name}: {sum(session.model.widths):,} neurons, one bit each", "",
-             f"{'target':<12} {'own kind':>8} {'by chance':>10}" + "".join(f"{m:>10}" for m in METHODS)
-             + "   share of the target's own kind among the best R (R = its number)"]  # fmt: skip
+    lines = [
+        f"{len(samples)} samples of {len(set(labels))} kinds; {build.tokens:,} tokens through "
+        f"{Path(session.model.name).name}: {sum(session.model.widths):,} neurons, one bit each",
+        "",
+        f"{'target':<12} {'own kind':>8} {'by chance':>10}"
+        + "".join(f"{m:>10}" for m in METHODS)
+        + "   share of the target's own kind among the best R (R = its number)",
+    ]
     precision: dict[str, dict[str, float]] = {}
     details: list[str] = []
     for name in TARGETS:
@@ -145,5 +149,10 @@ def _run(
         f"written to {folder}/: the pool, its index, and for each method selected.jsonl and scores.parquet",
         f"as a page (extra report: pip install 'nait-fast[report]'): nait-fast report {folder / METHODS[0]}",
     ]
-    return {"text": "\n".join(lines), "precision": precision, "seconds": {k: round(v, 2) for k, v in seconds.items()},
-            "tokens_per_s": round(rate, 1), "output": str(folder)}  # fmt: skip
+    return {
+        "text": "\n".join(lines),
+        "precision": precision,
+        "seconds": {k: round(v, 2) for k, v in seconds.items()},
+        "tokens_per_s": round(rate, 1),
+        "output": str(folder),
+    }

@@ -119,14 +119,27 @@ def _evaluate(
     texts = _texts(case, pool, [*cores, *uniques.values()])
     nothing = {"at_least": options.core_targets or 2, "count": 0, "examples": []}
     evaluation = {
-        "kind": KIND, "format_version": FORMAT_VERSION, "index": str(index.folder), "rows": index.rows,
-        "fraction": options.fraction, "selected": k, "signatures": _described(case),
-        "fidelity": found["fidelity"], "retrieval": found["retrieval"], "stability": found["stability"],
-        "confounds": found["confounds"], "agreement": found["agreement"], "transfer": found["transfer"],
-        "core": texts[0] if cores else nothing, "cores": texts[: len(cores)],
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "index": str(index.folder),
+        "rows": index.rows,
+        "fraction": options.fraction,
+        "selected": k,
+        "signatures": _described(case),
+        "fidelity": found["fidelity"],
+        "retrieval": found["retrieval"],
+        "stability": found["stability"],
+        "confounds": found["confounds"],
+        "agreement": found["agreement"],
+        "transfer": found["transfer"],
+        "core": texts[0] if cores else nothing,
+        "cores": texts[: len(cores)],
         "unique": dict(zip(uniques, texts[len(cores) :], strict=True)),
-        "missing": case.missing, "warnings": warnings, "environment": environment(), "options": options.to_mapping(),
-    }  # fmt: skip
+        "missing": case.missing,
+        "warnings": warnings,
+        "environment": environment(),
+        "options": options.to_mapping(),
+    }
     evaluation = plain(evaluation)
     text, folder = tables(evaluation), output.begin()
     write_sealed(folder / FILE, evaluation)
@@ -182,8 +195,10 @@ def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
     for signature, label in zip(case.signatures, case.labels, strict=True):
         target, told = targets.get(signature.name), signature.meta.get("target") or {}
         if target is not None and "sha256" in told and told["sha256"] != target.scan().sha256:
-            raise NaitError(f"--target {signature.name}={target.path}: is not the data that signature '{label}' was "
-                            "made from (SHA-256 differs)")  # fmt: skip
+            raise NaitError(
+                f"--target {signature.name}={target.path}: is not the data that signature '{label}' was "
+                "made from (SHA-256 differs)"
+            )
     return targets
 
 
@@ -262,7 +277,15 @@ def _texts(case: Case, pool: RowSource | None, groups: list[dict[str, Any]]) -> 
 
 def _described(case: Case) -> list[dict[str, Any]]:
     return [
-        {"name": s.name, "method": s.method, "reading": s.meta["reading"], "hash": s.hash,
-         "samples": s.meta["samples"], "label": label, "kind": ", ".join(kind_of(s)), "scored": i in case.scored}
+        {
+            "name": s.name,
+            "method": s.method,
+            "reading": s.meta["reading"],
+            "hash": s.hash,
+            "samples": s.meta["samples"],
+            "label": label,
+            "kind": ", ".join(kind_of(s)),
+            "scored": i in case.scored,
+        }
         for i, (s, label) in enumerate(zip(case.signatures, case.labels, strict=True))
-    ]  # fmt: skip
+    ]

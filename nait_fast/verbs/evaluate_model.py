@@ -32,20 +32,25 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     """The model that ``index`` was made with, under its layers, template and length. Raises NaitError for another."""
     told = index.manifest
     if is_old(told):
-        raise NaitError(f"--model {options.model}: index {index.folder} was made {OLD}: whether this is its model is "
-                        "not known; index the pool again, or leave --model out")  # fmt: skip
+        raise NaitError(
+            f"--model {options.model}: index {index.folder} was made {OLD}: whether this is its model is "
+            "not known; index the pool again, or leave --model out"
+        )
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
     if shared["dtype"] == "auto" and "dtype" in told:
         shared["dtype"] = dtype_option(told["dtype"])
     model = ModelOptions(model=options.model or "", layers=",".join(map(str, told["layers"])), **shared)
-    data = DataOptions(template=told["template_kind"], template_date=told.get("template_date"),
-                       max_length=told["max_length"])  # fmt: skip
+    data = DataOptions(
+        template=told["template_kind"], template_date=told.get("template_date"), max_length=told["max_length"]
+    )
     session = open_session(model, data, told["first_token"], quiet)
     session.embed_layer = told.get("embed_layer")
     here = session.identity()
     if key := difference(told, here):
-        raise NaitError(f"--model {options.model}: index {index.folder} was made with another {name_of(key)} "
-                        f"({short(told[key])}, here {short(here[key])}); name the model of the index")  # fmt: skip
+        raise NaitError(
+            f"--model {options.model}: index {index.folder} was made with another {name_of(key)} "
+            f"({short(told[key])}, here {short(here[key])}); name the model of the index"
+        )
     return session
 
 

@@ -103,8 +103,12 @@ def index_lock(options: IndexOptions) -> OutputLock:
     for name in ("model", "tokenizer", "dataset", "codebook"):
         told[name] = _resolved(told[name])
     told["score"] = [_resolved(path) for path in options.score]
-    return OutputLock(Path(options.output) / FOLDER_LOCK, f"--output {options.output}", question(told),
-                      alone=lambda: sweep(Path(options.output), is_name))  # fmt: skip
+    return OutputLock(
+        Path(options.output) / FOLDER_LOCK,
+        f"--output {options.output}",
+        question(told),
+        alone=lambda: sweep(Path(options.output), is_name),
+    )
 
 
 def _resolved(path: str | None) -> str | None:
@@ -145,9 +149,13 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, held: ExitSta
     check_scored(signatures, session)
     directions = directions_of(signatures)
     build = IndexBuild(
-        session, pool, options, folder,
-        exact_readings=frozenset(r for r, _, _ in directions.values()), with_drift=options.codec != "nag",
-    )  # fmt: skip
+        session,
+        pool,
+        options,
+        folder,
+        exact_readings=frozenset(r for r, _, _ in directions.values()),
+        with_drift=options.codec != "nag",
+    )
     return build, directions
 
 
@@ -179,8 +187,9 @@ def _check_calibration(options: IndexOptions) -> None:
     for place, name in enumerate(("calibration_size", "seed")):
         value = getattr(options, name)
         if value != getattr(IndexOptions, name) and known[place : place + 1] != [value]:
-            raise NaitError(f"{flag_of(name)} {value}: {works} under the codebook that {options.output} has; "
-                            "leave it out")  # fmt: skip
+            raise NaitError(
+                f"{flag_of(name)} {value}: {works} under the codebook that {options.output} has; leave it out"
+            )
 
 
 def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:

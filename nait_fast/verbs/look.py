@@ -19,14 +19,41 @@ from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
 
 _OF_SELECTION = (
-    "kind", "verb", "method", "targets", "rows_read", "rows_scored", "rows_skipped", "rows_selected", "tokens_selected",
-    "spearman_with_length", "datasets", "template_kind",
-)  # fmt: skip
+    "kind",
+    "verb",
+    "method",
+    "targets",
+    "rows_read",
+    "rows_scored",
+    "rows_skipped",
+    "rows_selected",
+    "tokens_selected",
+    "spearman_with_length",
+    "datasets",
+    "template_kind",
+)
 _OF_INDEX = (
-    "kind", "codec", "reading", "rows", "tokens", "truncated", "duplicate_ids", "skipped", "row_bytes", "outliers",
-    "components", "embedding", "embed_layer", "model",
-    "template_kind", "max_length", "dtype", "codebook", "exact", "datasets",
-)  # fmt: skip
+    "kind",
+    "codec",
+    "reading",
+    "rows",
+    "tokens",
+    "truncated",
+    "duplicate_ids",
+    "skipped",
+    "row_bytes",
+    "outliers",
+    "components",
+    "embedding",
+    "embed_layer",
+    "model",
+    "template_kind",
+    "max_length",
+    "dtype",
+    "codebook",
+    "exact",
+    "datasets",
+)
 _OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures", "missing")
 
 
@@ -39,9 +66,14 @@ def inspect(path: str) -> dict[str, Any]:
             return {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
         index = Index(place)
         shards = [s["bytes"] for s in index.manifest["shards"]]
-        return {"path": path, **{k: index.manifest[k] for k in _OF_INDEX if k in index.manifest},
-                "layers": len(index.layout.widths), "neurons": index.layout.n_neurons, "shards": len(shards),
-                "bytes": sum(shards)}  # fmt: skip
+        return {
+            "path": path,
+            **{k: index.manifest[k] for k in _OF_INDEX if k in index.manifest},
+            "layers": len(index.layout.widths),
+            "neurons": index.layout.n_neurons,
+            "shards": len(shards),
+            "bytes": sum(shards),
+        }
     if (place / evaluation.FILE).exists() and read_json(place / evaluation.FILE).get("kind") == evaluation.KIND:
         told = read_sealed(place / evaluation.FILE)
         return {"path": path, **{k: told[k] for k in _OF_EVALUATION if k in told}}
@@ -54,9 +86,16 @@ def inspect(path: str) -> dict[str, Any]:
     first = next(samples)
     unread = counted(itertools.chain([first.unread], (sample.unread for sample in samples)))
     turns = [f"{role}: {text[:80]}" for role, text in first.turns]
-    return {"path": path, "kind": f"pool ({info.kind})", "format": info.format, "rows": info.rows, "usable": info.good,
-            "skipped": [f"{s.where}: {s.reason}" for s in info.skipped[:20]], "unread": unread,
-            "first_sample": turns}  # fmt: skip
+    return {
+        "path": path,
+        "kind": f"pool ({info.kind})",
+        "format": info.format,
+        "rows": info.rows,
+        "usable": info.good,
+        "skipped": [f"{s.where}: {s.reason}" for s in info.skipped[:20]],
+        "unread": unread,
+        "first_sample": turns,
+    }
 
 
 def _describe(signature: Signature) -> dict[str, Any]:

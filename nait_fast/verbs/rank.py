@@ -172,10 +172,14 @@ def write_manifest(
     """``manifest.json`` of a selection; returns it."""
     kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "dtype", "datasets")
     manifest = {
-        "kind": export.KIND, "verb": verb, **told, "index": index.manifest["checksum"],
+        "kind": export.KIND,
+        "verb": verb,
+        **told,
+        "index": index.manifest["checksum"],
         **{key: index.manifest[key] for key in kept if key in index.manifest},
-        "config": config, "environment": environment(),
-    }  # fmt: skip
+        "config": config,
+        "environment": environment(),
+    }
     return write_sealed(folder / MANIFEST, manifest)
 
 

@@ -27,13 +27,7 @@ from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import SELECTION, answers, rank_index, recognise, selection_folder, write_manifest
-from nait_fast.verbs.signature import (
-    build_signatures,
-    describe,
-    open_targets,
-    questions,
-    signature_output,
-)
+from nait_fast.verbs.signature import build_signatures, describe, open_targets, questions, signature_output
 
 
 def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
@@ -92,8 +86,12 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
         output.check_question(answers({s.name: s.hash for s in signatures}, index.datasets), "another question")
     ranked = rank_index(index, signatures, options, options.seed, folder, rows_of(pool), options.device, output.begin)
     described = [describe(s, f) for s, f in zip(signatures, files, strict=True)]
-    return output, asked, index, {"output": str(folder), **ranked, "extraction": extraction,
-                                  "targets_described": described}  # fmt: skip
+    return (
+        output,
+        asked,
+        index,
+        {"output": str(folder), **ranked, "extraction": extraction, "targets_described": described},
+    )
 
 
 def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:

@@ -143,8 +143,21 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
 
 
-_ASKED = ("method", "weights", "planes", "top_m", "sign", "nag_top_k", "first_token", "template",
-          "template_date", "max_length", "layers", "model", "tokenizer")  # fmt: skip
+_ASKED = (
+    "method",
+    "weights",
+    "planes",
+    "top_m",
+    "sign",
+    "nag_top_k",
+    "first_token",
+    "template",
+    "template_date",
+    "max_length",
+    "layers",
+    "model",
+    "tokenizer",
+)
 
 
 def questions(
@@ -209,8 +222,14 @@ class SignatureOutput(Output):
 
 def describe(signature: Signature, file: str | Path) -> dict[str, Any]:
     """A signature in a few numbers."""
-    out = {"name": signature.name, "file": str(file), "hash": signature.hash, "method": signature.method,
-           "reading": signature.meta["reading"], "samples": signature.meta["samples"]}  # fmt: skip
+    out = {
+        "name": signature.name,
+        "file": str(file),
+        "hash": signature.hash,
+        "method": signature.method,
+        "reading": signature.meta["reading"],
+        "samples": signature.meta["samples"],
+    }
     if "sign_margin" in signature.meta:
         margins = np.array(signature.meta["sign_margin"])
         out["explained"] = round(float(np.mean(signature.meta["explained"])), 4)

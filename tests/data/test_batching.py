@@ -21,10 +21,7 @@ def encoded(*rows: list[int]) -> list[Encoded]:
 
 token = st.integers(0, 3)
 rows = st.lists(
-    st.one_of(
-        st.lists(token, min_size=1, max_size=9),
-        st.lists(token, max_size=6).map(lambda own: FRONT + own),
-    ),
+    st.one_of(st.lists(token, min_size=1, max_size=9), st.lists(token, max_size=6).map(lambda own: FRONT + own)),
     max_size=25,
 )
 

@@ -92,12 +92,17 @@ def test_the_readme_says_what_a_split_is(tmp_path: Path) -> None:
         assert len(ids) == 5 and [unreadable in text for text in told] == [True] * ("[[[" in odd)
 
 
-@pytest.mark.parametrize("names", [
-    ("train.jsonl", "test.jsonl"), ("pool_train_1.jsonl", "pool-validation.jsonl"),
-    ("x-train.jsonl", "eval-00001.jsonl"),
-    ("train_sft-00000-of-00001.jsonl", "train_gen-00000-of-00001.jsonl"), ("train/a.jsonl", "test/a.jsonl"),
-    ("main/train.jsonl", "socratic/train.jsonl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "test.jsonl"),
+        ("pool_train_1.jsonl", "pool-validation.jsonl"),
+        ("x-train.jsonl", "eval-00001.jsonl"),
+        ("train_sft-00000-of-00001.jsonl", "train_gen-00000-of-00001.jsonl"),
+        ("train/a.jsonl", "test/a.jsonl"),
+        ("main/train.jsonl", "socratic/train.jsonl"),
+    ],
+)
 def test_names_of_several_splits(tmp_path: Path, names: tuple[str, str]) -> None:
     for name, rows in zip(names, (ROWS[:2], ROWS[2:]), strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -105,11 +110,17 @@ def test_names_of_several_splits(tmp_path: Path, names: tuple[str, str]) -> None
     assert "several splits" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("names", [
-    ("train-0.jsonl", "train-1.jsonl"), ("a.jsonl", "b.jsonl"),
-    ("code-00000-of-00002.jsonl", "math-00000-of-00002.jsonl"),
-    ("training.jsonl", "more.jsonl"), ("sub/a.jsonl", "sub/b.jsonl"), ("contest.jsonl", "retrain.jsonl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-0.jsonl", "train-1.jsonl"),
+        ("a.jsonl", "b.jsonl"),
+        ("code-00000-of-00002.jsonl", "math-00000-of-00002.jsonl"),
+        ("training.jsonl", "more.jsonl"),
+        ("sub/a.jsonl", "sub/b.jsonl"),
+        ("contest.jsonl", "retrain.jsonl"),
+    ],
+)
 def test_names_of_one_pool(tmp_path: Path, names: tuple[str, str]) -> None:
     for name, rows in zip(names, (ROWS[:2], ROWS[2:]), strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -53,8 +53,16 @@ def framed(name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield after
 
 
-NAMES = ["lines.jsonl", "lines.jsonl.gz", "lines.jsonl.zst", "list.json", "list.json.gz", "list.json.zst",
-         "object.json", "object.json.gz"]  # fmt: skip
+NAMES = [
+    "lines.jsonl",
+    "lines.jsonl.gz",
+    "lines.jsonl.zst",
+    "list.json",
+    "list.json.gz",
+    "list.json.zst",
+    "object.json",
+    "object.json.gz",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

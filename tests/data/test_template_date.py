@@ -29,10 +29,12 @@ def head(template: Template) -> str:
 
 @pytest.mark.parametrize(
     ("source", "first", "second"),
-    [(LLAMA, "Today Date: 26 Jul 2024", "Today Date: 03 Mar 2031"),
-     (SMOLLM3, "Today Date: 26 July 2024", "Today Date: 03 March 2031"),
-     (GRANITE, "Today's Date: July 26, 2024.", "Today's Date: March 03, 2031.")],
-)  # fmt: skip
+    [
+        (LLAMA, "Today Date: 26 Jul 2024", "Today Date: 03 Mar 2031"),
+        (SMOLLM3, "Today Date: 26 July 2024", "Today Date: 03 March 2031"),
+        (GRANITE, "Today's Date: July 26, 2024.", "Today's Date: March 03, 2031."),
+    ],
+)
 def test_the_date_stands_still(source: str, first: str, second: str) -> None:
     tokenizer = make_tokenizer(source)
     one, other = Template("chat", tokenizer), Template("auto", tokenizer, "2031-03-03")

@@ -109,8 +109,12 @@ def test_what_a_template_hides_is_found_turn_by_turn() -> None:
         "{% if loop.last and m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{{ m.content }}<|end|>\n"
         "{% endfor %}"
     )
-    twice = [ASK, said("assistant", "Low.", reasoning_content="Ebb."), ASK, said("assistant", "High.",
-                                                                               reasoning_content="Flood.")]  # fmt: skip
+    twice = [
+        ASK,
+        said("assistant", "Low.", reasoning_content="Ebb."),
+        ASK,
+        said("assistant", "High.", reasoning_content="Flood."),
+    ]
     got = encode(last_only, parse_any({"messages": twice}, 0))
     assert got.unshown == ("reasoning_content",)
     assert encode(last_only, parse_any({"messages": twice[2:]}, 0)).unshown == ()
@@ -138,10 +142,18 @@ def test_what_a_template_hides_is_found_turn_by_turn() -> None:
 
 @pytest.mark.parametrize(
     ("name", "role"),
-    [("Human", "user"), ("ASSISTANT", "assistant"), ("tool_response", "tool"), ("function", "tool"),
-     ("ipython", "tool"), ("function-call", "assistant"), ("prompter", "user"), ("model", "assistant"),
-     ("developer", "developer")],
-)  # fmt: skip
+    [
+        ("Human", "user"),
+        ("ASSISTANT", "assistant"),
+        ("tool_response", "tool"),
+        ("function", "tool"),
+        ("ipython", "tool"),
+        ("function-call", "assistant"),
+        ("prompter", "user"),
+        ("model", "assistant"),
+        ("developer", "developer"),
+    ],
+)
 def test_names_of_roles(name: str, role: str) -> None:
     for row in ({"messages": [said(name, "a"), ANSWER]}, {"conversations": [{"from": name, "value": "a"}, ANSWER]}):
         assert parse_any(row, 0).messages[0].role == role
@@ -213,10 +225,13 @@ def test_rows_with_a_false_label_are_left_out_without_asking(tmp_path: Path) -> 
         {"prompt": "a", "chosen": "b", "rejected": "c"},
         {"chosen": [ASK, ANSWER], "rejected": [ASK, ANSWER]},
         {"instruction": "a", "chosen": "b", "rejected": "c"},
-        {"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"},
-         "rejected": {"from": "gpt", "value": "c"}},
+        {
+            "conversations": [{"from": "human", "value": "a"}],
+            "chosen": {"from": "gpt", "value": "b"},
+            "rejected": {"from": "gpt", "value": "c"},
+        },
     ],
-)  # fmt: skip
+)
 def test_preference_rows_are_refused(row: dict) -> None:
     with pytest.raises(RowError, match=r"a preference row \(chosen, rejected\): write what is to be learnt as prompt"):
         parse_any(row, 0)
@@ -225,45 +240,91 @@ def test_preference_rows_are_refused(row: dict) -> None:
 # ------------------------------------------------------------------------------ the table of formats: docs/data.md
 
 _TURNS: dict[str, Any] = {"messages": [said("system", "?"), said("user", "?"), said("assistant", "?")]}
-_FROM = {"conversations": [{"from": "system", "value": "?"}, {"from": "human", "value": "?"},
-                           {"from": "gpt", "value": "?"}]}  # fmt: skip
+_FROM = {
+    "conversations": [{"from": "system", "value": "?"}, {"from": "human", "value": "?"}, {"from": "gpt", "value": "?"}]
+}
 _TOOLS = [{"type": "function", "function": {"name": "?", "description": "?"}}]
 # Rows of the table's formats with all of their keys; "?" stands for text of its own.
 TABLE: dict[str, dict[str, Any]] = {
-    "alpaca": {"instruction": "?", "input": "?", "output": "?", "system": "?", "history": [["?", "?"]],
-               "tools": _TOOLS},
+    "alpaca": {
+        "instruction": "?",
+        "input": "?",
+        "output": "?",
+        "system": "?",
+        "history": [["?", "?"]],
+        "tools": _TOOLS,
+    },
     "dolly": {"instruction": "?", "context": "?", "response": "?", "category": "c"},
     "sharegpt": {**_FROM, "tools": _TOOLS},
     "sharegpt, its system beside": {"conversations": _FROM["conversations"][1:], "system": "?"},
     "sharegpt with tools": {
-        "conversations": [{"from": "human", "value": "?"}, {"from": "function_call", "value": "?"},
-                          {"from": "observation", "value": "?"}, {"from": "gpt", "value": "?"}],
-        "system": "?", "tools": _TOOLS},
+        "conversations": [
+            {"from": "human", "value": "?"},
+            {"from": "function_call", "value": "?"},
+            {"from": "observation", "value": "?"},
+            {"from": "gpt", "value": "?"},
+        ],
+        "system": "?",
+        "tools": _TOOLS,
+    },
     "messages": {
-        "messages": [*_TURNS["messages"][:2],
-                     said("assistant", "?", reasoning_content="?", thinking="?",
-                          tool_calls=[{"id": "c1", "type": "function",
-                                       "function": {"name": "?", "arguments": {"a": "?"}}}]),
-                     said("tool", "?", name="?", tool_call_id="c1"), said("assistant", "?", name="?")],
-        "tools": _TOOLS},
-    "messages of parts": {"messages": [said("user", [{"type": "text", "text": "?"}, {"type": "text", "text": "?"}]),
-                                       said("assistant", "?")], "system": "?"},
+        "messages": [
+            *_TURNS["messages"][:2],
+            said(
+                "assistant",
+                "?",
+                reasoning_content="?",
+                thinking="?",
+                tool_calls=[{"id": "c1", "type": "function", "function": {"name": "?", "arguments": {"a": "?"}}}],
+            ),
+            said("tool", "?", name="?", tool_call_id="c1"),
+            said("assistant", "?", name="?"),
+        ],
+        "tools": _TOOLS,
+    },
+    "messages of parts": {
+        "messages": [
+            said("user", [{"type": "text", "text": "?"}, {"type": "text", "text": "?"}]),
+            said("assistant", "?"),
+        ],
+        "system": "?",
+    },
     "prompt_completion": {"system": "?", "prompt": "?", "completion": "?"},
-    "prompt_completion of turns": {"prompt": [said("system", "?"), said("user", "?")],
-                                   "completion": [said("assistant", "?")], "tools": _TOOLS},
+    "prompt_completion of turns": {
+        "prompt": [said("system", "?"), said("user", "?")],
+        "completion": [said("assistant", "?")],
+        "tools": _TOOLS,
+    },
     "openorca": {"id": "1", "system_prompt": "?", "question": "?", "response": "?"},
     "ms-swift": {"system": "?", "query": "?", "response": "?", "history": [["?", "?"], ["?", "?"]]},
     "ms-swift messages": {**_TURNS, "tools": json.dumps(_TOOLS), "rejected_response": "?", "images": ["?"]},
     "data-juicer": {"system": "?", "instruction": "?", "query": "?", "response": "?", "history": [["?", "?"]]},
     "data-juicer text": {"text": "?", "images": ["?"], "meta": {"date": "2024", "source": "web"}},
-    "magpie": {"instruction": "?", "response": "?", **_FROM, "intent": "?", "knowledge": "?", "difficulty": "easy",
-               "model": "m", "uuid": "u", "task_category": "c", "language": "EN", "gen_input_configs": {"top_p": 1.0}},
+    "magpie": {
+        "instruction": "?",
+        "response": "?",
+        **_FROM,
+        "intent": "?",
+        "knowledge": "?",
+        "difficulty": "easy",
+        "model": "m",
+        "uuid": "u",
+        "task_category": "c",
+        "language": "EN",
+        "gen_input_configs": {"top_p": 1.0},
+    },
     "kto": {"prompt": "?", "completion": "?", "label": True},
     "kto of turns": {**_TURNS, "label": True},
-    "binarized": {"prompt": "?", "prompt_id": "p", **_TURNS, "chosen": [said("user", "?"), said("assistant", "?")],
-                  "rejected": [said("user", "?"), said("assistant", "?")], "score_chosen": 8.0},
+    "binarized": {
+        "prompt": "?",
+        "prompt_id": "p",
+        **_TURNS,
+        "chosen": [said("user", "?"), said("assistant", "?")],
+        "rejected": [said("user", "?"), said("assistant", "?")],
+        "score_chosen": 8.0,
+    },
     "text and more": {"text": "?", "title": "?", "rationale": "?", "url": "u"},
-}  # fmt: skip
+}
 
 
 def marked(value: Any, marks: Iterator[str]) -> Any:
@@ -368,10 +429,20 @@ def test_a_rendering_of_what_was_read_says_nothing_else(tmp_path: Path, text: st
 
 def test_rows_of_published_sets_raise_no_false_alarm() -> None:
     beside = {
-        "avatarUrl": "https://x/y.png", "modelName": "m", "hashed_ip": "ab", "reasoning": "off", "used_in": "v3",
-        "used_in_training": "yes", "problem_is_valid": "Yes", "finish_reasons": ["stop"], "is_checked": "no",
-        "instruction_id_list": ["a:b"], "langdetect": "en", "nait_error": "empty response", "verified": "true",
-    }  # fmt: skip
+        "avatarUrl": "https://x/y.png",
+        "modelName": "m",
+        "hashed_ip": "ab",
+        "reasoning": "off",
+        "used_in": "v3",
+        "used_in_training": "yes",
+        "problem_is_valid": "Yes",
+        "finish_reasons": ["stop"],
+        "is_checked": "no",
+        "instruction_id_list": ["a:b"],
+        "langdetect": "en",
+        "nait_error": "empty response",
+        "verified": "true",
+    }
     assert parse_any({"messages": [ASK, {**ANSWER, "hashed_ip": "ab"}], **beside}, 0).unread == ()
     named = {"reasoning": "The tide is in.", "title": "Tides", "images": [{"bytes": b"\x89PNG", "path": None}]}
     assert parse_any({"messages": [ASK, ANSWER], **named}, 0).unread == tuple(named)

@@ -272,12 +272,14 @@ def test_many_workers_do_each_unit_once(tmp_path: Path) -> None:
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Worker(3, 8, 1)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, Worker()),
         ({"SLURM_ARRAY_TASK_ID": "17", "SLURM_ARRAY_TASK_COUNT": "4"}, Worker(17, 4, 0)),
-        ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"},
-         Worker(2, 4, 0)),
+        (
+            {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"},
+            Worker(2, 4, 0),
+        ),
         ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}, Worker(5, 8, 1)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Worker()),  # the batch script itself
     ],
-)  # fmt: skip
+)
 def test_the_worker_that_a_launcher_tells(environment: dict[str, str], expected: Worker) -> None:
     assert worker_of(environment) == expected
 

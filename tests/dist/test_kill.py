@@ -23,8 +23,15 @@ def context() -> Any:
 @pytest.fixture(scope="module")
 def options(tmp_path_factory, tiny_model: str) -> dict[str, Any]:
     pool = runs.make_pool(tmp_path_factory.mktemp("pool") / "pool.jsonl")
-    return {"model": tiny_model, "dataset": str(pool), "shard_rows": 4, "calibration_size": 20, "batch_tokens": 200,
-            "max_length": 50, "skip_bad_rows": True}  # fmt: skip
+    return {
+        "model": tiny_model,
+        "dataset": str(pool),
+        "shard_rows": 4,
+        "calibration_size": 20,
+        "batch_tokens": 200,
+        "max_length": 50,
+        "skip_bad_rows": True,
+    }
 
 
 @pytest.fixture(scope="module")

@@ -91,8 +91,19 @@ def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        told = shell("index", "--model", "x", "--dataset", pool, "--output", tmp_path / "index", "--engine", "ray",
-                     "--address", address)  # fmt: skip
+        told = shell(
+            "index",
+            "--model",
+            "x",
+            "--dataset",
+            pool,
+            "--output",
+            tmp_path / "index",
+            "--engine",
+            "ray",
+            "--address",
+            address,
+        )
     assert f"--address {address}: no Ray cluster answers there" in told.error
 
 

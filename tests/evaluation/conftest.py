@@ -25,16 +25,26 @@ class World:
         nait_fast.build_signature(model=model, target=target, method="nait", output=folder / "nait", reading="mean")
         self.index = folder / "index"
         nait = sorted(map(str, (folder / "nait").glob("*.safetensors")))
-        nait_fast.build_index(model=model, dataset=self.pool, output=self.index, calibration_size=60, score=nait,
-                              shard_rows=50)  # fmt: skip
+        nait_fast.build_index(
+            model=model, dataset=self.pool, output=self.index, calibration_size=60, score=nait, shard_rows=50
+        )
         nait_fast.build_signature(model=model, target=target, codebook=self.index, output=folder / "contrast")
         nait_fast.build_signature(model=model, target=target, method="nait", output=folder / "drift")
         nait_fast.build_signature(model=model, target=target, method="nag", nag_top_k=5, output=folder / "nag")
         self.rotated = folder / "rotated"
-        nait_fast.build_index(model=model, dataset=self.pool, output=self.rotated, calibration_size=60, shard_rows=50,
-                              codec="rotated", outliers=6, embed="last")  # fmt: skip
-        nait_fast.build_signature(model=model, target=target, method="embed", codebook=self.rotated,
-                                  output=folder / "embed")  # fmt: skip
+        nait_fast.build_index(
+            model=model,
+            dataset=self.pool,
+            output=self.rotated,
+            calibration_size=60,
+            shard_rows=50,
+            codec="rotated",
+            outliers=6,
+            embed="last",
+        )
+        nait_fast.build_signature(
+            model=model, target=target, method="embed", codebook=self.rotated, output=folder / "embed"
+        )
 
     def files(self, *folders: str) -> list[str]:
         return [str(self.folder / name / f"{kind}.safetensors") for name in folders for kind in ("sums", "texts")]

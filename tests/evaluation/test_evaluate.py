@@ -33,10 +33,17 @@ from tests.evaluation.conftest import ROWS, World
 def whole(world: World) -> dict:
     """Everything at once."""
     return nait_fast.evaluate(
-        index=world.index, signature=world.files("contrast", "nait", "drift", "nag"), output=world.folder / "whole",
-        label="source", fraction=0.25, model=world.model, target=world.target(), rows=40, sizes=["8", "16", "64"],
+        index=world.index,
+        signature=world.files("contrast", "nait", "drift", "nag"),
+        output=world.folder / "whole",
+        label="source",
+        fraction=0.25,
+        model=world.model,
+        target=world.target(),
+        rows=40,
+        sizes=["8", "16", "64"],
         repeats=3,
-    )  # fmt: skip
+    )
 
 
 def means(world: World, folder: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -170,8 +177,15 @@ def test_a_signature_of_another_length_or_of_other_samples(world: World, tmp_pat
         nait_fast.build_signature(output=tmp_path, max_length=20, **given)
     nait_fast.build_signature(output=tmp_path, **given)
     with pytest.raises(NaitError, match="is not the data that signature 'sums' was made from"):
-        nait_fast.evaluate(index=world.index, signature=tmp_path / "sums.safetensors", output=tmp_path / "out",
-                           model=world.model, target=[target], sizes=["4"], repeats=2)  # fmt: skip
+        nait_fast.evaluate(
+            index=world.index,
+            signature=tmp_path / "sums.safetensors",
+            output=tmp_path / "out",
+            model=world.model,
+            target=[target],
+            sizes=["4"],
+            repeats=2,
+        )
 
 
 def test_core_and_unique_rows(world: World, whole: dict) -> None:
@@ -217,9 +231,12 @@ def test_the_least(capsys, world: World, tmp_path: Path) -> None:
     assert told["transfer"]["spearman"] == [[1.0]] and told["agreement"]["names"] == [] and told["core"]["count"] == 0
     assert told["retrieval"] == told["stability"] == [] and told["unique"] == {} and told["fidelity"]
     assert {m["what"] for m in told["missing"]} == {
-        "texts of the examples", "retrieval", "agreement of methods", "stability of sums",
+        "texts of the examples",
+        "retrieval",
+        "agreement of methods",
+        "stability of sums",
         "core and unique rows of contrast, mean, planes=4",
-    }  # fmt: skip
+    }
     assert (tmp_path / "out" / "config.yaml").exists()
     words = ["--index", tmp_path / "index", "--signature", *world.files("contrast"), "--output", tmp_path / "out"]
     told = summary(capsys, "evaluate", *words)
@@ -256,15 +273,17 @@ def test_rows_without_the_label(world: World, tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if i % 3 or k != "source"} for i, row in enumerate(world.rows)]
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
     nait_fast.build_index(model=world.model, dataset=pool, output=tmp_path / "index", codebook=world.index)
-    told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("contrast"), output=tmp_path / "out",
-                              label="source")  # fmt: skip
+    told = nait_fast.evaluate(
+        index=tmp_path / "index", signature=world.files("contrast"), output=tmp_path / "out", label="source"
+    )
     assert "no key 'source'" in why(told, "label of 40 rows") and entry(told["retrieval"], "sums")["relevant"] == 40
 
 
 def test_a_rotated_index_with_embeddings(world: World, tmp_path: Path) -> None:
     options = {"index": world.rotated, "signature": world.files("drift", "embed", "contrast"), "label": "source"}
-    told = nait_fast.evaluate(**options, output=tmp_path / "model", model=world.model, target=world.target(), rows=60,
-                              sizes=["8"], repeats=2)  # fmt: skip
+    told = nait_fast.evaluate(
+        **options, output=tmp_path / "model", model=world.model, target=world.target(), rows=60, sizes=["8"], repeats=2
+    )
     fidelity = entry(told["fidelity"], "sums (nait, drift)")
     assert (fidelity["by"], fidelity["against"]) == ("codec rotated", "exact scores by the model")
     assert fidelity["rows"] == 60 and 0.7 < fidelity["spearman"] < 1
@@ -294,10 +313,24 @@ def test_estimated_parts_add_up_to_the_scores(world: World) -> None:
 
 
 def test_an_index_of_components(world: World, tmp_path: Path) -> None:
-    nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", calibration_size=60,
-                          codec="components", bytes_per_sample=32)  # fmt: skip
-    told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("drift"), output=tmp_path / "out",
-                              model=world.model, target=world.target(), rows=60, sizes=["8"], repeats=2)  # fmt: skip
+    nait_fast.build_index(
+        model=world.model,
+        dataset=world.pool,
+        output=tmp_path / "index",
+        calibration_size=60,
+        codec="components",
+        bytes_per_sample=32,
+    )
+    told = nait_fast.evaluate(
+        index=tmp_path / "index",
+        signature=world.files("drift"),
+        output=tmp_path / "out",
+        model=world.model,
+        target=world.target(),
+        rows=60,
+        sizes=["8"],
+        repeats=2,
+    )
     fidelity = entry(told["fidelity"], "sums")
     assert (fidelity["by"], fidelity["against"]) == ("codec components", "exact scores by the model")
     assert 0.7 < fidelity["spearman"] < 1 and entry(told["stability"], "sums")["halves"]["repeats"] == 2
@@ -309,8 +342,14 @@ def test_an_index_of_components(world: World, tmp_path: Path) -> None:
 
 def test_a_rotated_index_with_exact_scores(world: World, tmp_path: Path) -> None:
     """Fidelity is of the codes, though the scan takes the exact scores."""
-    nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", codebook=world.rotated,
-                          codec="rotated", score=world.files("drift"))  # fmt: skip
+    nait_fast.build_index(
+        model=world.model,
+        dataset=world.pool,
+        output=tmp_path / "index",
+        codebook=world.rotated,
+        codec="rotated",
+        score=world.files("drift"),
+    )
     told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("drift"), output=tmp_path / "out")
     fidelity = entry(told["fidelity"], "sums")
     assert (fidelity["against"], fidelity["rows"]) == ("exact scores in the index", ROWS)
@@ -319,8 +358,15 @@ def test_a_rotated_index_with_exact_scores(world: World, tmp_path: Path) -> None
 
 def test_an_index_of_nag(world: World, tmp_path: Path) -> None:
     nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", codec="nag", nag_top_k=5)
-    told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("nag", "nait"), output=tmp_path / "out",
-                              model=world.model, target=world.target(), sizes=["8"], repeats=2)  # fmt: skip
+    told = nait_fast.evaluate(
+        index=tmp_path / "index",
+        signature=world.files("nag", "nait"),
+        output=tmp_path / "out",
+        model=world.model,
+        target=world.target(),
+        sizes=["8"],
+        repeats=2,
+    )
     stable = entry(told["stability"], "sums (nag, up_abs)")
     assert 0 < stable["bootstrap"][0]["spearman"] < 1 and stable["halves"]["repeats"] == 2
     assert sum(entry(told["confounds"], "sums (nag, up_abs)")["layer_share"]) == pytest.approx(1, abs=1e-5)

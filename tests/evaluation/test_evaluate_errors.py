@@ -48,8 +48,16 @@ def paths(world: World, tmp_path_factory) -> dict[str, str]:
     model.get_input_embeddings().weight.data += 0.1
     model.save_pretrained(other)
     sums, nag = world.files("contrast")[0], world.files("nag")[0]
-    found = {"INDEX": world.index, "SUMS": sums, "NAG": nag, "OTHER": other, "MODEL": world.model,
-             "OUT": folder / "out", "POOL": world.pool, "TARGET": world.targets["sums"]}  # fmt: skip
+    found = {
+        "INDEX": world.index,
+        "SUMS": sums,
+        "NAG": nag,
+        "OTHER": other,
+        "MODEL": world.model,
+        "OUT": folder / "out",
+        "POOL": world.pool,
+        "TARGET": world.targets["sums"],
+    }
     return {name: str(path) for name, path in found.items()}
 
 

@@ -28,8 +28,14 @@ def test_memory_is_of_the_scores_not_of_the_codes(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     codes, widths = generator.integers(0, 256, (40_000, 256), dtype=np.uint8), [1024, 1024]
     for name, shards in (("small", 1), ("large", 10)):
-        each = ({"codes": np.roll(codes, i, axis=1), "row": np.arange(i * 40_000, (i + 1) * 40_000),
-                 "n_tokens": generator.integers(1, 99, 40_000).astype(np.int32)} for i in range(shards))  # fmt: skip
+        each = (
+            {
+                "codes": np.roll(codes, i, axis=1),
+                "row": np.arange(i * 40_000, (i + 1) * 40_000),
+                "n_tokens": generator.integers(1, 99, 40_000).astype(np.int32),
+            }
+            for i in range(shards)
+        )
         write_index(tmp_path / name, each, widths)
     for seed, name in enumerate("abcd"):
         contrast(name, widths, seed).save(tmp_path)

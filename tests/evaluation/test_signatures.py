@@ -47,10 +47,14 @@ def made(folder: Path, rows: int = 90) -> Index:
     codes = generator.integers(0, 256, (rows, LAYOUT.row_bytes), dtype=np.uint8)
     signature = nait("n", WIDTHS)
     shards = [
-        {"codes": codes[part], "row": 2 * np.arange(rows)[part], "exact.n": np.sin(np.arange(rows)[part]),
-         "n_tokens": generator.integers(1, 40, len(codes[part])).astype(np.int32)}
+        {
+            "codes": codes[part],
+            "row": 2 * np.arange(rows)[part],
+            "exact.n": np.sin(np.arange(rows)[part]),
+            "n_tokens": generator.integers(1, 40, len(codes[part])).astype(np.int32),
+        }
         for part in (slice(0, 50), slice(50, rows))
-    ]  # fmt: skip
+    ]
     return Index(write_index(folder, shards, WIDTHS, exact={"n": signature.hash}))
 
 
@@ -223,8 +227,13 @@ def test_what_the_pool_says_of_its_rows() -> None:
     lines = [b'{"a": "x"}', b'{"a": 3}', b'{"b": 1}', b'{"a": null}', b'{"a": "x"}', b'{"a": true}']
     numbers, values = label_values(lines, "a")
     assert numbers.tolist() == [0, 1, -1, -1, 0, 2] and values == {"x": 0, "3": 1, "true": 2}
-    assert text_of(b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
-                   {"format": "messages"}) == "a\nb"  # fmt: skip
+    assert (
+        text_of(
+            b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            {"format": "messages"},
+        )
+        == "a\nb"
+    )
     assert text_of(json.dumps({"text": "é" * 400}).encode(), {"format": "text"}) == "é" * 300
     assert text_of(b'{"input_ids": [5, 6, 7]}', {"format": "input_ids"}) == "5 6 7"
     assert text_of(b'{"instruction": 3}', {"format": "alpaca"}) == '{"instruction": 3}'
@@ -232,8 +241,9 @@ def test_what_the_pool_says_of_its_rows() -> None:
 
 def test_formats_of_several_pools(tmp_path: Path) -> None:
     codes = np.zeros((4, LAYOUT.row_bytes), dtype=np.uint8)
-    shards = [{"codes": codes, "row": np.arange(first, first + 4), "n_tokens": np.ones(4, dtype=np.int32)}
-              for first in (0, 4)]  # fmt: skip
+    shards = [
+        {"codes": codes, "row": np.arange(first, first + 4), "n_tokens": np.ones(4, dtype=np.int32)} for first in (0, 4)
+    ]
     pools = [{"path": "p", "kind": "jsonl", "format": name, "rows": 4, "sha256": ""} for name in ("text", "alpaca")]
     index = Index(write_index(tmp_path / "index", shards, WIDTHS, datasets=pools))
     found = datasets_of(index, np.array([0, 3, 4, 7]))

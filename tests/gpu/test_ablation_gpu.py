@@ -63,8 +63,10 @@ def test_losses_and_gradients_are_the_cpus(learners: tuple[Learner, Learner], mo
     for attention in (VARLEN, ATTENTION):
         monkeypatch.setattr(gpu, "attention", attention)
         mine, own = gradients(gpu, rows)
-        errors[attention] = [np.linalg.norm(mine - losses) / np.linalg.norm(losses),
-                             np.linalg.norm(own - flat) / np.linalg.norm(flat)]  # fmt: skip
+        errors[attention] = [
+            np.linalg.norm(mine - losses) / np.linalg.norm(losses),
+            np.linalg.norm(own - flat) / np.linalg.norm(flat),
+        ]
     for fast, plain in zip(errors[VARLEN], errors[ATTENTION], strict=True):
         assert fast <= 2 * plain and plain < 0.05
 

@@ -21,9 +21,12 @@ from tests.index.made import LAYOUT
 
 SHARD, PLAN, SIGNATURE = "shard-00000.safetensors", "plan-00.json", "sums.safetensors"
 quick = settings(
-    max_examples=80, deadline=None, derandomize=True, database=None,
+    max_examples=80,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 
 
 def shards(index: Path) -> list[Path]:

@@ -48,13 +48,26 @@ def make(folder: Path) -> Path:
     shards = []
     for number, (rows, names) in enumerate(zip(ROWS, IDS, strict=True)):
         codes = LAYOUT.pack(generator.random((len(rows), n)) > 0.5)
-        tensors = {"codes": codes, "row": np.array(rows), "n_tokens": np.full(len(rows), 7, np.int32),
-                   "exact.sums": generator.normal(size=len(rows)), **id_tensors(names)}  # fmt: skip
+        tensors = {
+            "codes": codes,
+            "row": np.array(rows),
+            "n_tokens": np.full(len(rows), 7, np.int32),
+            "exact.sums": generator.normal(size=len(rows)),
+            **id_tensors(names),
+        }
         data = pack_tensors(tensors, {"kind": "shard", "number": number})
         (folder / shard_name(number)).write_bytes(data)
-        shards.append({"file": shard_name(number), "first_row": 6 * number, "pool_rows": 6 - 2 * number,
-                       "rows": len(rows), "bytes": len(data), "sha256": sha256(data),
-                       "xxh3": checksum_of(data)})  # fmt: skip
+        shards.append(
+            {
+                "file": shard_name(number),
+                "first_row": 6 * number,
+                "pool_rows": 6 - 2 * number,
+                "rows": len(rows),
+                "bytes": len(data),
+                "sha256": sha256(data),
+                "xxh3": checksum_of(data),
+            }
+        )
     share = generator.random(n).astype(np.float32)
     codebook = Codebook(share, {"codec": "neuron", "samples": 3, **SHARED}, share, share, share)
     codebook.save(folder)
@@ -64,14 +77,33 @@ def make(folder: Path) -> Path:
     (folder / SKIPPED).write_bytes(listed)
     units = (Unit(0, 0, 6, 0, Place(0, 1), "0" * 64), Unit(1, 6, 4, 0, Place(99, 7), "1" * 64))
     Plan("/pool.jsonl", "jsonl", 10, "5" * 64, 6, ((100, 7),), units).save(folder / "plan-00.json")
-    write_sealed(folder / MANIFEST, {
-        "kind": "nait_fast index", "format_version": FORMAT_VERSION, "model_name": "tiny", "codec": "neuron", **SHARED,
-        "template_kind": "chat", "max_length": 40, "row_bytes": LAYOUT.row_bytes, "codebook": codebook.hash,
-        "exact": {"sums": "e" * 16}, "rows": 8, "tokens": 56, "truncated": 1, "duplicate_ids": 1,
-        "datasets": [{"path": "/pool.jsonl", "kind": "jsonl", "format": "text", "rows": 10, "sha256": "5" * 64}],
-        "skipped": {"rows": 2, "reasons": {"empty response": 1, "not JSON: x, column 1": 1}, "sha256": sha256(listed)},
-        "calibration": sha256((folder / CALIBRATION).read_bytes()), "shards": shards,
-    })  # fmt: skip
+    write_sealed(
+        folder / MANIFEST,
+        {
+            "kind": "nait_fast index",
+            "format_version": FORMAT_VERSION,
+            "model_name": "tiny",
+            "codec": "neuron",
+            **SHARED,
+            "template_kind": "chat",
+            "max_length": 40,
+            "row_bytes": LAYOUT.row_bytes,
+            "codebook": codebook.hash,
+            "exact": {"sums": "e" * 16},
+            "rows": 8,
+            "tokens": 56,
+            "truncated": 1,
+            "duplicate_ids": 1,
+            "datasets": [{"path": "/pool.jsonl", "kind": "jsonl", "format": "text", "rows": 10, "sha256": "5" * 64}],
+            "skipped": {
+                "rows": 2,
+                "reasons": {"empty response": 1, "not JSON: x, column 1": 1},
+                "sha256": sha256(listed),
+            },
+            "calibration": sha256((folder / CALIBRATION).read_bytes()),
+            "shards": shards,
+        },
+    )
     signature().save(folder.parent)
     return folder
 

@@ -218,8 +218,15 @@ def test_several_workers_repair(tmp_path: Path, options, pools) -> None:
     build(folder, dataset=pools[0], **{**options, "shard_rows": 2})
     before = digest(folder)
     context = runs.server()
-    given = {"shard_rows": 2, "calibration_size": 20, "batch_tokens": 200, **options, "output": str(folder),
-             "dataset": pools[0], "repair": True}  # fmt: skip
+    given = {
+        "shard_rows": 2,
+        "calibration_size": 20,
+        "batch_tokens": 200,
+        **options,
+        "output": str(folder),
+        "dataset": pools[0],
+        "repair": True,
+    }
     for _ in range(3):
         for number in (1, 2, 5, 8):
             (folder / f"shard-{number:05d}.safetensors").unlink()
@@ -301,10 +308,7 @@ def test_what_cannot_be_added(tmp_path: Path, options, pools, tiny_model: str) -
     folder = tmp_path / "index"
     build(folder, dataset=pools[0], **options)
     before = digest(folder)
-    for changed, words in (
-        ({"max_length": 30}, r"max_length \(512 -> 30\)"),
-        ({"template": "alpaca"}, "template"),
-    ):
+    for changed, words in (({"max_length": 30}, r"max_length \(512 -> 30\)"), ({"template": "alpaca"}, "template")):
         with pytest.raises(NaitError, match=words):
             build(folder, dataset=pools[1], append=True, **{**options, **changed})
     assert digest(folder) == before

@@ -138,8 +138,15 @@ def test_the_estimate_meets_the_exact_scores(tmp_path: Path, tiny_model: str, po
     exact = scores(build(tmp_path / "plain", tiny_model, pool, score=[file]), mine)[:, 0]
     errors = []
     for n_bytes in (16, 40, 90):
-        index = build(tmp_path / str(n_bytes), tiny_model, pool, codec="components", reading=reading,
-                      bytes_per_sample=n_bytes, calibration_size=60)  # fmt: skip
+        index = build(
+            tmp_path / str(n_bytes),
+            tiny_model,
+            pool,
+            codec="components",
+            reading=reading,
+            bytes_per_sample=n_bytes,
+            calibration_size=60,
+        )
         errors.append(np.abs(scores(index, mine)[:, 0] - exact).mean() / exact.std())
     assert errors[0] > errors[1] > errors[2] and errors[0] < 0.6 and errors[2] < 0.1
 
@@ -149,8 +156,12 @@ def test_rank_and_embeddings(tmp_path: Path, tiny_model: str, pool: Path, signat
     nait_fast.build_signature(
         model=tiny_model, target=[f"like={target_file}"], method="embed", codebook=index.folder, output=tmp_path
     )
-    told = nait_fast.rank(index=index.folder, signature=[signature.save(tmp_path), tmp_path / "like.safetensors"],
-                          output=tmp_path / "out", top_k=5)  # fmt: skip
+    told = nait_fast.rank(
+        index=index.folder,
+        signature=[signature.save(tmp_path), tmp_path / "like.safetensors"],
+        output=tmp_path / "out",
+        top_k=5,
+    )
     assert told["approximate"] == ["sums"] and told["targets"] == ["sums", "like"] and told["rows_selected"] == 5
     rows, best = nait_fast.search(index, signature, 3)
     expected = scores(index, signature)[:, 0]
@@ -185,5 +196,6 @@ def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, index: Index
 
 @pytest.mark.parametrize("name", ["basis", "component_layers", "component_counts", "component_scale"])
 def test_damaged_codebooks_are_refused(tmp_path: Path, index: Index, name: str) -> None:
-    check_codebook_damage(index.folder, tmp_path, name,
-                          {"component_layers": 2, "component_counts": 1}.get(name, np.nan))  # fmt: skip
+    check_codebook_damage(
+        index.folder, tmp_path, name, {"component_layers": 2, "component_counts": 1}.get(name, np.nan)
+    )

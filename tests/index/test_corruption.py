@@ -123,8 +123,22 @@ def damaged(data: bytes, kind: str, generator: random.Random) -> bytes:
     }[kind]()
 
 
-KINDS = ("bit", "byte", "truncated", "last byte gone", "extended", "zeroed", "zeroed to the end", "piece gone",
-         "piece twice", "line gone", "line twice", "noise", "number", "header length")  # fmt: skip
+KINDS = (
+    "bit",
+    "byte",
+    "truncated",
+    "last byte gone",
+    "extended",
+    "zeroed",
+    "zeroed to the end",
+    "piece gone",
+    "piece twice",
+    "line gone",
+    "line twice",
+    "noise",
+    "number",
+    "header length",
+)
 
 
 def cases(files: list[Path], generator: random.Random) -> Iterator[tuple[Path, str, bytes, bytes]]:

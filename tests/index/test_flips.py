@@ -50,9 +50,13 @@ def of_codec(index: Path, codec: str) -> Path:
     seal(index / MANIFEST, told)
     for number, rows in enumerate(ROWS):
         n = len(rows)
-        tensors = {"codes": generator.integers(0, 256, (n, told["row_bytes"]), np.uint8), "row": np.array(rows),
-                   "n_tokens": np.full(n, 7, np.int32), "exact.sums": generator.normal(size=n),
-                   **id_tensors(IDS[number])}  # fmt: skip
+        tensors = {
+            "codes": generator.integers(0, 256, (n, told["row_bytes"]), np.uint8),
+            "row": np.array(rows),
+            "n_tokens": np.full(n, 7, np.int32),
+            "exact.sums": generator.normal(size=n),
+            **id_tensors(IDS[number]),
+        }
         for name, (dtype, shape) in columns_of(told).items():
             tensors[name] = generator.integers(0, 100, (n, *shape)).astype(dtype)
         put(index, shard_name(number), pack_tensors(tensors, {"kind": "shard", "number": number}))
@@ -160,9 +164,14 @@ def test_files_that_merge_reads(index: Path, tmp_path: Path) -> None:
         nait_fast.merge(index=[str(index), str(other)], output=str(out))
 
     for folder, name in (
-        (index, CODEBOOK), (index, CALIBRATION), (other, RUN), (index, SKIPPED), (other, "plan-00.json"),
-        (other, MANIFEST), (other, shard_name(1)),
-    ):  # fmt: skip
+        (index, CODEBOOK),
+        (index, CALIBRATION),
+        (other, RUN),
+        (index, SKIPPED),
+        (other, "plan-00.json"),
+        (other, MANIFEST),
+        (other, shard_name(1)),
+    ):
         flips(folder / name, 12, merge)
     merge()
     assert Index(out).verify() == []
@@ -224,8 +233,9 @@ def test_rows_left_out_are_not_selected(chosen: Made, tmp_path: Path) -> None:
     try:
         check_kept(Index(chosen.index), np.array([4, 6]))
         with pytest.raises(NaitError, match=r"row 5 was left out \(empty response\), but the shards hold it"):
-            nait_fast.rank(index=str(chosen.index), signature=chosen.saved(*chosen.signatures), output=str(tmp_path),
-                           fraction=1.0)  # fmt: skip
+            nait_fast.rank(
+                index=str(chosen.index), signature=chosen.saved(*chosen.signatures), output=str(tmp_path), fraction=1.0
+            )
     finally:
         (chosen.index / SKIPPED).unlink()
         (chosen.index / MANIFEST).write_bytes(before)
@@ -235,8 +245,12 @@ def test_rows_left_out_are_not_selected(chosen: Made, tmp_path: Path) -> None:
 def test_rows_that_are_none_of_the_unit(tmp_path: Path, rows: list[int]) -> None:
     index = make(tmp_path / "index")
     shard = nait_fast.Index(index).open(nait_fast.Index(index).entries[0])
-    tensors = {"codes": shard.codes, "row": np.array([*rows, 100, 101][:5]), "n_tokens": shard.n_tokens,
-               "exact.sums": shard.exact["sums"]}  # fmt: skip
+    tensors = {
+        "codes": shard.codes,
+        "row": np.array([*rows, 100, 101][:5]),
+        "n_tokens": shard.n_tokens,
+        "exact.sums": shard.exact["sums"],
+    }
     put(index, shard_name(0), pack_tensors(tensors, {"kind": "shard", "number": 0}))
     for read in (lambda: list(Stream(Index(index)).parts()), lambda: Index(index).open(Index(index).entries[0]).row):
         with pytest.raises(NaitError, match=r"rows beyond those of its unit|rows that do not ascend"):

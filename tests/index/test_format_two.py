@@ -59,8 +59,9 @@ def made(tmp_path_factory, tiny_model: str) -> Path:
             dataset=str(pools[1]), output=str(folder / "old1"), codebook=str(folder / "old"), **common
         )
     for name in ("new", "old"):
-        nait_fast.build_signature(model=tiny_model, target=[str(target)], codebook=str(folder / name),
-                                  output=str(folder / f"of-{name}"))  # fmt: skip
+        nait_fast.build_signature(
+            model=tiny_model, target=[str(target)], codebook=str(folder / name), output=str(folder / f"of-{name}")
+        )
     return folder
 
 
@@ -68,8 +69,12 @@ def test_read_with_one_warning(made: Path, tmp_path: Path) -> None:
     scores = {}
     for name in ("new", "old"):
         with recorded() as told:
-            nait_fast.rank(index=str(made / name), signature=[str(made / f"of-{name}" / "sums.safetensors")],
-                           output=str(tmp_path / name), fraction=0.2)  # fmt: skip
+            nait_fast.rank(
+                index=str(made / name),
+                signature=[str(made / f"of-{name}" / "sums.safetensors")],
+                output=str(tmp_path / name),
+                fraction=0.2,
+            )
         scores[name] = (tmp_path / name / "selected.jsonl").read_bytes()
         assert [t for t in told if "checksums" in t] == [
             f"{made / name}: an index of format 2, whose shards have no checksums: changed bytes in them go unseen "

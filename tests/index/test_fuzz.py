@@ -134,13 +134,27 @@ def test_monstrous_numbers_take_no_memory(index: Path, rows: int) -> None:
     told = read_json(index / MANIFEST)
     other = {**told, "rows": rows, "datasets": [{**told["datasets"][0], "rows": rows}]}
     hostile = [
-        {**other, "shards": [{**told["shards"][0], "pool_rows": rows, "rows": rows}],
-         "skipped": {"rows": 0, "reasons": {}}},
-        {**other, "rows": 5, "shards": [{**told["shards"][0], "pool_rows": rows}],
-         "skipped": {**told["skipped"], "rows": rows - 5}},
-        {**told, "rows": 0, "tokens": 0, "widths": [rows, 32], "row_bytes": (-(-rows // 32) * 4 + 4 + 15) // 16 * 16,
-         "shards": [{**shard, "rows": 0} for shard in told["shards"]], "skipped": {**told["skipped"], "rows": 10}},
-    ]  # fmt: skip
+        {
+            **other,
+            "shards": [{**told["shards"][0], "pool_rows": rows, "rows": rows}],
+            "skipped": {"rows": 0, "reasons": {}},
+        },
+        {
+            **other,
+            "rows": 5,
+            "shards": [{**told["shards"][0], "pool_rows": rows}],
+            "skipped": {**told["skipped"], "rows": rows - 5},
+        },
+        {
+            **told,
+            "rows": 0,
+            "tokens": 0,
+            "widths": [rows, 32],
+            "row_bytes": (-(-rows // 32) * 4 + 4 + 15) // 16 * 16,
+            "shards": [{**shard, "rows": 0} for shard in told["shards"]],
+            "skipped": {**told["skipped"], "rows": 10},
+        },
+    ]
     with restored(index):
         for manifest in hostile:
             seal(index / MANIFEST, manifest)
@@ -165,7 +179,13 @@ def test_lists_of_skipped_rows(index: Path, data: st.DataObject) -> None:
 
 
 LINES = [
-    b"", b"null\n", b"[]\n", b"{}\n", b'{"row": 3}\n', b"\xff\xfe{\x00}\x00\n", b"[" * 50_000,
+    b"",
+    b"null\n",
+    b"[]\n",
+    b"{}\n",
+    b'{"row": 3}\n',
+    b"\xff\xfe{\x00}\x00\n",
+    b"[" * 50_000,
     b'{"row": ' + b"9" * 5000,
     *(json.dumps({"row": row, "where": "p", "reason": "r"}).encode() for row in (-1, 3.0, True, "3", None, 10, 2**64)),
     b'{"row": 3, "where": "p", "reason": "empty response", "kept": false}\n',
@@ -173,7 +193,7 @@ LINES = [
     b'{"row": 3, "where": 5, "reason": "empty response"}\n',
     b'{"row": 3, "where": "p", "reason": ["empty response"]}\n',
     b" " * (1 << 21),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: repr(line[:40]))
@@ -223,8 +243,13 @@ def test_selections(tmp_path: Path, change: dict) -> None:
     for name in ("selected.jsonl", "dataset_info.json"):
         (tmp_path / name).write_bytes(b"")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    whole = {"kind": "nait_fast selection", "verb": "rank", "signatures": {"sums": "0" * 16},
-             "rows_selected": 0, "files": {"selected.jsonl": empty, "dataset_info.json": empty}}  # fmt: skip
+    whole = {
+        "kind": "nait_fast selection",
+        "verb": "rank",
+        "signatures": {"sums": "0" * 16},
+        "rows_selected": 0,
+        "files": {"selected.jsonl": empty, "dataset_info.json": empty},
+    }
     seal(tmp_path / MANIFEST, whole)
     assert verify(str(tmp_path))["ok"]
     seal(tmp_path / MANIFEST, {**whole, "verb": "select", **change})

@@ -178,8 +178,11 @@ ENDS = st.lists(
 @settings(quick, max_examples=250)
 def test_ids(index: Path, ends: list[int], text: bytes, absent: list[int]) -> None:
     tensors = tensors_of(index, SHARD)
-    tensors |= {"ids": np.frombuffer(text, np.uint8), "id_ends": np.array(ends),
-                "id_absent": np.array(absent, np.uint8).view(bool)}  # fmt: skip
+    tensors |= {
+        "ids": np.frombuffer(text, np.uint8),
+        "id_ends": np.array(ends),
+        "id_absent": np.array(absent, np.uint8).view(bool),
+    }
     with restored(index):
         put(index, SHARD, pack_tensors(tensors, meta_of(index, SHARD)))
         sound = ends == sorted(ends) and ends[0] >= 0 and ends[-1] == len(text) and max(absent) < 2

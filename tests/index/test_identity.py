@@ -65,8 +65,9 @@ def test_what_differs_is_refused(tmp_path: Path, tiny_model: str):
 
 def old(signature: Signature) -> Signature:
     kept = {k: v for k, v in signature.meta.items() if k not in ("dtype", "max_length")}
-    return Signature(signature.name, {**kept, "model": kept["model"][:16], "template": kept["template"][:16]},
-                     signature.tensors)  # fmt: skip
+    return Signature(
+        signature.name, {**kept, "model": kept["model"][:16], "template": kept["template"][:16]}, signature.tensors
+    )
 
 
 def test_an_old_signature_in_a_scorer(tiny_model: str):
@@ -78,8 +79,7 @@ def test_an_old_signature_of_an_old_index_is_said(tmp_path: Path):
     from tests.ranking import indexes
 
     made = indexes.contrast("a", [40], 0)
-    rows = {"codes": made.layout.pack(np.zeros((2, 40), bool)), "row": np.arange(2),
-            "n_tokens": np.full(2, 5, "i4")}  # fmt: skip
+    rows = {"codes": made.layout.pack(np.zeros((2, 40), bool)), "row": np.arange(2), "n_tokens": np.full(2, 5, "i4")}
     folder = indexes.write_index(tmp_path / "index", [rows], [40])
     index = Index(folder)
     with pytest.raises(NaitError, match="cannot be compared with"):

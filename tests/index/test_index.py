@@ -144,8 +144,12 @@ def test_a_codebook_is_reused_or_refused(tmp_path: Path, tiny_model: str, plain:
     pool = write_jsonl(tmp_path / "other.jsonl", make_rows(20, seed=5))
     index = build(tmp_path / "index", tiny_model, pool, codebook=plain.folder / "codebook.safetensors")
     assert index.codebook_hash == plain.codebook_hash != build(tmp_path / "own", tiny_model, pool).codebook_hash
-    for options, word in (({"first_token": "include"}, "first_token"), ({"reading": "drift"}, "reading"),
-                          ({"template": "alpaca"}, "template"), ({"layers": "0,2"}, "layers")):  # fmt: skip
+    for options, word in (
+        ({"first_token": "include"}, "first_token"),
+        ({"reading": "drift"}, "reading"),
+        ({"template": "alpaca"}, "template"),
+        ({"layers": "0,2"}, "layers"),
+    ):
         with pytest.raises(NaitError, match=f"--codebook .*: made with another {word}"):
             build(tmp_path / "refused", tiny_model, pool, codebook=plain.folder, **options)
     with pytest.raises(NaitError, match="codec nag has no codebook"):

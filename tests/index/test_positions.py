@@ -72,11 +72,18 @@ def test_samples_beyond_the_models_positions_are_said(short: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("rope", "most"),
-    [(None, 100), ({"rope_type": "default"}, 100), ({"rope_type": "linear", "factor": 4.0}, 400),
-     ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}, 128),
-     ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 12}, 100),
-     ({"full_attention": {"rope_type": "linear", "factor": 2.0}, "sliding_attention": {"rope_type": "default"}}, 200)],
-)  # fmt: skip
+    [
+        (None, 100),
+        ({"rope_type": "default"}, 100),
+        ({"rope_type": "linear", "factor": 4.0}, 400),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}, 128),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 12}, 100),
+        (
+            {"full_attention": {"rope_type": "linear", "factor": 2.0}, "sliding_attention": {"rope_type": "default"}},
+            200,
+        ),
+    ],
+)
 def test_what_a_model_was_trained_on(rope: dict | None, most: int) -> None:
     assert _trained_positions(SimpleNamespace(max_position_embeddings=100, rope_parameters=rope)) == most
     for none in (None, -1, "many"):

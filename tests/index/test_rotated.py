@@ -115,8 +115,15 @@ def test_the_estimate_meets_the_exact_scores(tmp_path: Path, tiny_model: str, po
     for outliers in (0, 100):
         got = []
         for seed in range(3):
-            index = build(tmp_path / f"i{outliers}-{seed}", tiny_model, pool, codec="rotated", reading=reading,
-                          outliers=outliers, seed=seed)  # fmt: skip
+            index = build(
+                tmp_path / f"i{outliers}-{seed}",
+                tiny_model,
+                pool,
+                codec="rotated",
+                reading=reading,
+                outliers=outliers,
+                seed=seed,
+            )
             got.append(scores(index, mine)[:, 0])
             assert np.corrcoef(got[-1], exact)[0, 1] > 0.8
         error[outliers] = np.abs(np.mean(got, axis=0) - exact).mean() / exact.std()
@@ -210,8 +217,15 @@ def naive_hidden(folder: str, rows: list[dict]) -> np.ndarray:
 
 
 def test_select_by_embeddings(tmp_path: Path, tiny_model: str, pool: Path, target_file: Path) -> None:
-    told = nait_fast.select(model=tiny_model, dataset=pool, target=[f"sums={target_file}"], method="embed",
-                            output=tmp_path / "out", fraction=0.2, calibration_size=20)  # fmt: skip
+    told = nait_fast.select(
+        model=tiny_model,
+        dataset=pool,
+        target=[f"sums={target_file}"],
+        method="embed",
+        output=tmp_path / "out",
+        fraction=0.2,
+        calibration_size=20,
+    )
     chosen = [json.loads(line)["source"] for line in (tmp_path / "out" / "selected.jsonl").read_text().splitlines()]
     assert told["rows_selected"] == 12 and chosen.count("sums") >= 10
 
@@ -254,9 +268,10 @@ def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, rotated: Ind
     with pytest.raises(NaitError, match=r"scores with reading mean, the codes of index .* are of drift"):
         scores(rotated, other)
     embed = nait_fast.Signature(
-        "e", {**signature.meta, "method": "embed", "embed_layer": 1, "codebook": rotated.codebook_hash},
+        "e",
+        {**signature.meta, "method": "embed", "embed_layer": 1, "codebook": rotated.codebook_hash},
         {"centroid": np.ones(4, np.float32), "hidden_mean": np.ones(4, np.float32)},
-    )  # fmt: skip
+    )
     with pytest.raises(NaitError, match=r"compares embeddings of layer 1, .* has embeddings of layer 2"):
         scores(rotated, embed)
 

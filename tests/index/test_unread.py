@@ -79,14 +79,18 @@ def test_it_is_in_the_manifest_and_the_summary(whole: Path, tiny_model: str, poo
     )  # complete: says it again
     assert lines == [
         f"{pool}: 14 rows hold 'rationale', which is not read; --ignore rationale silences this",
-        *(f"{pool}: {n} rows hold '{what}', which the template does not show the model (all or part of it); --ignore "
-          f"{what} silences this" for what, n in UNSHOWN.items()),
-    ]  # fmt: skip
+        *(
+            f"{pool}: {n} rows hold '{what}', which the template does not show the model (all or part of it); --ignore "
+            f"{what} silences this"
+            for what, n in UNSHOWN.items()
+        ),
+    ]
 
 
 @pytest.mark.parametrize("kind", [pytest.param("workers", marks=pytest.mark.slow), "ignored", "stopped"])
-def test_the_bytes_do_not_depend_on_how(kind: str, tmp_path: Path, tiny_model: str, pool: Path, whole: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_the_bytes_do_not_depend_on_how(
+    kind: str, tmp_path: Path, tiny_model: str, pool: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = {"model": tiny_model, "dataset": pool, "output": tmp_path, **OPTIONS}
     if kind == "workers":
         lines = quietly(nait_fast.build_index, workers=2, **given)
@@ -134,8 +138,21 @@ def test_added_and_joined_indexes_add_up(tmp_path: Path, tiny_model: str, whole:
 
 def test_select_says_it_of_pool_and_target(capsys, tmp_path: Path, tiny_model: str, pool: Path) -> None:
     target = write_jsonl(tmp_path / "goal.jsonl", [{**row, "hint": "a long way"} for row in rows_of(6, seed=2)])
-    arguments = ["--model", tiny_model, "--dataset", pool, "--target", target, "--output", tmp_path / "out", "--json",
-                 "--calibration-size", 20, "--export", "dataflex"]  # fmt: skip
+    arguments = [
+        "--model",
+        tiny_model,
+        "--dataset",
+        pool,
+        "--target",
+        target,
+        "--output",
+        tmp_path / "out",
+        "--json",
+        "--calibration-size",
+        20,
+        "--export",
+        "dataflex",
+    ]
     ran = run(capsys, "select", *arguments)
     assert ran.status == 0
     lines = ran.err.splitlines()
@@ -145,8 +162,18 @@ def test_select_says_it_of_pool_and_target(capsys, tmp_path: Path, tiny_model: s
     assert (summary["extraction"]["unread"], summary["extraction"]["unshown"]) == (UNREAD, UNSHOWN)
     assert [f"nait-fast: warning: {line}" for line in summary["warnings"]] == lines
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["warnings"] == summary["warnings"]
-    ran = run(capsys, "select", *arguments, "--ignore", "hint", "rationale", "tools", "--ignore", "tool_calls",
-              "reasoning_content")  # fmt: skip
+    ran = run(
+        capsys,
+        "select",
+        *arguments,
+        "--ignore",
+        "hint",
+        "rationale",
+        "tools",
+        "--ignore",
+        "tool_calls",
+        "reasoning_content",
+    )
     assert (ran.status, ran.err) == (0, "")
 
 
@@ -220,8 +247,13 @@ def test_another_date_is_another_template(tmp_path: Path, dated: str) -> None:
     with pytest.raises(NaitError, match="another template"):
         nait_fast.merge(index=[tmp_path / "index", tmp_path / "later"], output=tmp_path / "joined")
     for codebook, date in (("index", {}), ("later", later)):
-        nait_fast.build_signature(model=dated, target=[f"{codebook}={target}"], codebook=tmp_path / codebook,
-                                  output=tmp_path / "signatures", **date)  # fmt: skip
+        nait_fast.build_signature(
+            model=dated,
+            target=[f"{codebook}={target}"],
+            codebook=tmp_path / codebook,
+            output=tmp_path / "signatures",
+            **date,
+        )
     with pytest.raises(NaitError, match="made with another template"):
         nait_fast.build_signature(model=dated, target=[target], codebook=tmp_path / "later", output=tmp_path / "s")
     files = {name: tmp_path / "signatures" / f"{name}.safetensors" for name in ("index", "later")}

@@ -323,7 +323,10 @@ def test_json_that_is_no_manifest(index: Path) -> None:
 def test_a_selection_with_a_foreign_signature(selection: Path, whole: Path, tiny_model: str) -> None:
     target = write_jsonl(selection.parent / "sums.jsonl", make_rows(8, seed=9))
     nait_fast.build_signature(
-        model=tiny_model, target=[str(target)], codebook=selection / "index", output=selection / "signatures",
+        model=tiny_model,
+        target=[str(target)],
+        codebook=selection / "index",
+        output=selection / "signatures",
         overwrite=True,
-    )  # fmt: skip
+    )
     assert "sums.safetensors: its bytes have changed" in problem(selection)

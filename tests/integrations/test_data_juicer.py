@@ -86,12 +86,17 @@ def test_a_recipe(made: Made, tmp_path: Path) -> None:
         "custom_operator_paths": [str(tmp_path / "ops.py")],
         "keep_stats_in_res_ds": True,
         "process": [
-            {"nait_fast_filter": {
-                "model": made.model, "signatures": made.signatures, "columns": list(KEYS),
-                "min_score": {"sums": threshold}, "batch_size": BATCH,
-            }}
+            {
+                "nait_fast_filter": {
+                    "model": made.model,
+                    "signatures": made.signatures,
+                    "columns": list(KEYS),
+                    "min_score": {"sums": threshold},
+                    "batch_size": BATCH,
+                }
+            }
         ],
-    }  # fmt: skip
+    }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     command = [sys.executable, "-m", "data_juicer.tools.process_data", "--config", str(tmp_path / "recipe.yaml")]
     own = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "DATA_JUICER_CACHE_HOME": str(tmp_path / "home")}

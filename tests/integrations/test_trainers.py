@@ -18,9 +18,12 @@ def chosen(tmp_path_factory, made: Made) -> Path:
     codebook = str(Path(made.signatures[0]).parent / "index")
     nait_fast.build_index(model=made.model, dataset=str(pool), output=str(folder / "index"), codebook=codebook)
     nait_fast.rank(
-        index=str(folder / "index"), signature=made.signatures[:1], output=str(folder), top_k=12,
+        index=str(folder / "index"),
+        signature=made.signatures[:1],
+        output=str(folder),
+        top_k=12,
         export=["llama_factory", "dataflex", "messages"],
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -38,9 +41,16 @@ def test_trl_trains_on_the_messages(chosen: Path, made: Made, tmp_path: Path) ->
     tokenizer = AutoTokenizer.from_pretrained(made.model, pad_token="</s>")
     model = AutoModelForCausalLM.from_pretrained(made.model)
     options = trl.SFTConfig(
-        output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, max_length=96, use_cpu=True,
-        bf16=False, report_to=[], save_strategy="no", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "out"),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        max_length=96,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     trainer = trl.SFTTrainer(model=model, args=options, train_dataset=rows, processing_class=tokenizer)
     text = tokenizer.decode(trainer.train_dataset[0]["input_ids"])
     best = selected(chosen)[0]
@@ -59,13 +69,22 @@ def test_dataflex_selects_the_rows(chosen: Path, tmp_path: Path) -> None:
 CALL = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": {"port": "Hull"}}}
 TOOL = {"type": "function", "function": {"name": "tide", "description": "the tide", "parameters": {"type": "object"}}}
 AGENT = [
-    {"id": "a", "tools": [TOOL], "messages": [
-        {"role": "user", "content": "tide"}, {"role": "assistant", "content": "so", "tool_calls": [CALL]},
-        {"role": "tool", "content": "3.1", "tool_call_id": "c1"},
-        {"role": "assistant", "content": "It is 3.1", "reasoning_content": "it was read"}]},
-    {"id": "b", "system": "be brief", "messages": [
-        {"role": "user", "content": "why"}, {"role": "assistant", "content": "rain"}]},
-]  # fmt: skip
+    {
+        "id": "a",
+        "tools": [TOOL],
+        "messages": [
+            {"role": "user", "content": "tide"},
+            {"role": "assistant", "content": "so", "tool_calls": [CALL]},
+            {"role": "tool", "content": "3.1", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "It is 3.1", "reasoning_content": "it was read"},
+        ],
+    },
+    {
+        "id": "b",
+        "system": "be brief",
+        "messages": [{"role": "user", "content": "why"}, {"role": "assistant", "content": "rain"}],
+    },
+]
 SHOWS_ALL = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|start|>{{ m.role }}:{{ m.content or '' }}"
     "{% if m.reasoning_content %}[{{ m.reasoning_content }}]{% endif %}"

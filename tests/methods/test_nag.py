@@ -15,8 +15,15 @@ WIDTHS = [72, 72, 72, 72]
 
 
 def meta() -> dict:
-    return {"widths": WIDTHS, "layers": [0, 1, 2, 3], "model": "m", "template": "t", "reading": "up_abs",
-            "first_token": "exclude", "top_k": 20}  # fmt: skip
+    return {
+        "widths": WIDTHS,
+        "layers": [0, 1, 2, 3],
+        "model": "m",
+        "template": "t",
+        "reading": "up_abs",
+        "first_token": "exclude",
+        "top_k": 20,
+    }
 
 
 @pytest.mark.parametrize("n_target", [2, 37, 300])

@@ -24,8 +24,15 @@ from nait_fast.storage.files import pack_tensors, read_tensors
 LAYOUT = CodeLayout.of([40, 33])
 N = LAYOUT.n_neurons
 RNG = np.random.default_rng(0)
-IDENTITY = {"model": "a" * 32, "template": "b" * 32, "dtype": "float32", "max_length": 512, "first_token": "exclude",
-            "layers": [0, 1], "widths": [40, 33]}  # fmt: skip
+IDENTITY = {
+    "model": "a" * 32,
+    "template": "b" * 32,
+    "dtype": "float32",
+    "max_length": 512,
+    "first_token": "exclude",
+    "layers": [0, 1],
+    "widths": [40, 33],
+}
 OLD = {k: v[:16] if k in ("model", "template") else v for k, v in IDENTITY.items() if k not in ("dtype", "max_length")}
 CODEBOOK = Codebook(
     frequency=RNG.random(N).astype(np.float32),

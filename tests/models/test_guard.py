@@ -16,13 +16,22 @@ from tests.models.tiny import COMMON, GPT, build, config_of, llama, run, sequenc
 from tests.test_capture_api import padded
 
 TEXT = COMMON | {
-    "hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128,
-}  # fmt: skip
+    "hidden_size": 16,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
 VISION = {
-    "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 5, "image_size": 28,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 5,
+    "image_size": 28,
     "patch_size": 14,
-}  # fmt: skip
+}
 TOKENS = {"image_token_id": 59, "image_token_index": 59, "pad_token_id": 0}
 CROSS = [1, 3]  # Mllama's layers that look at images
 
@@ -51,8 +60,11 @@ def multimodal(kind: str) -> nn.Module:
         vision |= {"intermediate_layers_indices": [1], "max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]]}
         config = config_of(kind, {}, text_config=text, vision_config=vision, **TOKENS)
         return randomised(transformers.MllamaForConditionalGeneration(config))
-    classes = {"smolvlm": "SmolVLMForConditionalGeneration", "idefics3": "Idefics3ForConditionalGeneration",
-               "llava": "LlavaForConditionalGeneration"}  # fmt: skip
+    classes = {
+        "smolvlm": "SmolVLMForConditionalGeneration",
+        "idefics3": "Idefics3ForConditionalGeneration",
+        "llava": "LlavaForConditionalGeneration",
+    }
     vision = VISION | {"model_type": "clip_vision_model"} if kind == "llava" else VISION
     text = TEXT | {"model_type": "llama"}
     config = config_of(kind, {}, text_config=text, vision_config=vision, **TOKENS)

@@ -144,11 +144,20 @@ def test_sliding_windows_and_layer_types_change_it():
 def test_what_is_inert_does_not(model):
     other = copy.deepcopy(model.config)
     for key, value in (
-        ("use_cache", False), ("eos_token_id", 7), ("pad_token_id", 5), ("attention_dropout", 0.3),
+        ("use_cache", False),
+        ("eos_token_id", 7),
+        ("pad_token_id", 5),
+        ("attention_dropout", 0.3),
         ("_name_or_path", "x"),
-        ("transformers_version", "4.0"), ("dtype", torch.bfloat16), ("unsloth_fixed", True), ("off_by_default", False),
-        ("none_yet", None), ("architectures", ["Other"]), ("initializer_range", 1.0), ("id2label", {0: "a"}),
-    ):  # fmt: skip
+        ("transformers_version", "4.0"),
+        ("dtype", torch.bfloat16),
+        ("unsloth_fixed", True),
+        ("off_by_default", False),
+        ("none_yet", None),
+        ("architectures", ["Other"]),
+        ("initializer_range", 1.0),
+        ("id2label", {0: "a"}),
+    ):
         setattr(other, key, value)
     assert config_values(other) == config_values(model.config)
 

@@ -17,9 +17,14 @@ VOCABULARY = 60
 NEURONS = 40  # no multiple of 32
 COMMON = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 MODERN = COMMON | {
-    "hidden_size": 16, "intermediate_size": NEURONS, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128,
-}  # fmt: skip
+    "hidden_size": 16,
+    "intermediate_size": NEURONS,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
 GPT = COMMON | {"n_embd": 16, "n_inner": NEURONS, "n_layer": 3, "n_head": 2, "n_positions": 128}
 
 

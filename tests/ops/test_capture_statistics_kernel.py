@@ -37,10 +37,14 @@ batch_lengths = st.one_of(
 
 @settings(deadline=None, max_examples=40)
 @given(
-    batch_lengths, st.sampled_from([1, 31, 33, 127, 128, 129, 71]), st.sampled_from(DTYPES),
-    st.sampled_from(["gated", "plain", "fused"]), st.sampled_from(["relu", "relu2"]),
-    st.sampled_from([set(), {"sum"}, {"first", "last"}, {"up_abs_sum"}, EVERYTHING]), st.data(),
-)  # fmt: skip
+    batch_lengths,
+    st.sampled_from([1, 31, 33, 127, 128, 129, 71]),
+    st.sampled_from(DTYPES),
+    st.sampled_from(["gated", "plain", "fused"]),
+    st.sampled_from(["relu", "relu2"]),
+    st.sampled_from([set(), {"sum"}, {"first", "last"}, {"up_abs_sum"}, EVERYTHING]),
+    st.data(),
+)
 def test_any_batch(lengths, width, dtype, form, act, statistics, data):
     n = len(lengths)
     gaps = torch.tensor(data.draw(st.lists(st.sampled_from([0, 0, 1, 7]), min_size=n + 1, max_size=n + 1)))

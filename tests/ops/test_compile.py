@@ -45,7 +45,9 @@ def test_every_kernel_compiles_well(outside):
 
 @pytest.mark.slow
 def test_the_gate_fails_on_what_does_not_hold(outside):
-    done = outside("-c", """if True:
+    done = outside(
+        "-c",
+        """if True:
         import dataclasses
         from benchmarks.compile_gate import cases, gate
         case = next(c for c in cases() if c.kernel == "popcount.count_kernel")
@@ -53,7 +55,8 @@ def test_the_gate_fails_on_what_does_not_hold(outside):
         broken = dataclasses.replace(case, name="broken", constants=case.constants | {"BLOCK_W": 100})
         if __name__ == "__main__":
             raise SystemExit(gate([wrong, broken], ["sm_90"], whole=False))
-    """)  # fmt: skip
+    """,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "popcount.count_kernel / wrong / sm_90: 64 popc, 128 expected" in done.stdout
     assert re.search(r"count_kernel / broken / sm_90: does not compile: .*power of 2", done.stdout), done.stdout
@@ -65,11 +68,22 @@ def test_the_gate_refuses_the_interpreter(outside):
 
 
 CASE = Case(
-    "op.kernel", "name", {}, {}, {}, {"num_warps": 4},
-    words=(1536, 2048), macs=4 * 16 * 8 * 32, tile=4096, loads=2,
-)  # fmt: skip
-GOOD = {"target": "sm_90", "registers": 40, "spills": 0, "stack": 0, "trap": 0, "popc": 16, "swar": 0, "mma": 1,
-        "products": 16 * 8 * 32, "loads128": 4, "loads_narrow": 0, "shared": 4096}  # fmt: skip
+    "op.kernel", "name", {}, {}, {}, {"num_warps": 4}, words=(1536, 2048), macs=4 * 16 * 8 * 32, tile=4096, loads=2
+)
+GOOD = {
+    "target": "sm_90",
+    "registers": 40,
+    "spills": 0,
+    "stack": 0,
+    "trap": 0,
+    "popc": 16,
+    "swar": 0,
+    "mma": 1,
+    "products": 16 * 8 * 32,
+    "loads128": 4,
+    "loads_narrow": 0,
+    "shared": 4096,
+}
 
 
 @pytest.mark.parametrize(
@@ -125,10 +139,19 @@ def test_read_sass():
     """
     usage = " Function k:\n  REG:168 STACK:16 SHARED:0 LOCAL:8 CONSTANT[0]:588 TEXTURE:0 SURFACE:0 SAMPLER:0"
     assert read_sass(sass, usage, 2048) == {
-        "registers": 168, "spills": 1, "stack": 24, "shared": 2048, "popc": 1, "mma": 2,
-        "mma_kind": "IGMMA.64x16x32.S8.S8 IMMA.16832.S8.S8.SAT", "products": 64 * 16 * 32 // 4 + 16 * 8 * 32,
-        "loads128": 2, "loads_narrow": 1, "trap": 1, "swar": 1,
-    }  # fmt: skip
+        "registers": 168,
+        "spills": 1,
+        "stack": 24,
+        "shared": 2048,
+        "popc": 1,
+        "mma": 2,
+        "mma_kind": "IGMMA.64x16x32.S8.S8 IMMA.16832.S8.S8.SAT",
+        "products": 64 * 16 * 32 // 4 + 16 * 8 * 32,
+        "loads128": 2,
+        "loads_narrow": 1,
+        "trap": 1,
+        "swar": 1,
+    }
 
 
 def test_read_amdgcn():
@@ -143,7 +166,16 @@ def test_read_amdgcn():
     .vgpr_spill_count: 3
 """
     assert read_amdgcn(text, 1024) == {
-        "registers": 60, "spills": 5, "stack": 16, "shared": 1024, "popc": 1, "mma": 1,
-        "mma_kind": "v_mfma_i32_32x32x16_i8", "products": 32 * 32 * 16, "loads128": 1, "loads_narrow": 1, "trap": 0,
+        "registers": 60,
+        "spills": 5,
+        "stack": 16,
+        "shared": 1024,
+        "popc": 1,
+        "mma": 1,
+        "mma_kind": "v_mfma_i32_32x32x16_i8",
+        "products": 32 * 32 * 16,
+        "loads128": 1,
+        "loads_narrow": 1,
+        "trap": 0,
         "swar": 0,
-    }  # fmt: skip
+    }

@@ -44,9 +44,13 @@ def test_backends_and_python_agree(n, width, n_planes, monkeypatch):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(0, 40), st.integers(1, 9), st.integers(0, 17), st.integers(1, 5), st.sampled_from([1, 8, 1 << 40]),
+    st.integers(0, 40),
+    st.integers(1, 9),
+    st.integers(0, 17),
+    st.integers(1, 5),
+    st.sampled_from([1, 8, 1 << 40]),
     st.integers(0, 2**32 - 1),
-)  # fmt: skip
+)
 def test_any_problem(n, words, n_planes, n_scores, largest, seed):
     args = problem(n, 8 * words, n_planes, seed, n_scores, largest)
     expected = by_hand(*args)

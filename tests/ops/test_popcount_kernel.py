@@ -59,18 +59,24 @@ def test_planes_and_codes_of_all_ones_and_of_none(method):
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.integers(0, 40), st.integers(1, 9), st.integers(1, 17), st.integers(1, 5), st.sampled_from([1, 8, 1 << 35]),
+    st.integers(0, 40),
+    st.integers(1, 9),
+    st.integers(1, 17),
+    st.integers(1, 5),
+    st.sampled_from([1, 8, 1 << 35]),
     st.integers(0, 2**32 - 1),
-)  # fmt: skip
+)
 def test_any_problem(n, words, n_planes, n_scores, largest, seed):
     check(*problem(n, 8 * words, n_planes, seed, n_scores, largest))
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.one_of(st.integers(-300, 300), st.integers(-(2**40), 2**40)), max_size=6), st.integers(1, 3),
-    st.integers(1, 4), st.integers(0, 2**32 - 1),
-)  # fmt: skip
+    st.lists(st.one_of(st.integers(-300, 300), st.integers(-(2**40), 2**40)), max_size=6),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 2**32 - 1),
+)
 def test_columns_times_factors_are_the_weighted_planes(weights, words, n_scores, seed):
     rng = np.random.default_rng(seed)
     weights = np.array(weights, dtype=np.int64)

@@ -37,9 +37,12 @@ def by_hand(codes, planes, weights, owners, n_scores, scales, ends):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.integers(0, 5), st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(0, 9), st.integers(1, 3),
+    st.integers(0, 5),
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.integers(0, 9),
+    st.integers(1, 3),
     st.integers(0, 2**32 - 1),
-)  # fmt: skip
+)
 def test_backends_and_python_agree(n, words, n_planes, n_scores, seed):
     args = problem(n, words, n_planes, n_scores, seed)
     expected = by_hand(*args)
@@ -68,9 +71,14 @@ def test_the_scan(backend, words, monkeypatch):
 def test_what_does_not_fit_is_refused():
     codes, planes, weights, owners, n_scores, scales, ends = problem(2, [1, 2], 4, 2, 0)
     for changed in (
-        {"weights": weights[:, :1]}, {"ends": ends[:-1]}, {"ends": ends + 8}, {"ends": np.array([0, 4, 24])},
-        {"ends": np.array([0, 0, 24])}, {"owners": owners + 2}, {"planes": planes[:, :9]},
-    ):  # fmt: skip
+        {"weights": weights[:, :1]},
+        {"ends": ends[:-1]},
+        {"ends": ends + 8},
+        {"ends": np.array([0, 4, 24])},
+        {"ends": np.array([0, 0, 24])},
+        {"owners": owners + 2},
+        {"planes": planes[:, :9]},
+    ):
         given = {"planes": planes, "weights": weights, "owners": owners, "n_scores": n_scores, "ends": ends} | changed
         with pytest.raises(ValueError):
             ScaledScan(**given)

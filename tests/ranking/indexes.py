@@ -12,8 +12,14 @@ from nait_fast.methods.signature import Signature
 from nait_fast.storage.files import checksum_of, pack_tensors, sha256, write_sealed
 from nait_fast.storage.names import MANIFEST, shard_name
 
-IDENTITY = {"model": "a" * 32, "template": "b" * 32, "reading": "mean", "first_token": "exclude", "dtype": "float32",
-            "max_length": 512}  # fmt: skip
+IDENTITY = {
+    "model": "a" * 32,
+    "template": "b" * 32,
+    "reading": "mean",
+    "first_token": "exclude",
+    "dtype": "float32",
+    "max_length": 512,
+}
 CODEBOOK = "c" * 16
 
 
@@ -45,20 +51,42 @@ def write_index(
         (folder / shard_name(number)).write_bytes(data)
         row = tensors["row"]
         end = int(row[-1]) + 1 if len(row) else first
-        entries.append({"file": shard_name(number), "first_row": first, "pool_rows": end - first, "rows": len(row),
-                        "bytes": len(data), "sha256": sha256(data)})  # fmt: skip
+        entries.append(
+            {
+                "file": shard_name(number),
+                "first_row": first,
+                "pool_rows": end - first,
+                "rows": len(row),
+                "bytes": len(data),
+                "sha256": sha256(data),
+            }
+        )
         if version > 2:
             entries[-1]["xxh3"] = checksum_of(data)
         rows, tokens, first = rows + len(row), tokens + int(tensors["n_tokens"].sum()), end
     layout = CodeLayout.of(widths)
     pool = {"path": "pool.jsonl", "kind": "jsonl", "format": "text", "rows": first, "sha256": ""}
     manifest = {
-        "kind": "nait_fast index", "format_version": version, "codec": "neuron", **IDENTITY,
-        "model_name": "tiny", "template_kind": "chat", "layers": list(range(len(widths))),
-        "widths": list(layout.widths), "row_bytes": layout.row_bytes, "codebook": CODEBOOK, "calibration": None,
-        "exact": exact or {}, "datasets": datasets or [pool], "rows": rows, "tokens": tokens, "truncated": 0,
-        "duplicate_ids": 0, "skipped": {"rows": first - rows, "reasons": {}}, "shards": entries,
-    }  # fmt: skip
+        "kind": "nait_fast index",
+        "format_version": version,
+        "codec": "neuron",
+        **IDENTITY,
+        "model_name": "tiny",
+        "template_kind": "chat",
+        "layers": list(range(len(widths))),
+        "widths": list(layout.widths),
+        "row_bytes": layout.row_bytes,
+        "codebook": CODEBOOK,
+        "calibration": None,
+        "exact": exact or {},
+        "datasets": datasets or [pool],
+        "rows": rows,
+        "tokens": tokens,
+        "truncated": 0,
+        "duplicate_ids": 0,
+        "skipped": {"rows": first - rows, "reasons": {}},
+        "shards": entries,
+    }
     write_sealed(folder / MANIFEST, manifest)
     return folder
 
@@ -68,8 +96,15 @@ def contrast(name: str, widths: Sequence[int], seed: int, planes: int = 4) -> Si
     layout = CodeLayout.of(widths)
     weights = np.random.default_rng(seed).standard_normal(layout.n_neurons).astype(np.float32)
     packed, plane_weights, scale = signed_planes(weights, planes, layout)
-    meta = {"method": "contrast", **IDENTITY, "codebook": CODEBOOK, "layers": list(range(len(widths))),
-            "widths": list(widths), "samples": 8, "scale": scale}  # fmt: skip
+    meta = {
+        "method": "contrast",
+        **IDENTITY,
+        "codebook": CODEBOOK,
+        "layers": list(range(len(widths))),
+        "widths": list(widths),
+        "samples": 8,
+        "scale": scale,
+    }
     tensors = {"weights": weights, "threshold": np.zeros_like(weights), "planes": packed}
     return Signature(name, meta, {**tensors, "plane_weights": plane_weights})
 
@@ -77,6 +112,14 @@ def contrast(name: str, widths: Sequence[int], seed: int, planes: int = 4) -> Si
 def nait(name: str, widths: Sequence[int]) -> Signature:
     """A nait signature; its scores are whatever the index holds as ``exact.NAME``."""
     n, per_layer = CodeLayout.of(widths).n_neurons, [0.5] * len(widths)
-    meta = {"method": "nait", **IDENTITY, "layers": list(range(len(widths))), "widths": list(widths), "samples": 8,
-            "explained": per_layer, "sign_margin": per_layer, "codebook": None}  # fmt: skip
+    meta = {
+        "method": "nait",
+        **IDENTITY,
+        "layers": list(range(len(widths))),
+        "widths": list(widths),
+        "samples": 8,
+        "explained": per_layer,
+        "sign_margin": per_layer,
+        "codebook": None,
+    }
     return Signature(name, meta, {"direction": np.ones(n, dtype=np.float32)})

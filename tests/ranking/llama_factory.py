@@ -19,8 +19,12 @@ def read_row(entry: dict[str, Any], row: dict[str, Any]) -> tuple[str, Turns, st
         turns.append(("user", asked))
         return system, [*turns, *([("assistant", columns["response"])] if "response" in columns else [])], tools
     tags = entry["tags"]
-    roles = {tags.get("user_tag"): "user", tags.get("observation_tag"): "observation",
-             tags.get("assistant_tag"): "assistant", tags.get("function_tag"): "function"}  # fmt: skip
+    roles = {
+        tags.get("user_tag"): "user",
+        tags.get("observation_tag"): "observation",
+        tags.get("assistant_tag"): "assistant",
+        tags.get("function_tag"): "function",
+    }
     said = [(turn[tags["role_tag"]], turn[tags["content_tag"]]) for turn in columns["messages"]]
     if said and said[0][0] == tags.get("system_tag"):
         system, said = said[0][1], said[1:]

@@ -24,12 +24,22 @@ CARRIED: dict[str, tuple[list[Row], Row]] = {
             {"instruction": "w7", "input": None, "output": "w8", "history": [["w9", "w10"], ["w11", "w12"]]},
             {"instruction": "w13", "output": "w14", "tools": TOOLS},
         ],
-        {"columns": {"prompt": "instruction", "query": "input", "response": "output", "system": "system",
-                     "history": "history", "tools": "tools"}},
+        {
+            "columns": {
+                "prompt": "instruction",
+                "query": "input",
+                "response": "output",
+                "system": "system",
+                "history": "history",
+                "tools": "tools",
+            }
+        },
     ),
     "dolly": (
-        [{"instruction": "w1", "context": "", "response": "w2"},
-         {"instruction": "w3", "context": "w4", "response": "w5"}],
+        [
+            {"instruction": "w1", "context": "", "response": "w2"},
+            {"instruction": "w3", "context": "w4", "response": "w5"},
+        ],
         {"columns": {"prompt": "instruction", "query": "context", "response": "response"}},
     ),
     "query and response with history": (
@@ -40,22 +50,34 @@ CARRIED: dict[str, tuple[list[Row], Row]] = {
         {"columns": {"prompt": "query", "response": "response", "system": "system", "history": "history"}},
     ),
     "OpenOrca": (
-        [{"id": "1", "system_prompt": "", "question": "w1", "response": "w2"},
-         {"id": "2", "system_prompt": "w3", "question": "w4", "response": "w5"}],
+        [
+            {"id": "1", "system_prompt": "", "question": "w1", "response": "w2"},
+            {"id": "2", "system_prompt": "w3", "question": "w4", "response": "w5"},
+        ],
         {"columns": {"prompt": "question", "response": "response", "system": "system_prompt"}},
     ),
     "sharegpt": (
-        [{"conversations": old(("human", "w1"), ("gpt", "w2"))},
-         {"conversations": old(("system", "w3"), ("human", "w4"), ("gpt", "w5"), ("human", "w6"), ("gpt", "w7"))},
-         {"conversations": old(("human", "w8"), ("gpt", "w9")), "system": "w10"}],
-        {"columns": {"messages": "conversations", "system": "system"},
-         "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}},
+        [
+            {"conversations": old(("human", "w1"), ("gpt", "w2"))},
+            {"conversations": old(("system", "w3"), ("human", "w4"), ("gpt", "w5"), ("human", "w6"), ("gpt", "w7"))},
+            {"conversations": old(("human", "w8"), ("gpt", "w9")), "system": "w10"},
+        ],
+        {
+            "columns": {"messages": "conversations", "system": "system"},
+            "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"},
+        },
     ),
     "sharegpt with calls": (
-        [{"conversations": old(("human", "w1"), ("function_call", "w2"), ("observation", "w3"), ("gpt", "w4")),
-          "tools": TOOLS}],
-        {"columns": {"messages": "conversations", "tools": "tools"},
-         "tags": {"function_tag": "function_call", "observation_tag": "observation"}},
+        [
+            {
+                "conversations": old(("human", "w1"), ("function_call", "w2"), ("observation", "w3"), ("gpt", "w4")),
+                "tools": TOOLS,
+            }
+        ],
+        {
+            "columns": {"messages": "conversations", "tools": "tools"},
+            "tags": {"function_tag": "function_call", "observation_tag": "observation"},
+        },
     ),
     "conversations of role and content": (
         [{"conversations": turns(("user", "w1"), ("assistant", "w2"))}],
@@ -63,23 +85,31 @@ CARRIED: dict[str, tuple[list[Row], Row]] = {
     ),
     "conversations from user and assistant": (
         [{"conversation": old(("user", "w1"), ("assistant", "w2"))}],
-        {"columns": {"messages": "conversation"},
-         "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "user", "assistant_tag": "assistant"}},
+        {
+            "columns": {"messages": "conversation"},
+            "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "user", "assistant_tag": "assistant"},
+        },
     ),
     "names with capitals": (
         [{"conversations": old(("Human", "w1"), ("Assistant", "w2"))}],
         {"tags": {"user_tag": "Human", "assistant_tag": "Assistant"}},
     ),
     "messages with tool turns": (
-        [{"messages": turns(("system", "w1"), ("user", "w2"), ("assistant", "w3"), ("tool", "w4"),
-                            ("assistant", "w5"))}],
+        [
+            {
+                "messages": turns(
+                    ("system", "w1"), ("user", "w2"), ("assistant", "w3"), ("tool", "w4"), ("assistant", "w5")
+                )
+            }
+        ],
         {"columns": {"messages": "messages"}, "tags": {"observation_tag": "tool", "system_tag": "system"}},
     ),
     "no tools, as an empty list": (
-        [{"messages": turns(("user", "w1"), ("assistant", "w2")), "tools": []}], {"columns": {"messages": "messages"}},
+        [{"messages": turns(("user", "w1"), ("assistant", "w2")), "tools": []}],
+        {"columns": {"messages": "messages"}},
     ),
     "text": ([{"text": "w1 w2"}], {"columns": {"prompt": "text"}}),
-}  # fmt: skip
+}
 
 # name -> (rows, part of the reason)
 NOT_CARRIED: dict[str, tuple[list[Row], str]] = {
@@ -100,8 +130,18 @@ NOT_CARRIED: dict[str, tuple[list[Row], str]] = {
         "the user role 'human' and 'user'",
     ),
     "calls beside turns": (
-        [{"messages": [*turns(("user", "w1")), {"role": "assistant", "content": "w2", "tool_calls": [
-            {"type": "function", "function": {"name": "w3", "arguments": "{}"}}]}]}],
+        [
+            {
+                "messages": [
+                    *turns(("user", "w1")),
+                    {
+                        "role": "assistant",
+                        "content": "w2",
+                        "tool_calls": [{"type": "function", "function": {"name": "w3", "arguments": "{}"}}],
+                    },
+                ]
+            }
+        ],
         "does not read 'tool_calls' of a turn",
     ),
     "reasoning": (
@@ -117,15 +157,22 @@ NOT_CARRIED: dict[str, tuple[list[Row], str]] = {
         "content as text only",
     ),
     "turns out of turn": (
-        [{"messages": turns(("user", "w1"), ("user", "w2"), ("assistant", "w3"))}], "leaves out rows whose turns",
+        [{"messages": turns(("user", "w1"), ("user", "w2"), ("assistant", "w3"))}],
+        "leaves out rows whose turns",
     ),
     "a system turn in the middle": (
-        [{"messages": turns(("user", "w1"), ("assistant", "w2"), ("system", "w3"), ("user", "w4"),
-                            ("assistant", "w5"))}],
+        [
+            {
+                "messages": turns(
+                    ("user", "w1"), ("assistant", "w2"), ("system", "w3"), ("user", "w4"), ("assistant", "w5")
+                )
+            }
+        ],
         "leaves out rows whose turns",
     ),
     "several texts beside the instruction": (
-        [{"instruction": "w1", "input": "w2", "question": "w3", "output": "w4"}], "one text beside the instruction",
+        [{"instruction": "w1", "input": "w2", "question": "w3", "output": "w4"}],
+        "one text beside the instruction",
     ),
     "token ids": ([{"input_ids": [1, 2]}], "no rows of token ids"),
-}  # fmt: skip
+}

@@ -30,12 +30,7 @@ def table_of(rows: np.ndarray, n_tokens: np.ndarray, scores: np.ndarray, block: 
 
 
 def select(
-    rows: np.ndarray,
-    n_tokens: np.ndarray,
-    scores: np.ndarray,
-    options: BudgetOptions,
-    seed: int = 0,
-    block: int = 3,
+    rows: np.ndarray, n_tokens: np.ndarray, scores: np.ndarray, options: BudgetOptions, seed: int = 0, block: int = 3
 ) -> Selection:
     """``nait_fast.ranking.select.select`` of ``rows`` in any order."""
     ascending = np.argsort(rows)

@@ -23,8 +23,16 @@ def index(tmp_path_factory, tiny_model: str) -> dict[str, Any]:
     """Options of a rank: rows in three formats, two datasets."""
     folder = tmp_path_factory.mktemp("handover")
     rows = make_rows(40)
-    chats = [{"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": r["instruction"]},
-                           {"role": "assistant", "content": r["output"]}]} for r in rows[20:30]]  # fmt: skip
+    chats = [
+        {
+            "messages": [
+                {"role": "system", "content": "be brief"},
+                {"role": "user", "content": r["instruction"]},
+                {"role": "assistant", "content": r["output"]},
+            ]
+        }
+        for r in rows[20:30]
+    ]
     pools = [write_jsonl(folder / "a.jsonl", rows[:20]), write_jsonl(folder / "b.jsonl", chats)]
     target = write_jsonl(folder / "t.jsonl", rows[30:])
     place = str(folder / "index")
@@ -48,8 +56,10 @@ def test_the_files_that_are_asked_for(tmp_path: Path, index, names) -> None:
     told = nait_fast.rank(**index, output=str(out), fraction=0.9, export=list(names))
     files = {handover.EXPORTS[name][0] for name in names}
     assert {path.name for path in out.iterdir()} - {"manifest.json", CLAIM, FOLDER_LOCK} == {
-        "selected.jsonl", "scores.parquet", *files,
-    }  # fmt: skip
+        "selected.jsonl",
+        "scores.parquet",
+        *files,
+    }
     assert set(told["files"]) == {"selected.jsonl", "scores.parquet", *files} and verify(str(out))["ok"]
 
 
@@ -69,9 +79,11 @@ def test_messages_of_every_format(tmp_path: Path, index) -> None:
     assert len(rows) == len(made) == 30
     for row, conversation in zip(rows, made, strict=True):
         assert conversation.keys() == {"messages", "id"} and conversation["id"] == row.get("id")
-        turns = row["messages"] if "messages" in row else [
-            {"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]},
-        ]  # fmt: skip
+        turns = (
+            row["messages"]
+            if "messages" in row
+            else [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
+        )
         assert conversation["messages"] == turns
 
 
@@ -89,10 +101,16 @@ def test_an_entry_that_all_rows_fit_or_none(tmp_path: Path, index) -> None:
 def test_calls_tools_reasoning_and_ids_stay_in_messages(tmp_path: Path, tiny_model: str, index) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": {"port": "Hull"}}}
     tool = {"type": "function", "function": {"name": "tide", "description": "the tide"}}
-    agent = {"id": 7, "tools": [tool], "messages": [
-        {"role": "user", "content": "tide"}, {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "content": "3.1", "tool_call_id": "c1", "name": "tide"},
-        {"role": "assistant", "content": "It is 3.1", "reasoning_content": "so it is"}]}  # fmt: skip
+    agent = {
+        "id": 7,
+        "tools": [tool],
+        "messages": [
+            {"role": "user", "content": "tide"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "3.1", "tool_call_id": "c1", "name": "tide"},
+            {"role": "assistant", "content": "It is 3.1", "reasoning_content": "so it is"},
+        ],
+    }
     plain = {"messages": [{"role": "user", "content": "why"}, {"role": "assistant", "content": "rain"}]}
     named = {"id": "b", **plain}
     pool = write_jsonl(tmp_path / "pool.jsonl", [agent, plain])
@@ -106,8 +124,13 @@ def test_calls_tools_reasoning_and_ids_stay_in_messages(tmp_path: Path, tiny_mod
     # Readers of columns want ids of one kind.
     write_jsonl(pool, [agent, named])
     nait_fast.build_index(model=tiny_model, dataset=str(pool), output=str(tmp_path / "two"), codebook=index["index"])
-    nait_fast.rank(index=str(tmp_path / "two"), signature=index["signature"], output=str(tmp_path / "p"), fraction=1.0,
-                   export=["messages"])  # fmt: skip
+    nait_fast.rank(
+        index=str(tmp_path / "two"),
+        signature=index["signature"],
+        output=str(tmp_path / "p"),
+        fraction=1.0,
+        export=["messages"],
+    )
     made = [json.loads(line) for line in (tmp_path / "p" / "messages.jsonl").read_text().splitlines()]
     assert {row["id"] for row in made} == {"7", "b"}
 

@@ -65,13 +65,19 @@ class Made:
         ]
         self.ids = [None if starts[1] <= i < ends[1] else name for i, name in enumerate(self.ids)]
         self.index = Index(write_index(folder, shards, WIDTHS, exact={"n": self.signatures[1].hash}))
-        self.scores = np.column_stack([score_codes(self.codes, [s]) if s.name != "n" else self.exact
-                                       for s in self.signatures])  # fmt: skip
+        self.scores = np.column_stack(
+            [score_codes(self.codes, [s]) if s.name != "n" else self.exact for s in self.signatures]
+        )
 
     def _shard(self, part: slice, plain: bool) -> dict[str, np.ndarray]:
         told = {} if plain else id_tensors(self.ids[part])
-        return {"codes": self.codes[part], "row": self.row[part], "n_tokens": self.n_tokens[part],
-                "exact.n": self.exact[part], **told}  # fmt: skip
+        return {
+            "codes": self.codes[part],
+            "row": self.row[part],
+            "n_tokens": self.n_tokens[part],
+            "exact.n": self.exact[part],
+            **told,
+        }
 
 
 @pytest.fixture(params=[[100, 57, 100], [1, 0, 256], [257, 0]], ids=str)
@@ -146,8 +152,9 @@ def test_damaged_ids_are_refused(made: Made, tmp_path: Path) -> None:
     held["id_ends"][3] = 10**6
     data = pack_tensors(held, meta)  # under right checksums
     entry.path.write_bytes(data)
-    made.index.entries = [replace(e, bytes=len(data), checksum=checksum_of(data)) if e == entry else e
-                          for e in made.index.entries]  # fmt: skip
+    made.index.entries = [
+        replace(e, bytes=len(data), checksum=checksum_of(data)) if e == entry else e for e in made.index.entries
+    ]
     with pytest.raises(NaitError, match="its ids are damaged; rebuild it"):
         rank_index(made.index, made.signatures, BudgetOptions(), 0, tmp_path, Pool())
 
@@ -275,10 +282,13 @@ def test_memory_does_not_grow_with_the_rows_and_torch_stays_out(tmp_path: Path) 
     codes = generator.integers(0, 256, (40_000, 128), dtype=np.uint8)
     for name, shards in (("small", 1), ("large", 10)):
         each = (
-            {"codes": np.roll(codes, i, axis=1), "row": np.arange(i * 40_000, (i + 1) * 40_000),
-             "n_tokens": generator.integers(1, 99, 40_000).astype(np.int32)}
+            {
+                "codes": np.roll(codes, i, axis=1),
+                "row": np.arange(i * 40_000, (i + 1) * 40_000),
+                "n_tokens": generator.integers(1, 99, 40_000).astype(np.int32),
+            }
             for i in range(shards)
-        )  # fmt: skip
+        )
         write_index(tmp_path / name, each, [1024])
     script = IN_A_PROCESS.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -40,20 +40,24 @@ def whole(tmp_path_factory, tiny_model: str) -> dict[str, str]:
         "pool": write_jsonl(folder / "pool.jsonl", rows),
         "apart": write_jsonl(folder / "apart.jsonl", make_rows(12, seed=5)),
         # The same texts under other keys, and one that is there twice.
-        "within": write_jsonl(folder / "within.jsonl", [
-            *({"prompt": r["instruction"], "completion": r["output"], "tag": 1} for r in (*rows[:7], rows[3])),
-            *({"prompt": r["instruction"], "completion": r["output"]} for r in make_rows(5, seed=6)),
-        ]),
+        "within": write_jsonl(
+            folder / "within.jsonl",
+            [
+                *({"prompt": r["instruction"], "completion": r["output"], "tag": 1} for r in (*rows[:7], rows[3])),
+                *({"prompt": r["instruction"], "completion": r["output"]} for r in make_rows(5, seed=6)),
+            ],
+        ),
         "one": write_jsonl(folder / "one.jsonl", rows[:1]),
         "same": write_jsonl(folder / "same.jsonl", [{**rows[0], "id": str(i)} for i in range(9)]),
-    }  # fmt: skip
+    }
     return {name: str(path) for name, path in paths.items()} | {"model": tiny_model, "folder": str(folder)}
 
 
 def chosen(whole: dict[str, str], tmp_path: Path, pool: str = "pool", target: str = "apart", **options):
     with recorded() as told:
-        out = nait_fast.select(model=whole["model"], dataset=whole[pool], target=[f"t={whole[target]}"],
-                               output=tmp_path / "out", **options)  # fmt: skip
+        out = nait_fast.select(
+            model=whole["model"], dataset=whole[pool], target=[f"t={whole[target]}"], output=tmp_path / "out", **options
+        )
     return out, [text for text in told if "unread" not in text]
 
 
@@ -90,8 +94,9 @@ def test_two_targets_of_one_name(whole, tmp_path: Path) -> None:
 def test_rank_evaluate_and_merge_know_them_too(whole, tmp_path: Path, capsys) -> None:
     options = {"model": whole["model"], "calibration_size": 20}
     nait_fast.build_index(dataset=whole["pool"], output=tmp_path / "a", shard_rows=16, **options)
-    nait_fast.build_index(model=whole["model"], dataset=whole["apart"], output=tmp_path / "b", shard_rows=16,
-                          codebook=tmp_path / "a")  # fmt: skip
+    nait_fast.build_index(
+        model=whole["model"], dataset=whole["apart"], output=tmp_path / "b", shard_rows=16, codebook=tmp_path / "a"
+    )
     nait_fast.merge(index=[tmp_path / "a", tmp_path / "b"], output=tmp_path / "both")
     targets = [f"t={whole['within']}", f"apart={whole['apart']}"]
     nait_fast.build_signature(model=whole["model"], target=targets, codebook=tmp_path / "a", output=tmp_path)
@@ -100,8 +105,9 @@ def test_rank_evaluate_and_merge_know_them_too(whole, tmp_path: Path, capsys) ->
     told = json.loads(ran.out)
     assert told["rows_of_targets"] == {"t": 7, "apart": 12}
     assert [text.split(" rows")[0] for text in told["warnings"]] == [
-        "target 't': 7 of the pool's 52", "target 'apart': 12 of the pool's 52",
-    ]  # fmt: skip
+        "target 't': 7 of the pool's 52",
+        "target 'apart': 12 of the pool's 52",
+    ]
     assert ran.err.count("nait-fast: warning: ") == 2
     with recorded() as said:
         nait_fast.evaluate(index=tmp_path / "both", signature=files, output=tmp_path / "e")
@@ -131,11 +137,13 @@ def test_a_pool_of_one_text(whole, tmp_path: Path, method: str) -> None:
         nait_fast.build_index(
             model=whole["model"], dataset=whole["same"], output=tmp_path / "b", codebook=tmp_path / "a"
         )
-        nait_fast.build_signature(model=whole["model"], target=[f"t={whole['apart']}"], codebook=tmp_path / "a",
-                                  output=tmp_path)  # fmt: skip
+        nait_fast.build_signature(
+            model=whole["model"], target=[f"t={whole['apart']}"], codebook=tmp_path / "a", output=tmp_path
+        )
         with recorded() as warnings:
-            told = nait_fast.rank(index=tmp_path / "b", signature=[tmp_path / "t.safetensors"], output=tmp_path / "out",
-                                  top_k=3)  # fmt: skip
+            told = nait_fast.rank(
+                index=tmp_path / "b", signature=[tmp_path / "t.safetensors"], output=tmp_path / "out", top_k=3
+            )
     else:
         told, warnings = chosen(whole, tmp_path, pool="same", method=method, top_k=3, **own)
     assert told["rows_selected"] == 3
@@ -186,8 +194,11 @@ def test_searches_that_say_nothing(tmp_path: Path) -> None:
     for name, held in (("equal", np.repeat(codes[:1], 40, axis=0)), ("apart", codes)):
         index = nait_fast.Index(made(tmp_path / name, held, pool))
         resident = nait_fast.ResidentIndex(index, "cpu")
-        for call, given in ((nait_fast.search, (index, signature, 3)), (resident.search, (signature, 3)),
-                            (resident.scores, ([signature],))):  # fmt: skip
+        for call, given in (
+            (nait_fast.search, (index, signature, 3)),
+            (resident.search, (signature, 3)),
+            (resident.scores, ([signature],)),
+        ):
             if name == "apart":
                 call(*given)
             else:
@@ -207,8 +218,9 @@ def test_signatures_that_weigh_nothing(whole, tmp_path: Path) -> None:
 def test_one_row_is_a_pool(tmp_path: Path, whole) -> None:
     nait_fast.build_index(model=whole["model"], dataset=whole["pool"], output=tmp_path / "a", calibration_size=20)
     nait_fast.build_index(model=whole["model"], dataset=whole["one"], output=tmp_path / "b", codebook=tmp_path / "a")
-    nait_fast.build_signature(model=whole["model"], target=[f"t={whole['apart']}"], codebook=tmp_path / "a",
-                              output=tmp_path)  # fmt: skip
+    nait_fast.build_signature(
+        model=whole["model"], target=[f"t={whole['apart']}"], codebook=tmp_path / "a", output=tmp_path
+    )
     with recorded() as warnings:
         told = nait_fast.rank(index=tmp_path / "b", signature=[tmp_path / "t.safetensors"], output=tmp_path / "out")
     assert told["rows_selected"] == 1 and warnings == []

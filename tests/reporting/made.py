@@ -63,13 +63,28 @@ class Made:
         for start in range(0, n, 100):
             part = slice(start, min(n, start + 100))
             first = int(ends[start - 1]) if start else 0
-            own = {"ids": ids["ids"][first : int(ends[part.stop - 1])], "id_ends": ends[part] - first,
-                   "id_absent": ids["id_absent"][part]}  # fmt: skip
-            shards.append({"codes": self.codes[part], "row": np.arange(n)[part], "n_tokens": self.tokens[part],
-                           "exact.n": self.exact_scores[part], **own})  # fmt: skip
+            own = {
+                "ids": ids["ids"][first : int(ends[part.stop - 1])],
+                "id_ends": ends[part] - first,
+                "id_absent": ids["id_absent"][part],
+            }
+            shards.append(
+                {
+                    "codes": self.codes[part],
+                    "row": np.arange(n)[part],
+                    "n_tokens": self.tokens[part],
+                    "exact.n": self.exact_scores[part],
+                    **own,
+                }
+            )
         plan = Pool(str(self.pool)).plan()
-        dataset = {"path": str(self.pool), "kind": "jsonl", "format": Pool(str(self.pool)).detect(), "rows": n,
-                   "sha256": plan.sha256}  # fmt: skip
+        dataset = {
+            "path": str(self.pool),
+            "kind": "jsonl",
+            "format": Pool(str(self.pool)).detect(),
+            "rows": n,
+            "sha256": plan.sha256,
+        }
         self.index = write_index(folder / "index", shards, widths, exact={"n": self.exact.hash}, datasets=[dataset])
 
     def saved(self, *signatures: Signature) -> list[str]:

@@ -22,8 +22,13 @@ pytestmark = [
 ]
 PHONE, DESKTOP = (390, 844), (1280, 900)
 # All names lead nowhere, whatever the page or the browser asks for.
-OFFLINE = ["--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-           "--host-resolver-rules=MAP * ~NOTFOUND"]  # fmt: skip
+OFFLINE = [
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+]
 SCHEME = {"dark": "0", "light": "1"}
 # The page in a frame of each width, from where a script (the page allows none) measures it.
 MEASURE = """<!doctype html><meta charset="utf-8"><body><script>
@@ -60,8 +65,18 @@ def browse(folder: Path, *arguments: str) -> str:
     assert BROWSER is not None
     profile = folder / "profile"
     shutil.rmtree(profile, ignore_errors=True)
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-               "--hide-scrollbars", f"--user-data-dir={profile}", *OFFLINE, *arguments]  # fmt: skip
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--hide-scrollbars",
+        f"--user-data-dir={profile}",
+        *OFFLINE,
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -88,8 +103,12 @@ def page(tmp_path_factory) -> Path:
         row["source"] = HOSTILE[i % len(HOSTILE)] if i % 3 else row["source"]
     names = [f"capability {i} ({method}, mean)" for i in range(6) for method in ("contrast", "nait")]
     cells = np.round(np.cos(np.add.outer(np.arange(12), 5 * np.arange(12))), 2).tolist()
-    told = {"kind": "nait_fast evaluation", "format_version": 1, "rows": 300,
-            "agreement": {"names": names, "spearman": cells}}  # fmt: skip
+    told = {
+        "kind": "nait_fast evaluation",
+        "format_version": 1,
+        "rows": 300,
+        "agreement": {"names": names, "spearman": cells},
+    }
     write_sealed(folder / "evaluation.json", told)
     out = Made(folder / "made", rows, 4, widths=[64] * 30).select(fraction=0.1)
     report(out, folder / "report.html", samples=8, evaluation=str(folder))

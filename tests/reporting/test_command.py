@@ -186,8 +186,12 @@ REFUSED = [
 @pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[words for _, words in REFUSED])
 def test_what_is_refused(capsys, made: Made, tmp_path: Path, arguments: list[str], words: str) -> None:
     (tmp_path / "file.jsonl").write_text('{"text": "another pool"}\n')
-    names = {"OUT": made.select("refused", fraction=0.1), "FOLDER": tmp_path, "FILE": tmp_path / "file.jsonl",
-             "INDEX": made.index}  # fmt: skip
+    names = {
+        "OUT": made.select("refused", fraction=0.1),
+        "FOLDER": tmp_path,
+        "FILE": tmp_path / "file.jsonl",
+        "INDEX": made.index,
+    }
     error = run(capsys, "report", *(argument.format(**names) for argument in arguments)).error
     assert words.format(**names) in error
     assert not list(tmp_path.glob("*.html")) and not list(tmp_path.glob("*.tmp"))

@@ -20,24 +20,40 @@ FULL: dict[str, Any] = {
     "format_version": 1,
     "rows": 1234,
     "signatures": [{"name": "t0", "label": NAMES[0], "hash": "f" * 16}, "t1", None],
-    "fidelity": [{"signature": NAMES[0], "against": "the model's own", "rows": 9, "spearman": 0.9, "top10": None,
-                  "top1": 1}],
-    "retrieval": [{"signature": NAMES[1], "relevant": 3, "rows": 9, "r_precision": 0.5, "p_at": {"10": 0.25},
-                   "auc": 0.75, "chance": 0.125}],
+    "fidelity": [
+        {"signature": NAMES[0], "against": "the model's own", "rows": 9, "spearman": 0.9, "top10": None, "top1": 1}
+    ],
+    "retrieval": [
+        {
+            "signature": NAMES[1],
+            "relevant": 3,
+            "rows": 9,
+            "r_precision": 0.5,
+            "p_at": {"10": 0.25},
+            "auc": 0.75,
+            "chance": 0.125,
+        }
+    ],
     "stability": [
-        {"signature": NAMES[0], "halves": {"spearman": 0.5, "top10": 0.25, "repeats": 7}, "sign_margin": [1.0, 3.0],
-         "bootstrap": [{"size": 16, "spearman": 0.5, "low": -0.25, "high": 0.75, "top10": 0.5}], "uncertain_layers": 1},
+        {
+            "signature": NAMES[0],
+            "halves": {"spearman": 0.5, "top10": 0.25, "repeats": 7},
+            "sign_margin": [1.0, 3.0],
+            "bootstrap": [{"size": 16, "spearman": 0.5, "low": -0.25, "high": 0.75, "top10": 0.5}],
+            "uncertain_layers": 1,
+        },
         {"signature": NAMES[1], "halves": None, "bootstrap": [], "sign_margin": None, "uncertain_layers": None},
     ],
-    "confounds": [{"signature": NAMES[0], "spearman_with_length": 0.5, "layer_share": [0.25, 0.5, 0.25],
-                   "layers": [0, 1, 2]},
-                  {"signature": NAMES[1], "spearman_with_length": None, "layer_share": None, "layers": [0, 1, 2]}],
+    "confounds": [
+        {"signature": NAMES[0], "spearman_with_length": 0.5, "layer_share": [0.25, 0.5, 0.25], "layers": [0, 1, 2]},
+        {"signature": NAMES[1], "spearman_with_length": None, "layer_share": None, "layers": [0, 1, 2]},
+    ],
     "agreement": {"names": NAMES[:2], "spearman": [[1, 0.5], [0.5, 1]], "top": [[1, 0.75], [0.75, 1]]},
     "transfer": {"names": NAMES, "cosine": [[1, 0.5, 0], None, [0, 0, 1]], "overlap": SQUARE, "spearman": None},
     "core": {"at_least": 2, "count": 1, "examples": [EXAMPLE]},
     "unique": {"<i>t1</i>": {"count": 2000, "examples": [{**EXAMPLE, "score": 1.5}]}},
     "missing": [{"what": "<u>all</u>", "why": "nobody asked"}],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +64,12 @@ def made(tmp_path_factory) -> Made:
 def test_what_evaluate_wrote(made: Made, tmp_path: Path) -> None:
     out = made.select(fraction=0.1)
     nait_fast.evaluate(
-        index=str(made.index), signature=made.saved(*made.signatures), output=str(out / "evaluation"), label="source",
+        index=str(made.index),
+        signature=made.saved(*made.signatures),
+        output=str(out / "evaluation"),
+        label="source",
         relevant=["t0=sums", "t1=code"],
-    )  # fmt: skip
+    )
     html, told = report(out, tmp_path / "r.html")
     page = check(html)
     assert told["notes"] == []
@@ -86,7 +105,7 @@ def test_everything_that_there_may_be(made: Made, tmp_path: Path) -> None:
         "10: 0.250",
         "between methods",
     ):
-        assert said in page.words  # fmt: skip
+        assert said in page.words
     write_sealed(tmp_path / "e.json", FULL)
     told = report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))[1]
     assert told["notes"][0] == "The evaluation is of other signatures than those of this selection."

@@ -96,8 +96,13 @@ def test_layers(tmp_path: Path, method: str) -> None:
     weights = np.zeros(made.layout.n_neurons)
     for plane, weight in zip(signature.tensors["planes"], signature.tensors["plane_weights"], strict=True):
         weights += signature.meta["scale"] * weight * made.layout.unpack(plane[None])[0]
-    parts = np.stack([(made.bits[:, made.layout.neurons(p)] * weights[made.layout.neurons(p)]).sum(axis=1)
-                      for p in range(len(WIDTHS))], axis=1)  # fmt: skip
+    parts = np.stack(
+        [
+            (made.bits[:, made.layout.neurons(p)] * weights[made.layout.neurons(p)]).sum(axis=1)
+            for p in range(len(WIDTHS))
+        ],
+        axis=1,
+    )
     total = parts.sum(axis=1)
     np.testing.assert_allclose(total, score_codes(made.codes, [signature])[:, 0], atol=1e-9)
     some = np.array([3, 40, 120, 149])
@@ -152,8 +157,15 @@ def test_composition_and_texts(made: Made) -> None:
     assert gathered(made.select("other", top_k=9), label="id").labels.column == "id"
 
 
-@pytest.mark.parametrize("options", [{"pick": "bottom", "top_k": 30}, {"pick": "random", "fraction": 0.5},
-                                     {"combine": "union", "top_k": 20}, {"fraction": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pick": "bottom", "top_k": 30},
+        {"pick": "random", "fraction": 0.5},
+        {"combine": "union", "top_k": 20},
+        {"fraction": 1},
+    ],
+)
 def test_texts_come_from_the_selection_where_the_pool_is_gone(tmp_path: Path, options: dict[str, Any]) -> None:
     made = Made(tmp_path, make_rows(90), 2)
     out = made.select(**options)

@@ -76,8 +76,11 @@ def test_many_targets(tmp_path: Path) -> None:
     html, _ = report(made.select(combine="union", fraction=0.1), tmp_path / "many.html")
     page = check(html)
     assert len(page.find("svg")) == 3 * 8 + 1 + 2 and len(html) < 1_500_000
-    for options, said in (({"combine": "roundrobin"}, "(in turns)"), ({"pick": "bottom"}, "chose the worst"),
-                          ({"pick": "random", "combine": "max"}, "chose at random")):  # fmt: skip
+    for options, said in (
+        ({"combine": "roundrobin"}, "(in turns)"),
+        ({"pick": "bottom"}, "chose the worst"),
+        ({"pick": "random", "combine": "max"}, "chose at random"),
+    ):
         out = made.select("few", signatures=made.signatures[:2], **options, fraction=0.1)
         assert said in check(report(out, tmp_path / "few.html")[0]).words
 
@@ -208,8 +211,15 @@ def test_words() -> None:
     assert words.short("a  b\n c", 10) == "a b c" and words.short("w" * 50, 10) == "w" * 9 + "…"
     numbers = [0, 1234567, -2.0, 0.000123456, 12.3456, -1e300, 1e-300, 3.999999e-5]
     assert [words.number(n) for n in numbers] == [
-        "0", "1,234,567", "−2", "0.0001235", "12.35", "−1.000e+300", "1.000e−300", "4.000e−05",
-    ]  # fmt: skip
+        "0",
+        "1,234,567",
+        "−2",
+        "0.0001235",
+        "12.35",
+        "−1.000e+300",
+        "1.000e−300",
+        "4.000e−05",
+    ]
     assert [words.number(n) for n in (None, float("nan"), float("inf"))] == ["–"] * 3
     assert [words.percent(x) for x in (0.5, 0.0001, 0, None, float("nan"))] == ["50.0%", "<0.1%", "0.0%", "–", "–"]
     assert (words.signed(1.5), words.signed(-0.25), words.correlation(-0.5)) == ("+1.50", "−0.250", "−0.50")

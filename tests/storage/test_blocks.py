@@ -26,11 +26,15 @@ def index(tmp_path: Path, monkeypatch, request) -> Path:
     monkeypatch.setattr(blocks, "BLOCK_BYTES", request.param)
     generator, first, shards = np.random.default_rng(0), 0, []
     for n in ROWS:
-        shards.append({
-            "codes": generator.integers(0, 256, (n, 32), np.uint8), "row": np.arange(first, first + n),
-            "n_tokens": generator.integers(1, 500, n).astype(np.int32), "exact.a": generator.normal(size=n),
-            **id_tensors([None if k % 5 == 3 else f"row-{first + k}" for k in range(n)]),
-        })  # fmt: skip
+        shards.append(
+            {
+                "codes": generator.integers(0, 256, (n, 32), np.uint8),
+                "row": np.arange(first, first + n),
+                "n_tokens": generator.integers(1, 500, n).astype(np.int32),
+                "exact.a": generator.normal(size=n),
+                **id_tensors([None if k % 5 == 3 else f"row-{first + k}" for k in range(n)]),
+            }
+        )
         first += n
     return write_index(tmp_path / "index", shards, WIDTHS, exact={"a": "e" * 16})
 
