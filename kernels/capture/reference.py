@@ -36,7 +36,8 @@ class Segments:
     """Where each sequence's content tokens lie in a flattened token axis.
 
     ``starts`` and ``ends`` int64 [B], CPU: sequence ``i`` owns tokens ``starts[i] <= t < ends[i]``. ``skip_first[i]``
-    leaves that sequence's first token out of ``sum`` (an attention sink), unless it is the only one. ``counts`` int64 [B]: tokens that a mean divides by (a shared prefix included); only for bits.
+    leaves that sequence's first token out of ``sum`` (an attention sink), unless it is the only one. ``counts``
+    int64 [B]: tokens that a mean divides by (a shared prefix included); only for bits.
     ``plan``: what a backend derives from all this and keeps for the batch's other layers.
     """
 
