@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         verify,
     )
     from nait_fast.attach import Captured, capture
-    from nait_fast.errors import NaitError
+    from nait_fast.errors import BadInput, Busy, Damaged, Mismatch, MissingExtra, NaitError
     from nait_fast.index.reader import Index
     from nait_fast.methods.signature import Signature, load_signature
     from nait_fast.ranking.resident import ResidentIndex
@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from nait_fast.scorer import Scorer
 
 __all__ = [
+    "BadInput",
+    "Busy",
     "Captured",
+    "Damaged",
     "Index",
+    "Mismatch",
+    "MissingExtra",
     "NaitError",
     "ResidentIndex",
     "Scorer",
@@ -54,8 +59,13 @@ __all__ = [
 
 # Names that are not the verbs' functions -> where they are.
 _ELSEWHERE = {
+    "BadInput": "errors",
+    "Busy": "errors",
     "Captured": "attach",
+    "Damaged": "errors",
     "Index": "index.reader",
+    "Mismatch": "errors",
+    "MissingExtra": "errors",
     "NaitError": "errors",
     "ResidentIndex": "ranking.resident",
     "Scorer": "scorer",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from nait_fast.env import check_variables
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.methods import METHODS, method_of
 
 COMBINES = ("mean", "max", "union", "roundrobin")
@@ -49,10 +49,12 @@ class Options:
         known = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(_shown(name) for name in values if name not in known)
         if unknown:
-            raise NaitError(f"{where}: unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}")
+            raise BadInput(
+                f"unknown option '{unknown[0]}'", where=where, remedy=f"known are {', '.join(sorted(known))}"
+            )
         missing = [n for n, f in known.items() if f.metadata.get("required") and _is_absent(values.get(n))]
         if missing:
-            raise NaitError(f"{where}: {flag_of(missing[0])} is missing")
+            raise BadInput(f"{flag_of(missing[0])} is missing", where=where)
         hints = typing.get_type_hints(cls)
         clean = {}
         for name, value in values.items():
@@ -61,13 +63,13 @@ class Options:
             except (ValueError, OverflowError) as error:
                 listed = typing.get_origin(hints[name]) is tuple and isinstance(value, list)
                 shown = _shown(tuple(value) if listed else value)
-                raise NaitError(f"{where}: {flag_of(name)} {shown}: {error}") from None
+                raise BadInput(f"{flag_of(name)} {shown}: {error}", where=where) from None
         options = cls(**clean)
         object.__setattr__(options, "_named", frozenset(clean))  # frozen for others
         given, idle = options.given, options.idle()
         if ignored := next((name for name in idle if name in given), None):
             value = _shown(getattr(options, ignored))
-            raise NaitError(f"{where}: {flag_of(ignored)} {value}: {idle[ignored]}; leave it out")
+            raise BadInput(f"{flag_of(ignored)} {value}: {idle[ignored]}", where=where, remedy="leave it out")
         return options
 
     @property
@@ -164,7 +166,7 @@ def named(text: str, flag: str) -> str:
     try:
         _check_text(text)
     except ValueError as error:
-        raise NaitError(f"{flag} {_shown(text)}: {error}") from None
+        raise BadInput(str(error), where=f"{flag} {_shown(text)}") from None
     return text
 
 
@@ -505,14 +507,17 @@ def split_target(text: str) -> tuple[str, str]:
     if not found or "/" in name:
         name, path = Path(text).name.split(".")[0], text
     if not name or not path or not all(c.isalnum() or c in "._-" for c in name):
-        raise NaitError(f"--target {text}: write NAME=FILE, the name of letters, digits, '.', '_' and '-'")
+        raise BadInput("write NAME=FILE, the name of letters, digits, '.', '_' and '-'", where=f"--target {text}")
     if name.startswith("."):
-        raise NaitError(
-            f"--target {text}: '{name}' begins with a dot, as hidden files do; write NAME=FILE with another"
+        raise BadInput(
+            f"'{name}' begins with a dot, as hidden files do",
+            where=f"--target {text}",
+            remedy="write NAME=FILE with another",
         )
     if len(name.encode(errors="surrogateescape")) > MOST_NAME_BYTES:
-        raise NaitError(
-            f"--target {text[:40]}…: a name of {len(name.encode(errors='surrogateescape'))} bytes, which no file can "
-            f"have; write NAME=FILE with one of at most {MOST_NAME_BYTES}"
+        raise BadInput(
+            f"a name of {len(name.encode(errors='surrogateescape'))} bytes, which no file can have",
+            where=f"--target {text[:40]}…",
+            remedy=f"write NAME=FILE with one of at most {MOST_NAME_BYTES}",
         )
     return name, path

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from nait_fast.config import Options
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError
 
 MOST_BYTES = 1 << 20
 DEEPEST = 4  # the mapping, a list in it, and a list or mapping that it may hold by mistake, which is then named
@@ -20,7 +20,11 @@ def read_config(path: str, options: type[Options]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     if len(data) > MOST_BYTES:
-        raise NaitError(f"--config {path}: larger than {MOST_BYTES:,} bytes, so no config of options; check the path")
+        raise BadInput(
+            f"larger than {MOST_BYTES:,} bytes, so no config of options",
+            where=f"--config {path}",
+            remedy="check the path",
+        )
     values = _parsed(path, data)
     defaults = {f.name: f.default for f in dataclasses.fields(options)}
     return {name: value for name, value in values.items() if not _is_default(value, defaults.get(name))}
@@ -72,10 +76,10 @@ def _parsed(path: str, data: bytes) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise NaitError(f"--config {path}: must be a mapping of options")
+        raise BadInput("must be a mapping of options", where=f"--config {path}")
     return values
 
 
 def _unreadable(path: str, error: Exception) -> NaitError:
     told = " ".join(str(error).split())[:160] or type(error).__name__
-    return NaitError(f"--config {path}: cannot be read ({told})")
+    return BadInput(f"cannot be read ({told})", where=f"--config {path}")

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.notices import warn
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def check_variables(environment: Mapping[str, str] | None = None) -> None:
     for name, value in (os.environ if environment is None else environment).items():
         if name in VARIABLES:
             if value and VARIABLES[name] and value not in VARIABLES[name]:
-                raise NaitError(f"{name}={value[:80]}: choose {', '.join(VARIABLES[name])}, or unset it")
+                raise BadInput(f"choose {', '.join(VARIABLES[name])}, or unset it", where=f"{name}={value[:80]}")
         elif name.startswith("NAIT_FAST_"):
             warn(f"{name}: no variable that is read; known are {', '.join(VARIABLES)}")
         elif name in _THREADS and not (value.isdecimal() and len(value) < 6 and int(value)):
-            raise NaitError(f"{name}={value[:80]}: must be a whole number of threads, at least 1")
+            raise BadInput("must be a whole number of threads, at least 1", where=f"{name}={value[:80]}")
 
 
 def pick_device(device: str) -> "torch.device":
@@ -80,7 +80,7 @@ def pick_device(device: str) -> "torch.device":
         torch.zeros(1, device=chosen).item()  # meta, for one, holds tensors, but no numbers
     except Exception as error:  # torch raises anything from ImportError to OverflowError for a device that it lacks
         why = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise NaitError(f"--device {device[:80]}: not usable here ({why}); try --device cpu") from None
+        raise BadInput(f"not usable here ({why})", where=f"--device {device[:80]}", remedy="try --device cpu") from None
     return chosen
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import Options, split_target
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.notices import warn
 from nait_fast.storage.files import make_folder, read_sealed, sha256, sha256_file, write_sealed
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
@@ -312,9 +312,13 @@ def _load_claim(folder: Path) -> dict[str, Any]:
             raise KeyError("kind")
         return {"files": files, "next": new, "asked": asked, "staged": [str(name) for name in told["staged"]]}
     except (NaitError, KeyError, TypeError, AttributeError):
-        raise NaitError(
-            f"{path}: damaged; it tells which files there are of nait_fast: choose another folder, or delete it "
-            "together with the results"
+        raise Damaged(
+            "damaged",
+            where=path,
+            remedy=(
+                "it tells which files there are of nait_fast: choose another folder, or delete it "
+                "together with the results"
+            ),
         ) from None
 
 
@@ -322,14 +326,15 @@ def refuse(path: Path, state: State, overwrite: bool | None, flag: str = "--outp
     """Raises NaitError where a file that is there may not be written over; ``overwrite``: None where the command has no
     such option."""
     if state is State.FOREIGN:
-        raise NaitError(
-            f"{path}: is in the way: nait_fast did not write it, and would write over it; move it, or choose another "
-            f"{flag}"
+        raise BadInput(
+            "is in the way: nait_fast did not write it, and would write over it",
+            where=path,
+            remedy=f"move it, or choose another {flag}",
         )
     if state is State.OURS and not overwrite:
         remedy = f"move it, or choose another {flag}"
         remedy += "" if overwrite is None else "; --overwrite replaces it"
-        raise NaitError(f"{path}: is not as nait_fast wrote it last; {remedy}")
+        raise Damaged("is not as nait_fast wrote it last", where=path, remedy=remedy)
 
 
 Marks = tuple[str, str]  # what begins and ends a comment
@@ -405,8 +410,10 @@ def check_inputs(
     for given, path, source in _sources(inputs):
         for file in _files_of(source, _place(folder)):
             if (place := _place(file)) is not None and place in written:
-                raise NaitError(
-                    f"{written[place]}: would be written over, but {given} {path} reads it; choose another {flag}"
+                raise BadInput(
+                    f"would be written over, but {given} {path} reads it",
+                    where=written[place],
+                    remedy=f"choose another {flag}",
                 )
 
 
@@ -414,9 +421,10 @@ def check_folders(folder: Path, inputs: Iterable[tuple[str, str]], flag: str = "
     """Raises NaitError where ``folder``, an output, is itself one that is read. Before anything is put there."""
     for given, _, source in _sources(inputs):
         if source.is_dir() and _place(source) == _place(folder):
-            raise NaitError(
-                f"{flag} {folder}: is the folder that {given} reads: what is written there would be read as a part of "
-                "it; choose another folder"
+            raise BadInput(
+                f"is the folder that {given} reads: what is written there would be read as a part of it",
+                where=f"{flag} {folder}",
+                remedy="choose another folder",
             )
 
 

@@ -15,7 +15,7 @@ from nait_fast.data.formats import RowError, parse_any
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.env import check_variables
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.extract.session import refuse_in_memory, session_around
 from nait_fast.extract.sinks import Encode
 from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
@@ -78,14 +78,14 @@ class Scorer:
         several = [signatures] if isinstance(signatures, (Signature, str, os.PathLike)) else signatures
         self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in several]
         if not self.signatures:
-            raise NaitError("Scorer: no signatures given")
+            raise BadInput("no signatures given", where="Scorer")
         refuse_in_memory(model, "Scorer", dtype=dtype, device=device)
         told = self.signatures[0].meta
         for signature in self.signatures:
             if is_old(signature.meta):
-                raise NaitError(f"Scorer: signature '{signature.name}' was made {OLD}: rebuild it")
+                raise Mismatch(f"signature '{signature.name}' was made {OLD}: rebuild it", where="Scorer")
             if (key := difference(signature.meta, told)) is not None:
-                raise NaitError(f"Scorer: the signatures differ in {name_of(key)}; use two Scorers")
+                raise Mismatch(f"the signatures differ in {name_of(key)}", where="Scorer", remedy="use two Scorers")
         if dtype == "auto" and isinstance(model, (str, os.PathLike)):  # one in memory stays as it is
             dtype = dtype_option(told["dtype"])
         date = template_date or told.get("target", {}).get("template_date")
@@ -108,7 +108,7 @@ class Scorer:
             check_fits(signature, self._session.identity(), None, "this Scorer")
         embedded = {s.meta["embed_layer"] for s in self.signatures if s.meta["reading"] == "hidden"}
         if len(embedded) > 1:
-            raise NaitError("Scorer: the signatures embed by different layers; use two Scorers")
+            raise Mismatch("the signatures embed by different layers", where="Scorer", remedy="use two Scorers")
         self._session.embed_layer = next(iter(embedded), None)
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
         self._told: set[str] = {*data.ignore}
@@ -188,4 +188,4 @@ class Scorer:
 def _refuse(problems: dict[int, str]) -> None:
     if problems:
         first = min(problems)
-        raise NaitError(f"sample {first}: {problems[first]}")
+        raise BadInput(problems[first], where=f"sample {first}")

@@ -275,7 +275,7 @@ def test_config_that_cannot_be_read(capsys, world: dict[str, str], tmp_path: Pat
 
 def test_debug_shows_the_traceback(world: dict[str, str]) -> None:
     ran = shell("inspect", "nowhere", "--debug")
-    assert ran.status == 1 and "Traceback" in ran.err and "NaitError" in ran.err
+    assert ran.status == 1 and "Traceback" in ran.err and "errors.BadInput" in ran.err
 
 
 @pytest.mark.parametrize("model", ["no-such-organisation/no-such-model", "{NOTOKENIZER}"])

@@ -66,7 +66,9 @@ def test_of_memory_are_those_of_the_files_but_for_these() -> None:
     assert all(whole[key] == hint for key, hint in some.items())
 
 
-@pytest.mark.parametrize("name", ["NaitError", "rank", "select", "Index", "Signature", "load_signature", "search"])
+@pytest.mark.parametrize(
+    "name", ["NaitError", "Damaged", "rank", "select", "Index", "Signature", "load_signature", "search"]
+)
 def test_a_name_alone_loads_no_torch(name: str) -> None:
     code = f"import sys, nait_fast; nait_fast.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

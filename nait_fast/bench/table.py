@@ -7,6 +7,11 @@ from typing import Any
 Row = Mapping[str, Any]
 
 
+def state_of(row: Row) -> str:
+    """ok, failed or skipped: the first word of a row's check, which has no other place in the file; "" without one."""
+    return str(row.get("check", "")).partition(":")[0]
+
+
 def figures(value: float) -> str:
     """``value`` to three figures, never in powers of ten: 0.0123, 1.23, 12.3, 1,234."""
     decimals = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
@@ -165,7 +170,7 @@ def side_by_side(sources: Mapping[str, Sequence[Row]]) -> str:
                 cells = [cell(row) for row in own.values()]
                 if any(cells):
                     lines.append([f"{name}, {words}", *cells])
-            failed = [row.get("check", "").partition(":")[0] for row in own.values()]
+            failed = [state_of(row) for row in own.values()]
             if any(word in ("failed", "skipped") for word in failed):
                 lines.append([f"{name}, check", *failed])
         if lines:

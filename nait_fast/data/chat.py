@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 
 TEMPLATE_DATE = "2024-07-26"  # the date that Llama 3's own template falls back to
 _MONTHS = (
@@ -57,7 +57,7 @@ def day_of(text: str) -> datetime.date:
             return datetime.date.fromisoformat(text)
     except ValueError:
         pass
-    raise NaitError(f"--template-date {text[:40]}: write YYYY-MM-DD")
+    raise BadInput("write YYYY-MM-DD", where=f"--template-date {text[:40]}")
 
 
 def clock_of(day: datetime.date) -> Callable[[str], str]:

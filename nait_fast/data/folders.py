@@ -12,7 +12,7 @@ from typing import Any
 
 from nait_fast.data.formats import detect
 from nait_fast.data.json_rows import json_layout, json_or_none
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.notices import warn
 from nait_fast.outputs import own_names
 
@@ -94,9 +94,10 @@ def pool_files(folder: Path, split: str | None) -> Files:
         warn(f"{folder}: {_named(passed, folder)} {_are(passed)} passed over: results of nait_fast, no pool")
     if not paths:
         here = f" (but {_named(some, folder)})" if (some := [*top, *below]) else ""
-        raise NaitError(
-            f"{folder}: holds no .jsonl and no .parquet or .json files of rows{here}; give a file, or a folder of such "
-            "files"
+        raise BadInput(
+            f"holds no .jsonl and no .parquet or .json files of rows{here}",
+            where=folder,
+            remedy="give a file, or a folder of such files",
         )
     if own and (deeper := [path for path in below if _is_data(path)]):
         warn(
@@ -113,9 +114,10 @@ def pool_files(folder: Path, split: str | None) -> Files:
         return _chosen(folder, split, labels)
     named = sorted({label for label in labels.values() if label}, key=lambda label: (_word_in(label) != "train", label))
     if len(named) > 1:
-        raise NaitError(
-            f"{folder}: holds files of several splits or folders ({_listed(named)}); name what to read: "
-            f"{folder}:{named[0]}, or {folder}:{'+'.join(named[:2])}"
+        raise BadInput(
+            f"holds files of several splits or folders ({_listed(named)})",
+            where=folder,
+            remedy=f"name what to read: {folder}:{named[0]}, or {folder}:{'+'.join(named[:2])}",
         )
     if named and "" in labels.values() and _word_in(named[0]) != "train":
         some = [path for path, label in labels.items() if label]
@@ -137,7 +139,7 @@ def _chosen(folder: Path, split: str, labels: dict[Path, str]) -> Files:
     for wanted in split.split("+"):
         if wanted not in known:
             which = f"name one of {_listed(known)}" if known else f"its files name none; leave out :{split}"
-            raise NaitError(f"{folder}: has no split {wanted}; {which}")
+            raise BadInput(f"has no split {wanted}", where=folder, remedy=which)
     paths = tuple(path for path, label in labels.items() if label in split.split("+"))
     return Files(f"{folder}:{split}", paths)
 
@@ -152,14 +154,14 @@ def _refuse_results(folder: Path) -> None:
     kind = str((value or {}).get("kind", ""))
     if kind.startswith("nait_fast "):
         remedy = "give its selected.jsonl" if kind.endswith("selection") else "give the pool itself"
-        raise NaitError(f"{folder}: is a {kind}, no pool; {remedy}")
+        raise BadInput(f"is a {kind}, no pool", where=folder, remedy=remedy)
 
 
 def _entries(folder: Path) -> list[Path]:
     files = []
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and not path.exists():
-            raise NaitError(f"{path}: a link to nothing; mend or remove it")
+            raise BadInput("a link to nothing", where=path, remedy="mend or remove it")
         if path.is_file():
             files.append(path)
     return files

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 
 # One text in many forms: what flags and code of the tokenizer's class do to ids shows here, whatever they are called.
 _PROBE = "A b  c\n\t0 123 4567\r\né 漢字 ﬁ \U0001f642 don't <b>x</b> "
@@ -33,9 +33,10 @@ def _json(value: Any) -> bytes:
 def _serialised(rust: Any) -> bytes:
     """The Rust tokenizer as it is saved, but ``truncation`` and ``padding``."""
     if getattr(rust.model, "dropout", None):
-        raise NaitError(
-            f"tokenizer: leaves out merges at random (dropout {rust.model.dropout}), so that a text has other ids each "
-            "time; set model.dropout to null in its tokenizer.json"
+        raise BadInput(
+            f"leaves out merges at random (dropout {rust.model.dropout}), so that a text has other ids each time",
+            where="tokenizer",
+            remedy="set model.dropout to null in its tokenizer.json",
         )
     text = rust.to_str()
     # Both stand in front of a vocabulary that is slow to parse.

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nait_fast.data.streams import BLOCK, BOM, Digest, TooLong, first_line, open_stream, read_lines, row_limit, too_long
-from nait_fast.errors import NaitError
+from nait_fast.data.streams import BLOCK, BOM, Digest, TooLong, open_stream, read_lines, row_limit, too_long
+from nait_fast.errors import BadInput, NaitError, first_line
 
 
-class _NotJson(NaitError):
+class _NotJson(BadInput):
     """A file that is no JSON, or no text."""
 
 
@@ -41,7 +41,7 @@ def json_object(path: Path, digest: Digest) -> Iterator[Any]:
             text.step(":")
             if key == "data" and text.mark() == "[":
                 if found:
-                    raise NaitError(f'{path}: has a second list under "data"; keep one')
+                    raise BadInput('has a second list under "data"', where=path, remedy="keep one")
                 found = True
                 text.step("[")
                 yield from text.items()
@@ -53,7 +53,9 @@ def json_object(path: Path, digest: Digest) -> Iterator[Any]:
         text.step("}")
         text.end()
     if not found:
-        raise NaitError(f'{path}: holds one object without a list under "data"; give a list of rows or JSON lines')
+        raise BadInput(
+            'holds one object without a list under "data"', where=path, remedy="give a list of rows or JSON lines"
+        )
 
 
 def json_layout(path: Path) -> str:
@@ -175,11 +177,15 @@ class _Text:
         try:
             yield
         except UnicodeDecodeError:
-            raise _NotJson(f"{self._name} near row {self._row}: not UTF-8 text; store the file as UTF-8") from None
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
             raise _NotJson(
-                f"{self._name} row {self._row}: not JSON ({reason}), and no row after it can be read; fix the file"
+                "not UTF-8 text", where=f"{self._name} near row {self._row}", remedy="store the file as UTF-8"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error, kind=False)
+            raise _NotJson(
+                f"not JSON ({reason}), and no row after it can be read",
+                where=f"{self._name} row {self._row}",
+                remedy="fix the file",
             ) from None
 
     def _more(self) -> None:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from nait_fast.data.streams import (
     BLOCK,
     Digest,
-    first_line,
     import_optional,
     open_stream,
     read_blocks,
@@ -27,7 +26,7 @@ from nait_fast.data.streams import (
     row_limit,
     too_long,
 )
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError, first_line
 
 BATCH_ROWS, BATCH_BYTES = 1024, 64 << 20  # rows of a table read at a time: so many, and about so many bytes
 # A dictionary's value is stored once for all rows that have it: what a batch of them may take, and the fewest rows that
@@ -130,14 +129,14 @@ class ParquetFile(_File):
         super().__init__(path, seeks=True)
 
     def _open(self) -> Any:
-        parquet = import_optional("pyarrow.parquet", f"{self.name}: a Parquet file", "pyarrow")
+        parquet = import_optional("pyarrow.parquet", "a Parquet file", self.name)
         try:
             return parquet.ParquetFile(self.path)
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
 
     def _unreadable(self, error: Exception) -> NaitError:
-        return NaitError(f"{self.name}: no Parquet that can be read: {first_line(error)}")
+        return BadInput(f"no Parquet that can be read: {first_line(error, kind=False)}", where=self.name)
 
     def count(self, digest: Digest) -> int | None:
         for _ in read_blocks(self.path, digest):
@@ -213,7 +212,7 @@ class Table(Part):
         except NaitError:
             raise
         except Exception as error:  # a feature's decoder may raise anything
-            raise NaitError(f"{self.name}: datasets cannot read it: {first_line(error)}") from None
+            raise BadInput(f"datasets cannot read it: {first_line(error, kind=False)}", where=self.name) from None
 
 
 def as_line(payload: Any) -> bytes:
@@ -226,7 +225,7 @@ def as_line(payload: Any) -> bytes:
     except ValueError:  # NaN, or a circle, which no row has
         return _dump(_with_nulls(payload))
     except RecursionError:
-        raise NaitError("a row is nested too deep to be written as JSON; remove it") from None
+        raise BadInput("a row is nested too deep to be written as JSON", remedy="remove it") from None
 
 
 def with_nulls(line: bytes) -> bytes:

@@ -16,13 +16,12 @@ from typing import Any
 
 from nait_fast.data.parts import Place, Record
 from nait_fast.data.sources import Source
-from nait_fast.data.streams import first_line
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged, NaitError, first_line
 from nait_fast.storage import values
 from nait_fast.storage.files import read_sealed, write_sealed
 
 KIND = "nait_fast plan"
-_REMEDY = "delete it, it only spares reading the pool"
+REMEDY = "delete it, it only spares reading the pool"
 
 
 @dataclass(frozen=True)
@@ -70,20 +69,25 @@ class Plan:
         write_sealed(path, self.to_mapping())
 
 
-def load_plan(path: Path) -> Plan:
-    """Read a plan's file. Raises NaitError when it is missing or damaged."""
+def read_plan(path: Path) -> dict[str, Any]:
+    """What a plan's file says. Raises NaitError when it is missing or a byte of it has changed."""
     try:
-        value = read_sealed(path)
+        return read_sealed(path)
     except NaitError as error:
         if not path.exists():
             raise
-        raise NaitError(f"{str(error).removesuffix('; rebuild it')}; {_REMEDY}") from None
+        raise error.replace(remedy=REMEDY) from None
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan's file. Raises NaitError when it is missing or damaged."""
+    value = read_plan(path)
     try:
         if value["kind"] != KIND:
             raise ValueError("it is something else")
         return _checked(value)
     except (KeyError, TypeError, ValueError) as error:
-        raise NaitError(f"{path}: not a valid plan ({error}); {_REMEDY}") from None
+        raise Damaged(f"not a valid plan ({error})", where=path, remedy=REMEDY) from None
 
 
 def _checked(value: dict[str, Any]) -> Plan:
@@ -147,9 +151,11 @@ def make_plan(source: Source, unit_rows: int) -> Plan:
                     rows += 1
             parts.append(digest.hexdigest())
     except OSError as error:
-        raise NaitError(f"{source.path}: cannot be read: {first_line(error)}; check the file") from None
+        raise BadInput(
+            f"cannot be read: {first_line(error, kind=False)}", where=source.path, remedy="check the file"
+        ) from None
     if not rows:
-        raise NaitError(f"{source.path}: holds no rows; give a pool with at least one")
+        raise BadInput("holds no rows", where=source.path, remedy="give a pool with at least one")
     digests.append(unit.hexdigest())
     if source.kind != "jsonl":
         digests = [""] * len(starts)
@@ -192,7 +198,9 @@ class Reader:
                 yield row, record
                 row += 1
         except OSError as error:
-            raise NaitError(f"{self.source.path}: cannot be read: {first_line(error)}; check the file") from None
+            raise BadInput(
+                f"cannot be read: {first_line(error, kind=False)}", where=self.source.path, remedy="check the file"
+            ) from None
         if row != unit.row + unit.rows or (unit.sha256 and digest.hexdigest() != unit.sha256):
             raise self.changed()
         if not unit.sha256 and stamps_of(self.source) != self.plan.stamps:
@@ -204,8 +212,10 @@ class Reader:
             yield from self.unit(unit)
 
     def changed(self) -> NaitError:
-        return NaitError(
-            f"{self.source.path}: changed since it was first read; run again on a pool that nothing writes to"
+        return Damaged(
+            "changed since it was first read",
+            where=self.source.path,
+            remedy="run again on a pool that nothing writes to",
         )
 
     def _from(self, unit: Unit) -> Iterator[Record]:

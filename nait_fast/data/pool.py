@@ -17,8 +17,7 @@ from nait_fast.data.parts import Record, as_line
 from nait_fast.data.plan import Plan, Reader, lines_of, make_plan
 from nait_fast.data.rules import NO_RULES, Rules
 from nait_fast.data.sources import Source, open_source
-from nait_fast.data.streams import first_line
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Mismatch, NaitError, first_line
 from nait_fast.notices import warn
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Pool:
         rules: Rules | None = None,
     ) -> None:
         if format not in ("auto", *FORMATS):
-            raise NaitError(f"--format {format}: no such format; choose auto, {', '.join(FORMATS)}")
+            raise BadInput("no such format", where=f"--format {format}", remedy=f"choose auto, {', '.join(FORMATS)}")
         self.path = os.fspath(source)
         self.unit_rows = unit_rows
         self.rules = rules or Rules()
@@ -97,7 +96,9 @@ class Pool:
             try:
                 self._opened = open_source(self.path, self._split)
             except (OSError, ValueError) as error:
-                raise NaitError(f"{self.path}: cannot be opened: {first_line(error)}; check the path") from None
+                raise BadInput(
+                    f"cannot be opened: {first_line(error, kind=False)}", where=self.path, remedy="check the path"
+                ) from None
         return self._opened
 
     def plan(self, known: Plan | None = None) -> Plan:
@@ -139,8 +140,10 @@ class Pool:
         plan, order = self.plan(), [int(row) for row in rows]
         for row in order:
             if not 0 <= row < plan.rows:
-                raise NaitError(
-                    f"{plan.path}: no row {row}, the last is {plan.rows - 1}; give the pool that was indexed"
+                raise Mismatch(
+                    f"no row {row}, the last is {plan.rows - 1}",
+                    where=plan.path,
+                    remedy="give the pool that was indexed",
                 )
         found = {row: as_line(record.payload) for row, record in lines_of(self.reader(), sorted(set(order)))}
         return [found[row] for row in order]
@@ -185,14 +188,14 @@ class Pool:
         that are not to be learnt from."""
         where = where_of(record, row)
         if not self._skip_bad_rows and not isinstance(error, RowLeftOut):
-            raise NaitError(f"{where}: {error}; {self._remedy(record.payload, fmt)}")
+            raise BadInput(str(error), where=where, remedy=self._remedy(record.payload, fmt))
         return SkippedRow(row, where, str(error))
 
     def refuse(self, where: str, row: int, reason: str, remedy: str | None = "fix the row") -> SkippedRow:
         """As ``skip``, of a row that is well formed, but of no use to the model. ``remedy``: what else may help."""
         if not self._skip_bad_rows:
             hint = "" if remedy is None else f"{remedy} or "
-            raise NaitError(f"{where}: {reason}; {hint}pass --skip-bad-rows")
+            raise BadInput(reason, where=where, remedy=f"{hint}pass --skip-bad-rows")
         return SkippedRow(row, where, reason)
 
     def _scan(self, progress: Callable[[int], None] | None) -> PoolInfo:
@@ -216,9 +219,10 @@ class Pool:
 
     def _no_good_row(self, first: SkippedRow) -> NaitError:
         plan = self.plan()
-        return NaitError(
-            f"{plan.path}: not one of its {plan.rows} rows can be used; first, {first.where}: {first.reason}; "
-            f"fix the rows or pass another --format ({', '.join(FORMATS)})"
+        return BadInput(
+            f"not one of its {plan.rows} rows can be used; first, {first.where}: {first.reason}",
+            where=plan.path,
+            remedy=f"fix the rows or pass another --format ({', '.join(FORMATS)})",
         )
 
     def _remedy(self, payload: Any, fmt: str | None) -> str:
@@ -253,7 +257,7 @@ def decode(payload: Any) -> dict[str, Any]:
         except json.JSONDecodeError as error:
             raise RowError(f"not JSON: {error.msg}, column {error.colno}") from None
         except (ValueError, RecursionError) as error:
-            raise RowError(f"not JSON that can be read: {first_line(error)}") from None
+            raise RowError(f"not JSON that can be read: {first_line(error, kind=False)}") from None
     if not isinstance(row, dict):
         raise RowError(f"a row must be a JSON object, not {type(row).__name__}")
     return row

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nait_fast.data.turns import ROLES
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 
 LABEL_FALSE = "its label is false: an answer not to learn from"
 
@@ -35,9 +35,9 @@ def make_rules(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> Rules:
     for text in role:
         name, _, known = text.rpartition("=")
         if not name or known not in ROLES:
-            raise NaitError(f"--role {text}: write NAME=ROLE, the role one of {', '.join(ROLES)}")
+            raise BadInput(f"write NAME=ROLE, the role one of {', '.join(ROLES)}", where=f"--role {text}")
         if roles.setdefault(name, known) != known:
-            raise NaitError(f"--role {text}: {name} is {roles[name]} already")
+            raise BadInput(f"{name} is {roles[name]} already", where=f"--role {text}")
     return Rules(roles, frozenset(ignore))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from nait_fast.data.folders import LINES, kind_of, pool_files
 from nait_fast.data.json_rows import json_layout, json_list, json_object
 from nait_fast.data.parts import JsonRows, Lines, ParquetFile, Part, Table
-from nait_fast.data.streams import first_line, import_optional
-from nait_fast.errors import NaitError
+from nait_fast.data.streams import import_optional
+from nait_fast.errors import BadInput, first_line
 
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?::([\w\[\]%:.+-]+))?")
 
@@ -40,10 +40,10 @@ def open_source(name: str, split: str | None) -> Source:
     else:
         match = _HUB_NAME.fullmatch(name)
         if match is None or kind_of(path) or path.parent.is_dir():
-            raise NaitError(f"{name}: no such file or folder; check the path")
+            raise BadInput("no such file or folder", where=name, remedy="check the path")
         return _open_hub(name, match[1], split or match[2])
     if split is not None:
-        raise NaitError(f"{path}: a split ({split}) is for folders and Hub datasets; leave it out here")
+        raise BadInput(f"a split ({split}) is for folders and Hub datasets", where=path, remedy="leave it out here")
     return source
 
 
@@ -56,35 +56,43 @@ def _open_file(path: Path) -> Source:
         if layout != "lines":
             return Source(str(path), "json", (JsonRows(path, json_list if layout == "list" else json_object),))
     elif suffix not in LINES:
-        raise NaitError(f"{path}: not a kind of file that is read; give .jsonl, .json (also .gz, .zst) or .parquet")
+        raise BadInput(
+            "not a kind of file that is read", where=path, remedy="give .jsonl, .json (also .gz, .zst) or .parquet"
+        )
     return Source(str(path), "jsonl", (Lines(path),))
 
 
 def _open_folder(folder: Path, split: str | None) -> Source:
     files = pool_files(folder, split)
     if len({kind_of(path) == ".parquet" for path in files.paths}) > 1:
-        raise NaitError(f"{folder}: holds .parquet and .jsonl or .json files; give a folder with one kind, or one file")
+        raise BadInput(
+            "holds .parquet and .jsonl or .json files", where=folder, remedy="give a folder with one kind, or one file"
+        )
     sources = [_open_file(path) for path in files.paths]
     kind = next((source.kind for source in sources if source.kind != "jsonl"), "jsonl")
     return Source(files.label, kind, tuple(part for source in sources for part in source.parts))
 
 
 def _open_disk(folder: Path, split: str | None) -> Source:
-    datasets = import_optional("datasets", f"{folder}: a save_to_disk folder", "nait-fast[datasets]")
+    datasets = import_optional("datasets", "a save_to_disk folder", folder, "datasets")
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:
-        raise NaitError(f"{folder}: no save_to_disk folder that datasets can load: {first_line(error)}") from None
+        raise BadInput(
+            f"no save_to_disk folder that datasets can load: {first_line(error, kind=False)}", where=folder
+        ) from None
     return _dataset_source(loaded, str(folder), "disk", split)
 
 
 def _open_hub(name: str, hub_id: str, split: str | None) -> Source:
-    datasets = import_optional("datasets", f"{name}: no such path, and a Hub dataset", "nait-fast[datasets]")
+    datasets = import_optional("datasets", "no such path, and a Hub dataset", name, "datasets")
     try:
         loaded = datasets.load_dataset(hub_id, split=split)
     except Exception as error:
-        raise NaitError(
-            f"{name}: the path does not exist and is no reachable Hub dataset ({first_line(error)}); check the name"
+        raise BadInput(
+            f"the path does not exist and is no reachable Hub dataset ({first_line(error, kind=False)})",
+            where=name,
+            remedy="check the name",
         ) from None
     return _dataset_source(loaded, hub_id, "hub", split)
 
@@ -94,9 +102,11 @@ def _dataset_source(loaded: Any, name: str, kind: str, split: str | None) -> Sou
         names = list(loaded)
         split = split or ("train" if "train" in names or len(names) != 1 else names[0])
         if split not in loaded:
-            raise NaitError(f"{name}: has no split {split}; name one of {', '.join(names)} as {name}:SPLIT")
+            raise BadInput(
+                f"has no split {split}", where=name, remedy=f"name one of {', '.join(names)} as {name}:SPLIT"
+            )
         loaded = loaded[split]
     elif kind == "disk" and split is not None:
-        raise NaitError(f"{name}: has no splits; leave out {split}")
+        raise BadInput("has no splits", where=name, remedy=f"leave out {split}")
     label = f"{name}:{split}" if split else name
     return Source(label, kind, (Table(loaded.with_format("arrow"), label),))

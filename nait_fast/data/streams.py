@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged, first_line, missing_extra
 
 BLOCK = 1 << 17
 BOM = b"\xef\xbb\xbf"
@@ -23,7 +23,7 @@ _BLANK_LINES = 64  # so many in a row are no pool's layout but a flood
 Digest = Any  # hashlib names no public type for its objects
 
 
-class TooLong(NaitError):
+class TooLong(BadInput):
     """A row that takes more bytes than a row may."""
 
 
@@ -31,14 +31,16 @@ def row_limit() -> int:
     """Bytes that a row may take, and blank space between two: of ``NAIT_FAST_MAX_ROW_MIB``. Raises NaitError."""
     told = os.environ.get(MAX_ROW, "")
     if told and not (told.isascii() and told.isdigit() and 0 < int(told[:9]) < 1 << 20 and len(told) < 9):
-        raise NaitError(f"{MAX_ROW}={told[:40]}: must be a whole number of MiB, 1 to 1048575")
+        raise BadInput("must be a whole number of MiB, 1 to 1048575", where=f"{MAX_ROW}={told[:40]}")
     return int(told or _MAX_ROW_MIB) << 20
 
 
 def too_long(where: str, what: str, limit: int) -> TooLong:
     size = f"{limit >> 20} MiB"
     return TooLong(
-        f"{where}: {what} of more than {size}, the limit of a row; remove it, or set {MAX_ROW} to what it takes"
+        f"{what} of more than {size}, the limit of a row",
+        where=where,
+        remedy=f"remove it, or set {MAX_ROW} to what it takes",
     )
 
 
@@ -50,7 +52,7 @@ def open_stream(path: Path, digest: Digest) -> io.BufferedReader:
         pieces = _pieces(blocks, _GZIP_PIECE)
         blocks = _inflate(pieces, path, lambda: zlib.decompressobj(wbits=31), _unzip, zlib.error)
     elif suffix == ".zst":
-        zstd = import_optional("zstandard", f"{path}: a Zstandard file", "zstandard")
+        zstd = import_optional("zstandard", "a Zstandard file", path)
         window = 1 << 31  # what `zstd --long=31` writes
         make = zstd.ZstdDecompressor(max_window_size=window).decompressobj
         blocks = _inflate(_pieces(blocks, _ZSTD_PIECE), path, make, _unzstd, zstd.ZstdError)
@@ -89,12 +91,16 @@ def _inflate(
             try:
                 yield from expand(member, piece)
             except failure as error:
-                raise NaitError(f"{path}: damaged, cannot be decompressed ({first_line(error)}); get it anew") from None
+                raise Damaged(
+                    f"damaged, cannot be decompressed ({first_line(error, kind=False)})",
+                    where=path,
+                    remedy="get it anew",
+                ) from None
             piece = member.unused_data if member.eof else b""
             if member.eof:
                 member = None
     if member is not None:
-        raise NaitError(f"{path}: cut short, its compressed data has no end; get it anew")
+        raise Damaged("cut short, its compressed data has no end", where=path, remedy="get it anew")
 
 
 def _unzip(member: Any, piece: bytes) -> Iterator[bytes]:
@@ -165,14 +171,10 @@ class _BlockReader(io.RawIOBase):
         return size
 
 
-def import_optional(module: str, what: str, package: str) -> Any:
+def import_optional(module: str, what: str, where: object, extra: str = "") -> Any:
+    """``module``, which ``what``, found at ``where``, needs; ``extra``: the one that brings it. Raises MissingExtra."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        quoted = f'"{package}"' if "[" in package else package
-        raise NaitError(f"{what}, needs {module.split('.')[0]}: pip install {quoted}") from None
-
-
-def first_line(error: BaseException) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return " ".join(text.split("\n", 1)[0].split())[:200]
+        package = module.split(".")[0]
+        raise missing_extra(package, extra, f"{what}, needs {package}", where) from None

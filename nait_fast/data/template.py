@@ -12,10 +12,9 @@ from typing import Any
 from nait_fast.data.chat import TEMPLATE_DATE, apply_chat_template, clock_of, day_of, draws, sources_of
 from nait_fast.data.formats import RowError, Sample
 from nait_fast.data.identity import tokenizer_identity
-from nait_fast.data.streams import first_line
 from nait_fast.data.turns import CALLS, ROLES, as_json, call_texts, plain_call
 from nait_fast.data.unread import is_metadata, texts_in
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, first_line
 
 TEMPLATES = ("auto", "chat", "alpaca", "none")
 # What a role is for a chat template that refuses it or leaves its turns out.
@@ -43,22 +42,26 @@ class Template:
 
     def __init__(self, kind: str, tokenizer: Any, date: str | None = None):
         if kind not in TEMPLATES:
-            raise NaitError(f"--template {kind}: choose {', '.join(TEMPLATES)}")
+            raise BadInput(f"choose {', '.join(TEMPLATES)}", where=f"--template {kind}")
         has_chat = bool(getattr(tokenizer, "chat_template", None))
         if kind == "chat" and not has_chat:
-            raise NaitError("--template chat: this tokenizer has no chat template; use --template alpaca or none")
+            raise BadInput(
+                "this tokenizer has no chat template", where="--template chat", remedy="use --template alpaca or none"
+            )
         self.kind = ("chat" if has_chat else "alpaca") if kind == "auto" else kind
         self.tokenizer = tokenizer
         self._sources = sources_of(tokenizer) if self.kind == "chat" else {}
         self._words = "\n".join(self._sources.values())
         self._marks = "\0".join([self._words, *ROLES, *map(str, getattr(tokenizer, "special_tokens_map", {}).values())])
         if drawn := next(filter(None, map(draws, self._sources.values())), None):
-            raise NaitError(
-                f"--template chat: the chat template draws at random ({drawn}); use --template alpaca or none"
+            raise BadInput(
+                f"the chat template draws at random ({drawn})",
+                where="--template chat",
+                remedy="use --template alpaca or none",
             )
         asks = "strftime_now" in self._words
         if date is not None and not asks:
-            raise NaitError(f"--template-date {date}: the template asks for no date; leave it out")
+            raise BadInput("the template asks for no date", where=f"--template-date {date}", remedy="leave it out")
         self.date = day_of(TEMPLATE_DATE if date is None else date).isoformat() if asks else None
         self._clock = clock_of(day_of(self.date)) if self.date else None
         self._closings: dict[str, str | None] = {}
@@ -171,7 +174,7 @@ class Template:
         try:
             return apply_chat_template(self.tokenizer, turns, tools, self._clock)
         except Exception as error:  # jinja2 raises whatever the template's author chose
-            raise RowError(f"the chat template refuses it: {first_line(error)}") from None
+            raise RowError(f"the chat template refuses it: {first_line(error, kind=False)}") from None
 
     def _turns(self, sample: Sample) -> list[dict[str, Any]]:
         """The conversation as the template gets it."""

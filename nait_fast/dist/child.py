@@ -7,7 +7,7 @@ import sys
 from nait_fast.dist.named import named
 from nait_fast.dist.stop import Stopped
 from nait_fast.dist.worker import Worker
-from nait_fast.errors import NaitError
+from nait_fast.errors import NaitError, one_line
 
 
 def main() -> int:
@@ -27,9 +27,9 @@ def main() -> int:
     except Stopped:
         return 130
     except (NaitError, OSError) as error:
-        print(" ".join(str(error).splitlines()), file=report, flush=True)
+        print(one_line(error), file=report, flush=True)
         return 2
     except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).splitlines())}", file=report, flush=True)
+        print(f"{type(error).__name__}: {one_line(error)}", file=report, flush=True)
         raise
     return 0

@@ -86,7 +86,7 @@ def run_workers(
         return
     if stop.asked:
         raise Stopped("stopped, every worker after its batch; the same command goes on from there")
-    raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
+    raise NaitError(failures[0], remedy="the same command goes on where it stopped")
 
 
 def _start(call: str, options: Any, worker: Worker) -> _Child:

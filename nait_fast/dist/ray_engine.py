@@ -24,7 +24,7 @@ from nait_fast.dist.events import Events
 from nait_fast.dist.named import name_of, named
 from nait_fast.dist.stop import Stopped
 from nait_fast.dist.worker import Worker
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError, first_line, missing_extra, one_line
 from nait_fast.extract.folder import MOST_TRIES
 from nait_fast.storage.names import WORK
 from nait_fast.terminal import printable
@@ -43,6 +43,13 @@ class UnitActor:
     """
 
     def __init__(self, opens: str, options: dict[str, Any], world: int, started: float):
+        self._refused = ""
+        try:
+            self._open(opens, options, world, started)
+        except NaitError as error:  # handed out with the first unit: of what an actor raises here, Ray keeps text only
+            self._refused = one_line(error)
+
+    def _open(self, opens: str, options: dict[str, Any], world: int, started: float) -> None:
         import ray
 
         os.environ.setdefault("TQDM_DISABLE", "1")
@@ -62,20 +69,28 @@ class UnitActor:
         self._events.add("begin", rows=build.pool.plan().rows, units=len(self._folder.todo), device=device)
 
     def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
-        """``batch["unit"]``: numbers within the pool; returns them with what went wrong ('' if nothing did), and
-        whether the index is complete."""
+        """``batch["unit"]``: numbers within the pool; returns them with what went wrong ('' if nothing did), whether
+        the index is complete, and why this actor can do nothing at all ('' if it can)."""
         units = [int(unit) for unit in batch["unit"]]
+        if self._refused:
+            n = len(units)
+            return {"unit": units, "error": [""] * n, "complete": [False] * n, "refused": [self._refused] * n}
         done = [
             self._end() if unit == FINISH else (self._unit(self._folder.first_unit + unit), False) for unit in units
         ]
-        return {"unit": units, "error": [error for error, _ in done], "complete": [complete for _, complete in done]}
+        return {
+            "unit": units,
+            "error": [error for error, _ in done],
+            "complete": [complete for _, complete in done],
+            "refused": [""] * len(units),
+        }
 
     def _end(self) -> tuple[str, bool]:
         """(what went wrong, whether the index is complete)."""
         try:
             return "", self._finish()
         except NaitError as error:
-            return f"{self._claims.worker}: {' '.join(str(error).splitlines())}", False
+            return f"{self._claims.worker}: {one_line(error)}", False
 
     def _unit(self, number: int) -> str:
         try:
@@ -158,6 +173,9 @@ def run_on_ray(
                     break
                 for row in _results(ray, name_of(open_build), options, units, number):
                     watch()
+                    if row["refused"]:
+                        failures.append(row["refused"])
+                        break
                     complete |= row["complete"]
                     if row["error"]:
                         failures.append(row["error"])
@@ -170,7 +188,7 @@ def run_on_ray(
             raise Stopped("stopped; units under way are lost, the same command goes on from there") from None
     if not failures:
         failures.append(f"{options['output']}: shards prove missing or damaged each time they are made; check the disk")
-    raise NaitError(f"{failures[0]}; the same command goes on where it stopped")
+    raise NaitError(failures[0], remedy="the same command goes on where it stopped")
 
 
 def _results(ray: Any, opens: str, options: dict[str, Any], units: int, number: int) -> Iterator[dict[str, Any]]:
@@ -208,7 +226,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError:
-        raise NaitError('--engine ray: needs Ray: pip install "nait-fast[ray]"') from None
+        raise missing_extra("ray", "ray", "needs Ray", "--engine ray") from None
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -217,9 +235,10 @@ def _cluster(address: str | None) -> Iterator[Any]:
             _knock(address or os.environ.get("RAY_ADDRESS", ""))
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (OSError, RuntimeError, ValueError) as error:
-            raise NaitError(
-                f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start one with "
-                "`ray start --head`, or leave the flag out"
+            raise BadInput(
+                f"no Ray cluster answers there ({first_line(error, kind=False, errno=True)})",
+                where=f"--address {address}",
+                remedy="start one with `ray start --head`, or leave the flag out",
             ) from None
     context = ray.data.DataContext.get_current()
     before = context.enable_progress_bars
@@ -245,7 +264,7 @@ def _number_of(workers: int | None, nodes: Sequence[dict[str, Any]], device: str
     room, what = (gpus, "GPUs") if gpus else (sum(cpus), "CPUs")
     number = workers or gpus or max(1, sum(1 for n in cpus if n))
     if number > room:
-        raise NaitError(f"--workers {number}: the Ray cluster has only {room} {what}; ask for fewer")
+        raise BadInput(f"the Ray cluster has only {room} {what}", where=f"--workers {number}", remedy="ask for fewer")
     return number
 
 
@@ -255,17 +274,11 @@ def _cpus_each(nodes: Sequence[float], actors: int) -> int:
     return next((cpus for cpus in range(most, 1, -1) if sum(int(n) // cpus for n in nodes) >= actors), 1)
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
-
-
 def _cause(error: BaseException) -> str:
-    """What an actor's own code raised, out of what Ray makes of it."""
+    """What an actor's own code raised, out of what Ray makes of it, or what Ray says."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, NaitError):
-            return " ".join(str(inner).splitlines())
+            return one_line(inner)
         inner = getattr(inner, "cause", None) or inner.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in reversed(lines) if "NaitError: " in line), None)
-    return told.partition("NaitError: ")[2] if told else f"Ray: {lines[0] if lines else type(error).__name__}"[:500]
+    return f"Ray: {first_line(error, kind=False)}"

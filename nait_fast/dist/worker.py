@@ -15,7 +15,7 @@ from nait_fast.data.plan import Unit
 from nait_fast.dist.claims import Claims
 from nait_fast.dist.events import Events
 from nait_fast.dist.stop import Stopped, StopSwitch
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild
 from nait_fast.progress import Progress
 from nait_fast.storage.names import WORK
@@ -60,7 +60,7 @@ def worker_of(environment: Mapping[str, str] = os.environ) -> Worker:
                 raise ValueError
         except ValueError:
             told = ", ".join(f"{name}={environment[name]}" for name in (rank, world, local) if name in environment)
-            raise NaitError(f"{told}: must be whole numbers, a rank below the number of workers") from None
+            raise BadInput("must be whole numbers, a rank below the number of workers", where=told) from None
         return Worker(number, count, place)
     return Worker()
 
@@ -168,7 +168,9 @@ class _Run:
             claims.close()
         if (failure := claims.first_failure()) is not None:
             raise NaitError(
-                f"{self.folder.path}: not finished: {failure}; all other shards are there, the same command goes on"
+                f"not finished: {failure}",
+                where=self.folder.path,
+                remedy="all other shards are there, the same command goes on",
             )
 
     def _unit(self, claims: Claims, number: int, window: Window) -> None:

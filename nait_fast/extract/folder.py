@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.data.plan import Plan
-from nait_fast.errors import NaitError
+from nait_fast.errors import Busy, Damaged, Mismatch, NaitError
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.reader import Index
@@ -75,15 +75,18 @@ class IndexFolder:
                 raise NaitError(f"{flag}: {self.path} holds no index; leave the flag out to make one")
             for name in (CODEBOOK, CALIBRATION, WORK, shard_name(0)):
                 if (self.path / name).exists():
-                    raise NaitError(
-                        f"{self.path / name}: left behind by an index whose {RUN} is gone, of whatever "
-                        "pool: it is not built upon; delete it or choose another folder"
+                    raise Damaged(
+                        f"left behind by an index whose {RUN} is gone, of whatever pool: it is not built upon",
+                        where=self.path / name,
+                        remedy="delete it or choose another folder",
                     )
             return {}
         run = read_run(self.path)
         datasets = run.get("datasets")
         if not isinstance(run.get("identity"), dict) or not isinstance(datasets, list) or not datasets:
-            raise NaitError(f"{path}: not what nait_fast writes there; choose another folder or delete this one")
+            raise Damaged(
+                "not what nait_fast writes there", where=path, remedy="choose another folder or delete this one"
+            )
         if run.get("format_version") != FORMAT_VERSION and (flag or not (self.path / MANIFEST).exists()):
             raise NaitError(
                 f"{flag and flag + ': '}{self.path}: begun by an older nait_fast, whose shards have no "
@@ -107,9 +110,13 @@ class IndexFolder:
         adding = begun[len(held) :] if held else []
         if repair:
             if not self.complete:
-                raise NaitError(f"--repair: {self._dataset['path']} is no dataset of a complete index in {self.path}")
+                raise Mismatch(
+                    f"{self._dataset['path']} is no dataset of a complete index in {self.path}", where="--repair"
+                )
             if adding and self.writer.busy():
-                raise NaitError(f"--repair: {adding[0]['path']} is being added to {self.path}; wait for that")
+                raise Busy(
+                    f"{adding[0]['path']} is being added to {self.path}", where="--repair", remedy="wait for that"
+                )
             return begun
         if self._dataset in begun:
             return begun
@@ -118,15 +125,18 @@ class IndexFolder:
             changed = [
                 f"{k} {last.get(k)} -> {self._dataset[k]}" for k in self._dataset if last.get(k) != self._dataset[k]
             ]
-            raise NaitError(
-                f"{self.path}: holds an index made otherwise: dataset ({', '.join(changed[:3])}); choose another "
-                "folder or delete it (to a complete index, --append adds the data)"
+            raise Mismatch(
+                f"holds an index made otherwise: dataset ({', '.join(changed[:3])})",
+                where=self.path,
+                remedy="choose another folder or delete it (to a complete index, --append adds the data)",
             )
         if not held:
             raise NaitError(f"--append: the index {self.path} is not finished; rerun its own command first")
         if adding:
             if self.writer.busy():
-                raise NaitError(f"--append: {adding[0]['path']} is being added to {self.path}; wait for that")
+                raise Busy(
+                    f"{adding[0]['path']} is being added to {self.path}", where="--append", remedy="wait for that"
+                )
             assert self._index is not None
             self.writer.give_up(len(self._index.entries), range(len(held), len(begun)))
         return [*held, self._dataset]
@@ -136,10 +146,14 @@ class IndexFolder:
         if "precision" in changed:  # the cause comes first, and says what its class would
             changed = ["precision", *(k for k in changed if k not in ("precision", "dtype"))]
         if changed and isinstance(before.get("model"), str) and is_old(before):
-            raise NaitError(f"{self.path}: holds an index that was made {OLD}; choose another folder or delete it")
+            raise Mismatch(
+                f"holds an index that was made {OLD}", where=self.path, remedy="choose another folder or delete it"
+            )
         if changed:
             what = ", ".join(f"{_FLAGS.get(k, k)} ({before.get(k)} -> {now.get(k)})" for k in changed[:3])
-            raise NaitError(f"{self.path}: holds an index made otherwise: {what}; choose another folder or delete it")
+            raise Mismatch(
+                f"holds an index made otherwise: {what}", where=self.path, remedy="choose another folder or delete it"
+            )
 
     def claim_exact(self, exact: dict[str, str]) -> None:
         """Fix which exact scores the shards hold (name -> signature hash); NaitError if others were begun."""
@@ -154,8 +168,10 @@ class IndexFolder:
         files = read_run(self.path).get("files", {})
         for name, before in files.items():
             if not (self.path / name).exists() or sha256_file(self.path / name) != before:
-                raise NaitError(
-                    f"{self.path}: its {name} has changed since the index was begun; delete the folder and rebuild it"
+                raise Damaged(
+                    f"its {name} has changed since the index was begun",
+                    where=self.path,
+                    remedy="delete the folder and rebuild it",
                 )
         return frozenset(files)
 
@@ -213,9 +229,10 @@ class IndexFolder:
         self._lost.update(lost)
         for number in sorted(lost):
             if self._lost[number] > MOST_TRIES:
-                raise NaitError(
-                    f"{self.path / shard_name(number)}: missing or damaged again, {MOST_TRIES} times after it was made "
-                    "anew; check the disk and what else writes there, then run the same command again"
+                raise Damaged(
+                    f"missing or damaged again, {MOST_TRIES} times after it was made anew",
+                    where=self.path / shard_name(number),
+                    remedy="check the disk and what else writes there, then run the same command again",
                 )
         if not self.writer.work.is_dir():
             raise NaitError(

@@ -20,7 +20,7 @@ from nait_fast.data.pool import Pool
 from nait_fast.data.rules import make_rules
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged, Mismatch, NaitError
 from nait_fast.extract.calibrate import first_samples, sample_of
 from nait_fast.extract.coding import Coding
 from nait_fast.extract.folder import IndexFolder
@@ -150,7 +150,7 @@ class IndexBuild:
         if CODEBOOK in claimed:
             return load_codebook(path, vouched=True)
         if self.folder.added or self.folder.complete:
-            raise NaitError(f"{path}: its {CODEBOOK} or {CALIBRATION} is missing; rebuild the index")
+            raise Damaged(f"its {CODEBOOK} or {CALIBRATION} is missing", where=path, remedy="rebuild the index")
         self._sample = sample_of(
             self.pool, self.format, self.session.encoder, self.options.calibration_size, self.options.seed
         )
@@ -187,11 +187,14 @@ class IndexBuild:
             self.folder.claim_files([CODEBOOK] * (codebook is not None) + [CALIBRATION] * made)
         if codebook is not None and self.folder.codebook_hash not in (None, codebook.hash):
             if self._given is not None:
-                raise NaitError(
-                    f"--codebook {self.options.codebook}: not the one that the index {self.folder.path} was made with; "
-                    "leave it out"
+                raise Mismatch(
+                    f"not the one that the index {self.folder.path} was made with",
+                    where=f"--codebook {self.options.codebook}",
+                    remedy="leave it out",
                 )
-            raise NaitError(f"{self.folder.path}: its {CODEBOOK} has changed since the index was made; rebuild it")
+            raise Damaged(
+                f"its {CODEBOOK} has changed since the index was made", where=self.folder.path, remedy="rebuild it"
+            )
         self._head = {
             "model_name": self.session.model.name,
             **self.description,

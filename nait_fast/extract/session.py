@@ -18,7 +18,7 @@ from nait_fast.data.rules import Rules, make_rules
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import as_argument, counted, warn_unread
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.extract.engine import Engine, Sink
 from nait_fast.index.format import CodeLayout
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
@@ -141,7 +141,9 @@ def refuse_in_memory(model: Any, caller: str, **asked: Any) -> None:
     if isinstance(model, (str, os.PathLike)):
         return
     if ignored := next((name for name, value in asked.items() if value not in ("auto", False)), None):
-        raise NaitError(f"{caller}: {ignored}={asked[ignored]!r}: a model in memory stays as it is; leave it out")
+        raise BadInput(
+            f"{ignored}={asked[ignored]!r}: a model in memory stays as it is", where=caller, remedy="leave it out"
+        )
 
 
 def session_around(
@@ -154,14 +156,14 @@ def session_around(
     """
     if isinstance(model, (str, os.PathLike)):
         if not (tokenizer is None or isinstance(tokenizer, (str, os.PathLike))):
-            raise NaitError(
-                f"{caller}: a model that is named is loaded with a tokenizer that is named, too, or its own"
+            raise BadInput(
+                "a model that is named is loaded with a tokenizer that is named, too, or its own", where=caller
             )
         tokenizer = None if tokenizer is None else os.fspath(tokenizer)
         named = replace(options, model=os.fspath(model), tokenizer=tokenizer)
         return open_session(named, data, first_token, quiet=True)
     if tokenizer is None:
-        raise NaitError(f"{caller}: a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)")
+        raise BadInput(f"a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)", where=caller)
     loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers)
     return _session(loaded, data, first_token, options.batch_tokens, quiet=True)
 
@@ -178,10 +180,10 @@ def encode_rows(encoder: Encoder, rows: Sequence[Any], rules: Rules) -> tuple[st
     """(SHA-256 of ``rows`` as JSON lines, each of them encoded). Raises NaitError for one that cannot be used."""
 
     def bad(number: int, _: Any, error: RowError) -> None:
-        raise NaitError(f"sample {number}: {error}") from None
+        raise BadInput(str(error), where=f"sample {number}") from None
 
     def refuse(refused: Refused) -> None:
-        raise NaitError(f"sample {refused.row}: {refused.reason}")
+        raise BadInput(refused.reason, where=f"sample {refused.row}")
 
     samples = parsed(enumerate(rows), lambda row, number: parse_any(row, number, rules), bad)
     encoded = list(encode(encoder, samples, refuse))
@@ -195,7 +197,7 @@ def encode_all(encoder: Encoder, pool: Pool) -> tuple[PoolInfo, list[Encoded]]:
     info = pool.scan()
 
     def refuse(refused: Refused) -> None:
-        raise NaitError(f"{pool.path} row {refused.row}: {refused.reason}; fix the row or leave it out")
+        raise BadInput(refused.reason, where=f"{pool.path} row {refused.row}", remedy="fix the row or leave it out")
 
     encoded = list(encode(encoder, pool.samples(), refuse))
     for reason, rows in Counter(skipped.reason for skipped in info.skipped).items():

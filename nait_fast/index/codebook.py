@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged, Mismatch
 from nait_fast.index import identity
 from nait_fast.index.components import NAMES as COMPONENTS
 from nait_fast.index.components import Components, components_of
@@ -95,7 +95,7 @@ def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebo
             if not np.isfinite(array).all() or (name == "frequency" and (array.min() < 0 or array.max() > 1)):
                 raise ValueError(f"{name!r} holds impossible values")
     except (KeyError, TypeError, ValueError) as error:
-        raise NaitError(f"{file}: not a valid codebook ({error})") from None
+        raise Damaged(f"not a valid codebook ({error})", where=file) from None
     if not head.checksum and not vouched:
         warn(f"{file}: a codebook of an older nait_fast, without checksums: changed bytes in it go unseen")
     arrays = {name: np.array(array) for name, array in tensors.items()}
@@ -107,11 +107,11 @@ def check_codebook(
 ) -> None:
     """Refuse a codebook of another identity than ``here``, a session's, or another of ``more``. Raises NaitError."""
     if identity.is_old(codebook.meta):
-        raise NaitError(f"{where}: was made {identity.OLD}; index that pool again")
+        raise Mismatch(f"was made {identity.OLD}", where=where, remedy="index that pool again")
     key = identity.difference(codebook.meta, here, more)
     if key is not None:
         theirs, mine = (values.short(told.get(key)) for told in (codebook.meta, here))
-        raise NaitError(f"{where}: made with another {identity.name_of(key)} ({theirs}, here {mine}); {remedy}")
+        raise Mismatch(f"made with another {identity.name_of(key)} ({theirs}, here {mine})", where=where, remedy=remedy)
 
 
 def load_calibration(
@@ -130,8 +130,8 @@ def load_calibration(
     }
     held = {name: (array.dtype, array.shape) for name, array in tensors.items()}
     if held != {name: (np.dtype(dtype), shape) for name, (dtype, shape) in expected.items()}:
-        raise NaitError(f"{path}: not the calibration of this index; rebuild the index")
+        raise Mismatch("not the calibration of this index", where=path, remedy="rebuild the index")
     row = np.array(tensors["row"])
     if n and (row[0] < 0 or (row[1:] <= row[:-1]).any()):
-        raise NaitError(f"{path}: its rows do not ascend; rebuild the index")
+        raise Damaged("its rows do not ascend", where=path, remedy="rebuild the index")
     return tensors

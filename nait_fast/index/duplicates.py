@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged
 from nait_fast.index.ids import NAMES, split
 from nait_fast.storage.files import map_tensors, read_head
 
@@ -21,7 +21,9 @@ def _ids(path: Path) -> tuple[np.ndarray, list[bytes]]:
         layout[name].check_all(array, path)
     row = tensors.get("row", np.zeros(0))
     if row.dtype != np.int64 or row.ndim != 1:
-        raise NaitError(f"{path}: tensor 'row' is missing or has another shape; rebuild it with index --repair")
+        raise Damaged(
+            "tensor 'row' is missing or has another shape", where=path, remedy="rebuild it with index --repair"
+        )
     found = split(tensors, len(row), path)
     present = np.array([text is not None for text in found], dtype=bool)
     return np.array(row)[present], [text for text in found if text is not None]

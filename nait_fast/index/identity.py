@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Mismatch
 from nait_fast.storage import values
 
 # Entry of a manifest or of metadata -> the flag that decides it. The first that differs is named: what a user sets
@@ -55,16 +55,20 @@ def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], more: Iterabl
 
 
 def refuse(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str, where: str, more: Iterable[str] = ()) -> None:
-    """Raise NaitError if ``mine``, of ``what``, does not agree with ``theirs``, of ``where``."""
+    """Raise Mismatch if ``mine``, of ``what``, does not agree with ``theirs``, of ``where``."""
     if is_old(mine) and not is_old(theirs):
-        raise NaitError(f"{what} was made {OLD}, and cannot be compared with {where}: rebuild it")
+        raise Mismatch(f"{what} was made {OLD}, and cannot be compared with {where}", remedy="rebuild it", join=": ")
     if is_old(theirs) and not is_old(mine):
-        raise NaitError(f"{where} was made {OLD}, and cannot be compared with {what}: rebuild the index")
+        raise Mismatch(
+            f"{where} was made {OLD}, and cannot be compared with {what}", remedy="rebuild the index", join=": "
+        )
     key = difference(mine, theirs, more)
     if key is not None:
-        raise NaitError(
+        raise Mismatch(
             f"{what} was made with another {name_of(key)} ({values.short(mine.get(key))}) than {where} "
-            f"({values.short(theirs.get(key))}): rebuild it with {_flag(key, theirs.get(key))}"
+            f"({values.short(theirs.get(key))})",
+            remedy=f"rebuild it with {_flag(key, theirs.get(key))}",
+            join=": ",
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged, NaitError
 
 NAMES = ("ids", "id_ends", "id_absent")
 
@@ -37,4 +37,4 @@ def decode(ids: list[bytes | None], path: Path) -> list[str | None]:
 
 
 def _damaged(path: Path) -> NaitError:
-    return NaitError(f"{path}: its ids are damaged; rebuild it with index --repair")
+    return Damaged("its ids are damaged", where=path, remedy="rebuild it with index --repair")

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.data.plan import read_plan
+from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.reader import Index, ShardEntry
 from nait_fast.index.run import read_run, write_run
-from nait_fast.index.skipped import Listed, check_list
+from nait_fast.index.skipped import Listed, check_list, is_duplicate
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
-from nait_fast.storage.files import read_sealed, sha256, sha256_file, write_atomic
+from nait_fast.storage.files import sha256, sha256_file, write_atomic
 from nait_fast.storage.lock import Lock
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, RUN, plan_name
 
@@ -40,7 +41,6 @@ _SAME = (
     "codebook",
     "exact",
 )
-_DUPLICATE = "its id is that of row "  # found anew: the other row may now be one of another index
 
 
 def check_joinable(indexes: Sequence[Index]) -> None:
@@ -51,8 +51,10 @@ def check_joinable(indexes: Sequence[Index]) -> None:
         ours, theirs = first.manifest, index.manifest
         if is_old(ours) != is_old(theirs):
             old, new = (first, index) if is_old(ours) else (index, first)
-            raise NaitError(
-                f"{old.folder}: was made {OLD}, and cannot be joined with {new.folder}; index its pool again"
+            raise Mismatch(
+                f"was made {OLD}, and cannot be joined with {new.folder}",
+                where=old.folder,
+                remedy="index its pool again",
             )
         # Calibration aside: a codebook made here or given is the same codebook.
         options = sorted({*runs[0], *run} - {"calibration"})
@@ -62,17 +64,20 @@ def check_joinable(indexes: Sequence[Index]) -> None:
             key = changed[0]
             before, now = (ours, theirs) if key in _SAME else (runs[0], run)
             remedy = f"index it with --codebook {first.folder}" if key == "codebook" else "index it again with the same"
-            raise NaitError(
-                f"{index.folder}: was made with another {key} than {first.folder} "
-                f"({str(now.get(key))[:60]}, not {str(before.get(key))[:60]}); {remedy}"
+            raise Mismatch(
+                f"was made with another {key} than {first.folder} ({str(now.get(key))[:60]}, not "
+                f"{str(before.get(key))[:60]})",
+                where=index.folder,
+                remedy=remedy,
             )
     seen: dict[str, Path] = {}
     for index in indexes:
         for dataset in index.datasets:
             if dataset["sha256"] in seen:
-                raise NaitError(
-                    f"{index.folder}: holds the dataset {dataset['path']}, which {seen[dataset['sha256']]} holds too; "
-                    "leave one of them out"
+                raise BadInput(
+                    f"holds the dataset {dataset['path']}, which {seen[dataset['sha256']]} holds too",
+                    where=index.folder,
+                    remedy="leave one of them out",
                 )
             seen[dataset["sha256"]] = index.folder
 
@@ -81,7 +86,7 @@ def _identity_of(index: Index) -> dict[str, Any]:
     """The options that decide the index's bytes, as its run keeps them. Raises NaitError."""
     identity = read_run(index.folder).get("identity")
     if not isinstance(identity, dict):
-        raise NaitError(f"{index.folder / RUN}: not what nait_fast writes there; rebuild the index")
+        raise Damaged("not what nait_fast writes there", where=index.folder / RUN, remedy="rebuild the index")
     return identity
 
 
@@ -97,10 +102,12 @@ def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int],
         datasets = [dataset for index in indexes for dataset in index.datasets]
         run = _run_of(indexes, datasets)
         if (folder / RUN).exists() and read_run(folder) != run:
-            raise NaitError(f"{folder}: holds another index; choose another folder or delete it")
+            raise Mismatch("holds another index", where=folder, remedy="choose another folder or delete it")
         if (folder / MANIFEST).exists():
             if not (folder / RUN).exists():
-                raise NaitError(f"{folder}: holds something else ({MANIFEST} without {RUN}); choose another folder")
+                raise BadInput(
+                    f"holds something else ({MANIFEST} without {RUN})", where=folder, remedy="choose another folder"
+                )
             writer.sweep()
             return Index(folder).manifest
         write_run(folder, run)
@@ -131,9 +138,10 @@ def _copy_shard(
 ) -> None:
     """``first_row``: what the index's rows move by."""
     if (problem := shard_problem(index, entry)) is not None:
-        raise NaitError(problem)
+        raise problem
     shard = index.open(entry)
-    listed = [{**line, "row": line["row"] + first_row} for line in told if not line["reason"].startswith(_DUPLICATE)]
+    # Repeated ids are found anew: the other row may now be one of another index.
+    listed = [{**line, "row": line["row"] + first_row} for line in told if not is_duplicate(line)]
     exact = {name: np.array(scores) for name, scores in shard.exact.items()}
     # The manifest has them of all its shards; here the first one stands for all.
     unread, unshown = [{} if entry.number else index.manifest.get(key, {}) for key in ("unread", "unshown")]
@@ -169,7 +177,7 @@ def _beside(index: Index) -> dict[str, str]:
 
 
 def _other(path: Path) -> NaitError:
-    return NaitError(f"{path}: has changed since the index was made (SHA-256 differs); rebuild the index")
+    return Damaged("has changed since the index was made (SHA-256 differs)", where=path, remedy="rebuild the index")
 
 
 def _copy(source: Path, target: Path, digest: str = "") -> None:
@@ -177,7 +185,7 @@ def _copy(source: Path, target: Path, digest: str = "") -> None:
     try:
         data = source.read_bytes()
     except OSError as error:
-        raise NaitError(f"{source}: cannot be read ({error.strerror or error})") from None
+        raise BadInput(f"cannot be read ({error.strerror or error})", where=source) from None
     if not sha256(data).startswith(digest):
         raise _other(source)
     write_atomic(target, data)
@@ -188,15 +196,6 @@ def _copy_plans(indexes: Sequence[Index], folder: Path) -> None:
     for index in indexes:
         for own in range(len(index.datasets)):
             if (index.folder / plan_name(own)).exists():
-                _check_plan(index.folder / plan_name(own))
+                read_plan(index.folder / plan_name(own))
                 _copy(index.folder / plan_name(own), folder / plan_name(number))
             number += 1
-
-
-def _check_plan(path: Path) -> None:
-    try:
-        read_sealed(path)
-    except NaitError as error:
-        raise NaitError(
-            f"{str(error).removesuffix('; rebuild it')}; delete it, it only spares reading the pool"
-        ) from None

@@ -11,7 +11,7 @@ from nait_fast.data.parts import as_line, with_nulls
 from nait_fast.data.plan import Plan, Reader, lines_of, load_plan, stamps_of
 from nait_fast.data.pool import Pool
 from nait_fast.data.rules import rules_of
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.notices import warn
 from nait_fast.storage.names import plan_name
 
@@ -52,17 +52,19 @@ def rows_of(pool: Pool) -> PoolRows:
     return PoolRows([pool.reader()], pool.detect())
 
 
-def open_rows(index: Index, moved: Sequence[str] = ()) -> PoolRows:
+def open_rows(index: Index, moved: Sequence[str] = (), advice: str = "pass --dataset") -> PoolRows:
     """The rows of the pools that ``index`` was made from.
 
     ``moved``: where they are now, if not where the manifest says, in the same order. The index's plan of a pool whose
-    files have not been touched spares reading them; else they are hashed. Raises NaitError for other data.
+    files have not been touched spares reading them; else they are hashed. Raises NaitError for other data, and where
+    they are gone: then with ``advice``, what to do if they have moved.
     """
     folder, datasets = index.folder, index.datasets
     if moved and len(moved) != len(datasets):
-        raise NaitError(
-            f"--dataset: index {folder} was made from {len(datasets)} datasets, {len(moved)} are named; name all, in "
-            "the order of inspect"
+        raise BadInput(
+            f"index {folder} was made from {len(datasets)} datasets, {len(moved)} are named",
+            where="--dataset",
+            remedy="name all, in the order of inspect",
         )
     readers = []
     for number, told in enumerate(datasets):
@@ -72,9 +74,9 @@ def open_rows(index: Index, moved: Sequence[str] = ()) -> PoolRows:
         try:
             plan = pool.plan(_kept_plan(index, number, pool))
         except NaitError as error:
-            raise NaitError(f"{error} (the pool of index {folder}; if it has moved, pass --dataset)") from None
+            raise error.replace(note=f"the pool of index {folder}; if it has moved, {advice}") from None
         if plan.sha256 != told["sha256"]:
-            raise NaitError(f"{pool.path}: is not the data that index {folder} was made from (SHA-256 differs)")
+            raise Mismatch(f"is not the data that index {folder} was made from (SHA-256 differs)", where=pool.path)
         readers.append(pool.reader())
     return PoolRows(readers, datasets[0]["format"])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged
 from nait_fast.index import contents, identity, ids
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.format import CODECS, FORMAT_VERSION, READ_VERSIONS, code_layout, columns_of, read_code_layout
@@ -39,9 +39,9 @@ class ShardEntry:
 def check_rows(entry: ShardEntry, row: np.ndarray) -> None:
     """Raises NaitError where ``row`` int64 [n], consecutive ones of a shard, do not ascend within its unit."""
     if len(row) and (row[0] < entry.first_row or row[-1] >= entry.first_row + entry.pool_rows):
-        raise NaitError(f"{entry.path}: rows beyond those of its unit; rebuild the index")
+        raise Damaged("rows beyond those of its unit", where=entry.path, remedy="rebuild the index")
     if (row[1:] <= row[:-1]).any():
-        raise NaitError(f"{entry.path}: rows that do not ascend: one is there twice; rebuild the index")
+        raise Damaged("rows that do not ascend: one is there twice", where=entry.path, remedy="rebuild the index")
 
 
 class Shard:
@@ -117,19 +117,22 @@ class Index:
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         if not self.folder.is_dir():
-            raise NaitError(f"{folder}: no such index folder")
+            raise BadInput("no such index folder", where=folder)
         if not path.exists():
-            raise NaitError(f"{folder}: no {MANIFEST}: not an index, or one that is not finished (rerun its command)")
+            raise BadInput(
+                f"no {MANIFEST}: not an index, or one that is not finished (rerun its command)", where=folder
+            )
         told = read_json(path)
         if told.get("kind") != "nait_fast index":
             inner = self.folder / "index"
             hint = f"; its index is {inner}" if (inner / MANIFEST).exists() else ""
-            raise NaitError(f"{path}: not the manifest of an index{hint}")
+            raise BadInput(f"not the manifest of an index{hint}", where=path)
         version = told.get("format_version")
         if type(version) is not int or version not in READ_VERSIONS:
-            raise NaitError(
-                f"{path}: format version {values.short(version)}, this nait_fast reads "
-                f"{' and '.join(map(str, READ_VERSIONS))}; index the pool again"
+            raise BadInput(
+                f"format version {values.short(version)}, this nait_fast reads {' and '.join(map(str, READ_VERSIONS))}",
+                where=path,
+                remedy="index the pool again",
             )
         self.manifest: dict[str, Any] = read_sealed(path)
         self.version: int = version
@@ -141,7 +144,7 @@ class Index:
         try:
             self._take(self.manifest)
         except (KeyError, TypeError, ValueError) as error:
-            raise NaitError(f"{path}: not a valid manifest ({error})") from None
+            raise Damaged(f"not a valid manifest ({error})", where=path) from None
 
     def _take(self, told: dict[str, Any]) -> None:
         """The manifest's entries. Raises ValueError, KeyError or TypeError where they are not what was ever written."""
@@ -237,7 +240,9 @@ class Index:
         """The one that the codes were made with. Raises NaitError where another is in its place."""
         codebook = load_codebook(self.folder, vouched=True)
         if self.codebook_hash is None or not sha256_file(self.folder / CODEBOOK).startswith(self.codebook_hash):
-            raise NaitError(f"{self.folder / CODEBOOK}: is not the one that the index was made with; rebuild the index")
+            raise Damaged(
+                "is not the one that the index was made with", where=self.folder / CODEBOOK, remedy="rebuild the index"
+            )
         return codebook
 
     @property
@@ -261,19 +266,23 @@ class Index:
     def layout_of(self, entry: ShardEntry) -> dict[str, Tensor]:
         """Where a shard's tensors lie in its file, for readers that do not map it. Raises NaitError as ``open``."""
         path, rows = entry.path, entry.rows
+        if not path.exists():
+            raise Damaged("no such file", where=path)
         if path.is_file() and path.stat().st_size != entry.bytes:
-            raise NaitError(
-                f"{path}: {path.stat().st_size} bytes, expected {entry.bytes}: truncated or damaged; rebuild it with "
-                "index --repair"
+            raise Damaged(
+                f"{path.stat().st_size} bytes, expected {entry.bytes}: truncated or damaged",
+                where=path,
+                remedy="rebuild it with index --repair",
             )
         layout, meta, checksum = read_head(path, "shard", entry.checksum)
         if meta.get("number") != entry.number:
             other = values.short(meta.get("number"))
-            raise NaitError(f"{path}: is another shard (number {other}); rebuild it with index --repair")
+            raise Damaged(f"is another shard (number {other})", where=path, remedy="rebuild it with index --repair")
         if checksum != entry.checksum and self.version > 2:
-            raise NaitError(
-                f"{path}: is not the shard that the manifest tells of (checksum differs); rebuild it with "
-                "index --repair"
+            raise Damaged(
+                "is not the shard that the manifest tells of (checksum differs)",
+                where=path,
+                remedy="rebuild it with index --repair",
             )
         expected: dict[str, tuple[str, tuple[int, ...]]] = {
             "codes": ("u1", (rows, self.code_layout.row_bytes)),
@@ -292,15 +301,19 @@ class Index:
             }
         for key, (dtype, shape) in expected.items():
             if key not in layout or layout[key].dtype != np.dtype(dtype) or layout[key].shape != shape:
-                raise NaitError(
-                    f"{path}: tensor '{key}' is missing or has another shape; rebuild it with index --repair"
+                raise Damaged(
+                    f"tensor '{key}' is missing or has another shape",
+                    where=path,
+                    remedy="rebuild it with index --repair",
                 )
         if more := sorted(layout.keys() - expected.keys()):
-            raise NaitError(f"{path}: tensor {more[0]!r} does not belong there; rebuild it with index --repair")
+            raise Damaged(
+                f"tensor {more[0]!r} does not belong there", where=path, remedy="rebuild it with index --repair"
+            )
         return layout
 
     def verify(self) -> list[str]:
-        """Check every byte, and that every row of the pool is there once; returns the problems found."""
-        from nait_fast.index.verify import problems_of
+        """Check every byte, and that every row of the pool is there once; returns a line for each problem."""
+        from nait_fast.index.verify import problems_of  # which opens indexes, too
 
-        return problems_of(self)
+        return [str(problem) for problem in problems_of(self)]

@@ -3,19 +3,30 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged
 from nait_fast.index.reader import Index
 from nait_fast.storage import values
 from nait_fast.storage.files import sha256_file
 from nait_fast.storage.names import MANIFEST, SKIPPED
 
+_DUPLICATE = "its id is that of row "
 _LINE_BYTES = 1 << 20  # no reason for leaving out a row is as long
+
+
+def duplicate(row: int, first: int) -> dict[str, Any]:
+    """The line of a ``row`` that is kept, though row ``first`` has the same id."""
+    return {"row": row, "where": f"row {row}", "reason": f"{_DUPLICATE}{first}", "kept": True}
+
+
+def is_duplicate(line: Mapping[str, Any]) -> bool:
+    """Whether this is such a line: its reason is all that tells it from that of a row that was cut."""
+    return line["reason"].startswith(_DUPLICATE)
 
 
 def check_list(index: Index) -> None:
@@ -25,7 +36,7 @@ def check_list(index: Index) -> None:
         for _ in lines_before(path, index.pool_rows, known):  # lines of what is being added to it are no harm
             pass
     if not known and path.exists():
-        raise NaitError(f"{path}: does not belong to this index, whose manifest names none; delete it")
+        raise Damaged("does not belong to this index, whose manifest names none", where=path, remedy="delete it")
 
 
 def check_kept(index: Index, rows: np.ndarray) -> None:
@@ -34,9 +45,10 @@ def check_kept(index: Index, rows: np.ndarray) -> None:
     for line in Listed(index).lines():
         at = int(np.searchsorted(rows, line["row"]))
         if "kept" not in line and at < len(rows) and rows[at] == line["row"]:
-            raise NaitError(
-                f"{index.folder / SKIPPED}: row {line['row']} was left out ({line['reason'][:80]}), but "
-                "the shards hold it; rebuild the index"
+            raise Damaged(
+                f"row {line['row']} was left out ({line['reason'][:80]}), but the shards hold it",
+                where=index.folder / SKIPPED,
+                remedy="rebuild the index",
             )
 
 
@@ -53,7 +65,7 @@ def lines_before(path: Path, row: int, known: str) -> Iterator[bytes]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         digest.update(b"damaged")
     if digest.hexdigest() != known:
-        raise NaitError(f"{path}: has changed since the index was made (SHA-256 differs); rebuild the index")
+        raise Damaged("has changed since the index was made (SHA-256 differs)", where=path, remedy="rebuild the index")
 
 
 class Listed:
@@ -85,16 +97,18 @@ class Listed:
             self._next = next(self._lines, None)
         return lines
 
-    def end(self) -> Iterator[str]:
+    def end(self) -> Iterator[Damaged]:
         """Problems of the list as a whole, once the shards are done."""
         if self._next is not None:
-            yield f"{self._path}: lists row {self._next['row']}, but the pool has {self._index.pool_rows}"
+            problem = f"lists row {self._next['row']}, but the pool has {self._index.pool_rows}"
+            yield Damaged(problem, where=self._path)
             return
         manifest = self._index.manifest
         if dict(self._reasons) != manifest["skipped"]["reasons"]:
-            yield f"{self._path}: its reasons are not those of {MANIFEST}; rebuild the index"
+            yield Damaged(f"its reasons are not those of {MANIFEST}", where=self._path, remedy="rebuild the index")
         if self._told != manifest["truncated"] + manifest["duplicate_ids"]:
-            yield f"{self._path}: not as many rows cut or of a repeated id as {MANIFEST} says; rebuild the index"
+            problem = f"not as many rows cut or of a repeated id as {MANIFEST} says"
+            yield Damaged(problem, where=self._path, remedy="rebuild the index")
 
     def _read(self) -> Iterator[dict[str, Any]]:
         if not self._path.exists():
@@ -115,7 +129,9 @@ class Listed:
             if "kept" in entry and entry["kept"] is not True:
                 raise ValueError(f"kept: {values.short(entry['kept'])}")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise NaitError(f"{self._path}:{number}: not a line of the list ({error}); rebuild the index") from None
+            raise Damaged(
+                f"not a line of the list ({error})", where=f"{self._path}:{number}", remedy="rebuild the index"
+            ) from None
         self._last = row
         if "kept" in entry:
             self._told += 1

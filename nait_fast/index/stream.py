@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged
 from nait_fast.index.reader import Index, ShardEntry, check_rows
 from nait_fast.storage.blocks import Tensor, block_rows
 
@@ -66,7 +66,9 @@ def read_into(descriptor: int, path: Path, target: np.ndarray | memoryview, offs
     while done < size:
         got = os.preadv(descriptor, [view[done : done + READ_BYTES]], offset + done)
         if not got:
-            raise NaitError(f"{path}: ends early, something cut it off while it was read; rebuild it (index --repair)")
+            raise Damaged(
+                "ends early, something cut it off while it was read", where=path, remedy="rebuild it (index --repair)"
+            )
         done += got
 
 
@@ -79,9 +81,9 @@ def _opened(path: Path) -> Iterator[int]:
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        raise NaitError(f"{path}: no such file; rebuild it with index --repair") from None
+        raise Damaged("no such file", where=path, remedy="rebuild it with index --repair") from None
     except OSError as error:
-        raise NaitError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from None
 
 
 def _fill(out: np.ndarray, descriptor: int, path: Path, tensor: Tensor, start: int) -> None:
@@ -249,7 +251,7 @@ def _read_ids(layout: dict[str, Tensor], place: _Place) -> Ids:
         # Within the text first: then no difference wraps round.
         within = offsets.min() >= 0 and offsets.max() <= layout["ids"].shape[0]
         if not within or (np.diff(offsets) < 0).any() or (absent.view(np.uint8) > 1).any():
-            raise NaitError(f"{path}: its ids are damaged; rebuild it with index --repair")
+            raise Damaged("its ids are damaged", where=path, remedy="rebuild it with index --repair")
         text = np.empty(int(offsets[-1] - offsets[0]), dtype=np.uint8)
         _fill(text, descriptor, path, layout["ids"], int(offsets[0]))
     return Ids(text, offsets - offsets[0], absent)

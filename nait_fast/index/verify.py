@@ -4,10 +4,11 @@ Memory: what one shard takes, mapped, and the lines of ``skipped.jsonl`` that te
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged, Mismatch, NaitError
 from nait_fast.index.codebook import load_calibration
 from nait_fast.index.reader import Index, Shard, ShardEntry
 from nait_fast.index.run import read_run
@@ -16,22 +17,22 @@ from nait_fast.storage.files import sha256_file
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
 
 
-def shard_problem(index: Index, entry: ShardEntry) -> str | None:
+def shard_problem(index: Index, entry: ShardEntry) -> NaitError | None:
     """What is wrong with the bytes of one shard; None if nothing is."""
     try:
         index.layout_of(entry)
         if sha256_file(entry.path) != entry.sha256:
-            return f"{entry.path}: its bytes have changed (SHA-256 differs); rebuild it with index --repair"
+            return _damaged("its bytes have changed (SHA-256 differs)", entry.path, "rebuild it with index --repair")
     except NaitError as error:
-        return str(error)
+        return error.replace()  # without the frames that it was raised in, which hold arrays
     return None
 
 
-def problems_of(index: Index) -> list[str]:
-    """One line a problem, in the order of the files."""
+def problems_of(index: Index) -> list[NaitError]:
+    """All that is wrong with an index, in the order of the files. The list is empty where nothing is."""
     problems = list(_beside(index))
     # A list that is not the one that was written would only repeat that for every shard.
-    listed = None if any(SKIPPED in problem for problem in problems) else Listed(index)
+    listed = None if any(problem.where == str(index.folder / SKIPPED) for problem in problems) else Listed(index)
     tokens, whole = 0, True
     try:
         for entry in index.entries:
@@ -44,14 +45,22 @@ def problems_of(index: Index) -> list[str]:
         if listed:
             problems += listed.end()
     except NaitError as error:  # of a line of skipped.jsonl, or of a shard that something changes now
-        problems.append(str(error))
+        problems.append(error.replace())
         whole = False
     if whole and tokens != index.manifest["tokens"]:
-        problems.append(f"{index.folder / MANIFEST}: {index.manifest['tokens']} tokens, the shards hold {tokens}")
+        problems.append(
+            Damaged(f"{index.manifest['tokens']} tokens, the shards hold {tokens}", where=index.folder / MANIFEST)
+        )
     return problems
 
 
-def _check(index: Index, entry: ShardEntry, left_out: list[int] | None, told: list[int]) -> tuple[str | None, int]:
+def _damaged(what: str, where: Path, remedy: str = "rebuild the index") -> Damaged:
+    return Damaged(what, where=where, remedy=remedy)
+
+
+def _check(
+    index: Index, entry: ShardEntry, left_out: list[int] | None, told: list[int]
+) -> tuple[NaitError | None, int]:
     """(what is wrong with one shard, its tokens)."""
     if (problem := shard_problem(index, entry)) is not None:
         return problem, 0
@@ -60,10 +69,10 @@ def _check(index: Index, entry: ShardEntry, left_out: list[int] | None, told: li
         problem = _content_problem(index, entry, shard) or _rows_problem(entry, shard, left_out, told)
         return problem, int(np.sum(shard.n_tokens, dtype=np.int64))
     except NaitError as error:
-        return str(error), 0
+        return error.replace(), 0
 
 
-def _beside(index: Index) -> Iterator[str]:
+def _beside(index: Index) -> Iterator[NaitError]:
     """Problems of the files beside the shards."""
     told, folder = index.manifest, index.folder
     remedy = "finish what is being added to it" if (folder / WORK).is_dir() else "rebuild the index"
@@ -75,46 +84,47 @@ def _beside(index: Index) -> Iterator[str]:
         file = folder / name
         try:
             if not known and file.exists():
-                yield f"{file}: does not belong to this index, whose manifest names none; delete it"
+                yield _damaged("does not belong to this index, whose manifest names none", file, "delete it")
             elif known and not file.is_file():
-                yield f"{file}: is missing; {remedy}"
+                yield _damaged("is missing", file, remedy)
             elif known and not sha256_file(file).startswith(known):
-                yield f"{file}: has changed since the index was made (SHA-256 differs); {remedy}"
+                yield _damaged("has changed since the index was made (SHA-256 differs)", file, remedy)
             elif known and name == CALIBRATION:
                 load_calibration(file, index.code_layout, index.exact, index.columns)
             elif known and name == CODEBOOK:
                 meta = index.codebook.meta
                 if other := [key for key in meta if key in told and meta[key] != told[key]]:
-                    yield f"{file}: was made with another {other[0]} than the index; rebuild the index"
+                    what = f"was made with another {other[0]} than the index"
+                    yield Mismatch(what, where=file, remedy="rebuild the index")
         except NaitError as error:
-            yield str(error)
+            yield error.replace()
     if (folder / RUN).exists():  # an aid of later runs
         try:
             read_run(folder)
         except NaitError as error:
-            yield str(error)
+            yield error.replace()
 
 
-def _content_problem(index: Index, entry: ShardEntry, shard: Shard) -> str | None:
+def _content_problem(index: Index, entry: ShardEntry, shard: Shard) -> Damaged | None:
     """What no writer puts into a shard, though its bytes are as they were written. Raises NaitError, too."""
     row, n_tokens = np.array(shard.row), np.array(shard.n_tokens)
     if len(row) and (n_tokens.min() < 1 or n_tokens.max() > index.manifest["max_length"]):
-        return f"{entry.path}: samples of impossible lengths (n_tokens); rebuild the index"
+        return _damaged("samples of impossible lengths (n_tokens)", entry.path)
     padding = ~index.code_layout.pack(np.ones((1, index.code_layout.n_neurons), dtype=bool))[0]
     columns = np.flatnonzero(padding)
     if (shard.codes[:, columns] & padding[columns]).any():
-        return f"{entry.path}: bits of codes beyond their layer's neurons are set; rebuild the index"
+        return _damaged("bits of codes beyond their layer's neurons are set", entry.path)
     for name, scores in shard.exact.items():
         if not np.isfinite(scores).all():
-            return f"{entry.path}: exact scores of '{name}' that are not finite; rebuild the index"
+            return _damaged(f"exact scores of '{name}' that are not finite", entry.path)
     for name, column in shard.columns.items():
         if column.dtype.kind == "f" and not (np.isfinite(column).all() and (column >= 0).all()):
-            return f"{entry.path}: impossible '{name}'; rebuild the index"
+            return _damaged(f"impossible '{name}'", entry.path)
     shard.ids()
     return None
 
 
-def _rows_problem(entry: ShardEntry, shard: Shard, left_out: list[int] | None, told: list[int]) -> str | None:
+def _rows_problem(entry: ShardEntry, shard: Shard, left_out: list[int] | None, told: list[int]) -> Damaged | None:
     """Whether the shard's rows and those ``left_out`` are the unit's, and those only ``told`` of among the shard's."""
     if left_out is None:
         return None
@@ -122,7 +132,7 @@ def _rows_problem(entry: ShardEntry, shard: Shard, left_out: list[int] | None, t
     both = np.sort(np.concatenate([row, np.array(left_out, dtype=np.int64)]))
     # Row numbers are within the unit by now; comparing lengths first keeps a monstrous unit from being written out.
     if len(both) != entry.pool_rows or (both[1:] == both[:-1]).any():
-        return f"{entry.path}: the rows that it lacks are not those that {SKIPPED} lists; rebuild the index"
+        return _damaged(f"the rows that it lacks are not those that {SKIPPED} lists", entry.path)
     if not np.isin(np.array(told, dtype=np.int64), row).all():
-        return f"{entry.path}: {SKIPPED} says of a row that it is kept, but it is not there; rebuild the index"
+        return _damaged(f"{SKIPPED} says of a row that it is kept, but it is not there", entry.path)
     return None

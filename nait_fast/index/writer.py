@@ -18,7 +18,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index import contents
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.reader import Index
-from nait_fast.index.skipped import lines_before
+from nait_fast.index.skipped import duplicate, lines_before
 from nait_fast.storage.files import (
     atomic_file,
     checksum_of,
@@ -241,9 +241,6 @@ def _merged(listed: Iterable[dict[str, Any]], repeated: Iterable[tuple[int, int]
     """Lines of skipped.jsonl in the order of the rows."""
     import heapq
 
-    doubles = (
-        {"row": row, "where": f"row {row}", "reason": f"its id is that of row {first}", "kept": True}
-        for row, first in repeated
-    )
+    doubles = (duplicate(row, first) for row, first in repeated)
     for entry in heapq.merge(listed, doubles, key=lambda entry: entry["row"]):
         yield (json.dumps(entry, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

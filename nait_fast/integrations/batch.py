@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 
 if TYPE_CHECKING:
     from nait_fast.scorer import Scorer
@@ -34,7 +34,7 @@ class BatchScorer:
         **options: Any,
     ):
         if bad_rows not in BAD_ROWS:
-            raise NaitError(f"bad_rows={bad_rows}: choose {' or '.join(BAD_ROWS)}")
+            raise BadInput(f"choose {' or '.join(BAD_ROWS)}", where=f"bad_rows={bad_rows}")
         files = [signatures] if isinstance(signatures, (str, os.PathLike)) else list(signatures)
         named = [columns] if isinstance(columns, str) else columns and list(columns)
         self._given: dict[str, Any] = {
@@ -86,7 +86,9 @@ class BatchScorer:
         scores, problems = self.scorer.try_score([_present(row) for row in samples])
         if problems and self._given["bad_rows"] == "raise":
             first = min(problems)
-            raise NaitError(f"sample {first} of a batch: {problems[first]}; fix it, or pass bad_rows='null'")
+            raise BadInput(
+                problems[first], where=f"sample {first} of a batch", remedy="fix it, or pass bad_rows='null'"
+            )
         return (
             [[None] * scores.shape[1] if i in problems else row.tolist() for i, row in enumerate(scores)],
             [problems.get(i) for i in range(len(samples))],
@@ -96,7 +98,9 @@ class BatchScorer:
         """The new columns of ``batch``, whose columns are of equal length."""
         keys = list(batch)
         if absent := [name for name in self._given["columns"] or () if name not in batch]:
-            raise NaitError(f"columns: {absent[0]} is no column of the batch; it has {', '.join(keys)}")
+            raise BadInput(
+                f"{absent[0]} is no column of the batch", where="columns", remedy=f"it has {', '.join(keys)}"
+            )
         samples = [dict(zip(keys, row, strict=True)) for row in zip(*batch.values(), strict=True)]
         scores, problems = self.rows(samples)
         out: dict[str, list[Any]] = {name: [row[c] for row in scores] for c, name in enumerate(self.names)}

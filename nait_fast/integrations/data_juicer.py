@@ -12,7 +12,7 @@ from data_juicer.ops.base_op import OPERATORS, UNFORKABLE, Filter
 from data_juicer.utils.constant import DEFAULT_PREFIX, Fields
 from data_juicer.utils.resource_utils import cuda_device_count
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
 from nait_fast.methods.signature import load_signature
 
@@ -50,7 +50,7 @@ class NaitFastFilter(Filter):
         # A recipe's default, skip_op_error, would drop the whole batch beside a bad sample, or all when no model loads.
         super().__init__(*args, **{"batch_size": 256, **kwargs, "skip_op_error": False})
         if keep_bad not in (True, False, "raise"):
-            raise NaitError(f"{NAME}: keep_bad={keep_bad}: choose raise, true or false")
+            raise BadInput(f"keep_bad={keep_bad}: choose raise, true or false", where=NAME)
         # Plain attributes: data-juicer takes its cache's hash over them, and leaves out what is callable (the scorer).
         self.model, self.columns, self.keep_bad = model, columns, keep_bad
         self.signatures = [signatures] if isinstance(signatures, str) else list(signatures)
@@ -63,7 +63,9 @@ class NaitFastFilter(Filter):
         if not isinstance(given, Mapping):
             return dict.fromkeys(self.names, given)
         if unknown := sorted(set(given) - set(self.names)):
-            raise NaitError(f"{NAME}: {option}: no signature is named {unknown[0]}; there are {', '.join(self.names)}")
+            raise BadInput(
+                f"{option}: no signature is named {unknown[0]}", where=NAME, remedy=f"there are {', '.join(self.names)}"
+            )
         return {name: given.get(name) for name in self.names}
 
     def run(self, dataset: Any, **kwargs: Any) -> Any:
@@ -80,7 +82,9 @@ class NaitFastFilter(Filter):
             self._scorer = BatchScorer(self.model, self.signatures, bad_rows=bad_rows, **options)
         keys = self.columns or [key for key in samples if not key.startswith(DEFAULT_PREFIX)]
         if absent := [key for key in keys if key not in samples]:
-            raise NaitError(f"{NAME}: columns: {absent[0]} is no column of the dataset; it has {', '.join(samples)}")
+            raise BadInput(
+                f"columns: {absent[0]} is no column of the dataset", where=NAME, remedy=f"it has {', '.join(samples)}"
+            )
         columns: list[Sequence[Any]] = [samples[key] for key in keys]
         scores, problems = self._scorer.rows([dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)])
         for stats, row, problem in zip(samples[Fields.stats], scores, problems, strict=True):

@@ -11,7 +11,7 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
 
 # The executor pickles the pipeline for each of its tasks, so nothing else outlives a task in a process.
@@ -45,9 +45,9 @@ class NaitFilter(BaseFilter):
     ):
         super().__init__(exclusion_writer, batch_size)
         if keep_bad not in (True, False, "raise"):
-            raise NaitError(f"NaitFilter: keep_bad={keep_bad}: choose 'raise', True or False")
+            raise BadInput(f"keep_bad={keep_bad}: choose 'raise', True or False", where="NaitFilter")
         if columns is not None and sample is not None:
-            raise NaitError("NaitFilter: columns and sample both make the sample: pass one of them")
+            raise BadInput("columns and sample both make the sample: pass one of them", where="NaitFilter")
         self.threshold, self.columns, self.sample, self.keep_bad = threshold, columns, sample, keep_bad
         bad_rows = "raise" if keep_bad == "raise" else "null"
         self.scorer = BatchScorer(model, signatures, columns=columns, bad_rows=bad_rows, **options)
@@ -81,7 +81,9 @@ class NaitFilter(BaseFilter):
             return {} if self.threshold is None else dict.fromkeys(names, self.threshold)
         if unknown := sorted({PREFIX + name for name in self.threshold} - set(names)):
             known = ", ".join(name.removeprefix(PREFIX) for name in names)
-            raise NaitError(
-                f"NaitFilter: threshold: no signature is named {unknown[0].removeprefix(PREFIX)}; there are {known}"
+            raise BadInput(
+                f"threshold: no signature is named {unknown[0].removeprefix(PREFIX)}",
+                where="NaitFilter",
+                remedy=f"there are {known}",
             )
         return {PREFIX + name: value for name, value in self.threshold.items()}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.integrations.batch import PREFIX, BatchScorer
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def top_k(dataset: "Dataset", target: str, k: int) -> list[dict[str, Any]]:
     """
     column = target if target.startswith(PREFIX) else PREFIX + target
     if k < 1:
-        raise NaitError(f"top_k: {k} rows: must be at least 1")
+        raise BadInput(f"{k} rows: must be at least 1", where="top_k")
 
     def best(table: Any) -> Any:
         import pyarrow as pa
         import pyarrow.compute as pc
 
         if column not in table.column_names:
-            raise NaitError(f"top_k: no column {column}; there are {', '.join(table.column_names)}")
+            raise BadInput(f"no column {column}", where="top_k", remedy=f"there are {', '.join(table.column_names)}")
         table = table.filter(pc.is_finite(pc.fill_null(pc.cast(table[column], pa.float64()), float("nan"))))
         return table.take(pc.sort_indices(table, sort_keys=[(column, "descending")])[:k])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Mismatch
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
@@ -144,7 +144,7 @@ class BitMethod(Method):
     def check_index(self, index: Index, signature: Signature, where: str) -> None:
         codec = index.manifest["codec"]
         if codec != self.codec:
-            raise NaitError(f"signature '{signature.name}' ({self.name}) does not fit codec {codec} of {where}")
+            raise Mismatch(f"signature '{signature.name}' ({self.name}) does not fit codec {codec} of {where}")
 
     def scores(self, signature: Signature, sink: Encode) -> np.ndarray:
         tensors = signature.tensors

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Mismatch, NaitError
 from nait_fast.index import identity
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.reader import Index
@@ -95,7 +95,7 @@ class Embed(Method):
         layer = index.manifest.get("embed_layer")
         if layer != signature.meta["embed_layer"]:
             there = "no embeddings" if layer is None else f"embeddings of layer {layer}"
-            raise NaitError(
+            raise Mismatch(
                 f"signature '{signature.name}' compares embeddings of layer {signature.meta['embed_layer']}, {where} "
                 f"has {there}: index the pool with --embed {signature.meta['embed_layer']}"
             )

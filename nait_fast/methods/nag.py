@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Mismatch, NaitError
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
@@ -83,7 +83,7 @@ class Nag(BitMethod):
     def check_index(self, index: Index, signature: Signature, where: str) -> None:
         super().check_index(index, signature, where)
         if signature.meta["top_k"] != index.manifest["top_k"]:
-            raise NaitError(
+            raise Mismatch(
                 f"signature '{signature.name}' has top-{signature.meta['top_k']} sets, {where} top-"
                 f"{index.manifest['top_k']}: rebuild one of them"
             )

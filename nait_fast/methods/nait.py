@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Mismatch, NaitError
 from nait_fast.index import contents
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
@@ -141,14 +141,14 @@ class Nait(Method):
         if self.source(index, signature) == "exact":
             return
         if index.manifest["codec"] not in ESTIMATORS:
-            raise NaitError(
+            raise Mismatch(
                 f"{where} holds no exact scores of nait signature '{signature.name}': index the pool with --score or "
                 "with --codec components, or rank with method contrast"
             )
         for key in ("reading", "first_token"):
             mine, theirs = signature.meta[key], index.manifest[key]
             if mine != theirs:
-                raise NaitError(
+                raise Mismatch(
                     f"signature '{signature.name}' scores with {key} {mine}, the codes of {where} are of {theirs}: "
                     f"rebuild one of them with --{key.replace('_', '-')} {theirs if key == 'reading' else mine}"
                 )

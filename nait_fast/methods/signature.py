@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.index import identity
 from nait_fast.index.format import CodeLayout, read_code_layout
 from nait_fast.methods import METHODS, method_of
@@ -68,9 +68,10 @@ class Signature:
             try:
                 read_head(path, "signature")
             except NaitError:
-                raise NaitError(
-                    f"{path}: is in the way: it is no signature of nait_fast, and would be written over; move it, or "
-                    "choose another folder"
+                raise BadInput(
+                    "is in the way: it is no signature of nait_fast, and would be written over",
+                    where=path,
+                    remedy="move it, or choose another folder",
                 ) from None
         write_atomic(path, self.to_bytes())
         return path
@@ -94,7 +95,7 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
         method.check_meta(meta)
         _check_tensors(tensors, method.tensors, layout)
     except (KeyError, TypeError, ValueError) as error:
-        raise NaitError(f"{path}: not a valid signature ({error})") from None
+        raise Damaged(f"not a valid signature ({error})", where=path) from None
     meta = {k: v for k, v in meta.items() if k not in ("kind", "name")}
     if not head.checksum:
         warn(
@@ -136,7 +137,9 @@ def check_fits(signature: Signature, told: Mapping[str, Any], codebook: str | No
     identity.refuse(signature.meta, told, f"signature '{signature.name}'", where)
     of_codebook = method_of(signature.method).of_codebook
     if codebook is not None and of_codebook and signature.meta["codebook"] != codebook:
-        raise NaitError(
+        raise Mismatch(
             f"signature '{signature.name}' was made with another codebook ({signature.meta['codebook']}) than {where} "
-            f"({codebook}): rebuild it with --codebook of that index"
+            f"({codebook})",
+            remedy="rebuild it with --codebook of that index",
+            join=": ",
         )

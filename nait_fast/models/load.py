@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nait_fast.env import pick_device
-from nait_fast.errors import NaitError, first_line
+from nait_fast.errors import NaitError, first_line, missing_extra
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
@@ -155,7 +155,7 @@ def locate(model: str) -> tuple[str, dict[str, str]]:
         try:
             import gguf  # noqa: F401
         except ImportError:
-            raise NaitError(f'--model {model}: reading GGUF needs: pip install "nait-fast[gguf]"') from None
+            raise missing_extra("gguf", "gguf", "reading GGUF needs", f"--model {model}") from None
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         if not (path / "config.json").is_file():

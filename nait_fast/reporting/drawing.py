@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +82,14 @@ def need_matplotlib() -> None:
         import matplotlib.style  # noqa: F401
     except ImportError as error:
         package = (error.name or "matplotlib").partition(".")[0]
-        raise NaitError(f"report: {package} is not installed; pip install 'nait-fast[report]'") from None
+        raise missing_extra(
+            package,
+            "report",
+            f"{package} is not installed",
+            "report",
+            remedy="pip install 'nait-fast[report]'",
+            join="; ",
+        ) from None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged
 from nait_fast.evaluation import FORMAT_VERSION, KIND
 from nait_fast.evaluation.rows import TEXT_CHARACTERS
 from nait_fast.storage import values
@@ -45,10 +45,12 @@ def load_evaluation(path: Path) -> Evaluation:
     """Raises NaitError for a file that is missing, damaged or something else."""
     told = read_json(path)
     if told.get("kind") != KIND:
-        raise NaitError(f"{path}: not an evaluation; give the file that nait-fast evaluate wrote")
+        raise BadInput("not an evaluation", where=path, remedy="give the file that nait-fast evaluate wrote")
     if told.get("format_version") != FORMAT_VERSION:
         version = values.short(told.get("format_version"))
-        raise NaitError(f"{path}: format version {version}, this nait_fast reads {FORMAT_VERSION}; evaluate again")
+        raise BadInput(
+            f"format version {version}, this nait_fast reads {FORMAT_VERSION}", where=path, remedy="evaluate again"
+        )
     told, part = read_sealed(path), "rows"
     try:
         rows = values.count(told["rows"], "rows")
@@ -57,7 +59,7 @@ def load_evaluation(path: Path) -> Evaluation:
             if told.get(part):
                 read[name] = reader(told[part])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NaitError(f"{path}: not a valid evaluation ({part}: {error}); evaluate again") from None
+        raise Damaged(f"not a valid evaluation ({part}: {error})", where=path, remedy="evaluate again") from None
     return Evaluation(rows, **read)
 
 

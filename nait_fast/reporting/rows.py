@@ -11,7 +11,7 @@ import numpy as np
 
 from nait_fast.data.formats import RowError, describe_keys, detect, parse
 from nait_fast.data.rules import Rules
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.ranking.export import SELECTED
 from nait_fast.reporting.scores import Ranked
@@ -142,10 +142,16 @@ def _labels(
     if counter is None:
         return None
     if not counter.found and not (pool and pool.found):
-        raise NaitError(f"--label {label}: no row has such a column; they have {_keys(chosen.folder / SELECTED)}")
+        raise BadInput(
+            "no row has such a column", where=f"--label {label}", remedy=f"they have {_keys(chosen.folder / SELECTED)}"
+        )
     if counter.many or (pool and pool.many):
         if label:
-            raise NaitError(f"--label {label}: has more than {MOST_LABELS:,} values, which are no labels; name another")
+            raise BadInput(
+                f"has more than {MOST_LABELS:,} values, which are no labels",
+                where=f"--label {label}",
+                remedy="name another",
+            )
         notes.append(f"The column {counter.column} has more than {MOST_LABELS:,} values: it is not taken for a label.")
         return None
     sampled = pool is not None and chosen.rows > LABEL_ROWS
@@ -199,12 +205,11 @@ def _open_pool(chosen: Chosen, dataset: Sequence[str], notes: list[str]) -> Pool
             raise NaitError("--dataset: the selection's index is gone, which the pool's rows are numbered by")
         return None
     try:
-        return open_rows(chosen.index, dataset)
+        return open_rows(chosen.index, dataset, "pass --dataset" if dataset else "name it with --dataset")
     except NaitError as error:
         if dataset:
             raise
-        reason = str(error).replace("if it has moved, pass --dataset", "if it has moved, name it with --dataset")
-        notes.append(f"The pool cannot be read: {reason}.")
+        notes.append(f"The pool cannot be read: {error}.")
         return None
 
 

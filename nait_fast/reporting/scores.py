@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.config import BudgetOptions
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged, Mismatch, NaitError
 from nait_fast.ranking.export import SCORES, write_scores
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.scan import scan
@@ -105,7 +105,7 @@ class ScoreFile:
 
         self.path, self.targets, self.rows = path, targets, rows
         if not path.is_file():
-            raise NaitError(f"{path}: no such file, though the manifest names it; rank again")
+            raise Damaged("no such file, though the manifest names it", where=path, remedy="rank again")
         expected = {
             "row": "int64",
             "id": "string",
@@ -121,12 +121,14 @@ class ScoreFile:
         except (OSError, ValueError) as error:
             raise self._damaged(error) from None
         if held != expected or count != rows:
-            raise NaitError(
-                f"{path}: has not the columns or rows of this selection ({count:,} rows, {rows:,} expected); rank again"
+            raise Damaged(
+                f"has not the columns or rows of this selection ({count:,} rows, {rows:,} expected)",
+                where=path,
+                remedy="rank again",
             )
 
     def _damaged(self, error: Exception) -> NaitError:
-        return NaitError(f"{self.path}: cannot be read ({' '.join(str(error).split())[:100]}); rank again")
+        return Damaged(f"cannot be read ({' '.join(str(error).split())[:100]})", where=self.path, remedy="rank again")
 
     def batches(self) -> Iterator[Batch]:
         """All rows, in order."""
@@ -168,7 +170,9 @@ def rescan(chosen: Chosen, folder: Path) -> ScoreFile:
         selection = select(table, options, seed if isinstance(seed, int) else 0)
         found = (len(selection.rows), selection.tokens)
         if found != (chosen.manifest["rows_selected"], chosen.manifest["tokens_selected"]):
-            raise NaitError(f"{chosen.index.folder}: no longer gives the selection of {chosen.folder}; rank again")
+            raise Mismatch(
+                f"no longer gives the selection of {chosen.folder}", where=chosen.index.folder, remedy="rank again"
+            )
         with ranks(selection.keys, folder) as ranked:
             write_scores(path, chosen.index, table, selection, ranked, True)
     return ScoreFile(path, chosen.targets, chosen.index.rows)
@@ -181,7 +185,9 @@ def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_r
     for batch in file.batches():
         first.add(batch)
     if first.selected != selected:
-        raise NaitError(f"{file.path}: {first.selected:,} rows selected, the manifest says {selected:,}; rank again")
+        raise Damaged(
+            f"{first.selected:,} rows selected, the manifest says {selected:,}", where=file.path, remedy="rank again"
+        )
     mean = first.sums / file.rows
     most = max(8, int(file.rows**0.5))
     ends = list(zip(first.low, first.high, strict=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import SCORES
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.export import KIND, SELECTED
@@ -49,7 +49,7 @@ class Chosen:
         except NaitError:
             same = False
         if not same:
-            raise NaitError(f"{self.folder}: has changed while it was read; run again once that has ended")
+            raise Damaged("has changed while it was read", where=self.folder, remedy="run again once that has ended")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -60,15 +60,15 @@ def open_selection(path: str | os.PathLike[str]) -> Chosen:
     """Open the folder that ``select`` or ``rank`` wrote. Raises NaitError where it is none, or damaged."""
     folder = Path(path)
     if not folder.is_dir():
-        raise NaitError(f"{path}: no such folder; give one that select or rank wrote")
+        raise BadInput("no such folder", where=path, remedy="give one that select or rank wrote")
     place = folder / MANIFEST
     if not place.exists() or read_json(place).get("kind") != KIND:
-        raise NaitError(f"{path}: not a selection; give a folder that select or rank wrote")
+        raise BadInput("not a selection", where=path, remedy="give a folder that select or rank wrote")
     manifest = read_sealed(place)
     try:
         _check(manifest)
     except (KeyError, TypeError, ValueError) as error:
-        raise NaitError(f"{place}: not a valid manifest ({error}); select or rank again") from None
+        raise Damaged(f"not a valid manifest ({error})", where=place, remedy="select or rank again") from None
     _checked(folder, manifest, SELECTED)
     notes: list[str] = []
     index = _index(folder, manifest, notes)
@@ -80,9 +80,9 @@ def open_selection(path: str | os.PathLike[str]) -> Chosen:
 def _checked(folder: Path, manifest: dict[str, Any], name: str) -> Path:
     path, again = folder / name, f"{manifest['verb']} again"
     if not path.is_file():
-        raise NaitError(f"{path}: no such file, though the manifest names it; {again}")
+        raise Damaged("no such file, though the manifest names it", where=path, remedy=again)
     if sha256_file(path) != manifest["files"].get(name):
-        raise NaitError(f"{path}: its bytes have changed since it was written (SHA-256 differs); {again}")
+        raise Damaged("its bytes have changed since it was written (SHA-256 differs)", where=path, remedy=again)
     return path
 
 

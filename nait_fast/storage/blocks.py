@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged, NaitError
 
 BLOCK_BYTES = 256 << 10  # at most, but for longer rows: asked of a disk at once, and hashed without Python's lock
 DIGITS = 16
@@ -57,7 +57,7 @@ class Tensor(NamedTuple):
 
 def changed(path: Any, where: str) -> NaitError:
     remedy = "rebuild it with index --repair" if Path(path).name.startswith("shard-") else "rebuild it"
-    return NaitError(f"{path}: {where} changed since it was written (checksum differs); {remedy}")
+    return Damaged(f"{where} changed since it was written (checksum differs)", where=path, remedy=remedy)
 
 
 def blocks_of(array: np.ndarray) -> list[Any]:

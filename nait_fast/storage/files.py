@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.storage.blocks import Tensor, blocks_of, changed, seal, unsealed, with_blocks
 
 _META = "nait_fast"
@@ -30,7 +30,7 @@ def make_folder(path: str | os.PathLike[str], flag: str = "--output") -> Path:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"1")
     except OSError as error:
-        raise NaitError(f"{flag} {path}: cannot be written to ({error.strerror or error})") from None
+        raise BadInput(f"cannot be written to ({error.strerror or error})", where=f"{flag} {path}") from None
     return folder
 
 
@@ -98,7 +98,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     except RecursionError:  # deeper than anything that was ever written
         sealed = b""
     if data != sealed:
-        raise NaitError(f"{path}: its bytes have changed since it was written (checksum differs); rebuild it")
+        raise Damaged("its bytes have changed since it was written (checksum differs)", where=path, remedy="rebuild it")
     return value
 
 
@@ -109,23 +109,23 @@ def read_json(path: Path) -> dict[str, Any]:
 def _bytes_of(path: Path) -> bytes:
     try:
         if (size := path.stat().st_size) > MOST_JSON:
-            raise NaitError(
-                f"{path}: {size:,} bytes, more than the {MOST_JSON:,} that are read; it is no nait_fast file"
+            raise BadInput(
+                f"{size:,} bytes, more than the {MOST_JSON:,} that are read; it is no nait_fast file", where=path
             )
         return path.read_bytes()
     except FileNotFoundError:
-        raise NaitError(f"{path}: no such file") from None
+        raise BadInput("no such file", where=path) from None
     except (OSError, ValueError) as error:
-        raise NaitError(f"{path}: cannot be read ({str(error)[:100]})") from None
+        raise BadInput(f"cannot be read ({str(error)[:100]})", where=path) from None
 
 
 def _object_of(path: Path, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise NaitError(f"{path}: cannot be read ({str(error)[:100]})") from None
+        raise Damaged(f"cannot be read ({str(error)[:100]})", where=path) from None
     if not isinstance(value, dict):
-        raise NaitError(f"{path}: not a JSON object")
+        raise Damaged("not a JSON object", where=path)
     return value
 
 
@@ -139,7 +139,7 @@ def sha256_file(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
     except OSError as error:
-        raise NaitError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from None
 
 
 def _digest(file: Any) -> str:  # Python 3.10
@@ -192,7 +192,7 @@ def read_head(path: str | os.PathLike[str], kind: str, vouched: str = "") -> Hea
 
     path = Path(path)
     if not path.is_file():
-        raise NaitError(f"{path}: {'is a folder; name a file in it' if path.is_dir() else 'no such file'}")
+        raise BadInput("is a folder; name a file in it" if path.is_dir() else "no such file", where=path)
     try:
         with open(path, "rb") as raw:
             length = raw.read(8)
@@ -212,13 +212,13 @@ def read_head(path: str | os.PathLike[str], kind: str, vouched: str = "") -> Hea
                 pass
         meta = json.loads((header.pop("__metadata__", None) or {}).get(_META, "null"), object_pairs_hook=_once)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise NaitError(f"{path}: damaged or truncated ({_one_line(error)}); rebuild it") from None
+        raise Damaged(f"damaged or truncated ({_one_line(error)})", where=path, remedy="rebuild it") from None
     if not isinstance(meta, dict) or meta.get("kind") != kind:
-        raise NaitError(f"{path}: is no nait_fast {kind}")
+        raise BadInput(f"is no nait_fast {kind}", where=path)
     try:
         layout = _layout(header, 8 + len(data), path.stat().st_size)
     except (KeyError, TypeError, ValueError) as error:
-        raise NaitError(f"{path}: damaged: tensor {_one_line(error)}; rebuild it") from None
+        raise Damaged(f"damaged: tensor {_one_line(error)}", where=path, remedy="rebuild it") from None
     if not meta.keys() & _OWN:  # a changed byte cannot have taken away both
         return Head(layout, meta, "")
     if not checksum or not whole:
@@ -229,7 +229,7 @@ def read_head(path: str | os.PathLike[str], kind: str, vouched: str = "") -> Hea
             raise ValueError("blocks of other tensors")
         layout = {name: with_blocks(tensor, blocks[name]) for name, tensor in layout.items()}
     except (KeyError, ValueError) as error:
-        raise NaitError(f"{path}: damaged ({_one_line(error)}); rebuild it") from None
+        raise Damaged(f"damaged ({_one_line(error)})", where=path, remedy="rebuild it") from None
     return Head(layout, {key: value for key, value in meta.items() if key not in _OWN}, checksum)
 
 
@@ -293,7 +293,7 @@ def map_tensors(path: str | os.PathLike[str], layout: Mapping[str, Tensor]) -> d
             piece = np.asarray(data[tensor.offset : tensor.offset + size])
             out[name] = piece.view(tensor.dtype).reshape(tensor.shape)
     except (OSError, ValueError, OverflowError) as error:  # a shape that NumPy does not take; a file cut off just now
-        raise NaitError(f"{path}: damaged or truncated ({_one_line(error)}); rebuild it") from None
+        raise Damaged(f"damaged or truncated ({_one_line(error)})", where=path, remedy="rebuild it") from None
     return out
 
 

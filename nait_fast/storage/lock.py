@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Busy, NaitError
 
 FOLDER_LOCK = ".nait-fast.lock"  # of an output folder: held as long as a command writes there
 _POLL_SECONDS = 0.05
@@ -29,7 +29,7 @@ def _open(path: Path) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise NaitError(f"{path}: cannot be opened ({error.strerror or error})") from None
+        raise BadInput(f"cannot be opened ({error.strerror or error})", where=path) from None
 
 
 def _kernel_lock(descriptor: int, shared: bool = False) -> bool | None:
@@ -150,8 +150,10 @@ class OutputLock:
             os.close(descriptor)
             ours = self._run is not None and any(holder["run"] == self._run for holder in holders)
             if time.monotonic() - began > (_JOIN_SECONDS if ours else _SURE_SECONDS):
-                raise NaitError(
-                    f"{self._what}: in use by {_told(holders)}; wait until it has ended, or choose another output"
+                raise Busy(
+                    f"in use by {_told(holders)}",
+                    where=self._what,
+                    remedy="wait until it has ended, or choose another output",
                 )
             time.sleep(_POLL_SECONDS)
 

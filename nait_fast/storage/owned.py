@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.storage.files import is_other_tensors, read_json, read_layout
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
 
@@ -38,9 +38,11 @@ def check_folder(folder: Path, flag: str = "--output") -> None:
     or deletes, but not of a build's making."""
     begun = is_begun(folder)
     if not begun and os.path.lexists(folder / RUN):
-        raise NaitError(f"{folder / RUN}: not what nait_fast writes there; choose another folder or delete this one")
+        raise Damaged(
+            "not what nait_fast writes there", where=folder / RUN, remedy="choose another folder or delete this one"
+        )
     if not begun and os.path.lexists(folder / MANIFEST):
-        raise NaitError(f"{folder}: holds something else ({MANIFEST} without {RUN}); choose another folder")
+        raise BadInput(f"holds something else ({MANIFEST} without {RUN})", where=folder, remedy="choose another folder")
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
         if _WORK_LEFT.fullmatch(entry.name) or entry.name == WORK:
@@ -50,9 +52,10 @@ def check_folder(folder: Path, flag: str = "--output") -> None:
         else:
             continue
         if not ours:
-            raise NaitError(
-                f"{path}: is in the way: nait_fast did not write it, and an index of that folder would write over it; "
-                f"move it, or choose another {flag}"
+            raise BadInput(
+                "is in the way: nait_fast did not write it, and an index of that folder would write over it",
+                where=path,
+                remedy=f"move it, or choose another {flag}",
             )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nait_fast.bench.run import CEILING_SECONDS, PARTS, Place, ResultFile, Subject, devices_of, read_results
-from nait_fast.bench.table import side_by_side, tables
+from nait_fast.bench.table import side_by_side, state_of, tables
 from nait_fast.config import BENCH_SHAPES, BenchOptions
 from nait_fast.errors import NaitError
 from nait_fast.progress import say
@@ -49,7 +49,7 @@ def run(options: BenchOptions, quiet: bool = False) -> dict[str, Any]:
         for row in rows:
             by_device[f"{row['hardware']}, {row['device']}"].append(row)
         text += "\n\nside by side\n\n" + side_by_side(by_device)
-    failed = [row["name"] for row in rows if str(row.get("check", "")).startswith("failed")]
+    failed = [row["name"] for row in rows if state_of(row) == "failed"]
     if failed:
         text += f"\n\n{len(failed)} checks failed, no times for these: {'; '.join(failed)}"
     return {"text": text, "failed": failed, "output": options.output, "rows": rows}

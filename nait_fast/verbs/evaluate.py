@@ -10,7 +10,7 @@ from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
 from nait_fast.data.rules import make_rules
 from nait_fast.env import environment
-from nait_fast.errors import NaitError
+from nait_fast.errors import Mismatch, NaitError
 from nait_fast.evaluation import FILE, FORMAT_VERSION, KIND, confounds, core, fidelity, retrieval, stability, transfer
 from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.exact import Exact
@@ -195,9 +195,9 @@ def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
     for signature, label in zip(case.signatures, case.labels, strict=True):
         target, told = targets.get(signature.name), signature.meta.get("target") or {}
         if target is not None and "sha256" in told and told["sha256"] != target.scan().sha256:
-            raise NaitError(
-                f"--target {signature.name}={target.path}: is not the data that signature '{label}' was "
-                "made from (SHA-256 differs)"
+            raise Mismatch(
+                f"is not the data that signature '{label}' was made from (SHA-256 differs)",
+                where=f"--target {signature.name}={target.path}",
             )
     return targets
 

@@ -13,7 +13,7 @@ from nait_fast.data.formats import parse
 from nait_fast.data.pool import Pool, decode
 from nait_fast.data.rules import rules_of
 from nait_fast.data.tokenize import Encoded
-from nait_fast.errors import NaitError
+from nait_fast.errors import Mismatch, NaitError
 from nait_fast.evaluation.rows import datasets_of
 from nait_fast.evaluation.scores import Scores
 from nait_fast.extract.projection import Project
@@ -32,9 +32,10 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     """The model that ``index`` was made with, under its layers, template and length. Raises NaitError for another."""
     told = index.manifest
     if is_old(told):
-        raise NaitError(
-            f"--model {options.model}: index {index.folder} was made {OLD}: whether this is its model is "
-            "not known; index the pool again, or leave --model out"
+        raise Mismatch(
+            f"index {index.folder} was made {OLD}: whether this is its model is not known",
+            where=f"--model {options.model}",
+            remedy="index the pool again, or leave --model out",
         )
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
     if shared["dtype"] == "auto" and "dtype" in told:
@@ -47,9 +48,10 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     session.embed_layer = told.get("embed_layer")
     here = session.identity()
     if key := difference(told, here):
-        raise NaitError(
-            f"--model {options.model}: index {index.folder} was made with another {name_of(key)} "
-            f"({short(told[key])}, here {short(here[key])}); name the model of the index"
+        raise Mismatch(
+            f"index {index.folder} was made with another {name_of(key)} ({short(told[key])}, here {short(here[key])})",
+            where=f"--model {options.model}",
+            remedy="name the model of the index",
         )
     return session
 

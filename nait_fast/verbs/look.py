@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast import evaluation
-from nait_fast.data.plan import load_plan
+from nait_fast.data.plan import REMEDY, load_plan
 from nait_fast.data.pool import Pool
 from nait_fast.data.unread import counted
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.index import contents
 from nait_fast.index.reader import Index
+from nait_fast.index.verify import problems_of
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.export import KIND, SCORES, SELECTED
 from nait_fast.ranking.handover import EXPORTS
@@ -116,29 +117,29 @@ def verify(path: str) -> dict[str, Any]:
     place = Path(path)
     if not place.is_dir():
         what = "is a file: name the folder of an index or a selection" if place.exists() else "no such folder"
-        raise NaitError(f"{path}: {what}")
+        raise BadInput(what, where=path)
     if not (place / MANIFEST).exists():
-        raise NaitError(
-            f"{path}: no {MANIFEST}: neither an index nor a selection, or one that is not finished (rerun its command)"
+        raise BadInput(
+            f"no {MANIFEST}: neither an index nor a selection, or one that is not finished (rerun its command)",
+            where=path,
         )
-    problems: list[str] = []
+    problems: list[NaitError] = []
     told: dict[str, Any] = {"path": path, "ok": True, "files": 0}
     indexed = True
     if read_json(place / MANIFEST).get("kind") == KIND:
         expected, indexed, told["rows_selected"] = _files_of(place)
         for file, digest in expected.items():
             if not file.is_file():
-                problems.append(f"{file}: is missing")
+                problems.append(Damaged("is missing", where=file))
             elif not sha256_file(file).startswith(digest):
-                problems.append(f"{file}: its bytes have changed (SHA-256 differs)")
+                problems.append(Damaged("its bytes have changed (SHA-256 differs)", where=file))
         told["files"], place = len(expected), place / "index"
     if indexed:
         index = Index(place)
-        problems += [*index.verify(), *_plan_problems(index)]
+        problems += [*problems_of(index), *_plan_problems(index)]
         told |= {"files": told["files"] + len(index.entries), "rows": index.rows}
     if problems:
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise NaitError(problems[0] + more)
+        raise problems[0].replace(note=f"and {len(problems) - 1} more problems" if len(problems) > 1 else "")
     return told
 
 
@@ -159,18 +160,18 @@ def _files_of(folder: Path) -> tuple[dict[Path, str], bool, int]:
                 expected[file] = values.digest(digest, "signatures", 16)
         rows = values.count(manifest["rows_selected"], "rows_selected")
     except (KeyError, TypeError, ValueError) as error:
-        raise NaitError(f"{folder / MANIFEST}: not a valid manifest ({error})") from None
+        raise Damaged(f"not a valid manifest ({error})", where=folder / MANIFEST) from None
     return expected, own, rows
 
 
-def _plan_problems(index: Index) -> list[str]:
+def _plan_problems(index: Index) -> list[NaitError]:
     """Plans are aids: one that is gone is no problem, a damaged one is told."""
-    problems = []
+    problems: list[NaitError] = []
     for number, dataset in enumerate(index.datasets):
         file = index.folder / plan_name(number)
         try:
             if file.exists() and load_plan(file).sha256 != dataset["sha256"]:
-                problems.append(f"{file}: is the plan of another pool; delete it, it only spares reading the pool")
+                problems.append(Mismatch("is the plan of another pool", where=file, remedy=REMEDY))
         except NaitError as error:
-            problems.append(str(error))
+            problems.append(error)
     return problems

@@ -6,7 +6,7 @@ from typing import Any
 
 from nait_fast import evaluation
 from nait_fast.config import ReportOptions
-from nait_fast.errors import NaitError
+from nait_fast.errors import Mismatch, NaitError
 from nait_fast.outputs import HTML, Output, State, check_inputs, inputs_of, is_plain, refuse, seal_of, sealed, sweep
 from nait_fast.progress import say
 from nait_fast.ranking.export import REPORT
@@ -94,8 +94,10 @@ def _check(output: Path, of: str, options: ReportOptions) -> None:
     refuse(output, state, options.overwrite)
     inside = output.parent.resolve() == Path(options.selection).resolve()  # it goes with whatever is selected there
     if not inside and made not in (None, of) and not options.overwrite:
-        raise NaitError(
-            f"{output}: is the report of another selection; choose another --output, or pass --overwrite to replace it"
+        raise Mismatch(
+            "is the report of another selection",
+            where=output,
+            remedy="choose another --output, or pass --overwrite to replace it",
         )
 
 
