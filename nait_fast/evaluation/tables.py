@@ -14,7 +14,7 @@ def tables(evaluation: dict[str, Any]) -> str:
         _section("Retrieval of a label", _retrieval(evaluation["retrieval"])),
         _section("Stability", _stability(evaluation["stability"])),
         _section("Confounds", _confounds(evaluation["confounds"])),
-        _section("Agreement of methods", _agreement(evaluation["agreement"])),
+        _section("Agreement of methods", _agreement(evaluation["agreement"], evaluation["signatures"])),
         *_transfer(evaluation["transfer"], evaluation["signatures"]),
         _section("Core", _core(evaluation)),
         _section("Selected by one signature only", _unique(evaluation["unique"])),
@@ -141,31 +141,33 @@ def _confounds(entries: list[dict[str, Any]]) -> str:
     return table(header, rows)
 
 
-def _agreement(agreement: dict[str, Any]) -> str:
+def _names(signatures: list[dict[str, Any]]) -> dict[str, str]:
+    """Label -> name, which several labels may share."""
+    return {s["label"]: s["name"] for s in signatures}
+
+
+def _agreement(agreement: dict[str, Any], signatures: list[dict[str, Any]]) -> str:
     """The pairs of signatures of one capability, a row each."""
+    called = _names(signatures)
     found: dict[tuple[str, str], tuple[Any, ...]] = {}
     parts = [(agreement, "all"), *([(agreement["sampled"], "sample")] if "sampled" in agreement else [])]
     for told, rows in parts:
         for j, second in enumerate(told["names"]):
             for i, first in enumerate(told["names"][:j]):
-                if _called(first) == _called(second):
+                if called[first] == called[second]:
                     found.setdefault((first, second), (rows, told["spearman"][i][j], told["top"][i][j]))
     header = ("signature", "and", "rows", "Spearman", "overlap of what they select")
     return table(header, ([*pair, *told] for pair, told in found.items()))
 
 
-def _called(label: str) -> str:
-    return label.partition(" (")[0]
-
-
 def _transfer(transfer: dict[str, Any], signatures: list[dict[str, Any]]) -> list[str]:
     """Three tables for each method that has several signatures."""
-    kinds = {s["label"]: s["kind"] for s in signatures}
+    kinds, names = {s["label"]: s["kind"] for s in signatures}, _names(signatures)
     titles = {"cosine": "cosine of signatures", "overlap": "overlap of what they select", "spearman": "Spearman"}
     sections = []
     for kind in dict.fromkeys(kinds[name] for name in transfer["names"]):
         own = [i for i, name in enumerate(transfer["names"]) if kinds[name] == kind]
-        called = [_called(transfer["names"][i]) for i in own]
+        called = [names[transfer["names"][i]] for i in own]
         if len(set(called)) < len(called):
             called = [transfer["names"][i] for i in own]
         for key, title in titles.items() if len(own) > 1 else ():
