@@ -169,7 +169,7 @@ def _check_config(options: Options) -> None:
 
     import yaml
 
-    from nait_fast.outputs import CONFIG, YAML, State, is_plain, refuse, seal_of
+    from nait_fast.outputs.recognise import CONFIG, YAML, State, is_plain, refuse, seal_of
 
     values = options.to_mapping()
     path = Path(values["output"]) / CONFIG
@@ -194,7 +194,7 @@ def _keep_config(options: Options) -> None:
     import yaml
 
     from nait_fast.notices import warn
-    from nait_fast.outputs import CONFIG, YAML, sealed
+    from nait_fast.outputs.recognise import CONFIG, YAML, sealed
     from nait_fast.storage.files import write_atomic
 
     try:

@@ -23,7 +23,9 @@ from nait_fast.extract.folder import IndexFolder
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
 from nait_fast.notices import NaitWarning
-from nait_fast.outputs import CLAIM, STAGE, Output, State, check_folders
+from nait_fast.outputs.folder import STAGE, Output
+from nait_fast.outputs.inputs import check_folders
+from nait_fast.outputs.recognise import CLAIM, State
 from nait_fast.ranking import export
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.verbs import index as index_verb

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 import nait_fast
-from nait_fast import outputs
 from nait_fast.bench.run import ResultFile
 from nait_fast.data.folders import pool_files
 from nait_fast.errors import NaitError
-from nait_fast.outputs import CLAIM, STAGE, Output
+from nait_fast.outputs import folder as output_folder
+from nait_fast.outputs.folder import STAGE, Output
+from nait_fast.outputs.recognise import CLAIM
 from nait_fast.ranking import export
 from nait_fast.verbs import index as index_verb
 from nait_fast.verbs import select as select_verb
@@ -73,8 +74,8 @@ def test_a_temporary_that_takes_its_place_while_others_are_swept(tmp_path: Path,
                 os.replace(tmp_path / name, tmp_path / found["name"])
             return found
 
-    real = outputs._TEMPORARY
-    monkeypatch.setattr(outputs, "_TEMPORARY", Renamed())
+    real = output_folder._TEMPORARY
+    monkeypatch.setattr(output_folder, "_TEMPORARY", Renamed())
     for name in ("config.yaml", "a"):
         (tmp_path / f"{name}.1-0a1b2c3d.tmp").write_text(name)
     with Output(tmp_path, ["b"]):

@@ -25,7 +25,9 @@ from nait_fast.index.pool_rows import open_rows
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
-from nait_fast.outputs import Output, State, damaged, inputs_of, question
+from nait_fast.outputs.folder import Output
+from nait_fast.outputs.inputs import inputs_of
+from nait_fast.outputs.recognise import State, damaged, question
 from nait_fast.progress import say
 from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.sanity import check_spread, rows_of_targets

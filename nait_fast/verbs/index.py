@@ -23,7 +23,9 @@ from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.notices import recorded, warn
-from nait_fast.outputs import check_folders, check_inputs, inputs_of, question, sweep
+from nait_fast.outputs.folder import sweep
+from nait_fast.outputs.inputs import check_folders, check_inputs, inputs_of
+from nait_fast.outputs.recognise import question
 from nait_fast.storage.files import make_folder, read_json, write_json
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN

@@ -13,7 +13,9 @@ from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.notices import recorded, warn
-from nait_fast.outputs import HTML, Output, State, damaged, inputs_of, question, seal_of
+from nait_fast.outputs.folder import Output
+from nait_fast.outputs.inputs import inputs_of
+from nait_fast.outputs.recognise import HTML, State, damaged, question, seal_of
 from nait_fast.ranking import export
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.handover import EXPORTS, check_exports, write_exports

@@ -19,7 +19,9 @@ from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
-from nait_fast.outputs import Output, check_inputs, inputs_of, question
+from nait_fast.outputs.folder import Output
+from nait_fast.outputs.inputs import check_inputs, inputs_of
+from nait_fast.outputs.recognise import question
 from nait_fast.ranking.handover import check_exports
 from nait_fast.ranking.select import check_budget
 from nait_fast.storage.files import make_folder, read_json

@@ -17,7 +17,9 @@ from nait_fast.index import contents
 from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.outputs import Output, State, inputs_of, question
+from nait_fast.outputs.folder import Output
+from nait_fast.outputs.inputs import inputs_of
+from nait_fast.outputs.recognise import State, question
 from nait_fast.progress import Progress
 from nait_fast.storage.files import make_folder
 

@@ -13,7 +13,7 @@ import pytest
 import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
-from nait_fast.outputs import CLAIM
+from nait_fast.outputs.recognise import CLAIM
 from nait_fast.storage.lock import FOLDER_LOCK
 from nait_fast.verbs.look import verify
 from tests.conftest import make_rows, write_jsonl

@@ -11,7 +11,7 @@ import nait_fast
 from nait_fast import NaitError
 from nait_fast.config import EXPORTS, SelectOptions
 from nait_fast.notices import NaitWarning
-from nait_fast.outputs import CLAIM
+from nait_fast.outputs.recognise import CLAIM
 from nait_fast.ranking import handover
 from nait_fast.storage.lock import FOLDER_LOCK
 from nait_fast.verbs.look import verify

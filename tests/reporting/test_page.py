@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nait_fast.outputs import CLAIM
+from nait_fast.outputs.recognise import CLAIM
 from nait_fast.reporting import words
 from nait_fast.reporting.drawing import COLOURS
 from nait_fast.storage.lock import FOLDER_LOCK

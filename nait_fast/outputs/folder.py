@@ -8,76 +8,31 @@ somebody else's: one with a name that we would write or delete is refused, all o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from nait_fast.config import Options, split_target
-from nait_fast.errors import BadInput, Damaged, NaitError
+from nait_fast.errors import Damaged, NaitError
 from nait_fast.notices import warn
-from nait_fast.storage.files import make_folder, read_sealed, sha256, sha256_file, write_sealed
+from nait_fast.outputs.inputs import check_folders, check_inputs
+from nait_fast.outputs.recognise import CLAIM, CONFIG, Recognise, State, foreign, is_plain, refuse
+from nait_fast.storage.files import make_folder, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN
 from nait_fast.storage.owned import is_begun, is_name
 
-CLAIM = ".nait-fast.json"
 STAGE = ".nait-fast.new"  # in an output: what is being written
-CONFIG = "config.yaml"
 KIND = "nait_fast output"
 _TEMPORARY = re.compile(r"(?P<name>.+)\.\d+-[0-9a-f]{8}\.tmp")  # of files.atomic_file
-_READ = (
-    "dataset",
-    "target",
-    "model",
-    "tokenizer",
-    "codebook",
-    "score",
-    "index",
-    "signature",
-    "selection",
-    "evaluation",
-)
 _CONFIG_SECONDS = 60.0  # no temporary file of it is written for so long
-_KIND_BYTES = 64  # the first entry of a sealed file is its kind
-_MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is not looked up
-
-
-class State(Enum):
-    """What a file in an output folder is."""
-
-    WHOLE = "ours, as it was written"
-    OURS = "of our form, but nobody knows what it was written as, or it has changed"
-    FOREIGN = "somebody else's"
-
-
-Recognise = Callable[[Path], tuple[State, "str | None"]]  # a file without an entry in a claim -> state, its question
-
-
-def question(value: Any) -> str:
-    """A short digest of what a result answers."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode(errors="replace")).hexdigest()[:16]
-
-
-def foreign(path: Path) -> tuple[State, str | None]:
-    """``Recognise`` for files that have no form of their own."""
-    return State.FOREIGN, None
-
-
-def damaged(path: Path, kind: str) -> State:
-    """What a sealed file that cannot be read as one of ``kind`` is: ours where its beginning says so."""
-    try:
-        with open(path, "rb") as file:
-            return State.OURS if kind.encode() in file.read(_KIND_BYTES) else State.FOREIGN
-    except OSError:
-        return State.FOREIGN
+# files, next: name -> sha256 and question, of files that are there, and of those about to take their place; staged:
+# names that may lie in the folder of what is being written
+_BLANK: dict[str, Any] = {"files": {}, "next": {}, "asked": None, "staged": []}
 
 
 class Output:
@@ -272,11 +227,6 @@ class Output:
         self._claim = claim
 
 
-# files, next: name -> sha256 and question, of files that are there, and of those about to take their place; staged:
-# names that may lie in the folder of what is being written
-_BLANK: dict[str, Any] = {"files": {}, "next": {}, "asked": None, "staged": []}
-
-
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """Whatever the system refuses in one line."""
@@ -322,57 +272,12 @@ def _load_claim(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def refuse(path: Path, state: State, overwrite: bool | None, flag: str = "--output") -> None:
-    """Raises NaitError where a file that is there may not be written over; ``overwrite``: None where the command has no
-    such option."""
-    if state is State.FOREIGN:
-        raise BadInput(
-            "is in the way: nait_fast did not write it, and would write over it",
-            where=path,
-            remedy=f"move it, or choose another {flag}",
-        )
-    if state is State.OURS and not overwrite:
-        remedy = f"move it, or choose another {flag}"
-        remedy += "" if overwrite is None else "; --overwrite replaces it"
-        raise Damaged("is not as nait_fast wrote it last", where=path, remedy=remedy)
-
-
-Marks = tuple[str, str]  # what begins and ends a comment
-HTML: Marks = ("<!-- ", " -->")
-YAML: Marks = ("# ", "")
-
-
-def sealed(data: bytes, of: str, marks: Marks) -> bytes:
-    """A file that vouches for itself: ``data``, and in a comment behind it what it answers and its SHA-256."""
-    data += b"" if data.endswith(b"\n") else b"\n"
-    head = data + f"{marks[0]}nait_fast {of} ".encode()
-    return head + f"{sha256(head)}{marks[1]}\n".encode()
-
-
-def seal_of(path: Path, marks: Marks) -> tuple[State, str | None] | None:
-    """What the seal of a file says; None for a file without one."""
-    data = path.read_bytes()
-    line = data[:-1].rpartition(b"\n")[2]
-    match = re.fullmatch(
-        re.escape(marks[0]).encode() + rb"nait_fast (\S+) ([0-9a-f]{64})" + re.escape(marks[1]).encode(), line
-    )
-    if match is None:
-        return None
-    head = data[: len(data) - 1 - len(marks[1]) - 64]
-    return (State.WHOLE if sha256(head) == match[2].decode() else State.OURS), match[1].decode(errors="replace")
-
-
 def own_names(folder: Path) -> Callable[[str], bool]:
     """Which names in ``folder`` are of results of nait_fast. Raises NaitError where the claim of these is damaged."""
     claim = _load_claim(folder)
     names = {*claim["files"], *claim["next"]}
     begun = (folder / RUN).is_file() and is_begun(folder)
     return lambda name: name in names or name in (CLAIM, FOLDER_LOCK) or (begun and is_name(name))
-
-
-def is_plain(path: Path) -> bool:
-    """Whether ``path`` is a file, and no link to one."""
-    return stat.S_ISREG(os.lstat(path).st_mode)
 
 
 def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
@@ -386,77 +291,3 @@ def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
             old = match["name"] == CONFIG and time.time() - os.stat(entry.path).st_mtime > _CONFIG_SECONDS
             if old or ours(match["name"]):
                 os.unlink(entry.path)
-
-
-def inputs_of(options: Options) -> list[tuple[str, str]]:
-    """(flag, path) of what a command with these options reads."""
-    found = []
-    for name in _READ:
-        value = getattr(options, name, None)
-        for item in value if isinstance(value, tuple) else (value,):
-            if item:
-                found.append((f"--{name}", split_target(item)[1] if name == "target" else str(item)))
-    return found
-
-
-def check_inputs(
-    folder: Path, ours: Callable[[str], bool], inputs: Iterable[tuple[str, str]], flag: str = "--output"
-) -> None:
-    """Raises NaitError where a file that is read is one that may be written or deleted: a name in ``folder`` that is
-    ``ours``, whatever links or spelling lead there."""
-    written = {_place(Path(entry.path)): entry.path for entry in os.scandir(folder) if ours(entry.name)}
-    if not written:
-        return
-    for given, path, source in _sources(inputs):
-        for file in _files_of(source, _place(folder)):
-            if (place := _place(file)) is not None and place in written:
-                raise BadInput(
-                    f"would be written over, but {given} {path} reads it",
-                    where=written[place],
-                    remedy=f"choose another {flag}",
-                )
-
-
-def check_folders(folder: Path, inputs: Iterable[tuple[str, str]], flag: str = "--output") -> None:
-    """Raises NaitError where ``folder``, an output, is itself one that is read. Before anything is put there."""
-    for given, _, source in _sources(inputs):
-        if source.is_dir() and _place(source) == _place(folder):
-            raise BadInput(
-                f"is the folder that {given} reads: what is written there would be read as a part of it",
-                where=f"{flag} {folder}",
-                remedy="choose another folder",
-            )
-
-
-def _sources(inputs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, Path]]:
-    """(flag, what was given, path) of those inputs that lie on this machine."""
-    for given, path in inputs:
-        source = Path(path)
-        if _place(source) is None and ":" in path:  # FOLDER:SPLIT
-            source = Path(path.rpartition(":")[0])
-        if _place(source) is not None:
-            yield given, path, source
-
-
-def _place(path: Path) -> tuple[int, int] | None:
-    """What a path leads to, however it is written; None where there is nothing."""
-    try:
-        told = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return told.st_dev, told.st_ino
-
-
-def _files_of(source: Path, output: tuple[int, int] | None) -> Iterator[Path]:
-    """The files under ``source``, those of the output folder and of other outputs in it left out."""
-    if not source.is_dir():
-        yield source
-        return
-    number = 0
-    for base, folders, files in os.walk(source):
-        folders[:] = [f for f in folders if _place(Path(base, f)) != output and not Path(base, f, CLAIM).exists()]
-        for file in files:
-            number += 1
-            if number > _MOST_INPUTS:
-                return
-            yield Path(base, file)
