@@ -78,7 +78,9 @@ def test_failures(tmp_path: Path, cluster, options: dict, capsys) -> None:
     assert "; the others go on" in capsys.readouterr().err
     assert len(list((tmp_path / "index").glob("shard-*.safetensors"))) == 19
     assert build_index(**bad, output=str(tmp_path / "index"), skip_bad_rows=True)["rows_indexed"] == 399
-    with pytest.raises(NaitError, match="the folder has no config"):
+    with pytest.raises(
+        NaitError, match=r"^--model .*: the folder has no config.*; the same command goes on where it stopped$"
+    ):
         build_index(**{**bad, "model": str(tmp_path)}, output=str(tmp_path / "other"), skip_bad_rows=True)
     with pytest.raises(NaitError, match="--workers 3: the Ray cluster has only 2 CPUs"):
         build_index(**{**bad, "workers": 3}, output=str(tmp_path / "other"))
