@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.readings import READINGS, Readings, captured_by, work_parser
 from benchmarks.record import record, table
-from nait_fast.evaluation.ranks import compared
+from nait_fast.evaluation.comparison import compared
 from nait_fast.extract.coders import RotatedCoder, make_rotation
 from nait_fast.extract.component_coder import ComponentCoder, make_components, split_bytes
 from nait_fast.extract.sinks import Encode

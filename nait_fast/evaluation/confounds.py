@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.evaluation.case import Case
-from nait_fast.evaluation.scores import scores_anew
+from nait_fast.evaluation.rankings import Rankings, scores_anew
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature
@@ -73,46 +72,46 @@ def variance_shares(parts: np.ndarray) -> np.ndarray | None:
     return centred.T @ total / variance
 
 
-def section(case: Case) -> list[dict[str, Any]]:
+def section(rankings: Rankings) -> list[dict[str, Any]]:
     """Of each signature: Spearman of its score with the rows' tokens, and each layer's share in the score's variance
     over a sample of the rows."""
     out = []
-    for position, label in enumerate(case.labels):
-        known = case.known(position)
+    for position, label in enumerate(rankings.labels):
+        known = rankings.scores_of(position)
         if known is None:
-            continue  # listed by the case
+            continue  # listed by the rankings
         places, column = known
-        exact = case.exact.get(position)
-        parts = exact.parts if exact else _parts_of(case, position)
+        exact = rankings.exact.get(position)
+        parts = exact.parts if exact else _parts_of(rankings, position)
         shares = None if parts is None else variance_shares(parts)
         if parts is None:
-            case.miss(f"layer shares of {label}", _why_no_parts(case, position))
+            rankings.miss(f"layer shares of {label}", _why_no_parts(rankings, position))
         elif shares is None:
-            case.miss(f"layer shares of {label}", "its score is the same for all sampled rows")
+            rankings.miss(f"layer shares of {label}", "its score is the same for all sampled rows")
         out.append(
             {
                 "signature": label,
                 "rows": len(column),
-                "spearman_with_length": spearman(column, case.scores.n_tokens[places]),
+                "spearman_with_length": spearman(column, rankings.scores.n_tokens[places]),
                 "layer_share": None if shares is None else shares.tolist(),
-                "layers": case.signatures[position].meta["layers"],
+                "layers": rankings.signatures[position].meta["layers"],
                 "sampled_rows": 0 if parts is None else len(parts),
             }
         )
     return out
 
 
-def _parts_of(case: Case, position: int) -> np.ndarray | None:
+def _parts_of(rankings: Rankings, position: int) -> np.ndarray | None:
     """Parts of the sampled rows' scores by layer, float64 [m, L], where the index's codes give them."""
-    signature = case.signatures[position]
+    signature = rankings.signatures[position]
     if signature.is_bits:
-        return layer_parts(case.sampled["codes"], bit_weights(signature), signature.layout)
-    if signature.is_direction and scores_anew(case.index, signature):
-        return estimated_parts(case.sampled, layer_scan(case.index, signature))
+        return layer_parts(rankings.sampled["codes"], bit_weights(signature), signature.layout)
+    if signature.is_direction and scores_anew(rankings.index, signature):
+        return estimated_parts(rankings.sampled, layer_scan(rankings.index, signature))
     return None
 
 
-def _why_no_parts(case: Case, position: int) -> str:
-    if case.signatures[position].is_direction:
+def _why_no_parts(rankings: Rankings, position: int) -> str:
+    if rankings.signatures[position].is_direction:
         return "the index holds the sum of its layers only; pass --model"
     return "its score is no sum over layers"

@@ -4,53 +4,57 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.comparison import compared
 from nait_fast.evaluation.confounds import layer_parts
-from nait_fast.evaluation.ranks import compared
-from nait_fast.evaluation.scores import exact_column, score_places
+from nait_fast.evaluation.rankings import Rankings, exact_column, score_places
 from nait_fast.methods import method_of
 from nait_fast.methods.contrast import PROXY_PLANES, neuron_proxy
 from nait_fast.methods.nait import ESTIMATORS
 
 
-def section(case: Case) -> list[dict[str, Any]]:
+def section(rankings: Rankings) -> list[dict[str, Any]]:
     """What bits keep of a score: for nait, bits against the exact score; for contrast, its planes against the weights
     that they round."""
     out = []
-    for position, label in enumerate(case.labels):
-        signature = case.signatures[position]
-        if position in case.refused and position not in case.exact:
-            continue  # listed by the case
+    for position, label in enumerate(rankings.labels):
+        signature = rankings.signatures[position]
+        if position in rankings.refused and position not in rankings.exact:
+            continue  # listed by the rankings
         if signature.is_direction:
-            told: dict[str, Any] | str = _of_nait(case, position)
+            told: dict[str, Any] | str = _of_nait(rankings, position)
         elif method_of(signature.method).rounds:
-            told = _of_planes(case, position)
+            told = _of_planes(rankings, position)
         else:
             told = f"method {signature.method} has no score that bits stand in for"
         if isinstance(told, str):
-            case.miss(f"fidelity of {label}", told)
+            rankings.miss(f"fidelity of {label}", told)
         else:
             out.append({"signature": label, **told})
     return out
 
 
-def _of_planes(case: Case, position: int) -> dict[str, Any]:
-    signature, column = case.signatures[position], case.column(position)
+def _of_planes(rankings: Rankings, position: int) -> dict[str, Any]:
+    signature, column = rankings.signatures[position], rankings.column(position)
     assert column is not None
     weights = signature.tensors["weights"].astype(np.float64)
-    whole = layer_parts(case.sampled["codes"], weights, signature.layout).sum(axis=1)
+    whole = layer_parts(rankings.sampled["codes"], weights, signature.layout).sum(axis=1)
     by = f"its bit planes ({signature.meta.get('quantisation', 'planes')})"
-    return {"by": by, "against": "its unrounded weights", "rows": len(whole), **compared(column[case.sample], whole)}
+    return {
+        "by": by,
+        "against": "its unrounded weights",
+        "rows": len(whole),
+        **compared(column[rankings.sample], whole),
+    }
 
 
-def _of_nait(case: Case, position: int) -> dict[str, Any] | str:
+def _of_nait(rankings: Rankings, position: int) -> dict[str, Any] | str:
     """The measures, or why there are none."""
-    signature, index = case.signatures[position], case.index
-    known = case.exact.get(position)
+    signature, index = rankings.signatures[position], rankings.index
+    known = rankings.exact.get(position)
     stored = index.exact.get(signature.name) == signature.hash
     if not stored and known is None:
         return "the index holds no exact scores of it; pass --model"
-    bits = _approximate(case, position)
+    bits = _approximate(rankings, position)
     if isinstance(bits, str):
         return bits
     by, column = bits
@@ -70,16 +74,16 @@ def _of_nait(case: Case, position: int) -> dict[str, Any] | str:
     }
 
 
-def _approximate(case: Case, position: int) -> tuple[str, np.ndarray] | str:
+def _approximate(rankings: Rankings, position: int) -> tuple[str, np.ndarray] | str:
     """(how, scores float64 [n] of all rows) that the index's bits give for a nait signature; or why they give none."""
-    signature, index = case.signatures[position], case.index
+    signature, index = rankings.signatures[position], rankings.index
     codec, reading = index.manifest["codec"], index.manifest["reading"]
-    if codec == "nag" or case.codebook is None:
+    if codec == "nag" or rankings.codebook is None:
         return f"codec {codec} holds nothing of NAIT's score"
     if signature.meta["reading"] != reading:
         return f"its reading is {signature.meta['reading']}, the index's is {reading}; index the pool with --reading"
     anew, by = signature, f"codec {codec}"
     if codec not in ESTIMATORS:
-        anew, by = neuron_proxy(signature, case.codebook), f"neuron bits, weights v·σ in {PROXY_PLANES} planes"
-    (column,) = score_places(index, [anew], np.arange(index.rows), case.device)
+        anew, by = neuron_proxy(signature, rankings.codebook), f"neuron bits, weights v·σ in {PROXY_PLANES} planes"
+    (column,) = score_places(index, [anew], np.arange(index.rows), rankings.device)
     return by, column

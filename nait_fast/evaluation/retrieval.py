@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.evaluation.case import Case
-from nait_fast.evaluation.ranks import best
+from nait_fast.evaluation.comparison import best
+from nait_fast.evaluation.rankings import Rankings
 from nait_fast.notices import warn
 from nait_fast.ranking.spearman import centred_ranks
 
@@ -53,7 +53,7 @@ def retrieval(scores: np.ndarray, relevant: np.ndarray) -> dict[str, Any]:
 
 
 def section(
-    case: Case, numbers: np.ndarray, values: Mapping[str, int], relevant: Mapping[str, Collection[str]]
+    rankings: Rankings, numbers: np.ndarray, values: Mapping[str, int], relevant: Mapping[str, Collection[str]]
 ) -> list[dict[str, Any]]:
     """Of each signature: how well it finds the rows whose label is one of the values that ``relevant`` has of its name.
 
@@ -61,10 +61,10 @@ def section(
     themselves.
     """
     out = []
-    for position, label in enumerate(case.labels):
-        name, known = case.signatures[position].name, case.known(position)
+    for position, label in enumerate(rankings.labels):
+        name, known = rankings.signatures[position].name, rankings.scores_of(position)
         if known is None:
-            continue  # listed by the case
+            continue  # listed by the rankings
         places, column = known
         wanted = sorted(relevant.get(name, {name}))
         own = np.isin(numbers[places], [values[value] for value in wanted if value in values])
@@ -74,12 +74,12 @@ def section(
                 f"no row of the index has the label {' or '.join(map(repr, wanted))}; name one that there is "
                 f"({there}): --relevant {name}=VALUE"
             )
-            case.miss(f"retrieval of {label}", why)
+            rankings.miss(f"retrieval of {label}", why)
             warn(f"retrieval of {label} is not measured: {why}")
             continue
         out.append({"signature": label, **retrieval(column, own), "label": wanted})
         if own.all():
-            case.miss(f"AUC of {label}", "all rows are relevant")
+            rankings.miss(f"AUC of {label}", "all rows are relevant")
     if deeper := [str(k) for k in DEPTHS if k > len(numbers)]:
-        case.miss(f"precision at {', '.join(deeper)}", f"the index has {len(numbers)} rows")
+        rankings.miss(f"precision at {', '.join(deeper)}", f"the index has {len(numbers)} rows")
     return out

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.evaluation.case import Case
-from nait_fast.evaluation.ranks import top_overlap
-from nait_fast.evaluation.scores import fits, score_places, scores_anew
+from nait_fast.evaluation.comparison import top_overlap
+from nait_fast.evaluation.rankings import Rankings, fits, score_places, scores_anew
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import drawn_places
 from nait_fast.index.format import CodeLayout
@@ -102,16 +101,16 @@ def uncertain_layers(margins: Sequence[float]) -> int:
 
 
 def section(
-    case: Case, position: int, material: np.ndarray | None, sizes: Sequence[int], repeats: int
+    rankings: Rankings, position: int, material: np.ndarray | None, sizes: Sequence[int], repeats: int
 ) -> dict[str, Any] | None:
     """Stability of one signature: its halves and bootstrap samples of ``sizes``, ``repeats`` times each.
 
     ``material`` [n, …] of its target's samples, as the method fits on it; None: not known, and only the sign margins of
     a nait signature are told. Scores are compared over at most ``COMPARED_ROWS`` of the index's rows.
     """
-    signature, label = case.signatures[position], case.labels[position]
-    if position in case.refused and (not signature.is_direction or not fits(case.index, signature)):
-        return None  # listed by the case
+    signature, label = rankings.signatures[position], rankings.labels[position]
+    if position in rankings.refused and (not signature.is_direction or not fits(rankings.index, signature)):
+        return None  # listed by the rankings
     margins = signature.meta.get("sign_margin")
     told: dict[str, Any] = {
         "signature": label,
@@ -121,50 +120,54 @@ def section(
         "uncertain_layers": None if margins is None else uncertain_layers(margins),
     }
     if material is None:
-        case.miss(f"stability of {label}", f"pass --model and --target {signature.name}=FILE")
+        rankings.miss(f"stability of {label}", f"pass --model and --target {signature.name}=FILE")
         return told if margins is not None else None
     n = told["samples"] = len(material)
     if n < LEAST_SAMPLES:
-        case.miss(f"stability of {label}", f"its target has {n} samples, {LEAST_SAMPLES} are needed")
+        rankings.miss(f"stability of {label}", f"its target has {n} samples, {LEAST_SAMPLES} are needed")
         return told
     if large := [str(size) for size in sizes if size > n]:
-        case.miss(f"stability of {label} at {', '.join(large)} samples", f"its target has {n} samples")
-    if why := method_of(signature.method).refit_missing(signature, case.codebook):
-        case.miss(f"stability of {label}", why)
+        rankings.miss(f"stability of {label} at {', '.join(large)} samples", f"its target has {n} samples")
+    if why := method_of(signature.method).refit_missing(signature, rankings.codebook):
+        rankings.miss(f"stability of {label}", why)
         return told
 
     def made(samples: np.ndarray) -> Signature:
-        return rebuilt(signature, material[samples], case.codebook, label)
+        return rebuilt(signature, material[samples], rankings.codebook, label)
 
-    pairs = [(made(a), made(b)) for a, b in halves(n, repeats, case.seed)]
-    drawn = {size: [made(some) for some in resamples(n, size, repeats, case.seed)] for size in sizes if size <= n}
+    pairs = [(made(a), made(b)) for a, b in halves(n, repeats, rankings.seed)]
+    drawn = {size: [made(some) for some in resamples(n, size, repeats, rankings.seed)] for size in sizes if size <= n}
     if signature.is_direction:
         directions = [(a.tensors["direction"], b.tensors["direction"]) for a, b in pairs]
         told["directions"] = of_directions(directions, signature.layout)
-    if why := _not_scored(case, position):
-        case.miss(f"stability of the scores of {label}", why)
+    if why := _not_scored(rankings, position):
+        rankings.miss(f"stability of the scores of {label}", why)
         return told
-    told |= _of_scores(case, position, pairs, drawn)
+    told |= _of_scores(rankings, position, pairs, drawn)
     return told
 
 
 def _of_scores(
-    case: Case, position: int, pairs: list[tuple[Signature, Signature]], drawn: dict[int, list[Signature]]
+    rankings: Rankings, position: int, pairs: list[tuple[Signature, Signature]], drawn: dict[int, list[Signature]]
 ) -> dict[str, Any]:
-    places = drawn_places(case.index.rows, COMPARED_ROWS, case.seed)
+    places = drawn_places(rankings.index.rows, COMPARED_ROWS, rankings.seed)
     # The whole target's signature is scored anew, too: exact scores of it would differ by what the codes lose.
-    every = [case.signatures[position], *(s for pair in pairs for s in pair), *(s for d in drawn.values() for s in d)]
-    columns = iter(score_places(case.index, every, places, case.device))
+    every = [
+        rankings.signatures[position],
+        *(s for pair in pairs for s in pair),
+        *(s for d in drawn.values() for s in d),
+    ]
+    columns = iter(score_places(rankings.index, every, places, rankings.device))
     whole = next(columns)
     of_pairs = of_halves([(next(columns), next(columns)) for _ in pairs])
     sizes = [of_size(size, whole, [next(columns) for _ in some]) for size, some in drawn.items()]
     return {"halves": of_pairs, "bootstrap": sizes, "rows": len(places)}
 
 
-def _not_scored(case: Case, position: int) -> str | None:
+def _not_scored(rankings: Rankings, position: int) -> str | None:
     """Why the index cannot score a signature made anew; None where it can."""
-    if position in case.refused:
+    if position in rankings.refused:
         return "the index cannot score it"
-    if scores_anew(case.index, case.signatures[position]):
+    if scores_anew(rankings.index, rankings.signatures[position]):
         return None
     return "a new nait signature needs an index of codec components and its reading; directions are compared instead"

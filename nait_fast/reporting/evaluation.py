@@ -8,7 +8,7 @@ from typing import Any
 
 from nait_fast.errors import BadInput, Damaged
 from nait_fast.evaluation import FORMAT_VERSION, KIND
-from nait_fast.evaluation.rows import TEXT_CHARACTERS
+from nait_fast.evaluation.row_content import TEXT_CHARACTERS
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from nait_fast.config import ReportOptions
 from nait_fast.evaluation import FILE
-from nait_fast.evaluation.ranks import best as best_rows
-from nait_fast.evaluation.ranks import correlations, count_of, overlaps
+from nait_fast.evaluation.comparison import best as best_rows
+from nait_fast.evaluation.comparison import correlations, count_of, overlaps
 from nait_fast.index.drawn import codes_at
 from nait_fast.methods import METHODS, method_of
 from nait_fast.ranking.export import SCORES

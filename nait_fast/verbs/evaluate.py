@@ -11,15 +11,22 @@ from nait_fast.data.pool import Pool
 from nait_fast.data.rules import make_rules
 from nait_fast.env import environment
 from nait_fast.errors import Mismatch, NaitError
-from nait_fast.evaluation import FILE, FORMAT_VERSION, KIND, confounds, core, fidelity, retrieval, stability, transfer
-from nait_fast.evaluation.case import Case
-from nait_fast.evaluation.exact import Exact
+from nait_fast.evaluation import (
+    FILE,
+    FORMAT_VERSION,
+    KIND,
+    agreement,
+    confounds,
+    fidelity,
+    retrieval,
+    shared_rows,
+    stability,
+)
+from nait_fast.evaluation.comparison import best, count_of
 from nait_fast.evaluation.labels import kind_of
-from nait_fast.evaluation.plain import plain
-from nait_fast.evaluation.ranks import best, count_of
-from nait_fast.evaluation.rows import datasets_of, label_values, text_of
-from nait_fast.evaluation.scores import fits
-from nait_fast.evaluation.tables import tables
+from nait_fast.evaluation.rankings import ExactScores, Rankings, fits
+from nait_fast.evaluation.row_content import datasets_of, label_values, text_of
+from nait_fast.evaluation.writing import json_values, tables
 from nait_fast.index.drawn import drawn_places
 from nait_fast.index.pool_rows import open_rows
 from nait_fast.index.reader import Index
@@ -81,44 +88,44 @@ def _evaluate(
 ) -> dict[str, Any]:
     """``warnings``: those so far; what is said on the way comes to them."""
     index = Index(options.index)
-    case = Case(index, [load_signature(path) for path in options.signature], options.seed, options.device)
+    rankings = Rankings(index, [load_signature(path) for path in options.signature], options.seed, options.device)
     of = question([dataset["sha256"] for dataset in index.datasets])
     output.check_question(of, "of another index")
-    if not options.overwrite and (lost := _signatures_of(output.folder) - {s.hash for s in case.signatures}):
+    if not options.overwrite and (lost := _signatures_of(output.folder) - {s.hash for s in rankings.signatures}):
         raise NaitError(
             f"{output.folder / FILE}: is of {len(lost)} signatures that are not given now; choose another --output, or "
             "pass --overwrite to replace it"
         )
-    core.check_core(case, options.core_targets)
+    shared_rows.check_core(rankings, options.core_targets)
     if options.model is None:
-        check_device(options.device, index, case.ranked)
-    relevant = _relevant(options, case)
-    targets = _targets(options, case)
-    pool = _pool(case, options)
-    say(f"scores of {index.rows:,} rows by {len(case.scored)} signatures", quiet)
-    columns = case.scores.columns
-    check_spread(index, case.ranked, columns.min(axis=1), columns.max(axis=1))
-    rows_of_targets(index, case.ranked)
-    labels = None if pool is None or options.label is None else _labels(case, pool, options.label)
-    session = _session(case, options, quiet)
+        check_device(options.device, index, rankings.ranked)
+    relevant = _relevant(options, rankings)
+    targets = _targets(options, rankings)
+    pool = _pool(rankings, options)
+    say(f"scores of {index.rows:,} rows by {len(rankings.scored)} signatures", quiet)
+    columns = rankings.scores.columns
+    check_spread(index, rankings.ranked, columns.min(axis=1), columns.max(axis=1))
+    rows_of_targets(index, rankings.ranked)
+    labels = None if pool is None or options.label is None else _labels(rankings, pool, options.label)
+    session = _session(rankings, options, quiet)
     k = count_of(index.rows, options.fraction)
-    chosen = np.stack([best(column, k) for column in case.scores.columns])
-    cores, uniques = core.sections(case, chosen, options.core_targets)
-    case.to_ranks()
-    case.exact = {} if session is None else _exact(case, session, pool, options)
+    chosen = np.stack([best(column, k) for column in rankings.scores.columns])
+    cores, uniques = shared_rows.sections(rankings, chosen, options.core_targets)
+    rankings.to_ranks()
+    rankings.exact = {} if session is None else _exact(rankings, session, pool, options)
     found: dict[str, Any] = {
-        "fidelity": fidelity.section(case),
-        "retrieval": [] if labels is None else retrieval.section(case, *labels, relevant),
-        "confounds": confounds.section(case),
-        "agreement": transfer.agreement(case, chosen, options.fraction),
-        "transfer": transfer.transfer(case, chosen),
-        "stability": _stability(case, session, targets, sizes, options.repeats),
+        "fidelity": fidelity.section(rankings),
+        "retrieval": [] if labels is None else retrieval.section(rankings, *labels, relevant),
+        "confounds": confounds.section(rankings),
+        "agreement": agreement.agreement(rankings, chosen, options.fraction),
+        "transfer": agreement.transfer(rankings, chosen),
+        "stability": _stability(rankings, session, targets, sizes, options.repeats),
     }
     if options.label is None:
-        case.miss("retrieval", "pass --label COLUMN, a key of the pool's rows")
+        rankings.miss("retrieval", "pass --label COLUMN, a key of the pool's rows")
     if not any(told["names"] for told in (found["agreement"], found["agreement"].get("sampled", {"names": []}))):
-        case.miss("agreement of methods", "no name has signatures of two methods")
-    texts = _texts(case, pool, [*cores, *uniques.values()])
+        rankings.miss("agreement of methods", "no name has signatures of two methods")
+    texts = _texts(rankings, pool, [*cores, *uniques.values()])
     nothing = {"at_least": options.core_targets or 2, "count": 0, "examples": []}
     evaluation = {
         "kind": KIND,
@@ -127,7 +134,7 @@ def _evaluate(
         "rows": index.rows,
         "fraction": options.fraction,
         "selected": k,
-        "signatures": _described(case),
+        "signatures": _described(rankings),
         "fidelity": found["fidelity"],
         "retrieval": found["retrieval"],
         "stability": found["stability"],
@@ -137,12 +144,12 @@ def _evaluate(
         "core": texts[0] if cores else nothing,
         "cores": texts[: len(cores)],
         "unique": dict(zip(uniques, texts[len(cores) :], strict=True)),
-        "missing": case.missing,
+        "missing": rankings.missing,
         "warnings": warnings,
         "environment": environment(),
         "options": options.to_mapping(),
     }
-    evaluation = plain(evaluation)
+    evaluation = json_values(evaluation)
     text, folder = tables(evaluation), output.begin()
     write_sealed(folder / FILE, evaluation)
     write_atomic(folder / MARKDOWN, text.encode())
@@ -161,9 +168,9 @@ def _sizes(options: EvaluateOptions) -> list[int]:
     return sorted({int(text) for text in options.sizes})
 
 
-def _relevant(options: EvaluateOptions, case: Case) -> dict[str, set[str]]:
+def _relevant(options: EvaluateOptions, rankings: Rankings) -> dict[str, set[str]]:
     """Name of a signature -> values of the label that it shall find."""
-    names = {signature.name for signature in case.signatures}
+    names = {signature.name for signature in rankings.signatures}
     if options.relevant and options.label is None:
         raise NaitError("--relevant: needs --label COLUMN, the key that holds these values")
     found: dict[str, set[str]] = defaultdict(set)
@@ -177,10 +184,10 @@ def _relevant(options: EvaluateOptions, case: Case) -> dict[str, set[str]]:
     return dict(found)
 
 
-def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
+def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
     if options.target and not options.model:
         raise NaitError("--target: its samples must be run again; pass --model, too")
-    nait = any(signature.is_direction for signature in case.signatures)
+    nait = any(signature.is_direction for signature in rankings.signatures)
     if options.model and not options.target and not nait:
         raise NaitError(f"--model {options.model}: there is nothing to run it for: no nait signature, no --target")
     if options.rows != EvaluateOptions.rows and not nait:
@@ -192,9 +199,9 @@ def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
     from nait_fast.verbs.signature import open_targets  # torch, which is not needed without a model
 
     targets = open_targets(options.target, "auto", make_rules(options.role, options.ignore))
-    for name in targets.keys() - {signature.name for signature in case.signatures}:
+    for name in targets.keys() - {signature.name for signature in rankings.signatures}:
         raise NaitError(f"--target {name}: no signature has this name")
-    for signature, label in zip(case.signatures, case.labels, strict=True):
+    for signature, label in zip(rankings.signatures, rankings.labels, strict=True):
         target, told = targets.get(signature.name), signature.meta.get("target") or {}
         if target is not None and "sha256" in told and told["sha256"] != target.scan().sha256:
             raise Mismatch(
@@ -204,80 +211,82 @@ def _targets(options: EvaluateOptions, case: Case) -> dict[str, Pool]:
     return targets
 
 
-def _pool(case: Case, options: EvaluateOptions) -> RowSource | None:
+def _pool(rankings: Rankings, options: EvaluateOptions) -> RowSource | None:
     """The pool's rows; None, with a note, where they are not there and nothing but examples would be read of them."""
     try:
-        return open_rows(case.index, options.dataset)
+        return open_rows(rankings.index, options.dataset)
     except NaitError as error:
         if options.dataset or options.label or options.model:
             raise
-        case.miss("texts of the examples", str(error))
+        rankings.miss("texts of the examples", str(error))
         return None
 
 
-def _session(case: Case, options: EvaluateOptions, quiet: bool) -> Any:
+def _session(rankings: Rankings, options: EvaluateOptions, quiet: bool) -> Any:
     if not options.model:
         return None
     from nait_fast.verbs.evaluate_model import open_for
 
-    return open_for(case.index, options, quiet)
+    return open_for(rankings.index, options, quiet)
 
 
-def _labels(case: Case, pool: RowSource, column: str) -> tuple[np.ndarray, dict[str, int]]:
-    numbers, values = label_values(pool.lines(case.scores.row), column)
+def _labels(rankings: Rankings, pool: RowSource, column: str) -> tuple[np.ndarray, dict[str, int]]:
+    numbers, values = label_values(pool.lines(rankings.scores.row), column)
     if not values:
         raise NaitError(f"--label {column}: no row of {', '.join(pool.paths)} has this key")
     if without := int((numbers < 0).sum()):
-        case.miss(f"label of {without} rows", f"they have no key '{column}'; they count as not relevant")
+        rankings.miss(f"label of {without} rows", f"they have no key '{column}'; they count as not relevant")
     return numbers, values
 
 
-def _exact(case: Case, session: Any, pool: RowSource | None, options: EvaluateOptions) -> dict[int, Exact]:
+def _exact(
+    rankings: Rankings, session: Any, pool: RowSource | None, options: EvaluateOptions
+) -> dict[int, ExactScores]:
     """Position of a nait signature that fits the index -> exact scores of a sample of rows."""
     from nait_fast.verbs.evaluate_model import layer_scores
 
-    nait = [i for i, s in enumerate(case.signatures) if s.is_direction and fits(case.index, s)]
+    nait = [i for i, s in enumerate(rankings.signatures) if s.is_direction and fits(rankings.index, s)]
     if not nait or pool is None:
         return {}
-    places = drawn_places(case.index.rows, options.rows, case.seed)
-    parts = layer_scores(session, case.index, pool, case.scores, places, [case.signatures[i] for i in nait])
-    return {i: Exact(places, own) for i, own in zip(nait, parts, strict=True)}
+    places = drawn_places(rankings.index.rows, options.rows, rankings.seed)
+    parts = layer_scores(session, rankings.index, pool, rankings.scores, places, [rankings.signatures[i] for i in nait])
+    return {i: ExactScores(places, own) for i, own in zip(nait, parts, strict=True)}
 
 
 def _stability(
-    case: Case, session: Any, targets: dict[str, Pool], sizes: list[int], repeats: int
+    rankings: Rankings, session: Any, targets: dict[str, Pool], sizes: list[int], repeats: int
 ) -> list[dict[str, Any]]:
     out: dict[int, dict[str, Any] | None] = {}
     for name, target in targets.items():
         from nait_fast.verbs.evaluate_model import material_of, reading_of, target_readings
 
-        own = [i for i, s in enumerate(case.signatures) if s.name == name]
-        wanted = sorted({reading_of(case.signatures[i]) for i in own})
+        own = [i for i, s in enumerate(rankings.signatures) if s.name == name]
+        wanted = sorted({reading_of(rankings.signatures[i]) for i in own})
         readings = target_readings(session, name, target, wanted)
         for position in own:
-            material = material_of(case.signatures[position], readings)
-            out[position] = stability.section(case, position, material, sizes, repeats)
-    for position, signature in enumerate(case.signatures):
+            material = material_of(rankings.signatures[position], readings)
+            out[position] = stability.section(rankings, position, material, sizes, repeats)
+    for position, signature in enumerate(rankings.signatures):
         if signature.name not in targets:
-            out[position] = stability.section(case, position, None, sizes, repeats)
+            out[position] = stability.section(rankings, position, None, sizes, repeats)
     return [told for _, told in sorted(out.items()) if told is not None]
 
 
-def _texts(case: Case, pool: RowSource | None, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _texts(rankings: Rankings, pool: RowSource | None, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The groups with each example's row and text in the place of its place."""
     places = np.array(sorted({e["place"] for group in groups for e in group["examples"]}), dtype=np.int64)
-    rows = case.scores.row[places]
-    lines = [] if pool is None else zip(pool.lines(rows), datasets_of(case.index, rows), strict=True)
+    rows = rankings.scores.row[places]
+    lines = [] if pool is None else zip(pool.lines(rows), datasets_of(rankings.index, rows), strict=True)
     texts = dict(zip(places.tolist(), (text_of(line, told) for line, told in lines), strict=pool is not None))
 
     def shown(example: dict[str, Any]) -> dict[str, Any]:
         place = example.pop("place")
-        return {"row": case.scores.row[place], **example, "text": texts.get(place)}
+        return {"row": rankings.scores.row[place], **example, "text": texts.get(place)}
 
     return [{**group, "examples": [shown(example) for example in group["examples"]]} for group in groups]
 
 
-def _described(case: Case) -> list[dict[str, Any]]:
+def _described(rankings: Rankings) -> list[dict[str, Any]]:
     return [
         {
             "name": s.name,
@@ -287,7 +296,7 @@ def _described(case: Case) -> list[dict[str, Any]]:
             "samples": s.meta["samples"],
             "label": label,
             "kind": ", ".join(kind_of(s)),
-            "scored": i in case.scored,
+            "scored": i in rankings.scored,
         }
-        for i, (s, label) in enumerate(zip(case.signatures, case.labels, strict=True))
+        for i, (s, label) in enumerate(zip(rankings.signatures, rankings.labels, strict=True))
     ]

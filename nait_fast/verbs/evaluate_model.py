@@ -14,8 +14,8 @@ from nait_fast.data.pool import Pool, decode
 from nait_fast.data.rules import rules_of
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import Mismatch, NaitError
-from nait_fast.evaluation.rows import datasets_of
-from nait_fast.evaluation.scores import Scores
+from nait_fast.evaluation.rankings import IndexScores
+from nait_fast.evaluation.row_content import datasets_of
 from nait_fast.extract.projection import Project
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect
@@ -57,7 +57,12 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
 
 
 def layer_scores(
-    session: Session, index: Index, pool: RowSource, scores: Scores, places: np.ndarray, signatures: Sequence[Signature]
+    session: Session,
+    index: Index,
+    pool: RowSource,
+    scores: IndexScores,
+    places: np.ndarray,
+    signatures: Sequence[Signature],
 ) -> list[np.ndarray]:
     """Exact parts of the NAIT score by layer, float64 [m, L], of the rows at ``places`` int64 [m], for each of the nait
     ``signatures``. Raises NaitError where a row is not what the index has of it."""

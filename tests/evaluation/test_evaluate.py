@@ -11,9 +11,9 @@ import nait_fast
 from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
-from nait_fast.evaluation.case import Case
+from nait_fast.evaluation.comparison import top_overlap
 from nait_fast.evaluation.confounds import estimated_parts, layer_scan
-from nait_fast.evaluation.ranks import top_overlap
+from nait_fast.evaluation.rankings import Rankings
 from nait_fast.evaluation.stability import rebuilt
 from nait_fast.index.pool_rows import open_rows
 from nait_fast.index.reader import Index
@@ -131,26 +131,26 @@ def test_confounds(world: World, whole: dict) -> None:
 
 def test_exact_parts_add_up_to_the_index_s_scores(world: World) -> None:
     signatures = [load_signature(file) for file in world.files("nait")]
-    case = Case(Index(world.index), signatures)
+    rankings = Rankings(Index(world.index), signatures)
     options = EvaluateOptions(index=str(world.index), signature=("x",), output="x", model=world.model)
-    session = open_for(case.index, options, quiet=True)
+    session = open_for(rankings.index, options, quiet=True)
     places = np.array([0, 3, 49, 50, 51, ROWS - 1])
-    parts = layer_scores(session, case.index, open_rows(case.index), case.scores, places, signatures)
-    for own, column in zip(parts, case.scores.columns, strict=True):
+    parts = layer_scores(session, rankings.index, open_rows(rankings.index), rankings.scores, places, signatures)
+    for own, column in zip(parts, rankings.scores.columns, strict=True):
         assert own.shape == (6, 3) and own.sum(axis=1) == pytest.approx(column[places], rel=1e-3, abs=1e-4)
 
 
 def test_all_samples_again_make_the_same_signature(world: World) -> None:
     files = [file for folder in ("contrast", "nait", "drift", "nag", "embed") for file in world.files(folder)[:1]]
     signatures = [load_signature(file) for file in files]
-    case = Case(Index(world.index), signatures)
+    rankings = Rankings(Index(world.index), signatures)
     options = EvaluateOptions(index=str(world.index), signature=("x",), output="x", model=world.model)
     session = open_for(Index(world.rotated), options, quiet=True)
     wanted = sorted({reading_of(signature) for signature in signatures})
     assert wanted == ["drift", "hidden", "mean", "up_abs"]
     readings = target_readings(session, "sums", Pool(world.targets["sums"]), wanted)
     for signature in signatures:
-        codebook = Index(world.rotated).codebook if signature.method == "embed" else case.codebook
+        codebook = Index(world.rotated).codebook if signature.method == "embed" else rankings.codebook
         again = rebuilt(signature, material_of(signature, readings), codebook, "sums")
         for key in ("planes", "plane_weights", "direction", "centroid"):
             if key in signature.tensors:
@@ -304,11 +304,11 @@ def test_a_rotated_index_with_embeddings(world: World, tmp_path: Path) -> None:
 
 def test_estimated_parts_add_up_to_the_scores(world: World) -> None:
     signature = load_signature(world.files("drift")[1])
-    case = Case(Index(world.rotated), [signature])
-    assert case.codebook is not None
-    parts = estimated_parts(case.sampled, layer_scan(case.index, signature))
+    rankings = Rankings(Index(world.rotated), [signature])
+    assert rankings.codebook is not None
+    parts = estimated_parts(rankings.sampled, layer_scan(rankings.index, signature))
     assert parts.shape == (ROWS, 3) and (parts.std(axis=0) > 0).all()
-    rest = case.scores.columns[0] - parts.sum(axis=1)
+    rest = rankings.scores.columns[0] - parts.sum(axis=1)
     assert rest == pytest.approx(rest.mean(), abs=1e-9)
 
 
@@ -334,10 +334,10 @@ def test_an_index_of_components(world: World, tmp_path: Path) -> None:
     fidelity = entry(told["fidelity"], "sums")
     assert (fidelity["by"], fidelity["against"]) == ("codec components", "exact scores by the model")
     assert 0.7 < fidelity["spearman"] < 1 and entry(told["stability"], "sums")["halves"]["repeats"] == 2
-    case = Case(Index(tmp_path / "index"), [load_signature(file) for file in world.files("drift")])
-    assert case.codebook is not None
-    parts = estimated_parts(case.sampled, layer_scan(case.index, case.signatures[0]))
-    assert parts.sum(axis=1) == pytest.approx(case.scores.columns[0], rel=1e-9, abs=1e-9)
+    rankings = Rankings(Index(tmp_path / "index"), [load_signature(file) for file in world.files("drift")])
+    assert rankings.codebook is not None
+    parts = estimated_parts(rankings.sampled, layer_scan(rankings.index, rankings.signatures[0]))
+    assert parts.sum(axis=1) == pytest.approx(rankings.scores.columns[0], rel=1e-9, abs=1e-9)
 
 
 def test_a_rotated_index_with_exact_scores(world: World, tmp_path: Path) -> None:

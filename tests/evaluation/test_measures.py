@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from nait_fast.evaluation.comparison import best, compared, correlations, count_of, overlap, overlaps, top_overlap
 from nait_fast.evaluation.confounds import bit_weights, layer_parts, variance_shares
-from nait_fast.evaluation.core import core_by_chance, core_places, unique_places
-from nait_fast.evaluation.plain import plain
-from nait_fast.evaluation.ranks import best, compared, correlations, count_of, overlap, overlaps, top_overlap
 from nait_fast.evaluation.retrieval import auc, precision_at, r_precision, retrieval
+from nait_fast.evaluation.shared_rows import core_by_chance, core_places, unique_places
+from nait_fast.evaluation.writing import json_values
 from nait_fast.index.format import CodeLayout
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.spearman import centred_ranks, spearman
@@ -154,4 +154,4 @@ def test_the_core_that_chance_gives() -> None:
 
 def test_plain_numbers() -> None:
     given = {"a": (np.float64(1 / 3), float("nan"), np.int64(3)), "b": [np.array([np.inf, 2.0])], "c": "x", "d": None}
-    assert plain(given) == {"a": [0.333333, None, 3], "b": [[None, 2.0]], "c": "x", "d": None}
+    assert json_values(given) == {"a": [0.333333, None, 3], "b": [[None, 2.0]], "c": "x", "d": None}

@@ -9,13 +9,11 @@ import pytest
 
 from nait_fast.errors import NaitError
 from nait_fast.evaluation import fidelity, stability
-from nait_fast.evaluation.case import Case
-from nait_fast.evaluation.exact import Exact
+from nait_fast.evaluation.agreement import cosine
+from nait_fast.evaluation.comparison import compared
 from nait_fast.evaluation.labels import families_of, groups_of, labels_of
-from nait_fast.evaluation.ranks import compared
-from nait_fast.evaluation.rows import datasets_of, label_values, text_of
-from nait_fast.evaluation.scores import exact_column, score, score_places
-from nait_fast.evaluation.transfer import cosine
+from nait_fast.evaluation.rankings import ExactScores, Rankings, exact_column, score, score_places
+from nait_fast.evaluation.row_content import datasets_of, label_values, text_of
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import codes_at, drawn_places
 from nait_fast.index.format import CodeLayout
@@ -128,12 +126,12 @@ def test_signatures_that_cannot_be_scored_are_listed(tmp_path: Path) -> None:
     index = made(tmp_path / "index")
     foreign = replace(contrast("b", WIDTHS, 2), meta={**contrast("b", WIDTHS, 2).meta, "codebook": "d" * 16})
     other = replace(nait("n", WIDTHS), tensors={"direction": np.zeros(LAYOUT.n_neurons, np.float32)})
-    case = Case(index, [foreign, contrast("a", WIDTHS, 1), other])
-    assert (case.scored, case.names) == ([1], ["a"])
-    assert [m["what"] for m in case.missing] == ["scores of b", "scores of n"]
-    assert "another codebook" in case.missing[0]["why"] and "no exact scores" in case.missing[1]["why"]
+    rankings = Rankings(index, [foreign, contrast("a", WIDTHS, 1), other])
+    assert (rankings.scored, rankings.names) == ([1], ["a"])
+    assert [m["what"] for m in rankings.missing] == ["scores of b", "scores of n"]
+    assert "another codebook" in rankings.missing[0]["why"] and "no exact scores" in rankings.missing[1]["why"]
     with pytest.raises(NaitError, match="another codebook"):
-        Case(index, [foreign, other])
+        Rankings(index, [foreign, other])
 
 
 def test_halves_and_resamples() -> None:
@@ -207,19 +205,19 @@ def test_fidelity_by_the_index_s_and_by_the_model_s_scores(tmp_path: Path, monke
     index = made(tmp_path / "index")
     stored = nait("n", WIDTHS)
     other = replace(stored, tensors={"direction": stored.tensors["direction"] * 2})  # its name is in the index, too
-    case = Case(index, [stored, other, contrast("a", WIDTHS, 1)])
-    case.__dict__["codebook"] = codebook()
+    rankings = Rankings(index, [stored, other, contrast("a", WIDTHS, 1)])
+    rankings.__dict__["codebook"] = codebook()
     places = np.arange(3, 80, 2)
-    case.exact = {1: Exact(places, np.random.default_rng(0).standard_normal((len(places), 2)))}
+    rankings.exact = {1: ExactScores(places, np.random.default_rng(0).standard_normal((len(places), 2)))}
     proxy = neuron_proxy(stored, codebook())
     proxy = replace(proxy, meta={**proxy.meta, "codebook": CODEBOOK})
     monkeypatch.setattr(fidelity, "neuron_proxy", lambda signature, known: proxy)
     bits = score_codes(np.concatenate([np.array(shard.codes) for shard in index.shards()]), [proxy])[:, 0]
-    first, second, third = fidelity.section(case)
+    first, second, third = fidelity.section(rankings)
     assert (first["against"], first["rows"]) == ("exact scores in the index", 90)
     assert (second["against"], second["rows"]) == ("exact scores by the model", len(places))
     assert first["spearman"] == compared(bits, np.sin(np.arange(90)))["spearman"]
-    assert second["spearman"] == compared(bits[places], case.exact[1].parts.sum(axis=1))["spearman"]
+    assert second["spearman"] == compared(bits[places], rankings.exact[1].parts.sum(axis=1))["spearman"]
     assert third["against"] == "its unrounded weights"
 
 
@@ -250,30 +248,30 @@ def test_formats_of_several_pools(tmp_path: Path) -> None:
     assert [told["format"] for told in found] == ["text", "text", "alpaca", "alpaca"]
 
 
-def stable(folder: Path, samples: int) -> tuple[Case, dict | None]:
+def stable(folder: Path, samples: int) -> tuple[Rankings, dict | None]:
     known = codebook()
     index = made(folder)
     own = material(samples) > 0.3
     signature = contrast_signature("a", own, known)
     signature = replace(signature, meta={**signature.meta, "codebook": CODEBOOK})
-    case = Case(index, [signature, nait("n", WIDTHS)])
-    case.__dict__["codebook"] = known
-    case.to_ranks()
-    return case, stability.section(case, 0, own, [4, 16, 64], 3)
+    rankings = Rankings(index, [signature, nait("n", WIDTHS)])
+    rankings.__dict__["codebook"] = known
+    rankings.to_ranks()
+    return rankings, stability.section(rankings, 0, own, [4, 16, 64], 3)
 
 
 def test_stability_of_a_signature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nait_fast.evaluation.stability.rebuilt", _with_the_index_s_codebook)
-    case, told = stable(tmp_path / "index", 40)
+    rankings, told = stable(tmp_path / "index", 40)
     assert told is not None and told["samples"] == 40 and told["rows"] == 90
     assert [b["size"] for b in told["bootstrap"]] == [4, 16]
-    assert [m["what"] for m in case.missing] == ["stability of a at 64 samples"]
+    assert [m["what"] for m in rankings.missing] == ["stability of a at 64 samples"]
     assert 0 < told["bootstrap"][0]["spearman"] < told["bootstrap"][1]["spearman"] < 1
     assert told["bootstrap"][0]["low"] <= told["bootstrap"][0]["spearman"] <= told["bootstrap"][0]["high"]
     assert -1 < told["halves"]["spearman"] < 1 and told["halves"]["repeats"] == 3
     assert (told["sign_margin"], told["uncertain_layers"]) == (None, None)
-    assert stability.section(case, 0, None, [4], 3) is None and "--target a=FILE" in case.missing[-1]["why"]
-    margins = stability.section(case, 1, None, [4], 3)
+    assert stability.section(rankings, 0, None, [4], 3) is None and "--target a=FILE" in rankings.missing[-1]["why"]
+    margins = stability.section(rankings, 1, None, [4], 3)
     assert margins is not None and (margins["sign_margin"], margins["uncertain_layers"]) == ([0.5, 0.5], 2)
 
 
@@ -287,6 +285,6 @@ REBUILT = stability.rebuilt
 
 @pytest.mark.parametrize("samples", [2, 3])
 def test_a_target_too_small_to_halve(tmp_path: Path, samples: int) -> None:
-    case, told = stable(tmp_path / "index", samples)
+    rankings, told = stable(tmp_path / "index", samples)
     assert told is not None and told["halves"] == {"spearman": None, "top10": None, "repeats": 0}
-    assert case.missing[-1] == {"what": "stability of a", "why": f"its target has {samples} samples, 4 are needed"}
+    assert rankings.missing[-1] == {"what": "stability of a", "why": f"its target has {samples} samples, 4 are needed"}

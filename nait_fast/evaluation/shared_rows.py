@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.evaluation.case import Case
 from nait_fast.evaluation.labels import families_of
+from nait_fast.evaluation.rankings import Rankings
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.ranking.topk import order
 
@@ -31,29 +31,31 @@ def core_by_chance(rows: int, selected: int, selections: int, at_least: int) -> 
     return rows * sum(number * share**j * (1 - share) ** (selections - j) for number, j in ways)
 
 
-def check_core(case: Case, at_least: int | None) -> None:
+def check_core(rankings: Rankings, at_least: int | None) -> None:
     """Raises NaitError where no method has as many signatures as a row of the core must be selected by."""
-    most = max(len(columns) for columns in families_of(case.ranked).values())
+    most = max(len(columns) for columns in families_of(rankings.ranked).values())
     if at_least is not None and at_least > most:
         raise NaitError(f"--core-targets {at_least}: there are at most {most} signatures of one kind to select by")
 
 
-def sections(case: Case, chosen: np.ndarray, at_least: int | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def sections(
+    rankings: Rankings, chosen: np.ndarray, at_least: int | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(the core of each method that has several signatures, the largest family first; label -> its unique rows).
 
     ``chosen`` bool [C, n]: what each scored signature selects; ``at_least``: selections that hold a row of the core, by
-    default all. To be called while the case's columns are scores. An example is its ``place``, of the unique rows with
+    default all. To be called while the columns are scores. An example is its ``place``, of the unique rows with
     the ``score``.
     """
-    scores, names = case.scores.columns, case.names
+    scores, names = rankings.scores.columns, rankings.names
     cores: list[dict[str, Any]] = []
     uniques: dict[str, Any] = {}
-    for kind, columns in sorted(families_of(case.ranked).items(), key=lambda family: -len(family[1])):
+    for kind, columns in sorted(families_of(rankings.ranked).items(), key=lambda family: -len(family[1])):
         own, called = chosen[columns], [names[c] for c in columns]
         needed = at_least or len(columns)
         if len(columns) < max(2, needed):
             why = f"{len(columns)} of its signatures, {max(2, needed)} are needed"
-            case.miss(f"core and unique rows of {', '.join(kind)}", why)
+            rankings.miss(f"core and unique rows of {', '.join(kind)}", why)
             continue
         places = core_places(own, needed)
         together = np.zeros(own.shape[1])

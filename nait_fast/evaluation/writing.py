@@ -1,9 +1,28 @@
-"""An evaluation as tables of Markdown."""
+"""An evaluation as it is written: numbers as JSON has them, and tables of Markdown."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
+DIGITS = 6
 EXAMPLE_CHARACTERS = 100
+
+
+def json_values(value: Any) -> Any:
+    """``value`` with NumPy's numbers as Python's, floats rounded, and null for what is no finite number."""
+    if isinstance(value, dict):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return json_values(value.tolist())
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, DIGITS) if math.isfinite(value) else None
+    return value
 
 
 def tables(evaluation: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.evaluation.case import Case
-from nait_fast.evaluation.ranks import best, correlations, count_of, overlaps
+from nait_fast.evaluation.comparison import best, correlations, count_of, overlaps
+from nait_fast.evaluation.rankings import Rankings
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.spearman import centred_ranks
 
@@ -31,34 +31,34 @@ def cosine(a: Signature, b: Signature) -> float | None:
     return float(x @ y / norm) if norm else None
 
 
-def transfer(case: Case, chosen: np.ndarray) -> dict[str, Any]:
+def transfer(rankings: Rankings, chosen: np.ndarray) -> dict[str, Any]:
     """Capability × capability: cosine of the signatures, overlap of what they select, Spearman of their scores.
 
-    ``chosen`` bool [C, n]: what each scored signature selects. To be called once the case's columns are ranks.
+    ``chosen`` bool [C, n]: what each scored signature selects. To be called once the columns are ranks.
     """
     return {
-        "names": case.names,
-        "cosine": [[cosine(a, b) for b in case.ranked] for a in case.ranked],
+        "names": rankings.names,
+        "cosine": [[cosine(a, b) for b in rankings.ranked] for a in rankings.ranked],
         "overlap": overlaps(chosen).tolist(),
-        "spearman": correlations(case.scores.columns).tolist(),
+        "spearman": correlations(rankings.scores.columns).tolist(),
     }
 
 
-def agreement(case: Case, chosen: np.ndarray, fraction: float) -> dict[str, Any]:
+def agreement(rankings: Rankings, chosen: np.ndarray, fraction: float) -> dict[str, Any]:
     """How far methods agree, of the capabilities that several have a signature of; ``chosen`` as of ``transfer``.
 
     ``sampled``: the same over the sample with exact scores, where nait signatures that the index cannot score have
     their place, too.
     """
-    told = _of_methods(case.ranked, case.names, case.scores.columns, chosen)
-    only = [position for position in case.exact if position in case.refused]
+    told = _of_methods(rankings.ranked, rankings.names, rankings.scores.columns, chosen)
+    only = [position for position in rankings.exact if position in rankings.refused]
     if only:
-        places = case.exact[only[0]].places
-        positions = sorted([*case.scored, *only])
-        columns = [case.at(position, places) for position in positions]
+        places = rankings.exact[only[0]].places
+        positions = sorted([*rankings.scored, *only])
+        columns = [rankings.at(position, places) for position in positions]
         selected = np.stack([best(column, count_of(len(places), fraction)) for column in columns])
         ranks = np.stack([centred_ranks(column) for column in columns])
-        signatures, labels = [case.signatures[p] for p in positions], [case.labels[p] for p in positions]
+        signatures, labels = [rankings.signatures[p] for p in positions], [rankings.labels[p] for p in positions]
         told["sampled"] = {"rows": len(places), **_of_methods(signatures, labels, ranks, selected)}
     return told
 

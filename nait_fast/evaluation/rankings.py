@@ -1,25 +1,49 @@
-"""What is evaluated: an index, its signatures and how they rank its rows; and what could not be measured."""
+"""An index's rows as signatures rank them: their scores, which signatures have any, and what is not measured."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.evaluation.exact import Exact
-from nait_fast.evaluation.labels import labels_of
-from nait_fast.evaluation.scores import Scores, scorable, score
+from nait_fast.evaluation.labels import groups_of, labels_of
+from nait_fast.index import identity
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import codes_at, drawn_places
 from nait_fast.index.reader import Index
+from nait_fast.index.stream import Stream
 from nait_fast.methods.signature import Signature
+from nait_fast.ranking.scan import check_index, scan
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.storage.names import CODEBOOK
 
 SAMPLED_ROWS = 1024  # rows whose scores are taken apart
 
 
-class Case:
+@dataclass(frozen=True)
+class IndexScores:
+    """``row`` int64 [n] (numbers in the pool, ascending), ``n_tokens`` int32 [n], ``columns`` float64 [C, n]."""
+
+    row: np.ndarray
+    n_tokens: np.ndarray
+    columns: np.ndarray
+
+
+@dataclass(frozen=True)
+class ExactScores:
+    """``parts`` float64 [m, L]: A_l · v_l of the rows at ``places`` int64 [m], ascending, of the L layers."""
+
+    places: np.ndarray
+    parts: np.ndarray
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Their sums, float64 [m]."""
+        return self.parts.sum(axis=1)
+
+
+class Rankings:
     """``signatures`` and their ``labels``; positions of those ``scored``, and why the index cannot score those
     ``refused``; ``exact``: exact scores of nait signatures (positions) over a sample of the rows, set by whoever has
     run the model; ``missing``: what is not measured, and why. ``seed`` draws the sample of rows.
@@ -35,7 +59,7 @@ class Case:
         self.scored, self.refused = scorable(index, signatures)
         if not self.scored:
             raise NaitError(self.refused[0])
-        self.exact: Mapping[int, Exact] = {}
+        self.exact: Mapping[int, ExactScores] = {}
         self.missing: list[dict[str, str]] = []
         for position, why in self.refused.items():
             self.miss(f"scores of {self.labels[position]}", why)
@@ -55,7 +79,7 @@ class Case:
         return [self.signatures[position] for position in self.scored]
 
     @cached_property
-    def scores(self) -> Scores:
+    def scores(self) -> IndexScores:
         """Of the scored signatures. ``to_ranks`` overwrites its columns."""
         return score(self.index, self.ranked, self.device)
 
@@ -68,7 +92,7 @@ class Case:
         """The column of ``scores`` of the signature at ``position``, float64 [n]; None if it has none."""
         return self.scores.columns[self.scored.index(position)] if position in self.scored else None
 
-    def known(self, position: int) -> tuple[np.ndarray | slice, np.ndarray] | None:
+    def scores_of(self, position: int) -> tuple[np.ndarray | slice, np.ndarray] | None:
         """(places, scores float64 [m] there) of the signature at ``position``: all rows where the index scores it, else
         the sample with exact scores; None where there are neither."""
         column = self.column(position)
@@ -97,3 +121,63 @@ class Case:
     def codebook(self) -> Codebook | None:
         """The index's, if it has one."""
         return self.index.codebook if (self.index.folder / CODEBOOK).exists() else None
+
+
+def scorable(index: Index, signatures: Sequence[Signature]) -> tuple[list[int], dict[int, str]]:
+    """(positions of the signatures that ``index`` can score, why it cannot score the others)."""
+    refused: dict[int, str] = {}
+    for position, signature in enumerate(signatures):
+        try:
+            check_index(index, [signature])
+        except NaitError as error:
+            refused[position] = str(error)
+    return [position for position in range(len(signatures)) if position not in refused], refused
+
+
+def score(index: Index, signatures: Sequence[Signature], device: str = "auto") -> IndexScores:
+    """Scores of all rows: a scan for each group of signatures in which no name repeats. Raises NaitError."""
+    n = index.rows
+    row, n_tokens = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int32)
+    columns = np.empty((len(signatures), n))
+    for group in groups_of(signatures):
+        start = 0
+        for block in scan(index, [signatures[position] for position in group], device):
+            stop = start + len(block.row)
+            row[start:stop], n_tokens[start:stop] = block.row, block.n_tokens
+            columns[group, start:stop] = block.scores.T
+            start = stop
+    if not np.isfinite(columns).all():
+        raise NaitError(f"index {index.folder} gives scores that are not finite; nait-fast verify tells where")
+    return IndexScores(row, n_tokens, columns)
+
+
+def scores_anew(index: Index, signature: Signature) -> bool:
+    """Whether ``index`` can score a signature like this one that it has no exact scores of."""
+    return not scorable(index, [replace(signature, name="anew")])[1]
+
+
+def score_places(
+    index: Index, signatures: Sequence[Signature], places: np.ndarray, device: str = "auto"
+) -> list[np.ndarray]:
+    """Scores float64 [m] of the rows at ascending ``places`` int64 [m], for each of any number of signatures.
+
+    One scan, whatever they are called.
+    """
+    called = [replace(signature, name=f"s{number}") for number, signature in enumerate(signatures)]
+    found, start = [], 0
+    for block in scan(index, called, device):
+        stop = start + len(block.row)
+        found.append(block.scores[places[slice(*np.searchsorted(places, (start, stop)))] - start])
+        start = stop
+    return list(np.concatenate(found).T) if found else []
+
+
+def exact_column(index: Index, name: str) -> np.ndarray:
+    """The exact scores float64 [n] of signature ``name`` that the index holds."""
+    return np.concatenate([part.exact[name] for part in Stream(index, [name], codes=False).parts()])
+
+
+def fits(index: Index, signature: Signature) -> bool:
+    """Whether the signature was made with the model, layers and template of ``index``, whatever that can score."""
+    mine, theirs = signature.meta, index.manifest
+    return identity.is_old(mine) == identity.is_old(theirs) and identity.difference(mine, theirs) is None
