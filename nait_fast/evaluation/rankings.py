@@ -58,11 +58,11 @@ class Rankings:
         self.labels = labels_of(signatures)
         self.scored, self.refused = scorable(index, signatures)
         if not self.scored:
-            raise NaitError(self.refused[0])
+            raise self.refused[0]
         self.exact: Mapping[int, ExactScores] = {}
         self.missing: list[dict[str, str]] = []
         for position, why in self.refused.items():
-            self.miss(f"scores of {self.labels[position]}", why)
+            self.miss(f"scores of {self.labels[position]}", str(why))
 
     def miss(self, what: str, why: str) -> None:
         """Tell that ``what`` is not measured."""
@@ -123,14 +123,14 @@ class Rankings:
         return self.index.codebook if (self.index.folder / CODEBOOK).exists() else None
 
 
-def scorable(index: Index, signatures: Sequence[Signature]) -> tuple[list[int], dict[int, str]]:
+def scorable(index: Index, signatures: Sequence[Signature]) -> tuple[list[int], dict[int, NaitError]]:
     """(positions of the signatures that ``index`` can score, why it cannot score the others)."""
-    refused: dict[int, str] = {}
+    refused: dict[int, NaitError] = {}
     for position, signature in enumerate(signatures):
         try:
             check_index(index, [signature])
         except NaitError as error:
-            refused[position] = str(error)
+            refused[position] = error.replace()
     return [position for position in range(len(signatures)) if position not in refused], refused
 
 
