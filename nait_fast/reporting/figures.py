@@ -1,14 +1,22 @@
-"""Which figures a report has, in the order of its sections."""
+"""The figures of a report: which there are, in the order of its sections, and how each is drawn and told in words."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nait_fast.reporting import plots
-from nait_fast.reporting.drawing import Drawing, styled
-from nait_fast.reporting.evaluation import Matrix
-from nait_fast.reporting.gather import TOP, Report
-from nait_fast.reporting.words import fixed
+from nait_fast.reporting.contents import TOP, Report
+from nait_fast.reporting.drawing import INK, LINE, MINUS, PICK, POOL, SOFT, Drawing, blank, finish, styled
+from nait_fast.reporting.evaluation_file import Matrix
+from nait_fast.reporting.formatting import correlation, fixed, number, percent, short, signed
+from nait_fast.reporting.samples import Labels
+from nait_fast.reporting.score_summary import Histogram, Lengths
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_TARGETS = 12  # that get figures of their own
 SECTIONS = ("scores", "composition", "layers", "length", "agreement", "transfer")
@@ -18,6 +26,9 @@ _ACROSS = {
     "top": "Share of one selection that another holds, too",
     "cosine": "Cosine of the signatures",
 }
+MOST_LABELS, MOST_SQUARE = 12, 24
+CELL_LEVELS = (0.14, 0.28, 0.42, 0.56, 0.70, 0.85)  # opacity of a cell from few rows to many
+DARKEST = 0.5  # opacity of a heat map's cell of ±1: the number in it stays readable
 
 
 def draw(report: Report, files: bool) -> dict[str, list[Drawing]]:
@@ -42,12 +53,12 @@ def _scores(report: Report, files: bool) -> Iterator[Drawing]:
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
         cut = float(scores.selected_low[c]) if single and scores.whole else None
         means = float(scores.mean[c]), float(scores.selected_mean[c])
-        yield plots.distribution(scores.histograms[c], target, means, cut, files, scores.whole)
+        yield distribution(scores.histograms[c], target, means, cut, files, scores.whole)
 
 
 def _composition(report: Report, files: bool) -> Iterator[Drawing]:
     if report.labels is not None:
-        yield plots.composition(report.labels, files)
+        yield composition(report.labels, files)
 
 
 def _layers(report: Report, files: bool) -> Iterator[Drawing]:
@@ -57,12 +68,12 @@ def _layers(report: Report, files: bool) -> Iterator[Drawing]:
         if target in parts:
             part = parts[target]
             if np.isfinite(part.share).all():
-                yield plots.layer_bars(target, part.layers, part.share, part.difference, files)
+                yield layer_bars(target, part.layers, part.share, part.difference, files)
         elif evaluation is not None:
             label = evaluation.labels.get(report.chosen.manifest["signatures"][target], target)
             if label in evaluation.layer_share:
                 layers, share = evaluation.layer_share[label]
-                yield plots.layer_bars(target, layers, np.array(share), np.empty(0), files)
+                yield layer_bars(target, layers, np.array(share), np.empty(0), files)
 
 
 def _lengths(report: Report, files: bool) -> Iterator[Drawing]:
@@ -71,7 +82,7 @@ def _lengths(report: Report, files: bool) -> Iterator[Drawing]:
         return
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
         spearman = report.chosen.manifest["spearman_with_length"][target]
-        yield plots.length(scores.lengths[c], target, spearman, files)
+        yield length(scores.lengths[c], target, spearman, files)
 
 
 def _agreement(report: Report, files: bool) -> Iterator[Drawing]:
@@ -79,7 +90,7 @@ def _agreement(report: Report, files: bool) -> Iterator[Drawing]:
     for key, matrix in ({} if report.evaluation is None else report.evaluation.agreement).items():
         if matrix.names:
             title = _ACROSS.get(key, key)
-            yield plots.heat(matrix, f"agreement-{plain(key)}", f"{title}, between methods", ends(matrix), files)
+            yield heat(matrix, f"agreement-{file_name(key)}", f"{title}, between methods", ends(matrix), files)
 
 
 def _transfer(report: Report, files: bool) -> Iterator[Drawing]:
@@ -87,12 +98,12 @@ def _transfer(report: Report, files: bool) -> Iterator[Drawing]:
     if report.evaluation is not None and report.evaluation.transfer:
         for key, matrix in report.evaluation.transfer.items():
             title = _ACROSS.get(key, key)
-            yield plots.heat(matrix, f"transfer-{plain(key)}", f"{title}, between targets", ends(matrix), files)
+            yield heat(matrix, f"transfer-{file_name(key)}", f"{title}, between targets", ends(matrix), files)
         return
     for key, matrix in report.agreement.items():
         best = f"Share of one target's best {TOP:.0%} that is among the other's"
         title = f"{_ACROSS['spearman']}, between targets" if key == "spearman" else best
-        yield plots.heat(matrix, f"transfer-{key}", title, ends(matrix), files)
+        yield heat(matrix, f"transfer-{key}", title, ends(matrix), files)
 
 
 def ends(matrix: Matrix) -> str:
@@ -112,6 +123,184 @@ def ends(matrix: Matrix) -> str:
     return f"{text}, farthest {low[1]} and {low[2]} with {fixed(low[0])}."
 
 
-def plain(key: str) -> str:
+def file_name(key: str) -> str:
     """``key`` as part of a file's name."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in key)[:40]
+
+
+def distribution(
+    histogram: Histogram, target: str, means: tuple[float, float], cut: float | None, files: bool, whole: bool = True
+) -> Drawing:
+    """Share of the pool and of the selection in each bin of scores. ``means``: of both; ``cut``: the lowest score that
+    was selected, where that is what decided. ``whole`` false: the pool's are not known."""
+    figure, (axes,) = blank(176)
+    for counts, colour, label in ((histogram.pool, POOL, "pool"), (histogram.selected, PICK, "selected")):
+        if colour == POOL and not whole:
+            continue
+        share = counts / max(1, counts.sum())
+        axes.stairs(share, histogram.edges, fill=True, color=colour, alpha=0.55 if colour == POOL else 0.25)
+        axes.stairs(share, histogram.edges, color=colour, linewidth=1.2 if colour == POOL else 1.8, label=label)
+    if cut is not None:
+        axes.axvline(cut, color=INK, linewidth=1, linestyle=(0, (3, 2)), label="cut")
+    axes.set_xlabel(f"score for {short(target, 32)}")
+    axes.set_ylabel("share of rows")
+    _percents(axes.yaxis)
+    _grid(axes)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3, handlelength=1.2, borderaxespad=0.1)
+    text = f"Selected rows score {number(means[1])} on average"
+    text += f", the pool {number(means[0])}." if whole else "."
+    text += "" if cut is None else f" The lowest selected score is {number(cut)}."
+    return finish(figure, f"scores-{target}", f"Distribution of the scores for {target}", text, files)
+
+
+def composition(labels: Labels, files: bool) -> Drawing:
+    """Share of each label in the selection and in the pool, the most selected first."""
+    names = list(labels.selected) + [name for name in labels.pool or {} if name not in labels.selected]
+    shown = names[:MOST_LABELS]
+    figure, (axes,) = blank(58 + 27 * len(shown))
+    at = np.arange(len(shown))[::-1]
+    groups: list[tuple[dict[str, int], int, str, str, float]] = []
+    if labels.pool is not None:
+        groups.append((labels.pool, labels.pool_rows, POOL, "pool", 0.19))
+    groups.append((labels.selected, labels.selected_rows, PICK, "selected", -0.19 if groups else 0.0))
+    for counts, rows, colour, label, shift in groups:
+        shares = [counts.get(name, 0) / max(1, rows) for name in shown]
+        bars = axes.barh(at + shift, shares, 0.36, color=colour, label=label)
+        axes.bar_label(bars, [percent(share) for share in shares], padding=2, color=SOFT, fontsize=8.5)
+    axes.set_yticks(at, [short(name, 18) for name in shown])
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.margins(x=0.18)
+    axes.set_xlabel("share of rows")
+    _percents(axes.xaxis)
+    _grid(axes, "x")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, handlelength=1.2, borderaxespad=0.1)
+    first = shown[0]
+    text = f"{first} is {percent(labels.selected.get(first, 0) / max(1, labels.selected_rows))} of the selection"
+    if labels.pool is not None:
+        text += f" and {percent(labels.pool.get(first, 0) / max(1, labels.pool_rows))} of the pool"
+    return finish(figure, "composition", f"Composition by {labels.column}", f"{text}. The table has all.", files)
+
+
+def layer_bars(target: str, layers: list[int], share: np.ndarray, difference: np.ndarray, files: bool) -> Drawing:
+    """``share`` float64 [L] of each layer in the variance of the scores and, where there is one, the ``difference``
+    float64 [L] between selected and pool."""
+    figure, panels = blank(250 if len(difference) else 150, 2 if len(difference) else 1)
+    told = [(share, "share of variance"), (difference, "selected − pool")]
+    for axes, (values, label) in zip(panels, told, strict=False):
+        axes.bar(layers, values, 0.8, color=[PICK if v >= 0 else MINUS for v in values])
+        axes.axhline(0, color=SOFT, linewidth=0.8)
+        axes.set_ylabel(label)
+        _grid(axes)
+    _percents(panels[0].yaxis)
+    panels[-1].set_xlabel("layer")
+    panels[-1].xaxis.set_major_locator(_ticks(8, integer=True))
+    order = np.argsort(-np.nan_to_num(share), kind="stable")[:3]
+    most = [f"layer {layers[i]} ({percent(float(share[i]))})" for i in order]
+    text = f"Largest shares of the scores' variance: {', '.join(most)}"
+    if len(difference):
+        first = int(np.argmax(np.abs(difference)))
+        text += f". Selected rows differ from the pool most in layer {layers[first]}, by {signed(difference[first])}"
+    return finish(figure, f"layers-{target}", f"Contribution of each layer for {target}", f"{text}.", files)
+
+
+def length(lengths: Lengths, target: str, spearman: float | None, files: bool) -> Drawing:
+    """How many rows have which length and score, and the mean score at each length."""
+    figure, (axes,) = blank(196)
+    top = math.log1p(float(lengths.counts.max()))
+    level = np.ceil(np.log1p(lengths.counts) / top * len(CELL_LEVELS)).astype(int) if top else lengths.counts * 0
+    for number_, opacity in enumerate(CELL_LEVELS, 1):
+        axes.add_patch(_cells(level == number_, lengths.tokens, lengths.edges, facecolor=POOL, alpha=opacity))
+    middle = np.sqrt(lengths.tokens[:-1] * lengths.tokens[1:])
+    axes.plot(
+        middle, lengths.mean, color=PICK, linewidth=1.8, marker="o", markersize=2.6, label="mean score at a length"
+    )
+    low, high = float(lengths.tokens[0]), float(lengths.tokens[-1])
+    if high > 8 * low:
+        axes.set_xscale("log")
+        ticks = [d * 10**e for e in range(8) for d in (1, 2, 5) if low < d * 10**e < high]
+        axes.set_xticks(ticks[-9:] if len(ticks) < 10 else ticks[:: 1 + len(ticks) // 8])
+        axes.xaxis.set_minor_locator(_none())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlim(low, high)
+    axes.set_ylim(float(lengths.edges[0]), float(lengths.edges[-1]))
+    axes.set_xlabel("tokens")
+    axes.set_ylabel(f"score for {short(target, 20)}")
+    _grid(axes, None)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), handlelength=1.4, borderaxespad=0.1)
+    text = f"Spearman's correlation of length and score is {correlation(spearman)}."
+    return finish(figure, f"length-{target}", f"Length and score for {target}", text, files)
+
+
+def heat(matrix: Matrix, name: str, title: str, text: str, files: bool) -> Drawing:
+    """A square of numbers: blue above 0, orange below, the stronger the farther from it."""
+    names = [short(label, 30) for label in matrix.names[:MOST_SQUARE]]
+    n = len(names)
+    longest = max(map(len, names))
+    figure, (axes,) = blank(44 + (36 if n <= 6 else 26) * n)
+    figure.set_figwidth(max(figure.get_figwidth(), (20 + 5 * longest + 34 * n) / 72))
+    from matplotlib.patches import Rectangle
+
+    for i, row in enumerate(matrix.cells[:n]):
+        for j, value in enumerate(row[:n]):
+            colour = LINE if value is None else PICK if value >= 0 else MINUS
+            strength = 0.35 if value is None else DARKEST * min(1.0, abs(value))
+            box = Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, facecolor=colour, alpha=strength, linewidth=0)
+            axes.add_patch(box)
+            axes.text(j, i, fixed(value), ha="center", va="center", fontsize=9.5)
+    axes.set_xlim(-0.5, n - 0.5)
+    axes.set_ylim(n - 0.5, -0.5)
+    axes.set_xticks(
+        range(n),
+        names,
+        rotation=40 if longest > 6 else 0,
+        ha="right" if longest > 6 else "center",
+        rotation_mode="anchor",
+    )
+    axes.set_yticks(range(n), names)
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    left = f" These are the first {n} of {len(matrix.names)}." if len(matrix.names) > n else ""
+    return finish(figure, name, title, text + left, files)
+
+
+def _cells(where: np.ndarray, x: np.ndarray, y: np.ndarray, **style: Any) -> Any:
+    """One patch of all cells bool [X, Y] of the grid ``x``, ``y``; cells above each other are one rectangle."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    points: list[tuple[float, float]] = []
+    codes: list[Any] = []
+    for i, column in enumerate(where):
+        steps = np.flatnonzero(np.diff(np.concatenate([[False], column, [False]]).astype(int)))
+        for start, stop in steps.reshape(-1, 2).tolist():
+            corners = [(x[i], y[start]), (x[i + 1], y[start]), (x[i + 1], y[stop]), (x[i], y[stop])]
+            points += [*corners, corners[0]]
+            codes += [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
+    return PathPatch(Path(points or np.empty((0, 2)), codes or None), linewidth=0, **style)
+
+
+def _none() -> Any:
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
+
+
+def _ticks(most: int, **how: Any) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(most, **how)
+
+
+def _percents(axis: Any) -> None:
+    axis.set_major_locator(_ticks(4))
+    axis.set_major_formatter(
+        lambda value, _: f"{value:.3%}".rstrip("%0").rstrip(".").replace("-", "\u2212") + "%" if value else "0%"
+    )
+
+
+def _grid(axes: Axes, grid: Literal["x", "y"] | None = "y") -> None:
+    if grid is not None:
+        axes.grid(axis=grid, color=LINE, linewidth=0.8)
+        axes.set_axisbelow(True)
+    axes.tick_params(length=3)

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nait_fast.reporting import provenance, words
+from nait_fast.reporting import formatting, provenance
+from nait_fast.reporting.contents import TOP, Report, ShownSample
 from nait_fast.reporting.drawing import Drawing
-from nait_fast.reporting.evaluation import Evaluation
+from nait_fast.reporting.evaluation_file import Evaluation
 from nait_fast.reporting.figures import MOST_TARGETS
-from nait_fast.reporting.gather import TOP, Report, Shown
-from nait_fast.reporting.rows import Labels, Text
+from nait_fast.reporting.samples import Labels, Text
 
 SHOWN_CHARACTERS, KEPT_CHARACTERS = 320, 4000  # of a turn at once, and with what unfolds
 MOST_TURNS = 8
@@ -35,14 +35,14 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: words.clean(value) if type(value) is str else value,
+        finalize=lambda value: formatting.clean(value) if type(value) is str else value,
     )
     environment.filters |= {
-        "number": words.number,
-        "signed": words.signed,
-        "percent": words.percent,
-        "correlation": words.correlation,
-        "counted": lambda n: words.count(n, "row"),
+        "number": formatting.number,
+        "signed": formatting.signed,
+        "percent": formatting.percent,
+        "correlation": formatting.correlation,
+        "counted": lambda n: formatting.count(n, "row"),
         "svg": Markup,
     }
     context = {
@@ -73,44 +73,44 @@ def _left_out(report: Report) -> Iterator[str]:
 
 
 def title(report: Report) -> str:
-    shown = [words.short(name, 40) for name in report.chosen.targets[:6]]
-    return f"Selection for {words.listed(shown)}" + (" …" if len(report.chosen.targets) > 6 else "")
+    shown = [formatting.short(name, 40) for name in report.chosen.targets[:6]]
+    return f"Selection for {formatting.listed(shown)}" + (" …" if len(report.chosen.targets) > 6 else "")
 
 
 def summary(report: Report) -> str:
     """What was selected, in words."""
     chosen, told = report.chosen, report.chosen.manifest
     selected, rows = told["rows_selected"], told["rows_scored"]
-    pools = words.listed([Path(d["path"]).name or d["path"] for d in told["datasets"]][:3])
+    pools = formatting.listed([Path(d["path"]).name or d["path"] for d in told["datasets"]][:3])
     more = len(told["datasets"]) - 3
     how = {"top": "the best", "bottom": "the worst", "random": "at random"}.get(str(chosen.config.get("pick")), "")
-    methods = words.listed(list(dict.fromkeys(chosen.methods)))
-    text = f"Out of {words.count(rows, 'sample')} of {pools}{f' and {more} more' if more > 0 else ''}, "
-    text += f"nait-fast {told['verb']} chose {how} {selected:,} ({words.percent(selected / rows)}"
-    tokens = words.count(told["tokens_selected"], "token")
+    methods = formatting.listed(list(dict.fromkeys(chosen.methods)))
+    text = f"Out of {formatting.count(rows, 'sample')} of {pools}{f' and {more} more' if more > 0 else ''}, "
+    text += f"nait-fast {told['verb']} chose {how} {selected:,} ({formatting.percent(selected / rows)}"
+    tokens = formatting.count(told["tokens_selected"], "token")
     whole = report.scores is not None and report.scores.whole
     text += f"; {tokens}" + (f" of {report.scores.tokens:,}" if whole and report.scores else "") + ") "
-    text += f"for {words.listed([words.short(name, 40) for name in chosen.targets])}"
+    text += f"for {formatting.listed([formatting.short(name, 40) for name in chosen.targets])}"
     if len(chosen.targets) > 1:
         text += f" ({_COMBINED.get(str(chosen.config.get('combine')), 'combined')})"
     text += f", by method {methods}, with {Path(told['model_name']).name}."
     left = told["rows_skipped"]["rows"]
-    return text + (f" {words.count(left, 'row')} of the pool could not be used." if left else "")
+    return text + (f" {formatting.count(left, 'row')} of the pool could not be used." if left else "")
 
 
 def warnings(report: Report) -> Iterator[str]:
     """What a reader should know before training on the selection."""
     for name, rho in report.chosen.manifest["spearman_with_length"].items():
         if rho is not None and abs(rho) > STRONG:
-            kind = "long" if rho > 0 else "short"
+            kind, spearman = "long" if rho > 0 else "short", formatting.correlation(rho)
             yield (
-                f"The score for {words.short(name, 40)} goes with length (Spearman {words.correlation(rho)}): {kind} "
-                "samples tend to come first. Look at the lengths and samples below before you train on this selection."
+                f"The score for {formatting.short(name, 40)} goes with length (Spearman {spearman}): {kind} samples "
+                "tend to come first. Look at the lengths and samples below before you train on this selection."
             )
     for part in report.layers:
         top = max(zip(part.share, part.layers, strict=True), default=(0.0, 0))
         if top[0] > STRONG:
-            yield f"Layer {top[1]} alone makes {words.percent(float(top[0]))} of the score for {part.target}."
+            yield f"Layer {top[1]} alone makes {formatting.percent(float(top[0]))} of the score for {part.target}."
 
 
 def target_table(report: Report) -> list[dict[str, Any]]:
@@ -157,7 +157,7 @@ def label_table(labels: Labels) -> dict[str, Any]:
     return {"rows": rows, "more": max(0, len(names) - TABLE_ROWS), "labels": labels}
 
 
-def sample(report: Report, shown: Shown) -> dict[str, Any]:
+def sample(report: Report, shown: ShownSample) -> dict[str, Any]:
     """One sample as the page tells it."""
     ranked, chosen = shown.ranked, report.chosen
     scores = list(zip(chosen.targets, map(float, ranked.scores), strict=True))
@@ -168,7 +168,7 @@ def sample(report: Report, shown: Shown) -> dict[str, Any]:
         "turns": turns(shown.text) if shown.text else None,
         "label": shown.text.label if shown.text else None,
         "decided": shown.decided,
-        "id": None if ranked.id is None else words.short(ranked.id, 80),
+        "id": None if ranked.id is None else formatting.short(ranked.id, 80),
     }
 
 
@@ -176,11 +176,11 @@ def turns(text: Text) -> list[dict[str, Any]]:
     """Role, what is shown at once, what unfolds, and how many characters are left out."""
     found = []
     for role, said in text.turns[:MOST_TURNS]:
-        first, rest = words.split(words.clean(said), SHOWN_CHARACTERS)
+        first, rest = formatting.split(formatting.clean(said), SHOWN_CHARACTERS)
         kept = rest[: KEPT_CHARACTERS - len(first)]
         found.append({"role": role, "first": first, "rest": kept, "left": len(rest) - len(kept)})
     if (left := len(text.turns) - MOST_TURNS) > 0:
-        found.append({"role": words.count(left, "more turn"), "first": "", "rest": "", "left": 0})
+        found.append({"role": formatting.count(left, "more turn"), "first": "", "rest": "", "left": 0})
     return found
 
 
@@ -189,9 +189,11 @@ def examples(evaluation: Evaluation | None) -> Iterator[dict[str, Any]]:
     if evaluation is None:
         return
     for core in evaluation.cores:
-        said = f"In at least {words.count(core['at_least'], 'selection')}{core['method'] and ' by ' + core['method']}"
+        said = (
+            f"In at least {formatting.count(core['at_least'], 'selection')}{core['method'] and ' by ' + core['method']}"
+        )
         if core["by_chance"] is not None:
-            said += f", by chance {words.number(core['by_chance'], 2)}"
+            said += f", by chance {formatting.number(core['by_chance'], 2)}"
         yield {"title": said, **core}
     for name, entry in evaluation.unique.items():
         yield {"title": f"Only in the selection for {name}", **entry}

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from nait_fast.config import Options, RankOptions, SelectOptions
-from nait_fast.reporting.source import Chosen
-from nait_fast.reporting.words import count, number
-
-Table = tuple[str, list[tuple[str, str]]]
+from nait_fast.reporting.formatting import count, number
+from nait_fast.reporting.selection_folder import SelectionFolder
 
 
-def tables(chosen: Chosen) -> list[Table]:
+def tables(chosen: SelectionFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     """(caption, rows of name and value)."""
     told = chosen.manifest
     model = [
@@ -65,7 +63,7 @@ def _pools(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield dataset["path"], f"{count(dataset['rows'], 'row')}; {kind}; SHA-256 {dataset.get('sha256') or 'unknown'}"
 
 
-def _signatures(chosen: Chosen) -> list[tuple[str, str]]:
+def _signatures(chosen: SelectionFolder) -> list[tuple[str, str]]:
     readings = chosen.manifest.get("reading")
     readings = readings if isinstance(readings, list) and len(readings) == len(chosen.targets) else [None] * 99
     found = []
@@ -94,7 +92,7 @@ def _plain(value: Any) -> float | None:
     return value if type(value) in (int, float) else None
 
 
-def command(chosen: Chosen) -> str:
+def command(chosen: SelectionFolder) -> str:
     """The command line that gives this selection again, with the options that are not as they are by default."""
     verb = chosen.manifest["verb"]
     kind: type[Options] = SelectOptions if verb == "select" else RankOptions

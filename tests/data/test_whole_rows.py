@@ -569,7 +569,7 @@ def test_inspect_names_what_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_report_shows_rows_whatever_their_label() -> None:
-    from nait_fast.reporting.rows import text_of
+    from nait_fast.reporting.samples import text_of
 
     assert text_of({"prompt": "a", "completion": "b", "label": False}, None).turns == [
         ("user", "a"),

@@ -20,8 +20,8 @@ from nait_fast.index.run import read_run, write_run
 from nait_fast.index.skipped import check_kept, check_list
 from nait_fast.index.stream import Stream, ids
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.reporting.evaluation import load_evaluation
-from nait_fast.reporting.source import open_selection
+from nait_fast.reporting.evaluation_file import load_evaluation
+from nait_fast.reporting.selection_folder import open_selection
 from nait_fast.storage.files import pack_tensors, read_json, read_sealed, sha256, write_sealed
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, shard_name
 from nait_fast.verbs.look import inspect, verify

@@ -12,9 +12,9 @@ import pytest
 
 import nait_fast
 from nait_fast.notices import NaitWarning
-from nait_fast.reporting import gather as gathering
+from nait_fast.reporting import contents
 from nait_fast.reporting.provenance import command
-from nait_fast.reporting.source import open_selection
+from nait_fast.reporting.selection_folder import open_selection
 from nait_fast.storage.files import read_sealed, sha256, write_sealed
 from tests.commands import run, shell, summary
 from tests.reporting.made import Made, make_rows, report
@@ -78,7 +78,7 @@ def test_parts_of_estimates_add_up(tmp_path: Path, tiny_model: str, pool_file, t
     from pyarrow import parquet
 
     from nait_fast.config import ReportOptions
-    from nait_fast.reporting.gather import gather
+    from nait_fast.reporting.contents import gather
 
     index = tmp_path / "index"
     nait_fast.build_index(model=tiny_model, dataset=str(pool_file), output=str(index), **CODECS[codec])
@@ -104,7 +104,7 @@ def test_what_killed_commands_left_beside_the_page_goes(made: Made, tmp_path: Pa
     page = tmp_path / "page.html"
 
     def left(output: Path, *names: str) -> Path:
-        folder = Path(tempfile.mkdtemp(dir=tmp_path, prefix=gathering._prefix(output)))
+        folder = Path(tempfile.mkdtemp(dir=tmp_path, prefix=contents._prefix(output)))
         for name in names:
             (folder / name).write_text("half")
         return folder

@@ -7,7 +7,7 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.reporting.evaluation import load_evaluation
+from nait_fast.reporting.evaluation_file import load_evaluation
 from nait_fast.storage.files import write_sealed
 from tests.reporting.made import Made, make_rows, report
 from tests.reporting.pages import check

@@ -15,9 +15,8 @@ from nait_fast.methods.nag import nag_signature
 from nait_fast.methods.signature import load_signature
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.spearman import spearman
-from nait_fast.reporting import gather as gathering
-from nait_fast.reporting import layers, rows, scores
-from nait_fast.reporting.gather import Report, gather
+from nait_fast.reporting import contents, layers, samples, score_summary
+from nait_fast.reporting.contents import Report, gather
 from tests.reporting.made import WIDTHS, Made, make_rows
 
 
@@ -36,7 +35,7 @@ def ordered(values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("batch", [7, 100, 1 << 16])
 def test_scores(made: Made, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr(scores, "BATCH_ROWS", batch)
+    monkeypatch.setattr(score_summary, "BATCH_ROWS", batch)
     found = gathered(made.select(signatures=made.signatures[:1], top_k=40), samples=6)
     expected = score_codes(made.codes, made.signatures[:1])[:, 0]
     order, got = ordered(expected), found.scores
@@ -63,8 +62,8 @@ def test_scores(made: Made, monkeypatch: pytest.MonkeyPatch, batch: int) -> None
 
 
 def test_samples_of_many_rows_are_spread(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "SAMPLE_ROWS", 100)
-    monkeypatch.setattr(scores, "BATCH_ROWS", 10)
+    monkeypatch.setattr(score_summary, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(score_summary, "BATCH_ROWS", 10)
     monkeypatch.setattr(layers, "SAMPLE_ROWS", 50)
     found = gathered(made.select(top_k=40))
     expected = score_codes(made.codes, made.signatures).T
@@ -188,9 +187,9 @@ def test_texts_come_from_the_selection_where_the_pool_is_gone(tmp_path: Path, op
 
 
 def test_labels_of_a_large_pool_are_sampled(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "LABEL_ROWS", 100)
-    monkeypatch.setattr(rows, "RUN_ROWS", 10)
-    monkeypatch.setattr(scores, "BATCH_ROWS", 7)
+    monkeypatch.setattr(samples, "LABEL_ROWS", 100)
+    monkeypatch.setattr(samples, "RUN_ROWS", 10)
+    monkeypatch.setattr(score_summary, "BATCH_ROWS", 7)
     found = gathered(made.select(top_k=40), samples=3)
     kept = [row for i, row in enumerate(made.rows) if i // 10 % 3 == 0]
     assert found.labels is not None and found.labels.sampled and found.labels.pool_rows == len(kept)
@@ -209,7 +208,7 @@ def test_targets_compared(made: Made) -> None:
     z = (expected - expected.mean(axis=0)) / expected.std(axis=0)
     for shown, pick in ((found.best[0], np.argmax), (found.worst[0], np.argmin)):
         assert shown.target == f"t{pick(z[shown.ranked.row])}" and shown.decided is not None
-    assert gathering.agreement(expected[:, :1].T, ["t0"]) == {}
+    assert contents.agreement(expected[:, :1].T, ["t0"]) == {}
 
 
 @pytest.mark.parametrize("kept", ["selected", "none"])

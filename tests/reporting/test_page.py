@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nait_fast.outputs.recognise import CLAIM
-from nait_fast.reporting import words
+from nait_fast.reporting import formatting
 from nait_fast.reporting.drawing import COLOURS
 from nait_fast.storage.lock import FOLDER_LOCK
 from tests.reporting.made import Made, make_rows, report
@@ -31,7 +31,7 @@ HOSTILE = [
     "==cmd|' /C calc'!A0",
     "https://example.org/ javascript:alert(1)",
 ]
-CSS = (Path(words.__file__).parent / "page.css").read_text()
+CSS = (Path(formatting.__file__).parent / "page.css").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_hostile_texts(tmp_path: Path, format: str) -> None:
     for label in ("source", "<b>&\" onx='1'"):
         html, _ = report(out, tmp_path / "hostile.html", samples=21, label=label, plots=str(tmp_path / "plots"))
         page = check(html)
-        assert "alert(1)" in page.words and "49 * 49" not in page.words and words.REPLACEMENT in page.words
+        assert "alert(1)" in page.words and "49 * 49" not in page.words and formatting.REPLACEMENT in page.words
         assert len(html) < 1_000_000 and not re.search("[\ud800-\udfff]", html)
         assert page.find("img") == page.find("script") == []
     if format == "alpaca":
@@ -205,12 +205,12 @@ def test_colours_can_be_told_apart_in_both_themes() -> None:
 
 
 def test_words() -> None:
-    assert words.clean("a\r\nb\rc\x00\ud800") == "a\nb\nc\ufffd\ufffd"
-    assert words.split("one two three four", 10) == ("one two", "three four")
-    assert words.split("x" * 12, 10) == ("x" * 12, "") and words.split("x" * 40, 10) == ("x" * 10, "x" * 30)
-    assert words.short("a  b\n c", 10) == "a b c" and words.short("w" * 50, 10) == "w" * 9 + "…"
+    assert formatting.clean("a\r\nb\rc\x00\ud800") == "a\nb\nc\ufffd\ufffd"
+    assert formatting.split("one two three four", 10) == ("one two", "three four")
+    assert formatting.split("x" * 12, 10) == ("x" * 12, "") and formatting.split("x" * 40, 10) == ("x" * 10, "x" * 30)
+    assert formatting.short("a  b\n c", 10) == "a b c" and formatting.short("w" * 50, 10) == "w" * 9 + "…"
     numbers = [0, 1234567, -2.0, 0.000123456, 12.3456, -1e300, 1e-300, 3.999999e-5]
-    assert [words.number(n) for n in numbers] == [
+    assert [formatting.number(n) for n in numbers] == [
         "0",
         "1,234,567",
         "−2",
@@ -220,15 +220,24 @@ def test_words() -> None:
         "1.000e−300",
         "4.000e−05",
     ]
-    assert [words.number(n) for n in (None, float("nan"), float("inf"))] == ["–"] * 3
-    assert [words.percent(x) for x in (0.5, 0.0001, 0, None, float("nan"))] == ["50.0%", "<0.1%", "0.0%", "–", "–"]
-    assert (words.signed(1.5), words.signed(-0.25), words.correlation(-0.5)) == ("+1.50", "−0.250", "−0.50")
-    assert [words.listed(x) for x in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
-    assert words.count(1, "row") == "1 row" and words.count(2000, "row") == "2,000 rows"
+    assert [formatting.number(n) for n in (None, float("nan"), float("inf"))] == ["–"] * 3
+    assert [formatting.percent(x) for x in (0.5, 0.0001, 0, None, float("nan"))] == ["50.0%", "<0.1%", "0.0%", "–", "–"]
+    assert (formatting.signed(1.5), formatting.signed(-0.25), formatting.correlation(-0.5)) == (
+        "+1.50",
+        "−0.250",
+        "−0.50",
+    )
+    assert [formatting.listed(x) for x in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+    assert formatting.count(1, "row") == "1 row" and formatting.count(2000, "row") == "2,000 rows"
 
 
 def test_marks_do_not_pile_up() -> None:
-    assert words.clean("e" + "\u0301" * 300 + "a\u0308") == "e" + "\u0301" * 4 + "a\u0308"
+    assert formatting.clean("e" + "\u0301" * 300 + "a\u0308") == "e" + "\u0301" * 4 + "a\u0308"
 
 
 def test_more_targets_than_are_drawn(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from nait_fast.data.rules import Rules
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.ranking.export import SELECTED
-from nait_fast.reporting.scores import Ranked
-from nait_fast.reporting.source import Chosen
-from nait_fast.reporting.words import short
+from nait_fast.reporting.formatting import short
+from nait_fast.reporting.score_summary import RankedRow
+from nait_fast.reporting.selection_folder import SelectionFolder
 
 DEFAULT_LABEL = "source"
 LABEL_ROWS = 1_000_000  # beyond, the pool's labels are counted in every n-th run of RUN_ROWS rows
@@ -48,7 +48,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PoolContent:
     """What was read of the rows: ``labels``, None without such a column; ``texts`` by the row's number in the pool."""
 
     labels: Labels | None
@@ -103,13 +103,13 @@ def text_of(row: dict[str, Any], column: str | None) -> Text:
 
 
 def read_rows(
-    chosen: Chosen,
-    best: Sequence[Ranked],
-    worst: Sequence[Ranked],
+    chosen: SelectionFolder,
+    best: Sequence[RankedRow],
+    worst: Sequence[RankedRow],
     pool_rows: Iterable[np.ndarray] | None,
     label: str | None,
     dataset: Sequence[str] = (),
-) -> Seen:
+) -> PoolContent:
     """Labels, and the texts of the ``best`` and ``worst``: the two ends of the ranking, without gaps.
 
     ``pool_rows``: row numbers int64 of all scored rows, ascending, block by block; None where they are not known.
@@ -132,11 +132,11 @@ def read_rows(
         except NaitError as error:
             notes.append(f"The pool cannot be read ({error}): its labels and the worst samples' texts are missing.")
             pool = None
-    return Seen(_labels(counter, pool, label, chosen, notes), texts, notes)
+    return PoolContent(_labels(counter, pool, label, chosen, notes), texts, notes)
 
 
 def _labels(
-    counter: _Counter | None, pool: _Counter | None, label: str | None, chosen: Chosen, notes: list[str]
+    counter: _Counter | None, pool: _Counter | None, label: str | None, chosen: SelectionFolder, notes: list[str]
 ) -> Labels | None:
     """What was counted. Raises NaitError where it was asked for and there is none."""
     if counter is None:
@@ -159,7 +159,7 @@ def _labels(
     return Labels(counter.column, counter.ordered(), found, counter.rows, rows, sampled)
 
 
-def lines_of_ends(best: Sequence[Ranked], worst: Sequence[Ranked], selected: int) -> dict[int, int]:
+def lines_of_ends(best: Sequence[RankedRow], worst: Sequence[RankedRow], selected: int) -> dict[int, int]:
     """Line of selected.jsonl (from 0) -> row, of those that were selected. The lines are in the order of the ranks."""
     first = [r.row for r in best if r.selected]
     last = [r.row for r in worst if r.selected]
@@ -199,7 +199,7 @@ def _read_selected(
             yield places[number], text_of(row, column)
 
 
-def _open_pool(chosen: Chosen, dataset: Sequence[str], notes: list[str]) -> PoolRows | None:
+def _open_pool(chosen: SelectionFolder, dataset: Sequence[str], notes: list[str]) -> PoolRows | None:
     if chosen.index is None:
         if dataset:
             raise NaitError("--dataset: the selection's index is gone, which the pool's rows are numbered by")

@@ -16,7 +16,7 @@ from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import select
 from nait_fast.ranking.table import Table
 from nait_fast.reporting.layers import spread
-from nait_fast.reporting.source import Chosen
+from nait_fast.reporting.selection_folder import SelectionFolder
 
 BATCH_ROWS = 1 << 16
 SAMPLE_ROWS = 100_000  # rows that correlations between targets are taken over
@@ -24,7 +24,7 @@ BINS, LENGTH_BINS, SCORE_BINS = 50, 32, 26  # of many rows; few rows get fewer
 
 
 @dataclass(frozen=True)
-class Batch:
+class ScoreBatch:
     """Consecutive rows: ``scores`` float64 [C, n], the rest [n]; ``place`` of the first one in the table."""
 
     place: int
@@ -40,7 +40,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedRow:
     """A row of the ranking: its ``place`` in the table, its number ``row`` in the pool, ``scores`` float64 [C]."""
 
     place: int
@@ -74,7 +74,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreSummary:
     """All rows' scores in numbers; arrays [C] are one a target. ``whole``: of every row that was scored; else only the
     selected ones are known. ``sample`` float64 [C, m]: scores of every n-th row. ``selected_places`` int64: some of
     the selected rows' places, spread evenly."""
@@ -89,8 +89,8 @@ class Scores:
     selected_mean: np.ndarray
     selected_low: np.ndarray
     selected_high: np.ndarray
-    best: list[Ranked]
-    worst: list[Ranked]
+    best: list[RankedRow]
+    worst: list[RankedRow]
     histograms: list[Histogram]
     lengths: list[Lengths]
     sample: np.ndarray
@@ -130,7 +130,7 @@ class ScoreFile:
     def _damaged(self, error: Exception) -> NaitError:
         return Damaged(f"cannot be read ({' '.join(str(error).split())[:100]})", where=self.path, remedy="rank again")
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[ScoreBatch]:
         """All rows, in order."""
         from pyarrow import parquet
 
@@ -149,13 +149,13 @@ class ScoreFile:
                         continue
                     if plain[1].min() < 1 or plain[2].min() < 1:
                         raise ValueError("n_tokens or rank below 1")
-                    yield Batch(place, plain[0], plain[1], scores, plain[2], plain[3].astype(bool), table)
+                    yield ScoreBatch(place, plain[0], plain[1], scores, plain[2], plain[3].astype(bool), table)
                     place += len(plain[0])
         except (OSError, ValueError) as error:
             raise self._damaged(error) from None
 
 
-def rescan(chosen: Chosen, folder: Path) -> ScoreFile:
+def rescan(chosen: SelectionFolder, folder: Path) -> ScoreFile:
     """The scores of all rows, made again from the index into ``folder``: what ``--scores all`` would have written.
 
     Raises NaitError where the index no longer gives this selection.
@@ -178,7 +178,7 @@ def rescan(chosen: Chosen, folder: Path) -> ScoreFile:
     return ScoreFile(path, chosen.targets, chosen.index.rows)
 
 
-def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_rows: int) -> Scores:
+def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_rows: int) -> ScoreSummary:
     """Read ``file`` twice. ``selected``: rows that were selected; ``samples``: best and worst rows to keep;
     ``layer_rows``: places of selected rows to keep. Raises NaitError."""
     first = _First(file, selected, max(1, min(samples, file.rows // 2)), layer_rows)
@@ -197,7 +197,7 @@ def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_r
     second = _Second(mean, score_edges, cell_edges, tokens)
     for batch in file.batches():
         second.add(batch)
-    return Scores(
+    return ScoreSummary(
         file.rows,
         whole,
         first.tokens,
@@ -230,14 +230,14 @@ class _First:
         self.selected_low, self.selected_high = self.low.copy(), self.high.copy()
         self.tokens, self.selected, self.selected_tokens = 0, 0, 0
         self.shortest, self.longest = np.iinfo(np.int32).max, 0
-        self.best: list[Ranked] = []
-        self.worst: list[Ranked] = []
+        self.best: list[RankedRow] = []
+        self.worst: list[RankedRow] = []
         self.sample: list[np.ndarray] = []
         self.places: list[np.ndarray] = []
         # Of a file of the selected rows alone, ranks are those among all: the ends are taken by their order in it.
         self._partial = selected == file.rows
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: ScoreBatch) -> None:
         own = batch.scores[:, batch.selected]
         self.sums += batch.scores.sum(axis=1)
         self.low = np.minimum(self.low, batch.scores.min(axis=1))
@@ -257,7 +257,7 @@ class _First:
         self.selected += len(places)
         self._take_ends(batch)
 
-    def _take_ends(self, batch: Batch) -> None:
+    def _take_ends(self, batch: ScoreBatch) -> None:
         if self._partial:
             order = np.argsort(batch.rank, kind="stable")
             best, worst = order[: self._ends], order[max(0, len(order) - self._ends) :]
@@ -269,9 +269,9 @@ class _First:
             self.worst = sorted([*self.worst, *_rows(batch, worst)], key=lambda r: r.rank)[-self._ends :]
 
 
-def _rows(batch: Batch, places: np.ndarray) -> list[Ranked]:
+def _rows(batch: ScoreBatch, places: np.ndarray) -> list[RankedRow]:
     return [
-        Ranked(
+        RankedRow(
             batch.place + i,
             int(batch.row[i]),
             batch.id(i),
@@ -295,7 +295,7 @@ class _Second:
         self.cells = np.zeros((c, len(tokens) - 1, len(cells[0]) - 1), dtype=np.int64)
         self._sums, self._rows = np.zeros((c, len(tokens) - 1)), np.zeros(len(tokens) - 1, dtype=np.int64)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: ScoreBatch) -> None:
         bins = np.searchsorted(self._tokens, batch.n_tokens, side="right") - 1
         self._rows += np.bincount(bins, minlength=len(self._rows))
         for c, scores in enumerate(batch.scores):

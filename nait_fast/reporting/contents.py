@@ -18,7 +18,7 @@ from nait_fast.index.drawn import codes_at
 from nait_fast.methods import METHODS, method_of
 from nait_fast.ranking.export import SCORES
 from nait_fast.ranking.spearman import centred_ranks
-from nait_fast.reporting.evaluation import Evaluation, Matrix, load_evaluation
+from nait_fast.reporting.evaluation_file import Evaluation, Matrix, load_evaluation
 from nait_fast.reporting.layers import (
     Deciders,
     LayerParts,
@@ -31,9 +31,9 @@ from nait_fast.reporting.layers import (
     spread,
     tells_layers,
 )
-from nait_fast.reporting.rows import Labels, Seen, Text, read_rows
-from nait_fast.reporting.scores import Ranked, ScoreFile, Scores, rescan, summarise
-from nait_fast.reporting.source import Chosen, open_selection
+from nait_fast.reporting.samples import Labels, PoolContent, Text, read_rows
+from nait_fast.reporting.score_summary import RankedRow, ScoreFile, ScoreSummary, rescan, summarise
+from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.storage.files import sha256
 
 TOP = 0.1  # the share whose overlap between targets is told
@@ -42,11 +42,11 @@ SELECTED_PART = 5  # of the rows that layers are looked at in, one in so many is
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownSample:
     """One of the best or worst samples. ``decided``: what moved its score for ``target``, the one that its score
     stands out most in; None where nothing tells. ``text``: None where the pool cannot be read."""
 
-    ranked: Ranked
+    ranked: RankedRow
     text: Text | None
     target: str
     decided: Deciders | None
@@ -57,12 +57,12 @@ class Report:
     """``scores``: None where they are nowhere to be found. ``agreement``: title -> matrix over the targets, from the
     scores; empty for a single target. ``notes``: what is missing and how to have it."""
 
-    chosen: Chosen
-    scores: Scores | None
+    chosen: SelectionFolder
+    scores: ScoreSummary | None
     labels: Labels | None
     layers: list[LayerParts]
-    best: list[Shown]
-    worst: list[Shown]
+    best: list[ShownSample]
+    worst: list[ShownSample]
     agreement: dict[str, Matrix]
     evaluation: Evaluation | None
     notes: list[str]
@@ -120,7 +120,7 @@ def gather(options: ReportOptions, output: Path) -> Report:
     return Report(chosen, scores, seen.labels, layers, best, worst, matrices, evaluation, notes)
 
 
-def _evaluation(options: ReportOptions, chosen: Chosen) -> Evaluation | None:
+def _evaluation(options: ReportOptions, chosen: SelectionFolder) -> Evaluation | None:
     """The one that was named, or one in the selection's folder or in a folder ``evaluation`` there."""
     if options.evaluation:
         path = Path(options.evaluation)
@@ -129,7 +129,7 @@ def _evaluation(options: ReportOptions, chosen: Chosen) -> Evaluation | None:
     return next((load_evaluation(path) for path in places if path.exists()), None)
 
 
-def _scores(chosen: Chosen, folder: Path, notes: list[str]) -> tuple[ScoreFile | None, bool]:
+def _scores(chosen: SelectionFolder, folder: Path, notes: list[str]) -> tuple[ScoreFile | None, bool]:
     """(the scores, whether they are those of all rows)."""
     told = chosen.manifest["scores"]
     if told == "all":
@@ -152,7 +152,9 @@ def _row_numbers(file: ScoreFile) -> Iterator[np.ndarray]:
         yield batch.row
 
 
-def _layers(chosen: Chosen, scores: Scores | None, pool: np.ndarray, notes: list[str]) -> list[LayerParts]:
+def _layers(
+    chosen: SelectionFolder, scores: ScoreSummary | None, pool: np.ndarray, notes: list[str]
+) -> list[LayerParts]:
     """Of the targets whose scores the index's codes can take apart."""
     if chosen.index is None or scores is None:
         return []
@@ -165,23 +167,29 @@ def _layers(chosen: Chosen, scores: Scores | None, pool: np.ndarray, notes: list
 
 
 def _ends(
-    chosen: Chosen, scores: Scores | None, seen: Seen, layers: list[LayerParts], frequency: np.ndarray | None
-) -> tuple[list[Shown], list[Shown]]:
+    chosen: SelectionFolder,
+    scores: ScoreSummary | None,
+    seen: PoolContent,
+    layers: list[LayerParts],
+    frequency: np.ndarray | None,
+) -> tuple[list[ShownSample], list[ShownSample]]:
     """(the best samples, best first; the worst, worst first)."""
     if scores is None:
         return [], []
-    found: list[list[Shown]] = []
+    found: list[list[ShownSample]] = []
     for ends, up in ((scores.best, True), (scores.worst[::-1], False)):
         z = [(r.scores - scores.mean) / np.where(scores.deviation > 0, scores.deviation, np.inf) for r in ends]
         targets = [chosen.targets[int(np.argmax(own if up else -own))] for own in z]
         decided = _decided(chosen, ends, targets, layers, frequency, up) if scores.whole else [None] * len(ends)
-        found.append([Shown(r, seen.texts.get(r.row), t, d) for r, t, d in zip(ends, targets, decided, strict=True)])
+        found.append(
+            [ShownSample(r, seen.texts.get(r.row), t, d) for r, t, d in zip(ends, targets, decided, strict=True)]
+        )
     return found[0], found[1]
 
 
 def _decided(
-    chosen: Chosen,
-    ends: Sequence[Ranked],
+    chosen: SelectionFolder,
+    ends: Sequence[RankedRow],
     targets: Sequence[str],
     layers: list[LayerParts],
     frequency: np.ndarray | None,

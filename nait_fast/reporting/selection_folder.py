@@ -19,7 +19,7 @@ from nait_fast.storage.names import MANIFEST
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectionFolder:
     """A selection. ``index``: None where it is gone or has changed; ``signatures``: one a target, in their order, or
     none where one is missing; ``notes``: what a reader should know of that."""
 
@@ -56,7 +56,7 @@ class Chosen:
         return self.manifest["config"]
 
 
-def open_selection(path: str | os.PathLike[str]) -> Chosen:
+def open_selection(path: str | os.PathLike[str]) -> SelectionFolder:
     """Open the folder that ``select`` or ``rank`` wrote. Raises NaitError where it is none, or damaged."""
     folder = Path(path)
     if not folder.is_dir():
@@ -74,7 +74,7 @@ def open_selection(path: str | os.PathLike[str]) -> Chosen:
     index = _index(folder, manifest, notes)
     signatures = _signatures(folder, manifest, index, notes)
     targets, methods = manifest["targets"], manifest["method"]
-    return Chosen(folder, manifest, targets, methods, index, signatures, notes)
+    return SelectionFolder(folder, manifest, targets, methods, index, signatures, notes)
 
 
 def _checked(folder: Path, manifest: dict[str, Any], name: str) -> Path:
