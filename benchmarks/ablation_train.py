@@ -19,8 +19,7 @@ from benchmarks.ablation_data import Sft
 from benchmarks.ablation_linear import Frozen, freeze_linears, head_nll, product_kind
 from nait_fast.errors import NaitError
 from nait_fast.models.load import LoadedModel, apart
-from nait_fast.models.pack import Pack
-from nait_fast.models.packed import ATTENTION, packed_attention_on
+from nait_fast.models.packed import ATTENTION, Pack, packed_attention_on
 from nait_fast.models.spec import decoder_layers
 
 

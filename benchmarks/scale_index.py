@@ -21,10 +21,10 @@ from benchmarks.record import record, table
 from benchmarks.scale_loader import resident
 from nait_fast.config import IndexOptions
 from nait_fast.data.streams import open_stream
-from nait_fast.dist.worker import index_pool
 from nait_fast.extract.indexing import IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session
 from nait_fast.storage.files import make_folder
+from nait_fast.workers.worker import index_pool
 
 
 def linear_fit(x: np.ndarray, y: np.ndarray) -> dict[str, float]:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
         signature_of,
         verify,
     )
-    from nait_fast.attach import Captured, capture
     from nait_fast.errors import BadInput, Busy, Damaged, Mismatch, MissingExtra, NaitError
     from nait_fast.index.reader import Index
+    from nait_fast.live_capture import Captured, capture
     from nait_fast.methods.signature import Signature, load_signature
     from nait_fast.ranking.resident import ResidentIndex
     from nait_fast.ranking.scan import search
@@ -61,7 +61,7 @@ __all__ = [
 _ELSEWHERE = {
     "BadInput": "errors",
     "Busy": "errors",
-    "Captured": "attach",
+    "Captured": "live_capture",
     "Damaged": "errors",
     "Index": "index.reader",
     "Mismatch": "errors",
@@ -70,7 +70,7 @@ _ELSEWHERE = {
     "ResidentIndex": "ranking.resident",
     "Scorer": "scorer",
     "Signature": "methods.signature",
-    "capture": "attach",
+    "capture": "live_capture",
     "load_signature": "methods.signature",
     "search": "ranking.scan",
 }

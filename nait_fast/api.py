@@ -123,14 +123,14 @@ def report(*, quiet: bool = True, **options: Unpack[arguments.ReportArguments]) 
 
 def inspect(path: str | PathLike[str]) -> dict[str, Any]:
     """What a pool, index, signature, selection or evaluation holds. Raises NaitError."""
-    from nait_fast.verbs.look import inspect
+    from nait_fast.verbs.inspection import inspect
 
     return inspect(str(path))
 
 
 def verify(path: str | PathLike[str]) -> dict[str, Any]:
     """Check every byte of an index or a selection. Raises NaitError on any problem."""
-    from nait_fast.verbs.look import verify
+    from nait_fast.verbs.inspection import verify
 
     return verify(str(path))
 

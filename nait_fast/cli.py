@@ -159,8 +159,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         model, output = arguments.model, named(arguments.output, "--output")
         model = None if model is None else named(model, "--model")
         return import_module("nait_fast.verbs.demo").run(model, output, quiet)
-    look = import_module("nait_fast.verbs.look")
-    return getattr(look, arguments.verb)(named(arguments.path, "the path"))
+    verbs = import_module("nait_fast.verbs.inspection")
+    return getattr(verbs, arguments.verb)(named(arguments.path, "the path"))
 
 
 def _check_config(options: Options) -> None:

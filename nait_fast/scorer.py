@@ -21,7 +21,7 @@ from nait_fast.extract.sinks import Encode
 from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, check_fits, load_signature
-from nait_fast.models import forks
+from nait_fast.models import fork_safety
 
 
 class _Tee:
@@ -113,7 +113,7 @@ class Scorer:
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
         self._told: set[str] = {*data.ignore}
         self._told_of_positions = False
-        self._turn, self._process = forks.Lock(), os.getpid()
+        self._turn, self._process = fork_safety.ForkSafeLock(), os.getpid()
 
     @property
     def names(self) -> list[str]:
@@ -158,8 +158,8 @@ class Scorer:
         def bad(number: int, _: Any, error: RowError) -> None:
             problems[number] = str(error)
 
-        rules = self._session.rules
-        good = parsed(enumerate(samples), lambda row, number: parse_any(row, number, rules), bad)
+        row_options = self._session.row_options
+        good = parsed(enumerate(samples), lambda row, number: parse_any(row, number, row_options), bad)
         encoded = list(encode(self._session.encoder, good, lambda r: problems.update({r.row: r.reason})))
         self._warn_once(counted(e.unread for e in encoded), counted(e.unshown for e in encoded))
         self._told_of_positions = self._told_of_positions or self._session.warn_of_positions("Scorer", encoded)

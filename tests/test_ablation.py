@@ -306,7 +306,7 @@ def test_steps_that_a_response_may_not_fit_in_are_refused():
 
 def test_attention_with_other_gradients_is_not_trained_through(causal, material, monkeypatch):
     from nait_fast.models import packed
-    from nait_fast.models.varlen import VARLEN
+    from nait_fast.models.packed import VARLEN
 
     model, _, loaded = causal
     assert (

@@ -280,7 +280,7 @@ def test_a_fault_of_the_program_costs_one_line(capsys, monkeypatch) -> None:
     def broken(path: str) -> None:
         raise ValueError("first\nsecond")
 
-    monkeypatch.setattr("nait_fast.verbs.look.inspect", broken)
+    monkeypatch.setattr("nait_fast.verbs.inspection.inspect", broken)
     ran = run(capsys, "inspect", "x")
     assert ran.status == 70 and ran.out == "" and ran.err.count("\n") == 1
     assert (
@@ -292,7 +292,7 @@ def test_a_fault_of_the_program_costs_one_line(capsys, monkeypatch) -> None:
     def full(path: str) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("nait_fast.verbs.look.inspect", full)
+    monkeypatch.setattr("nait_fast.verbs.inspection.inspect", full)
     assert "not enough memory" in one_line(capsys, "inspect", "x")
 
 
@@ -310,7 +310,7 @@ def test_a_summary_is_json_whatever_is_in_it(monkeypatch) -> None:
         "truth": True,
         "text": "\ud800\x1b[2J",
     }
-    monkeypatch.setattr("nait_fast.verbs.look.inspect", lambda path: odd)
+    monkeypatch.setattr("nait_fast.verbs.inspection.inspect", lambda path: odd)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert main(["inspect", "x", "--json"]) == 0

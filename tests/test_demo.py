@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nait_fast.verbs.look import inspect
+from nait_fast.verbs.inspection import inspect
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 

@@ -519,7 +519,7 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     real_load, real_engine = load.load_model, engine.Engine.__init__
     patch.setattr("nait_fast.extract.session.load_model", load_once)
     patch.setattr(engine.Engine, "__init__", make_engine)
-    for name in ("verbs.index.run_workers", "verbs.select.run_workers", "dist.ray_engine.run_on_ray"):
+    for name in ("verbs.index.run_workers", "verbs.select.run_workers", "workers.ray_engine.run_on_ray"):
         patch.setattr(f"nait_fast.{name}", others)
     patch.setattr(Place, "open", classmethod(lambda cls, *told: Timed(*told)))
     patch.setattr("nait_fast.verbs.bench.Subject.load", lambda self: calls.append(["loads", self.path]))

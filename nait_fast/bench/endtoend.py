@@ -30,6 +30,7 @@ from nait_fast.bench.shapes import forward_flops, unused_flops
 from nait_fast.bench.timing import Ceilings, Times, synchronize
 from nait_fast.data.batching import make_batches, shared_prefix
 from nait_fast.data.tokenize import Encoded
+from nait_fast.device_copies import to_device
 from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
@@ -37,11 +38,9 @@ from nait_fast.index.format import CodeLayout
 from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
-from nait_fast.models.pack import KeysValues, Pack
-from nait_fast.models.packed import packed_attention_on, packed_forward
+from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
 from nait_fast.models.patch import StopForward
 from nait_fast.progress import say
-from nait_fast.transfer import to_device
 
 CHECKED = {"cpu": 8, "cuda": 64}  # samples; their means are the thresholds too
 # How far from its threshold a differing bit may lie, in σ of its neuron, and the share of bits that may differ. In half

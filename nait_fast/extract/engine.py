@@ -13,19 +13,18 @@ import torch
 
 from nait_fast.data.batching import Batch, make_batches
 from nait_fast.data.tokenize import Encoded
+from nait_fast.device_copies import to_device
 from nait_fast.errors import NaitError, first_line
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
 from nait_fast.kernels.common.dispatch import current
-from nait_fast.models.forks import at_work
+from nait_fast.models.fork_safety import at_work
 from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
-from nait_fast.models.pack import KeysValues, Pack
-from nait_fast.models.packed import packed_attention_on, packed_forward
+from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
 from nait_fast.models.patch import Capture, StopForward, patched
 from nait_fast.progress import say
-from nait_fast.transfer import to_device
 
 # Tokens a batch. On a CPU the activations of a batch should stay in cache; a GPU wants many.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}

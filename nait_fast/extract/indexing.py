@@ -17,7 +17,7 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.loader import Window
 from nait_fast.data.plan import Plan, Unit, load_plan, stamps_of
 from nait_fast.data.pool import Pool
-from nait_fast.data.rules import make_rules
+from nait_fast.data.row_options import make_row_options
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
 from nait_fast.errors import Damaged, Mismatch, NaitError
@@ -45,7 +45,7 @@ def open_pool(options: IndexOptions, folder: Path) -> Pool:
         format=options.format,
         skip_bad_rows=options.skip_bad_rows,
         unit_rows=options.shard_rows,
-        rules=make_rules(options.role, options.ignore),
+        row_options=make_row_options(options.role, options.ignore),
     )
     with Lock(folder / LOCK):  # several workers: one goes through the pool, the others use its plan
         known = _known_plan(pool, folder)
@@ -124,7 +124,7 @@ class IndexBuild:
             "format": self.format,
             "rows": plan.rows,
             "sha256": plan.sha256,
-            **pool.rules.described(),
+            **pool.row_options.described(),
         }
         self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair)
         say(

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from nait_fast.device_copies import Outbox
 from nait_fast.extract.coders import Coder
 from nait_fast.extract.pooling import dtype_of
 from nait_fast.index.format import CodeLayout
-from nait_fast.transfer import Outbox
 
 
 class Collect:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nait_fast.errors import NaitError, first_line
-from nait_fast.models.packed import separate_forwards
+from nait_fast.models.packing_checks import separate_forwards
 from nait_fast.models.patch import activation_dtype
 from nait_fast.models.spec import MlpSpec
 from nait_fast.notices import warn
@@ -47,7 +47,7 @@ class _Watch:
 
 
 def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> tuple[list[MlpSpec], list[torch.Tensor] | None]:
-    """(those of ``specs`` that run on text, the trial's hidden states: ``packed.separate_forwards`` of ``body``).
+    """(those of ``specs`` that run on text, the trial's hidden states: those of ``separate_forwards`` of ``body``).
 
     Each must run once a forward, in order, over as many rows as there are tokens. A layer that never runs
     (cross-attention to images) is left out and said. Raises NaitError for a forward that fails, for other uses of an

@@ -17,7 +17,7 @@ from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
 from nait_fast.models.identity import decisive, identity_of
-from nait_fast.models.packed import packed_attention_for, pads_exactly
+from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
 from nait_fast.models.patch import activation_dtype, probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import Entry

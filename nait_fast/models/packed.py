@@ -1,24 +1,115 @@
 """Padding-free forward: sequences lie one after another on a single token axis, attention stays within each.
 
-transformers lets a model look its attention function up by name. Ours takes the sequence boundaries from the keyword
-``nait_pack`` that ``model(...)`` hands down to every attention module, and puts the keys and values of a shared
-prefix, computed once, in front of each sequence.
+transformers lets a model look its attention function up by name. Ours take the sequence boundaries from the keyword
+``nait_pack`` that ``model(...)`` hands down to every attention module, and put the keys and values of a shared prefix,
+computed once, in front of each sequence. One is made of torch's own attention, one call for each length; the other is
+torch's variable-length FlashAttention, one kernel (half precision on a GPU).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nait_fast.models.pack import Pack
-from nait_fast.models.varlen import VARLEN, suits, varlen_attention
-from nait_fast.transfer import to_device
+from nait_fast.device_copies import to_device
 
 ATTENTION = "nait_fast_packed"
-LENGTHS = (3, 9, 9)  # of the random sequences that every proof runs
+VARLEN = "nait_fast_varlen"
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class Pack:
+    """One packed batch: ``lengths`` of its sequences; ``prefix``: layer index -> keys and values [1, H_kv, P, D] that
+    every sequence attends to first; ``record``, if a dict, receives this forward's own keys and values."""
+
+    lengths: Sequence[int]
+    prefix: dict[int, KeysValues] = field(default_factory=dict)
+    record: dict[int, KeysValues] | None = None
+    windows: set[int] = field(default_factory=set)  # sliding windows that attention modules asked for
+
+    _bounds: "Bounds | None" = None
+    _masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, length: int, n_prefix: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """Additive mask [length, n_prefix + length] of what each query sees (causal, inside the sliding window).
+
+        Kept for the batch: every layer asks for the same ones.
+        """
+        key = (length, n_prefix, window)
+        if key not in self._masks:
+            query = torch.arange(n_prefix, n_prefix + length, device=like.device)[:, None]
+            token = torch.arange(n_prefix + length, device=like.device)[None, :]
+            hidden = token > query
+            if window:
+                hidden |= token <= query - window
+            self._masks[key] = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(
+                hidden, float("-inf")
+            )
+        return self._masks[key]
+
+    def groups(self) -> Iterator[tuple[int, int, int]]:
+        """(first token, number of sequences, length) of each run of equally long sequences: one attention call."""
+        start = 0
+        for length, run in groupby(self.lengths):
+            count = sum(1 for _ in run)
+            yield start, count, length
+            start += count * length
+
+    def start(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> int:
+        """Called first in each attention module: notes its window, keeps its keys and values if they are to be
+        recorded; returns the length of the shared prefix."""
+        if self.record is not None:
+            self.record[layer] = (key, value)
+        if window:
+            self.windows.add(window)
+        return self.prefix[layer][0].shape[2] if layer in self.prefix else 0
+
+    def bounds(self, n_prefix: int, device: torch.device) -> "Bounds":
+        """Boundaries as variable-length attention wants them; made once a batch."""
+        if self._bounds is None or self._bounds.n_prefix != n_prefix:
+            lengths = torch.tensor(list(self.lengths))
+            ends = lengths.cumsum(0)
+            zero = torch.zeros(1, dtype=torch.int64)
+            query = torch.cat([zero, ends])
+            key = torch.cat([zero, ends + n_prefix * torch.arange(1, len(lengths) + 1)])
+            longest = int(lengths.max())
+            gather = zero
+            if n_prefix:
+                # Own token t of sequence s stands at n_prefix + t in [prefix, own tokens]; the prefix before each.
+                sequence = torch.repeat_interleave(torch.arange(len(lengths)), lengths + n_prefix)
+                place = torch.arange(int(key[-1])) - key[sequence]
+                gather = torch.where(place < n_prefix, place, query[sequence] + place)
+            self._bounds = Bounds(
+                n_prefix,
+                to_device(query.int(), device),
+                to_device(key.int(), device),
+                longest,
+                longest + n_prefix,
+                to_device(gather, device),
+            )
+        return self._bounds
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """``query``, ``key`` int32 [B + 1]: where each sequence's queries and keys begin; ``gather`` int64: which rows of
+    [prefix, own keys] make up the keys of all sequences."""
+
+    n_prefix: int
+    query: torch.Tensor
+    key: torch.Tensor
+    longest_query: int
+    longest_key: int
+    gather: torch.Tensor
 
 
 def _softcapped(query, key, value, mask, scaling: float, softcap: float) -> torch.Tensor:
@@ -74,6 +165,68 @@ def packed_attention(
     return out.transpose(1, 2), None
 
 
+@cache
+def _varlen() -> tuple[Any, frozenset[str]] | None:
+    """(varlen_attn, its parameters), or None where this torch has none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def suits(model: Any) -> bool:
+    """Whether it is worth a try: whether its results are right is for ``packs_exactly`` to find out."""
+    weight = next(model.parameters())
+    return weight.device.type == "cuda" and weight.dtype in (torch.float16, torch.bfloat16) and _varlen() is not None
+
+
+def varlen_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    nait_pack: Pack | None = None,
+    **others,
+) -> tuple[torch.Tensor, None]:
+    """Same contract as ``packed_attention``. Raises ValueError for what the kernel cannot do."""
+    assert nait_pack is not None, "packed attention called outside packed_forward"
+    found = _varlen()
+    if found is None or any(x is not None for x in (softcap, others.get("s_aux"), others.get("position_bias"))):
+        raise ValueError("not for variable-length FlashAttention")
+    function, parameters = found
+    n_prefix = nait_pack.start(module.layer_idx, key, value, sliding_window)
+    before = nait_pack.prefix.get(module.layer_idx)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, D]
+    bounds = nait_pack.bounds(n_prefix, query.device)
+    if before:
+        k, v = (torch.cat([p[0].transpose(0, 1), own])[bounds.gather] for p, own in zip(before, (k, v), strict=True))
+    options: dict[str, Any] = {}
+    if "window_size" in parameters:
+        options["window_size"] = (sliding_window - 1 if sliding_window else -1, 0)
+    elif sliding_window and bounds.longest_key > sliding_window:
+        raise ValueError("this torch's variable-length attention has no sliding window")
+    else:
+        options["is_causal"] = True
+    if "scale" in parameters:
+        options["scale"] = scaling
+    elif scaling is not None and abs(scaling * query.shape[-1] ** 0.5 - 1) > 1e-6:
+        raise ValueError("this torch's variable-length attention has a fixed scale")
+    if "num_splits" in parameters and torch.version.hip is None:  # ROCm refuses it
+        options["num_splits"] = 1  # a sequence's result must not depend on the batch
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and "enable_gqa" in parameters:
+        options["enable_gqa"] = True
+    elif groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    out = function(q, k, v, bounds.query, bounds.key, bounds.longest_query, bounds.longest_key, **options)
+    return out[None], None
+
+
 @contextmanager
 def packed_attention_on(model: nn.Module, name: str = ATTENTION) -> Iterator[None]:
     """The model uses packed attention (or the one called ``name``) inside the block, its own after it."""
@@ -102,98 +255,3 @@ def packed_forward(model: nn.Module, input_ids: torch.Tensor, pack: Pack, first_
         use_cache=False,
         nait_pack=pack,
     )
-
-
-def _error(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    mine, theirs = torch.cat(got).float(), torch.cat(expected).float()
-    return float((mine - theirs).norm() / theirs.norm())
-
-
-def _separate(
-    model: Any, sequences: list[torch.Tensor], attention: str | None, after: Callable[[int], None] = lambda tokens: None
-) -> list[torch.Tensor]:
-    """Hidden states of a forward for each sequence, with ``attention`` or the model's own."""
-    with packed_attention_on(model, attention) if attention else nullcontext():
-        out = []
-        for sequence in sequences:
-            out.append(model(input_ids=sequence[None], use_cache=False).last_hidden_state[0])
-            after(len(sequence))
-        return out
-
-
-def separate_forwards(model: Any, attention: str | None, after: Callable[[int], None]) -> list[torch.Tensor]:
-    """Hidden states [T, H] of each short random sequence that the proofs below run; ``after(T)`` comes after each."""
-    return _separate(model, _random_sequences(model, LENGTHS), attention, after)
-
-
-def _bound(model: Any, sequences: list[torch.Tensor], separate: list[torch.Tensor]) -> float:
-    """Error that a right forward may have; ``separate``: the sequences' own, through eager attention.
-
-    Half precision has a floor that grows with depth: what SDPA, which is right too, changes in this very model; twice
-    that is allowed. SDPA leaves soft caps out, so there it says nothing.
-    """
-    if separate[0].dtype == torch.float32:
-        return 1e-3
-    if getattr(model.config, "attn_logit_softcapping", None):
-        return 5e-2
-    return min(0.2, max(5e-2, 2 * _error(_separate(model, sequences, "sdpa"), separate)))
-
-
-def _random_sequences(model: Any, lengths: Sequence[int]) -> list[torch.Tensor]:
-    weight = model.get_input_embeddings().weight
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randint(weight.shape[0], (n,), generator=generator).to(weight.device) for n in lengths]
-
-
-def pads_exactly(model: Any, eager: list[torch.Tensor] | None = None) -> bool:
-    """Whether right-padded batches (one of them without padding) equal separate forwards.
-
-    ``eager``: the model's ``separate_forwards`` with eager attention, where they have been run already.
-    """
-    sequences = _random_sequences(model, LENGTHS)
-    with torch.no_grad():
-        separate = _separate(model, sequences, None)
-        bound = _bound(model, sequences, eager or _separate(model, sequences, "eager"))
-        got = []
-        for batch in (sequences, sequences[1:]):
-            ids = nn.utils.rnn.pad_sequence(batch, batch_first=True)
-            mask = nn.utils.rnn.pad_sequence([torch.ones_like(s) for s in batch], batch_first=True)
-            hidden = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            got += [h[: len(s)] for h, s in zip(hidden, batch, strict=True)]
-    return _error(got, [*separate, *separate[1:]]) <= bound
-
-
-def packed_attention_for(model: Any, eager: list[torch.Tensor] | None = None) -> str | None:
-    """The fastest packed attention that is exact for ``model`` here, None if it must run padded; ``eager`` as above."""
-    candidates = [VARLEN, ATTENTION] if suits(model) else [ATTENTION]
-    return next((name for name in candidates if packs_exactly(model, name, eager)), None)
-
-
-def packs_exactly(model: Any, attention: str = ATTENTION, eager: list[torch.Tensor] | None = None) -> bool:
-    """Whether the packed forward with ``attention`` equals separate forwards on short random sequences, one behind a
-    prefix.
-
-    Some architectures keep state between tokens or mask in ways of their own: those run padded instead.
-    """
-    config = model.config
-    if getattr(config, "attention_chunk_size", None):
-        return False
-    sequences = _random_sequences(model, LENGTHS)
-    pack, recording = Pack(LENGTHS), Pack([4], record={})
-    with torch.no_grad():
-        try:
-            separate = eager or _separate(model, sequences, "eager")  # transformers' SDPA leaves softcapping out
-            bound = _bound(model, sequences, separate)
-            with packed_attention_on(model, attention):
-                packed = packed_forward(model, torch.cat(sequences), pack).last_hidden_state[0]
-                packed_forward(model, sequences[1][:4], recording)
-                behind = Pack([5], prefix=recording.record or {})
-                rest = packed_forward(model, sequences[1][4:], behind, 4).last_hidden_state[0]
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError):
-            return False
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if slides and not pack.windows:  # the window lives in the mask alone, which packing leaves out
-        return False
-    return _error([packed, rest], [*separate, separate[1][4:]]) <= bound

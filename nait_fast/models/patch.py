@@ -18,7 +18,7 @@ from nait_fast.errors import NaitError, first_line
 from nait_fast.kernels import mlp_capture, segment_sums
 from nait_fast.kernels.capture import reference
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
-from nait_fast.models import forks
+from nait_fast.models import fork_safety
 from nait_fast.models.spec import MlpSpec, input_width
 
 
@@ -96,7 +96,7 @@ def project_down(spec: MlpSpec, hidden: torch.Tensor) -> torch.Tensor:
 
 # Of the running thread or task, the innermost last: what a forward is captured for depends on who calls it.
 _captures: ContextVar[tuple[Capture, ...]] = ContextVar("nait_fast captures", default=())
-_installing = forks.Lock()
+_installing = fork_safety.ForkSafeLock()
 
 
 class _Tap:

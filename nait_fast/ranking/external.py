@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nait_fast.ranking.spill import Spill
+from nait_fast.ranking.columns import Spill
 
 BUCKET_ROWS = 1 << 20  # sorted in memory at once: about 32 MB
 SAMPLES = 1 << 16  # keys that the buckets' bounds are chosen from

@@ -1,6 +1,6 @@
 """From scores to a subset: one order out of several targets, and a budget on it, in passes over blocks of rows.
 
-An order is a key of every row (``keys.py``): smaller is better, ties go to the lower row. Memory grows with the rows
+An order is a key of every row (``order.py``): smaller is better, ties go to the lower row. Memory grows with the rows
 that are selected, not with those that there are.
 """
 
@@ -12,11 +12,9 @@ import numpy as np
 
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import NaitError
-from nait_fast.ranking.cut import Cut, Items, find_cut
+from nait_fast.ranking.columns import ScoreTable, Spill, block_rows
 from nait_fast.ranking.external import ranks
-from nait_fast.ranking.keys import ZScores, descending, shuffled
-from nait_fast.ranking.spill import Spill, block_rows
-from nait_fast.ranking.table import Table
+from nait_fast.ranking.order import Cut, Items, ZScores, descending, find_cut, shuffled
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def blocks(rows: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, rows)
 
 
-def order_keys(table: Table, combine: str) -> Spill:
+def order_keys(table: ScoreTable, combine: str) -> Spill:
     """Keys uint64 of the rows' order.
 
     ``mean``, ``max``: of the z-scores; ``union``, ``roundrobin``: the targets take turns in the order of the columns,
@@ -81,7 +79,7 @@ def order_keys(table: Table, combine: str) -> Spill:
     return keys
 
 
-def _take_turns(table: Table, z: ZScores, column: int, turns: Spill) -> None:
+def _take_turns(table: ScoreTable, z: ZScores, column: int, turns: Spill) -> None:
     """Let target ``column`` name each row in its own order: the earliest turn that names a row is the row's."""
     targets = len(table.names)
     with Spill(table.folder, np.uint64, table.rows) as own:
@@ -113,7 +111,7 @@ def check_budget(options: BudgetOptions, rows: int = 10**18) -> None:
     _count(rows, options)
 
 
-def select(table: Table, options: BudgetOptions, seed: int = 0) -> Selection:
+def select(table: ScoreTable, options: BudgetOptions, seed: int = 0) -> Selection:
     """Order the rows and choose within the budget.
 
     ``pick``: from the top, the bottom, or at random (seeded). ``combine=union`` with a count or fraction gives every
@@ -143,7 +141,7 @@ def _score_keys(scores: Spill, column: int, start: int, stop: int) -> np.ndarray
     return descending(scores.read(start, stop, column))
 
 
-def _collect(table: Table, keys: Spill, ends: list[tuple[_End, Cut | None]]) -> Selection:
+def _collect(table: ScoreTable, keys: Spill, ends: list[tuple[_End, Cut | None]]) -> Selection:
     """All rows that come before the cut of any end."""
     places, rows, own, tokens = [], [], [], 0
     for start, stop in blocks(table.rows):

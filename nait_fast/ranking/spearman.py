@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from nait_fast.ranking.spill import Spill, block_rows
-from nait_fast.ranking.table import Table
+from nait_fast.ranking.columns import ScoreTable, Spill, block_rows
 
 EXACT_ROWS = 1_000_000  # above this, over every n-th row
 
@@ -25,7 +24,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
     return correlation(centred_ranks(x), centred_ranks(y))
 
 
-def with_length(table: Table) -> tuple[dict[str, float | None], int]:
+def with_length(table: ScoreTable) -> tuple[dict[str, float | None], int]:
     """(correlation of each target's scores with the samples' tokens, None if one is constant; rows it is over).
 
     Over every row up to ``EXACT_ROWS`` of them, over every n-th one, n as small as that allows, beyond.

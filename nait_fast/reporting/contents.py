@@ -16,7 +16,7 @@ from nait_fast.evaluation.comparison import best as best_rows
 from nait_fast.evaluation.comparison import correlations, count_of, overlaps
 from nait_fast.index.drawn import codes_at
 from nait_fast.methods import METHODS, method_of
-from nait_fast.ranking.export import SCORES
+from nait_fast.ranking.selection_files import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation_file import Evaluation, Matrix, load_evaluation
 from nait_fast.reporting.layers import (

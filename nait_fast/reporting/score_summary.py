@@ -10,11 +10,11 @@ import numpy as np
 
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import Damaged, Mismatch, NaitError
-from nait_fast.ranking.export import SCORES, write_scores
+from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import select
-from nait_fast.ranking.table import Table
+from nait_fast.ranking.selection_files import SCORES, write_scores
 from nait_fast.reporting.layers import spread
 from nait_fast.reporting.selection_folder import SelectionFolder
 
@@ -164,7 +164,7 @@ def rescan(chosen: SelectionFolder, folder: Path) -> ScoreFile:
     names = {field.name for field in dataclasses.fields(BudgetOptions)}
     options = BudgetOptions.from_mapping({k: v for k, v in chosen.config.items() if k in names}, "manifest.json")
     seed, path = chosen.config.get("seed", 0), folder / SCORES
-    with Table(folder, chosen.index.rows, chosen.targets) as table:
+    with ScoreTable(folder, chosen.index.rows, chosen.targets) as table:
         for block in scan(chosen.index, chosen.signatures):
             table.add(block)
         selection = select(table, options, seed if isinstance(seed, int) else 0)

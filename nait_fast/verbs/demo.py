@@ -12,7 +12,6 @@ import numpy as np
 from nait_fast.config import DataOptions, IndexOptions, ModelOptions, RankOptions, SignatureOptions
 from nait_fast.data.pool import Pool
 from nait_fast.demo import TARGETS, data, pool_rows
-from nait_fast.dist.worker import index_pool
 from nait_fast.errors import NaitError, missing_extra
 from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import open_session
@@ -26,6 +25,7 @@ from nait_fast.storage.files import make_folder, write_atomic
 from nait_fast.verbs import rank
 from nait_fast.verbs.index import directions_of, hold_folder
 from nait_fast.verbs.signature import build_signatures, open_targets
+from nait_fast.workers.worker import index_pool
 
 METHODS = ("contrast", "nait")
 

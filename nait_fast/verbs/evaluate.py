@@ -8,7 +8,7 @@ import numpy as np
 
 from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
-from nait_fast.data.rules import make_rules
+from nait_fast.data.row_options import make_row_options
 from nait_fast.env import environment
 from nait_fast.errors import Mismatch, NaitError
 from nait_fast.evaluation import (
@@ -36,9 +36,9 @@ from nait_fast.outputs.folder import Output
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.recognise import State, damaged, question
 from nait_fast.progress import say
-from nait_fast.ranking.export import RowSource
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device
+from nait_fast.ranking.selection_files import RowSource
 from nait_fast.storage.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -198,7 +198,7 @@ def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
         return {}
     from nait_fast.verbs.signature import open_targets  # torch, which is not needed without a model
 
-    targets = open_targets(options.target, "auto", make_rules(options.role, options.ignore))
+    targets = open_targets(options.target, "auto", make_row_options(options.role, options.ignore))
     for name in targets.keys() - {signature.name for signature in rankings.signatures}:
         raise NaitError(f"--target {name}: no signature has this name")
     for signature, label in zip(rankings.signatures, rankings.labels, strict=True):

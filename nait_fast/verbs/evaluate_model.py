@@ -11,7 +11,7 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode
 from nait_fast.data.formats import parse
 from nait_fast.data.pool import Pool, decode
-from nait_fast.data.rules import rules_of
+from nait_fast.data.row_options import row_options_of
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import Mismatch, NaitError
 from nait_fast.evaluation.rankings import IndexScores
@@ -24,7 +24,7 @@ from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature
 from nait_fast.progress import Progress
-from nait_fast.ranking.export import RowSource
+from nait_fast.ranking.selection_files import RowSource
 from nait_fast.storage.values import short
 
 
@@ -68,7 +68,7 @@ def layer_scores(
     ``signatures``. Raises NaitError where a row is not what the index has of it."""
     rows = scores.row[places]
     lines = zip(pool.lines(rows), datasets_of(index, rows), strict=True)
-    samples = (parse(decode(line), told["format"], i, rules_of(told)) for i, (line, told) in enumerate(lines))
+    samples = (parse(decode(line), told["format"], i, row_options_of(told)) for i, (line, told) in enumerate(lines))
     encoded = list(encode(session.encoder, samples, lambda refused: None))  # what is missing shows below
     lengths = np.array([len(e.ids) for e in encoded])
     if len(encoded) != len(places) or (lengths != scores.n_tokens[places]).any():

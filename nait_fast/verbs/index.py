@@ -9,11 +9,8 @@ from typing import Any
 
 from nait_fast.config import IndexOptions, flag_of
 from nait_fast.data.plan import Plan
-from nait_fast.data.rules import LABEL_FALSE
+from nait_fast.data.row_options import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
-from nait_fast.dist.local import default_workers, run_workers
-from nait_fast.dist.progress import Watch
-from nait_fast.dist.worker import Worker, device_of, index_pool, worker_of
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
@@ -30,6 +27,9 @@ from nait_fast.storage.files import make_folder, read_json, write_json
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN
 from nait_fast.storage.owned import check_folder, is_name
+from nait_fast.workers.local import default_workers, run_workers
+from nait_fast.workers.watch import Watch
+from nait_fast.workers.worker import Worker, device_of, index_pool, worker_of
 
 
 def directions_of(signatures: list[Signature]) -> Directions:
@@ -234,7 +234,7 @@ def _with_workers(
 
 
 def _on_ray(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[], None]) -> int:
-    from nait_fast.dist.ray_engine import run_on_ray
+    from nait_fast.workers.ray_engine import run_on_ray
 
     given = {**options.to_mapping(), "output": str(folder.resolve())}  # an actor's current folder is another one
     if Path(options.dataset).exists():

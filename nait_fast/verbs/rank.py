@@ -16,15 +16,15 @@ from nait_fast.notices import recorded, warn
 from nait_fast.outputs.folder import Output
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.recognise import HTML, State, damaged, question, seal_of
-from nait_fast.ranking import export
+from nait_fast.ranking.columns import ScoreTable
+from nait_fast.ranking.exports import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
-from nait_fast.ranking.handover import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
 from nait_fast.ranking.select import Selection, check_budget, select
+from nait_fast.ranking.selection_files import KIND, REPORT, SCORES, SELECTED, RowSource, write_scores, write_selected
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
-from nait_fast.ranking.table import Table
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -35,7 +35,7 @@ def selection_folder(path: str) -> Path:
     other = None
     if (folder / RUN).exists():
         other = RUN
-    elif (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("kind") != export.KIND:
+    elif (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("kind") != KIND:
         other = MANIFEST
     if other is not None:
         raise NaitError(f"--output {path}: holds an index or something else ({other}); choose another folder")
@@ -43,7 +43,7 @@ def selection_folder(path: str) -> Path:
 
 
 # files of one; the manifest, which tells of the others, takes its place last
-SELECTION = (export.SELECTED, export.SCORES, *(file for file, _ in EXPORTS.values()), MANIFEST)
+SELECTION = (SELECTED, SCORES, *(file for file, _ in EXPORTS.values()), MANIFEST)
 
 
 def answers(signatures: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]) -> str:
@@ -56,7 +56,7 @@ def recognise(path: Path) -> tuple[State, str | None]:
     place = path.parent / MANIFEST
     try:
         told = read_json(place)
-        if told.get("kind") != export.KIND:
+        if told.get("kind") != KIND:
             return State.FOREIGN, None
         of = answers(told["signatures"], told["datasets"])
         if path == place:
@@ -66,7 +66,7 @@ def recognise(path: Path) -> tuple[State, str | None]:
             return State.FOREIGN, None
         return (State.WHOLE if sha256_file(path).startswith(told["files"][path.name]) else State.OURS), of
     except (NaitError, KeyError, TypeError, ValueError, AttributeError):
-        return (damaged(path, export.KIND) if path == place else State.FOREIGN), None
+        return (damaged(path, KIND) if path == place else State.FOREIGN), None
 
 
 def rank_index(
@@ -75,7 +75,7 @@ def rank_index(
     options: BudgetOptions,
     seed: int,
     folder: Path,
-    pool: export.RowSource,
+    pool: RowSource,
     device: str = "auto",
     begin: Callable[[], Path] | None = None,
 ) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def rank_index(
     clock = Laps()
     blocks = scan(index, signatures, device)
     clock.lap("prepare")
-    with Table(folder, sum(entry.rows for entry in index.entries), [s.name for s in signatures]) as table:
+    with ScoreTable(folder, sum(entry.rows for entry in index.entries), [s.name for s in signatures]) as table:
         for block in blocks:
             table.add(block)
         check_spread(index, signatures, table.low, table.high)
@@ -98,8 +98,8 @@ def rank_index(
         files = _write(index, table, selection, options, begin() if begin else folder, pool, clock)
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
-    page = folder / export.REPORT
-    if before != (signed, files[export.SELECTED]) and page.is_file() and seal_of(page, HTML) is not None:
+    page = folder / REPORT
+    if before != (signed, files[SELECTED]) and page.is_file() and seal_of(page, HTML) is not None:
         warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {folder}")
     return {
         "method": [s.method for s in signatures],
@@ -127,7 +127,7 @@ def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
     """(hashes of the signatures, SHA-256 of the rows) of the selection that is in the folder, as its manifest says."""
     try:
         told = read_sealed(folder / MANIFEST)
-        return told["signatures"], told["files"][export.SELECTED]
+        return told["signatures"], told["files"][SELECTED]
     except (NaitError, KeyError, TypeError):
         return None
 
@@ -147,23 +147,23 @@ class Laps:
 
 def _write(
     index: Index,
-    table: Table,
+    table: ScoreTable,
     selection: Selection,
     options: BudgetOptions,
     folder: Path,
-    pool: export.RowSource,
+    pool: RowSource,
     clock: Laps,
 ) -> dict[str, str]:
     """Write the files of a selection: name -> SHA-256."""
     files = {}
     lines = pool.lines(selection.rows)
-    files[export.SELECTED] = export.write_selected(folder / export.SELECTED, lines, selection.order)
+    files[SELECTED] = write_selected(folder / SELECTED, lines, selection.order)
     clock.lap("lines")
-    scores = folder / export.SCORES
+    scores = folder / SCORES
     if options.scores != "none":
         with ranks(selection.keys, folder) as ranked:
-            export.write_scores(scores, index, table, selection, ranked, options.scores == "all")
-        files[export.SCORES] = sha256_file(scores)
+            write_scores(scores, index, table, selection, ranked, options.scores == "all")
+        files[SCORES] = sha256_file(scores)
     clock.lap("scores")
     return {**files, **write_exports(folder, options.export, index, selection)}
 
@@ -174,7 +174,7 @@ def write_manifest(
     """``manifest.json`` of a selection; returns it."""
     kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "dtype", "datasets")
     manifest = {
-        "kind": export.KIND,
+        "kind": KIND,
         "verb": verb,
         **told,
         "index": index.manifest["checksum"],

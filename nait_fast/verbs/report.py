@@ -11,7 +11,7 @@ from nait_fast.outputs.folder import Output, sweep
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.recognise import HTML, State, is_plain, refuse, seal_of, sealed
 from nait_fast.progress import say
-from nait_fast.ranking.export import REPORT
+from nait_fast.ranking.selection_files import REPORT
 from nait_fast.reporting.contents import gather, sweep_scratch
 from nait_fast.reporting.drawing import need_matplotlib
 from nait_fast.reporting.selection_folder import open_selection

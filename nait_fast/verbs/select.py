@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import IndexOptions, SelectOptions, split_target
-from nait_fast.dist.local import default_workers, run_workers
-from nait_fast.dist.progress import Watch
-from nait_fast.dist.worker import Worker, device_of, index_pool, worker_of
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import IndexBuild, open_pool
 from nait_fast.extract.session import open_session
@@ -22,7 +19,7 @@ from nait_fast.notices import recorded
 from nait_fast.outputs.folder import Output
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.recognise import question
-from nait_fast.ranking.handover import check_exports
+from nait_fast.ranking.exports import check_exports
 from nait_fast.ranking.select import check_budget
 from nait_fast.storage.files import make_folder, read_json
 from nait_fast.storage.names import MANIFEST
@@ -30,6 +27,9 @@ from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import SELECTION, answers, rank_index, recognise, selection_folder, write_manifest
 from nait_fast.verbs.signature import build_signatures, describe, open_targets, questions, signature_output
+from nait_fast.workers.local import default_workers, run_workers
+from nait_fast.workers.watch import Watch
+from nait_fast.workers.worker import Worker, device_of, index_pool, worker_of
 
 
 def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
     check_budget(options, pool.plan().rows)
     check_exports(options.export, pool.detect())
     pool.warn_of_formats()
-    targets = open_targets(options.target, "auto", pool.rules)
+    targets = open_targets(options.target, "auto", pool.row_options)
     made = held.enter_context(signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs))
     asked = question([pool.plan().sha256, questions(targets, options, reading)])
     _check_asked(output, asked, options)

@@ -9,7 +9,7 @@ import numpy as np
 from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
-from nait_fast.data.rules import Rules, make_rules
+from nait_fast.data.row_options import RowOptions, make_row_options
 from nait_fast.errors import NaitError
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Collect
@@ -24,7 +24,7 @@ from nait_fast.progress import Progress
 from nait_fast.storage.files import make_folder
 
 
-def open_targets(targets: tuple[str, ...], format: str, rules: Rules | None = None) -> dict[str, Pool]:
+def open_targets(targets: tuple[str, ...], format: str, row_options: RowOptions | None = None) -> dict[str, Pool]:
     """Name -> samples; each is scanned, so that a bad file fails before any model is loaded. Raises NaitError."""
     pools: dict[str, Pool] = {}
     for text in targets:
@@ -36,7 +36,7 @@ def open_targets(targets: tuple[str, ...], format: str, rules: Rules | None = No
                 f"--target {text}: the names '{other}' and '{name}' differ in capitals only, which some file systems "
                 "take for one file; write NAME=FILE with another"
             )
-        pools[name] = Pool(path, format=format, rules=rules)
+        pools[name] = Pool(path, format=format, row_options=row_options)
         pools[name].warn_of_formats()
         if pools[name].scan().good < 2:
             raise NaitError(
@@ -53,7 +53,7 @@ def _collect(
         info, encoded = encode_all(session.encoder, target)
         digest, where = info.sha256, f"{target.path} row"
     else:
-        (digest, encoded), where = encode_rows(session.encoder, target, session.rules), "sample"
+        (digest, encoded), where = encode_rows(session.encoder, target, session.row_options), "sample"
     session.warn_of_positions(target.path if isinstance(target, Pool) else "the samples", encoded)
     collected = Collect(len(encoded), session.layout, (reading,))
     progress = Progress(len(encoded), f"target {name}", session.quiet)
@@ -133,7 +133,7 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     """Build and save one signature a target; returns a summary."""
     reading = method_of(options.method).reading(options.reading)
     folder = make_folder(options.output)
-    targets = open_targets(options.target, options.format, make_rules(options.role, options.ignore))
+    targets = open_targets(options.target, options.format, make_row_options(options.role, options.ignore))
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
     more = [options.dtype, *([] if codebook is None else [codebook.hash])]
@@ -168,7 +168,7 @@ def questions(
     """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
     told = [reading, *(str(getattr(options, name, None)) for name in _ASKED), *more]
     return {
-        f"{name}.safetensors": question([*told, pool.rules.described(), pool.scan().sha256])
+        f"{name}.safetensors": question([*told, pool.row_options.described(), pool.scan().sha256])
         for name, pool in targets.items()
     }
 

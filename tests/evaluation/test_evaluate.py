@@ -23,7 +23,7 @@ from nait_fast.ranking.scan import scan
 from nait_fast.ranking.spearman import spearman
 from nait_fast.storage.files import read_sealed
 from nait_fast.verbs.evaluate_model import layer_scores, material_of, open_for, reading_of, target_readings
-from nait_fast.verbs.look import inspect
+from nait_fast.verbs.inspection import inspect
 from tests.commands import run, summary
 from tests.conftest import write_jsonl
 from tests.evaluation.conftest import ROWS, World

@@ -9,7 +9,7 @@ from benchmarks.ablation_train import ATTENTION, Learner, Recipe
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoder
 from nait_fast.models.load import prepare
-from nait_fast.models.varlen import VARLEN
+from nait_fast.models.packed import VARLEN
 from tests.conftest import make_rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")]

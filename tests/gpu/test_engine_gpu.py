@@ -18,11 +18,9 @@ from nait_fast.index.format import CodeLayout
 from nait_fast.kernels import mlp_capture, popcount_scan
 from nait_fast.kernels.popcount import reference
 from nait_fast.kernels.popcount.device import DeviceScan, stream
-from nait_fast.models import varlen
+from nait_fast.models import packed as packing
 from nait_fast.models.load import prepare
-from nait_fast.models.pack import Pack
-from nait_fast.models.packed import ATTENTION, packed_attention
-from nait_fast.models.varlen import VARLEN
+from nait_fast.models.packed import ATTENTION, VARLEN, Pack, packed_attention
 from tests.conftest import make_rows, write_jsonl
 from tests.models.tiny import READINGS, build, config_of, run, sequences, worst_error
 from tests.ops.sums import segments_of
@@ -66,7 +64,7 @@ def in_bf16():
 def flash(in_bf16) -> None:
     """Skips where FlashAttention cannot run at all: elsewhere it must be the one that is used."""
     old = torch.version.hip is None and torch.cuda.get_device_capability(DEVICE) < (8, 0)
-    if old or not varlen.suits(in_bf16.body):
+    if old or not packing.suits(in_bf16.body):
         pytest.skip("no variable-length FlashAttention here")
 
 
@@ -136,7 +134,7 @@ def test_variable_length_attention_is_as_exact_as_grouped(on_cpu, in_bf16, flash
 @pytest.mark.parametrize("head", [64, 128])
 def test_variable_length_attention_by_itself(flash, head, n_prefix, window) -> None:
     """What it raises is seen here: a model for which it fails goes back to the other one without a word."""
-    if window and "window_size" not in varlen._varlen()[1]:
+    if window and "window_size" not in packing._varlen()[1]:
         pytest.skip("this torch's has no window")
     generator = torch.Generator(DEVICE).manual_seed(head)
 
@@ -156,7 +154,7 @@ def test_variable_length_attention_by_itself(flash, head, n_prefix, window) -> N
     exact = attend(packed_attention, torch.float32)
     mine, grouped = (
         float((attend(function, torch.bfloat16) - exact).norm() / exact.norm())
-        for function in (varlen.varlen_attention, packed_attention)
+        for function in (packing.varlen_attention, packed_attention)
     )
     assert mine < 2 * grouped + 1e-3, (mine, grouped)
 

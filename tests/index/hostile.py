@@ -16,7 +16,7 @@ from nait_fast.index.duplicates import duplicate_ids
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED
-from nait_fast.verbs.look import inspect, verify
+from nait_fast.verbs.inspection import inspect, verify
 from tests.index.made import LAYOUT
 
 SHARD, PLAN, SIGNATURE = "shard-00000.safetensors", "plan-00.json", "sums.safetensors"

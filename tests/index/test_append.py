@@ -18,8 +18,8 @@ from nait_fast.storage.files import read_layout
 from nait_fast.storage.lock import Lock
 from nait_fast.verbs.index import run
 from tests.conftest import make_rows, write_jsonl
-from tests.dist import runs
 from tests.index.bits import arrays, digest
+from tests.workers import runs
 
 
 def build(folder: Path, **options: Any) -> dict[str, Any]:

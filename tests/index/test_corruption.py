@@ -15,7 +15,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.outputs.recognise import CLAIM
 from nait_fast.storage.lock import FOLDER_LOCK
-from nait_fast.verbs.look import verify
+from nait_fast.verbs.inspection import verify
 from tests.conftest import make_rows, write_jsonl
 
 seen: Counter[str] = Counter()  # cases by kind

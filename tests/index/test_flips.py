@@ -24,7 +24,7 @@ from nait_fast.reporting.evaluation_file import load_evaluation
 from nait_fast.reporting.selection_folder import open_selection
 from nait_fast.storage.files import pack_tensors, read_json, read_sealed, sha256, write_sealed
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, shard_name
-from nait_fast.verbs.look import inspect, verify
+from nait_fast.verbs.inspection import inspect, verify
 from tests.index.made import IDS, LAYOUT, ROWS, SHARED, WIDTHS, make, put, seal, signature
 from tests.ranking.indexes import id_tensors
 from tests.reporting.made import Made, make_rows

@@ -14,7 +14,7 @@ from nait_fast.methods.signature import load_signature
 from nait_fast.notices import NaitWarning, recorded
 from nait_fast.storage.files import pack_tensors, read_json, read_tensors, sha256, write_json
 from nait_fast.storage.names import CODEBOOK, MANIFEST, RUN
-from nait_fast.verbs.look import verify
+from nait_fast.verbs.inspection import verify
 from tests.conftest import make_rows, write_jsonl
 from tests.index.made import seal
 

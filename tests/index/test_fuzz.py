@@ -16,7 +16,7 @@ from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
 from nait_fast.storage.files import read_json
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, SKIPPED
-from nait_fast.verbs.look import inspect, verify
+from nait_fast.verbs.inspection import inspect, verify
 from tests.index.hostile import (
     PLAN,
     SHARD,

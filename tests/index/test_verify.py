@@ -12,7 +12,7 @@ import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.storage.files import checksum_of, pack_tensors, read_json, read_tensors, sha256, write_json, write_sealed
-from nait_fast.verbs.look import inspect, verify
+from nait_fast.verbs.inspection import inspect, verify
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import manifest
 

@@ -13,7 +13,7 @@ from nait_fast.models.spec import decoder_layers, text_decoder
 from nait_fast.notices import NaitWarning
 from tests.conftest import make_tokenizer
 from tests.models.tiny import COMMON, GPT, build, config_of, llama, run, sequences, worst_error
-from tests.test_capture_api import padded
+from tests.test_live_capture import padded
 
 TEXT = COMMON | {
     "hidden_size": 16,

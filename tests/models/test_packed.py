@@ -9,9 +9,10 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.format import CodeLayout
-from nait_fast.models import packed
+from nait_fast.models import packing_checks
 from nait_fast.models.load import prepare
-from nait_fast.models.packed import ATTENTION, Pack, packed_attention_on, packed_forward, packs_exactly
+from nait_fast.models.packed import ATTENTION, Pack, packed_attention_on, packed_forward
+from nait_fast.models.packing_checks import packs_exactly
 from tests import naive
 from tests.models.tiny import GPT, READINGS, build, config_of, llama, run, sequences, worst_error
 
@@ -47,9 +48,14 @@ def test_deep_models_in_half_precision_are_judged_by_their_own_noise():
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 16}
     model = build(config_of("llama", **shape, num_hidden_layers=48), weight=0.2).base_model.to(torch.bfloat16)
     with torch.no_grad():
-        ids = packed._random_sequences(model, (3, 9, 9))
-        assert packed._error(packed._separate(model, ids, "sdpa"), packed._separate(model, ids, "eager")) > 0.05
-    assert packs_exactly(model) and packed.pads_exactly(model)
+        ids = packing_checks._random_sequences(model, (3, 9, 9))
+        assert (
+            packing_checks._error(
+                packing_checks._separate(model, ids, "sdpa"), packing_checks._separate(model, ids, "eager")
+            )
+            > 0.05
+        )
+    assert packs_exactly(model) and packing_checks.pads_exactly(model)
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.9])

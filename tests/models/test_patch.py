@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nait_fast import attach
+from nait_fast import live_capture
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
@@ -48,7 +48,7 @@ def logits(model, ids=IDS, **extra):
 def test_capture_changes_no_output_and_leaves_nothing(kind):
     model = make(kind)
     before, expected = snapshot(model), logits(model)
-    with attach.capture(model, READINGS):
+    with live_capture.capture(model, READINGS):
         assert snapshot(model) != before
         assert torch.equal(logits(model), expected)
         assert torch.equal(logits(model), expected)
@@ -60,7 +60,7 @@ def test_capture_changes_no_output_and_leaves_nothing(kind):
 def test_outputs_are_bit_equal_in_low_precision(dtype):
     model = llama().to(dtype)
     expected = logits(model)
-    with attach.capture(model, READINGS) as captured:
+    with live_capture.capture(model, READINGS) as captured:
         assert torch.equal(logits(model), expected)
     assert {x.dtype for r in READINGS for x in captured[r] if r != "drift"} == {torch.float32}
     assert {x.dtype for x in captured["drift"]} == {torch.float64}
@@ -69,7 +69,7 @@ def test_outputs_are_bit_equal_in_low_precision(dtype):
 def test_capture_is_undone_after_an_exception_in_the_block():
     model = llama()
     before, expected = snapshot(model), logits(model)
-    with pytest.raises(ZeroDivisionError), attach.capture(model):
+    with pytest.raises(ZeroDivisionError), live_capture.capture(model):
         logits(model)
         _ = 1 / 0
     assert snapshot(model) == before and torch.equal(logits(model), expected)
@@ -78,7 +78,7 @@ def test_capture_is_undone_after_an_exception_in_the_block():
 def test_capture_is_undone_after_an_exception_in_the_forward():
     model = llama()
     before, expected = snapshot(model), logits(model)
-    with pytest.raises(IndexError), attach.capture(model):
+    with pytest.raises(IndexError), live_capture.capture(model):
         logits(model, torch.tensor([[1, 10_000]]))
     assert snapshot(model) == before and torch.equal(logits(model), expected)
 
@@ -103,7 +103,7 @@ def test_a_forward_that_was_there_before_comes_back():
     wrap(layer.mlp.down_proj)
     before = snapshot(model)
     loaded = prepare(model, None)
-    with attach.capture(model):
+    with live_capture.capture(model):
         assert torch.equal(logits(model), expected)
     run(loaded, sequences())
     assert snapshot(model) == before
@@ -177,7 +177,7 @@ def test_a_look_alike_is_refused(change):
         probe(find_mlps(model))
         return
     message = "layer 0: Clipped looks like the family of Llama.* but computes something else; it is not supported"
-    for use in (lambda: probe(find_mlps(model)), lambda: prepare(model, None), attach.capture(model).__enter__):
+    for use in (lambda: probe(find_mlps(model)), lambda: prepare(model, None), live_capture.capture(model).__enter__):
         with pytest.raises(NaitError, match=message):
             use()
 

@@ -9,18 +9,18 @@ import numpy as np
 
 from nait_fast.config import BudgetOptions
 from nait_fast.ranking import select as streaming
+from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.external import ranks
-from nait_fast.ranking.keys import ZScores
+from nait_fast.ranking.order import ZScores
 from nait_fast.ranking.scan import Block
-from nait_fast.ranking.table import Table
 from tests.ranking.naive_select import Selection
 
 
 @contextmanager
-def table_of(rows: np.ndarray, n_tokens: np.ndarray, scores: np.ndarray, block: int = 3) -> Iterator[Table]:
+def table_of(rows: np.ndarray, n_tokens: np.ndarray, scores: np.ndarray, block: int = 3) -> Iterator[ScoreTable]:
     """A table of rows that ascend, filled ``block`` rows at a time; its folder is empty when it is closed."""
     with tempfile.TemporaryDirectory() as folder:
-        with Table(Path(folder), len(rows), [f"t{c}" for c in range(scores.shape[1])]) as table:
+        with ScoreTable(Path(folder), len(rows), [f"t{c}" for c in range(scores.shape[1])]) as table:
             for start in range(0, len(rows), block):
                 part = slice(start, start + block)
                 table.add(Block(rows[part], n_tokens[part], scores[part]))

@@ -259,12 +259,13 @@ sys.path.insert(0, {root!r})
 from nait_fast.config import BudgetOptions
 from nait_fast.env import environment
 from nait_fast.index.reader import Index
-from nait_fast.ranking import export, external, spearman, spill
+from nait_fast.ranking import columns, external, selection_files, spearman
 from nait_fast.verbs.rank import rank_index
 from tests.ranking.indexes import contrast
 from tests.ranking.test_rank_index import Pool
 
-external.BUCKET_ROWS, spearman.EXACT_ROWS, export.GROUP_CELLS, spill.BLOCK_CELLS = 1 << 13, 10_000, 1 << 14, 1 << 14
+external.BUCKET_ROWS, spearman.EXACT_ROWS = 1 << 13, 10_000
+selection_files.GROUP_CELLS, columns.BLOCK_CELLS = 1 << 14, 1 << 14
 peaks = []
 for name in ("small", "large"):
     folder = Path({folder!r}) / name

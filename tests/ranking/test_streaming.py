@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from nait_fast.config import COMBINES, BudgetOptions
 from nait_fast.errors import NaitError
-from nait_fast.ranking import cut, external, keys, spearman, spill
+from nait_fast.ranking import columns, external, order, spearman
+from nait_fast.ranking.columns import ScoreTable, Spill
 from nait_fast.ranking.scan import Block
-from nait_fast.ranking.spill import Spill
-from nait_fast.ranking.table import Table
 from tests.ranking import naive_select, streaming
 
 TIED = [0.0, -0.0, 1.0, -1.0, 0.5]
@@ -23,8 +22,8 @@ EXTREME = [5e-324, -5e-324, 1e-310, 1.7976931348623157e308, -1.7976931348623157e
 def settings_of(cells: int, gathered: int, bucket: int):
     """Blocks, gathered rows and buckets as small as they get, or as they are."""
     return (
-        mock.patch.multiple(spill, BLOCK_CELLS=cells),
-        mock.patch.multiple(cut, GATHERED=gathered),
+        mock.patch.multiple(columns, BLOCK_CELLS=cells),
+        mock.patch.multiple(order, GATHERED=gathered),
         mock.patch.multiple(external, BUCKET_ROWS=bucket, SAMPLES=16),
     )
 
@@ -73,7 +72,7 @@ def test_random_draws_a_prefix_of_one_order(data: st.DataObject, seed: int) -> N
     rows, tokens, scores = pool(data)
     chosen = budget(data, tokens)
     # The same order by the reference: its keys as scores of a ranking from the top.
-    by_key = -np.argsort(np.argsort(keys.shuffled(rows, seed))).astype(float)[:, None]
+    by_key = -np.argsort(np.argsort(order.shuffled(rows, seed))).astype(float)[:, None]
     blocks, gathered, buckets = settings_of(*(data.draw(st.sampled_from([1, 7])) for _ in range(3)))
     with blocks, gathered, buckets:
         try:
@@ -90,18 +89,18 @@ def test_random_draws_a_prefix_of_one_order(data: st.DataObject, seed: int) -> N
 def test_every_subset_is_drawn_alike() -> None:
     rows, counts = np.array([3, 4, 900, 2**40, 2**40 + 1, 7]), dict[tuple[int, ...], int]()
     for seed in range(6000):
-        three = tuple(sorted(np.argsort(keys.shuffled(rows, seed))[:3].tolist()))
+        three = tuple(sorted(np.argsort(order.shuffled(rows, seed))[:3].tolist()))
         counts[three] = counts.get(three, 0) + 1
     assert len(counts) == 20
     chi2 = sum((n - 300) ** 2 / 300 for n in counts.values())
     assert chi2 < 43.8  # 19 degrees of freedom: one in a thousand is above
-    assert len(np.unique(keys.shuffled(np.arange(100_000), 5))) == 100_000
+    assert len(np.unique(order.shuffled(np.arange(100_000), 5))) == 100_000
 
 
 @given(st.lists(st.one_of(st.sampled_from(TIED + EXTREME), st.floats(allow_nan=False)), min_size=2, max_size=20))
 def test_keys_order_as_the_scores_do(values: list[float]) -> None:
     scores = np.array(values)
-    got = keys.descending(scores)
+    got = order.descending(scores)
     for i, key in enumerate(got):
         assert (got < key).tolist() == (scores > scores[i]).tolist()
         assert (got == key).tolist() == (scores == scores[i]).tolist()
@@ -111,8 +110,8 @@ def test_keys_order_as_the_scores_do(values: list[float]) -> None:
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=60), st.integers(1, 9))
 def test_sums_are_correctly_rounded(values: list[float], cells: int) -> None:
     x = np.array(values)
-    with mock.patch.object(spill, "BLOCK_CELLS", cells):
-        total = keys._Sum(1, len(x))
+    with mock.patch.object(columns, "BLOCK_CELLS", cells):
+        total = order._Sum(1, len(x))
         for start in range(0, len(x), cells):
             total.add(x[None, start : start + cells])
     assert total.result()[0] == pytest.approx(math.fsum(values), rel=1e-15, abs=1e-300)
@@ -137,13 +136,13 @@ def test_z_scores_do_not_depend_on_blocks() -> None:
     scores = np.random.default_rng(0).standard_normal((1000, 3)) * [1e-300, 1.0, 1e300] + [0, 1e6, 0]
     expected = naive_select.z_scores(scores)
     for cells in (3, 30, 999, 10_000):
-        with mock.patch.object(spill, "BLOCK_CELLS", cells):
+        with mock.patch.object(columns, "BLOCK_CELLS", cells):
             assert (streaming.z_scores(scores) == expected).all()
 
 
 def test_rows_that_cannot_be_ranked(tmp_path) -> None:
     def add(row: list[int], scores: list[float]) -> None:
-        with Table(tmp_path, 4, ["sums"]) as table:
+        with ScoreTable(tmp_path, 4, ["sums"]) as table:
             table.add(Block(np.array([3]), np.array([1]), np.array([[0.0]])))
             table.add(Block(np.array(row), np.ones(len(row), int), np.array(scores)[:, None]))
 
@@ -163,7 +162,7 @@ def test_spearman_over_every_nth_row(tmp_path) -> None:
     for most, stride in ((1000, 1), (999, 2), (340, 3), (1, 1000)):
         with (
             mock.patch.object(spearman, "EXACT_ROWS", most),
-            mock.patch.object(spill, "BLOCK_CELLS", 7),
+            mock.patch.object(columns, "BLOCK_CELLS", 7),
             streaming.table_of(np.arange(1000), tokens, scores, 64) as table,
         ):
             found, rows = spearman.with_length(table)
@@ -180,7 +179,7 @@ def test_a_full_disk_is_one_line(tmp_path) -> None:
     full = OSError(28, "No space left on device")
     with (
         Spill(tmp_path, np.int64, 5) as column,
-        mock.patch.object(spill.os, "pwrite", side_effect=full),
+        mock.patch.object(columns.os, "pwrite", side_effect=full),
         pytest.raises(NaitError, match=r"cannot be written \(No space left on device\); free some space"),
     ):
         column.write(0, np.arange(5))

@@ -10,9 +10,9 @@ import pytest
 
 from nait_fast.index.reader import Index
 from tests.conftest import make_rows, write_jsonl
-from tests.dist.runs import ROOT
-from tests.dist.test_workers import events
 from tests.index.bits import digest
+from tests.workers.runs import ROOT
+from tests.workers.test_workers import events
 
 # (RANK, WORLD_SIZE) come from torchrun itself; what srun and an array set, per process
 SLURM = {

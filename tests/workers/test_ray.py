@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from nait_fast import NaitError, build_index
-from nait_fast.dist import ray_engine
 from nait_fast.index.reader import Index
+from nait_fast.workers import ray_engine
 from tests.commands import shell
 from tests.conftest import make_rows, write_jsonl
-from tests.dist.test_workers import events, wait_for_units
 from tests.index.bits import digest
+from tests.workers.test_workers import events, wait_for_units
 
 pytest.importorskip("ray")
 

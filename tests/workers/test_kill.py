@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nait_fast.index.reader import Index
-from tests.dist import runs
 from tests.index.bits import digest
+from tests.workers import runs
 
 KILLED = -9
 seen: list[str] = []  # one entry for each kill that hit a run

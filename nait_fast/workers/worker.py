@@ -12,13 +12,13 @@ from typing import Any
 
 from nait_fast.data.loader import Loader, Window
 from nait_fast.data.plan import Unit
-from nait_fast.dist.claims import Claims
-from nait_fast.dist.events import Events
-from nait_fast.dist.stop import Stopped, StopSwitch
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild
 from nait_fast.progress import Progress
 from nait_fast.storage.names import WORK
+from nait_fast.workers.claims import Claims
+from nait_fast.workers.events import Events
+from nait_fast.workers.stop_switch import Stopped, StopSwitch
 
 _TOUCH_SECONDS = 5.0
 # (rank, number of workers, place on this machine) as torchrun and Slurm tell them, the first that is set

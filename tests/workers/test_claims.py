@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from nait_fast.data.pool import Pool
-from nait_fast.dist import claims as module
-from nait_fast.dist.claims import Claims
-from nait_fast.dist.local import default_workers
-from nait_fast.dist.progress import Watch
-from nait_fast.dist.stop import StopSwitch
-from nait_fast.dist.worker import Worker, device_of, worker_of
 from nait_fast.errors import NaitError
 from nait_fast.storage.lock import Lock
 from nait_fast.storage.names import LOCK
-from tests.dist import runs
+from nait_fast.workers import claims as module
+from nait_fast.workers.claims import Claims
+from nait_fast.workers.local import default_workers
+from nait_fast.workers.stop_switch import StopSwitch
+from nait_fast.workers.watch import Watch
+from nait_fast.workers.worker import Worker, device_of, worker_of
+from tests.workers import runs
 
 
 class Work:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.data.plan import Plan
-from nait_fast.dist.events import EVENTS
 from nait_fast.progress import Progress
 from nait_fast.storage.names import WORK
+from nait_fast.workers.events import EVENTS
 
 
 class Watch:

@@ -16,7 +16,7 @@ import torch
 from nait_fast.notices import warn
 
 
-class Lock:
+class ForkSafeLock:
     """A call gives a lock to use with ``with``; in a forked process it is another one, that nobody holds."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Lock:
         return self.own
 
 
-_locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+_locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
 _state = threading.Condition(threading.Lock())
 _running: dict[int, int] = {}  # thread -> batches that it is at
 _forking = False

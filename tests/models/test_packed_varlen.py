@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from nait_fast.models import packed, varlen
+from nait_fast.models import packed
 from nait_fast.models.load import prepare
-from nait_fast.models.pack import Pack
+from nait_fast.models.packed import Pack
 from tests import naive
 from tests.models.test_packed import PREFIX, PREFIXED
 from tests.models.tiny import READINGS, build, config_of, llama, run, worst_error
@@ -37,7 +37,7 @@ def parameters(monkeypatch):
     """Sets what the loop admits to know, and has every model try it."""
 
     def use(names=FULL):
-        monkeypatch.setattr(varlen, "_varlen", lambda: (loop, frozenset(names)))
+        monkeypatch.setattr(packed, "_varlen", lambda: (loop, frozenset(names)))
         monkeypatch.setattr(packed, "suits", lambda model: True)
 
     return use
@@ -51,7 +51,7 @@ def test_readings_with_a_prefix(model_type, names, parameters):
     parameters(names)
     config = config_of(model_type)
     loaded = prepare(build(config), None)
-    assert loaded.attention == varlen.VARLEN
+    assert loaded.attention == packed.VARLEN
     reference = build(config, "eager")
     expected = naive.pooled_all(reference, PREFIXED)
     sink = run(loaded, PREFIXED, prefix=PREFIX)
@@ -63,7 +63,7 @@ def test_sliding_windows(parameters):
     parameters()
     config = config_of("mistral", sliding_window=8)
     loaded = prepare(build(config), None)
-    assert loaded.attention == varlen.VARLEN
+    assert loaded.attention == packed.VARLEN
     expected = naive.pooled_all(build(config, "eager"), PREFIXED)
     sink = run(loaded, PREFIXED, prefix=PREFIX)
     for reading in READINGS:
@@ -90,12 +90,12 @@ def test_a_kernel_that_aligns_its_mask_otherwise_is_found_out(parameters, monkey
     def top_left(query, key, value, cu_q, cu_k, *rest, **options):
         return loop(query, key[: len(query)], value[: len(query)], cu_q, cu_q, rest[0], rest[0], **options)
 
-    monkeypatch.setattr(varlen, "_varlen", lambda: (top_left, FULL))
+    monkeypatch.setattr(packed, "_varlen", lambda: (top_left, FULL))
     assert prepare(llama().to(dtype), None).attention == packed.ATTENTION
 
 
 def test_cpu_models_do_not_try_it():
-    assert not varlen.suits(llama()) and prepare(llama(), None).attention == packed.ATTENTION
+    assert not packed.suits(llama()) and prepare(llama(), None).attention == packed.ATTENTION
 
 
 @pytest.mark.parametrize("n_prefix", [0, 1, 5])

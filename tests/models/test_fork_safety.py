@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nait_fast import NaitError, Scorer
-from nait_fast.models import forks
+from nait_fast.models import fork_safety
 from tests.conftest import make_rows, make_tokenizer
 from tests.models.tiny import build, config_of
 
@@ -67,7 +67,7 @@ def test_forks_score_whatever_other_threads_do():
 
 AT_ONCE = """
 import os, signal, threading
-from nait_fast.models.forks import at_work
+from nait_fast.models.fork_safety import at_work
 
 signal.alarm(60)
 found, meet = [], threading.Barrier(2)
@@ -97,7 +97,7 @@ def test_two_batches_that_fork_do_not_wait_for_each_other():
 
 
 def test_a_lock_is_another_one_in_a_fork():
-    lock = forks.Lock()
+    lock = fork_safety.ForkSafeLock()
     with lock():
         process = os.fork()
         if not process:

@@ -9,9 +9,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from nait_fast.dist.worker import Worker
 from nait_fast.storage import files
 from nait_fast.verbs.index import work
+from nait_fast.workers.worker import Worker
 from tests.conftest import make_rows
 
 ROOT = Path(__file__).parent.parent.parent
@@ -113,7 +113,7 @@ def server() -> Any:
     """The context whose processes are forked; call it before anything is started."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.dist.runs", "transformers.models.llama.modeling_llama", "tokenizers"])
+    context.set_forkserver_preload(["tests.workers.runs", "transformers.models.llama.modeling_llama", "tokenizers"])
     return context
 
 

@@ -13,7 +13,7 @@ LABEL_FALSE = "its label is false: an answer not to learn from"
 
 
 @dataclass(frozen=True)
-class Rules:
+class RowOptions:
     """What a user has said of a pool's rows.
 
     roles: name of a role in the rows -> one of ROLES. ignore: keys not to be told of; "label" among them: rows whose
@@ -29,8 +29,8 @@ class Rules:
         return {**said, "labels": "ignored"} if "label" in self.ignore else said
 
 
-def make_rules(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> Rules:
-    """The rules of the options --role and --ignore. Raises NaitError."""
+def make_row_options(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> RowOptions:
+    """What the options --role and --ignore say. Raises NaitError."""
     roles: dict[str, str] = {}
     for text in role:
         name, _, known = text.rpartition("=")
@@ -38,12 +38,12 @@ def make_rules(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> Rules:
             raise BadInput(f"write NAME=ROLE, the role one of {', '.join(ROLES)}", where=f"--role {text}")
         if roles.setdefault(name, known) != known:
             raise BadInput(f"{name} is {roles[name]} already", where=f"--role {text}")
-    return Rules(roles, frozenset(ignore))
+    return RowOptions(roles, frozenset(ignore))
 
 
-def rules_of(described: Mapping[str, Any]) -> Rules:
-    """The rules that an index has ``described`` of a dataset."""
-    return Rules(described.get("roles", {}), frozenset(["label"] if "labels" in described else []))
+def row_options_of(described: Mapping[str, Any]) -> RowOptions:
+    """What an index has ``described`` of a dataset."""
+    return RowOptions(described.get("roles", {}), frozenset(["label"] if "labels" in described else []))
 
 
-NO_RULES = Rules()
+NO_ROW_OPTIONS = RowOptions()

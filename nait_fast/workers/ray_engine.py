@@ -19,15 +19,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from nait_fast.data.loader import Window, load_unit
-from nait_fast.dist.claims import Claims
-from nait_fast.dist.events import Events
-from nait_fast.dist.named import name_of, named
-from nait_fast.dist.stop import Stopped
-from nait_fast.dist.worker import Worker
 from nait_fast.errors import BadInput, NaitError, first_line, missing_extra, one_line
 from nait_fast.extract.folder import MOST_TRIES
 from nait_fast.storage.names import WORK
 from nait_fast.terminal import printable
+from nait_fast.workers.claims import Claims
+from nait_fast.workers.events import Events
+from nait_fast.workers.function_names import name_of, named
+from nait_fast.workers.stop_switch import Stopped
+from nait_fast.workers.worker import Worker
 
 FINISH = -1  # in place of a unit's number: write the manifest once all units are done
 MOST_BLOCKS = 10_000  # of units that Ray keeps account of; beyond that a block is several units, done one by one

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nait_fast.dist.named import name_of
-from nait_fast.dist.stop import Stopped, StopSwitch
-from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError
 from nait_fast.terminal import printable
+from nait_fast.workers.function_names import name_of
+from nait_fast.workers.stop_switch import Stopped, StopSwitch
+from nait_fast.workers.worker import Worker
 
 # Isolated, with this process's path: neither the current folder nor PYTHONPATH's order may change what it runs.
 _CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from nait_fast.dist.child import main; sys.exit(main())"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from nait_fast.workers.local_process import run_from_stdin; sys.exit(run_from_stdin())"
 )
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 1.0

@@ -12,16 +12,16 @@ from nait_fast import NaitError
 from nait_fast.config import EXPORTS, SelectOptions
 from nait_fast.notices import NaitWarning
 from nait_fast.outputs.recognise import CLAIM
-from nait_fast.ranking import handover
+from nait_fast.ranking import exports
 from nait_fast.storage.lock import FOLDER_LOCK
-from nait_fast.verbs.look import verify
+from nait_fast.verbs.inspection import verify
 from tests.conftest import make_rows, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory, tiny_model: str) -> dict[str, Any]:
     """Options of a rank: rows in three formats, two datasets."""
-    folder = tmp_path_factory.mktemp("handover")
+    folder = tmp_path_factory.mktemp("exports")
     rows = make_rows(40)
     chats = [
         {
@@ -43,7 +43,7 @@ def index(tmp_path_factory, tiny_model: str) -> dict[str, Any]:
 
 
 def test_names_are_those_of_the_options() -> None:
-    assert tuple(handover.EXPORTS) == EXPORTS
+    assert tuple(exports.EXPORTS) == EXPORTS
     assert SelectOptions.from_mapping({"model": "m", "dataset": "d", "target": ["t"], "output": "o"}).export == (
         "llama_factory",
     )
@@ -54,7 +54,7 @@ def test_the_files_that_are_asked_for(tmp_path: Path, index, names) -> None:
     out = tmp_path / "out"
     nait_fast.rank(**index, output=str(out), fraction=1.0, export=list(EXPORTS))
     told = nait_fast.rank(**index, output=str(out), fraction=0.9, export=list(names))
-    files = {handover.EXPORTS[name][0] for name in names}
+    files = {exports.EXPORTS[name][0] for name in names}
     assert {path.name for path in out.iterdir()} - {"manifest.json", CLAIM, FOLDER_LOCK} == {
         "selected.jsonl",
         "scores.parquet",

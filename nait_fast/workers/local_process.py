@@ -4,13 +4,13 @@ import json
 import os
 import sys
 
-from nait_fast.dist.named import named
-from nait_fast.dist.stop import Stopped
-from nait_fast.dist.worker import Worker
 from nait_fast.errors import NaitError, one_line
+from nait_fast.workers.function_names import named
+from nait_fast.workers.stop_switch import Stopped
+from nait_fast.workers.worker import Worker
 
 
-def main() -> int:
+def run_from_stdin() -> int:
     given = json.load(sys.stdin)
     # What libraries print goes to stderr: nobody reads this pipe before the end, and a full one would stop the worker.
     report = os.fdopen(os.dup(1), "w")

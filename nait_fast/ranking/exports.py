@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.data.formats import RowError, Sample, parse, rules_of
+from nait_fast.data.formats import RowError, Sample, parse, row_options_of
 from nait_fast.data.parts import as_line
 from nait_fast.data.pool import decode
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.notices import warn
-from nait_fast.ranking.export import SELECTED
 from nait_fast.ranking.llama_factory import Entry, NotCarried
 from nait_fast.ranking.select import Selection
+from nait_fast.ranking.selection_files import SELECTED
 from nait_fast.storage.files import atomic_file, sha256_file, write_json
 
 DATASET_INFO, TOP_INDICES, MESSAGES = "dataset_info.json", "top_indices.npy", "messages.jsonl"
@@ -86,13 +86,13 @@ def _rows(folder: Path, index: Index, selection: Selection) -> Iterator[tuple[di
     """(row, its format, what is read of it) of the chosen rows, best first, as they were read for the index."""
     ends = np.cumsum([dataset["rows"] for dataset in index.datasets])
     owners = np.searchsorted(ends, selection.rows[selection.order], side="right").tolist()
-    readings = [(dataset["format"], rules_of(dataset)) for dataset in index.datasets]
+    readings = [(dataset["format"], row_options_of(dataset)) for dataset in index.datasets]
     with open(folder / SELECTED, "rb") as lines:
         for line, owner in zip(lines, owners, strict=True):
-            format, rules = readings[owner]
+            format, row_options = readings[owner]
             try:
                 row = decode(line)
-                yield row, format, parse(row, format, 0, rules)
+                yield row, format, parse(row, format, 0, row_options)
             except RowError as error:
                 yield {}, format, error
 

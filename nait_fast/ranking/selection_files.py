@@ -12,9 +12,8 @@ import numpy as np
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Ids, ids
+from nait_fast.ranking.columns import ScoreTable, Spill
 from nait_fast.ranking.select import Selection
-from nait_fast.ranking.spill import Spill
-from nait_fast.ranking.table import Table
 from nait_fast.storage.files import atomic_file
 
 KIND = "nait_fast selection"  # `kind` in a selection's manifest
@@ -55,7 +54,9 @@ def write_selected(path: Path, lines: Iterable[bytes], order: np.ndarray) -> str
     return digest.hexdigest()
 
 
-def write_scores(path: Path, index: Index, table: Table, selection: Selection, ranks: Spill, all_rows: bool) -> None:
+def write_scores(
+    path: Path, index: Index, table: ScoreTable, selection: Selection, ranks: Spill, all_rows: bool
+) -> None:
     """``scores.parquet``, in the order of the rows: all of them, or those of ``selection``.
 
     Columns: row int64, id string, n_tokens int32, score.<target> float64, rank int64, selected bool. ``ranks``: of all

@@ -11,8 +11,8 @@ import pytest
 
 from nait_fast.index.reader import Index
 from tests.conftest import make_rows, write_jsonl
-from tests.dist import runs
 from tests.index.bits import digest
+from tests.workers import runs
 
 
 @pytest.fixture(scope="module")

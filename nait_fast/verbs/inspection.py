@@ -13,8 +13,8 @@ from nait_fast.index import contents
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import problems_of
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.ranking.export import KIND, SCORES, SELECTED
-from nait_fast.ranking.handover import EXPORTS
+from nait_fast.ranking.exports import EXPORTS
+from nait_fast.ranking.selection_files import KIND, SCORES, SELECTED
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
