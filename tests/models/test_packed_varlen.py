@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nait_fast.models import packed
+from nait_fast.models import packed, packing_checks
 from nait_fast.models.load import prepare
 from nait_fast.models.packed import Pack
 from tests import naive
@@ -38,7 +38,7 @@ def parameters(monkeypatch):
 
     def use(names=FULL):
         monkeypatch.setattr(packed, "_varlen", lambda: (loop, frozenset(names)))
-        monkeypatch.setattr(packed, "suits", lambda model: True)
+        monkeypatch.setattr(packing_checks, "suits", lambda model: True)
 
     return use
 
