@@ -15,7 +15,7 @@ from nait_fast.data.formats import parse_any
 from nait_fast.data.streams import open_stream
 from nait_fast.data.tokenize import Encoder, Refused
 from nait_fast.errors import NaitError
-from nait_fast.ranking.topk import order
+from nait_fast.ranking.streaming_topk import order
 
 NEIGHBOURS = 16  # rows nearest in length that a length-matched draw chooses among
 

@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.readme import newest
 from benchmarks.record import RESULTS, record, table
 from nait_fast.bench.lengths import sample_lengths
-from nait_fast.data.parts import Place
+from nait_fast.data.parts import RowPlace
 from nait_fast.data.plan import Plan, Unit, load_plan
 from nait_fast.index import duplicates
 from nait_fast.index.format import CodeLayout
@@ -250,7 +250,7 @@ def _timed(call: Callable[[], Any]) -> float:
 def measure(units: int, ids: int = 200_000) -> dict[str, float]:
     """What the host does, timed with the package's own functions; bytes of an entry of the manifest and of the plan."""
     digest, size, found = hashlib.sha256(b"").hexdigest(), 2048 * LAYOUT.row_bytes, {}
-    parts = tuple(Unit(n, 2048 * n, 2048, 0, Place(1_175_000 * n, 2048 * n + 1), digest) for n in range(units))
+    parts = tuple(Unit(n, 2048 * n, 2048, 0, RowPlace(1_175_000 * n, 2048 * n + 1), digest) for n in range(units))
     plan = Plan("pool.jsonl", "jsonl", 2048 * units, digest, 2048, ((0, 0),), parts)
     shards = [
         {"file": shard_name(n), "first_row": 2048 * n, "pool_rows": 2048, "rows": 2048, "bytes": size, "sha256": digest}

@@ -18,7 +18,7 @@ from nait_fast.env import check_variables
 from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.extract.session import refuse_in_memory, session_around
 from nait_fast.extract.sinks import Encode
-from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
+from nait_fast.index.compatibility import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.models import fork_safety
@@ -158,8 +158,8 @@ class Scorer:
         def bad(number: int, _: Any, error: RowError) -> None:
             problems[number] = str(error)
 
-        row_options = self._session.row_options
-        good = parsed(enumerate(samples), lambda row, number: parse_any(row, number, row_options), bad)
+        conventions = self._session.conventions
+        good = parsed(enumerate(samples), lambda row, number: parse_any(row, number, conventions), bad)
         encoded = list(encode(self._session.encoder, good, lambda r: problems.update({r.row: r.reason})))
         self._warn_once(counted(e.unread for e in encoded), counted(e.unshown for e in encoded))
         self._told_of_positions = self._told_of_positions or self._session.warn_of_positions("Scorer", encoded)

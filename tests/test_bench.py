@@ -10,7 +10,7 @@ import torch
 from nait_fast import kernels
 from nait_fast.bench import endtoend
 from nait_fast.bench import kernels as bench_kernels
-from nait_fast.bench import scan as bench_scan
+from nait_fast.bench import scan_timing as bench_scan
 from nait_fast.bench.lengths import PREFIX, QUANTILES, SHARES, random_ids, sample_lengths
 from nait_fast.bench.run import PARTS, Place, Subject, read_results
 from nait_fast.bench.shapes import SHAPES, build, forward_flops, matmul_weights

@@ -23,8 +23,8 @@ from nait_fast.extract.folder import IndexFolder
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
 from nait_fast.notices import NaitWarning
-from nait_fast.outputs.folder import STAGE, Output
 from nait_fast.outputs.inputs import check_folders
+from nait_fast.outputs.output_folder import STAGE, Output
 from nait_fast.outputs.recognise import CLAIM, State
 from nait_fast.ranking import selection_files
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock

@@ -11,8 +11,8 @@ import nait_fast
 from nait_fast.bench.run import ResultFile
 from nait_fast.data.folders import pool_files
 from nait_fast.errors import NaitError
-from nait_fast.outputs import folder as output_folder
-from nait_fast.outputs.folder import STAGE, Output
+from nait_fast.outputs import output_folder
+from nait_fast.outputs.output_folder import STAGE, Output
 from nait_fast.outputs.recognise import CLAIM
 from nait_fast.ranking import selection_files
 from nait_fast.verbs import index as index_verb

@@ -26,7 +26,7 @@ JOIN_BLOCK = (16, 128)  # partial rows, neurons
 
 
 @dataclass
-class Plan:
+class LaunchPlan:
     """Chunks of one batch on the device (see kernel.py): ``chunks`` int32 [C, 8], ``joins`` int32 [S, 4],
     ``n_partial`` rows of partial sums."""
 
@@ -35,7 +35,7 @@ class Plan:
     n_partial: int
 
 
-def make_plan(segments: Segments, n_tokens: int, chunk: int = CHUNK) -> tuple[np.ndarray, np.ndarray, int]:
+def make_launch_plan(segments: Segments, n_tokens: int, chunk: int = CHUNK) -> tuple[np.ndarray, np.ndarray, int]:
     """(chunks, joins, n_partial) of ``segments`` in ``n_tokens`` tokens; tokens of no sequence get their own chunks."""
     starts, ends = segments.starts.numpy().astype(np.int64), segments.ends.numpy().astype(np.int64)
     lengths = ends - starts
@@ -84,17 +84,17 @@ def _gaps(starts: np.ndarray, ends: np.ndarray, n_tokens: int) -> list[tuple[int
     return [(int(a), int(b)) for a, b in zip(*edges, strict=True) if a < b]
 
 
-def plan_of(segments: Segments, n_tokens: int, device: torch.device) -> Plan:
+def plan_of(segments: Segments, n_tokens: int, device: torch.device) -> LaunchPlan:
     """The plan on ``device``: made once a batch, used by every layer."""
     kept = segments.plan
     if kept is not None and kept[0] == (n_tokens, device):
         return kept[1]
-    chunks, joins, n_partial = make_plan(segments, n_tokens)
+    chunks, joins, n_partial = make_launch_plan(segments, n_tokens)
     table = torch.from_numpy(np.concatenate([chunks.reshape(-1), joins.reshape(-1)]))
     if device.type == "cuda":
         table = table.pin_memory().to(device, non_blocking=True)
     split = chunks.size
-    plan = Plan(table[:split].view(-1, 8), table[split:].view(-1, 4), n_partial)
+    plan = LaunchPlan(table[:split].view(-1, 8), table[split:].view(-1, 4), n_partial)
     segments.plan = ((n_tokens, device), plan)
     return plan
 

@@ -14,7 +14,7 @@ import torch
 
 from nait_fast.bench.endtoend import measure_endtoend
 from nait_fast.bench.kernels import measure_kernels
-from nait_fast.bench.scan import measure_scan
+from nait_fast.bench.scan_timing import measure_scan
 from nait_fast.bench.shapes import SHAPES, build, free_memory
 from nait_fast.bench.timing import Ceilings, Stopwatch, measure_ceilings
 from nait_fast.env import environment, pick_device, processor

@@ -14,7 +14,7 @@ from nait_fast.data.formats import detect
 from nait_fast.data.json_rows import json_layout, json_or_none
 from nait_fast.errors import BadInput
 from nait_fast.notices import warn
-from nait_fast.outputs.folder import own_names
+from nait_fast.outputs.output_folder import own_names
 
 LINES = (".jsonl", ".ndjson")
 COMPRESSED = (".gz", ".zst")

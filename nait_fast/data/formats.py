@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from nait_fast.data.row_options import LABEL_FALSE, NO_ROW_OPTIONS, RowOptions, row_options_of
+from nait_fast.data.row_conventions import LABEL_FALSE, NO_CONVENTIONS, RowConventions, conventions_of
 from nait_fast.data.turns import Message, RowError, as_list, as_string, message_list, tools_of
 from nait_fast.data.unread import texts_in, unread_of
 
-__all__ = ["FORMATS", "Message", "RowError", "RowLeftOut", "Sample", "row_options_of"]
+__all__ = ["FORMATS", "Message", "RowError", "RowLeftOut", "Sample", "conventions_of"]
 
 FORMATS = ("alpaca", "sharegpt", "messages", "prompt_completion", "text", "input_ids")
 
@@ -90,16 +90,16 @@ def detect(row: Mapping[str, Any]) -> str | None:
     return next(iter(fitting(row)), None)
 
 
-def parse(row: dict[str, Any], fmt: str, index: int, row_options: RowOptions = NO_ROW_OPTIONS) -> Sample:
+def parse(row: dict[str, Any], fmt: str, index: int, conventions: RowConventions = NO_CONVENTIONS) -> Sample:
     """Read a row of format `fmt` (one of FORMATS); `index` becomes `Sample.row`.
 
     Raises RowError when the row lacks the format's keys, holds a value of another type, names an unknown role,
     or has nothing to read ("empty response": the last message, the text or the ids are empty); RowLeftOut when its
     label is false.
     """
-    if "label" in row and fmt in _LABELLED and "label" not in row_options.ignore and _is_false(row["label"]):
+    if "label" in row and fmt in _LABELLED and "label" not in conventions.ignore and _is_false(row["label"]):
         raise RowLeftOut(LABEL_FALSE)
-    return _PARSERS[fmt](row, index, row_options)
+    return _PARSERS[fmt](row, index, conventions)
 
 
 def _is_false(label: object) -> bool:
@@ -114,7 +114,7 @@ def also_fitting(row: Mapping[str, Any]) -> list[str]:
     return [fmt for fmt in others if any(row.keys() >= {*wanted} and not read >= {*wanted} for wanted in _KEYS[fmt])]
 
 
-def parse_any(row: Any, index: int, row_options: RowOptions = NO_ROW_OPTIONS) -> Sample:
+def parse_any(row: Any, index: int, conventions: RowConventions = NO_CONVENTIONS) -> Sample:
     """Read a row of whichever format it has; otherwise as ``parse``."""
     if not isinstance(row, Mapping):
         raise RowError(f"must be a mapping (a row of a pool), not {type(row).__name__}")
@@ -122,7 +122,7 @@ def parse_any(row: Any, index: int, row_options: RowOptions = NO_ROW_OPTIONS) ->
     fmt = detect(row)
     if fmt is None:
         raise RowError(no_format(row, ""))
-    return parse(row, fmt, index, row_options)
+    return parse(row, fmt, index, conventions)
 
 
 def no_format(row: dict[str, Any], known: str = f" ({', '.join(FORMATS)})") -> str:
@@ -134,13 +134,13 @@ def no_format(row: dict[str, Any], known: str = f" ({', '.join(FORMATS)})") -> s
     return f"no known format{known} has these keys: {describe_keys(row)}"
 
 
-def _alpaca(row: dict[str, Any], index: int, row_options: RowOptions) -> Sample:
+def _alpaca(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
     question_key, answer_key = _present_keys(row, "alpaca")
     instruction = as_string(row[question_key], question_key)
     extra, read = _extra(row, instruction)
     output = as_string(row[answer_key], answer_key)
     turns = [
-        *_history(row, row_options),
+        *_history(row, conventions),
         Message("user", "\n".join(part for part in (instruction, extra) if part)),
         Message("assistant", output),
     ]
@@ -158,22 +158,22 @@ def _extra(row: dict[str, Any], instruction: str) -> tuple[str, tuple[str, ...]]
     return "\n".join(filter(None, texts)), tuple(read)
 
 
-def _sharegpt(row: dict[str, Any], index: int, row_options: RowOptions) -> Sample:
+def _sharegpt(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
     (key,) = _present_keys(row, "sharegpt")
-    return _conversation(row, index, message_list(row[key], key, row_options.roles, ("from", "value")), (key,))
+    return _conversation(row, index, message_list(row[key], key, conventions.roles, ("from", "value")), (key,))
 
 
-def _messages(row: dict[str, Any], index: int, row_options: RowOptions) -> Sample:
+def _messages(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
     (key,) = _present_keys(row, "messages")
-    return _conversation(row, index, message_list(row[key], key, row_options.roles), (key,))
+    return _conversation(row, index, message_list(row[key], key, conventions.roles), (key,))
 
 
-def _prompt_completion(row: dict[str, Any], index: int, row_options: RowOptions) -> Sample:
+def _prompt_completion(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
     keys = _present_keys(row, "prompt_completion")
-    turns: list[Message] = _history(row, row_options)
+    turns: list[Message] = _history(row, conventions)
     for role, key in zip(("user", "assistant"), keys, strict=True):
         if isinstance(row[key], list) and all(isinstance(turn, dict) for turn in row[key]):
-            turns += message_list(row[key], key, row_options.roles)
+            turns += message_list(row[key], key, conventions.roles)
         else:
             turns.append(Message(role, as_string(row[key], key)))
     if not row[keys[1]]:
@@ -181,7 +181,7 @@ def _prompt_completion(row: dict[str, Any], index: int, row_options: RowOptions)
     return _conversation(row, index, turns, (*keys, "history"))
 
 
-def _text(row: dict[str, Any], index: int, row_options: RowOptions) -> Sample:
+def _text(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
     (key,) = _present_keys(row, "text")
     text = as_string(row[key], key)
     if not text.strip():
@@ -189,7 +189,7 @@ def _text(row: dict[str, Any], index: int, row_options: RowOptions) -> Sample:
     return Sample(index, _id(row), text=text, unread=unread_of(row, _read((key,)), (text,)))
 
 
-def _input_ids(row: dict[str, Any], index: int, row_options: RowOptions) -> Sample:
+def _input_ids(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
     (key,) = _present_keys(row, "input_ids")
     ids = as_list(row[key], key)
     if not set(map(type, ids)) <= {int} or (ids and min(ids) < 0):
@@ -206,7 +206,7 @@ def _input_ids(row: dict[str, Any], index: int, row_options: RowOptions) -> Samp
     return Sample(index, _id(row), input_ids=tuple(ids), unread=unread_of(row, _read((key, "attention_mask")), ()))
 
 
-_PARSERS: dict[str, Callable[[dict[str, Any], int, RowOptions], Sample]] = {
+_PARSERS: dict[str, Callable[[dict[str, Any], int, RowConventions], Sample]] = {
     "alpaca": _alpaca,
     "sharegpt": _sharegpt,
     "messages": _messages,
@@ -217,14 +217,14 @@ _PARSERS: dict[str, Callable[[dict[str, Any], int, RowOptions], Sample]] = {
 _LABELLED = ("alpaca", "sharegpt", "messages", "prompt_completion")
 
 
-def _history(row: dict[str, Any], row_options: RowOptions) -> list[Message]:
+def _history(row: dict[str, Any], conventions: RowConventions) -> list[Message]:
     """Earlier turns: [user, assistant] pairs, or a list of turns."""
     value = row.get("history")
     if _absent(value) or not value:
         return []
     pairs = as_list(value, "history")
     if all(isinstance(turn, dict) for turn in pairs):
-        return message_list(pairs, "history", row_options.roles)
+        return message_list(pairs, "history", conventions.roles)
     turns = []
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:

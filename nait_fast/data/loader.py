@@ -120,7 +120,7 @@ def load_unit(
     def skip(row: int, record: Record, error: RowError) -> None:
         window.skipped.append(pool.skip(record, row, fmt, error))
 
-    samples = parsed(placed(), lambda record, row: check(record.payload, fmt, row, pool.row_options)[1], skip)
+    samples = parsed(placed(), lambda record, row: check(record.payload, fmt, row, pool.conventions)[1], skip)
     window.encoded.extend(encode(encoder, samples, refused.append, tokenizer))
     for result in refused:
         window.skipped.append(pool.refuse(window.where(result.row), result.row, result.reason))

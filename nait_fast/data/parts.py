@@ -42,7 +42,7 @@ class Record(NamedTuple):
     payload: Any
 
 
-class Place(NamedTuple):
+class RowPlace(NamedTuple):
     """Where a row begins: for lines `at` is the offset in the decompressed bytes and `line` counts from 1; elsewhere
     `at` is the row's number within the part and `line` 0."""
 
@@ -50,7 +50,7 @@ class Place(NamedTuple):
     line: int
 
 
-class Part(ABC):
+class PoolPart(ABC):
     """One file or table. `name` is what messages call it; `seeks`: reading from a place costs nothing but the rows."""
 
     def __init__(self, name: str, seeks: bool):
@@ -60,12 +60,12 @@ class Part(ABC):
         """Number of rows, where they need not be read for that; `digest` gets what is stored."""
         return None
 
-    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
+    def places(self, digest: Digest) -> Iterator[tuple[RowPlace, bytes | None]]:
         """Place of every row and, of lines, its bytes: of a part that does not `count`. `digest` as there."""
         return iter(())
 
     @abstractmethod
-    def records(self, start: Place) -> Iterator[Record]:
+    def records(self, start: RowPlace) -> Iterator[Record]:
         """The rows from `start` on."""
 
     def stamp(self) -> list[int]:
@@ -73,7 +73,7 @@ class Part(ABC):
         return []
 
 
-class _File(Part):
+class _File(PoolPart):
     def __init__(self, path: Path, seeks: bool):
         super().__init__(str(path), seeks)
         self.path = path
@@ -89,11 +89,11 @@ class Lines(_File):
     def __init__(self, path: Path):
         super().__init__(path, seeks=path.suffix.lower() not in (".gz", ".zst"))
 
-    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
+    def places(self, digest: Digest) -> Iterator[tuple[RowPlace, bytes | None]]:
         for at, number, payload in read_lines(open_stream(self.path, digest), self.name, 0, 1):
-            yield Place(at, number), payload
+            yield RowPlace(at, number), payload
 
-    def records(self, start: Place) -> Iterator[Record]:
+    def records(self, start: RowPlace) -> Iterator[Record]:
         name = self.name
         if self.seeks:
             stream: Any = open(self.path, "rb", BLOCK)  # noqa: SIM115 - closed below, or with the generator
@@ -115,11 +115,11 @@ class JsonRows(_File):
         super().__init__(path, seeks=False)
         self._read = read
 
-    def places(self, digest: Digest) -> Iterator[tuple[Place, bytes | None]]:
+    def places(self, digest: Digest) -> Iterator[tuple[RowPlace, bytes | None]]:
         for number, _ in enumerate(self._read(self.path, digest)):
-            yield Place(number, 0), None
+            yield RowPlace(number, 0), None
 
-    def records(self, start: Place) -> Iterator[Record]:
+    def records(self, start: RowPlace) -> Iterator[Record]:
         for row in islice(self._read(self.path, hashlib.sha256()), start.at, None):
             yield Record(self.name, 0, row)
 
@@ -144,7 +144,7 @@ class ParquetFile(_File):
         with self._open() as file:
             return file.metadata.num_rows
 
-    def records(self, start: Place) -> Iterator[Record]:
+    def records(self, start: RowPlace) -> Iterator[Record]:
         with self._open() as file:
             skip, groups, size, row, shared = start.at, list[int](), 1.0, start.at, 0
             for group in range(file.metadata.num_row_groups):
@@ -187,7 +187,7 @@ def _batch_rows(size: float, shared: int = 0) -> int:
     return min(rows, max(LEAST_ROWS, UNPACKED_BYTES // max(1, shared)))
 
 
-class Table(Part):
+class DatasetTable(PoolPart):
     """A split of `datasets`, from a folder or the Hub: `rows` in the format "arrow", which leaves pictures encoded."""
 
     def __init__(self, rows: Any, name: str):
@@ -195,12 +195,12 @@ class Table(Part):
         self.rows = rows
 
     def count(self, digest: Digest) -> int | None:
-        for record in self.records(Place(0, 0)):
+        for record in self.records(RowPlace(0, 0)):
             digest.update(_dump(record.payload))
             digest.update(b"\n")
         return len(self.rows)
 
-    def records(self, start: Place) -> Iterator[Record]:
+    def records(self, start: RowPlace) -> Iterator[Record]:
         try:
             rows = self.rows.select(range(start.at, len(self.rows))) if start.at else self.rows
             size, number = rows.data.nbytes / max(1, rows.data.num_rows), start.at

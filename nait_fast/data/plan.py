@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nait_fast.data.parts import Place, Record
-from nait_fast.data.sources import Source
+from nait_fast.data.parts import Record, RowPlace
+from nait_fast.data.pool_sources import Source
 from nait_fast.errors import BadInput, Damaged, NaitError, first_line
 from nait_fast.storage import values
 from nait_fast.storage.files import read_sealed, write_sealed
@@ -35,7 +35,7 @@ class Unit:
     row: int
     rows: int
     part: int
-    place: Place
+    place: RowPlace
     sha256: str
 
 
@@ -106,7 +106,7 @@ def _checked(value: dict[str, Any]) -> Plan:
             raise ValueError(f"unit {number}: {values.short(entry)}")
         if values.text(sha256, f"unit {number}"):
             values.digest(sha256, f"unit {number}")
-        units.append(Unit(number, row, length, part, Place(at, line), sha256))
+        units.append(Unit(number, row, length, part, RowPlace(at, line), sha256))
     if len(units) != -(-rows // unit_rows):
         raise ValueError(f"{len(units)} units of {unit_rows} rows for {rows}")
     return Plan(
@@ -126,7 +126,7 @@ def stamps_of(source: Source) -> tuple[tuple[int, ...], ...]:
 
 def make_plan(source: Source, unit_rows: int) -> Plan:
     """Go through the bytes of `source` once. Raises NaitError for a source that cannot be read or is empty."""
-    starts: list[tuple[int, int, Place]] = []
+    starts: list[tuple[int, int, RowPlace]] = []
     digests: list[str] = []
     rows, parts, unit = 0, [], hashlib.sha256()
     try:
@@ -136,7 +136,7 @@ def make_plan(source: Source, unit_rows: int) -> Plan:
             counted = part.count(digest)
             if counted is not None:
                 first = -rows % unit_rows  # the part's first row that begins a unit
-                starts += [(rows + at, number, Place(at, 0)) for at in range(first, counted, unit_rows)]
+                starts += [(rows + at, number, RowPlace(at, 0)) for at in range(first, counted, unit_rows)]
                 rows += counted
             else:
                 for place, payload in part.places(digest):
@@ -228,11 +228,11 @@ class Reader:
         self._next = unit.row
         return self._rows
 
-    def _records(self, first: int, place: Place) -> Iterator[Record]:
+    def _records(self, first: int, place: RowPlace) -> Iterator[Record]:
         for number, part in enumerate(self.source.parts[first:], first):
             self._part = number
             yield from part.records(place)
-            place = Place(0, 1)
+            place = RowPlace(0, 1)
 
 
 def unit_of(plan: Plan, row: int) -> Unit:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from nait_fast.data.formats import FORMATS, RowError, RowLeftOut, Sample, also_fitting, detect, no_format, parse
 from nait_fast.data.parts import Record, as_line
 from nait_fast.data.plan import Plan, Reader, lines_of, make_plan
-from nait_fast.data.row_options import NO_ROW_OPTIONS, RowOptions
-from nait_fast.data.sources import Source, open_source
+from nait_fast.data.pool_sources import Source, open_source
+from nait_fast.data.row_conventions import NO_CONVENTIONS, RowConventions
 from nait_fast.errors import BadInput, Mismatch, NaitError, first_line
 from nait_fast.notices import warn
 
@@ -62,7 +62,7 @@ class Pool:
     format: one of FORMATS, or "auto": the format of the first good row.
     skip_bad_rows: leave out the rows that cannot be used, and list them, instead of raising at the first.
     unit_rows: rows of a unit of its plan.
-    row_options: what the user has said of the rows.
+    conventions: what the user has said of the rows.
 
     Every method raises NaitError for input that cannot be used.
     """
@@ -75,13 +75,13 @@ class Pool:
         skip_bad_rows: bool = False,
         split: str | None = None,
         unit_rows: int = _UNIT_ROWS,
-        row_options: RowOptions | None = None,
+        conventions: RowConventions | None = None,
     ) -> None:
         if format not in ("auto", *FORMATS):
             raise BadInput("no such format", where=f"--format {format}", remedy=f"choose auto, {', '.join(FORMATS)}")
         self.path = os.fspath(source)
         self.unit_rows = unit_rows
-        self.row_options = row_options or RowOptions()
+        self.conventions = conventions or RowConventions()
         self._format = format
         self._skip_bad_rows = skip_bad_rows
         self._split = split
@@ -127,7 +127,7 @@ class Pool:
         for row, record in reader.rows():
             if row not in bad:
                 try:
-                    sample = parse(decode(record.payload), info.format, row, self.row_options)
+                    sample = parse(decode(record.payload), info.format, row, self.conventions)
                 except RowError:
                     raise reader.changed() from None
                 yield sample
@@ -163,7 +163,7 @@ class Pool:
         fmt, record = self._good or self._first_good()
         row = decode(record.payload)
         others = also_fitting(row)
-        if "text" in others and "text" not in parse(row, fmt, 0, self.row_options).unread:
+        if "text" in others and "text" not in parse(row, fmt, 0, self.conventions).unread:
             others.remove("text")  # what was read, rendered
         if others:
             warn(
@@ -175,7 +175,7 @@ class Pool:
         first: SkippedRow | None = None
         for row, record in self.reader().rows():
             try:
-                self._good = check(record.payload, None, row, self.row_options)[0], record
+                self._good = check(record.payload, None, row, self.conventions)[0], record
                 return self._good
             except RowError as error:
                 bad = self.skip(record, row, None, error)
@@ -206,7 +206,7 @@ class Pool:
         for row, record in self.reader().rows():
             rows += 1
             try:
-                fmt, _ = check(record.payload, fmt, row, self.row_options)
+                fmt, _ = check(record.payload, fmt, row, self.conventions)
             except RowError as error:
                 skipped.append(self.skip(record, row, fmt, error))
             if progress and rows % 1000 == 0:
@@ -237,13 +237,13 @@ class Pool:
         return "fix the row or pass --skip-bad-rows"
 
 
-def check(payload: Any, fmt: str | None, row: int, row_options: RowOptions = NO_ROW_OPTIONS) -> tuple[str, Sample]:
+def check(payload: Any, fmt: str | None, row: int, conventions: RowConventions = NO_CONVENTIONS) -> tuple[str, Sample]:
     """(format, sample) of a row; `fmt` None: by its keys. Raises RowError."""
     decoded = decode(payload)
     found = fmt or detect(decoded)
     if found is None:
         raise RowError(no_format(decoded))
-    return found, parse(decoded, found, row, row_options)
+    return found, parse(decoded, found, row, conventions)
 
 
 def decode(payload: Any) -> dict[str, Any]:

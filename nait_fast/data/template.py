@@ -11,7 +11,7 @@ from typing import Any
 
 from nait_fast.data.chat import TEMPLATE_DATE, apply_chat_template, clock_of, day_of, draws, sources_of
 from nait_fast.data.formats import RowError, Sample
-from nait_fast.data.identity import tokenizer_identity
+from nait_fast.data.tokenizer_identity import tokenizer_identity
 from nait_fast.data.turns import CALLS, ROLES, as_json, call_texts, plain_call
 from nait_fast.data.unread import is_metadata, texts_in
 from nait_fast.errors import BadInput, first_line

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nait_fast.ranking.spearman import spearman
-from nait_fast.ranking.topk import order
+from nait_fast.ranking.streaming_topk import order
 
 
 def count_of(rows: int, fraction: float) -> int:

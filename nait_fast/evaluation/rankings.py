@@ -8,7 +8,7 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.labels import groups_of, labels_of
-from nait_fast.index import identity
+from nait_fast.index import compatibility
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.drawn import codes_at, drawn_places
 from nait_fast.index.reader import Index
@@ -180,4 +180,4 @@ def exact_column(index: Index, name: str) -> np.ndarray:
 def fits(index: Index, signature: Signature) -> bool:
     """Whether the signature was made with the model, layers and template of ``index``, whatever that can score."""
     mine, theirs = signature.meta, index.manifest
-    return identity.is_old(mine) == identity.is_old(theirs) and identity.difference(mine, theirs) is None
+    return compatibility.is_old(mine) == compatibility.is_old(theirs) and compatibility.difference(mine, theirs) is None

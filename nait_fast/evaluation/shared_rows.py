@@ -9,7 +9,7 @@ from nait_fast.errors import NaitError
 from nait_fast.evaluation.labels import families_of
 from nait_fast.evaluation.rankings import Rankings
 from nait_fast.ranking.spearman import centred_ranks
-from nait_fast.ranking.topk import order
+from nait_fast.ranking.streaming_topk import order
 
 EXAMPLES = 5
 

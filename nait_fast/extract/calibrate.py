@@ -39,7 +39,7 @@ def encoded_rows(pool: Pool, fmt: str, encoder: Encoder, rows: Sequence[int]) ->
 
     samples = parsed(
         placed(),
-        lambda record, row: check(record.payload, fmt, row, pool.row_options)[1],
+        lambda record, row: check(record.payload, fmt, row, pool.conventions)[1],
         lambda row, record, error: pool.skip(record, row, fmt, error),
     )
     return list(encode(encoder, samples, lambda refused: pool.refuse(places[refused.row], refused.row, refused.reason)))

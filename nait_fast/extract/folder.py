@@ -7,10 +7,10 @@ from typing import Any
 
 from nait_fast.data.plan import Plan
 from nait_fast.errors import Busy, Damaged, Mismatch, NaitError
+from nait_fast.index.compatibility import OLD, is_old
 from nait_fast.index.format import FORMAT_VERSION
-from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.reader import Index
-from nait_fast.index.run import read_run, write_run
+from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
 from nait_fast.storage.files import sha256_file

@@ -17,7 +17,7 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.loader import Window
 from nait_fast.data.plan import Plan, Unit, load_plan, stamps_of
 from nait_fast.data.pool import Pool
-from nait_fast.data.row_options import make_row_options
+from nait_fast.data.row_conventions import make_conventions
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
 from nait_fast.errors import Damaged, Mismatch, NaitError
@@ -27,7 +27,7 @@ from nait_fast.extract.folder import IndexFolder
 from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed
 from nait_fast.index.codebook import Codebook, load_calibration, load_codebook
-from nait_fast.index.contents import hashes_of
+from nait_fast.index.token_hashes import hashes_of
 from nait_fast.progress import Progress, say
 from nait_fast.storage.files import pack_tensors, write_atomic
 from nait_fast.storage.lock import Lock
@@ -45,7 +45,7 @@ def open_pool(options: IndexOptions, folder: Path) -> Pool:
         format=options.format,
         skip_bad_rows=options.skip_bad_rows,
         unit_rows=options.shard_rows,
-        row_options=make_row_options(options.role, options.ignore),
+        conventions=make_conventions(options.role, options.ignore),
     )
     with Lock(folder / LOCK):  # several workers: one goes through the pool, the others use its plan
         known = _known_plan(pool, folder)
@@ -124,7 +124,7 @@ class IndexBuild:
             "format": self.format,
             "rows": plan.rows,
             "sha256": plan.sha256,
-            **pool.row_options.described(),
+            **pool.conventions.described(),
         }
         self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair)
         say(

@@ -14,7 +14,7 @@ from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.encode import encode, parsed
 from nait_fast.data.formats import RowError, parse_any
 from nait_fast.data.pool import Pool, PoolInfo
-from nait_fast.data.row_options import RowOptions, make_row_options
+from nait_fast.data.row_conventions import RowConventions, make_conventions
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import as_argument, counted, warn_unread
@@ -34,7 +34,7 @@ class Session:
     """``model`` and ``encoder`` fit each other; ``quiet`` silences progress.
 
     ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
-    ``row_options``: what the user has said of rows in memory.
+    ``conventions``: what the user has said of rows in memory.
     ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
     """
 
@@ -44,7 +44,7 @@ class Session:
     batch_tokens: int | None = None
     quiet: bool = False
     embed_layer: int | None = None
-    row_options: RowOptions = field(default_factory=RowOptions)
+    conventions: RowConventions = field(default_factory=RowConventions)
     run_tokens: int = 0
     padded_tokens: int = 0
     _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
@@ -174,11 +174,11 @@ def _session(
     template = Template(data.template, loaded.tokenizer, data.template_date)
     encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary)
     return Session(
-        loaded, encoder, first_token, batch_tokens, quiet, row_options=make_row_options(data.role, data.ignore)
+        loaded, encoder, first_token, batch_tokens, quiet, conventions=make_conventions(data.role, data.ignore)
     )
 
 
-def encode_rows(encoder: Encoder, rows: Sequence[Any], row_options: RowOptions) -> tuple[str, list[Encoded]]:
+def encode_rows(encoder: Encoder, rows: Sequence[Any], conventions: RowConventions) -> tuple[str, list[Encoded]]:
     """(SHA-256 of ``rows`` as JSON lines, each of them encoded). Raises NaitError for one that cannot be used."""
 
     def bad(number: int, _: Any, error: RowError) -> None:
@@ -187,10 +187,10 @@ def encode_rows(encoder: Encoder, rows: Sequence[Any], row_options: RowOptions) 
     def refuse(refused: Refused) -> None:
         raise BadInput(refused.reason, where=f"sample {refused.row}")
 
-    samples = parsed(enumerate(rows), lambda row, number: parse_any(row, number, row_options), bad)
+    samples = parsed(enumerate(rows), lambda row, number: parse_any(row, number, conventions), bad)
     encoded = list(encode(encoder, samples, refuse))
     lines = "".join(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n" for row in rows)
-    warn_unread("the samples", *_counts(encoded), row_options.ignore, as_argument)
+    warn_unread("the samples", *_counts(encoded), conventions.ignore, as_argument)
     return sha256(lines.encode(errors="backslashreplace")), encoded
 
 
@@ -204,7 +204,7 @@ def encode_all(encoder: Encoder, pool: Pool) -> tuple[PoolInfo, list[Encoded]]:
     encoded = list(encode(encoder, pool.samples(), refuse))
     for reason, rows in Counter(skipped.reason for skipped in info.skipped).items():
         warn(f"{pool.path}: {rows:,} rows are left out: {reason}")
-    warn_unread(pool.path, *_counts(encoded), pool.row_options.ignore)
+    warn_unread(pool.path, *_counts(encoded), pool.conventions.ignore)
     return info, encoded
 
 

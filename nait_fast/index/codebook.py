@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import Damaged, Mismatch
-from nait_fast.index import identity
+from nait_fast.index import compatibility
 from nait_fast.index.components import NAMES as COMPONENTS
 from nait_fast.index.components import Components, components_of
 from nait_fast.index.format import CodeLayout, read_code_layout
@@ -76,7 +76,7 @@ def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebo
     try:
         layout, layers = read_code_layout(meta), meta["layers"]
         n = layout.n_neurons
-        identity.check(meta)
+        compatibility.check(meta)
         for key in ("codec", "reading"):
             values.text(meta[key], key)
         values.count(meta["samples"], "samples", 2)
@@ -106,12 +106,14 @@ def check_codebook(
     codebook: Codebook, here: Mapping[str, Any], where: str, remedy: str, more: Iterable[str] = ()
 ) -> None:
     """Refuse a codebook of another identity than ``here``, a session's, or another of ``more``. Raises NaitError."""
-    if identity.is_old(codebook.meta):
-        raise Mismatch(f"was made {identity.OLD}", where=where, remedy="index that pool again")
-    key = identity.difference(codebook.meta, here, more)
+    if compatibility.is_old(codebook.meta):
+        raise Mismatch(f"was made {compatibility.OLD}", where=where, remedy="index that pool again")
+    key = compatibility.difference(codebook.meta, here, more)
     if key is not None:
         theirs, mine = (values.short(told.get(key)) for told in (codebook.meta, here))
-        raise Mismatch(f"made with another {identity.name_of(key)} ({theirs}, here {mine})", where=where, remedy=remedy)
+        raise Mismatch(
+            f"made with another {compatibility.name_of(key)} ({theirs}, here {mine})", where=where, remedy=remedy
+        )
 
 
 def load_calibration(

@@ -8,10 +8,10 @@ import numpy as np
 
 from nait_fast.data.plan import read_plan
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
+from nait_fast.index.compatibility import OLD, is_old
 from nait_fast.index.format import FORMAT_VERSION
-from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.reader import Index, ShardEntry
-from nait_fast.index.run import read_run, write_run
+from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.skipped import Listed, check_list, is_duplicate
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter

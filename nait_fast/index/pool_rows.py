@@ -10,7 +10,7 @@ import numpy as np
 from nait_fast.data.parts import as_line, with_nulls
 from nait_fast.data.plan import Plan, Reader, lines_of, load_plan, stamps_of
 from nait_fast.data.pool import Pool
-from nait_fast.data.row_options import row_options_of
+from nait_fast.data.row_conventions import conventions_of
 from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.notices import warn
 from nait_fast.storage.names import plan_name
@@ -72,7 +72,7 @@ def open_rows(index: Index, moved: Sequence[str] = (), advice: str = "pass --dat
             moved[number] if moved else told["path"],
             format=told["format"],
             skip_bad_rows=True,
-            row_options=row_options_of(told),
+            conventions=conventions_of(told),
         )
         try:
             plan = pool.plan(_kept_plan(index, number, pool))

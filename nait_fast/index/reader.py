@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import BadInput, Damaged
-from nait_fast.index import contents, identity, ids
+from nait_fast.index import compatibility, ids, token_hashes
 from nait_fast.index.codebook import Codebook, load_codebook
 from nait_fast.index.format import CODECS, FORMAT_VERSION, READ_VERSIONS, code_layout, columns_of, read_code_layout
 from nait_fast.notices import warn
@@ -87,7 +87,7 @@ class Shard:
     @cached_property
     def contents(self) -> np.ndarray | None:
         """Hashes int64 [n] of what the rows hold; None in a shard that has none."""
-        return self._checked(contents.NAME) if contents.NAME in self._layout else None
+        return self._checked(token_hashes.NAME) if token_hashes.NAME in self._layout else None
 
     def ids(self) -> list[str | None]:
         """The samples' ids, None where a row of the pool has none. Raises NaitError where they are damaged."""
@@ -149,7 +149,7 @@ class Index:
     def _take(self, told: dict[str, Any]) -> None:
         """The manifest's entries. Raises ValueError, KeyError or TypeError where they are not what was ever written."""
         self.layout = read_code_layout(told)
-        identity.check(told)
+        compatibility.check(told)
         for key in ("codec", "reading", "model_name", "template_kind"):
             values.text(told[key], key)
         if told["codec"] not in CODECS:
@@ -291,8 +291,8 @@ class Index:
         }
         expected |= {f"exact.{name}": ("<f8", (rows,)) for name in self.exact}
         expected |= {name: (dtype, (rows, *shape)) for name, (dtype, shape) in self.columns.items()}
-        if contents.NAME in layout:
-            expected[contents.NAME] = ("<i8", (rows,))
+        if token_hashes.NAME in layout:
+            expected[token_hashes.NAME] = ("<i8", (rows,))
         if "ids" in layout:
             expected |= {
                 "ids": ("u1", layout["ids"].shape[:1]),

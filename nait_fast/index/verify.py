@@ -11,7 +11,7 @@ import numpy as np
 from nait_fast.errors import Damaged, Mismatch, NaitError
 from nait_fast.index.codebook import load_calibration
 from nait_fast.index.reader import Index, Shard, ShardEntry
-from nait_fast.index.run import read_run
+from nait_fast.index.run_file import read_run
 from nait_fast.index.skipped import Listed
 from nait_fast.storage.files import sha256_file
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import contents
+from nait_fast.index import token_hashes
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import duplicate, lines_before
@@ -90,7 +90,7 @@ class IndexWriter:
         tensors = {"codes": codes, "row": rows.astype(np.int64), "n_tokens": n_tokens.astype(np.int32), **pack_ids(ids)}
         tensors |= {f"exact.{name}": scores.astype(np.float64) for name, scores in exact.items()} | columns
         if held is not None:
-            tensors[contents.NAME] = held.astype(np.int64)
+            tensors[token_hashes.NAME] = held.astype(np.int64)
         data = pack_tensors(tensors, {"kind": "shard", "number": number})
         write_atomic(self.folder / shard_name(number), data)
         left_out = Counter(entry["reason"] for entry in listed if not entry.get("kept"))

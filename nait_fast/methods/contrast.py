@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import identity
+from nait_fast.index import compatibility
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.methods.base import BitMethod
@@ -47,7 +47,7 @@ def contrast_signature(
         w = frequency - codebook.frequency
     w = w.astype(np.float32)
     packed, plane_weights, scale = top_m_planes(w, top_m, layout) if top_m else signed_planes(w, planes, layout)
-    kept = identity.kept(codebook.meta, ("reading",))
+    kept = compatibility.kept(codebook.meta, ("reading",))
     meta = {
         "method": "contrast",
         **kept,
@@ -71,7 +71,7 @@ def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature:
     assert codebook.scale is not None
     weights = (signature.tensors["direction"] * codebook.scale).astype(np.float32)
     planes, plane_weights, scale = signed_planes(weights, PROXY_PLANES, codebook.layout)
-    kept = identity.kept(codebook.meta, ("reading",))
+    kept = compatibility.kept(codebook.meta, ("reading",))
     meta = {
         "method": "contrast",
         **kept,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import Mismatch, NaitError
-from nait_fast.index import identity
+from nait_fast.index import compatibility
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
@@ -26,7 +26,7 @@ def embed_signature(
     """
     assert codebook.hidden_mean is not None
     centroid = (hidden.mean(axis=0, dtype=np.float64) - codebook.hidden_mean).astype(np.float32)
-    kept = identity.kept(codebook.meta, ("embed_layer",))
+    kept = compatibility.kept(codebook.meta, ("embed_layer",))
     meta = {
         "method": "embed",
         "reading": "hidden",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import Mismatch, NaitError
-from nait_fast.index import contents
+from nait_fast.index import token_hashes
 from nait_fast.index.codebook import Codebook
 from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
@@ -126,7 +126,7 @@ class Nait(Method):
 
     def says_nothing(self, signature: Signature) -> str | None:
         # What batches make of equal samples is no direction.
-        alike = len(contents.from_text(signature.meta["target"][contents.NAME])) == 1
+        alike = len(token_hashes.from_text(signature.meta["target"][token_hashes.NAME])) == 1
         return "its samples are all alike" if alike else super().says_nothing(signature)
 
     def check_meta(self, meta: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
-from nait_fast.index import identity
+from nait_fast.index import compatibility
 from nait_fast.index.format import CodeLayout, read_code_layout
 from nait_fast.methods import METHODS, method_of
 from nait_fast.notices import warn
@@ -88,7 +88,7 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
         name, layout = values.name(meta["name"], "name"), read_code_layout(meta)
         if meta["method"] not in METHODS:
             raise ValueError(f"method: {values.short(meta['method'])}")
-        identity.check(meta)
+        compatibility.check(meta)
         values.text(meta["reading"], "reading")
         values.count(meta["samples"], "samples", 1)
         method = method_of(meta["method"])
@@ -134,7 +134,7 @@ def check_fits(signature: Signature, told: Mapping[str, Any], codebook: str | No
 
     ``told``: an index's manifest, or a session's identity.
     """
-    identity.refuse(signature.meta, told, f"signature '{signature.name}'", where)
+    compatibility.refuse(signature.meta, told, f"signature '{signature.name}'", where)
     of_codebook = method_of(signature.method).of_codebook
     if codebook is not None and of_codebook and signature.meta["codebook"] != codebook:
         raise Mismatch(

@@ -16,11 +16,11 @@ from nait_fast.errors import NaitError, first_line, missing_extra
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
-from nait_fast.models.identity import decisive, identity_of
+from nait_fast.models.model_identity import decisive, identity_of
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
 from nait_fast.models.patch import activation_dtype, probe
 from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_config, text_decoder
-from nait_fast.models.weight_cache import Entry
+from nait_fast.models.weight_cache import CacheEntry
 
 _POSITION = re.compile(r"(^|\.)(wpe|positions_embed|position_embeddings?|embed_positions)$")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,7 +31,7 @@ class LoadedModel:
     """A decoder body (no LM head) ready to capture from.
 
     ``specs`` are the chosen layers; ``attention``: the name of the packed attention that is exact here (None: it runs
-    padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/identity.py``);
+    padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/model_identity.py``);
     ``max_tokens``: a longer sample would change the others of its batch (RoPE that depends on the longest), None
     without such a limit;
     ``fused``: modules and the faster forwards proved equal to theirs.
@@ -214,7 +214,7 @@ def load_model(
     target = pick_device(device)
     refuse_adapter(model)
     source, extra = locate(model)
-    entry = Entry.of(model if extra else source)
+    entry = CacheEntry.of(model if extra else source)
     with without_bars():
         whole, loading = read_model(model, source, extra, pick_dtype(dtype, target), target, trust_remote_code)
     words = load_tokenizer(model, tokenizer, trust_remote_code)
@@ -241,7 +241,7 @@ def prepare(
     layers: str = "all",
     name: str = "",
     loading: Loading | None = None,
-    entry: Entry | None = None,
+    entry: CacheEntry | None = None,
 ) -> LoadedModel:
     """A ``LoadedModel`` around a transformers model in memory (causal LM or body); it is not changed.
 

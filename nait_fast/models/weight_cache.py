@@ -87,14 +87,14 @@ def checkpoint_of(source: str) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """The place of the hash of weights that are read from ``source`` (a folder or file) as it was at ``stamps``."""
 
     source: Path
     stamps: list[list[Any]]
 
     @classmethod
-    def of(cls, source: str) -> "Entry | None":
+    def of(cls, source: str) -> "CacheEntry | None":
         """To be made before the files are read; None where nothing can be kept."""
         path = None if cache_folder() is None else checkpoint_of(source)
         stamps = None if path is None else stamps_of(path)

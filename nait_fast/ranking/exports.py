@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.data.formats import RowError, Sample, parse, row_options_of
+from nait_fast.data.formats import RowError, Sample, conventions_of, parse
 from nait_fast.data.parts import as_line
 from nait_fast.data.pool import decode
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.notices import warn
-from nait_fast.ranking.llama_factory import Entry, NotCarried
+from nait_fast.ranking.llama_factory import DatasetEntry, NotCarried
 from nait_fast.ranking.select import Selection
 from nait_fast.ranking.selection_files import SELECTED
 from nait_fast.storage.files import atomic_file, sha256_file, write_json
@@ -65,7 +65,7 @@ def _write_messages(folder: Path, index: Index, selection: Selection) -> None:
 
 def _write_dataset_info(folder: Path, index: Index, selection: Selection) -> None:
     """LLaMA-Factory's description of ``selected.jsonl``; an empty object, and a warning, where no entry fits all."""
-    entry, number = Entry(), 0
+    entry, number = DatasetEntry(), 0
     try:
         for row, format, read in _rows(folder, index, selection):
             number += 1
@@ -86,13 +86,13 @@ def _rows(folder: Path, index: Index, selection: Selection) -> Iterator[tuple[di
     """(row, its format, what is read of it) of the chosen rows, best first, as they were read for the index."""
     ends = np.cumsum([dataset["rows"] for dataset in index.datasets])
     owners = np.searchsorted(ends, selection.rows[selection.order], side="right").tolist()
-    readings = [(dataset["format"], row_options_of(dataset)) for dataset in index.datasets]
+    readings = [(dataset["format"], conventions_of(dataset)) for dataset in index.datasets]
     with open(folder / SELECTED, "rb") as lines:
         for line, owner in zip(lines, owners, strict=True):
-            format, row_options = readings[owner]
+            format, conventions = readings[owner]
             try:
                 row = decode(line)
-                yield row, format, parse(row, format, 0, row_options)
+                yield row, format, parse(row, format, 0, conventions)
             except RowError as error:
                 yield {}, format, error
 

@@ -31,7 +31,7 @@ class NotCarried(Exception):
     """Why LLaMA-Factory would not read a row with all of its text."""
 
 
-class Entry:
+class DatasetEntry:
     """The entry of ``dataset_info.json`` that all rows fit which were added."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nait_fast.errors import NaitError
-from nait_fast.index import contents
+from nait_fast.index import token_hashes
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream
 from nait_fast.methods.signature import Signature
@@ -65,9 +65,9 @@ def _same_codes(index: Index) -> bool:
 
 
 def rows_of_targets(index: Index, signatures: Sequence[Signature]) -> dict[str, int | None]:
-    """Name -> how many rows of the index are samples of that target, by the tokens read (of the ``contents.MOST`` that
-    the signature tells of); None where the index or the signature is of a version that does not tell. Warns of those
-    that there are."""
+    """Name -> how many rows of the index are samples of that target, by the tokens read (of the ``token_hashes.MOST``
+    that the signature tells of); None where the index or the signature is of a version that does not tell. Warns of
+    those that there are."""
     found: dict[str, int | None] = {signature.name: None for signature in signatures}
     # Signatures of one name may be of one target, by several methods, or of several.
     known = {(s.name, held.tobytes()): held for s in signatures if (held := _samples_of(s)) is not None}
@@ -78,7 +78,7 @@ def rows_of_targets(index: Index, signatures: Sequence[Signature]) -> dict[str, 
         for target, samples in known.items():
             told[target] += int(np.isin(held, samples).sum())
     for target, rows in told.items():
-        name, least = target[0], "at least " if len(known[target]) == contents.MOST else ""
+        name, least = target[0], "at least " if len(known[target]) == token_hashes.MOST else ""
         found[name] = max(rows, found[name] or 0)
         if rows:
             warn(
@@ -89,8 +89,8 @@ def rows_of_targets(index: Index, signatures: Sequence[Signature]) -> dict[str, 
 
 
 def _samples_of(signature: Signature) -> np.ndarray | None:
-    held = (signature.meta.get("target") or {}).get(contents.NAME)
+    held = (signature.meta.get("target") or {}).get(token_hashes.NAME)
     try:
-        return contents.from_text(held) if isinstance(held, str) else None
+        return token_hashes.from_text(held) if isinstance(held, str) else None
     except ValueError:
         return None

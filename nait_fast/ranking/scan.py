@@ -16,7 +16,7 @@ from nait_fast.kernels import PopcountScan
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sanity import check_spread
 from nait_fast.ranking.sources import check_index, code_counter, source_of, works_of
-from nait_fast.ranking.topk import TopK
+from nait_fast.ranking.streaming_topk import TopK
 
 GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU
 GPU_BUFFER_BYTES = 64 << 20  # of codes: a device's copies want more at once than a processor's cache holds

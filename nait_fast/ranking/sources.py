@@ -8,8 +8,8 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook
+from nait_fast.index.compatibility import OLD, is_old
 from nait_fast.index.drawn import Rows, codes_at, drawn_places
-from nait_fast.index.identity import OLD, is_old
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Part
 from nait_fast.kernels import PopcountScan

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.data.formats import RowError, describe_keys, detect, parse
-from nait_fast.data.row_options import RowOptions
+from nait_fast.data.row_conventions import RowConventions
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.ranking.selection_files import SELECTED
@@ -23,7 +23,7 @@ LABEL_ROWS = 1_000_000  # beyond, the pool's labels are counted in every n-th ru
 RUN_ROWS = 2048
 MOST_LABELS, LABEL_CHARACTERS = 10_000, 60
 NO_LABEL = "(none)"
-_SHOWN = RowOptions(ignore=frozenset(["label"]))  # what is in the index is shown, whatever its label
+_SHOWN = RowConventions(ignore=frozenset(["label"]))  # what is in the index is shown, whatever its label
 
 
 @dataclass(frozen=True)

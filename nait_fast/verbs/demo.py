@@ -17,10 +17,10 @@ from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import open_session
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.outputs.folder import Output
+from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import State
 from nait_fast.ranking.scan import scan
-from nait_fast.ranking.topk import order
+from nait_fast.ranking.streaming_topk import order
 from nait_fast.storage.files import make_folder, write_atomic
 from nait_fast.verbs import rank
 from nait_fast.verbs.index import directions_of, hold_folder

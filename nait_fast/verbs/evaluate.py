@@ -8,7 +8,7 @@ import numpy as np
 
 from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
-from nait_fast.data.row_options import make_row_options
+from nait_fast.data.row_conventions import make_conventions
 from nait_fast.env import environment
 from nait_fast.errors import Mismatch, NaitError
 from nait_fast.evaluation import (
@@ -32,8 +32,8 @@ from nait_fast.index.pool_rows import open_rows
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
-from nait_fast.outputs.folder import Output
 from nait_fast.outputs.inputs import inputs_of
+from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import State, damaged, question
 from nait_fast.progress import say
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
@@ -198,7 +198,7 @@ def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
         return {}
     from nait_fast.verbs.signature import open_targets  # torch, which is not needed without a model
 
-    targets = open_targets(options.target, "auto", make_row_options(options.role, options.ignore))
+    targets = open_targets(options.target, "auto", make_conventions(options.role, options.ignore))
     for name in targets.keys() - {signature.name for signature in rankings.signatures}:
         raise NaitError(f"--target {name}: no signature has this name")
     for signature, label in zip(rankings.signatures, rankings.labels, strict=True):

@@ -11,7 +11,7 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode
 from nait_fast.data.formats import parse
 from nait_fast.data.pool import Pool, decode
-from nait_fast.data.row_options import row_options_of
+from nait_fast.data.row_conventions import conventions_of
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import Mismatch, NaitError
 from nait_fast.evaluation.rankings import IndexScores
@@ -19,7 +19,7 @@ from nait_fast.evaluation.row_content import datasets_of
 from nait_fast.extract.projection import Project
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect
-from nait_fast.index.identity import OLD, difference, dtype_option, is_old, name_of
+from nait_fast.index.compatibility import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature
@@ -68,7 +68,7 @@ def layer_scores(
     ``signatures``. Raises NaitError where a row is not what the index has of it."""
     rows = scores.row[places]
     lines = zip(pool.lines(rows), datasets_of(index, rows), strict=True)
-    samples = (parse(decode(line), told["format"], i, row_options_of(told)) for i, (line, told) in enumerate(lines))
+    samples = (parse(decode(line), told["format"], i, conventions_of(told)) for i, (line, told) in enumerate(lines))
     encoded = list(encode(session.encoder, samples, lambda refused: None))  # what is missing shows below
     lengths = np.array([len(e.ids) for e in encoded])
     if len(encoded) != len(places) or (lengths != scores.n_tokens[places]).any():

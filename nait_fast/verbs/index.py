@@ -9,7 +9,7 @@ from typing import Any
 
 from nait_fast.config import IndexOptions, flag_of
 from nait_fast.data.plan import Plan
-from nait_fast.data.row_options import LABEL_FALSE
+from nait_fast.data.row_conventions import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
 from nait_fast.env import environment
 from nait_fast.errors import NaitError
@@ -20,8 +20,8 @@ from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.notices import recorded, warn
-from nait_fast.outputs.folder import sweep
 from nait_fast.outputs.inputs import check_folders, check_inputs, inputs_of
+from nait_fast.outputs.output_folder import sweep
 from nait_fast.outputs.recognise import question
 from nait_fast.storage.files import make_folder, read_json, write_json
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock

@@ -9,7 +9,7 @@ from nait_fast.data.plan import REMEDY, load_plan
 from nait_fast.data.pool import Pool
 from nait_fast.data.unread import counted
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
-from nait_fast.index import contents
+from nait_fast.index import token_hashes
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import problems_of
 from nait_fast.methods.signature import Signature, load_signature
@@ -102,7 +102,7 @@ def inspect(path: str) -> dict[str, Any]:
 def _describe(signature: Signature) -> dict[str, Any]:
     meta = {k: v for k, v in signature.meta.items() if k not in ("widths", "layers", "explained", "sign_margin")}
     if isinstance(meta.get("target"), dict):
-        meta["target"] = {k: v for k, v in meta["target"].items() if k != contents.NAME}
+        meta["target"] = {k: v for k, v in meta["target"].items() if k != token_hashes.NAME}
     out = {"name": signature.name, "hash": signature.hash, **meta, "layers": len(signature.meta["layers"])}
     if "sign_margin" in signature.meta:
         out["uncertain_signs"] = sum(m < 2 for m in signature.meta["sign_margin"])

@@ -7,8 +7,8 @@ from nait_fast.config import MergeOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.merge import check_joinable, merge
 from nait_fast.index.reader import Index
-from nait_fast.outputs.folder import sweep
 from nait_fast.outputs.inputs import check_inputs, inputs_of
+from nait_fast.outputs.output_folder import sweep
 from nait_fast.progress import Progress
 from nait_fast.storage.files import make_folder
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock

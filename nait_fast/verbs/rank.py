@@ -13,8 +13,8 @@ from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.notices import recorded, warn
-from nait_fast.outputs.folder import Output
 from nait_fast.outputs.inputs import inputs_of
+from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import HTML, State, damaged, question, seal_of
 from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.exports import EXPORTS, check_exports, write_exports

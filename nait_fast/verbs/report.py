@@ -7,8 +7,8 @@ from typing import Any
 from nait_fast import evaluation
 from nait_fast.config import ReportOptions
 from nait_fast.errors import Mismatch, NaitError
-from nait_fast.outputs.folder import Output, sweep
 from nait_fast.outputs.inputs import check_inputs, inputs_of
+from nait_fast.outputs.output_folder import Output, sweep
 from nait_fast.outputs.recognise import HTML, State, is_plain, refuse, seal_of, sealed
 from nait_fast.progress import say
 from nait_fast.ranking.selection_files import REPORT

@@ -16,8 +16,8 @@ from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
-from nait_fast.outputs.folder import Output
 from nait_fast.outputs.inputs import check_inputs, inputs_of
+from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import question
 from nait_fast.ranking.exports import check_exports
 from nait_fast.ranking.select import check_budget
@@ -60,7 +60,7 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
     check_budget(options, pool.plan().rows)
     check_exports(options.export, pool.detect())
     pool.warn_of_formats()
-    targets = open_targets(options.target, "auto", pool.row_options)
+    targets = open_targets(options.target, "auto", pool.conventions)
     made = held.enter_context(signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs))
     asked = question([pool.plan().sha256, questions(targets, options, reading)])
     _check_asked(output, asked, options)

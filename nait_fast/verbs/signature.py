@@ -9,22 +9,22 @@ import numpy as np
 from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
-from nait_fast.data.row_options import RowOptions, make_row_options
+from nait_fast.data.row_conventions import RowConventions, make_conventions
 from nait_fast.errors import NaitError
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Collect
-from nait_fast.index import contents
+from nait_fast.index import token_hashes
 from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.outputs.folder import Output
 from nait_fast.outputs.inputs import inputs_of
+from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import State, question
 from nait_fast.progress import Progress
 from nait_fast.storage.files import make_folder
 
 
-def open_targets(targets: tuple[str, ...], format: str, row_options: RowOptions | None = None) -> dict[str, Pool]:
+def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventions | None = None) -> dict[str, Pool]:
     """Name -> samples; each is scanned, so that a bad file fails before any model is loaded. Raises NaitError."""
     pools: dict[str, Pool] = {}
     for text in targets:
@@ -36,7 +36,7 @@ def open_targets(targets: tuple[str, ...], format: str, row_options: RowOptions 
                 f"--target {text}: the names '{other}' and '{name}' differ in capitals only, which some file systems "
                 "take for one file; write NAME=FILE with another"
             )
-        pools[name] = Pool(path, format=format, row_options=row_options)
+        pools[name] = Pool(path, format=format, conventions=conventions)
         pools[name].warn_of_formats()
         if pools[name].scan().good < 2:
             raise NaitError(
@@ -53,7 +53,7 @@ def _collect(
         info, encoded = encode_all(session.encoder, target)
         digest, where = info.sha256, f"{target.path} row"
     else:
-        (digest, encoded), where = encode_rows(session.encoder, target, session.row_options), "sample"
+        (digest, encoded), where = encode_rows(session.encoder, target, session.conventions), "sample"
     session.warn_of_positions(target.path if isinstance(target, Pool) else "the samples", encoded)
     collected = Collect(len(encoded), session.layout, (reading,))
     progress = Progress(len(encoded), f"target {name}", session.quiet)
@@ -64,7 +64,7 @@ def _collect(
         raise NaitError(f"--target {name}: {where} {row}: {session.model.overflow}")
     tokens = [len(e.ids) for e in encoded]
     told: dict[str, Any] = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
-    told[contents.NAME] = contents.as_text(contents.hashes_of(e.ids for e in encoded))
+    told[token_hashes.NAME] = token_hashes.as_text(token_hashes.hashes_of(e.ids for e in encoded))
     if session.encoder.template.date is not None:
         told["template_date"] = session.encoder.template.date
     values = collected.hidden if reading == "hidden" else collected.readings[reading]
@@ -133,7 +133,7 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     """Build and save one signature a target; returns a summary."""
     reading = method_of(options.method).reading(options.reading)
     folder = make_folder(options.output)
-    targets = open_targets(options.target, options.format, make_row_options(options.role, options.ignore))
+    targets = open_targets(options.target, options.format, make_conventions(options.role, options.ignore))
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
     more = [options.dtype, *([] if codebook is None else [codebook.hash])]
@@ -168,7 +168,7 @@ def questions(
     """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
     told = [reading, *(str(getattr(options, name, None)) for name in _ASKED), *more]
     return {
-        f"{name}.safetensors": question([*told, pool.row_options.described(), pool.scan().sha256])
+        f"{name}.safetensors": question([*told, pool.conventions.described(), pool.scan().sha256])
         for name, pool in targets.items()
     }
 

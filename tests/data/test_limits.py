@@ -219,5 +219,5 @@ def test_parquet_rows_that_share_one_long_value(tmp_path: Path, monkeypatch) -> 
     read: list[int] = []
     monkeypatch.setattr(parts, "UNPACKED_BYTES", 2 << 20)
     monkeypatch.setattr(parts, "_check", lambda batch, *_: read.append(batch.nbytes))
-    rows = [record.payload["id"] for record in parts.ParquetFile(path).records(parts.Place(3, 0))]
+    rows = [record.payload["id"] for record in parts.ParquetFile(path).records(parts.RowPlace(3, 0))]
     assert rows == list(range(3, n)) and max(read) <= 3 << 20

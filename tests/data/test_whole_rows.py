@@ -11,7 +11,7 @@ import pytest
 
 from nait_fast.data.formats import Message, RowError, RowLeftOut, Sample, also_fitting, detect, parse, parse_any
 from nait_fast.data.pool import Pool
-from nait_fast.data.row_options import make_row_options, row_options_of
+from nait_fast.data.row_conventions import conventions_of, make_conventions
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import METADATA, candidates, unread_of
@@ -173,16 +173,16 @@ def test_roles_of_the_user() -> None:
     row = {"messages": [said("Kritiker", "a"), ANSWER]}
     with pytest.raises(RowError, match=r"unknown role 'Kritiker' \(--role Kritiker=user would read it\)"):
         parse_any(row, 0)
-    row_options = make_row_options(["Kritiker=user", "user=system"])
-    assert parse_any(row, 0, row_options).messages[0].role == "user"
-    assert parse_any({"messages": [ASK, ANSWER]}, 0, row_options).messages[0].role == "system"
-    assert row_options.described() == {"roles": {"Kritiker": "user", "user": "system"}}
-    assert row_options_of(row_options.described()).roles == row_options.roles
+    conventions = make_conventions(["Kritiker=user", "user=system"])
+    assert parse_any(row, 0, conventions).messages[0].role == "user"
+    assert parse_any({"messages": [ASK, ANSWER]}, 0, conventions).messages[0].role == "system"
+    assert conventions.described() == {"roles": {"Kritiker": "user", "user": "system"}}
+    assert conventions_of(conventions.described()).roles == conventions.roles
     for bad in ("user", "a=critic", "=user"):
         with pytest.raises(NaitError, match="write NAME=ROLE"):
-            make_row_options([bad])
+            make_conventions([bad])
     with pytest.raises(NaitError, match="a is user already"):
-        make_row_options(["a=user", "a=tool"])
+        make_conventions(["a=user", "a=tool"])
 
 
 def test_labels_of_kto() -> None:
@@ -194,7 +194,7 @@ def test_labels_of_kto() -> None:
     ):
         with pytest.raises(RowLeftOut, match="label is false"):
             parse_any(row, 0)
-        assert parse_any(row, 0, make_row_options(ignore=["label"])).messages
+        assert parse_any(row, 0, make_conventions(ignore=["label"])).messages
     # What no answer is, is a class.
     assert parse_any({"text": "a", "label": False}, 0).text == "a"
     for label, named in (

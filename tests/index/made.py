@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nait_fast.data.parts import Place
+from nait_fast.data.parts import RowPlace
 from nait_fast.data.plan import Plan, Unit
 from nait_fast.errors import NaitError
 from nait_fast.index.codebook import Codebook, load_codebook
@@ -75,7 +75,7 @@ def make(folder: Path) -> Path:
     (folder / CALIBRATION).write_bytes(pack_tensors(calibration, {"kind": "calibration"}))
     listed = "".join(json.dumps(entry) + "\n" for entry in LISTED).encode()
     (folder / SKIPPED).write_bytes(listed)
-    units = (Unit(0, 0, 6, 0, Place(0, 1), "0" * 64), Unit(1, 6, 4, 0, Place(99, 7), "1" * 64))
+    units = (Unit(0, 0, 6, 0, RowPlace(0, 1), "0" * 64), Unit(1, 6, 4, 0, RowPlace(99, 7), "1" * 64))
     Plan("/pool.jsonl", "jsonl", 10, "5" * 64, 6, ((100, 7),), units).save(folder / "plan-00.json")
     write_sealed(
         folder / MANIFEST,

@@ -16,7 +16,7 @@ from nait_fast.errors import NaitError
 from nait_fast.index.codebook import load_codebook
 from nait_fast.index.format import code_layout, columns_of
 from nait_fast.index.reader import Index
-from nait_fast.index.run import read_run, write_run
+from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.skipped import check_kept, check_list
 from nait_fast.index.stream import Stream, ids
 from nait_fast.methods.signature import Signature, load_signature

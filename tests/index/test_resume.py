@@ -9,7 +9,7 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.index.run import read_run, write_run
+from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.writer import IndexWriter
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest

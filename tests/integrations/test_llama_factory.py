@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nait_fast.data.formats import detect, parse
-from nait_fast.ranking.llama_factory import Entry
+from nait_fast.ranking.llama_factory import DatasetEntry
 from tests.ranking.llama_factory import read_row
 from tests.ranking.shapes import CARRIED
 
@@ -38,7 +38,7 @@ def factory() -> Iterator[types.SimpleNamespace]:
 @pytest.mark.parametrize("name", CARRIED)
 def test_every_row_is_read_with_all_of_its_text(tmp_path: Path, factory: types.SimpleNamespace, name: str) -> None:
     datasets = pytest.importorskip("datasets")
-    rows, entry = CARRIED[name][0], Entry()
+    rows, entry = CARRIED[name][0], DatasetEntry()
     for row in rows:
         entry.add(row, detect(row) or "", parse(row, detect(row) or "", 0))
     told = entry.as_dict("selected.jsonl")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nait_fast.kernels.capture.launch import make_plan, plan_of
+from nait_fast.kernels.capture.launch import make_launch_plan, plan_of
 from nait_fast.kernels.capture.reference import Segments
 from tests.ops.sums import segments_of
 
@@ -33,7 +33,7 @@ def test_each_token_is_in_one_chunk_and_each_slot_in_one_join(problem, chunk, se
     starts, lengths, n_tokens = problem
     rng = np.random.default_rng(seed)
     skip, counts = rng.random(len(starts)) < 0.5, lengths + rng.integers(0, 9, len(lengths))
-    chunks, joins, n_partial = make_plan(as_segments(starts, lengths, skip, counts), n_tokens, chunk)
+    chunks, joins, n_partial = make_launch_plan(as_segments(starts, lengths, skip, counts), n_tokens, chunk)
     assert chunks.dtype == joins.dtype == np.int32 and chunks.shape[1] == 8 and joins.shape[1] == 4
     covered = np.zeros(n_tokens, dtype=int)
     for begin, end, *_ in chunks:
@@ -79,19 +79,19 @@ def test_overlapping_empty_or_outlying_sequences_are_refused(problem, data):
     else:
         lengths[i] = 0 if kind == "empty" else -1
     with pytest.raises(ValueError, match="overlap" if kind == "twice" else "every sequence needs a token"):
-        make_plan(as_segments(starts, lengths), n_tokens)
+        make_launch_plan(as_segments(starts, lengths), n_tokens)
 
 
 def test_one_shared_token_is_an_overlap():
     with pytest.raises(ValueError, match="overlap"):
-        make_plan(as_segments(np.array([5, 0]), np.array([4, 6])), 9)
-    make_plan(as_segments(np.array([6, 0]), np.array([3, 6])), 9)
+        make_launch_plan(as_segments(np.array([5, 0]), np.array([4, 6])), 9)
+    make_launch_plan(as_segments(np.array([6, 0]), np.array([3, 6])), 9)
 
 
 def test_no_sequence_at_all():
-    chunks, joins, n_partial = make_plan(segments_of([]), 0)
+    chunks, joins, n_partial = make_launch_plan(segments_of([]), 0)
     assert (chunks.shape, joins.shape, n_partial) == ((0, 8), (0, 4), 0)
-    chunks, joins, n_partial = make_plan(segments_of([]), 5, 3)
+    chunks, joins, n_partial = make_launch_plan(segments_of([]), 5, 3)
     assert chunks[:, :3].tolist() == [[0, 3, -1], [3, 5, -1]] and (len(joins), n_partial) == (0, 0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import NaitError
-from nait_fast.ranking.topk import order
+from nait_fast.ranking.streaming_topk import order
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from nait_fast.data.formats import detect, parse
-from nait_fast.ranking.llama_factory import Entry, NotCarried
+from nait_fast.ranking.llama_factory import DatasetEntry, NotCarried
 from tests.ranking.llama_factory import read_row
 from tests.ranking.shapes import CARRIED, NOT_CARRIED
 
 
 def entry_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    entry = Entry()
+    entry = DatasetEntry()
     for row in rows:
         fmt = detect(row)
         assert fmt is not None

@@ -8,7 +8,7 @@ import pytest
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.index import contents
+from nait_fast.index import token_hashes
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
 from nait_fast.ranking.sanity import rows_of_targets
@@ -75,7 +75,7 @@ def test_samples_that_are_rows_of_the_pool(whole, tmp_path: Path, method: str) -
 
 
 def test_more_samples_than_a_signature_tells_of(whole, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(contents, "MOST", 3)
+    monkeypatch.setattr(token_hashes, "MOST", 3)
     told, warnings = chosen(whole, tmp_path, target="pool", method="nait")
     assert told["rows_of_targets"] == {"t": 3}
     assert warnings[0].startswith("target 't': at least 3 of the pool's 40 rows are samples of the target itself")
@@ -119,13 +119,13 @@ def test_rank_evaluate_and_merge_know_them_too(whole, tmp_path: Path, capsys) ->
 
 def test_contents_are_of_the_tokens_read() -> None:
     some = [np.array(ids, dtype=np.int32) for ids in ([1, 2], [1, 2], [2, 1], [], [258])]
-    hashes = contents.hashes_of(some)
+    hashes = token_hashes.hashes_of(some)
     assert hashes.dtype == np.int64 and len(set(hashes.tolist())) == 4 and hashes[0] == hashes[1]
-    assert contents.from_text(contents.as_text(hashes)).tolist() == sorted(set(hashes.tolist()))
-    assert contents.from_text(contents.as_text(hashes[:0])).tolist() == []
+    assert token_hashes.from_text(token_hashes.as_text(hashes)).tolist() == sorted(set(hashes.tolist()))
+    assert token_hashes.from_text(token_hashes.as_text(hashes[:0])).tolist() == []
     for damaged in ("?", "AAAA"):
         with pytest.raises(ValueError):
-            contents.from_text(damaged)
+            token_hashes.from_text(damaged)
 
 
 @pytest.mark.parametrize("method", ["contrast", "nait", "nag", "embed"])

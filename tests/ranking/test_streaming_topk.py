@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nait_fast.ranking.topk import TopK, order
+from nait_fast.ranking.streaming_topk import TopK, order
 
 scores_of_rows = st.lists(st.sampled_from([-2.0, -1.5, 0.0, -0.0, 1.0, 1e300, -1e300]), max_size=60)
 

@@ -13,7 +13,7 @@ LABEL_FALSE = "its label is false: an answer not to learn from"
 
 
 @dataclass(frozen=True)
-class RowOptions:
+class RowConventions:
     """What a user has said of a pool's rows.
 
     roles: name of a role in the rows -> one of ROLES. ignore: keys not to be told of; "label" among them: rows whose
@@ -29,7 +29,7 @@ class RowOptions:
         return {**said, "labels": "ignored"} if "label" in self.ignore else said
 
 
-def make_row_options(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> RowOptions:
+def make_conventions(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> RowConventions:
     """What the options --role and --ignore say. Raises NaitError."""
     roles: dict[str, str] = {}
     for text in role:
@@ -38,12 +38,12 @@ def make_row_options(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> Ro
             raise BadInput(f"write NAME=ROLE, the role one of {', '.join(ROLES)}", where=f"--role {text}")
         if roles.setdefault(name, known) != known:
             raise BadInput(f"{name} is {roles[name]} already", where=f"--role {text}")
-    return RowOptions(roles, frozenset(ignore))
+    return RowConventions(roles, frozenset(ignore))
 
 
-def row_options_of(described: Mapping[str, Any]) -> RowOptions:
+def conventions_of(described: Mapping[str, Any]) -> RowConventions:
     """What an index has ``described`` of a dataset."""
-    return RowOptions(described.get("roles", {}), frozenset(["label"] if "labels" in described else []))
+    return RowConventions(described.get("roles", {}), frozenset(["label"] if "labels" in described else []))
 
 
-NO_ROW_OPTIONS = RowOptions()
+NO_CONVENTIONS = RowConventions()

@@ -9,7 +9,7 @@ from typing import Any
 
 from nait_fast.data.folders import LINES, kind_of, pool_files
 from nait_fast.data.json_rows import json_layout, json_list, json_object
-from nait_fast.data.parts import JsonRows, Lines, ParquetFile, Part, Table
+from nait_fast.data.parts import DatasetTable, JsonRows, Lines, ParquetFile, PoolPart
 from nait_fast.data.streams import import_optional
 from nait_fast.errors import BadInput, first_line
 
@@ -22,7 +22,7 @@ class Source:
 
     path: str
     kind: str
-    parts: tuple[Part, ...]
+    parts: tuple[PoolPart, ...]
 
 
 def open_source(name: str, split: str | None) -> Source:
@@ -109,4 +109,4 @@ def _dataset_source(loaded: Any, name: str, kind: str, split: str | None) -> Sou
     elif kind == "disk" and split is not None:
         raise BadInput("has no splits", where=name, remedy=f"leave out {split}")
     label = f"{name}:{split}" if split else name
-    return Source(label, kind, (Table(loaded.with_format("arrow"), label),))
+    return Source(label, kind, (DatasetTable(loaded.with_format("arrow"), label),))

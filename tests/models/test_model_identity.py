@@ -13,8 +13,15 @@ from torch import nn
 
 from nait_fast.errors import NaitError
 from nait_fast.models import weight_cache
-from nait_fast.models.identity import BLOCK, block_digest, config_values, model_identity, read_tensors, weights_hash
 from nait_fast.models.load import load_model, prepare
+from nait_fast.models.model_identity import (
+    BLOCK,
+    block_digest,
+    config_values,
+    model_identity,
+    read_tensors,
+    weights_hash,
+)
 from nait_fast.models.spec import find_mlps
 from tests.conftest import make_tokenizer
 from tests.models.tiny import MODERN, build, config_of, llama
@@ -225,7 +232,7 @@ def hashed(monkeypatch, tmp_path):
         calls.append(len(tensors))
         return weights_hash(tensors)
 
-    monkeypatch.setattr("nait_fast.models.identity.weights_hash", counted)
+    monkeypatch.setattr("nait_fast.models.model_identity.weights_hash", counted)
     return calls
 
 

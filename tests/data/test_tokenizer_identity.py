@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from nait_fast.data.formats import Sample
-from nait_fast.data.identity import tokenizer_identity
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoder
+from nait_fast.data.tokenizer_identity import tokenizer_identity
 from nait_fast.errors import NaitError
 from tests.conftest import make_tokenizer
 
