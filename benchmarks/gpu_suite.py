@@ -131,13 +131,13 @@ def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base:
     import torch
 
     from nait_fast.bench.pipeline import measure_pipeline
-    from nait_fast.bench.run import Place, Subject
+    from nait_fast.bench.run import MeasuredDevice, Subject
 
     def failed(told: dict[str, Any], error: Exception) -> None:
         suite.keep([{**told, "check": f"failed: {type(error).__name__}: {error}"[:300]}])
 
     try:
-        place = Place.open(device, "auto", BUDGET["ceilings"])
+        measured = MeasuredDevice.open(device, "auto", BUDGET["ceilings"])
     except Exception as error:  # without ceilings nothing can be set against them
         failed({**base, "part": "ceilings", "name": "ceilings"}, error)
         return
@@ -152,7 +152,7 @@ def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base:
             suite.keep([{**told, "name": part, "check": skipped}])
             return
         try:
-            for row in place.rows(part, subject, seconds):
+            for row in measured.rows(part, subject, seconds):
                 suite.keep([base | row])
         except Exception as error:  # one step must not cost the others
             failed({**told, "name": part}, error)
@@ -198,8 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     if not usable:
         print("gpu_suite: no torch with a GPU that it can use here; nothing was run", file=sys.stderr)
         return 2
+    from nait_fast.bench.results import tables
     from nait_fast.bench.run import devices_of, hardware_of
-    from nait_fast.bench.table import tables
     from nait_fast.errors import NaitError
 
     try:

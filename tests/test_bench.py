@@ -12,9 +12,9 @@ from nait_fast.bench import endtoend
 from nait_fast.bench import kernels as bench_kernels
 from nait_fast.bench import scan_timing as bench_scan
 from nait_fast.bench.lengths import PREFIX, QUANTILES, SHARES, random_ids, sample_lengths
-from nait_fast.bench.run import PARTS, Place, Subject, read_results
+from nait_fast.bench.results import figures, read_results
+from nait_fast.bench.run import PARTS, MeasuredDevice, Subject
 from nait_fast.bench.shapes import SHAPES, build, forward_flops, matmul_weights
-from nait_fast.bench.table import figures
 from nait_fast.config import BENCH_PARTS, BENCH_SHAPES
 from nait_fast.kernels.common.dispatch import forced
 from nait_fast.kernels.popcount import cpu, reference
@@ -39,8 +39,8 @@ TIMES = {"ms_p20", "ms", "ms_p80", "repeats"}
 
 
 @pytest.fixture(scope="module")
-def place() -> Place:
-    return Place.open(CPU, "auto", 0, small=True)
+def measured() -> MeasuredDevice:
+    return MeasuredDevice.open(CPU, "auto", 0, small=True)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_every_part_through_the_command_line(capsys, tmp_path: Path) -> None:
         assert str(tmp_path) not in json.dumps(line)
 
 
-def test_a_scan_that_goes_wrong_far_from_its_first_row_is_found_out(place) -> None:
+def test_a_scan_that_goes_wrong_far_from_its_first_row_is_found_out(measured) -> None:
     n = bench_scan.CHECKED + 500
     codes = np.random.default_rng(0).integers(0, 256, (n, bench_scan.ROW_BYTES), dtype=np.uint8)
     query = bench_scan.make_query(4, 1)
@@ -101,7 +101,7 @@ def test_a_scan_that_goes_wrong_far_from_its_first_row_is_found_out(place) -> No
         scores[bench_scan.CHECKED :] = scores[: max(0, len(rows) - bench_scan.CHECKED)]
         return scores
 
-    row = bench_scan.Case("x", "x", wrapping, codes, query).row(place.watch, place.ceilings, 0.0, quiet=True)
+    row = bench_scan.ScanCase("x", "x", wrapping, codes, query).row(measured.watch, measured.ceilings, 0.0, quiet=True)
     assert row["check"] == "failed: 500 scores differ from the reference" and "ms" not in row
     tensors = torch.from_numpy(codes)
     np.testing.assert_array_equal(bench_scan._ends(tensors), np.concatenate([codes[:1000], codes[-1000:]]))
@@ -211,9 +211,11 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("op", "wrong", "name", "words"), WRONG, ids=[words for *_, words in WRONG])
-def test_a_wrong_op_has_no_time(monkeypatch, place: Place, subject: Subject, op, wrong, name: str, words: str) -> None:
+def test_a_wrong_op_has_no_time(
+    monkeypatch, measured: MeasuredDevice, subject: Subject, op, wrong, name: str, words: str
+) -> None:
     monkeypatch.setattr(kernels, op, wrong, raising=False)
-    rows = by_name(list(place.rows("kernels", subject, 0)), "kernels")
+    rows = by_name(list(measured.rows("kernels", subject, 0)), "kernels")
     assert set(rows) == OPS
     assert rows[name]["check"].startswith("failed: ") and words in rows[name]["check"]
     assert not TIMES & set(rows[name]) and "gb_per_s" not in rows[name]
@@ -222,7 +224,7 @@ def test_a_wrong_op_has_no_time(monkeypatch, place: Place, subject: Subject, op,
 
 
 def test_a_norm_that_rounds_otherwise_has_no_time(monkeypatch) -> None:
-    half = Place.open(CPU, "bfloat16", 0, small=True)
+    half = MeasuredDevice.open(CPU, "bfloat16", 0, small=True)
     right = kernels.rms_norm
     # The reference is told apart by its order: the op's own result comes first.
     calls = []
@@ -237,22 +239,22 @@ def test_a_norm_that_rounds_otherwise_has_no_time(monkeypatch) -> None:
     assert not TIMES & set(row)
 
 
-def test_what_the_replaced_norms_save_has_a_row(place: Place, subject: Subject) -> None:
+def test_what_the_replaced_norms_save_has_a_row(measured: MeasuredDevice, subject: Subject) -> None:
     model = subject.load()
     norm = next(m for m in model.body.modules() if "RMSNorm" in type(m).__name__)
     model.fused = {norm: type(norm).forward.__get__(norm)}
     rows = by_name(
-        [{"part": "endtoend", **row} for row in endtoend.measure_endtoend(model, place.ceilings, 0.1)], "endtoend"
+        [{"part": "endtoend", **row} for row in endtoend.measure_endtoend(model, measured.ceilings, 0.1)], "endtoend"
     )
     plain, whole = rows[endtoend.PLAIN], rows["index pass"]
     assert plain["engine_is"] == pytest.approx(plain["ms"] / whole["ms"]) and plain["tokens"] == whole["tokens"]
     assert "forward" not in vars(norm)
 
 
-def test_a_wrong_scan_has_no_time(monkeypatch, place: Place, subject: Subject) -> None:
+def test_a_wrong_scan_has_no_time(monkeypatch, measured: MeasuredDevice, subject: Subject) -> None:
     right = cpu.popcount_scan
     monkeypatch.setattr(cpu, "popcount_scan", lambda codes, *query: right(codes, *query) + (len(query[0]) == 4))
-    rows = by_name(list(place.rows("scan", subject, 0)), "scan")
+    rows = by_name(list(measured.rows("scan", subject, 0)), "scan")
     assert rows["numba, 4 planes"]["check"] == "failed: 500 scores differ from the reference"
     assert not TIMES & set(rows["numba, 4 planes"]) and set(rows["numba, 16 planes"]) >= TIMES
 
@@ -267,9 +269,9 @@ def test_wrong_bits_end_the_index_pass(capsys, monkeypatch) -> None:
     assert "1 checks failed, no times for these: index pass" in told["text"]
 
 
-def test_a_model_that_does_not_fit_is_skipped(monkeypatch, place: Place) -> None:
+def test_a_model_that_does_not_fit_is_skipped(monkeypatch, measured: MeasuredDevice) -> None:
     monkeypatch.setattr("nait_fast.bench.run.free_memory", lambda device: 10**9)
-    (row,) = place.rows("endtoend", Subject("llama-2-7b", None, CPU, "auto", 0), 0)
+    (row,) = measured.rows("endtoend", Subject("llama-2-7b", None, CPU, "auto", 0), 0)
     assert row["check"] == "skipped: llama-2-7b needs 31.7 GB, 1.0 GB are free" and "ms" not in row
 
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import gpu_suite
 from nait_fast.bench import pipeline
-from nait_fast.bench.run import Place
+from nait_fast.bench.run import MeasuredDevice
 from nait_fast.bench.shapes import SHAPES, build
 
 CPU = torch.device("cpu")
@@ -32,8 +32,10 @@ def suite(tmp_path: Path) -> gpu_suite.Suite:
 def test_gpu_suite_measures_and_skips(suite, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu_suite"])
     monkeypatch.setattr(gpu_suite, "BUDGET", dict.fromkeys(gpu_suite.BUDGET, 0.01))
-    small = Place.open
-    monkeypatch.setattr(Place, "open", lambda device, dtype, seconds: small(device, dtype, seconds, small=True))
+    small = MeasuredDevice.open
+    monkeypatch.setattr(
+        MeasuredDevice, "open", lambda device, dtype, seconds: small(device, dtype, seconds, small=True)
+    )
     base = {"device": "cpu", "hardware": "Chip"}
     gpu_suite.measure(suite, {"pipeline", "kernels", "endtoend"}, ["tiny"], CPU, base)
     assert not suite.failed()
@@ -80,7 +82,7 @@ def test_a_device_without_ceilings_has_a_row(suite, monkeypatch) -> None:
     def broken(*arguments):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(Place, "open", broken)
+    monkeypatch.setattr(MeasuredDevice, "open", broken)
     gpu_suite.measure(suite, {"kernels"}, ["tiny"], CPU, {"device": "cpu", "hardware": "Chip"})
     assert suite.failed() == ["ceilings ceilings"] and "no such kernel" in suite.rows[0]["check"]
 

@@ -480,7 +480,7 @@ def files_of(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     """``seen(verb, options)``: (status, message, summary, files, calls) of a run; what is slow is stood in for."""
-    from nait_fast.bench.run import Place
+    from nait_fast.bench.run import MeasuredDevice
     from nait_fast.extract import engine
     from nait_fast.models import load
 
@@ -521,7 +521,7 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     patch.setattr(engine.Engine, "__init__", make_engine)
     for name in ("verbs.index.run_workers", "verbs.select.run_workers", "workers.ray_engine.run_on_ray"):
         patch.setattr(f"nait_fast.{name}", others)
-    patch.setattr(Place, "open", classmethod(lambda cls, *told: Timed(*told)))
+    patch.setattr(MeasuredDevice, "open", classmethod(lambda cls, *told: Timed(*told)))
     patch.setattr("nait_fast.verbs.bench.Subject.load", lambda self: calls.append(["loads", self.path]))
     patch.setattr("nait_fast.verbs.bench.tables", lambda rows: json.dumps(rows))
 

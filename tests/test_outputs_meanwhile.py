@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import nait_fast
-from nait_fast.bench.run import ResultFile
+from nait_fast.bench.results import ResultFile
 from nait_fast.data.folders import pool_files
 from nait_fast.errors import NaitError
 from nait_fast.outputs import output_folder

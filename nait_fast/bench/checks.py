@@ -20,6 +20,11 @@ class Wrong(Exception):
     """An op's result is not what the reference gives."""
 
 
+def failure(error: Exception) -> str:
+    """The ``check`` of a row whose measurement ``error`` has ended."""
+    return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Force a backend of the ops inside the block ('': the choice by device)."""

@@ -8,24 +8,25 @@ first checked against the reference backend's; without that there is no time. Th
    same point (before the last down projection). The ratio of the two is what capture costs.
 3. ``index pass, plain norms and rotary``: the engine with transformers' own RMSNorm and rotary embedding, where the
    engine has others (``models/fused.py``).
-4. ``hooks, padded batches of 8``: ``naive.py``, on as many samples as its share of the time allows.
+4. ``hooks, padded batches of 8``: what one writes without an engine (``hooked_means``), on as many samples as its
+   share of the time allows.
 
 Tokens/s count each sample's own tokens, the shared prefix included, padding not. ``of_matmul`` is the arithmetic really
 run (prefix once, no padding, ``shapes.forward_flops``) over the measured rate of a large matrix product.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from nait_fast.bench.checks import Wrong, backend
+from nait_fast.bench.checks import Wrong, backend, failure
 from nait_fast.bench.lengths import random_ids, sample_lengths
-from nait_fast.bench.naive import BATCH, hooked_means
 from nait_fast.bench.shapes import forward_flops, unused_flops
 from nait_fast.bench.timing import Ceilings, Times, synchronize
 from nait_fast.data.batching import make_batches, shared_prefix
@@ -40,6 +41,7 @@ from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
 from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
 from nait_fast.models.patch import StopForward
+from nait_fast.models.spec import MlpSpec
 from nait_fast.progress import say
 
 CHECKED = {"cpu": 8, "cuda": 64}  # samples; their means are the thresholds too
@@ -49,8 +51,7 @@ GATE = {torch.float32: (1e-3, 1e-4), torch.bfloat16: (0.1, 1e-2), torch.float16:
 MIN_TOKENS = {"cuda": 130_000}  # two batches
 MIN_SAMPLES, MAX_SAMPLES = 16, 20_000
 HOST_VALUES = 2e8  # features of the hooks that are kept for their check
-
-
+BATCH = 8  # samples of the hooks
 PLAIN = "index pass, plain norms and rotary"
 
 
@@ -89,6 +90,49 @@ class BareForward:
         ids = to_device(torch.from_numpy(np.concatenate(sequences)).long(), self.model.device)
         with suppress(StopForward):
             packed_forward(self.model.body, ids, pack, first_position)
+
+
+@torch.inference_mode()
+def hooked_means(body: Any, specs: Sequence[MlpSpec], samples: Sequence[Encoded]) -> np.ndarray:
+    """Mean activations fp32 [n, N] of ``samples``, first token left out: the engine's reading, by other means.
+
+    Right-padded batches with their mask and transformers' own attention; a forward hook on every down projection takes
+    the masked mean of its input; logits come at every position, as AutoModelForCausalLM computes them. The embedding
+    stands in for the head, whose shape it has: a body alone is in memory.
+    """
+    device = body.device
+    head = body.get_input_embeddings().weight
+    means: list[torch.Tensor] = [torch.empty(0)] * len(specs)
+    weights = torch.empty(0)
+
+    def hook_of(position: int):
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            means[position] = torch.einsum("btj,bt->bj", inputs[0].float(), weights)
+
+        return hook
+
+    handles = [spec.part(spec.family.down).register_forward_hook(hook_of(i)) for i, spec in enumerate(specs)]
+    out = []
+    try:
+        for begin in range(0, len(samples), BATCH):
+            batch = samples[begin : begin + BATCH]
+            lengths = torch.tensor([len(sample.ids) for sample in batch])
+            width = int(lengths.max())
+            ids = np.zeros((len(batch), width), dtype=np.int64)
+            for row, sample in zip(ids, batch, strict=True):
+                row[: len(sample.ids)] = sample.ids
+            mask = torch.arange(width) < lengths[:, None]
+            counted = mask.float()
+            counted[:, 0] = (lengths == 1).float()
+            weights = (counted / counted.sum(dim=1, keepdim=True)).to(device)
+            inputs = torch.from_numpy(ids).to(device)
+            hidden = body(input_ids=inputs, attention_mask=mask.long().to(device), use_cache=False).last_hidden_state
+            F.linear(hidden, head)
+            out.append(torch.cat(means, dim=1).cpu().numpy())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return np.concatenate(out)
 
 
 class EndToEnd:
@@ -266,4 +310,4 @@ def measure_endtoend(
     except torch.OutOfMemoryError:
         yield {"name": "index pass", "check": "skipped: no memory for it"}
     except Exception as error:  # one model must not cost the others of a suite
-        yield {"name": "index pass", "check": f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+        yield {"name": "index pass", "check": failure(error)}

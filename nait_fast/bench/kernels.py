@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from nait_fast import kernels
-from nait_fast.bench.checks import ULP_SHARE, Wrong, backend, check_codes, check_hidden, check_sum
+from nait_fast.bench.checks import ULP_SHARE, Wrong, backend, check_codes, check_hidden, check_sum, failure
 from nait_fast.bench.lengths import PREFIX, sample_lengths
-from nait_fast.bench.shapes import free_memory
-from nait_fast.bench.timing import Ceilings, Job, Stopwatch, synchronize
+from nait_fast.bench.timing import Ceilings, Job, Stopwatch, free_memory, synchronize
 from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats, pool
 from nait_fast.kernels.common.dispatch import pick
 from nait_fast.kernels.rotate import ROUNDS, rotated_width
@@ -268,7 +267,7 @@ def measure_kernels(
         except torch.OutOfMemoryError:
             row["check"] = "skipped: no memory for it"
         except Exception as error:  # a kernel that does not compile here must not cost the other ops
-            row["check"] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            row["check"] = failure(error)
         yield row
 
 

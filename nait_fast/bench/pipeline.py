@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nait_fast.bench.endtoend import GATE
+from nait_fast.bench.endtoend import GATE, hooked_means
 from nait_fast.bench.lengths import random_ids, sample_lengths
-from nait_fast.bench.naive import hooked_means
 from nait_fast.bench.shapes import SHAPES, build
 from nait_fast.data.batching import shared_prefix
 from nait_fast.extract.coders import NeuronCoder

@@ -1,10 +1,7 @@
 """Puts the parts together: which devices, which model, one part after another, rows as they come."""
 
 import gc
-import json
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +12,12 @@ import torch
 from nait_fast.bench.endtoend import measure_endtoend
 from nait_fast.bench.kernels import measure_kernels
 from nait_fast.bench.scan_timing import measure_scan
-from nait_fast.bench.shapes import SHAPES, build, free_memory
-from nait_fast.bench.timing import Ceilings, Stopwatch, measure_ceilings
-from nait_fast.env import environment, pick_device, processor
+from nait_fast.bench.shapes import SHAPES, build
+from nait_fast.bench.timing import Ceilings, Stopwatch, free_memory, measure_ceilings
+from nait_fast.env import pick_device, processor
 from nait_fast.errors import NaitError
 from nait_fast.models.load import LoadedModel, load_model, pick_dtype, prepare
 from nait_fast.progress import say
-from nait_fast.storage.lock import OutputLock
 
 # The scan comes last: Numba's threads share OpenMP's pool with torch's on a CPU, and change what follows them.
 PARTS = ("ceilings", "kernels", "endtoend", "scan")
@@ -111,7 +107,7 @@ class Subject:
 
 
 @dataclass
-class Place:
+class MeasuredDevice:
     """A device with its ceilings, measured before anything that is set against them."""
 
     device: torch.device
@@ -120,7 +116,7 @@ class Place:
     ceilings: Ceilings
 
     @classmethod
-    def open(cls, device: torch.device, dtype: str, seconds: float, small: bool = False) -> "Place":
+    def open(cls, device: torch.device, dtype: str, seconds: float, small: bool = False) -> "MeasuredDevice":
         with cls.current(device):
             watch = Stopwatch(device)
             return cls(device, dtype, watch, measure_ceilings(watch, pick_dtype(dtype, device), seconds, small))
@@ -168,86 +164,3 @@ class Place:
                 yield {"name": "index pass", "check": f"failed: {error}"}
                 return
             yield from measure_endtoend(model, self.ceilings, seconds, seed, max_length, quiet)
-
-
-class ResultFile:
-    """JSON lines, one a row, each with what it was made with; appended to, and written as rows come: by one command at
-    a time. A pipe or a terminal takes them, too. Raises NaitError."""
-
-    def __init__(self, path: str | None):
-        self._lock: OutputLock | None = None
-        place = Path(os.path.realpath(path or ""))
-        if path and (place.is_file() or (not os.path.exists(path) and place.parent.is_dir())):
-            self._lock = OutputLock(place.with_name(f".{place.name}.lock"), f"--output {path}", keep=False)
-            self._lock.acquire()
-        try:
-            if path and self._lock is not None:
-                _check_appendable(path, place)
-            self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115 - open for the run
-        except BaseException:
-            if self._lock is not None:
-                self._lock.release()
-            raise
-        # Paths of the machine say nothing to a reader: the command keeps file names only.
-        self._command = " ".join(["nait-fast", *(Path(a).name or a for a in sys.argv[1:])])
-        self._environment = environment()
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            whole = {"benchmark": "bench", **row, "command": self._command, "environment": self._environment}
-            self._file.write(json.dumps(whole, ensure_ascii=False) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._lock is not None:
-            self._lock.release()
-
-
-def _check_appendable(path: str, place: Path) -> None:
-    """Raises NaitError where ``place``, which ``path`` leads to, is there and holds something else than rows of a
-    bench."""
-    if not place.exists():
-        return
-    try:
-        lines = place.read_bytes().split(b"\n")
-        rows = [json.loads(line) for line in lines[:-1] if line.strip()]
-        ours = all(isinstance(row, dict) and {"part", "hardware", "name"} <= set(row) for row in rows)
-        whole = not lines[-1]
-    except (OSError, ValueError, RecursionError):
-        ours = whole = False
-    if not ours or not whole:
-        raise NaitError(f"--output {path}: is not a file of results that rows can be added to; choose another file")
-
-
-def read_results(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Rows by source: a file, or one device in it; named by hardware, and by file where that does not tell them apart.
-
-    Raises NaitError naming a file that is no result.
-    """
-    found: list[tuple[str, str, list[dict[str, Any]]]] = []
-    for path in paths:
-        by_device: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        try:
-            for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-                row = json.loads(line) if line.strip() else None
-                if row is None:
-                    continue
-                if not isinstance(row, dict) or not {"part", "hardware", "name"} <= set(row):
-                    raise NaitError(f"--compare {path}: line {number} is no row of a bench")
-                by_device.setdefault((row["hardware"], row.get("device", "")), []).append(row)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise NaitError(f"--compare {path}: is not JSON lines ({' '.join(str(error).split())[:100]})") from None
-        if not by_device:
-            raise NaitError(f"--compare {path}: holds no row")
-        found += [
-            (f"{hardware} ({Path(path).name})" if len(paths) > 1 else hardware, device, rows)
-            for (hardware, device), rows in by_device.items()
-        ]
-    sources: dict[str, list[dict[str, Any]]] = {}
-    for label, device, rows in found:
-        several = sum(other == label for other, _, _ in found) > 1
-        unique = f"{label}, {device}" if several else label
-        sources[unique if unique not in sources else f"{unique} #{len(sources) + 1}"] = rows
-    return sources

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nait_fast.bench.shapes import free_memory
-from nait_fast.bench.timing import Ceilings, Stopwatch
+from nait_fast.bench.checks import failure
+from nait_fast.bench.timing import Ceilings, Stopwatch, free_memory
 from nait_fast.kernels.common.dispatch import has_triton
 from nait_fast.kernels.popcount import cpu, reference
 from nait_fast.progress import say
@@ -45,7 +45,7 @@ def _planes(n: int) -> str:
 
 
 @dataclass
-class Case:
+class ScanCase:
     """``scan(codes)`` gives the scores (array or tensor) of ``codes`` [n, W] for ``query``; ``in_place``: they lie in
     the device's own memory, so that a share of its read bandwidth says something."""
 
@@ -78,7 +78,7 @@ class Case:
         except torch.OutOfMemoryError:
             return row | {"check": "skipped: no memory for it"}
         except Exception as error:  # a kernel that does not compile here must not cost the other rows
-            return row | {"check": f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+            return row | {"check": failure(error)}
         rate = len(self.codes) * ROW_BYTES / (times.p50 / 1e3)
         return (
             row
@@ -115,7 +115,7 @@ def _on_cpu(
             def scan(rows: np.ndarray, function: Any = function, query: Query = query) -> np.ndarray:
                 return function(rows, *query)
 
-            case = Case(f"{method}, {_planes(n_planes)}", method, scan, own, query)
+            case = ScanCase(f"{method}, {_planes(n_planes)}", method, scan, own, query)
             yield case.row(watch, ceilings, seconds / (2 * len(PLANES)), quiet)
 
 
@@ -131,7 +131,7 @@ def _on_gpu(watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, qui
         query = make_query(n_planes, seed + 1)
         auto = _choice(DeviceScan(*query, device, "auto"), codes)
         for method in ("count", "dot"):
-            case = Case(f"{method}, {_planes(n_planes)}", method, DeviceScan(*query, device, method), codes, query)
+            case = ScanCase(f"{method}, {_planes(n_planes)}", method, DeviceScan(*query, device, method), codes, query)
             yield case.row(watch, ceilings, share, quiet) | {"auto": auto}
     for n_planes in (1, 4):
         yield _scaled(codes, n_planes, seed).row(watch, ceilings, share, quiet)
@@ -139,11 +139,11 @@ def _on_gpu(watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, qui
     for n_planes in (4, 64):
         query = make_query(n_planes, seed + 1)
         scan = partial(_streamed, stream, DeviceScan(*query, device, "auto"))
-        case = Case(f"from host memory, {_planes(n_planes)}", "stream", scan, host, query, in_place=False)
+        case = ScanCase(f"from host memory, {_planes(n_planes)}", "stream", scan, host, query, in_place=False)
         yield case.row(watch, ceilings, share, quiet)
 
 
-def _scaled(codes: torch.Tensor, n_planes: int, seed: int) -> Case:
+def _scaled(codes: torch.Tensor, n_planes: int, seed: int) -> ScanCase:
     """Rotated codes of 30 layers with a factor a row and layer: powers of two, so that sums in fp32 are exact."""
     from nait_fast.kernels.popcount.device import scaled_scores
 
@@ -160,7 +160,7 @@ def _scaled(codes: torch.Tensor, n_planes: int, seed: int) -> Case:
         own = np.broadcast_to(factors, (len(rows), layers))
         return reference.scaled_scan(rows, planes, by_layer, owners, 1, own, ends)[:, 0]
 
-    return Case(
+    return ScanCase(
         f"scaled, {_planes(n_planes)}",
         "scaled",
         lambda rows: scaled_scores(rows, *there, width),

@@ -94,16 +94,3 @@ def unused_flops(spec: Any, tokens: int) -> float:
     """What the engine saves of ``forward_flops``: it stops before the down projection of the last captured layer."""
     down = spec.part(spec.family.down)
     return 2.0 * input_width(down) * (down.weight.numel() // input_width(down)) * tokens
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on ``device``; None where the system does not tell."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # blocks that torch keeps for itself can be had, too
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None

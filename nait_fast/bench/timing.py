@@ -1,4 +1,4 @@
-"""Times of jobs measured in turn, and the ceilings of a device that they are set against."""
+"""A device: times of jobs measured in turn on it, its free memory, and the ceilings that times are set against."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -40,6 +40,19 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that was queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on ``device``; None where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # blocks that torch keeps for itself can be had, too
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 class Stopwatch:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from nait_fast.bench.run import CEILING_SECONDS, PARTS, Place, ResultFile, Subject, devices_of, read_results
-from nait_fast.bench.table import side_by_side, state_of, tables
+from nait_fast.bench.results import ResultFile, read_results, side_by_side, state_of, tables
+from nait_fast.bench.run import CEILING_SECONDS, PARTS, MeasuredDevice, Subject, devices_of
 from nait_fast.config import BENCH_SHAPES, BenchOptions
 from nait_fast.errors import NaitError
 from nait_fast.progress import say
@@ -34,10 +34,10 @@ def run(options: BenchOptions, quiet: bool = False) -> dict[str, Any]:
                 subject.load()  # a wrong path fails before minutes have gone by
             say(f"bench: ceilings of {device}", quiet)
             seconds = options.seconds if options.part == "ceilings" else min(options.seconds, CEILING_SECONDS)
-            place = Place.open(device, options.dtype, seconds, subject.small)
+            measured = MeasuredDevice.open(device, options.dtype, seconds, subject.small)
             # The ceilings are in every run's rows: the shares of them refer to this run's.
             for part in PARTS if options.part == "all" else dict.fromkeys(("ceilings", options.part)):
-                for row in place.rows(part, subject, options.seconds, options.max_length, quiet):
+                for row in measured.rows(part, subject, options.seconds, options.max_length, quiet):
                     rows.append(row)
                     file.add(row)
             subject.forget()
