@@ -32,8 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import ablation_data as data
-from benchmarks.ablation_data import Sft, digest, take, top
-from benchmarks.ablation_scores import METHODS, all_scores
+from benchmarks.ablation_data import METHODS, Sft, all_scores, digest, take, top
 from benchmarks.ablation_stats import report
 from benchmarks.record import RESULTS, hardware, record
 from nait_fast.config import split_target as name_and_file

@@ -1,23 +1,27 @@
 """Data of the ablation: the pool without the removed sources, the targets in two parts, samples with their response
-marked, the arms, and the steps of a training run."""
+marked, the scores of every pool row by every method, the arms, and the steps of a training run."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.retrieval import stratified
+from benchmarks.pools import lines_of, stratified
+from benchmarks.retrieval import every_method
 from nait_fast.data.formats import parse_any
-from nait_fast.data.streams import open_stream
 from nait_fast.data.tokenize import Encoder, Refused
 from nait_fast.errors import NaitError
+from nait_fast.ranking.scan import scan
 from nait_fast.ranking.streaming_topk import order
+from nait_fast.storage.files import make_folder
 
+METHODS = ("contrast", "nait-drift", "nait-mean", "nag", "embed")
 NEIGHBOURS = 16  # rows nearest in length that a length-matched draw chooses among
+Rows = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def _response_start(encoder: Encoder, sample: Any, length: int) -> int:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """JSON lines, also compressed."""
-    return [json.loads(line) for line in open_stream(path, hashlib.sha256()) if line.strip()]
+    return [json.loads(line) for line in lines_of(path)]
 
 
 def make_pool(dataset: Path, rows: int, seed: int, removed: Sequence[str]) -> list[dict[str, Any]]:
@@ -149,3 +153,36 @@ def make_steps(
             if used >= tokens:
                 break
     return batches
+
+
+def score_file(work: Path, model: str, pool: Rows, targets: Mapping[str, Rows], max_length: int, seed: int) -> Path:
+    """Where these scores are kept: another pool, target or length has another file."""
+    key = digest([Path(model).name, list(pool), {n: list(rows) for n, rows in targets.items()}, max_length, seed])
+    return work / f"scores-{key}.npz"
+
+
+def all_scores(
+    work: Path, model: str, pool: Rows, targets: Mapping[str, Rows], max_length: int, seed: int
+) -> dict[tuple[str, str], np.ndarray]:
+    """(target, method) -> float64 [n] over ``pool``; ``targets``: the rows that signatures are made of."""
+    path = score_file(work, model, pool, targets, max_length, seed)
+    if not path.exists():
+        made = _make_scores(make_folder(path.with_suffix("")), model, pool, targets, max_length, seed)
+        np.savez(path, **{f"{target}/{method}": scores for (target, method), scores in made.items()})
+    with np.load(path) as file:
+        return {(name.partition("/")[0], name.partition("/")[2]): file[name] for name in file.files}
+
+
+def _make_scores(
+    work: Path, model: str, pool: Rows, targets: Mapping[str, Rows], max_length: int, seed: int
+) -> dict[tuple[str, str], np.ndarray]:
+    def write(name: str, rows: Rows) -> str:
+        (work / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(work / f"{name}.jsonl")
+
+    named = [f"{name}={write(name, rows)}" for name, rows in targets.items()]
+    out: dict[tuple[str, str], np.ndarray] = {}
+    for method, (index, signatures) in every_method(work, model, write("pool", pool), named, max_length, seed).items():
+        scores = np.concatenate([block.scores for block in scan(index, signatures)])
+        out |= {(name, method): scores[:, c] for c, name in enumerate(targets)}
+    return out

@@ -10,9 +10,7 @@ model.
 """
 
 import argparse
-import gzip
 import importlib.util
-import itertools
 import json
 import tempfile
 import time
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import nait_fast
+from benchmarks.pools import lines_of
 from benchmarks.record import record, table
 
 BATCH = 64
@@ -180,12 +179,9 @@ def main() -> None:
 
 def _prepare(folder: Path, arguments: argparse.Namespace, options: dict[str, Any]) -> tuple[str, Rows]:
     """(the signature's file, the pool's first rows)."""
-    opener = gzip.open if arguments.dataset.suffix == ".gz" else open
-    with opener(arguments.dataset, "rb") as file:
-        lines = list(itertools.islice(file, arguments.rows))
+    lines = lines_of(arguments.dataset, arguments.rows)
     (folder / "pool.jsonl").write_bytes(b"".join(lines[:64]))
-    with open(arguments.target, "rb") as file:
-        (folder / "target.jsonl").write_bytes(b"".join(itertools.islice(file, 32)))
+    (folder / "target.jsonl").write_bytes(b"".join(lines_of(arguments.target, 32)))
     common = {"model": arguments.model, **options}
     nait_fast.build_index(dataset=folder / "pool.jsonl", calibration_size=64, output=folder / "index", **common)
     target = [f"target={folder / 'target.jsonl'}"]

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.pools import lines_of
 from benchmarks.record import record, table
 
 OURS = "nait-fast index"
@@ -78,9 +79,7 @@ def compare_index(arguments: argparse.Namespace) -> None:
     if arguments.model.endswith(".gguf"):
         folder, gguf = str(Path(arguments.model).parent), ["--gguf", Path(arguments.model).name]
     dataset = work / "pool.jsonl"
-    opener = __import__("gzip").open if arguments.dataset.suffix == ".gz" else open
-    with opener(arguments.dataset, "rb") as file:
-        dataset.write_bytes(b"".join(line for _, line in zip(range(arguments.rows), file, strict=False)))
+    dataset.write_bytes(b"".join(lines_of(arguments.dataset, arguments.rows)))
     given = ["--dataset", str(dataset), "--max-length", str(arguments.max_length)]
     theirs = ["--model", folder, *gguf, *given, "--rows", str(arguments.rows)]
     python = [sys.executable, "-m"]

@@ -8,18 +8,16 @@ another order, and without the shared prefix.
 """
 
 import argparse
-import gzip
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
+from benchmarks.pools import lines_of
 from benchmarks.record import record
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import detect, parse
@@ -46,19 +44,6 @@ def engine_scores(session: Session, encoded: list[Encoded], reading: str, direct
     sink = Encode(len(encoded), session.layout, None, directions={"t": (reading, torch.from_numpy(direction))})
     session.run(encoded, sink, (reading,), shared_prefix(encoded))
     return sink.exact["t"]
-
-
-@contextmanager
-def torch_linear() -> Iterator[None]:
-    """The engine multiplies with torch's own linear inside the block, not with oneDNN."""
-    before = os.environ.get("NAIT_FAST_LINEAR")
-    os.environ["NAIT_FAST_LINEAR"] = "torch"
-    try:
-        yield
-    finally:
-        del os.environ["NAIT_FAST_LINEAR"]
-        if before is not None:
-            os.environ["NAIT_FAST_LINEAR"] = before
 
 
 def sample_layer_errors(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -155,7 +140,7 @@ def compare(session: Session, rows: list[dict[str, Any]], calibration: int = 512
     out: dict[str, Any] = {"rows": len(encoded), "tokens": sum(len(e.ids) for e in encoded)}
     out |= _of_readings(mine, theirs)
     out |= _of_scores(session, encoded, mine, theirs, exact if fp64_rows >= len(encoded) else None)
-    with torch_linear():
+    with mock.patch.dict(os.environ, {"NAIT_FAST_LINEAR": "torch"}):  # torch's own linear, not oneDNN's
         plain = engine_readings(session, encoded)
     out |= {f"torch_linear_{key}": value for key, value in _of_readings(plain, theirs).items()}
     if exact is not None:
@@ -193,9 +178,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--fp64-rows", type=int, default=300, help="first rows to run in fp64 too (all: scores too)")
     arguments = parser.parse_args()
-    opener = gzip.open if arguments.dataset.suffix == ".gz" else open
-    with opener(arguments.dataset, "rb") as file:
-        rows = [json.loads(line) for line in islice(file, arguments.rows)]
+    rows = [json.loads(line) for line in lines_of(arguments.dataset, arguments.rows)]
     data = DataOptions(max_length=arguments.max_length)
     session = open_session(ModelOptions(model=arguments.model), data, quiet=True)
     result = compare(session, rows, fp64_rows=arguments.fp64_rows)

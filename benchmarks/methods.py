@@ -6,7 +6,6 @@ compares.
 ``--plot`` also draws docs/fidelity.svg: bytes a sample against Spearman with exact NAIT.
 """
 
-import json
 import re
 import sys
 from collections import defaultdict
@@ -17,8 +16,8 @@ from benchmarks import signs
 from benchmarks.ablation_stats import report
 from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
-from benchmarks.readme import newest, rewrite, sourced
-from benchmarks.record import RESULTS, table
+from benchmarks.readme import rewrite
+from benchmarks.record import RESULTS, newest, rows_in, sourced, table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 PLOT = PAGE.parent / "fidelity.svg"
@@ -27,10 +26,7 @@ MARKS = {"components": "o-", "rotated": "s--"}
 
 def by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The last run of each model."""
-    if not path.exists():
-        return {}
-    models = dict.fromkeys(json.loads(line)["model"] for line in path.read_text().splitlines())
-    return {model: newest(path, model=model) for model in models}
+    return {model: newest(path, model=model) for model in dict.fromkeys(row["model"] for row in rows_in(path))}
 
 
 def _fidelity(model: str, rows: list[dict[str, Any]]) -> str:
@@ -60,9 +56,7 @@ def section() -> str:
         if evaluated := newest(folder / "evaluations.jsonl"):
             parts.append(sourced(lines(evaluated), evaluated))
         parts += [sourced(signs.lines(turned), turned) for turned in by_model(folder / "signs.jsonl").values()]
-        ablation = folder / "ablation.jsonl"
-        if ablation.exists():
-            rows = [json.loads(line) for line in ablation.read_text().splitlines()]
+        if rows := rows_in(folder / "ablation.jsonl"):
             parts.append(sourced(report(rows) + "\n", rows))
     return "\n".join(parts)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.retrieval import pool_parser, stratified
+from benchmarks.pools import pool_parser, stratified
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool

@@ -3,37 +3,123 @@
 python -m benchmarks.readme [--check]
 """
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_rows import gpu_table
-from benchmarks.record import RESULTS, table
-from benchmarks.scale_rows import index_lines, loader_lines, rank_lines
+from benchmarks.record import RESULTS, newest, rows_in, source_of, sourced, table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
+Row = dict[str, Any]
+SHAPE = "llama-2-7b"  # the shape that README's targets speak of
+MISSING = "not measured yet"
 
 
-def newest(path: Path, **wanted: Any) -> list[dict[str, Any]]:
-    """The rows of the last run in ``path`` whose fields equal ``wanted``."""
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
-    return [row for row in rows if row["time"] == rows[-1]["time"]]
+def _of(key: str, words: str) -> Callable[[Row], str]:
+    return lambda row: words.format(row[key])
 
 
-def _source(rows: list[dict[str, Any]]) -> str:
-    env = rows[0]["environment"]
-    place = env["gpus"][0] if env["gpus"] else f"{env['cpu']}, {env['cores']} cores"
-    versions = ", ".join(f"{p} {env[p]}" for p in ("torch", "transformers", "numba") if env.get(p))
-    commit = env["commit"] or "not recorded"
-    return f"{place}; Python {env['python']}, {versions}; commit {commit}; `{rows[0]['command']}`"
+# (what, target, part, name of the row, its key, how it is shown)
+WANTED: list[tuple[str, str, str, str, str, Callable[[Row], str]]] = [
+    (
+        "capture on against off, whole forward",
+        "≤ 2%",
+        "endtoend",
+        "index pass",
+        "overhead_percent",
+        _of("overhead_percent", "{:+.1f}%"),
+    ),
+    (
+        "index pass, of the measured bf16 matmul rate",
+        "≥ 60%",
+        "endtoend",
+        "index pass",
+        "of_matmul",
+        _of("of_matmul", "{:.0%}"),
+    ),
+    ("index pass, real tokens/s", "", "endtoend", "index pass", "tokens_per_s", _of("tokens_per_s", "{:,.0f}")),
+    (
+        "index pass against hooks on padded batches of 8",
+        "≥ 3×",
+        "endtoend",
+        "hooks, padded batches of 8",
+        "engine_is",
+        _of("engine_is", "{:.1f}×"),
+    ),
+    (
+        "index pass against the same with transformers' own norms and rotary embedding",
+        "",
+        "endtoend",
+        "index pass, plain norms and rotary",
+        "engine_is",
+        _of("engine_is", "{:.2f}×"),
+    ),
+    (
+        "capture kernel, of the measured copy bandwidth",
+        "≥ 85%",
+        "kernels",
+        "capture, first + last + sum",
+        "of_copy",
+        _of("of_copy", "{:.0%}"),
+    ),
+    (
+        "the same with packed bits",
+        "≥ 85%",
+        "kernels",
+        "capture, sum + packed bits",
+        "of_copy",
+        _of("of_copy", "{:.0%}"),
+    ),
+    ("RMSNorm in one kernel", "", "kernels", "rms_norm", "of_copy", _of("of_copy", "{:.0%}")),
+    ("rotary embedding in one kernel", "", "kernels", "apply_rotary", "of_copy", _of("of_copy", "{:.0%}")),
+    (
+        "top-20 sets for `nag` (32 counts a row: latency, not bandwidth)",
+        "",
+        "kernels",
+        "topk_bits, k 20",
+        "of_copy",
+        _of("of_copy", "{:.0%}"),
+    ),
+    (
+        "bits that differ from the CPU engine's, SmolLM2 shape, fp32",
+        "only next to a threshold",
+        "pipeline",
+        "smollm2-135m against the CPU's fp32, float32",
+        "differing_share",
+        _of("differing_share", "{:.1e}"),
+    ),
+    (
+        "the same in bf16",
+        "",
+        "pipeline",
+        "smollm2-135m against the CPU's fp32, bfloat16",
+        "differing_share",
+        _of("differing_share", "{:.1e}"),
+    ),
+    (
+        "scan of 1M codes, 1 plane, of the measured read bandwidth",
+        "≥ 85%",
+        "scan",
+        "count, 1 plane",
+        "of_read",
+        _of("of_read", "{:.0%}"),
+    ),
+    ("scan, 4 planes", "≥ 85%", "scan", "count, 4 planes", "of_read", _of("of_read", "{:.0%}")),
+    ("scan of rotated codes, 4 planes", "", "scan", "scaled, 4 planes", "of_read", _of("of_read", "{:.0%}")),
+    (
+        "scan, 128 planes (32 capabilities) on tensor cores",
+        "",
+        "scan",
+        "dot, 128 planes",
+        "of_read",
+        _of("of_read", "{:.0%}"),
+    ),
+]
 
 
-def _index(rows: list[dict[str, Any]]) -> str:
+def _index(rows: list[Row]) -> str:
     shown = [
         {
             "tool": row["tool"],
@@ -50,11 +136,11 @@ def _index(rows: list[dict[str, Any]]) -> str:
         f"median of {first['rounds']} rounds in turn; loading is in the whole process only). "
         f"{first['checked_bits']:,} bits checked against the hooks' features first: "
         f"{first['differing_bits']} differ.\n\n"
-        f"{table(shown, list(shown[0]))}\n\n{_source(rows)}\n"
+        f"{table(shown, list(shown[0]))}\n\n{source_of(rows)}\n"
     )
 
 
-def _scan(rows: list[dict[str, Any]]) -> str:
+def _scan(rows: list[Row]) -> str:
     shown = [
         {
             "tool": row["tool"],
@@ -68,11 +154,11 @@ def _scan(rows: list[dict[str, Any]]) -> str:
     return (
         f"**Scanning** {first['rows']:,} random codes of {first['row_bytes']:,} bytes "
         f"(median of {first['rounds']} rounds in turn; FAISS {first['faiss']}).\n\n"
-        f"{table(shown, list(shown[0]))}\n\n{_source(rows)}\n"
+        f"{table(shown, list(shown[0]))}\n\n{source_of(rows)}\n"
     )
 
 
-def _retrieval(rows: list[dict[str, Any]]) -> str:
+def _retrieval(rows: list[Row]) -> str:
     targets = list(dict.fromkeys(row["target"] for row in rows))
     shown = []
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -84,11 +170,11 @@ def _retrieval(rows: list[dict[str, Any]]) -> str:
     return (
         f"**Retrieval**: R-precision of a target's own source among {rows[0]['rows']:,} samples of five sources, "
         f"{rows[0]['model']}, max_length {rows[0]['max_length']}; in brackets the score's Spearman correlation with "
-        f"length.\n\n{table(shown, ['method', *targets])}\n\n{_source(rows)}\n"
+        f"length.\n\n{table(shown, ['method', *targets])}\n\n{source_of(rows)}\n"
     )
 
 
-def _exactness(rows: list[dict[str, Any]]) -> str:
+def _exactness(rows: list[Row]) -> str:
     row = rows[-1]
     errors = ", ".join(f"{name} {row[f'relative_error_{name}']:.1e}" for name in ("mean", "drift", "up_abs"))
     same = all(row[f"nait_{name}_same_order"] for name in ("drift", "mean"))
@@ -106,20 +192,84 @@ def _exactness(rows: list[dict[str, Any]]) -> str:
         f"{row['bits_differing']} of {row['bits']:,} bits differ "
         f"(the farthest {row['bits_worst_distance_sigma']:.1e}·σ from its threshold); "
         f"other batches and order change {row['other_batches_and_order_bits_differing']} bits, "
-        f"no shared prefix {row['without_prefix_bits_differing']}.\n\n{_source(rows)}\n"
+        f"no shared prefix {row['without_prefix_bits_differing']}.\n\n{source_of(rows)}\n"
     )
 
 
-def sourced(text: str, rows: list[dict[str, Any]]) -> str:
-    return f"{text}\n{_source(rows)}\n"
+def _loading(rows: list[Row]) -> str:
+    row = rows[-1]
+    memory, padding = row["rss_mb"], row["padding_waste"]
+    text = (
+        f"**Loading** {row['rows']:,} rows ({row['pool_mb']:,} MB of JSONL, {row['tokens']:,} tokens) from file to "
+        f"token arrays: {row['loader_rows_per_s']:,} rows/s, {row['ratio']:.0%} of the tokenizer's bare `encode_batch` "
+        f"on the same texts, {row['rounds']} parts in turn ({row['ratio_min']:.0%} to {row['ratio_max']:.0%}); "
+        f"numbering the rows took {row['plan_seconds']:.1f} s. Resident memory after each part: "
+        f"{', '.join(f'{m:,.0f}' for m in memory)} MB. Padding, for a model that cannot run packed: "
+        f"{padding['cpu']:.1%} at a CPU's token budget, {padding['cuda']:.1%} at a GPU's; packed models have none.\n"
+    )
+    return sourced(text, rows)
 
 
-def _gpu(rows: list[dict[str, Any]]) -> str:
-    return f"**GPU** (random weights, a real pool's lengths):\n\n{gpu_table(rows)}\n\n{_source(rows[-1:])}\n"
+def _index_time(rows: list[Row]) -> str:
+    row = rows[-1]
+    points = row["points"]
+    tokens = [point["tokens"] for point in points]
+    text = (
+        f"**Index time** over tokens, the fastest of {points[-1]['round'] + 1} passes of each of {len(set(tokens))} "
+        f"sizes ({min(tokens):,} to {max(tokens):,} tokens): "
+        f"{row['intercept']:.1f} s + {row['slope'] * 1e3:.3f} ms a token, R² {row['r2']:.4f}, residuals up to "
+        f"{row['max_relative_residual']:.1%}.\n"
+    )
+    return sourced(text, rows)
 
 
-def _all(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _ranking(rows: list[Row]) -> str:
+    shown = [
+        {
+            "rank": f"{row['rows']:,} rows, --scores {row['scores']}",
+            "files": f"within {row['limit_mb']:,} MB ({row['limit']})" if "limit" in row else row["state"],
+            "scan GB/s": f"{row['gb_per_s']:.1f}",
+            "plain read GB/s": f"{row['read_gb_per_s']:.1f}",
+            "of read": f"{row['of_read']:.0%}",
+            "whole process": f"{row['process_s']:.1f} s",
+            "peak memory": f"{row['peak_rss_mb']:.0f} MB",
+        }
+        for row in rows
+        if row["part"] in ("rank", "limited")
+    ]
+    (growth,) = (row for row in rows if row["part"] == "growth")
+    first = rows[0]
+    text = (
+        f"**Ranking** an index of {first['rows']:,} × {first['row_bytes']} B with {first['signatures']} signatures "
+        f"({first['planes']} planes), each run beside a plain read of the same files in the same state (hot: in the "
+        f"page cache; cold: evicted from it), {first['threads']} threads, median of {first['rounds']}; the outputs of "
+        f"{first['checked_rows']:,} rows compared with an in-memory reference first. Over 1/4, 1/2 and all of the rows "
+        f"the process takes {growth['intercept_s']:.1f} s + {growth['us_per_row']:.2f} µs a row (residuals up to "
+        f"{growth['largest_residual_of_max']:.1%}), at most {max(growth['peaks_mb']):.0f} MB.\n\n"
+        f"{table(shown, list(shown[0]))}\n"
+    )
+    return sourced(text, rows)
+
+
+def newest_rows(rows: list[Row]) -> dict[tuple[str, str], Row]:
+    """(part, name) -> the last row of it, of ``SHAPE`` where a part has shapes."""
+    return {(row["part"], row["name"]): row for row in rows if row.get("shape", SHAPE) == SHAPE}
+
+
+def gpu_table(rows: list[Row]) -> str:
+    """Each wanted figure beside its target: measured, missing, or what its check says."""
+    found = newest_rows(rows)
+    shown = []
+    for what, target, part, name, key, show in WANTED:
+        row = found.get((part, name), {})
+        failed = str(row.get("check", "ok")) if not str(row.get("check", "ok")).startswith("ok") else ""
+        value = failed or (show(row) if key in row else MISSING)
+        shown.append({"LLaMA-2-7B shape, bf16": what, "target": target, "measured": value})
+    return table(shown, list(shown[0]))
+
+
+def _gpu(rows: list[Row]) -> str:
+    return f"**GPU** (random weights, a real pool's lengths):\n\n{gpu_table(rows)}\n\n{source_of(rows[-1:])}\n"
 
 
 def section() -> str:
@@ -128,14 +278,14 @@ def section() -> str:
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
         compare = folder / "compare.jsonl"
         for rows, show in (
-            (_all(folder / "gpu_suite.jsonl"), _gpu),
+            (rows_in(folder / "gpu_suite.jsonl"), _gpu),
             (newest(compare, part="index"), _index),
             (newest(compare, part="scan"), _scan),
             (newest(folder / "retrieval.jsonl"), _retrieval),
             (newest(folder / "exactness.jsonl"), _exactness),
-            (newest(folder / "scale_loader.jsonl"), lambda rows: sourced(loader_lines(rows[-1]), rows)),
-            (newest(folder / "scale_index.jsonl"), lambda rows: sourced(index_lines(rows[-1]), rows)),
-            (newest(folder / "scale_rank.jsonl"), lambda rows: sourced(rank_lines(rows), rows)),
+            (newest(folder / "scale_loader.jsonl"), _loading),
+            (newest(folder / "scale_index.jsonl"), _index_time),
+            (newest(folder / "scale_rank.jsonl"), _ranking),
         ):
             if rows:
                 parts.append(show(rows))

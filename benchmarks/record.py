@@ -1,4 +1,5 @@
-"""Result rows: JSON lines under ``benchmarks/results/<hardware>/``, each with hardware, versions and commit."""
+"""Result rows, JSON lines under ``benchmarks/results/<hardware>/`` with hardware, versions and commit: written, read,
+shown."""
 
 import json
 import re
@@ -31,6 +32,31 @@ def record(benchmark: str, rows: list[dict[str, Any]], folder: Path | None = Non
             row = {"benchmark": benchmark, **row, "time": stamp, "command": command, "environment": env}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """All rows of a file; none where it is not there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def newest(path: Path, **wanted: Any) -> list[dict[str, Any]]:
+    """The rows of the last run in ``path`` whose fields equal ``wanted``."""
+    rows = [row for row in rows_in(path) if all(row.get(k) == v for k, v in wanted.items())]
+    return [row for row in rows if row["time"] == rows[-1]["time"]]
+
+
+def source_of(rows: list[dict[str, Any]]) -> str:
+    """Where the figures of ``rows`` are from: machine, versions, commit, command."""
+    env = rows[0]["environment"]
+    place = env["gpus"][0] if env["gpus"] else f"{env['cpu']}, {env['cores']} cores"
+    versions = ", ".join(f"{p} {env[p]}" for p in ("torch", "transformers", "numba") if env.get(p))
+    commit = env["commit"] or "not recorded"
+    return f"{place}; Python {env['python']}, {versions}; commit {commit}; `{rows[0]['command']}`"
+
+
+def sourced(text: str, rows: list[dict[str, Any]]) -> str:
+    """``text`` with the source of its figures below."""
+    return f"{text}\n{source_of(rows)}\n"
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:

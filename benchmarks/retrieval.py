@@ -7,18 +7,17 @@ is indexed once per codec; R-precision (share of own rows among the best R, R = 
 every method and target, with the Spearman correlation of the score with length.
 """
 
-import argparse
-import gzip
 import json
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.pools import pool_parser, stratified
 from benchmarks.record import record, table
 from nait_fast import api
 from nait_fast.evaluation.retrieval import r_precision
@@ -27,32 +26,7 @@ from nait_fast.methods.planes import top_m_planes
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.spearman import spearman
-
-
-def stratified(dataset: Path, n: int, seed: int) -> list[bytes]:
-    """About ``n`` lines, each source in its share of the pool, in the pool's order."""
-    opener = gzip.open if dataset.suffix == ".gz" else open
-    with opener(dataset, "rb") as file:
-        lines = [line for line in file if line.strip()]
-    sources = [json.loads(line)["source"] for line in lines]
-    generator = np.random.default_rng(seed)
-    keep: list[int] = []
-    for source, count in sorted(Counter(sources).items()):
-        members = np.flatnonzero([s == source for s in sources])
-        keep += generator.choice(members, size=max(1, round(n * count / len(lines))), replace=False).tolist()
-    return [lines[i] for i in sorted(keep)]
-
-
-def pool_parser(about: str | None) -> argparse.ArgumentParser:
-    """The options of a measurement on a stratified sample of a pool."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dataset", required=True, type=Path)
-    parser.add_argument("--target", required=True, nargs="+", metavar="NAME=FILE")
-    parser.add_argument("--rows", type=int, default=3040)
-    parser.add_argument("--max-length", type=int, default=384)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+from nait_fast.storage.files import make_folder
 
 
 def _top_m(signature: Signature, m: int) -> Signature:
@@ -62,7 +36,7 @@ def _top_m(signature: Signature, m: int) -> Signature:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedTargets:
     """``row`` and ``lengths`` [n] of an index, ``scores`` float64 [n, C] of the targets ``names``."""
 
     row: np.ndarray
@@ -70,11 +44,11 @@ class Ranked:
     scores: np.ndarray
     names: list[str]
 
-    def rows(self, method: str, own: np.ndarray) -> list[dict]:
-        """One result row a target. ``own``: the source of each row of the pool."""
+    def rows(self, method: str, sources: np.ndarray) -> list[dict]:
+        """One result row a target. ``sources``: where each row of the pool is from."""
         out = []
         for name, scores in zip(self.names, self.scores.T, strict=True):
-            relevant = own[self.row] == name
+            relevant = sources[self.row] == name
             out.append(
                 {
                     "method": method,
@@ -87,17 +61,50 @@ class Ranked:
             )
         return out
 
-    def with_other(self, other: "Ranked") -> "Ranked":
+    def with_other(self, other: "RankedTargets") -> "RankedTargets":
         """The sums of both z-scores, as ``--combine mean`` ranks."""
         z = [(r.scores - r.scores.mean(axis=0)) / r.scores.std(axis=0) for r in (self, other)]
-        return Ranked(self.row, self.lengths, z[0] + z[1], self.names)
+        return RankedTargets(self.row, self.lengths, z[0] + z[1], self.names)
 
 
-def ranked(index: Index, signatures: list[Signature]) -> Ranked:
+def every_method(
+    work: Path, model: str, pool: str, targets: Sequence[str], max_length: int, seed: int
+) -> dict[str, tuple[Index, list[Signature]]]:
+    """Method -> an index of ``pool`` and the signatures that rank it, of ``targets`` (NAME=FILE).
+
+    Signatures that ``work`` holds from an earlier run are not made again.
+    """
+    common: dict[str, Any] = {"model": model, "max_length": max_length}
+    names = [text.partition("=")[0] for text in targets]
+
+    def signatures(method: str, **options: Any) -> list[Signature]:
+        files = [work / method / f"{name}.safetensors" for name in names]
+        if not all(file.exists() for file in files):
+            api.build_signature(target=list(targets), **common, method=method, **options, output=str(work / method))
+        return [load_signature(file) for file in files]
+
+    drift = signatures("nait")
+    mean = [replace(s, name=f"{s.name}-mean", meta={**s.meta, "reading": "mean"}) for s in drift]
+    for signature in mean:  # the same directions, projected on the other reading
+        signature.save(make_folder(str(work / "nait-mean")))
+    exact = sorted(str(p) for folder in ("nait", "nait-mean") for p in (work / folder).glob("*.safetensors"))
+    bits, sets = work / "index", work / "index-nag"
+    api.build_index(dataset=pool, **common, score=exact, embed="last", output=str(bits), seed=seed)
+    api.build_index(dataset=pool, **common, codec="nag", output=str(sets))
+    return {
+        "contrast": (Index(bits), signatures("contrast", codebook=str(bits))),
+        "nait-drift": (Index(bits), drift),
+        "nait-mean": (Index(bits), mean),
+        "nag": (Index(sets), signatures("nag")),
+        "embed": (Index(bits), signatures("embed", codebook=str(bits))),
+    }
+
+
+def ranked(index: Index, signatures: list[Signature]) -> RankedTargets:
     blocks = list(scan(index, signatures))
     names = [signature.name.removesuffix("-mean") for signature in signatures]
     columns = ([b.row for b in blocks], [b.n_tokens for b in blocks], [b.scores for b in blocks])
-    return Ranked(*map(np.concatenate, columns), names)
+    return RankedTargets(*map(np.concatenate, columns), names)
 
 
 def main() -> None:
@@ -110,43 +117,19 @@ def main() -> None:
     lines = stratified(arguments.dataset, arguments.rows, arguments.seed)
     pool = work / "pool.jsonl"
     pool.write_bytes(b"".join(lines))
-    own = np.array([json.loads(line)["source"] for line in lines])
-    common = {"model": arguments.model, "max_length": arguments.max_length}
-    names = [t.partition("=")[0] for t in arguments.target]
-
-    def signatures(folder: str, **options: Any) -> list[Signature]:
-        files = [work / folder / f"{name}.safetensors" for name in names]
-        if not all(f.exists() for f in files):  # --work keeps what an earlier run has made
-            api.build_signature(target=arguments.target, **common, **options, output=str(work / folder))
-        return [load_signature(f) for f in files]
-
-    nait = signatures("nait", method="nait")
-    mean = []
-    (work / "nait-mean").mkdir(exist_ok=True)
-    for signature in nait:  # the same directions, projected on the other reading
-        other = replace(signature, name=f"{signature.name}-mean", meta={**signature.meta, "reading": "mean"})
-        other.save(work / "nait-mean")
-        mean.append(other)
-    exact = sorted(str(p) for folder in ("nait", "nait-mean") for p in (work / folder).glob("*.safetensors"))
-    told = api.build_index(
-        dataset=str(pool), **common, score=exact, output=str(work / "index"), seed=arguments.seed, embed="last"
-    )
-    print("index:", told)
-    index = Index(work / "index")
-    contrast = signatures("contrast", method="contrast", codebook=str(work / "index"))
+    sources = np.array([json.loads(line)["source"] for line in lines])
+    made = every_method(work, arguments.model, str(pool), arguments.target, arguments.max_length, arguments.seed)
+    index, contrast = made["contrast"]
     top_64 = [_top_m(signature, 64) for signature in contrast]
-    embed = signatures("embed", method="embed", codebook=str(work / "index"))
-    nag = signatures("nag", method="nag")
-    api.build_index(dataset=str(pool), **common, codec="nag", output=str(work / "index-nag"))
-    by_bits, by_embedding = ranked(index, contrast), ranked(index, embed)
+    by_bits, by_embedding = ranked(index, contrast), ranked(*made["embed"])
     rows = (
-        ranked(index, nait).rows("nait, drift", own)
-        + ranked(index, mean).rows("nait, mean", own)
-        + by_bits.rows("contrast, 4 planes", own)
-        + ranked(index, top_64).rows("contrast, ±1 top-64", own)
-        + ranked(Index(work / "index-nag"), nag).rows("nag, top-20", own)
-        + by_embedding.rows("embed, last layer", own)
-        + by_bits.with_other(by_embedding).rows("contrast + embed", own)
+        ranked(*made["nait-drift"]).rows("nait, drift", sources)
+        + ranked(*made["nait-mean"]).rows("nait, mean", sources)
+        + by_bits.rows("contrast, 4 planes", sources)
+        + ranked(index, top_64).rows("contrast, ±1 top-64", sources)
+        + ranked(*made["nag"]).rows("nag, top-20", sources)
+        + by_embedding.rows("embed, last layer", sources)
+        + by_bits.with_other(by_embedding).rows("contrast + embed", sources)
     )
     for row in rows:
         row |= {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}

@@ -26,8 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.readme import newest
-from benchmarks.record import RESULTS, record, table
+from benchmarks.record import RESULTS, newest, record, table
 from nait_fast.bench.lengths import sample_lengths
 from nait_fast.data.parts import RowPlace
 from nait_fast.data.plan import Plan, Unit, load_plan

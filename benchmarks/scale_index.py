@@ -8,7 +8,6 @@ ever add to it), with residuals; all runs are recorded, each with the process's 
 """
 
 import argparse
-import hashlib
 import sys
 import tempfile
 import time
@@ -17,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.growth import resident
+from benchmarks.pools import lines_of
 from benchmarks.record import record, table
-from benchmarks.scale_loader import resident
 from nait_fast.config import IndexOptions
-from nait_fast.data.streams import open_stream
 from nait_fast.extract.indexing import IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session
 from nait_fast.storage.files import make_folder
@@ -57,7 +56,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--output", type=Path, help="folder for the rows (default: results of this hardware)")
     arguments = parser.parse_args()
-    lines = [line for line in open_stream(arguments.dataset, hashlib.sha256()) if line.strip()]
+    lines = lines_of(arguments.dataset)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

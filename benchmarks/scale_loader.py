@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.growth import resident
+from benchmarks.pools import lines_of
 from benchmarks.record import record, table
 from nait_fast.data.batching import make_batches
 from nait_fast.data.loader import Loader, Window
 from nait_fast.data.plan import Unit
 from nait_fast.data.pool import Pool, check
-from nait_fast.data.streams import open_stream
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoder
 from nait_fast.extract.engine import BATCH_TOKENS, MAX_PADDING
@@ -39,19 +40,10 @@ BATCH = 1000
 
 def make_pool(source: Path, target: Path, rows: int) -> None:
     """``rows`` rows of ``source``, over and over, with ids of their own."""
-    import hashlib
-
-    lines = [line for line in open_stream(source, hashlib.sha256()) if line.strip()]
-    parsed = [json.loads(line) for line in lines]
+    parsed = [json.loads(line) for line in lines_of(source)]
     with open(target, "w", encoding="utf-8") as file:
         for number, row in zip(range(rows), itertools.cycle(parsed), strict=False):
             file.write(json.dumps({**row, "id": f"{number}"}, ensure_ascii=False) + "\n")
-
-
-def resident() -> float:
-    """Megabytes of this process in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
 
 
 def texts_of(pool: Pool, fmt: str, encoder: Encoder, units: list[Unit]) -> list[str]:

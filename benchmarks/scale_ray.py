@@ -8,7 +8,6 @@ rounds.
 """
 
 import argparse
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.pools import lines_of
 from benchmarks.record import record, table
-from nait_fast.data.streams import open_stream
 from nait_fast.storage.files import sha256_file
 
 WORKERS = 2
@@ -48,7 +47,7 @@ def main() -> int:
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--output", type=Path, help="folder for the rows (default: results of this hardware)")
     arguments = parser.parse_args()
-    lines = [line for line in open_stream(arguments.dataset, hashlib.sha256()) if line.strip()][: arguments.rows]
+    lines = lines_of(arguments.dataset, arguments.rows)
     seconds: dict[str, list[float]] = {"local": [], "ray": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import ablation, ablation_data, ablation_scores, ablation_train
+from benchmarks import ablation, ablation_data, ablation_train
 from benchmarks.ablation import ANY, Material, Run
 from benchmarks.ablation_data import Sft
-from benchmarks.ablation_linear import Frozen, freeze_linears, head_nll
-from benchmarks.ablation_train import Learner, Recipe, common_prefix, load_causal
+from benchmarks.ablation_train import Frozen, Learner, Recipe, common_prefix, freeze_linears, head_nll, load_causal
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoder
 from nait_fast.errors import NaitError
@@ -41,7 +40,7 @@ def material(encoder) -> Material:
     assert all(samples)
     pool = np.arange(60)
     sources = [row["source"] for row in rows]
-    scores = {("sums", m): np.random.default_rng(i).random(60) for i, m in enumerate(ablation_scores.METHODS)}
+    scores = {("sums", m): np.random.default_rng(i).random(60) for i, m in enumerate(ablation_data.METHODS)}
     held_out = {"general": list(range(60, 70)), "sums": list(range(70, 80))}
     own = {"sums": np.flatnonzero(np.array(sources[:60]) == "sums")}
     return Material(samples, sources, pool, held_out, own, lambda: scores)
@@ -66,7 +65,7 @@ def test_the_response_is_told_from_the_prompt(encoder):
 
 
 def test_every_arm_trains_on_the_same_tokens_in_the_same_steps(learner, material):
-    arms = [Run("sums", f"{m} {end}", 0) for m in ablation_scores.METHODS for end in ("top", "bottom")]
+    arms = [Run("sums", f"{m} {end}", 0) for m in ablation_data.METHODS for end in ("top", "bottom")]
     arms += [
         Run("sums", "own_source", 0),
         Run("sums", "random_length", 0),
@@ -282,13 +281,13 @@ def test_the_plan_begins_with_the_check_and_names_each_run_once():
 def test_scores_are_made_through_nait_fast_once(tiny_model, tmp_path, monkeypatch):
     rows = make_rows(40)
     target = {"sums": [row for row in make_rows(40, seed=1) if row["source"] == "sums"]}
-    made = ablation_scores.all_scores(tmp_path, tiny_model, rows, target, 60, 0)
-    assert set(made) == {("sums", method) for method in ablation_scores.METHODS}
+    made = ablation_data.all_scores(tmp_path, tiny_model, rows, target, 60, 0)
+    assert set(made) == {("sums", method) for method in ablation_data.METHODS}
     own = np.array([row["source"] == "sums" for row in rows])
     for method in ("contrast", "embed"):
         assert made["sums", method][own].mean() > made["sums", method][~own].mean()
-    monkeypatch.setattr(ablation_scores, "_make", None)
-    again = ablation_scores.all_scores(tmp_path, tiny_model, rows, target, 60, 0)
+    monkeypatch.setattr(ablation_data, "_make_scores", None)
+    again = ablation_data.all_scores(tmp_path, tiny_model, rows, target, 60, 0)
     assert all(np.array_equal(again[key], made[key]) for key in made)
 
 

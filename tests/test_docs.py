@@ -7,7 +7,7 @@ import numpy as np
 
 import nait_fast
 from benchmarks import methods, readme
-from benchmarks.gpu_rows import MISSING, gpu_table
+from benchmarks.readme import MISSING, gpu_table
 
 ROOT = Path(__file__).parent.parent
 

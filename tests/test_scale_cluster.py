@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.readme import newest
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, newest
 from benchmarks.scale_cluster import (
     LAYOUT,
     MTBF_SECONDS,
