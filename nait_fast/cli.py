@@ -93,9 +93,9 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
     def error(self, message: str) -> typing.NoReturn:
-        told = " ".join(message.split())
-        told = told if len(told) <= 300 else f"{told[:300]}…"
-        self.exit(2, f"nait-fast: error: {printable(told)} ({self.prog} --help lists the options)\n")
+        line = " ".join(message.split())
+        line = line if len(line) <= 300 else f"{line[:300]}…"
+        self.exit(2, f"nait-fast: error: {printable(line)} ({self.prog} --help lists the options)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -176,13 +176,15 @@ def _check_config(options: Options) -> None:
     if "\0" in str(path) or not os.path.lexists(path):
         return
     state = State.FOREIGN
-    if is_plain(path) and (told := seal_of(path, YAML)) is not None:
-        state = told[0]
+    if is_plain(path) and (seal := seal_of(path, YAML)) is not None:
+        state = seal[0]
     elif is_plain(path):  # of a version that did not seal it: all options of a verb, whichever
         with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-            kept = yaml.safe_load(path.read_bytes())
-            known = [{field.name for field in dataclasses.fields(kind)} for kind, _, _ in VERBS.values()]
-            if isinstance(kept, dict) and any(kept.keys() <= k and 4 * len(kept) >= 3 * len(k) for k in known):
+            content = yaml.safe_load(path.read_bytes())
+            option_names = [{field.name for field in dataclasses.fields(kind)} for kind, _, _ in VERBS.values()]
+            if isinstance(content, dict) and any(
+                content.keys() <= k and 4 * len(content) >= 3 * len(k) for k in option_names
+            ):
                 state = State.WHOLE
     refuse(path, state, values.get("overwrite"))
 
@@ -281,11 +283,11 @@ def _drop_stdout() -> None:
 
 
 def _fail(text: str) -> None:
-    told = printable(" ".join(text.splitlines()))
-    if len(told) > 900:  # a path may be of thousands of characters
-        told = f"{told[:600]} … {told[-280:]}"
+    line = printable(" ".join(text.splitlines()))
+    if len(line) > 900:  # a path may be of thousands of characters
+        line = f"{line[:600]} … {line[-280:]}"
     with suppress(OSError):
-        print(f"nait-fast: {told}", file=sys.stderr)
+        print(f"nait-fast: {line}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -301,11 +303,11 @@ def main(argv: list[str] | None = None) -> int:
         _drop_stdout()
         return GONE
     try:
-        with _warnings_on_stderr(), recorded() as told:
+        with _warnings_on_stderr(), recorded() as warnings:
             check_variables()
             summary = _run(arguments)
         try:
-            _print({**summary, "warnings": told} if arguments.json else summary, arguments.json)
+            _print({**summary, "warnings": warnings} if arguments.json else summary, arguments.json)
             sys.stdout.flush()
         except OSError as error:
             _drop_stdout()

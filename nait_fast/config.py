@@ -46,20 +46,20 @@ class Options:
         """Raises NaitError, which ``where`` begins, for a key, a type, a value or a combination that is not taken; and
         for a variable of the environment that means nothing."""
         check_variables()
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = sorted(_shown(name) for name in values if name not in known)
+        field_of = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(_shown(name) for name in values if name not in field_of)
         if unknown:
             raise BadInput(
-                f"unknown option '{unknown[0]}'", where=where, remedy=f"known are {', '.join(sorted(known))}"
+                f"unknown option '{unknown[0]}'", where=where, remedy=f"known are {', '.join(sorted(field_of))}"
             )
-        missing = [n for n, f in known.items() if f.metadata.get("required") and _is_absent(values.get(n))]
+        missing = [n for n, f in field_of.items() if f.metadata.get("required") and _is_absent(values.get(n))]
         if missing:
             raise BadInput(f"{flag_of(missing[0])} is missing", where=where)
         hints = typing.get_type_hints(cls)
         clean = {}
         for name, value in values.items():
             try:
-                clean[name] = _checked(value, hints[name], known[name].metadata)
+                clean[name] = _checked(value, hints[name], field_of[name].metadata)
             except (ValueError, OverflowError) as error:
                 listed = typing.get_origin(hints[name]) is tuple and isinstance(value, list)
                 shown = _shown(tuple(value) if listed else value)
@@ -90,8 +90,8 @@ class Options:
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as written to ``config.yaml``: without the defaults of what changes nothing here."""
         values, idle = dataclasses.asdict(self), self.idle()
-        kept = {f.name for f in dataclasses.fields(self) if f.name not in idle or values[f.name] != f.default}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in kept or v is None}
+        names = {f.name for f in dataclasses.fields(self) if f.name not in idle or values[f.name] != f.default}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in names or v is None}
 
 
 def _is_absent(value: Any) -> bool:
@@ -284,9 +284,9 @@ class SignatureOptions(Options):
 
     def idle(self) -> dict[str, str]:
         others = [method_of(name) for name in METHODS if name != self.method]
-        found = {option: f"is for method {m.name}, not {self.method}" for m in others for option in m.options}
+        of_others = {option: f"is for method {m.name}, not {self.method}" for m in others for option in m.options}
         unused = method_of(self.method).unused(self).items()
-        return super().idle() | {name: why for name, why in unused if hasattr(self, name)} | found
+        return super().idle() | {name: why for name, why in unused if hasattr(self, name)} | of_others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,19 +357,20 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     repair: bool = _option(False, "make the damaged shards of a complete index again")
 
     def idle(self) -> dict[str, str]:
-        own = {"nag_top_k": "nag", "outliers": "rotated", "bytes_per_sample": "components"}
-        found = {name: f"is for codec {codec}, not {self.codec}" for name, codec in own.items() if codec != self.codec}
+        codec_of = {"nag_top_k": "nag", "outliers": "rotated", "bytes_per_sample": "components"}
+        others = {name: codec for name, codec in codec_of.items() if codec != self.codec}
+        unused = {name: f"is for codec {codec}, not {self.codec}" for name, codec in others.items()}
         if self.codec == "nag":
             why = "codec nag has a reading, the mean of |up_proj|, and nothing to calibrate"
-            found |= dict.fromkeys(("reading", "calibration_size", "seed"), why)
-            found["codebook"] = "codec nag has no codebook"
+            unused |= dict.fromkeys(("reading", "calibration_size", "seed"), why)
+            unused["codebook"] = "codec nag has no codebook"
             if not (self.append or self.repair or self.score):  # which must agree with what was made before
-                found["first_token"] = "codec nag takes no mean"
+                unused["first_token"] = "codec nag takes no mean"
         elif self.codebook is not None:
-            found |= dict.fromkeys(("calibration_size", "seed"), "--codebook takes the place of calibrating")
+            unused |= dict.fromkeys(("calibration_size", "seed"), "--codebook takes the place of calibrating")
         if self.engine != "ray":
-            found["address"] = "is for --engine ray"
-        return super().idle() | found
+            unused["address"] = "is for --engine ray"
+        return super().idle() | unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,8 +390,8 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
     output: str = _option("", "folder for NAME.safetensors", required=True)
 
     def idle(self) -> dict[str, str]:
-        found = {"skip_bad_rows": "a signature is made of all of its samples; fix the row or delete it"}
-        return super().idle() | found
+        unused = {"skip_bad_rows": "a signature is made of all of its samples; fix the row or delete it"}
+        return super().idle() | unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,10 +406,10 @@ class RankOptions(BudgetOptions, OutputOptions):
     seed: int = _option(0, "seed of --pick random", minimum=0)
 
     def idle(self) -> dict[str, str]:
-        found = _idle_combine(self.signature, "signature")
+        unused = _idle_combine(self.signature, "signature")
         if self.pick != "random":
-            found["seed"] = "nothing is drawn but by --pick random"
-        return super().idle() | found
+            unused["seed"] = "nothing is drawn but by --pick random"
+        return super().idle() | unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,14 +438,14 @@ class EvaluateOptions(RowOptions, RunOptions, OutputOptions):
     seed: int = _option(0, "seed of all that is drawn", minimum=0)
 
     def idle(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        unused: dict[str, str] = {}
         if self.model is None:
             of_model = ("tokenizer", "dtype", "batch_tokens", "trust_remote_code", "rows")
-            found |= dict.fromkeys(of_model, "is for what --model runs")
+            unused |= dict.fromkeys(of_model, "is for what --model runs")
         if not self.target:
-            found |= dict.fromkeys(("sizes", "repeats"), "stability is measured with --target and --model")
-            found |= dict.fromkeys(("role", "ignore"), "is for the samples of --target, and there are none")
-        return super().idle() | found
+            unused |= dict.fromkeys(("sizes", "repeats"), "stability is measured with --target and --model")
+            unused |= dict.fromkeys(("role", "ignore"), "is for the samples of --target, and there are none")
+        return super().idle() | unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -486,25 +487,25 @@ class BenchOptions(Options):
     compare: tuple[str, ...] = _option((), "measure nothing: show these result files side by side")
 
     def idle(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        unused: dict[str, str] = {}
         if self.compare:
             others = (f.name for f in dataclasses.fields(self) if f.name != "compare")
             return super().idle() | dict.fromkeys(others, "--compare only reads result files")
         if self.part not in ("all", "endtoend"):
-            found["max_length"] = f"is for part endtoend, not {self.part}"
+            unused["max_length"] = f"is for part endtoend, not {self.part}"
         if self.part in ("ceilings", "scan"):
-            found["model"] = f"part {self.part} runs no model"
+            unused["model"] = f"part {self.part} runs no model"
             if self.shape != "tiny":  # which makes everything small
-                found["shape"] = f"part {self.part} runs no model"
+                unused["shape"] = f"part {self.part} runs no model"
         if self.part == "ceilings":
-            found["seed"] = "part ceilings draws nothing"
-        return super().idle() | found
+            unused["seed"] = "part ceilings draws nothing"
+        return super().idle() | unused
 
 
 def split_target(text: str) -> tuple[str, str]:
     """``NAME=FILE`` or ``FILE`` (its stem is the name) -> (name, file)."""
-    name, found, path = text.partition("=")
-    if not found or "/" in name:
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name:
         name, path = Path(text).name.split(".")[0], text
     if not name or not path or not all(c.isalnum() or c in "._-" for c in name):
         raise BadInput("write NAME=FILE, the name of letters, digits, '.', '_' and '-'", where=f"--target {text}")

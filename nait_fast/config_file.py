@@ -55,10 +55,10 @@ def _parsed(path: str, data: bytes) -> dict[str, Any]:
                 self.depth -= 1
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            found = super().construct_mapping(node, deep)
-            if len(found) != len(node.value):
+            mapping = super().construct_mapping(node, deep)
+            if len(mapping) != len(node.value):
                 raise yaml.YAMLError("a key is there twice")
-            return found
+            return mapping
 
     def plain_number(loader: Flat, node: yaml.ScalarNode) -> Any:
         # YAML 1.1 takes 12:30 for 750 and 017 for 15.
@@ -81,5 +81,5 @@ def _parsed(path: str, data: bytes) -> dict[str, Any]:
 
 
 def _unreadable(path: str, error: Exception) -> NaitError:
-    told = " ".join(str(error).split())[:160] or type(error).__name__
-    return BadInput(f"cannot be read ({told})", where=f"--config {path}")
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return BadInput(f"cannot be read ({reason})", where=f"--config {path}")

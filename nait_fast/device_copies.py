@@ -28,8 +28,8 @@ class Outbox:
             receive([x.numpy() for x in tensors])
             return
         home = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
-        for there, here in zip(tensors, home, strict=True):
-            here.copy_(there, non_blocking=True)
+        for source, copy in zip(tensors, home, strict=True):
+            copy.copy_(source, non_blocking=True)
         device = next(x.device for x in tensors if x.device.type == "cuda")
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(device))  # which need not be the current device

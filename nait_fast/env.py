@@ -89,8 +89,8 @@ def _of_torch() -> dict[str, object]:
     torch = sys.modules.get("torch")
     if torch is None:
         return {"threads": None, "gpus": None}
-    found = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    return {"threads": torch.get_num_threads(), "gpus": [torch.cuda.get_device_name(i) for i in found]}
+    indices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return {"threads": torch.get_num_threads(), "gpus": [torch.cuda.get_device_name(i) for i in indices]}
 
 
 def environment() -> dict[str, object]:

@@ -30,14 +30,14 @@ class Captured:
     def __init__(self, layers: list[int]):
         self.layers = layers
         self._latest: dict[str, list[torch.Tensor]] = {}
-        self._own = threading.local()
+        self._of_thread = threading.local()
 
     def _keep(self, layers: list[int], readings: dict[str, list[torch.Tensor]]) -> None:
         self.layers = layers
-        self._own.latest = self._latest = readings
+        self._of_thread.latest = self._latest = readings
 
     def __getitem__(self, reading: str) -> list[torch.Tensor]:
-        readings = getattr(self._own, "latest", self._latest)
+        readings = getattr(self._of_thread, "latest", self._latest)
         if reading not in readings:
             raise KeyError(
                 f"{reading}: not captured (was it asked for, and has a forward finished in the thread of the block?)"
@@ -191,8 +191,8 @@ def capture(
             warn(f"capture: layers {', '.join(map(str, silent))} did not run in this forward; they are left out")
         run = sorted(pending.readings)
         names = pending.readings[run[0]]
-        kept = {name: [pending.readings[position][name] for position in run] for name in names}
-        captured._keep([specs[position].layer for position in run], kept)
+        by_reading = {name: [pending.readings[position][name] for position in run] for name in names}
+        captured._keep([specs[position].layer for position in run], by_reading)
 
     handles = [
         model.register_forward_pre_hook(before, with_kwargs=True),

@@ -22,17 +22,17 @@ def warn(text: str) -> None:
 @contextmanager
 def recorded() -> Iterator[list[str]]:
     """The texts of all that is said inside the block, each once, in order; they are shown as they would be without."""
-    told: list[str] = []
+    messages: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always", NaitWarning)
         show = warnings.showwarning
 
         def keep(message: Warning | str, category: type[Warning], *place: Any, **named: Any) -> None:
             if issubclass(category, NaitWarning):
-                if str(message) in told:
+                if str(message) in messages:
                     return
-                told.append(str(message))
+                messages.append(str(message))
             show(message, category, *place, **named)
 
         warnings.showwarning = keep
-        yield told
+        yield messages

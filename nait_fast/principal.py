@@ -9,6 +9,6 @@ def principal(centred: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
     Through the n × n Gram matrix: J × J would be far larger.
     """
-    found, vectors = np.linalg.eigh(centred @ centred.T)
-    keep = np.flatnonzero(found > found[-1] * 1e-10)[::-1][: min(most, len(centred) - 1, centred.shape[1])]
-    return found[keep], vectors[:, keep] / np.sqrt(found[keep])
+    eigenvalues, vectors = np.linalg.eigh(centred @ centred.T)
+    keep = np.flatnonzero(eigenvalues > eigenvalues[-1] * 1e-10)[::-1][: min(most, len(centred) - 1, centred.shape[1])]
+    return eigenvalues[keep], vectors[:, keep] / np.sqrt(eigenvalues[keep])

@@ -34,12 +34,12 @@ class Progress:
             self._bar.update(samples)
 
     def _told(self) -> str:
-        told = [f"{self.tokens / self.seconds:,.0f} tokens/s"]
+        parts = [f"{self.tokens / self.seconds:,.0f} tokens/s"]
         if self.padding is not None:
-            told.append(f"{self.padding:.1%} padding")
+            parts.append(f"{self.padding:.1%} padding")
         if self.skipped:
-            told.append(f"{self.skipped:,} skipped")
-        return ", ".join(told)
+            parts.append(f"{self.skipped:,} skipped")
+        return ", ".join(parts)
 
     @property
     def seconds(self) -> float:

@@ -80,20 +80,20 @@ class Scorer:
         if not self.signatures:
             raise BadInput("no signatures given", where="Scorer")
         refuse_in_memory(model, "Scorer", dtype=dtype, device=device)
-        told = self.signatures[0].meta
+        meta = self.signatures[0].meta
         for signature in self.signatures:
             if is_old(signature.meta):
                 raise Mismatch(f"signature '{signature.name}' was made {OLD}: rebuild it", where="Scorer")
-            if (key := difference(signature.meta, told)) is not None:
+            if (key := difference(signature.meta, meta)) is not None:
                 raise Mismatch(f"the signatures differ in {name_of(key)}", where="Scorer", remedy="use two Scorers")
         if dtype == "auto" and isinstance(model, (str, os.PathLike)):  # one in memory stays as it is
-            dtype = dtype_option(told["dtype"])
-        date = template_date or told.get("target", {}).get("template_date")
-        limit = told["max_length"] if max_length is None else max_length
+            dtype = dtype_option(meta["dtype"])
+        date = template_date or meta.get("target", {}).get("template_date")
+        limit = meta["max_length"] if max_length is None else max_length
         data = DataOptions.from_mapping(
             {"template": template, "max_length": limit, "role": role, "ignore": ignore, "template_date": date}, "Scorer"
         )
-        layers = ",".join(map(str, told["layers"])) if layers is None else layers
+        layers = ",".join(map(str, meta["layers"])) if layers is None else layers
         loading = {
             "model": "in memory",
             "dtype": dtype,
@@ -102,7 +102,7 @@ class Scorer:
             "batch_tokens": batch_tokens,
         }
         self._session = session_around(
-            model, tokenizer, data, told["first_token"], ModelOptions.from_mapping(loading, "Scorer"), "Scorer"
+            model, tokenizer, data, meta["first_token"], ModelOptions.from_mapping(loading, "Scorer"), "Scorer"
         )
         for signature in self.signatures:
             check_fits(signature, self._session.identity(), None, "this Scorer")

@@ -57,12 +57,12 @@ def make_batches(
         batch: list[int] = []
         tokens = 0
         for i in members:
-            own = len(encoded[i].ids) - n_prefix
-            uneven = max_padding is not None and tokens + own < (1 - max_padding) * own * (len(batch) + 1)
-            if batch and (tokens + own > batch_tokens or uneven):
+            length = len(encoded[i].ids) - n_prefix
+            uneven = max_padding is not None and tokens + length < (1 - max_padding) * length * (len(batch) + 1)
+            if batch and (tokens + length > batch_tokens or uneven):
                 yield Batch(batch, n_prefix)
                 batch, tokens = [], 0
             batch.append(i)
-            tokens += own
+            tokens += length
         if batch:
             yield Batch(batch, n_prefix)

@@ -83,7 +83,7 @@ def clock_of(day: datetime.date) -> Callable[[str], str]:
     }
 
     def strftime_now(format: str) -> str:
-        return moment.strftime(re.sub(r"%([%AaBbhpXxcZzs])", lambda found: words[found[1]], format))
+        return moment.strftime(re.sub(r"%([%AaBbhpXxcZzs])", lambda match: words[match[1]], format))
 
     return strftime_now
 

@@ -75,8 +75,8 @@ class Files:
 def kind_of(path: Path) -> str:
     """The suffix that tells the kind (".jsonl" for "a.jsonl.gz"), or "" for a kind that is not read."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
-    known = (*LINES, ".json") if plain is not path else (*LINES, ".json", ".parquet")
-    return plain.suffix.lower() if plain.suffix.lower() in known else ""
+    suffixes = (*LINES, ".json") if plain is not path else (*LINES, ".json", ".parquet")
+    return plain.suffix.lower() if plain.suffix.lower() in suffixes else ""
 
 
 def pool_files(folder: Path, split: str | None) -> Files:
@@ -87,10 +87,10 @@ def pool_files(folder: Path, split: str | None) -> Files:
     """
     _refuse_results(folder)
     top, written = _not_ours(_entries(folder))
-    own = _data_among(top, folder)
+    direct = _data_among(top, folder)
     below, more = _not_ours(path for path in _below(folder) if path.parent != folder)
-    paths = own or _data_among(below, folder)
-    if passed := [path for path in [*written, *([] if own else more)] if _is_data(path)]:
+    paths = direct or _data_among(below, folder)
+    if passed := [path for path in [*written, *([] if direct else more)] if _is_data(path)]:
         warn(f"{folder}: {_named(passed, folder)} {_are(passed)} passed over: results of nait_fast, no pool")
     if not paths:
         here = f" (but {_named(some, folder)})" if (some := [*top, *below]) else ""
@@ -99,7 +99,7 @@ def pool_files(folder: Path, split: str | None) -> Files:
             where=folder,
             remedy="give a file, or a folder of such files",
         )
-    if own and (deeper := [path for path in below if _is_data(path)]):
+    if direct and (deeper := [path for path in below if _is_data(path)]):
         warn(
             f"{folder}: {_named(deeper, folder)} in folders below {_are(deeper)} not read; give that folder to read it"
         )
@@ -135,10 +135,10 @@ def pool_files(folder: Path, split: str | None) -> Files:
 
 
 def _chosen(folder: Path, split: str, labels: dict[Path, str]) -> Files:
-    known = sorted({label for label in labels.values() if label})
+    splits = sorted({label for label in labels.values() if label})
     for wanted in split.split("+"):
-        if wanted not in known:
-            which = f"name one of {_listed(known)}" if known else f"its files name none; leave out :{split}"
+        if wanted not in splits:
+            which = f"name one of {_listed(splits)}" if splits else f"its files name none; leave out :{split}"
             raise BadInput(f"has no split {wanted}", where=folder, remedy=which)
     paths = tuple(path for path, label in labels.items() if label in split.split("+"))
     return Files(f"{folder}:{split}", paths)
@@ -186,11 +186,11 @@ def _not_ours(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     would be there twice."""
     others: list[Path] = []
     ours: list[Path] = []
-    known: dict[Path, Callable[[str], bool]] = {}
+    is_result: dict[Path, Callable[[str], bool]] = {}
     for path in paths:
-        if path.parent not in known:
-            known[path.parent] = own_names(path.parent)
-        (ours if known[path.parent](path.name) else others).append(path)
+        if path.parent not in is_result:
+            is_result[path.parent] = own_names(path.parent)
+        (ours if is_result[path.parent](path.name) else others).append(path)
     return others, ours
 
 
@@ -200,18 +200,18 @@ def _is_data(path: Path) -> bool:
 
 def _data_among(files: Iterable[Path], folder: Path) -> list[Path]:
     """The files that are read; the others are named, but for those that hold no data by their names."""
-    found, over = [], []
+    data_files, over = [], []
     for path in files:
         if _is_data(path) and not _is_description(path):
-            found.append(path)
+            data_files.append(path)
         elif path.name.lower() not in _BESIDE_NAMES and (kind_of(path) or not _is_beside(path)):
             over.append(path)
-    if found and over:
+    if data_files and over:
         warn(
             f"{folder}: {_named(over, folder)} {_are(over)} passed over: no rows that are read (.jsonl, .json, also "
             ".gz, .zst; .parquet)"
         )
-    return found
+    return data_files
 
 
 def _is_description(path: Path) -> bool:
@@ -246,8 +246,8 @@ def _labels(folder: Path, paths: Iterable[Path], assigned: list[tuple[str, str]]
     labels = {}
     for path in paths:
         inside = path.relative_to(folder)
-        if told := next((split for glob, split in assigned if _fits(inside.as_posix(), glob)), None):
-            labels[path] = told
+        if by_readme := next((split for glob, split in assigned if _fits(inside.as_posix(), glob)), None):
+            labels[path] = by_readme
             continue
         split = _split_of(path.name)
         if len(places) > 1:
@@ -286,27 +286,27 @@ def _assigned(folder: Path) -> list[tuple[str, str]]:
         return []
     head = text.split("\n---", 1)[0].removeprefix("---") if text.startswith("---") else ""
     try:
-        told = yaml.safe_load(head)
+        front_matter = yaml.safe_load(head)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:160]
         warn(f"{folder / 'README.md'}: its front matter cannot be read ({why}): splits are told by the files' names")
         return []
-    configs = [config for config in _list_of(told, "configs") if isinstance(config, dict)]
-    found = []
+    configs = [config for config in _list_of(front_matter, "configs") if isinstance(config, dict)]
+    patterns = []
     for config in configs:
-        own = config.get("data_files")
-        for entry in own if isinstance(own, list) else [own]:
+        data_files = config.get("data_files")
+        for entry in data_files if isinstance(data_files, list) else [data_files]:
             split, globs = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
             label = f"{config.get('config_name')}/{split}" if len(configs) > 1 else str(split)
-            found += [
+            patterns += [
                 (glob, label) for glob in (globs if isinstance(globs, list) else [globs]) if isinstance(glob, str)
             ]
-    return found
+    return patterns
 
 
 def _list_of(value: Any, key: str) -> list[Any]:
-    found = value.get(key) if isinstance(value, dict) else None
-    return found if isinstance(found, list) else []
+    items = value.get(key) if isinstance(value, dict) else None
+    return items if isinstance(items, list) else []
 
 
 def _listed(names: list[str]) -> str:

@@ -80,8 +80,8 @@ def fitting(row: Mapping[str, Any]) -> list[str]:
     # Parquet gives every row every column: null, NaN and an empty list count as absent, unless nothing else fits.
     filled = {key for key, value in row.items() if not (_absent(value) or (isinstance(value, list) and not value))}
     for keys in (filled, set(row)):
-        if found := [fmt for fmt, choices in _KEYS.items() if any(keys.issuperset(wanted) for wanted in choices)]:
-            return found
+        if matches := [fmt for fmt, choices in _KEYS.items() if any(keys.issuperset(wanted) for wanted in choices)]:
+            return matches
     return []
 
 
@@ -125,13 +125,13 @@ def parse_any(row: Any, index: int, conventions: RowConventions = NO_CONVENTIONS
     return parse(row, fmt, index, conventions)
 
 
-def no_format(row: dict[str, Any], known: str = f" ({', '.join(FORMATS)})") -> str:
+def no_format(row: dict[str, Any], choices: str = f" ({', '.join(FORMATS)})") -> str:
     """Why a row of no format cannot be used."""
     if all(key in row for key in _PREFERENCE):
         return (
             "a preference row (chosen, rejected): write what is to be learnt as prompt and completion, or as messages"
         )
-    return f"no known format{known} has these keys: {describe_keys(row)}"
+    return f"no known format{choices} has these keys: {describe_keys(row)}"
 
 
 def _alpaca(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:

@@ -30,7 +30,7 @@ def json_list(path: Path, digest: Digest) -> Iterator[Any]:
 
 def json_object(path: Path, digest: Digest) -> Iterator[Any]:
     """The items of the list under "data" of the JSON object that a file holds. Raises NaitError."""
-    text, found = _Text(path, digest), False
+    text, has_rows = _Text(path, digest), False
     with text.errors():
         text.step("{")
         separator = "" if text.mark() == "}" else ","
@@ -40,9 +40,9 @@ def json_object(path: Path, digest: Digest) -> Iterator[Any]:
             key = text.value()
             text.step(":")
             if key == "data" and text.mark() == "[":
-                if found:
+                if has_rows:
                     raise BadInput('has a second list under "data"', where=path, remedy="keep one")
-                found = True
+                has_rows = True
                 text.step("[")
                 yield from text.items()
             else:
@@ -52,7 +52,7 @@ def json_object(path: Path, digest: Digest) -> Iterator[Any]:
                 text.step(",")
         text.step("}")
         text.end()
-    if not found:
+    if not has_rows:
         raise BadInput(
             'holds one object without a list under "data"', where=path, remedy="give a list of rows or JSON lines"
         )
@@ -118,8 +118,8 @@ class _Text:
         """Move past white space and return the next character, "" at the end."""
         blank = 0
         while True:
-            found = _SPACE.match(self._buffer, self._at)
-            end = found.end() if found else self._at
+            space = _SPACE.match(self._buffer, self._at)
+            end = space.end() if space else self._at
             blank, self._at = blank + end - self._at, end
             if end < len(self._buffer) or self._ended:
                 return self._buffer[end : end + 1]

@@ -79,8 +79,8 @@ class _File(PoolPart):
         self.path = path
 
     def stamp(self) -> list[int]:
-        found = self.path.stat()
-        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+        status = self.path.stat()
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 class Lines(_File):
@@ -153,8 +153,8 @@ class ParquetFile(_File):
                     groups.append(group)
                     size = max(size, about.total_byte_size / max(1, about.num_rows))
                     columns = (about.column(number) for number in range(about.num_columns))
-                    told = (c.total_uncompressed_size for c in columns if c.has_dictionary_page)
-                    shared = max(shared, sum(told))
+                    sizes = (c.total_uncompressed_size for c in columns if c.has_dictionary_page)
+                    shared = max(shared, sum(sizes))
                     if size > row_limit():  # so is one of its rows, which is not unpacked to be refused
                         raise too_long(f"{self.name} row group {group}", "a row", row_limit())
                 else:
@@ -232,7 +232,7 @@ def with_nulls(line: bytes) -> bytes:
     """A line of JSON with null for the NaN, Infinity and -Infinity that some writers leave in it."""
     if b"NaN" not in line and b"Infinity" not in line:
         return line
-    return _NO_NUMBER.sub(lambda found: found[0] if found[0].startswith(b'"') else b"null", line)
+    return _NO_NUMBER.sub(lambda match: match[0] if match[0].startswith(b'"') else b"null", line)
 
 
 _NO_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN')  # strings are stepped over

@@ -101,10 +101,10 @@ class Pool:
                 ) from None
         return self._opened
 
-    def plan(self, known: Plan | None = None) -> Plan:
-        """Where the rows are, made by one pass over the bytes at the first call; ``known``: a plan to trust instead."""
+    def plan(self, trusted: Plan | None = None) -> Plan:
+        """Where the rows are, made by one pass over the bytes at the first call, or ``trusted``."""
         if self._plan is None:
-            self._plan = known or make_plan(self.source, self.unit_rows)
+            self._plan = trusted or make_plan(self.source, self.unit_rows)
         return self._plan
 
     def reader(self) -> Reader:
@@ -145,8 +145,8 @@ class Pool:
                     where=plan.path,
                     remedy="give the pool that was indexed",
                 )
-        found = {row: as_line(record.payload) for row, record in lines_of(self.reader(), sorted(set(order)))}
-        return [found[row] for row in order]
+        line_of = {row: as_line(record.payload) for row, record in lines_of(self.reader(), sorted(set(order)))}
+        return [line_of[row] for row in order]
 
     def detect(self) -> str:
         """The format of the pool: given, or that of the first good row."""
@@ -240,10 +240,10 @@ class Pool:
 def check(payload: Any, fmt: str | None, row: int, conventions: RowConventions = NO_CONVENTIONS) -> tuple[str, Sample]:
     """(format, sample) of a row; `fmt` None: by its keys. Raises RowError."""
     decoded = decode(payload)
-    found = fmt or detect(decoded)
-    if found is None:
+    row_format = fmt or detect(decoded)
+    if row_format is None:
         raise RowError(no_format(decoded))
-    return found, parse(decoded, found, row, conventions)
+    return row_format, parse(decoded, row_format, row, conventions)
 
 
 def decode(payload: Any) -> dict[str, Any]:

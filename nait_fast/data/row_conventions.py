@@ -33,10 +33,10 @@ def make_conventions(role: Iterable[str] = (), ignore: Iterable[str] = ()) -> Ro
     """What the options --role and --ignore say. Raises NaitError."""
     roles: dict[str, str] = {}
     for text in role:
-        name, _, known = text.rpartition("=")
-        if not name or known not in ROLES:
+        name, _, meaning = text.rpartition("=")
+        if not name or meaning not in ROLES:
             raise BadInput(f"write NAME=ROLE, the role one of {', '.join(ROLES)}", where=f"--role {text}")
-        if roles.setdefault(name, known) != known:
+        if roles.setdefault(name, meaning) != meaning:
             raise BadInput(f"{name} is {roles[name]} already", where=f"--role {text}")
     return RowConventions(roles, frozenset(ignore))
 

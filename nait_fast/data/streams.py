@@ -29,10 +29,12 @@ class TooLong(BadInput):
 
 def row_limit() -> int:
     """Bytes that a row may take, and blank space between two: of ``NAIT_FAST_MAX_ROW_MIB``. Raises NaitError."""
-    told = os.environ.get(MAX_ROW, "")
-    if told and not (told.isascii() and told.isdigit() and 0 < int(told[:9]) < 1 << 20 and len(told) < 9):
-        raise BadInput("must be a whole number of MiB, 1 to 1048575", where=f"{MAX_ROW}={told[:40]}")
-    return int(told or _MAX_ROW_MIB) << 20
+    setting = os.environ.get(MAX_ROW, "")
+    if setting and not (
+        setting.isascii() and setting.isdigit() and 0 < int(setting[:9]) < 1 << 20 and len(setting) < 9
+    ):
+        raise BadInput("must be a whole number of MiB, 1 to 1048575", where=f"{MAX_ROW}={setting[:40]}")
+    return int(setting or _MAX_ROW_MIB) << 20
 
 
 def too_long(where: str, what: str, limit: int) -> TooLong:

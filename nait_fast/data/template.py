@@ -71,8 +71,9 @@ class Template:
     def hash(self) -> str:
         """First 32 hex digits of a SHA-256 over all that decides the rendered text and its ids."""
         chat = self.tokenizer.chat_template if self.kind == "chat" else ""
-        told = f"{self.kind}\0{chat}\0{tokenizer_identity(self.tokenizer)}" + (f"\0{self.date}" if self.date else "")
-        return hashlib.sha256(told.encode(errors="backslashreplace")).hexdigest()[:32]
+        date = f"\0{self.date}" if self.date else ""
+        identity = f"{self.kind}\0{chat}\0{tokenizer_identity(self.tokenizer)}{date}"
+        return hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:32]
 
     def render(self, sample: Sample) -> tuple[str, bool]:
         """(text up to the end of the content, whether the tokenizer's BOS still has to be put in front).
@@ -98,10 +99,10 @@ class Template:
             if role == "user":
                 turns = [{"role": "user", "content": _SENTINEL}]
             try:
-                _, found, after = self._apply(turns).rpartition(_SENTINEL)
+                _, sentinel, after = self._apply(turns).rpartition(_SENTINEL)
             except RowError:
-                found, after = "", ""
-            self._closings[role] = after if found else None
+                sentinel, after = "", ""
+            self._closings[role] = after if sentinel else None
         return self._closings[role]
 
     def unshown(self, sample: Sample, text: str) -> tuple[str, ...]:
@@ -220,8 +221,8 @@ class Template:
         if closing is None or not _ends_in(text, last.content, closing):
             # A closing that depends on the conversation: find it with this very conversation.
             marked = self._apply([*turns[:-1], {**turns[-1], "content": _SENTINEL}], tools)
-            before, found, closing = marked.rpartition(_SENTINEL)
-            if not found or not text.endswith(closing):
+            before, sentinel, closing = marked.rpartition(_SENTINEL)
+            if not sentinel or not text.endswith(closing):
                 raise RowError("the chat template does not show the last message")
         return text[: len(text) - len(closing)]
 
@@ -232,8 +233,8 @@ class Template:
             marked = self._apply([*turns[:-1], {**said, "content": _SENTINEL}], tools)
         except RowError:
             marked = ""
-        _, found, closing = marked.rpartition(_SENTINEL)
-        if found and closing.strip() and text.endswith(closing):
+        _, sentinel, closing = marked.rpartition(_SENTINEL)
+        if sentinel and closing.strip() and text.endswith(closing):
             return text[: len(text) - len(closing)]
         # It ends calls in another way than answers: with special tokens, as all templates do.
         marks = [mark for mark in self.tokenizer.all_special_tokens if mark]

@@ -135,8 +135,8 @@ class Encoder:
         highest = max(ids)
         if highest >= self.vocabulary:
             return Refused(sample.row, f"token id {highest} is outside the model's {self.vocabulary} tokens")
-        kept = np.array(ids[: self.max_length], dtype=np.int32)
-        return Encoded(sample.row, sample.id, kept, len(ids), sample.unread, unshown)
+        front = np.array(ids[: self.max_length], dtype=np.int32)
+        return Encoded(sample.row, sample.id, front, len(ids), sample.unread, unshown)
 
     def _strip(self, ids: list[int]) -> list[int]:
         # Pre-tokenised rows usually end in the template's closing, EOS or padding, and may be padded on the left: none

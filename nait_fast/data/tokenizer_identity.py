@@ -41,23 +41,23 @@ def _serialised(rust: Any) -> bytes:
     text = rust.to_str()
     # Both stand in front of a vocabulary that is slow to parse.
     decoder, place = json.JSONDecoder(), 0
-    kept = []
+    pieces = []
     for key in ("truncation", "padding"):
         mark = f'"{key}":'
-        found = text.find(mark, place, place + 1000)
-        if found < 0:
+        start = text.find(mark, place, place + 1000)
+        if start < 0:
             return _json({k: v for k, v in json.loads(text).items() if k not in ("truncation", "padding")})
-        kept.append(text[place:found])
-        _, place = decoder.raw_decode(text, found + len(mark))
-    return ("".join(kept) + text[place:]).encode(errors="backslashreplace")
+        pieces.append(text[place:start])
+        _, place = decoder.raw_decode(text, start + len(mark))
+    return ("".join(pieces) + text[place:]).encode(errors="backslashreplace")
 
 
 def _special(tokenizer: Any) -> dict[str, Any]:
     """The special tokens, but a padding that is the EOS: batching asks for one, and the Encoder takes both alike."""
-    told = dict(getattr(tokenizer, "special_tokens_map", {}))
-    if told.get("pad_token") == told.get("eos_token"):
-        told.pop("pad_token", None)
-    return told
+    tokens = dict(getattr(tokenizer, "special_tokens_map", {}))
+    if tokens.get("pad_token") == tokens.get("eos_token"):
+        tokens.pop("pad_token", None)
+    return tokens
 
 
 def _flags(tokenizer: Any) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def _flags(tokenizer: Any) -> dict[str, Any]:
 def _probed(tokenizer: Any) -> list[Any]:
     special = [token for token in _special(tokenizer).values() if isinstance(token, str)]
     text = _PROBE + " ".join(special)
-    found: list[Any] = []
+    results: list[Any] = []
     for add in (False, True):
         try:
-            found.append([int(i) for i in tokenizer(text, add_special_tokens=add)["input_ids"]])
+            results.append([int(i) for i in tokenizer(text, add_special_tokens=add)["input_ids"]])
         except Exception as error:  # a tokenizer that refuses some text is one that does so each time
-            found.append([type(error).__name__])
-    return found
+            results.append([type(error).__name__])
+    return results
 
 
 def _slow(tokenizer: Any) -> Iterator[bytes]:

@@ -83,8 +83,8 @@ def call_texts(value: Any) -> Iterator[str]:
             yield from _leaves(call)
             continue
         function = call["function"] if isinstance(call.get("function"), dict) else call
-        known = [key for key in ("name", "description", "arguments") if key in function]
-        for key in known or function:
+        names = [key for key in ("name", "description", "arguments") if key in function]
+        for key in names or function:
             said = function[key] if key not in ("id", "type") else None
             if key == "arguments" and isinstance(said, str):
                 said = _json_or_none(said) or said
@@ -119,9 +119,9 @@ def role_of(name: object, place: str, roles: Mapping[str, str]) -> str:
     if isinstance(name, str):
         if (mapped := roles.get(name)) is not None:
             return mapped
-        known = _ROLE_NAMES.get(name) or _ROLE_NAMES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
-        if known is not None:
-            return known
+        role = _ROLE_NAMES.get(name) or _ROLE_NAMES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
+        if role is not None:
+            return role
     shown = reprlib.repr(name)
     hint = f" (--role {name}=user would read it)" if isinstance(name, str) and name.isidentifier() else ""
     raise RowError(f'"{place}" has the unknown role {shown}{hint}')
@@ -179,8 +179,8 @@ def _content(content: object, place: str) -> str:
     texts = []
     for part in content:
         if not isinstance(part, dict) or part.get("type") not in _TEXT_PARTS:
-            found = part.get("type") if isinstance(part, dict) else part
-            raise RowError(f'"{place}" has a part that is not text: {reprlib.repr(found)}')
+            kind = part.get("type") if isinstance(part, dict) else part
+            raise RowError(f'"{place}" has a part that is not text: {reprlib.repr(kind)}')
         texts.append(as_string(part.get("text"), f"{place}.text"))
     return "".join(texts)
 
@@ -263,5 +263,5 @@ def as_list(value: object, key: str) -> list[Any]:
 
 
 def wrong_type(key: str, value: object, wanted: str) -> RowError:
-    found = "null" if value is None else type(value).__name__
-    return RowError(f'"{key}" is {found}, not {wanted}')
+    kind = "null" if value is None else type(value).__name__
+    return RowError(f'"{key}" is {kind}, not {wanted}')

@@ -81,33 +81,33 @@ def unread_of(row: Mapping[str, Any], read: frozenset[str], texts: Iterable[str]
     keys = (candidates if len(row) <= _KEPT_KEYS else candidates.__wrapped__)(tuple(row), read)
     if not keys:
         return ()
-    found: list[str] = []
+    keys_unread: list[str] = []
     said: list[str] = []
-    known: set[str] | None = None
+    said_once: set[str] | None = None
     whole = ""
     for key in keys:
         values = [text for value in texts_in(row[key]) if (text := value.strip()) and text.lower() not in _NO_TEXTS]
         if not values:
             continue
-        if known is None:
+        if said_once is None:
             said = [text.strip() for text in texts]
-            known = set(said)
-            whole = "\0".join(sorted(known))
+            said_once = set(said)
+            whole = "\0".join(sorted(said_once))
         for value in values:
             copied = len(value) >= _COPY_CHARACTERS and (value in whole or _renders(value, said))
-            if value not in known and not copied:
-                found.append(key)
+            if value not in said_once and not copied:
+                keys_unread.append(key)
                 break
-    return tuple(found)
+    return tuple(keys_unread)
 
 
 def _renders(value: str, said: Iterable[str]) -> bool:
     """Whether ``value`` is made of texts that were ``said``, in their order, and of what a template writes around."""
     around, at = [], 0
     for text in said:
-        if text and (found := value.find(text, at)) >= 0:
-            around.append(value[at:found])
-            at = found + len(text)
+        if text and (start := value.find(text, at)) >= 0:
+            around.append(value[at:start])
+            at = start + len(text)
     left = "\n".join([*around, value[at:]])
     if len(value) - len(left) < len(left) and len(left) > 1000:
         return False  # mostly something else
@@ -131,10 +131,10 @@ def texts_in(value: Any, depth: int = 0) -> Iterator[str]:
             yield from texts_in(item, depth + 1)
 
 
-def counted(kept: Iterable[tuple[str, ...]]) -> dict[str, int]:
+def counted(unread_of_rows: Iterable[tuple[str, ...]]) -> dict[str, int]:
     """Key -> rows, as ``capped``; long keys are cut, what cannot be printed in them is replaced."""
     counts: Counter[str] = Counter()
-    for keys in kept:
+    for keys in unread_of_rows:
         if keys:
             counts.update(map(_shown, keys))
     return capped(counts)

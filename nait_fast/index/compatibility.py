@@ -21,25 +21,25 @@ DIGITS = 32  # of model and template; 16 in files made before these hashes cover
 OLD = "before all weights, the configuration, the tokenizer's content, dtype and --max-length were part of its identity"
 
 
-def is_old(told: Mapping[str, Any]) -> bool:
+def is_old(meta: Mapping[str, Any]) -> bool:
     """Whether the index, codebook or signature was made before its identity covered what it does now."""
-    return len(told["model"]) < DIGITS
+    return len(meta["model"]) < DIGITS
 
 
-def check(told: Mapping[str, Any]) -> None:
+def check(meta: Mapping[str, Any]) -> None:
     """Raises KeyError or ValueError where an index, codebook or signature does not say what it is of."""
     for key in ("model", "template", "first_token"):
-        values.text(told[key], key)
-    if not is_old(told):
-        values.digest(told["model"], "model", DIGITS)
-        values.digest(told["template"], "template", DIGITS)
-        values.text(told["dtype"], "dtype")
-        values.count(told["max_length"], "max_length", 1)
+        values.text(meta[key], key)
+    if not is_old(meta):
+        values.digest(meta["model"], "model", DIGITS)
+        values.digest(meta["template"], "template", DIGITS)
+        values.text(meta["dtype"], "dtype")
+        values.count(meta["max_length"], "max_length", 1)
 
 
-def kept(told: Mapping[str, Any], more: Iterable[str] = ()) -> dict[str, Any]:
-    """Those entries of ``told`` that are its identity, and ``more``."""
-    return {key: told[key] for key in (*more, *IDENTITY) if key in told}
+def shared_entries(meta: Mapping[str, Any], more: Iterable[str] = ()) -> dict[str, Any]:
+    """Those entries of ``meta`` that are its identity, and ``more``."""
+    return {key: meta[key] for key in (*more, *IDENTITY) if key in meta}
 
 
 def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], more: Iterable[str] = ()) -> str | None:
@@ -90,6 +90,6 @@ def _flag(key: str, value: Any) -> str:
     return f"the same {AGREE.get(key, key)}"
 
 
-def dtype_option(told: Any) -> str:
-    """What --dtype is for weights of the class ``told``."""
-    return "bfloat16" if told == "half" else str(told)
+def dtype_option(dtype: Any) -> str:
+    """What --dtype is for weights of the class ``dtype``."""
+    return "bfloat16" if dtype == "half" else str(dtype)

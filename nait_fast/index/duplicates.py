@@ -24,9 +24,9 @@ def _ids(path: Path) -> tuple[np.ndarray, list[bytes]]:
         raise Damaged(
             "tensor 'row' is missing or has another shape", where=path, remedy="rebuild it with index --repair"
         )
-    found = split(tensors, len(row), path)
-    present = np.array([text is not None for text in found], dtype=bool)
-    return np.array(row)[present], [text for text in found if text is not None]
+    texts = split(tensors, len(row), path)
+    present = np.array([text is not None for text in texts], dtype=bool)
+    return np.array(row)[present], [text for text in texts if text is not None]
 
 
 def _hashes(ids: list[bytes]) -> np.ndarray:
@@ -42,17 +42,17 @@ def duplicate_ids(shards: Sequence[Path]) -> list[tuple[int, int]]:
     """
     total = sum(len(_ids(path)[0]) for path in shards)
     passes = -(-total // HASHES_AT_ONCE)
-    found: list[tuple[int, int]] = []
+    repeated: list[tuple[int, int]] = []
     for number in range(passes):
         rows, hashes = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype="<u8")]
         for path in shards:
             own_rows, ids = _ids(path)
-            own = _hashes(ids)
-            mine = own % np.uint64(passes) == number
+            ids_hashed = _hashes(ids)
+            mine = ids_hashed % np.uint64(passes) == number
             rows.append(own_rows[mine])
-            hashes.append(own[mine])
-        found += _repeated(shards, np.concatenate(rows), np.concatenate(hashes))
-    return sorted(found)
+            hashes.append(ids_hashed[mine])
+        repeated += _repeated(shards, np.concatenate(rows), np.concatenate(hashes))
+    return sorted(repeated)
 
 
 def _repeated(shards: Sequence[Path], rows: np.ndarray, hashes: np.ndarray) -> list[tuple[int, int]]:
@@ -61,11 +61,11 @@ def _repeated(shards: Sequence[Path], rows: np.ndarray, hashes: np.ndarray) -> l
     suspects = set(rows[order[1:][same]].tolist()) | set(rows[order[:-1][same]].tolist())
     if not suspects:
         return []
-    found: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
     first: dict[bytes, int] = {}
     for path in shards:  # the ids themselves decide
         own_rows, ids = _ids(path)
         for row, text in zip(own_rows.tolist(), ids, strict=True):
             if row in suspects and (earlier := first.setdefault(text, row)) != row:
-                found.append((row, earlier))
-    return found
+                pairs.append((row, earlier))
+    return pairs

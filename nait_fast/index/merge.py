@@ -121,9 +121,9 @@ def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int],
         for index in indexes:
             listed = Listed(index)
             for entry in index.entries:
-                told = listed.lines_until(entry.first_row + entry.pool_rows)
+                lines = listed.lines_until(entry.first_row + entry.pool_rows)
                 if not writer.is_done(number):
-                    _copy_shard(index, entry, writer, number, rows, told)
+                    _copy_shard(index, entry, writer, number, rows, lines)
                 on_shard(entry.pool_rows, writer.note(number)["tokens"])
                 number += 1
             rows += index.pool_rows
@@ -134,14 +134,14 @@ def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int],
 
 
 def _copy_shard(
-    index: Index, entry: ShardEntry, writer: IndexWriter, number: int, first_row: int, told: list[dict[str, Any]]
+    index: Index, entry: ShardEntry, writer: IndexWriter, number: int, first_row: int, lines: list[dict[str, Any]]
 ) -> None:
     """``first_row``: what the index's rows move by."""
     if (problem := shard_problem(index, entry)) is not None:
         raise problem
     shard = index.open(entry)
     # Repeated ids are found anew: the other row may now be one of another index.
-    listed = [{**line, "row": line["row"] + first_row} for line in told if not is_duplicate(line)]
+    listed = [{**line, "row": line["row"] + first_row} for line in lines if not is_duplicate(line)]
     exact = {name: np.array(scores) for name, scores in shard.exact.items()}
     # The manifest has them of all its shards; here the first one stands for all.
     unread, unshown = [{} if entry.number else index.manifest.get(key, {}) for key in ("unread", "unshown")]
@@ -172,8 +172,8 @@ def _run_of(indexes: Sequence[Index], datasets: list[dict[str, Any]]) -> dict[st
 
 def _beside(index: Index) -> dict[str, str]:
     """Codebook and calibration of an index, with the digits of their SHA-256 that its manifest has."""
-    known = {CODEBOOK: index.codebook_hash, CALIBRATION: index.manifest["calibration"]}
-    return {name: digest for name, digest in known.items() if digest}
+    digests = {CODEBOOK: index.codebook_hash, CALIBRATION: index.manifest["calibration"]}
+    return {name: digest for name, digest in digests.items() if digest}
 
 
 def _other(path: Path) -> NaitError:
@@ -194,8 +194,8 @@ def _copy(source: Path, target: Path, digest: str = "") -> None:
 def _copy_plans(indexes: Sequence[Index], folder: Path) -> None:
     number = 0
     for index in indexes:
-        for own in range(len(index.datasets)):
-            if (index.folder / plan_name(own)).exists():
-                read_plan(index.folder / plan_name(own))
-                _copy(index.folder / plan_name(own), folder / plan_name(number))
+        for ordinal in range(len(index.datasets)):
+            if (index.folder / plan_name(ordinal)).exists():
+                read_plan(index.folder / plan_name(ordinal))
+                _copy(index.folder / plan_name(ordinal), folder / plan_name(number))
             number += 1

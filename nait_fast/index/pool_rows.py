@@ -33,8 +33,8 @@ class PoolRows:
         first = mended = 0
         for reader in self._readers:
             end = first + reader.plan.rows
-            own = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)] - first
-            for _, record in lines_of(reader, own.tolist()):
+            inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)] - first
+            for _, record in lines_of(reader, inside.tolist()):
                 stored = as_line(record.payload)
                 line = with_nulls(stored)
                 mended += line != stored
@@ -67,18 +67,18 @@ def open_rows(index: Index, moved: Sequence[str] = (), advice: str = "pass --dat
             remedy="name all, in the order of inspect",
         )
     readers = []
-    for number, told in enumerate(datasets):
+    for number, dataset in enumerate(datasets):
         pool = Pool(
-            moved[number] if moved else told["path"],
-            format=told["format"],
+            moved[number] if moved else dataset["path"],
+            format=dataset["format"],
             skip_bad_rows=True,
-            conventions=conventions_of(told),
+            conventions=conventions_of(dataset),
         )
         try:
             plan = pool.plan(_kept_plan(index, number, pool))
         except NaitError as error:
             raise error.replace(note=f"the pool of index {folder}; if it has moved, {advice}") from None
-        if plan.sha256 != told["sha256"]:
+        if plan.sha256 != dataset["sha256"]:
             raise Mismatch(f"is not the data that index {folder} was made from (SHA-256 differs)", where=pool.path)
         readers.append(pool.reader())
     return PoolRows(readers, datasets[0]["format"])

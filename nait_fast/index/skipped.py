@@ -31,11 +31,11 @@ def is_duplicate(line: Mapping[str, Any]) -> bool:
 
 def check_list(index: Index) -> None:
     """Raises NaitError where ``skipped.jsonl`` is not the list that belongs to the index."""
-    path, known = index.folder / SKIPPED, index.manifest["skipped"].get("sha256")
-    if known and sha256_file(path) != known:
-        for _ in lines_before(path, index.pool_rows, known):  # lines of what is being added to it are no harm
+    path, listed = index.folder / SKIPPED, index.manifest["skipped"].get("sha256")
+    if listed and sha256_file(path) != listed:
+        for _ in lines_before(path, index.pool_rows, listed):  # lines of what is being added to it are no harm
             pass
-    if not known and path.exists():
+    if not listed and path.exists():
         raise Damaged("does not belong to this index, whose manifest names none", where=path, remedy="delete it")
 
 
@@ -52,9 +52,9 @@ def check_kept(index: Index, rows: np.ndarray) -> None:
             )
 
 
-def lines_before(path: Path, row: int, known: str) -> Iterator[bytes]:
+def lines_before(path: Path, row: int, expected: str) -> Iterator[bytes]:
     """The lines of rows before ``row``. Raises NaitError, once all are read, where they are not those whose SHA-256 is
-    ``known``."""
+    ``expected``."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -64,7 +64,7 @@ def lines_before(path: Path, row: int, known: str) -> Iterator[bytes]:
                     yield line
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         digest.update(b"damaged")
-    if digest.hexdigest() != known:
+    if digest.hexdigest() != expected:
         raise Damaged("has changed since the index was made (SHA-256 differs)", where=path, remedy="rebuild the index")
 
 

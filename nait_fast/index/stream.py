@@ -202,8 +202,8 @@ class Stream:
             check_rows(place.entry, columns["row"][at:end])
             at = end
         exact = {name: columns[f"exact.{name}"] for name in self._exact}
-        kept = {name: columns[name] for name in self._columns}
-        return Part(codes, columns["row"], columns["n_tokens"], exact, kept)
+        beside = {name: columns[name] for name in self._columns}
+        return Part(codes, columns["row"], columns["n_tokens"], exact, beside)
 
     def _run(self, job: Callable[[Sequence[_Place]], T], threads: int, ahead: int, buffers: int) -> Iterator[T]:
         for _ in range(buffers):

@@ -36,9 +36,9 @@ def problems_of(index: Index) -> list[NaitError]:
     tokens, whole = 0, True
     try:
         for entry in index.entries:
-            left_out, told = listed.until(entry.first_row + entry.pool_rows) if listed else (None, [])
-            problem, own = _check(index, entry, left_out, told)
-            tokens += own
+            left_out, noted = listed.until(entry.first_row + entry.pool_rows) if listed else (None, [])
+            problem, shard_tokens = _check(index, entry, left_out, noted)
+            tokens += shard_tokens
             if problem is not None:
                 problems.append(problem)
                 whole = False
@@ -59,14 +59,14 @@ def _damaged(what: str, where: Path, remedy: str = "rebuild the index") -> Damag
 
 
 def _check(
-    index: Index, entry: ShardEntry, left_out: list[int] | None, told: list[int]
+    index: Index, entry: ShardEntry, left_out: list[int] | None, noted: list[int]
 ) -> tuple[NaitError | None, int]:
     """(what is wrong with one shard, its tokens)."""
     if (problem := shard_problem(index, entry)) is not None:
         return problem, 0
     try:
         shard = index.open(entry)
-        problem = _content_problem(index, entry, shard) or _rows_problem(entry, shard, left_out, told)
+        problem = _content_problem(index, entry, shard) or _rows_problem(entry, shard, left_out, noted)
         return problem, int(np.sum(shard.n_tokens, dtype=np.int64))
     except NaitError as error:
         return error.replace(), 0
@@ -74,26 +74,26 @@ def _check(
 
 def _beside(index: Index) -> Iterator[NaitError]:
     """Problems of the files beside the shards."""
-    told, folder = index.manifest, index.folder
+    written, folder = index.manifest, index.folder
     remedy = "finish what is being added to it" if (folder / WORK).is_dir() else "rebuild the index"
-    for name, known in (
+    for name, digest in (
         (CODEBOOK, index.codebook_hash),
-        (CALIBRATION, told["calibration"]),
-        (SKIPPED, told["skipped"].get("sha256")),
+        (CALIBRATION, written["calibration"]),
+        (SKIPPED, written["skipped"].get("sha256")),
     ):
         file = folder / name
         try:
-            if not known and file.exists():
+            if not digest and file.exists():
                 yield _damaged("does not belong to this index, whose manifest names none", file, "delete it")
-            elif known and not file.is_file():
+            elif digest and not file.is_file():
                 yield _damaged("is missing", file, remedy)
-            elif known and not sha256_file(file).startswith(known):
+            elif digest and not sha256_file(file).startswith(digest):
                 yield _damaged("has changed since the index was made (SHA-256 differs)", file, remedy)
-            elif known and name == CALIBRATION:
+            elif digest and name == CALIBRATION:
                 load_calibration(file, index.code_layout, index.exact, index.columns)
-            elif known and name == CODEBOOK:
+            elif digest and name == CODEBOOK:
                 meta = index.codebook.meta
-                if other := [key for key in meta if key in told and meta[key] != told[key]]:
+                if other := [key for key in meta if key in written and meta[key] != written[key]]:
                     what = f"was made with another {other[0]} than the index"
                     yield Mismatch(what, where=file, remedy="rebuild the index")
         except NaitError as error:
@@ -124,8 +124,8 @@ def _content_problem(index: Index, entry: ShardEntry, shard: Shard) -> Damaged |
     return None
 
 
-def _rows_problem(entry: ShardEntry, shard: Shard, left_out: list[int] | None, told: list[int]) -> Damaged | None:
-    """Whether the shard's rows and those ``left_out`` are the unit's, and those only ``told`` of among the shard's."""
+def _rows_problem(entry: ShardEntry, shard: Shard, left_out: list[int] | None, noted: list[int]) -> Damaged | None:
+    """Whether the shard's rows and those ``left_out`` are the unit's, and those only ``noted`` of among the shard's."""
     if left_out is None:
         return None
     row = np.array(shard.row)
@@ -133,6 +133,6 @@ def _rows_problem(entry: ShardEntry, shard: Shard, left_out: list[int] | None, t
     # Row numbers are within the unit by now; comparing lengths first keeps a monstrous unit from being written out.
     if len(both) != entry.pool_rows or (both[1:] == both[:-1]).any():
         return _damaged(f"the rows that it lacks are not those that {SKIPPED} lists", entry.path)
-    if not np.isin(np.array(told, dtype=np.int64), row).all():
+    if not np.isin(np.array(noted, dtype=np.int64), row).all():
         return _damaged(f"{SKIPPED} says of a row that it is kept, but it is not there", entry.path)
     return None

@@ -80,17 +80,17 @@ class IndexWriter:
         columns: dict[str, np.ndarray],
         unread: Mapping[str, int],
         unshown: Mapping[str, int],
-        held: np.ndarray | None,
+        hashes: np.ndarray | None,
     ) -> None:
         """``pool_rows``: first and number of the unit's rows; ``rows`` int64 [n] ascending, ``n_tokens`` int32 [n],
         ``codes`` uint8 [n, W], ``exact`` float64 [n] each, ``columns`` [n, …] as ``columns_of`` says; ``listed``: the
         unit's lines of skipped.jsonl; ``unread``, ``unshown``: how many rows hold text, by key, that is not read or
-        that the template does not show; ``held`` int64 [n]: hashes of the rows' contents, None where they are not
+        that the template does not show; ``hashes`` int64 [n]: hashes of the rows' contents, None where they are not
         known."""
         tensors = {"codes": codes, "row": rows.astype(np.int64), "n_tokens": n_tokens.astype(np.int32), **pack_ids(ids)}
         tensors |= {f"exact.{name}": scores.astype(np.float64) for name, scores in exact.items()} | columns
-        if held is not None:
-            tensors[token_hashes.NAME] = held.astype(np.int64)
+        if hashes is not None:
+            tensors[token_hashes.NAME] = hashes.astype(np.int64)
         data = pack_tensors(tensors, {"kind": "shard", "number": number})
         write_atomic(self.folder / shard_name(number), data)
         left_out = Counter(entry["reason"] for entry in listed if not entry.get("kept"))
@@ -150,10 +150,10 @@ class IndexWriter:
             for key, counts in unread.items():
                 counts.update(note[key])
             shards.append({k: note[k] for k in _OF_SHARD})
-        told: dict[str, Any] = {"rows": reasons.total(), "reasons": dict(sorted(reasons.items()))}
+        skipped: dict[str, Any] = {"rows": reasons.total(), "reasons": dict(sorted(reasons.items()))}
         duplicates, digest = self._write_skipped(shards, numbers, before)
         if digest:
-            told["sha256"] = digest
+            skipped["sha256"] = digest
         calibration = self.folder / CALIBRATION
         manifest = {
             "kind": "nait_fast index",
@@ -161,7 +161,7 @@ class IndexWriter:
             **head,
             **totals,
             "duplicate_ids": duplicates,
-            "skipped": told,
+            "skipped": skipped,
             **{key: capped(counts) for key, counts in unread.items()},
             "calibration": sha256_file(calibration) if calibration.exists() else None,
             "shards": shards,
@@ -218,9 +218,13 @@ class IndexWriter:
         path = self.folder / SKIPPED
         repeated = duplicate_ids([self.folder / shard["file"] for shard in shards])
         first_new = before.pool_rows if before is not None else 0
-        told = before is not None and "sha256" in before.manifest["skipped"]
+        listed_before = before is not None and "sha256" in before.manifest["skipped"]
         # A run killed between this file and the manifest has left lines of the new rows in it, too.
-        old = lines_before(path, first_new, before.manifest["skipped"]["sha256"]) if told and before else iter(())
+        old = (
+            lines_before(path, first_new, before.manifest["skipped"]["sha256"])
+            if listed_before and before
+            else iter(())
+        )
         fresh = (entry for number in numbers for entry in self.note(number)["listed"])
         entries = _merged(fresh, ((row, first) for row, first in repeated if row >= first_new))
         line = next(old, None) or next(entries, None)

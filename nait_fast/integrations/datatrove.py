@@ -80,10 +80,10 @@ class NaitFilter(BaseFilter):
         if not isinstance(self.threshold, Mapping):
             return {} if self.threshold is None else dict.fromkeys(names, self.threshold)
         if unknown := sorted({PREFIX + name for name in self.threshold} - set(names)):
-            known = ", ".join(name.removeprefix(PREFIX) for name in names)
+            choices = ", ".join(name.removeprefix(PREFIX) for name in names)
             raise BadInput(
                 f"threshold: no signature is named {unknown[0].removeprefix(PREFIX)}",
                 where="NaitFilter",
-                remedy=f"there are {known}",
+                remedy=f"there are {choices}",
             )
         return {PREFIX + name: value for name, value in self.threshold.items()}

@@ -83,8 +83,8 @@ def top_k(dataset: "Dataset", target: str, k: int) -> list[dict[str, Any]]:
         table = table.filter(pc.is_finite(pc.fill_null(pc.cast(table[column], pa.float64()), float("nan"))))
         return table.take(pc.sort_indices(table, sort_keys=[(column, "descending")])[:k])
 
-    found = dataset.map_batches(best, batch_format="pyarrow", batch_size=None).take_all()
-    return sorted(found, key=lambda row: -row[column])[:k]
+    best_of_blocks = dataset.map_batches(best, batch_format="pyarrow", batch_size=None).take_all()
+    return sorted(best_of_blocks, key=lambda row: -row[column])[:k]
 
 
 def index(dataset: "Dataset", output: str | os.PathLike[str], model: str, **options: Any) -> dict[str, Any]:

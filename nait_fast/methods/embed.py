@@ -26,7 +26,7 @@ def embed_signature(
     """
     assert codebook.hidden_mean is not None
     centroid = (hidden.mean(axis=0, dtype=np.float64) - codebook.hidden_mean).astype(np.float32)
-    kept = compatibility.kept(codebook.meta, ("embed_layer",))
+    kept = compatibility.shared_entries(codebook.meta, ("embed_layer",))
     meta = {
         "method": "embed",
         "reading": "hidden",

@@ -96,8 +96,8 @@ class Loading:
 
 def layer_of(name: str) -> int:
     """The decoder layer that a weight belongs to, -1 outside of the layers."""
-    found = _LAYER.search(name)
-    return int(found[1]) if found else -1
+    layer = _LAYER.search(name)
+    return int(layer[1]) if layer else -1
 
 
 def _natural(name: str) -> list[Any]:
@@ -311,11 +311,11 @@ def _stored_types(file: Path) -> Iterator[tuple[str, str]]:
 def _pickled_types(file: Path) -> Iterator[tuple[str, str]]:
     """As ``_stored_types``, of a file of torch's own; its tensors are not read."""
     try:
-        kept = torch.load(file, map_location="meta", weights_only=True)
+        stored = torch.load(file, map_location="meta", weights_only=True)
     except Exception as error:  # the library has read it, in whatever way
         warn(f"{file}: not checked for weights that are kept as integers ({first_line(error)})")
         return
-    for name, tensor in kept.items() if isinstance(kept, Mapping) else ():
+    for name, tensor in stored.items() if isinstance(stored, Mapping) else ():
         if isinstance(tensor, torch.Tensor):
             kind = str(tensor.dtype).removeprefix("torch.")
             yield str(name), "F8" if kind.startswith("float8") else kind.upper()
@@ -413,8 +413,8 @@ def _left_in_gguf(path: Path, decoder: Any) -> list[str]:
     scaling = f"{metadata['general.architecture']}.rope.scaling.type"
     if metadata.get(scaling, "none") != "none" and rope.get("rope_type", "default") == "default":
         left.append(scaling)
-    held = [name for name in names if name.startswith("blk.") and "nextn" not in name]
+    blocks = [name for name in names if name.startswith("blk.") and "nextn" not in name]
     takes = sum(layer_of(name) >= 0 for name in decoder.state_dict())
-    if len(held) > takes and not any(hasattr(module, "experts") for module in decoder.modules()):
-        left.append(f"blk.* ({len(held)} tensors for {takes} places)")
+    if len(blocks) > takes and not any(hasattr(module, "experts") for module in decoder.modules()):
+        left.append(f"blk.* ({len(blocks)} tensors for {takes} places)")
     return left

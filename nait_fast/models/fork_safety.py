@@ -20,11 +20,11 @@ class ForkSafeLock:
     """A call gives a lock to use with ``with``; in a forked process it is another one, that nobody holds."""
 
     def __init__(self) -> None:
-        self.own = threading.Lock()
+        self.current = threading.Lock()
         _locks.add(self)
 
     def __call__(self) -> threading.Lock:
-        return self.own
+        return self.current
 
 
 _locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
@@ -62,15 +62,15 @@ def _before() -> None:
     global _forking
     mine = threading.get_ident()
     with _state:
-        own = _running.pop(mine, 0)  # who waits here is at nothing: two that fork must not wait for each other
+        batches = _running.pop(mine, 0)  # who waits here is at nothing: two that fork must not wait for each other
         _state.notify_all()
         while _forking:
             _state.wait()
         _forking = True
         while _running:
             _state.wait()
-        if own:
-            _running[mine] = own
+        if batches:
+            _running[mine] = batches
 
 
 def _in_parent() -> None:
@@ -87,7 +87,7 @@ def _in_child() -> None:
     for thread in [t for t in _running if t != mine]:
         del _running[thread]
     for lock in list(_locks):
-        lock.own = threading.Lock()
+        lock.current = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -31,7 +31,7 @@ def fused_forwards(body: nn.Module) -> dict[nn.Module, Forward]:
     if weight.dtype not in HALF or pick(weight.device.type, ("triton", "reference")) != "triton":
         return {}
     rotary: dict[tuple[type, Any], Forward | None] = {}
-    found: dict[nn.Module, Forward] = {}
+    forwards: dict[nn.Module, Forward] = {}
     with torch.inference_mode():
         for module in body.modules():
             kind: Any = type(module)
@@ -39,14 +39,14 @@ def fused_forwards(body: nn.Module) -> dict[nn.Module, Forward]:
                 continue
             if kind.__name__.endswith("RMSNorm"):
                 if same := _proved(_norm_form, module, weight):
-                    found[module] = _norm(module, *same)
+                    forwards[module] = _norm(module, *same)
             elif ROTARY in getattr(getattr(kind.forward, "__code__", None), "co_names", ()):
                 key = kind, getattr(module, "head_dim", None)
                 if key not in rotary:
                     rotary[key] = _proved(_with_rotary, module, weight)
                 if forward := rotary[key]:
-                    found[module] = MethodType(forward, module)
-    return found
+                    forwards[module] = MethodType(forward, module)
+    return forwards
 
 
 def _proved(proof: Callable[..., Any], *arguments: Any) -> Any:
@@ -88,38 +88,38 @@ def _norm_form(module: Any, like: torch.Tensor) -> tuple[str, bool] | None:
         (3 * torch.randn(shape, generator=generator)).to(like.device) for shape in ((4 * FEWEST_ROWS, width), (width,))
     )
 
-    def own(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # another weight: the module's may be all ones
+    def plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # another weight: the module's may be all ones
         return torch.func.functional_call(module, {"weight": weight}, (x,))
 
     half = x.to(like.dtype), weight.to(like.dtype)
     for form in norm_reference.FORMS:
-        if torch.equal(own(*half), norm_reference.rms_norm(*half, eps, form)):
+        if torch.equal(plain(*half), norm_reference.rms_norm(*half, eps, form)):
             orders = (True, False)
             return next(
                 (
                     (form, halves)
                     for halves in orders
-                    if _same(own(x, weight), kernels.rms_norm(x, weight, eps, form, halves))
-                    and _same(own(*half), kernels.rms_norm(*half, eps, form, halves))
+                    if _same(plain(x, weight), kernels.rms_norm(x, weight, eps, form, halves))
+                    and _same(plain(*half), kernels.rms_norm(*half, eps, form, halves))
                 ),
                 None,
             )
     return None
 
 
-def _same(own: torch.Tensor, got: torch.Tensor) -> bool:
-    if own.device.type == "cpu":  # the interpreter, for tests: a CPU's torch has an order of its own
-        return bool((own.float() - got.float()).norm() <= 1e-3 * own.float().norm())
-    return torch.equal(own, got)
+def _same(expected: torch.Tensor, got: torch.Tensor) -> bool:
+    if expected.device.type == "cpu":  # the interpreter, for tests: a CPU's torch has an order of its own
+        return bool((expected.float() - got.float()).norm() <= 1e-3 * expected.float().norm())
+    return torch.equal(expected, got)
 
 
 def _norm(module: Any, form: str, halves: bool) -> Forward:
-    eps, own = _eps(module), module.forward
+    eps, plain = _eps(module), module.forward
 
     def fused(*arguments: Any, **named: Any) -> Any:
         x = arguments[0] if len(arguments) == 1 and not named else None
         if x is None or x.dtype != module.weight.dtype or x.numel() < FEWEST_ROWS * x.shape[-1]:
-            return own(*arguments, **named)
+            return plain(*arguments, **named)
         return kernels.rms_norm(x, module.weight, eps, form, halves)
 
     return fused
@@ -128,9 +128,9 @@ def _norm(module: Any, form: str, halves: bool) -> Forward:
 def _with_rotary(module: Any, like: torch.Tensor) -> Forward | None:
     """The module's forward with the op in place of its rotary embedding, None where they are not bit-equal."""
     forward = type(module).forward
-    own = forward.__globals__.get(ROTARY)
+    rotary = forward.__globals__.get(ROTARY)
     width = getattr(module, "head_dim", None)
-    if own is None or not isinstance(width, int) or width % 2:
+    if rotary is None or not isinstance(width, int) or width % 2:
         return None
     generator = torch.Generator().manual_seed(0)
     query, key, cos, sin = (
@@ -138,14 +138,14 @@ def _with_rotary(module: Any, like: torch.Tensor) -> Forward | None:
         for shape in ((1, 3, 7, width), (1, 2, 7, width), (1, 7, width), (1, 7, width))
     )
     got = (kernels.apply_rotary(x, cos, sin) for x in (query, key))
-    if not all(torch.equal(a, b) for a, b in zip(got, own(query, key, cos, sin), strict=True)):
+    if not all(torch.equal(a, b) for a, b in zip(got, rotary(query, key, cos, sin), strict=True)):
         return None
 
     def fused(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *others: Any, **named: Any):
         # A rotary width below the head's, angles in fp32 (OLMo) or another layout are for the model's own function.
         plain = not others and not named and q.ndim == 4 and cos.shape == (q.shape[0], *q.shape[2:])
         if not plain or not q.dtype == k.dtype == cos.dtype == sin.dtype:
-            return own(q, k, cos, sin, *others, **named)
+            return rotary(q, k, cos, sin, *others, **named)
         return kernels.apply_rotary(q, cos, sin), kernels.apply_rotary(k, cos, sin)
 
     out = FunctionType(

@@ -82,11 +82,11 @@ def config_values(config: Any, quantised: bool = False) -> dict[str, Any]:
     ``quantised``: how the weights were quantised counts, too.
     """
     text: Any = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    found = _canonical(text.to_dict())
+    canonical = _canonical(text.to_dict())
     if quantised:
-        told: Any = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
-        found["quantization_config"] = _canonical(told.to_dict() if hasattr(told, "to_dict") else told)
-    return found
+        given: Any = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
+        canonical["quantization_config"] = _canonical(given.to_dict() if hasattr(given, "to_dict") else given)
+    return canonical
 
 
 def _canonical(value: Any) -> Any:
@@ -130,10 +130,10 @@ def _state_of(body: nn.Module) -> dict[str, Any]:
     if not packed:
         return state
     state = {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
-    for own, data, quantised in packed:
-        own.weight.data, own.weight.quant_state = data, quantised
-        if getattr(own, "quant_state", None) is not None:
-            own.quant_state = quantised
+    for holder, data, quantised in packed:
+        holder.weight.data, holder.weight.quant_state = data, quantised
+        if getattr(holder, "quant_state", None) is not None:
+            holder.quant_state = quantised
     return state
 
 
@@ -148,12 +148,12 @@ def _beyond(body: nn.Module, last: MlpSpec) -> Iterator[str]:
 
 def _offloaded(body: nn.Module, name: str) -> Callable[[], torch.Tensor]:
     """What reads a weight that accelerate keeps on the CPU or on disk. Raises NaitError for one that is nowhere."""
-    path, _, own = name.rpartition(".")
+    path, _, tensor_name = name.rpartition(".")
     hook = getattr(body.get_submodule(path), "_hf_hook", None)
     for each in (hook, *getattr(hook, "hooks", ())):
-        kept = getattr(each, "weights_map", None)
-        if kept is not None:
-            return lambda: kept[own]
+        weights = getattr(each, "weights_map", None)
+        if weights is not None:
+            return lambda: weights[tensor_name]
     raise NaitError(
         f"model: its weight {name} has no values (it is on the meta device); load the model with its weights"
     )
@@ -254,9 +254,9 @@ def _sampled(tensors: Mapping[str, Any]) -> str:
 def _own_rotary(body: nn.Module) -> dict[str, str]:
     """Rotary frequencies that are not what the configuration says: of a model in memory that somebody has changed, for
     instance by ``model.to(torch.bfloat16)``, which rounds them."""
-    found = {}
+    digests = {}
     for name, module in body.named_modules():
-        buffers = [(own, b) for own, b in module.named_buffers(recurse=False) if own.endswith("inv_freq")]
+        buffers = [entry for entry in module.named_buffers(recurse=False) if entry[0].endswith("inv_freq")]
         if not buffers or not hasattr(module, "config"):
             continue
         rope = getattr(module.config, "rope_parameters", None) or {}
@@ -266,10 +266,10 @@ def _own_rotary(body: nn.Module) -> dict[str, str]:
             fresh = dict(type(module)(config=module.config).named_buffers(recurse=False))
         except Exception:  # a class of its own: whatever its constructor wants
             continue
-        for own, buffer in buffers:
+        for buffer_name, buffer in buffers:
             got = buffer.detach().to("cpu", torch.float64)
-            if buffer.device.type != "meta" and own in fresh and not own.startswith("original"):
-                wanted = fresh[own].to("cpu", torch.float64)
+            if buffer.device.type != "meta" and buffer_name in fresh and not buffer_name.startswith("original"):
+                wanted = fresh[buffer_name].to("cpu", torch.float64)
                 if got.shape != wanted.shape or not torch.allclose(got, wanted, rtol=1e-5, atol=0):
-                    found[f"{name}.{own}"] = hashlib.sha256(got.numpy().tobytes()).hexdigest()
-    return found
+                    digests[f"{name}.{buffer_name}"] = hashlib.sha256(got.numpy().tobytes()).hexdigest()
+    return digests

@@ -195,16 +195,16 @@ def varlen_attention(
 ) -> tuple[torch.Tensor, None]:
     """Same contract as ``packed_attention``. Raises ValueError for what the kernel cannot do."""
     assert nait_pack is not None, "packed attention called outside packed_forward"
-    found = _varlen()
-    if found is None or any(x is not None for x in (softcap, others.get("s_aux"), others.get("position_bias"))):
+    varlen = _varlen()
+    if varlen is None or any(x is not None for x in (softcap, others.get("s_aux"), others.get("position_bias"))):
         raise ValueError("not for variable-length FlashAttention")
-    function, parameters = found
+    function, parameters = varlen
     n_prefix = nait_pack.start(module.layer_idx, key, value, sliding_window)
     before = nait_pack.prefix.get(module.layer_idx)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, D]
     bounds = nait_pack.bounds(n_prefix, query.device)
     if before:
-        k, v = (torch.cat([p[0].transpose(0, 1), own])[bounds.gather] for p, own in zip(before, (k, v), strict=True))
+        k, v = (torch.cat([p[0].transpose(0, 1), new])[bounds.gather] for p, new in zip(before, (k, v), strict=True))
     options: dict[str, Any] = {}
     if "window_size" in parameters:
         options["window_size"] = (sliding_window - 1 if sliding_window else -1, 0)
@@ -241,8 +241,8 @@ def packed_attention_on(model: nn.Module, name: str = ATTENTION) -> Iterator[Non
             config._attn_implementation = name
         yield
     finally:
-        for config, own in before:
-            config._attn_implementation = own
+        for config, implementation in before:
+            config._attn_implementation = implementation
 
 
 def packed_forward(model: nn.Module, input_ids: torch.Tensor, pack: Pack, first_position: int = 0):

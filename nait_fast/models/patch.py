@@ -104,14 +104,16 @@ class _Tap:
 
     def __init__(self, module: nn.Module):
         # A module may carry a forward of its own already (accelerate's hooks): that one comes back.
-        self.own = module.__dict__.get("forward")
+        self.instance_forward = module.__dict__.get("forward")
         self.module = module
         self.positions: dict[Capture, int] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         reading = [(c, self.positions[c]) for c in _captures.get() if c in self.positions and c.segments is not None]
         if not reading:
-            return type(self.module).forward(self.module, x) if self.own is None else self.own(x)
+            if self.instance_forward is not None:
+                return self.instance_forward(x)
+            return type(self.module).forward(self.module, x)
         capture, position = reading[-1]
         spec = capture.specs[position]
         gate, up = project_up(spec, x)
@@ -125,7 +127,8 @@ class _Tap:
         """Of a copied module: it has no captures, which are its original's."""
         made = _Tap.__new__(_Tap)
         memo[id(self)] = made
-        made.own, made.module = copy.deepcopy(self.own, memo), copy.deepcopy(self.module, memo)
+        made.instance_forward = copy.deepcopy(self.instance_forward, memo)
+        made.module = copy.deepcopy(self.module, memo)
         made.positions = {}
         return made
 
@@ -148,8 +151,8 @@ def _remove(capture: Capture) -> None:
             tap.positions.pop(capture, None)
             if not tap.positions:
                 del spec.module.__dict__["forward"]
-                if tap.own is not None:
-                    spec.module.__dict__["forward"] = tap.own
+                if tap.instance_forward is not None:
+                    spec.module.__dict__["forward"] = tap.instance_forward
 
 
 @contextmanager

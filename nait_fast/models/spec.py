@@ -90,13 +90,13 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     count = getattr(text_config(decoder), "num_hidden_layers", None)
     if count is None:
         return max(lists, key=len)
-    found = next((m for m in lists if len(m) == count), None)  # modules() yields the outer ones first
-    if found is None:
+    candidates = next((m for m in lists if len(m) == count), None)  # modules() yields the outer ones first
+    if candidates is None:
         raise NaitError(
             f"model {type(model).__name__}: its configuration counts {count} layers, but its lists of layers with MLPs "
             f"hold {', '.join(str(len(m)) for m in lists[:4])}; it is not supported"
         )
-    return found
+    return candidates
 
 
 def refuse_encoder(model: Any) -> None:
@@ -127,8 +127,8 @@ def find_mlps(model: Any) -> list[MlpSpec]:
                 f"model {type(model).__name__}: layer {index} is a mixture of experts ({type(experts).__name__}); "
                 "experts are not supported: choose a dense model"
             )
-        found = [(m, match_family(m)) for m in layer.modules() if m is not layer]
-        matches = [(m, f) for m, f in found if f is not None]
+        candidates = [(m, match_family(m)) for m in layer.modules() if m is not layer]
+        matches = [(m, f) for m, f in candidates if f is not None]
         if len(matches) != 1:
             raise NaitError(
                 f"model {type(model).__name__}: layer {index} has {len(matches)} MLPs of a known family, expected one"

@@ -29,11 +29,11 @@ _LIBRARIES = ("torch", "transformers", "safetensors", "gguf", "accelerate")
 
 def cache_folder() -> Path | None:
     """Where entries are kept; None: nowhere."""
-    told = os.environ.get(VARIABLE, "")
-    if told.lower() in OFF:
+    setting = os.environ.get(VARIABLE, "")
+    if setting.lower() in OFF:
         return None
-    if told:
-        return Path(told).expanduser() / "weights"
+    if setting:
+        return Path(setting).expanduser() / "weights"
     try:
         if sys.platform == "darwin":
             base = Path.home() / "Library" / "Caches"
@@ -56,12 +56,12 @@ def stamps_of(source: Path) -> list[list[Any]] | None:
             return None
         if any(b"/" in _part_names(file) for file in files if file.name.endswith(".index.json")):
             return None  # parts in other folders
-        found = [(file.resolve(), file.stat()) for file in files]
+        stats = [(file.resolve(), file.stat()) for file in files]
     except OSError:
         return None
-    if not found or max(stat.st_mtime_ns for _, stat in found) > time.time_ns() - SETTLED_NS:
+    if not stats or max(stat.st_mtime_ns for _, stat in stats) > time.time_ns() - SETTLED_NS:
         return None
-    return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in found]
+    return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in stats]
 
 
 def _part_names(file: Path) -> bytes:
@@ -80,10 +80,10 @@ def checkpoint_of(source: str) -> Path | None:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(source, "config.json")
+        config = try_to_load_from_cache(source, "config.json")
     except (ImportError, ValueError, OSError):  # ValueError: no valid id
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class CacheEntry:
         """The hash, if it is kept. ``sample``: of the names, types, shapes and some values of the weights."""
         file = self._file(sample)
         try:
-            told = json.loads(file.read_bytes()) if file else {}
-            return told["weights"] if told == _sealed(str(told["weights"])) else None
+            stored = json.loads(file.read_bytes()) if file else {}
+            return stored["weights"] if stored == _sealed(str(stored["weights"])) else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 

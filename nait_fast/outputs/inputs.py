@@ -27,13 +27,13 @@ _MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is 
 
 def inputs_of(options: Options) -> list[tuple[str, str]]:
     """(flag, path) of what a command with these options reads."""
-    found = []
+    inputs = []
     for name in _READ:
         value = getattr(options, name, None)
         for item in value if isinstance(value, tuple) else (value,):
             if item:
-                found.append((f"--{name}", split_target(item)[1] if name == "target" else str(item)))
-    return found
+                inputs.append((f"--{name}", split_target(item)[1] if name == "target" else str(item)))
+    return inputs
 
 
 def check_inputs(
@@ -78,10 +78,10 @@ def _sources(inputs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, Path
 def _place(path: Path) -> tuple[int, int] | None:
     """What a path leads to, however it is written; None where there is nothing."""
     try:
-        told = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return told.st_dev, told.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _files_of(source: Path, output: tuple[int, int] | None) -> Iterator[Path]:

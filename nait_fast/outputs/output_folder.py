@@ -60,8 +60,8 @@ class Output:
         self.folder = make_folder(path, flag)
         self.names = list(dict.fromkeys(names))
         self._recognise, self._inputs, self._overwrite, self._flag = recognise, list(inputs), overwrite, flag
-        held = OutputLock(self.folder / FOLDER_LOCK, f"{flag} {path}", alone=self._sweep)
-        self._lock = held if lock else None
+        output_lock = OutputLock(self.folder / FOLDER_LOCK, f"{flag} {path}", alone=self._sweep)
+        self._lock = output_lock if lock else None
         self._claim: dict[str, Any] = _BLANK
         self._questions: dict[str, str | None] = {}
         self._seen: dict[str, tuple[int, ...]] = {}  # what was checked
@@ -112,8 +112,8 @@ class Output:
         path = self.folder / name
         if not os.path.lexists(path):
             return
-        told = os.lstat(path)
-        if self._seen.get(name) == (seen := (told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns)):
+        status = os.lstat(path)
+        if self._seen.get(name) == (seen := (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)):
             return
         self._seen[name] = seen
         state, self._questions[name] = self._state(name, path)
@@ -122,12 +122,12 @@ class Output:
     def _state(self, name: str, path: Path) -> tuple[State, str | None]:
         if not is_plain(path):
             return State.FOREIGN, None
-        told = [entries[name] for entries in (self._claim["next"], self._claim["files"]) if name in entries]
-        if not told:
+        claims = [entries[name] for entries in (self._claim["next"], self._claim["files"]) if name in entries]
+        if not claims:
             return self._recognise(path)
         digest = sha256_file(path)
-        of = [entry["of"] for entry in told if entry["sha256"] == digest]
-        return (State.WHOLE, of[0]) if of else (State.OURS, told[-1]["of"])
+        of = [entry["of"] for entry in claims if entry["sha256"] == digest]
+        return (State.WHOLE, of[0]) if of else (State.OURS, claims[-1]["of"])
 
     @property
     def asked(self) -> str | None:
@@ -141,8 +141,8 @@ class Output:
     def check_question(self, of: str, what: str, names: Iterable[str] | None = None) -> None:
         """Raises NaitError where a result that is there answers another question than ``of``, unless it may be
         replaced. ``what``: what differs, in words."""
-        held = self._questions if names is None else {name: self._questions.get(name) for name in names}
-        other = [name for name, value in held.items() if value is not None and value != of]
+        questions = self._questions if names is None else {name: self._questions.get(name) for name in names}
+        other = [name for name, value in questions.items() if value is not None and value != of]
         if other and not self._overwrite:
             raise NaitError(
                 f"{self.folder / other[0]}: holds another result ({what}); choose another {self._flag}, or pass "
@@ -169,7 +169,7 @@ class Output:
         came = {n: e for n, e in self._claim["next"].items() if self._is_there(n, e)}
         files = {**self._claim["files"], **came}
         self._save({**self._claim, "files": files, "next": {}, "staged": sorted(self.names)})
-        with _told(stage):
+        with _failures_named(stage):
             stage.mkdir()
             self._begun = _place_of(stage)
         return stage
@@ -186,9 +186,9 @@ class Output:
             name = entry.name if match is None else match["name"]
             if name not in self._claim["staged"] or not entry.is_file(follow_symlinks=False):
                 return Path(entry.path)
-            with _told(Path(entry.path)):
+            with _failures_named(Path(entry.path)):
                 os.unlink(entry.path)
-        with _told(self.stage):
+        with _failures_named(self.stage):
             self.stage.rmdir()
         return None
 
@@ -209,7 +209,7 @@ class Output:
         self._save({**self._claim, "next": new, "asked": asked})
         for name in self.names:
             self._check(name)
-            with _told(self.folder / name):
+            with _failures_named(self.folder / name):
                 if name in new:
                     os.replace(stage / name, self.folder / name)
                 else:
@@ -228,7 +228,7 @@ class Output:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _failures_named(path: Path) -> Iterator[None]:
     """Whatever the system refuses in one line."""
     try:
         yield
@@ -241,10 +241,10 @@ def _told(path: Path) -> Iterator[None]:
 def _place_of(folder: Path) -> tuple[int, int] | None:
     """Which folder this is; None where there is none, or a link to one."""
     try:
-        told = os.lstat(folder)
+        status = os.lstat(folder)
     except OSError:
         return None
-    return (told.st_dev, told.st_ino) if stat.S_ISDIR(told.st_mode) else None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 def _load_claim(folder: Path) -> dict[str, Any]:
@@ -252,15 +252,15 @@ def _load_claim(folder: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         return _BLANK
     try:
-        told = read_sealed(path)
+        claim = read_sealed(path)
         files, new = (
-            {str(name): {"sha256": str(e["sha256"]), "of": str(e["of"])} for name, e in told[key].items()}
+            {str(name): {"sha256": str(e["sha256"]), "of": str(e["of"])} for name, e in claim[key].items()}
             for key in ("files", "next")
         )
-        asked = None if told["asked"] is None else str(told["asked"])
-        if told["kind"] != KIND:
+        asked = None if claim["asked"] is None else str(claim["asked"])
+        if claim["kind"] != KIND:
             raise KeyError("kind")
-        return {"files": files, "next": new, "asked": asked, "staged": [str(name) for name in told["staged"]]}
+        return {"files": files, "next": new, "asked": asked, "staged": [str(name) for name in claim["staged"]]}
     except (NaitError, KeyError, TypeError, AttributeError):
         raise Damaged(
             "damaged",

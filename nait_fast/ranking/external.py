@@ -16,12 +16,12 @@ class _Buckets:
     def __init__(self, keys: Spill, bucket_rows: int):
         n = -(-keys.rows // bucket_rows)
         drawn = np.sort(np.random.default_rng(0).integers(0, keys.rows, SAMPLES if n > 1 else 0))
-        found = [
+        pieces = [
             block[drawn[slice(*np.searchsorted(drawn, (start, start + len(block))))] - start]
             for start, block in keys.blocks()
             if n > 1
         ]
-        sample = np.concatenate(found) if found else np.zeros(0, dtype=np.uint64)
+        sample = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint64)
         order = np.lexsort((drawn, sample))[np.arange(1, n) * len(drawn) // n]
         self.number = n
         self._keys, self._places = sample[order], drawn[order]
@@ -72,9 +72,9 @@ def _joined(keys: Spill, buckets: _Buckets, begins: np.ndarray, parted: Spill, f
     for start, block in keys.blocks():
         of = buckets.of(start, block)
         counts = np.bincount(of, minlength=len(begins))
-        found = [parted.read(int(at[b]), int(at[b] + counts[b])) for b in np.flatnonzero(counts)]
+        pieces = [parted.read(int(at[b]), int(at[b] + counts[b])) for b in np.flatnonzero(counts)]
         values = np.empty(len(block), dtype=np.int64)
-        values[np.argsort(of, kind="stable")] = np.concatenate(found)
+        values[np.argsort(of, kind="stable")] = np.concatenate(pieces)
         out.write(start, values)
         at += counts
     return out

@@ -75,8 +75,8 @@ def _called(part: str) -> str:
 def _conversation(row: Mapping[str, Any], format: str, sample: Sample) -> tuple[str, dict[str, str]]:
     turns, names = list(sample.messages), dict[str, str]()
     keys = keys_of(row, format)
-    own = row[keys[0]] if format in ("messages", "sharegpt") else None
-    if own is None or len(own) < len(turns):
+    row_turns = row[keys[0]] if format in ("messages", "sharegpt") else None
+    if row_turns is None or len(row_turns) < len(turns):
         system = next((key for key in ("system", "system_prompt") if isinstance(row.get(key), str) and row[key]), "")
         if system and turns[0] == Message("system", row[system]):
             names["system"] = system
@@ -88,8 +88,8 @@ def _conversation(row: Mapping[str, Any], format: str, sample: Sample) -> tuple[
     for turn in turns:
         if lost := next((key for key, value in turn.fields.items() if key != "content" and _is_text(key, value)), ""):
             raise NotCarried(f"it does not read {lost!r} of a turn")
-    if own is not None:
-        return "turns", {**names, "messages": keys[0], **_tags(own, format, turns)}
+    if row_turns is not None:
+        return "turns", {**names, "messages": keys[0], **_tags(row_turns, format, turns)}
     if not all(isinstance(row[key], str) for key in keys):
         raise NotCarried(f"it reads {keys[0]} and {keys[1]} as text only, and the rows hold lists of turns")
     names |= {"prompt": keys[0], "response": keys[1]}
@@ -109,11 +109,11 @@ def _is_text(key: str, value: Any) -> bool:
     return not is_metadata(key) and any(text for text in texts_in(value))
 
 
-def _tags(own: list[dict[str, Any]], format: str, turns: list[Message]) -> dict[str, str]:
+def _tags(row_turns: list[dict[str, Any]], format: str, turns: list[Message]) -> dict[str, str]:
     """What the turns of a row call their parts and roles."""
     names: dict[str, str] = {}
     order = []
-    for said, turn in zip(own, turns, strict=True):
+    for said, turn in zip(row_turns, turns, strict=True):
         old = format == "sharegpt" and said.get("from") is not None
         role_key, text_key = ("from", "value") if old else ("role", "content")
         if not isinstance(said.get(text_key), str):

@@ -192,11 +192,11 @@ def _histogram(items: Callable[[], Iterator[Items]], where: _Bin) -> tuple[np.nd
 
 
 def _cut_within(items: Callable[[], Iterator[Items]], where: _Bin, budget: int) -> Cut:
-    found: list[Items] = []
+    within: list[Items] = []
     for keys, places, weight in items():
         rows = where.rows(keys, places)
-        found.append((keys[rows], places[rows], weight[rows]))
-    keys, places, weight = (np.concatenate(column) for column in zip(*found, strict=True))
+        within.append((keys[rows], places[rows], weight[rows]))
+    keys, places, weight = (np.concatenate(column) for column in zip(*within, strict=True))
     order = np.lexsort((places, keys))
     at = order[np.searchsorted(np.cumsum(weight[order], dtype=np.int64), budget, side="right")]
     return Cut(int(keys[at]), int(places[at]), int(weight[at]))

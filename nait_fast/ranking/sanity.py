@@ -45,11 +45,11 @@ def check_spread(index: Index, signatures: Sequence[Signature], low: np.ndarray,
 def _same_contents(index: Index) -> bool:
     first: np.ndarray | None = None
     for shard in index.shards():
-        held = shard.contents
-        if held is None:
+        hashes = shard.contents
+        if hashes is None:
             return False
-        first = held[:1] if first is None or not len(first) else first
-        if (held != first[:1]).any():
+        first = hashes[:1] if first is None or not len(first) else first
+        if (hashes != first[:1]).any():
             return False
     return True
 
@@ -57,9 +57,9 @@ def _same_contents(index: Index) -> bool:
 def _same_codes(index: Index) -> bool:
     columns, first = list(index.columns), None
     for part in Stream(index, columns=columns).parts():
-        held = [part.codes, *(part.columns[name] for name in columns)]
-        first = first or [np.array(array[:1]) for array in held]
-        if any((array != one).any() for array, one in zip(held, first, strict=True)):
+        arrays = [part.codes, *(part.columns[name] for name in columns)]
+        first = first or [np.array(array[:1]) for array in arrays]
+        if any((array != one).any() for array, one in zip(arrays, first, strict=True)):
             return False
     return True
 
@@ -68,29 +68,29 @@ def rows_of_targets(index: Index, signatures: Sequence[Signature]) -> dict[str, 
     """Name -> how many rows of the index are samples of that target, by the tokens read (of the ``token_hashes.MOST``
     that the signature tells of); None where the index or the signature is of a version that does not tell. Warns of
     those that there are."""
-    found: dict[str, int | None] = {signature.name: None for signature in signatures}
+    rows_by_name: dict[str, int | None] = {signature.name: None for signature in signatures}
     # Signatures of one name may be of one target, by several methods, or of several.
-    known = {(s.name, held.tobytes()): held for s in signatures if (held := _samples_of(s)) is not None}
-    told = dict.fromkeys(known, 0)
-    for shard in index.shards() if known else ():
-        if (held := shard.contents) is None:
-            return found
-        for target, samples in known.items():
-            told[target] += int(np.isin(held, samples).sum())
-    for target, rows in told.items():
-        name, least = target[0], "at least " if len(known[target]) == token_hashes.MOST else ""
-        found[name] = max(rows, found[name] or 0)
+    samples_of = {(s.name, hashes.tobytes()): hashes for s in signatures if (hashes := _samples_of(s)) is not None}
+    counts = dict.fromkeys(samples_of, 0)
+    for shard in index.shards() if samples_of else ():
+        if (hashes := shard.contents) is None:
+            return rows_by_name
+        for target, samples in samples_of.items():
+            counts[target] += int(np.isin(hashes, samples).sum())
+    for target, rows in counts.items():
+        name, least = target[0], "at least " if len(samples_of[target]) == token_hashes.MOST else ""
+        rows_by_name[name] = max(rows, rows_by_name[name] or 0)
         if rows:
             warn(
                 f"target '{name}': {least}{rows:,} of the pool's {index.rows:,} rows are samples of the target itself; "
                 "they rank high for that alone: leave them out of the one or the other"
             )
-    return found
+    return rows_by_name
 
 
 def _samples_of(signature: Signature) -> np.ndarray | None:
-    held = (signature.meta.get("target") or {}).get(token_hashes.NAME)
+    text = (signature.meta.get("target") or {}).get(token_hashes.NAME)
     try:
-        return token_hashes.from_text(held) if isinstance(held, str) else None
+        return token_hashes.from_text(text) if isinstance(text, str) else None
     except ValueError:
         return None

@@ -82,10 +82,10 @@ def order_keys(table: ScoreTable, combine: str) -> Spill:
 def _take_turns(table: ScoreTable, z: ZScores, column: int, turns: Spill) -> None:
     """Let target ``column`` name each row in its own order: the earliest turn that names a row is the row's."""
     targets = len(table.names)
-    with Spill(table.folder, np.uint64, table.rows) as own:
+    with Spill(table.folder, np.uint64, table.rows) as column_keys:
         for start, stop in blocks(table.rows):
-            own.write(start, descending(z.read(start, stop, column)))
-        with ranks(own, table.folder) as ranked:
+            column_keys.write(start, descending(z.read(start, stop, column)))
+        with ranks(column_keys, table.folder) as ranked:
             for start, rank in ranked.blocks():
                 turn = ((rank - 1) * targets + column).view(np.uint64)
                 turns.write(start, np.minimum(turn, turns.read(start, start + len(turn))) if column else turn)
@@ -143,14 +143,14 @@ def _score_keys(scores: Spill, column: int, start: int, stop: int) -> np.ndarray
 
 def _collect(table: ScoreTable, keys: Spill, ends: list[tuple[_End, Cut | None]]) -> Selection:
     """All rows that come before the cut of any end."""
-    places, rows, own, tokens = [], [], [], 0
+    places, rows, chosen_keys, tokens = [], [], [], 0
     for start, stop in blocks(table.rows):
         chosen = np.zeros(stop - start, dtype=bool)
         for end, cut in ends:
             chosen |= cut is None or cut.before(*end.read(start, stop))
         places.append(start + np.flatnonzero(chosen))
         rows.append(table.row.read(start, stop)[chosen])
-        own.append(keys.read(start, stop)[chosen])
+        chosen_keys.append(keys.read(start, stop)[chosen])
         tokens += int(table.n_tokens.read(start, stop)[chosen].sum(dtype=np.int64))
-    order = np.argsort(np.concatenate(own), kind="stable")
+    order = np.argsort(np.concatenate(chosen_keys), kind="stable")
     return Selection(np.concatenate(places), np.concatenate(rows), order, tokens, keys)

@@ -39,16 +39,16 @@ def write_selected(path: Path, lines: Iterable[bytes], order: np.ndarray) -> str
     They are kept on disk meanwhile: memory holds where each begins. Raises NaitError.
     """
     digest, ends = hashlib.sha256(), np.zeros(len(order) + 1, dtype=np.int64)
-    with atomic_file(path) as out, tempfile.TemporaryFile(dir=path.parent) as kept:
+    with atomic_file(path) as out, tempfile.TemporaryFile(dir=path.parent) as scratch:
         at = 0
         for number, line in enumerate(lines, 1):
-            at += kept.write(line) + kept.write(b"\n")
+            at += scratch.write(line) + scratch.write(b"\n")
             ends[number] = at
-        kept.flush()
+        scratch.flush()
         for start in range(0, len(order), COPIED_LINES):
             some = order[start : start + COPIED_LINES]
             spans = zip(ends[some].tolist(), ends[some + 1].tolist(), strict=True)
-            data = b"".join(os.pread(kept.fileno(), end - begin, begin) for begin, end in spans)
+            data = b"".join(os.pread(scratch.fileno(), end - begin, begin) for begin, end in spans)
             digest.update(data)
             out.write(data)
     return digest.hexdigest()

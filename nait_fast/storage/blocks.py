@@ -74,9 +74,9 @@ def block_rows(row_bytes: int) -> int:
     return max(1, BLOCK_BYTES // max(1, row_bytes))
 
 
-def with_blocks(tensor: Tensor, told: Any) -> Tensor:
+def with_blocks(tensor: Tensor, entry: Any) -> Tensor:
     """``tensor`` with what the file says of its blocks. Raises ValueError where that cannot be."""
-    rows, digests = told if isinstance(told, list) and len(told) == 2 else (None, None)
+    rows, digests = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
     if type(rows) is not int or not 1 <= rows < 1 << 63 or not isinstance(digests, str) or not tensor.shape:
         raise ValueError(f"blocks of {tensor.name!r}")
     blocks = -(-tensor.shape[0] // rows) if tensor.row_bytes else 0

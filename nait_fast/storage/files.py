@@ -236,21 +236,21 @@ def read_head(path: str | os.PathLike[str], kind: str, vouched: str = "") -> Hea
 def _layout(header: Mapping[str, Any], start: int, stop: int) -> dict[str, Tensor]:
     """The tensors of a header, which fill a file from byte ``start`` to ``stop``. Raises ValueError, KeyError or
     TypeError where they do not."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     place = start
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in _DTYPES:
             raise ValueError(f"{name!r} has dtype {entry['dtype']}, which no nait_fast file has")
         dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
         size = dtype.itemsize * math.prod(shape)
-        there = [place - start, place - start + size]
-        if any(type(n) is not int or n < 0 for n in shape) or entry["data_offsets"] != there:
+        expected = [place - start, place - start + size]
+        if any(type(n) is not int or n < 0 for n in shape) or entry["data_offsets"] != expected:
             raise ValueError(f"{name!r} is out of place")
-        found[name] = Tensor(dtype, shape, place, name)
+        tensors[name] = Tensor(dtype, shape, place, name)
         place += size
     if place != stop:
         raise ValueError("data ends elsewhere than the file")
-    return {name: found[name] for name in header}
+    return {name: tensors[name] for name in header}
 
 
 def is_other_tensors(path: Path) -> bool:
@@ -272,10 +272,10 @@ def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; ValueError where a key is there twice, which readers would take in different ways."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a key is there twice")
-    return found
+    return entries
 
 
 def _one_line(error: BaseException) -> str:

@@ -151,7 +151,7 @@ class OutputLock:
             ours = self._run is not None and any(holder["run"] == self._run for holder in holders)
             if time.monotonic() - began > (_JOIN_SECONDS if ours else _SURE_SECONDS):
                 raise Busy(
-                    f"in use by {_told(holders)}",
+                    f"in use by {_described(holders)}",
                     where=self._what,
                     remedy="wait until it has ended, or choose another output",
                 )
@@ -220,7 +220,7 @@ class OutputLock:
 
 def _holders(descriptor: int) -> list[dict[str, Any]]:
     """The notes in a lock's file, those first that are known to be of a process that lives."""
-    found = []
+    notes = []
     try:
         text = os.pread(descriptor, 1 << 20, 0)
     except OSError:
@@ -228,10 +228,10 @@ def _holders(descriptor: int) -> list[dict[str, Any]]:
     for line in text.splitlines():
         try:
             note = json.loads(line)
-            found.append({key: note[key] for key in ("pid", "host", "command", "since", "run")})
+            notes.append({key: note[key] for key in ("pid", "host", "command", "since", "run")})
         except (ValueError, KeyError, TypeError, RecursionError):  # being written right now
             continue
-    return sorted(found, key=lambda note: not _lives(note))
+    return sorted(notes, key=lambda note: not _lives(note))
 
 
 def _lives(note: dict[str, Any]) -> bool:
@@ -246,7 +246,7 @@ def _lives(note: dict[str, Any]) -> bool:
     return True
 
 
-def _told(holders: list[dict[str, Any]]) -> str:
+def _described(holders: list[dict[str, Any]]) -> str:
     if not holders:
         return "another command"
     note = holders[0]

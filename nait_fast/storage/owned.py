@@ -84,21 +84,21 @@ def _is_ours(path: Path, begun: bool) -> bool:
             return False
         return True
     try:
-        told = read_json(path)
+        content = read_json(path)
     except NaitError:
         return begun and _LOG.fullmatch(path.name) is None
     if path.name in _KINDS or _PLAN.fullmatch(path.name):
-        return told.get("kind") == _KINDS.get(path.name, "nait_fast plan")
-    return path.name == RUN or {"config", "environment"} <= {*told}
+        return content.get("kind") == _KINDS.get(path.name, "nait_fast plan")
+    return path.name == RUN or {"config", "environment"} <= {*content}
 
 
 def _lists_skipped(folder: Path) -> bool:
     """Whether the manifest vouches for a list of rows left out."""
     try:
-        told = read_json(folder / MANIFEST).get("skipped")
+        skipped = read_json(folder / MANIFEST).get("skipped")
     except NaitError:
         return False
-    return isinstance(told, dict) and "sha256" in told
+    return isinstance(skipped, dict) and "sha256" in skipped
 
 
 def _head(path: Path) -> bytes:

@@ -78,12 +78,12 @@ def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
         clock.append(time.perf_counter())
         return clock[-1] - clock[-2]
 
-    with ExitStack() as held:
-        return _run(model, output, quiet, lap, clock, held)
+    with ExitStack() as stack:
+        return _run(model, output, quiet, lap, clock, stack)
 
 
 def _run(
-    model: str | None, output: str, quiet: bool, lap: Callable[[], float], clock: list[float], held: ExitStack
+    model: str | None, output: str, quiet: bool, lap: Callable[[], float], clock: list[float], stack: ExitStack
 ) -> dict[str, Any]:
     samples = pool_rows()
     contents = {f"{name}.jsonl": data(name) for name in ("pool", *TARGETS)}
@@ -93,7 +93,7 @@ def _run(
         return (State.WHOLE if path.read_bytes() == contents[path.name] else State.FOREIGN), None
 
     folder = make_folder(output)
-    place = held.enter_context(Output(folder, contents, recognise=recognise, inputs=inputs))
+    place = stack.enter_context(Output(folder, contents, recognise=recognise, inputs=inputs))
     stage = place.begin()
     for name, content in contents.items():
         write_atomic(stage / name, content)
@@ -103,7 +103,7 @@ def _run(
     session = open_session(ModelOptions(model=model or find_model()), DataOptions(), quiet=quiet)
     seconds = {"load": lap()}
     options = IndexOptions(model=session.model.name, dataset=pool.path, output=str(folder / "index"), reading="mean")
-    build = IndexBuild(session, pool, options, hold_folder(options, held), exact_readings=frozenset(["drift"]))
+    build = IndexBuild(session, pool, options, hold_folder(options, stack), exact_readings=frozenset(["drift"]))
     codebook = build.codebook()
     seconds["calibrate"] = lap()
     signatures = {
@@ -126,18 +126,18 @@ def _run(
     precision: dict[str, dict[str, float]] = {}
     details: list[str] = []
     for name in TARGETS:
-        own = int((labels == name).sum())
+        relevant = int((labels == name).sum())
         precision[name] = {}
         for method in METHODS:
             rows, ordered = _rankings(index, signatures[method])
             ranked = rows[ordered[name]]
-            precision[name][method] = float((labels[ranked[:own]] == name).mean())
+            precision[name][method] = float((labels[ranked[:relevant]] == name).mean())
             if method == METHODS[0]:
                 details += ["", f"{name}: best five and worst five by {method}"]
                 details += [_line(i + 1, samples[r]) for i, r in enumerate(ranked[:5])]
                 details += [_line(len(ranked) - 4 + i, samples[r]) for i, r in enumerate(ranked[-5:])]
         values = "".join(f"{precision[name][m]:>10.2f}" for m in METHODS)
-        lines.append(f"{name:<12} {own:>8} {own / len(labels):>10.2f}{values}")
+        lines.append(f"{name:<12} {relevant:>8} {relevant / len(labels):>10.2f}{values}")
     for method in METHODS:
         made = folder / "signatures" / method
         names = [f"{signature.name}.safetensors" for signature in signatures[method]]

@@ -64,11 +64,11 @@ def recognise(path: Path) -> tuple[State, str | None]:
     """What a file in an evaluation's folder is, by the evaluation itself."""
     place = path.parent / FILE
     try:
-        told = read_json(place)
-        if told.get("kind") != KIND:
+        content = read_json(place)
+        if content.get("kind") != KIND:
             return State.FOREIGN, None
         read_sealed(place)
-        if path == place or path.read_text(encoding="utf-8") == tables(told):
+        if path == place or path.read_text(encoding="utf-8") == tables(content):
             return State.WHOLE, None
     except (NaitError, OSError, KeyError, TypeError, ValueError, AttributeError):
         pass
@@ -113,7 +113,7 @@ def _evaluate(
     cores, uniques = shared_rows.sections(rankings, chosen, options.core_targets)
     rankings.to_ranks()
     rankings.exact = {} if session is None else _exact(rankings, session, pool, options)
-    found: dict[str, Any] = {
+    sections: dict[str, Any] = {
         "fidelity": fidelity.section(rankings),
         "retrieval": [] if labels is None else retrieval.section(rankings, *labels, relevant),
         "confounds": confounds.section(rankings),
@@ -123,7 +123,8 @@ def _evaluate(
     }
     if options.label is None:
         rankings.miss("retrieval", "pass --label COLUMN, a key of the pool's rows")
-    if not any(told["names"] for told in (found["agreement"], found["agreement"].get("sampled", {"names": []}))):
+    compared = (sections["agreement"], sections["agreement"].get("sampled", {"names": []}))
+    if not any(part["names"] for part in compared):
         rankings.miss("agreement of methods", "no name has signatures of two methods")
     texts = _texts(rankings, pool, [*cores, *uniques.values()])
     nothing = {"at_least": options.core_targets or 2, "count": 0, "examples": []}
@@ -135,12 +136,12 @@ def _evaluate(
         "fraction": options.fraction,
         "selected": k,
         "signatures": _described(rankings),
-        "fidelity": found["fidelity"],
-        "retrieval": found["retrieval"],
-        "stability": found["stability"],
-        "confounds": found["confounds"],
-        "agreement": found["agreement"],
-        "transfer": found["transfer"],
+        "fidelity": sections["fidelity"],
+        "retrieval": sections["retrieval"],
+        "stability": sections["stability"],
+        "confounds": sections["confounds"],
+        "agreement": sections["agreement"],
+        "transfer": sections["transfer"],
         "core": texts[0] if cores else nothing,
         "cores": texts[: len(cores)],
         "unique": dict(zip(uniques, texts[len(cores) :], strict=True)),
@@ -173,15 +174,15 @@ def _relevant(options: EvaluateOptions, rankings: Rankings) -> dict[str, set[str
     names = {signature.name for signature in rankings.signatures}
     if options.relevant and options.label is None:
         raise NaitError("--relevant: needs --label COLUMN, the key that holds these values")
-    found: dict[str, set[str]] = defaultdict(set)
+    wanted: dict[str, set[str]] = defaultdict(set)
     for text in options.relevant:
         name, given, value = text.partition("=")
         if not given or name not in names:
             raise NaitError(
                 f"--relevant {text}: write NAME=VALUE, the name of a signature ({', '.join(sorted(names))})"
             )
-        found[name].add(value)
-    return dict(found)
+        wanted[name].add(value)
+    return dict(wanted)
 
 
 def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
@@ -202,8 +203,8 @@ def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
     for name in targets.keys() - {signature.name for signature in rankings.signatures}:
         raise NaitError(f"--target {name}: no signature has this name")
     for signature, label in zip(rankings.signatures, rankings.labels, strict=True):
-        target, told = targets.get(signature.name), signature.meta.get("target") or {}
-        if target is not None and "sha256" in told and told["sha256"] != target.scan().sha256:
+        target, made_of = targets.get(signature.name), signature.meta.get("target") or {}
+        if target is not None and "sha256" in made_of and made_of["sha256"] != target.scan().sha256:
             raise Mismatch(
                 f"is not the data that signature '{label}' was made from (SHA-256 differs)",
                 where=f"--target {signature.name}={target.path}",
@@ -250,7 +251,7 @@ def _exact(
         return {}
     places = drawn_places(rankings.index.rows, options.rows, rankings.seed)
     parts = layer_scores(session, rankings.index, pool, rankings.scores, places, [rankings.signatures[i] for i in nait])
-    return {i: ExactScores(places, own) for i, own in zip(nait, parts, strict=True)}
+    return {i: ExactScores(places, scores) for i, scores in zip(nait, parts, strict=True)}
 
 
 def _stability(
@@ -260,16 +261,16 @@ def _stability(
     for name, target in targets.items():
         from nait_fast.verbs.evaluate_model import material_of, reading_of, target_readings
 
-        own = [i for i, s in enumerate(rankings.signatures) if s.name == name]
-        wanted = sorted({reading_of(rankings.signatures[i]) for i in own})
+        ordinals = [i for i, s in enumerate(rankings.signatures) if s.name == name]
+        wanted = sorted({reading_of(rankings.signatures[i]) for i in ordinals})
         readings = target_readings(session, name, target, wanted)
-        for position in own:
+        for position in ordinals:
             material = material_of(rankings.signatures[position], readings)
             out[position] = stability.section(rankings, position, material, sizes, repeats)
     for position, signature in enumerate(rankings.signatures):
         if signature.name not in targets:
             out[position] = stability.section(rankings, position, None, sizes, repeats)
-    return [told for _, told in sorted(out.items()) if told is not None]
+    return [entry for _, entry in sorted(out.items()) if entry is not None]
 
 
 def _texts(rankings: Rankings, pool: RowSource | None, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -277,7 +278,7 @@ def _texts(rankings: Rankings, pool: RowSource | None, groups: list[dict[str, An
     places = np.array(sorted({e["place"] for group in groups for e in group["examples"]}), dtype=np.int64)
     rows = rankings.scores.row[places]
     lines = [] if pool is None else zip(pool.lines(rows), datasets_of(rankings.index, rows), strict=True)
-    texts = dict(zip(places.tolist(), (text_of(line, told) for line, told in lines), strict=pool is not None))
+    texts = dict(zip(places.tolist(), (text_of(line, dataset) for line, dataset in lines), strict=pool is not None))
 
     def shown(example: dict[str, Any]) -> dict[str, Any]:
         place = example.pop("place")

@@ -30,26 +30,29 @@ from nait_fast.storage.values import short
 
 def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     """The model that ``index`` was made with, under its layers, template and length. Raises NaitError for another."""
-    told = index.manifest
-    if is_old(told):
+    manifest = index.manifest
+    if is_old(manifest):
         raise Mismatch(
             f"index {index.folder} was made {OLD}: whether this is its model is not known",
             where=f"--model {options.model}",
             remedy="index the pool again, or leave --model out",
         )
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
-    if shared["dtype"] == "auto" and "dtype" in told:
-        shared["dtype"] = dtype_option(told["dtype"])
-    model = ModelOptions(model=options.model or "", layers=",".join(map(str, told["layers"])), **shared)
+    if shared["dtype"] == "auto" and "dtype" in manifest:
+        shared["dtype"] = dtype_option(manifest["dtype"])
+    model = ModelOptions(model=options.model or "", layers=",".join(map(str, manifest["layers"])), **shared)
     data = DataOptions(
-        template=told["template_kind"], template_date=told.get("template_date"), max_length=told["max_length"]
+        template=manifest["template_kind"],
+        template_date=manifest.get("template_date"),
+        max_length=manifest["max_length"],
     )
-    session = open_session(model, data, told["first_token"], quiet)
-    session.embed_layer = told.get("embed_layer")
+    session = open_session(model, data, manifest["first_token"], quiet)
+    session.embed_layer = manifest.get("embed_layer")
     here = session.identity()
-    if key := difference(told, here):
+    if key := difference(manifest, here):
+        theirs, mine = short(manifest[key]), short(here[key])
         raise Mismatch(
-            f"index {index.folder} was made with another {name_of(key)} ({short(told[key])}, here {short(here[key])})",
+            f"index {index.folder} was made with another {name_of(key)} ({theirs}, here {mine})",
             where=f"--model {options.model}",
             remedy="name the model of the index",
         )
@@ -68,7 +71,9 @@ def layer_scores(
     ``signatures``. Raises NaitError where a row is not what the index has of it."""
     rows = scores.row[places]
     lines = zip(pool.lines(rows), datasets_of(index, rows), strict=True)
-    samples = (parse(decode(line), told["format"], i, conventions_of(told)) for i, (line, told) in enumerate(lines))
+    samples = (
+        parse(decode(line), dataset["format"], i, conventions_of(dataset)) for i, (line, dataset) in enumerate(lines)
+    )
     encoded = list(encode(session.encoder, samples, lambda refused: None))  # what is missing shows below
     lengths = np.array([len(e.ids) for e in encoded])
     if len(encoded) != len(places) or (lengths != scores.n_tokens[places]).any():

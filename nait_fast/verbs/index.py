@@ -34,8 +34,8 @@ from nait_fast.workers.worker import Worker, device_of, index_pool, worker_of
 
 def directions_of(signatures: list[Signature]) -> Directions:
     """The exact scores that ``nait`` signatures ask of an index build."""
-    found = [s for s in signatures if s.is_direction]
-    return {s.name: (s.meta["reading"], s.tensors["direction"], s.hash) for s in found}
+    nait = [s for s in signatures if s.is_direction]
+    return {s.name: (s.meta["reading"], s.tensors["direction"], s.hash) for s in nait}
 
 
 def check_scored(signatures: list[Signature], session: Session) -> None:
@@ -101,14 +101,14 @@ _NOT_OF_THE_RUN = ("device", "workers", "engine", "address", "trust_remote_code"
 def index_lock(options: IndexOptions) -> OutputLock:
     """The lock of an index's folder, which all workers of one command hold together: the same options but for where
     they run. Make the folder first."""
-    told = {name: value for name, value in options.to_mapping().items() if name not in _NOT_OF_THE_RUN}
+    deciding = {name: value for name, value in options.to_mapping().items() if name not in _NOT_OF_THE_RUN}
     for name in ("model", "tokenizer", "dataset", "codebook"):
-        told[name] = _resolved(told[name])
-    told["score"] = [_resolved(path) for path in options.score]
+        deciding[name] = _resolved(deciding[name])
+    deciding["score"] = [_resolved(path) for path in options.score]
     return OutputLock(
         Path(options.output) / FOLDER_LOCK,
         f"--output {options.output}",
-        question(told),
+        question(deciding),
         alone=lambda: sweep(Path(options.output), is_name),
     )
 
@@ -117,8 +117,8 @@ def _resolved(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path and os.path.exists(path) else path
 
 
-def hold_folder(options: IndexOptions, held: ExitStack) -> Path:
-    """The folder of an index, made if need be and ours, together with other workers of this command, until ``held``
+def hold_folder(options: IndexOptions, stack: ExitStack) -> Path:
+    """The folder of an index, made if need be and ours, together with other workers of this command, until ``stack``
     ends. Raises NaitError where another command is at it, and where something is in the way."""
     folder = make_folder(options.output)
     # What --append refuses of --codebook is told by the build.
@@ -132,15 +132,15 @@ def hold_folder(options: IndexOptions, held: ExitStack) -> Path:
     except BaseException:
         lock.leave()
         raise
-    held.callback(lock.release)
+    stack.callback(lock.release)
     return folder
 
 
-def open_build(given: dict[str, Any], worker: Worker, quiet: bool, held: ExitStack) -> tuple[IndexBuild, Directions]:
+def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitStack) -> tuple[IndexBuild, Directions]:
     """What a worker needs for the options ``given``: the model, the pool and the folder, put together, and the exact
-    scores to ask of them. The folder is ours until ``held`` ends."""
+    scores to ask of them. The folder is ours until ``stack`` ends."""
     options = IndexOptions.from_mapping(given, "index")
-    folder = hold_folder(options, held)
+    folder = hold_folder(options, stack)
     pool = open_pool(options, folder)
     pool.detect()
     signatures = [load_signature(path) for path in options.score]
@@ -163,9 +163,9 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, held: ExitSta
 
 def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
     """What one worker does with the options ``given``; returns a summary once the index is complete."""
-    with ExitStack() as held:
-        warnings = held.enter_context(recorded())
-        build, directions = open_build(given, worker, quiet, held)
+    with ExitStack() as stack:
+        warnings = stack.enter_context(recorded())
+        build, directions = open_build(given, worker, quiet, stack)
         manifest = index_pool(build, directions, worker)
         folder = build.folder.path
         summary = {**summary_of(manifest, folder), **work_of(build)}
@@ -173,8 +173,8 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
             build.pool.warn_of_formats()
             warn_of(manifest, folder, build.options.ignore)
         log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
-        told = {**summary, "warnings": warnings, "config": given, "environment": environment()}
-        write_json(folder / log, told)
+        record = {**summary, "warnings": warnings, "config": given, "environment": environment()}
+        write_json(folder / log, record)
     return summary
 
 
@@ -184,11 +184,11 @@ def _check_calibration(options: IndexOptions) -> None:
     if not (options.append or options.repair) or not path.exists():
         return
     works = "--append adds" if options.append else "--repair works"
-    held = (read_json(path).get("identity") or {}).get("calibration")
-    known = held if isinstance(held, list) else []
+    calibration = (read_json(path).get("identity") or {}).get("calibration")
+    settings = calibration if isinstance(calibration, list) else []
     for place, name in enumerate(("calibration_size", "seed")):
         value = getattr(options, name)
-        if value != getattr(IndexOptions, name) and known[place : place + 1] != [value]:
+        if value != getattr(IndexOptions, name) and settings[place : place + 1] != [value]:
             raise NaitError(
                 f"{flag_of(name)} {value}: {works} under the codebook that {options.output} has; leave it out"
             )
@@ -217,9 +217,9 @@ def _with_workers(
     options: IndexOptions, quiet: bool, start: Callable[[IndexOptions, Path, Plan, Callable[[], None]], int]
 ) -> dict[str, Any]:
     """The work done by processes that ``start`` starts, watched from this one."""
-    with ExitStack() as held:
-        warnings = held.enter_context(recorded())
-        folder = hold_folder(options, held)
+    with ExitStack() as stack:
+        warnings = stack.enter_context(recorded())
+        folder = hold_folder(options, stack)
         pool = open_pool(options, folder)  # what is wrong with it is told once, before any worker starts
         pool.detect()
         pool.warn_of_formats()
@@ -227,7 +227,7 @@ def _with_workers(
             number = start(options, folder, pool.plan(), watch.look)
         manifest = Index(folder).manifest
         warn_of(manifest, folder, options.ignore)
-        summary = {**summary_of(manifest, folder), "workers": number, **watch.told()}
+        summary = {**summary_of(manifest, folder), "workers": number, **watch.summary()}
         log = {**summary, "warnings": warnings, "config": options.to_mapping(), "environment": environment()}
         write_json(folder / "log.json", log)
         return summary

@@ -76,8 +76,8 @@ def inspect(path: str) -> dict[str, Any]:
             "bytes": sum(shards),
         }
     if (place / evaluation.FILE).exists() and read_json(place / evaluation.FILE).get("kind") == evaluation.KIND:
-        told = read_sealed(place / evaluation.FILE)
-        return {"path": path, **{k: told[k] for k in _OF_EVALUATION if k in told}}
+        content = read_sealed(place / evaluation.FILE)
+        return {"path": path, **{k: content[k] for k in _OF_EVALUATION if k in content}}
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
         return {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
     pool = Pool(path, skip_bad_rows=True)
@@ -124,23 +124,23 @@ def verify(path: str) -> dict[str, Any]:
             where=path,
         )
     problems: list[NaitError] = []
-    told: dict[str, Any] = {"path": path, "ok": True, "files": 0}
+    summary: dict[str, Any] = {"path": path, "ok": True, "files": 0}
     indexed = True
     if read_json(place / MANIFEST).get("kind") == KIND:
-        expected, indexed, told["rows_selected"] = _files_of(place)
+        expected, indexed, summary["rows_selected"] = _files_of(place)
         for file, digest in expected.items():
             if not file.is_file():
                 problems.append(Damaged("is missing", where=file))
             elif not sha256_file(file).startswith(digest):
                 problems.append(Damaged("its bytes have changed (SHA-256 differs)", where=file))
-        told["files"], place = len(expected), place / "index"
+        summary["files"], place = len(expected), place / "index"
     if indexed:
         index = Index(place)
         problems += [*problems_of(index), *_plan_problems(index)]
-        told |= {"files": told["files"] + len(index.entries), "rows": index.rows}
+        summary |= {"files": summary["files"] + len(index.entries), "rows": index.rows}
     if problems:
         raise problems[0].replace(note=f"and {len(problems) - 1} more problems" if len(problems) > 1 else "")
-    return told
+    return summary
 
 
 def _files_of(folder: Path) -> tuple[dict[Path, str], bool, int]:
@@ -148,20 +148,20 @@ def _files_of(folder: Path) -> tuple[dict[Path, str], bool, int]:
     rows)."""
     manifest = read_sealed(folder / MANIFEST)
     try:
-        told = values.mapping(manifest["files"], "files")
-        if not {SELECTED} <= told.keys() <= {SELECTED, SCORES, *(file for file, _ in EXPORTS.values())}:
-            raise ValueError(f"files: {values.short(sorted(told))}")
-        expected = {folder / name: values.digest(digest, name) for name, digest in told.items()}
+        files = values.mapping(manifest["files"], "files")
+        if not {SELECTED} <= files.keys() <= {SELECTED, SCORES, *(file for file, _ in EXPORTS.values())}:
+            raise ValueError(f"files: {values.short(sorted(files))}")
+        expected = {folder / name: values.digest(digest, name) for name, digest in files.items()}
         if manifest["verb"] not in ("select", "rank"):
             raise ValueError(f"verb: {values.short(manifest['verb'])}")
-        if own := manifest["verb"] == "select":
+        if holds_index := manifest["verb"] == "select":
             for name, digest in values.mapping(manifest["signatures"], "signatures").items():
                 file = folder / "signatures" / f"{values.name(name, 'signatures')}.safetensors"
                 expected[file] = values.digest(digest, "signatures", 16)
         rows = values.count(manifest["rows_selected"], "rows_selected")
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"not a valid manifest ({error})", where=folder / MANIFEST) from None
-    return expected, own, rows
+    return expected, holds_index, rows
 
 
 def _plan_problems(index: Index) -> list[NaitError]:

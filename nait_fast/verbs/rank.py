@@ -55,16 +55,16 @@ def recognise(path: Path) -> tuple[State, str | None]:
     """What a file in a selection's folder is, by the selection's manifest."""
     place = path.parent / MANIFEST
     try:
-        told = read_json(place)
-        if told.get("kind") != KIND:
+        manifest = read_json(place)
+        if manifest.get("kind") != KIND:
             return State.FOREIGN, None
-        of = answers(told["signatures"], told["datasets"])
+        of = answers(manifest["signatures"], manifest["datasets"])
         if path == place:
             read_sealed(place)
             return State.WHOLE, of
-        if path.name not in told["files"]:
+        if path.name not in manifest["files"]:
             return State.FOREIGN, None
-        return (State.WHOLE if sha256_file(path).startswith(told["files"][path.name]) else State.OURS), of
+        return (State.WHOLE if sha256_file(path).startswith(manifest["files"][path.name]) else State.OURS), of
     except (NaitError, KeyError, TypeError, ValueError, AttributeError):
         return (damaged(path, KIND) if path == place else State.FOREIGN), None
 
@@ -126,8 +126,8 @@ def rank_index(
 def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
     """(hashes of the signatures, SHA-256 of the rows) of the selection that is in the folder, as its manifest says."""
     try:
-        told = read_sealed(folder / MANIFEST)
-        return told["signatures"], told["files"][SELECTED]
+        manifest = read_sealed(folder / MANIFEST)
+        return manifest["signatures"], manifest["files"][SELECTED]
     except (NaitError, KeyError, TypeError):
         return None
 
@@ -169,16 +169,26 @@ def _write(
 
 
 def write_manifest(
-    folder: Path, verb: str, config: dict[str, Any], index: Index, told: dict[str, Any]
+    folder: Path, verb: str, config: dict[str, Any], index: Index, summary: dict[str, Any]
 ) -> dict[str, Any]:
     """``manifest.json`` of a selection; returns it."""
-    kept = ("model", "model_name", "template", "template_kind", "codebook", "layers", "max_length", "dtype", "datasets")
+    of_index = (
+        "model",
+        "model_name",
+        "template",
+        "template_kind",
+        "codebook",
+        "layers",
+        "max_length",
+        "dtype",
+        "datasets",
+    )
     manifest = {
         "kind": KIND,
         "verb": verb,
-        **told,
+        **summary,
         "index": index.manifest["checksum"],
-        **{key: index.manifest[key] for key in kept if key in index.manifest},
+        **{key: index.manifest[key] for key in of_index if key in index.manifest},
         "config": config,
         "environment": environment(),
     }
@@ -200,7 +210,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         of = answers({s.name: s.hash for s in signatures}, index.datasets)
         with Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
             output.check_question(of, "other signatures or another index")
-            told = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
-            write_manifest(output.stage, "rank", options.to_mapping(), index, {**told, "warnings": warnings})
+            summary = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
+            write_manifest(output.stage, "rank", options.to_mapping(), index, {**summary, "warnings": warnings})
             output.done(of, asked=None)
-    return {"output": str(folder), **told}
+    return {"output": str(folder), **summary}

@@ -75,11 +75,11 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
 
 def _read(options: ReportOptions) -> list[tuple[str, str]]:
     """What a report reads beside the selection, whose folder it may lie in: of an evaluation's folder, the file."""
-    found = [(flag, path) for flag, path in inputs_of(options) if flag not in ("--selection", "--evaluation")]
+    files_read = [(flag, path) for flag, path in inputs_of(options) if flag not in ("--selection", "--evaluation")]
     if options.evaluation is not None:
         path = Path(options.evaluation)
-        found.append(("--evaluation", str(path / evaluation.FILE if path.is_dir() else path)))
-    return found
+        files_read.append(("--evaluation", str(path / evaluation.FILE if path.is_dir() else path)))
+    return files_read
 
 
 def _question(options: ReportOptions) -> str:
@@ -106,9 +106,9 @@ def _check(output: Path, of: str, options: ReportOptions) -> None:
 def _state(output: Path) -> tuple[State, str | None]:
     if not is_plain(output):
         return State.FOREIGN, None
-    told = seal_of(output, HTML)
-    if told is not None:
-        return told
+    seal = seal_of(output, HTML)
+    if seal is not None:
+        return seal
     with open(output, "rb") as file:
         old = _TITLE in file.read(1 << 12)  # of a version that did not seal its pages
     return (State.WHOLE if old else State.FOREIGN), None

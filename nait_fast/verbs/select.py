@@ -35,33 +35,33 @@ from nait_fast.workers.worker import Worker, device_of, index_pool, worker_of
 def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     """Select; returns a summary. What can be wrong with the input is checked before the model is loaded, the rows of
     the pool as they come."""
-    with recorded() as warnings, ExitStack() as held:
-        output, asked, index, told = _select(options, quiet, held)
-        write_manifest(output.stage, "select", options.to_mapping(), index, {**told, "warnings": warnings})
-        output.done(answers(told["signatures"], index.datasets), asked)
-    return told
+    with recorded() as warnings, ExitStack() as stack:
+        output, asked, index, summary = _select(options, quiet, stack)
+        write_manifest(output.stage, "select", options.to_mapping(), index, {**summary, "warnings": warnings})
+        output.done(answers(summary["signatures"], index.datasets), asked)
+    return summary
 
 
-def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Output, str, Index, dict[str, Any]]:
-    """(the folder, which is ours until ``held`` ends, what was asked, the index, what the manifest says)."""
+def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Output, str, Index, dict[str, Any]]:
+    """(the folder, which is ours until ``stack`` ends, what was asked, the index, what the manifest says)."""
     check_budget(options)
     if worker_of().world > 1 and "RANK" in os.environ:
         raise NaitError("select: starts its own workers (--workers); with torchrun use index, then signature and rank")
     reading = method_of(options.method).reading(options.reading)
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
-    output = held.enter_context(
+    output = stack.enter_context(
         Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite)
     )
     passing = _index_options(options, folder / "index", reading)
-    index_folder = hold_folder(passing, held)
+    index_folder = hold_folder(passing, stack)
     check_inputs(index_folder, is_name, inputs)
     pool = open_pool(passing, index_folder)
     check_budget(options, pool.plan().rows)
     check_exports(options.export, pool.detect())
     pool.warn_of_formats()
     targets = open_targets(options.target, "auto", pool.conventions)
-    made = held.enter_context(signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs))
+    made = stack.enter_context(signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs))
     asked = question([pool.plan().sha256, questions(targets, options, reading)])
     _check_asked(output, asked, options)
     number = options.workers or default_workers(options.device)
@@ -72,7 +72,7 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
     files = made.save(signatures)
     if number == 1:
         manifest = index_pool(build, directions_of(signatures))
-        told = work_of(build)
+        work_done = work_of(build)
     else:
         build.prepare(directions_of(signatures))
         del build, session
@@ -80,8 +80,8 @@ def _select(options: SelectOptions, quiet: bool, held: ExitStack) -> tuple[Outpu
         with Watch(index_folder, pool.plan(), quiet) as watch:
             given = {"options": options.to_mapping(), "reading": reading, "signatures": [str(file) for file in files]}
             run_workers(work, given, number, watch.look)
-        manifest, told = Index(index_folder).manifest, {"workers": number, **watch.told()}
-    extraction = {**summary_of(manifest, index_folder), **told}
+        manifest, work_done = Index(index_folder).manifest, {"workers": number, **watch.summary()}
+    extraction = {**summary_of(manifest, index_folder), **work_done}
     warn_of(manifest, index_folder, options.ignore)
     index = Index(index_folder)
     if output.asked != asked:  # else the very question; its signatures' hashes may be those of another version
@@ -105,8 +105,8 @@ def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:
     elif not (output.folder / MANIFEST).exists():
         same = True  # shows once the signatures are there
     else:  # of rank, or of a version that kept no claim: the rest shows once the signatures are there
-        told = read_json(output.folder / MANIFEST)
-        same = (told["targets"], set(told["method"])) == (
+        manifest = read_json(output.folder / MANIFEST)
+        same = (manifest["targets"], set(manifest["method"])) == (
             [split_target(t)[0] for t in options.target],
             {options.method},
         )
@@ -121,8 +121,8 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
     """One of several workers on the index pass; calibration and signatures are there."""
     options, reading = SelectOptions.from_mapping(given["options"]), given["reading"]
     passing = _index_options(options, Path(options.output) / "index", reading)
-    with ExitStack() as held:
-        pool = open_pool(passing, hold_folder(passing, held))
+    with ExitStack() as stack:
+        pool = open_pool(passing, hold_folder(passing, stack))
         passing = dataclasses.replace(passing, device=device_of(options.device, worker))
         session = open_session(passing, passing, options.first_token, quiet)
         signatures = [load_signature(file) for file in given["signatures"]]

@@ -31,7 +31,7 @@ def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventi
         name, path = split_target(text)
         if name in pools:
             raise NaitError(f"--target {text}: the name '{name}' is there twice; write NAME=FILE")
-        if (other := next((known for known in pools if known.casefold() == name.casefold()), None)) is not None:
+        if (other := next((taken for taken in pools if taken.casefold() == name.casefold()), None)) is not None:
             raise NaitError(
                 f"--target {text}: the names '{other}' and '{name}' differ in capitals only, which some file systems "
                 "take for one file; write NAME=FILE with another"
@@ -63,12 +63,16 @@ def _collect(
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
         raise NaitError(f"--target {name}: {where} {row}: {session.model.overflow}")
     tokens = [len(e.ids) for e in encoded]
-    told: dict[str, Any] = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
-    told[token_hashes.NAME] = token_hashes.as_text(token_hashes.hashes_of(e.ids for e in encoded))
+    target_meta: dict[str, Any] = {
+        "sha256": digest,
+        "tokens": sum(tokens),
+        "truncated": sum(e.truncated for e in encoded),
+    }
+    target_meta[token_hashes.NAME] = token_hashes.as_text(token_hashes.hashes_of(e.ids for e in encoded))
     if session.encoder.template.date is not None:
-        told["template_date"] = session.encoder.template.date
+        target_meta["template_date"] = session.encoder.template.date
     values = collected.hidden if reading == "hidden" else collected.readings[reading]
-    return values.numpy(), told
+    return values.numpy(), target_meta
 
 
 def build_signatures(
@@ -119,8 +123,8 @@ def from_memory(
         raise NaitError(f"{len(samples)} samples: a target needs at least 2 (64 and more are better)")
     if options.format != "auto":
         raise NaitError(f"format={options.format}: samples in memory show their own format; leave it out")
-    own = {"dtype": options.dtype, "device": options.device, "trust_remote_code": options.trust_remote_code}
-    refuse_in_memory(model, "signature_of", **own)
+    settings = {"dtype": options.dtype, "device": options.device, "trust_remote_code": options.trust_remote_code}
+    refuse_in_memory(model, "signature_of", **settings)
     reading = method_of(options.method).reading(options.reading)
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
@@ -166,9 +170,9 @@ def questions(
     targets: Mapping[str, Pool], options: SignatureOptions, reading: str, more: Sequence[str] = ()
 ) -> dict[str, str]:
     """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
-    told = [reading, *(str(getattr(options, name, None)) for name in _ASKED), *more]
+    parts = [reading, *(str(getattr(options, name, None)) for name in _ASKED), *more]
     return {
-        f"{name}.safetensors": question([*told, pool.conventions.described(), pool.scan().sha256])
+        f"{name}.safetensors": question([*parts, pool.conventions.described(), pool.scan().sha256])
         for name, pool in targets.items()
     }
 

@@ -51,19 +51,19 @@ class Claims:
         """A unit to prepare, ours until ``leave``; None when there is none left. Waits while others hold
         the last ones."""
         while not self._closed.is_set():
-            held: list[int] = []  # by others, or failed
+            taken: list[int] = []  # by others, or failed
             for position, unit in enumerate(self._units):
                 if unit in self._locks:
-                    held.append(unit)
+                    taken.append(unit)
                 elif self._is_done(unit):
                     continue
                 elif self.failure(unit) is None and not self._is_again(unit) and self._take(unit, ".lock"):
-                    self._units = [*held, *self._units[position:]]
+                    self._units = [*taken, *self._units[position:]]
                     return unit
                 else:
-                    held.append(unit)
-            self._units = held
-            waiting = [unit for unit in held if unit not in self._locks and self.failure(unit) is None]
+                    taken.append(unit)
+            self._units = taken
+            waiting = [unit for unit in taken if unit not in self._locks and self.failure(unit) is None]
             if not waiting:
                 return None
             for unit in waiting:

@@ -52,7 +52,7 @@ def run_workers(
     the workers get as well. ``watch`` is called every second.
     """
     failures: list[str] = []
-    ended_well, told, watched = 0, False, time.monotonic()
+    ended_well, signalled, watched = 0, False, time.monotonic()
     children: list[_Child] = []
     started = time.time()
     with StopSwitch() as stop:
@@ -64,8 +64,8 @@ def run_workers(
                 if time.monotonic() - watched > _WATCH_SECONDS:
                     watched = time.monotonic()
                     watch()
-                if stop.asked and not told:
-                    told = True
+                if stop.asked and not signalled:
+                    signalled = True
                     for child in children:
                         # A terminal's SIGINT has reached it already, and a second one would end it at once.
                         child.process.send_signal(signal.SIGTERM)

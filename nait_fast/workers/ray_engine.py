@@ -55,8 +55,8 @@ class UnitActor:
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         name = f"actor {str(ray.get_runtime_context().get_actor_id())[:8]}"
-        with ExitStack() as held:  # the driver has the folder for as long as its actors live
-            build, directions = named(opens)(options, Worker(0, world), True, held)
+        with ExitStack() as stack:  # the driver has the folder for as long as its actors live
+            build, directions = named(opens)(options, Worker(0, world), True, stack)
         build.prepare(directions)
         self._build, self._folder = build, build.folder
         self._events = Events(self._folder.path, name)
@@ -122,11 +122,11 @@ class UnitActor:
 
         self._claims.hold(number)
         try:
-            told = self._build.index_window(window, on_batch)
+            counts = self._build.index_window(window, on_batch)
         finally:
             self._claims.leave(number)
         seconds = round(time.perf_counter() - started, 3)
-        self._events.add("unit", unit=number, **told, padding=round(self._build.session.padding, 4), seconds=seconds)
+        self._events.add("unit", unit=number, **counts, padding=round(self._build.session.padding, 4), seconds=seconds)
 
     def _finish(self) -> bool:
         """Wait for all units, wherever they are done, and write the manifest; whether it is there."""
@@ -140,8 +140,8 @@ class UnitActor:
         if manifest is None:
             self._events.add("damaged", reason="shards of an earlier run have changed; they are done again")
         else:
-            told = {"rows": manifest["rows"], "skipped": manifest["skipped"]["rows"], "tokens": manifest["tokens"]}
-            self._events.add("end", **told)
+            counts = {"rows": manifest["rows"], "skipped": manifest["skipped"]["rows"], "tokens": manifest["tokens"]}
+            self._events.add("end", **counts)
         return manifest is not None
 
     def _is_done(self, number: int) -> bool:

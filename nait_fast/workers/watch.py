@@ -38,7 +38,7 @@ class Watch:
             except (ValueError, KeyError, TypeError):  # cut by a full disk: only the bar misses it
                 continue
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Tokens, seconds and rate of the run, all workers together (each one's start included)."""
         tokens, seconds = self._progress.tokens, self._progress.seconds
         return {"tokens_run": tokens, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds, 1)}

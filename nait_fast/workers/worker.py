@@ -59,8 +59,8 @@ def worker_of(environment: Mapping[str, str] = os.environ) -> Worker:
             if number < 0 or place < 0 or (rank == "RANK" and number >= count):  # an array's numbers may begin anywhere
                 raise ValueError
         except ValueError:
-            told = ", ".join(f"{name}={environment[name]}" for name in (rank, world, local) if name in environment)
-            raise BadInput("must be whole numbers, a rank below the number of workers", where=told) from None
+            variables = ", ".join(f"{name}={environment[name]}" for name in (rank, world, local) if name in environment)
+            raise BadInput("must be whole numbers, a rank below the number of workers", where=variables) from None
         return Worker(number, count, place)
     return Worker()
 
@@ -184,10 +184,10 @@ class _Run:
                 claims.touch(number)
             self.check_stop()
 
-        told = self.build.index_window(window, on_batch)
-        self.progress.add(told["skipped"], 0, skipped=told["skipped"])
+        counts = self.build.index_window(window, on_batch)
+        self.progress.add(counts["skipped"], 0, skipped=counts["skipped"])
         padding = round(self.build.session.padding, 4)
-        self.events.add("unit", unit=number, **told, padding=padding, seconds=round(time.perf_counter() - started, 3))
+        self.events.add("unit", unit=number, **counts, padding=padding, seconds=round(time.perf_counter() - started, 3))
 
     def check_stop(self) -> None:
         if self.stop.asked:
