@@ -26,9 +26,9 @@ from nait_fast.notices import NaitWarning
 from nait_fast.outputs.inputs import check_folders
 from nait_fast.outputs.output_folder import STAGE, Output
 from nait_fast.outputs.recognise import CLAIM, State
-from nait_fast.ranking import selection_files
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.verbs import index as index_verb
+from nait_fast.verbs import rank as rank_verb
 from nait_fast.verbs import select as select_verb
 from nait_fast.verbs import signature as signature_verb
 from nait_fast.verbs.inspection import verify
@@ -431,7 +431,7 @@ class Killed(BaseException):
 
 def kill(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """The run ends behind the writing of a file, or, with a number, before that file takes its place."""
-    real = getattr(selection_files, at, None) or os.replace
+    real = getattr(rank_verb, at, None) or os.replace
     moved = itertools.count()
 
     def written(path: Path, *arguments: Any) -> None:
@@ -447,7 +447,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     if at.isdecimal():
         monkeypatch.setattr(os, "replace", replaced)
     else:
-        monkeypatch.setattr(selection_files, at, written)
+        monkeypatch.setattr(rank_verb, at, written)
 
 
 @pytest.mark.parametrize("at", ["write_selected", "write_scores", *map(str, range(5))])

@@ -14,8 +14,8 @@ from nait_fast.errors import NaitError
 from nait_fast.outputs import output_folder
 from nait_fast.outputs.output_folder import STAGE, Output
 from nait_fast.outputs.recognise import CLAIM
-from nait_fast.ranking import selection_files
 from nait_fast.verbs import index as index_verb
+from nait_fast.verbs import rank as rank_verb
 from nait_fast.verbs import select as select_verb
 from nait_fast.verbs import signature as signature_verb
 from nait_fast.verbs.inspection import verify
@@ -55,7 +55,7 @@ def test_a_failed_run_leaves_no_half_results(made: Made, tmp_path: Path, monkeyp
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(selection_files, "write_scores", full)
+    monkeypatch.setattr(rank_verb, "write_scores", full)
     with pytest.raises(OSError, match="No space"):
         made.rank(out)
     after = contents(out)
