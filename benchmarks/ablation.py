@@ -80,7 +80,7 @@ def plan(targets: Sequence[str], methods: Sequence[str], seeds: int, draws: int,
 
 @dataclass(frozen=True)
 class Material:
-    """All samples, and where among them is what: ``pool``, ``held_out`` of each set, ``own`` rows of each target.
+    """All samples, and where among them is what: ``pool``, ``held_out`` of each set, ``own_rows`` of each target.
 
     ``scores()``: (target, method) -> float64 over the pool, which comes first; made when they are first needed.
     """
@@ -89,7 +89,7 @@ class Material:
     sources: Sequence[str]
     pool: np.ndarray
     held_out: Mapping[str, list[int]]
-    own: Mapping[str, np.ndarray]
+    own_rows: Mapping[str, np.ndarray]
     scores: Callable[[], Mapping[tuple[str, str], np.ndarray]]
 
     @property
@@ -105,7 +105,7 @@ def rows_of(material: Material, run: Run, tokens: int) -> np.ndarray:
     if run.arm == "random":
         return take(generator.permutation(pool), response, tokens)
     if run.arm == "own_source":
-        return take(generator.permutation(material.own[run.target]), response, tokens)
+        return take(generator.permutation(material.own_rows[run.target]), response, tokens)
     if run.arm == "longest":
         return top(pool, response.astype(float), response, tokens)
     if run.arm == "random_length":
@@ -132,7 +132,7 @@ def perform(learner: Any, material: Material, run: Run, rows: np.ndarray) -> dic
         used = [(row, n) for batch in steps for row, n in batch]
         sources = [material.sources[row] for row, _ in used]
         out["mean_response"] = round(out["response_tokens"] / out["samples"], 1)
-        out["own_source"] = {t: round(sources.count(t) / len(sources), 3) for t in material.own}
+        out["own_source"] = {t: round(sources.count(t) / len(sources), 3) for t in material.own_rows}
     sets = list(material.held_out) if run.target == ANY else [run.target, "general"]
     return {**out, "evaluated": {name: learner.evaluate(material.held_out[name]) for name in sets}}
 
@@ -149,19 +149,24 @@ def done(path: Path) -> list[dict[str, Any]]:
 
 
 def work_through(
-    runs: Sequence[Run], learner: Any, material: Material, setting: dict[str, Any], folder: Path | None, there: Sequence
+    runs: Sequence[Run],
+    learner: Any,
+    material: Material,
+    setting: dict[str, Any],
+    folder: Path | None,
+    finished: Sequence,
 ) -> Iterator[dict[str, Any]]:
-    """Do the ``runs`` that no row ``there`` has, and append a row for each at once."""
+    """Do the ``runs`` that no row of ``finished`` has, and append a row for each at once."""
     name = digest(setting)
-    known = {row["config"] for row in there}
+    configs = {row["config"] for row in finished}
     for run in runs:
         rows = rows_of(material, run, learner.recipe.tokens) if run.arm != "base" else np.zeros(0, dtype=int)
         config = configuration(name, run, rows)
-        if config in known:
+        if config in configs:
             continue
         row = {**asdict(run), "config": config, "setting": name, **setting, **perform(learner, material, run, rows)}
         record("ablation", [row], folder)
-        known.add(config)
+        configs.add(config)
         yield row
 
 
@@ -176,13 +181,13 @@ def gather(arguments: argparse.Namespace, encoder: Any) -> tuple[Material, dict[
     pool, samples = usable(drawn)
     rows, more = usable([row for row in data.read_rows(arguments.dataset) if row["source"] in arguments.remove])
     sources, samples = [row["source"] for row in pool + rows], samples + more
-    signature, held = {}, {"general": (arguments.general, 0)}
+    signature, held_out_files = {}, {"general": (arguments.general, 0)}
     for text in arguments.target:
         name, path = name_and_file(text)
-        held[name] = (Path(path), arguments.signature)
+        held_out_files[name] = (Path(path), arguments.signature)
         signature[name] = data.read_rows(Path(path))[: arguments.signature]
     rows, held_out = pool + rows, {}
-    for name, (path, first) in held.items():
+    for name, (path, first) in held_out_files.items():
         some, more = usable(data.read_rows(path)[first:])
         if len(some) < arguments.held_out:
             raise NaitError(f"{path}: {len(some)} rows behind the first {first}; --held-out wants {arguments.held_out}")
@@ -193,7 +198,7 @@ def gather(arguments: argparse.Namespace, encoder: Any) -> tuple[Material, dict[
     def scores() -> Mapping[tuple[str, str], np.ndarray]:
         return all_scores(arguments.work, arguments.model, pool, signature, arguments.max_length, arguments.seed)
 
-    own = {name: np.flatnonzero(np.array(sources) == name) for name in signature}
+    own_rows = {name: np.flatnonzero(np.array(sources) == name) for name in signature}
     setting = {
         "model": Path(arguments.model).name,
         "max_length": arguments.max_length,
@@ -204,7 +209,7 @@ def gather(arguments: argparse.Namespace, encoder: Any) -> tuple[Material, dict[
         "targets": list(signature),
         "data": digest([rows, arguments.signature]),
     }
-    return Material(samples, sources, np.arange(len(pool)), held_out, own, scores), setting
+    return Material(samples, sources, np.arange(len(pool)), held_out, own_rows, scores), setting
 
 
 def part(text: str) -> tuple[int, int]:

@@ -138,7 +138,7 @@ def target_table(rows: Sequence[dict[str, Any]], target: str, general: str = "ge
     random = {where: runs_of(arms["random"], where) for where in (target, general)} if "random" in arms else {}
     shown = []
     for arm, mine in arms.items():
-        there, elsewhere = runs_of(mine, target), runs_of(mine, general)
+        on_target, on_general = runs_of(mine, target), runs_of(mine, general)
         cells = {"arm": arm, "seeds": len(mine) if arm != "base" else ""}
         if arm != "base":
             cells |= {
@@ -147,16 +147,16 @@ def target_table(rows: Sequence[dict[str, Any]], target: str, general: str = "ge
                 "mean response": f"{np.mean([r['mean_response'] for r in mine]):.0f}",
                 "own source": f"{np.mean([r['own_source'].get(target, 0) for r in mine]):.0%}",
             }
-        at = level_of(there)
+        at = level_of(on_target)
         cells["NLL"] = f"{at.mean:.3f}"
         cells["end"] = f"{end_nll(mine, target):.2f}"
         if random and arm != "random":
-            micro = difference(there, random[target])
+            micro = difference(on_target, random[target])
             cells |= {
                 "− random": str(micro),
                 "": verdict(micro),
-                "macro − random": str(difference(there.macro(), random[target].macro())),
-                "general − random": str(difference(elsewhere, random[general])),
+                "macro − random": str(difference(on_target.macro(), random[target].macro())),
+                "general − random": str(difference(on_general, random[general])),
             }
         elif arm == "random":
             cells["− random"] = f"({at.mean:.3f} ± {at.half:.3f})"
@@ -185,9 +185,9 @@ def _pairs(arms: dict[str, list[dict[str, Any]]], target: str) -> list[str]:
     lines = []
     for a, b in pairs:
         if a in arms and b in arms:
-            told = difference(runs_of(arms[a], target), runs_of(arms[b], target))
-            word = verdict(told, (f"{a} is better", f"{b} is better")) or "not told apart"
-            lines.append(f"- {a} − {b}: {told}: {word}")
+            interval = difference(runs_of(arms[a], target), runs_of(arms[b], target))
+            word = verdict(interval, (f"{a} is better", f"{b} is better")) or "not told apart"
+            lines.append(f"- {a} − {b}: {interval}: {word}")
     return lines
 
 

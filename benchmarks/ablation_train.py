@@ -92,11 +92,11 @@ def adapters(model: nn.Module, recipe: Recipe) -> list[Any]:
     names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if type(m) is nn.Linear})
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=names, lora_dropout=0.0)
     inject_adapter_in_model(config, model)
-    found = [m for m in model.modules() if isinstance(m, LoraLayer)]
-    for module in found:
+    modules = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    for module in modules:
         for part in (module.lora_A, module.lora_B):
             part.float()  # half-precision weights would lose small steps
-    return found
+    return modules
 
 
 class Learner:
@@ -183,18 +183,18 @@ class Learner:
 
         Where all are adapted these are embeddings: sooner looked up than kept.
         """
-        found = {r: self._states[r] for r in rows if r in self._states}
-        missing = sorted({r for r in rows if r not in found}, key=lambda r: len(self._inputs(r)))
+        by_row = {r: self._states[r] for r in rows if r in self._states}
+        missing = sorted({r for r in rows if r not in by_row}, key=lambda r: len(self._inputs(r)))
         with torch.no_grad(), packed_attention_on(self.trunk, ATTENTION):
             for batch in _batches(missing, [len(self._inputs(r)) for r in missing], self.recipe.pack_tokens):
                 inputs = [self._inputs(r) for r in batch]
                 pack = Pack([len(x) for x in inputs], prefix=self._record)
                 ids = torch.from_numpy(np.concatenate(inputs)).long().to(self.device)
                 out = self._run(self.trunk, self._embed(ids), pack, len(self.prefix))
-                found |= zip(batch, (x.clone() for x in out.split(list(pack.lengths))), strict=True)
+                by_row |= zip(batch, (x.clone() for x in out.split(list(pack.lengths))), strict=True)
         if self.below:
-            self._states |= found
-        return [found[r] for r in rows]
+            self._states |= by_row
+        return [by_row[r] for r in rows]
 
     def nll(self, batch: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, list[tuple[int, int]]]:
         """(-log p of the first n response tokens of each (row, n), fp32 one after another; the items in that order)."""
@@ -281,13 +281,13 @@ class Learner:
 
 def _batches(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     batch: list[int] = []
-    held = 0
+    size = 0
     for row, length in zip(rows, lengths, strict=True):
-        if batch and held + length > tokens:
+        if batch and size + length > tokens:
             yield batch
-            batch, held = [], 0
+            batch, size = [], 0
         batch.append(row)
-        held += length
+        size += length
     if batch:
         yield batch
 

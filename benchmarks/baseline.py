@@ -57,8 +57,8 @@ def tokenise(tokenizer, conversations, max_length):
         answer = messages[-1]["content"].strip()
         end = text.rindex(answer) + len(answer)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        kept = sum(begin < end for begin, _ in encoded["offset_mapping"])
-        samples.append(encoded["input_ids"][:kept][:max_length])
+        tokens = sum(begin < end for begin, _ in encoded["offset_mapping"])
+        samples.append(encoded["input_ids"][:tokens][:max_length])
     return samples
 
 

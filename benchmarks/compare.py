@@ -43,8 +43,8 @@ def _child(command: list[str]) -> tuple[dict[str, Any], float, float]:
         if process.returncode:
             raise SystemExit(f"{' '.join(command[:4])} failed:\n{error.decode()[-2000:]}")
         out.seek(0)
-        told = json.loads(out.read().decode().strip().splitlines()[-1])
-    return told, time.perf_counter() - started, usage.ru_maxrss / 1024
+        summary = json.loads(out.read().decode().strip().splitlines()[-1])
+    return summary, time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
 def _check_bits(index_folder: Path, model: str, dataset: Path, max_length: int, rows: int = 32) -> dict[str, Any]:
@@ -98,8 +98,8 @@ def compare_index(arguments: argparse.Namespace) -> None:
         for tool, command in tools.items():
             if tool == OURS:
                 shutil.rmtree(work / "index", ignore_errors=True)
-            told, seconds, peak = _child(command)
-            rate = told["tokens_per_s"]
+            summary, seconds, peak = _child(command)
+            rate = summary["tokens_per_s"]
             measured[tool].append({"tokens_per_s": rate, "process_seconds": seconds, "peak_rss_mb": peak})
             print(f"{tool}: {rate:,.0f} tokens/s, {peak:,.0f} MB, {seconds:.0f} s in all", file=sys.stderr)
         if not checked:

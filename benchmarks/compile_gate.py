@@ -163,13 +163,13 @@ def faults(case: Case, row: Row) -> list[str]:
     return out
 
 
-def differences(rows: list[Row], kept: list[Row], whole: bool) -> list[str]:
+def differences(rows: list[Row], table_rows: list[Row], whole: bool) -> list[str]:
     """How ``rows`` differ from the ``kept`` ones, a line each; ``whole``: none of those may be missing."""
 
     def by_key(rows: list[Row]) -> dict[str, Row]:
         return {f"{row['kernel']} / {row['case']} / {row['target']}": row for row in rows}
 
-    before, now = by_key(kept), by_key(rows)
+    before, now = by_key(table_rows), by_key(rows)
     out = [f"{key}: in the table but no case any more" for key in before if whole and key not in now]
     for key, row in now.items():
         old = before.get(key)
@@ -206,8 +206,8 @@ def gate(chosen: list[Case], targets: list[str], write: bool = False, check: boo
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif check and path.exists():
-        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        failed += differences(rows, [row for row in kept if row["target"] in targets], whole)
+        table_rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        failed += differences(rows, [row for row in table_rows if row["target"] in targets], whole)
     elif check:
         print(f"\nno table for Triton {triton.__version__} to compare with: expectations only")
     print(f"\n{len(rows)} compiled with Triton {triton.__version__}, {len(failed)} faults")

@@ -17,12 +17,12 @@ from benchmarks.record import record, table
 
 def rows_of(evaluation: dict[str, Any], note: str) -> Iterator[dict[str, Any]]:
     """One row a signature, of the measures that were taken."""
-    found = {
+    by_label = {
         part: {row["signature"]: row for row in evaluation[part]} for part in ("retrieval", "confounds", "stability")
     }
     for signature in evaluation["signatures"]:
         label = signature["label"]
-        retrieval, confounds, stability = (found[part].get(label) for part in found)
+        retrieval, confounds, stability = (by_label[part].get(label) for part in by_label)
         row: dict[str, Any] = {key: signature.get(key) for key in ("name", "method", "reading", "kind", "samples")}
         row |= {"rows": evaluation["rows"], "measured_with": evaluation["environment"], "note": note}
         if retrieval:

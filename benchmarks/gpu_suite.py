@@ -60,8 +60,8 @@ class Suite:
         if rows:
             path = record("gpu_suite", rows, self.folder)
             self.rows += rows
-            told = rows[0]
-            words = " ".join(filter(None, (told["part"], told.get("shape"))))
+            first = rows[0]
+            words = " ".join(filter(None, (first["part"], first.get("shape"))))
             print(
                 f"gpu_suite: {words}: {len(rows)} rows in {path}; {self.left:.0f} s left", file=sys.stderr, flush=True
             )
@@ -133,8 +133,8 @@ def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base:
     from nait_fast.bench.pipeline import measure_pipeline
     from nait_fast.bench.run import MeasuredDevice, Subject
 
-    def failed(told: dict[str, Any], error: Exception) -> None:
-        suite.keep([{**told, "check": f"failed: {type(error).__name__}: {error}"[:300]}])
+    def failed(row: dict[str, Any], error: Exception) -> None:
+        suite.keep([{**row, "check": f"failed: {type(error).__name__}: {error}"[:300]}])
 
     try:
         measured = MeasuredDevice.open(device, "auto", BUDGET["ceilings"])
@@ -143,28 +143,28 @@ def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base:
         return
 
     def step(part: str, subject: Subject) -> None:
-        told = {**base, "part": part, **({"shape": subject.name} if part in ("kernels", "endtoend") else {})}
+        about = {**base, "part": part, **({"shape": subject.name} if part in ("kernels", "endtoend") else {})}
         seconds = min(BUDGET[part], suite.left - BESIDES[part])
         if part not in parts and part != "ceilings":
             return
         if part != "ceilings" and seconds < BUDGET[part] / 4:
             skipped = f"skipped: {max(0.0, suite.left):.0f} s of {suite.minutes:g} minutes were left"
-            suite.keep([{**told, "name": part, "check": skipped}])
+            suite.keep([{**about, "name": part, "check": skipped}])
             return
         try:
             for row in measured.rows(part, subject, seconds):
                 suite.keep([base | row])
         except Exception as error:  # one step must not cost the others
-            failed({**told, "name": part}, error)
+            failed({**about, "name": part}, error)
 
     def pipeline() -> None:
-        told = {**base, "part": "pipeline"}
+        about = {**base, "part": "pipeline"}
         shape = PIPELINE_SHAPE if PIPELINE_SHAPE in shapes else shapes[0]
         try:
             for row in measure_pipeline(shape, device, (torch.float32, torch.bfloat16)):
-                suite.keep([{**told, **row}])
+                suite.keep([{**about, **row}])
         except Exception as error:  # one step must not cost the others
-            failed({**told, "name": "pipeline"}, error)
+            failed({**about, "name": "pipeline"}, error)
 
     if "pipeline" in parts:
         pipeline()

@@ -40,11 +40,11 @@ def index(model: str, work: Path, rows: int) -> list[float]:
     with open(pool, "w") as file:
         for _ in range(rows):
             file.write(json.dumps(sample(generator, 6)) + "\n")
-    seen, done = [], threading.Event()
+    memory, done = [], threading.Event()
 
     def watch() -> None:
         while not done.wait(1.0):
-            seen.append(resident())
+            memory.append(resident())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -53,7 +53,7 @@ def index(model: str, work: Path, rows: int) -> list[float]:
     finally:
         done.set()
         watcher.join()
-    return seen
+    return memory
 
 
 def scorer(model: str, work: Path, calls: int) -> list[float]:
@@ -67,12 +67,12 @@ def scorer(model: str, work: Path, calls: int) -> list[float]:
     nait_fast.build_index(model=model, dataset=work / "pool.jsonl", output=work / "index", calibration_size=64)
     nait_fast.build_signature(model=model, target=[f"t={work / 'target.jsonl'}"], codebook=work / "index", output=work)
     scoring = nait_fast.Scorer(model=model, signatures=[work / "t.safetensors"])
-    seen = []
+    memory = []
     for call in range(calls):
         scoring.score([sample(generator, 200) for _ in range(generator.randint(1, 8))])
         if call % 100 == 99:
-            seen.append(resident())
-    return seen
+            memory.append(resident())
+    return memory
 
 
 def main() -> None:
@@ -95,8 +95,8 @@ def main() -> None:
         ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seen = json.loads(ran.stdout.splitlines()[-1])
         tenths = [round(seen[min(len(seen) - 1, len(seen) * i // 10)], 1) for i in range(11)]
-        told = {"mb_at_tenths": tenths, "first_tenth_mb": tenths[1], "last_mb": tenths[-1], "peak_mb": max(seen)}
-        rows.append({"part": part, "number": number, "seconds": time.perf_counter() - started, **told})
+        memory = {"mb_at_tenths": tenths, "first_tenth_mb": tenths[1], "last_mb": tenths[-1], "peak_mb": max(seen)}
+        rows.append({"part": part, "number": number, "seconds": time.perf_counter() - started, **memory})
     path = record("growth", rows, arguments.output)
     print(table(rows, ["part", "number", "seconds", "first_tenth_mb", "last_mb", "peak_mb"]))
     print(f"rows appended to {path}")

@@ -44,11 +44,11 @@ def watched(spent: dict[str, float], cpu: dict[str, float]) -> Iterator[None]:
 
         return run
 
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         for name, stage in STAGES.items():
-            held.enter_context(mock.patch.object(load, name, timed(getattr(load, name), stage)))
+            stack.enter_context(mock.patch.object(load, name, timed(getattr(load, name), stage)))
         check = timed(checkpoint.Loading.check, "guards")
-        held.enter_context(mock.patch.object(checkpoint.Loading, "check", lambda *given: check(*given)))
+        stack.enter_context(mock.patch.object(checkpoint.Loading, "check", lambda *given: check(*given)))
         yield
 
 
@@ -71,7 +71,7 @@ def random_model(folder: Path, tokenizer: str, dtype: torch.dtype, **sizes: int)
 def measure(model: str, label: str, dtype: str, rounds: int) -> dict[str, Any]:
     """A result row."""
     runs: list[Any] = []
-    with tempfile.TemporaryDirectory() as kept, mock.patch.dict(os.environ, {VARIABLE: kept}):
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {VARIABLE: cache}):
         for _ in range(rounds):
             spent: dict[str, float] = {}
             cpu: dict[str, float] = {}

@@ -30,14 +30,14 @@ def by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _fidelity(model: str, rows: list[dict[str, Any]]) -> str:
-    told, shown = means(rows), []
-    for codec in dict.fromkeys(row["codec"] for row in told):
-        own = {row["reading"]: row for row in told if row["codec"] == codec}
+    averages, shown = means(rows), []
+    for codec in dict.fromkeys(row["codec"] for row in averages):
+        of_codec = {row["reading"]: row for row in averages if row["codec"] == codec}
         cells = {
             f"A = {reading}": f"{row['spearman']:.4f} / {row['top10']:.3f} / {row['top1']:.2f}"
-            for reading, row in sorted(own.items())
+            for reading, row in sorted(of_codec.items())
         }
-        shown.append({"codec": codec, "bytes a sample": f"{own['mean']['bytes']:,}", **cells})
+        shown.append({"codec": codec, "bytes a sample": f"{of_codec['mean']['bytes']:,}", **cells})
     means_over = f"the targets {', '.join(dict.fromkeys(row['target'] for row in rows))}"
     if draws := max(row.get("draw", 0) for row in rows):
         means_over += f"; of codec rotated, {draws + 1} draws of the rotation and the calibration sample as well"
@@ -77,10 +77,10 @@ def plot(path: Path) -> None:
             for row in means(rows):
                 if plain := re.fullmatch(r"(components|rotated), [\d,]+ (B|outliers)", row["codec"]):
                     points[row["reading"], plain[1]].append((row["bytes"], 1 - row["spearman"]))
-            for (reading, kind), found in sorted(points.items()):
+            for (reading, kind), codec_points in sorted(points.items()):
                 color = colors.setdefault((model, reading), f"C{len(colors)}")
                 label = f"{model.split('.')[0]}, {reading}: {kind}"
-                axes.plot(*zip(*sorted(found), strict=True), MARKS[kind], ms=4, color=color, label=label)
+                axes.plot(*zip(*sorted(codec_points), strict=True), MARKS[kind], ms=4, color=color, label=label)
     axes.set(xscale="log", yscale="log", xlabel="bytes a sample", ylabel="1 − Spearman with exact NAIT")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)

@@ -162,8 +162,8 @@ def _retrieval(rows: list[Row]) -> str:
     targets = list(dict.fromkeys(row["target"] for row in rows))
     shown = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        own = {row["target"]: row for row in rows if row["method"] == method}
-        cells = {t: f"{own[t]['r_precision']:.3f} ({own[t]['spearman_with_length']:+.2f})" for t in targets}
+        of_method = {row["target"]: row for row in rows if row["method"] == method}
+        cells = {t: f"{of_method[t]['r_precision']:.3f} ({of_method[t]['spearman_with_length']:+.2f})" for t in targets}
         shown.append({"method": method, **cells})
     chance = {t: f"{next(r['relevant'] for r in rows if r['target'] == t) / rows[0]['rows']:.3f}" for t in targets}
     shown.append({"method": "by chance", **chance})
@@ -258,10 +258,10 @@ def newest_rows(rows: list[Row]) -> dict[tuple[str, str], Row]:
 
 def gpu_table(rows: list[Row]) -> str:
     """Each wanted figure beside its target: measured, missing, or what its check says."""
-    found = newest_rows(rows)
+    by_name = newest_rows(rows)
     shown = []
     for what, target, part, name, key, show in WANTED:
-        row = found.get((part, name), {})
+        row = by_name.get((part, name), {})
         failed = str(row.get("check", "ok")) if not str(row.get("check", "ok")).startswith("ok") else ""
         value = failed or (show(row) if key in row else MISSING)
         shown.append({"LLaMA-2-7B shape, bf16": what, "target": target, "measured": value})

@@ -99,12 +99,12 @@ def sample_flops(lengths: np.ndarray) -> np.ndarray:
 
 def failures_of(setting: Setting, horizon: float, generator: np.random.Generator) -> Failures:
     """Poisson processes, so times between failures are exponential: of each GPU and of each node, up to ``horizon``."""
-    found: Failures = []
+    failures: Failures = []
     for share, size in ((GPU_SHARE, 1), (1 - GPU_SHARE, NODE)):
         n = generator.poisson(horizon * setting.gpus * setting.multiple * share / MTBF_SECONDS)
         first = generator.integers(-(-setting.gpus // size), size=n) * size
-        found += [(float(t), int(w), size) for t, w in zip(generator.random(n) * horizon, first, strict=True)]
-    return found
+        failures += [(float(t), int(w), size) for t, w in zip(generator.random(n) * horizon, first, strict=True)]
+    return failures
 
 
 def simulate(
@@ -199,7 +199,7 @@ def predict(setting: Setting, host: dict[str, float], seed: int, failures: Failu
     ideal = float(work.sum()) / (rate * setting.gpus)
     if failures is None:
         failures = failures_of(setting, 4 * ideal + 1e5, generator)
-    starts, told = ends(setting, host, float(flops.mean()) / rate)
+    starts, times = ends(setting, host, float(flops.mean()) / rate)
     host_s = setting.unit_host + shard * (1 / host["pack_rate"] + 1 / host["hash_rate"] + 1 / setting.write_rate)
     plan_and_notes = host["plan_load"] + host["plan_save"] + host["note_read"] + 4 * setting.metadata
     back = setting.model_load + units * plan_and_notes
@@ -209,10 +209,10 @@ def predict(setting: Setting, host: dict[str, float], seed: int, failures: Failu
     # Whoever finishes hashes once more the shards that it found when it was started again; any worker may be the one.
     all_s = setting.samples * LAYOUT.row_bytes / host["hash_rate"]
     rehash = float(np.mean((run.again - starts) / length)) * all_s
-    told["finish_s"] += rehash
-    whole, tokens = run.end + told["finish_s"], setting.samples * float(lengths.mean())
+    times["finish_s"] += rehash
+    whole, tokens = run.end + times["finish_s"], setting.samples * float(lengths.mean())
     return {
-        **told,
+        **times,
         "ideal_s": ideal,
         "pass_s": length,
         "tail_s": run.tail,
@@ -248,7 +248,7 @@ def _timed(call: Callable[[], Any]) -> float:
 
 def measure(units: int, ids: int = 200_000) -> dict[str, float]:
     """What the host does, timed with the package's own functions; bytes of an entry of the manifest and of the plan."""
-    digest, size, found = hashlib.sha256(b"").hexdigest(), 2048 * LAYOUT.row_bytes, {}
+    digest, size, costs = hashlib.sha256(b"").hexdigest(), 2048 * LAYOUT.row_bytes, {}
     parts = tuple(Unit(n, 2048 * n, 2048, 0, RowPlace(1_175_000 * n, 2048 * n + 1), digest) for n in range(units))
     plan = Plan("pool.jsonl", "jsonl", 2048 * units, digest, 2048, ((0, 0),), parts)
     shards = [
@@ -259,25 +259,25 @@ def measure(units: int, ids: int = 200_000) -> dict[str, float]:
     codes = {"codes": np.zeros((2048, LAYOUT.row_bytes), np.uint8)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found["plan_save"] = _timed(lambda: plan.save(folder / "plan")) / units
-        found["plan_load"] = _timed(lambda: load_plan(folder / "plan")) / units
-        found["plan_bytes"] = (folder / "plan").stat().st_size / units
+        costs["plan_save"] = _timed(lambda: plan.save(folder / "plan")) / units
+        costs["plan_load"] = _timed(lambda: load_plan(folder / "plan")) / units
+        costs["plan_bytes"] = (folder / "plan").stat().st_size / units
         write_sealed(folder / "manifest", {"shards": shards})
-        found["manifest_read"] = _timed(lambda: read_sealed(folder / "manifest")) / units
-        found["manifest_bytes"] = (folder / "manifest").stat().st_size / units
+        costs["manifest_read"] = _timed(lambda: read_sealed(folder / "manifest")) / units
+        costs["manifest_bytes"] = (folder / "manifest").stat().st_size / units
         write_sealed(folder / "note", {**shards[-1], "listed": [{"where": f"pool.jsonl:{n}"} for n in range(50)]})
-        found["note_read"] = _timed(lambda: [read_sealed(folder / "note") for _ in range(100)]) / 100
+        costs["note_read"] = _timed(lambda: [read_sealed(folder / "note") for _ in range(100)]) / 100
         write_atomic(folder / "ids", pack_tensors(tensors, {"kind": "shard"}))
         read = duplicates._ids(folder / "ids")[1]
-        found["id_read"] = _timed(lambda: duplicates._ids(folder / "ids")) / ids
-        found["id_hash"] = _timed(lambda: duplicates._hashes(read)) / ids
+        costs["id_read"] = _timed(lambda: duplicates._ids(folder / "ids")) / ids
+        costs["id_hash"] = _timed(lambda: duplicates._hashes(read)) / ids
     packed = pack_tensors(codes, {"kind": "shard"})
-    found["pack_rate"] = size / _timed(lambda: pack_tensors(codes, {"kind": "shard"}))
-    found["hash_rate"] = size / _timed(lambda: hashlib.sha256(packed).digest())
-    found |= {
-        f"{key}_us": 1e6 * found[key] for key in ("manifest_read", "plan_load", "note_read", "id_read", "id_hash")
+    costs["pack_rate"] = size / _timed(lambda: pack_tensors(codes, {"kind": "shard"}))
+    costs["hash_rate"] = size / _timed(lambda: hashlib.sha256(packed).digest())
+    costs |= {
+        f"{key}_us": 1e6 * costs[key] for key in ("manifest_read", "plan_load", "note_read", "id_read", "id_hash")
     }
-    return found | {"pack_gb": found["pack_rate"] / 1e9, "hash_gb": found["hash_rate"] / 1e9}
+    return costs | {"pack_gb": costs["pack_rate"] / 1e9, "hash_gb": costs["hash_rate"] / 1e9}
 
 
 def sweep(setting: Setting, host: dict[str, float], seeds: int) -> list[dict[str, Any]]:

@@ -77,18 +77,18 @@ class Padding:
     """Tokens, and tokens with padding, of batches under a budget."""
 
     def __init__(self, budget: int):
-        self.budget, self.own, self.padded, self.batches = budget, 0, 0, 0
+        self.budget, self.tokens, self.padded, self.batches = budget, 0, 0, 0
 
     def add(self, window: Window) -> None:
         for batch in make_batches(window.encoded, np.zeros(0, dtype=np.int32), self.budget, MAX_PADDING):
             lengths = [len(window.encoded[i].ids) for i in batch.items]
-            self.own += sum(lengths)
+            self.tokens += sum(lengths)
             self.padded += max(lengths) * len(lengths)
             self.batches += 1
 
     @property
     def waste(self) -> float:
-        return 1 - self.own / self.padded
+        return 1 - self.tokens / self.padded
 
 
 def measure(pool: Pool, fmt: str, encoder: Encoder, rounds: int) -> dict[str, Any]:
@@ -117,15 +117,15 @@ def measure(pool: Pool, fmt: str, encoder: Encoder, rounds: int) -> dict[str, An
             tokens += sum(len(e.ids) for e in window.encoded)
             counting += time.perf_counter() - mark
         # The consumer's own counting holds up the loader only once its queue is full: not subtracted, but told.
-        own = time.perf_counter() - started
+        loaded = time.perf_counter() - started
         done += rows
-        ratios.append(bare / own)
+        ratios.append(bare / loaded)
         bare_rates.append(rows / bare)
-        rates.append(rows / own)
+        rates.append(rows / loaded)
         memory.append(round(resident(), 1))
         print(
-            f"{done:>9,} rows: encode_batch {rows / bare:,.0f}, loader {rows / own:,.0f} rows/s ({bare / own:.0%}); "
-            f"counting {counting:.1f} s; {memory[-1]:,.0f} MB",
+            f"{done:>9,} rows: encode_batch {rows / bare:,.0f}, loader {rows / loaded:,.0f} rows/s "
+            f"({bare / loaded:.0%}); counting {counting:.1f} s; {memory[-1]:,.0f} MB",
             file=sys.stderr,
         )
     x = np.arange(len(memory) // 2, len(memory))
@@ -140,7 +140,7 @@ def measure(pool: Pool, fmt: str, encoder: Encoder, rounds: int) -> dict[str, An
         "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
         "padding_waste": {device: round(padding.waste, 4) for device, padding in paddings.items()},
-        "tokens_a_batch": {device: round(padding.own / padding.batches) for device, padding in paddings.items()},
+        "tokens_a_batch": {device: round(padding.tokens / padding.batches) for device, padding in paddings.items()},
         "rss_mb": memory,
         "rss_slope_mb_per_part": round(slope, 2),
     }

@@ -79,8 +79,8 @@ def make(folder: Path, rows: int, shard_rows: int, version: int = 3) -> Path:
     plan = Pool(pool, format="text").plan()
     (folder / "index").mkdir(exist_ok=True)
     plan.save(folder / "index" / plan_name(0))
-    told = {"path": str(pool), "kind": "jsonl", "format": "text", "rows": rows, "sha256": plan.sha256}
-    write_index(folder / "index", _shards(rows, shard_rows), WIDTHS, datasets=[told], version=version)
+    dataset = {"path": str(pool), "kind": "jsonl", "format": "text", "rows": rows, "sha256": plan.sha256}
+    write_index(folder / "index", _shards(rows, shard_rows), WIDTHS, datasets=[dataset], version=version)
     for seed, name in enumerate(NAMES):
         contrast(name, WIDTHS, seed).save(folder)
     os.sync()  # what is not yet on disk cannot be evicted
@@ -261,10 +261,10 @@ def measure(
         if state == "cold":
             _evict(folder)
         runs.append(rank(folder, folder / "out", scores, limit))
-        told = runs[-1]
+        last = runs[-1]
         print(
-            f"{part} {scores} {state}: {told['peak_rss_mb']:.0f} MB, scan {told['seconds']['scan']:.2f} s, "
-            f"read {reads[-1]:.1f} GB/s, whole {told['process_seconds']:.1f} s",
+            f"{part} {scores} {state}: {last['peak_rss_mb']:.0f} MB, scan {last['seconds']['scan']:.2f} s, "
+            f"read {reads[-1]:.1f} GB/s, whole {last['process_seconds']:.1f} s",
             file=sys.stderr,
         )
     more = {"limit_mb": limit.bytes >> 20, "limit": limit.kind} if limit else {}
@@ -292,7 +292,7 @@ def checksums(work: Path, rows: int, shard_rows: int, rounds: int) -> list[dict[
         return time.process_time() - spent
 
     folders = {3: make(work / f"rows-{rows}", rows, shard_rows), 2: make(work / f"plain-{rows}", rows, shard_rows, 2)}
-    signatures, found = [contrast(name, WIDTHS, seed) for seed, name in enumerate(NAMES)], []
+    signatures, results = [contrast(name, WIDTHS, seed) for seed, name in enumerate(NAMES)], []
     for state in ("hot", "cold"):
         for some in (signatures, signatures[:1]):
             wall: dict[int, list[float]] = {2: [], 3: []}
@@ -314,7 +314,7 @@ def checksums(work: Path, rows: int, shard_rows: int, rounds: int) -> list[dict[
                     assert scored == rows
                 hashed.append(hashing(size))
             seconds = {version: statistics.median(wall[version]) for version in wall}
-            found.append(
+            results.append(
                 {
                     "part": "checksums",
                     "state": state,
@@ -336,7 +336,7 @@ def checksums(work: Path, rows: int, shard_rows: int, rounds: int) -> list[dict[
                     "rounds": rounds,
                 }
             )
-    return found
+    return results
 
 
 def growth(rows: list[dict[str, Any]]) -> dict[str, Any]:

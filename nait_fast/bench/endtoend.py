@@ -82,9 +82,9 @@ class BareForward:
                 self._forward([prefix], Pack([len(prefix)], record=self._prefix), 0)
                 self._prefix_ids = prefix
             for batch in make_batches(encoded, prefix, self.batch_tokens):
-                own = [encoded[i].ids[batch.n_prefix :] for i in batch.items]
+                sequences = [encoded[i].ids[batch.n_prefix :] for i in batch.items]
                 keys = self._prefix if batch.n_prefix else {}
-                self._forward(own, Pack([len(ids) for ids in own], prefix=keys), batch.n_prefix)
+                self._forward(sequences, Pack([len(ids) for ids in sequences], prefix=keys), batch.n_prefix)
 
     def _forward(self, sequences: list[np.ndarray], pack: Pack, first_position: int) -> None:
         ids = to_device(torch.from_numpy(np.concatenate(sequences)).long(), self.model.device)
@@ -257,8 +257,8 @@ class EndToEnd:
 
     def _speed(self, tokens: int, taken: list[float], peak: int | None) -> dict[str, Any]:
         times = Times.of([1e3 * t for t in taken])
-        told: dict[str, Any] = {**times.fields(), "tokens_per_s": tokens / (times.p50 / 1e3)}
-        return told | ({} if peak is None else {"peak_mb": peak / 2**20})
+        fields: dict[str, Any] = {**times.fields(), "tokens_per_s": tokens / (times.p50 / 1e3)}
+        return fields | ({} if peak is None else {"peak_mb": peak / 2**20})
 
     def _overhead(self, spent: dict[str, list[float]]) -> dict[str, float]:
         ratios = [100 * (a / b - 1) for a, b in zip(spent["index pass"], spent["bare forward"], strict=True)]
@@ -281,8 +281,8 @@ class EndToEnd:
         expected = self.layout.pack(values > self.threshold.numpy())
         differ, worst = self._against(self.bits(subset), expected, values)
         words = f"{differ:,} of {values.size:,} bits differ from the engine's, by up to {worst:.1e} σ"
-        told = {"differing_bits": differ, "worst_sigma": worst}
-        row: dict[str, Any] = {"name": name, "samples": n, "tokens": sum(len(e.ids) for e in subset), **told}
+        difference = {"differing_bits": differ, "worst_sigma": worst}
+        row: dict[str, Any] = {"name": name, "samples": n, "tokens": sum(len(e.ids) for e in subset), **difference}
         # Half precision through another attention kernel and other batches: noise without a bound here, only reported.
         if self.dtype == torch.float32 and worst > 1e-2:
             return row | {"check": f"failed: {words}"}

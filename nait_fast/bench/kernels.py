@@ -53,9 +53,9 @@ def batch_lengths(n_tokens: int, seed: int) -> list[int]:
     """Lengths of samples behind their shared prefix, as they lie in a batch, that fill ``n_tokens`` exactly."""
     drawn = np.maximum(sample_lengths(max(2, n_tokens // 16), seed, max(PREFIX + 1, min(2048, n_tokens))) - PREFIX, 1)
     ends = np.cumsum(drawn)
-    kept = drawn[: int(np.searchsorted(ends, n_tokens))]
-    rest = n_tokens - int(kept.sum())
-    return sorted([*kept.tolist(), *([rest] if rest else [])])
+    whole = drawn[: int(np.searchsorted(ends, n_tokens))]
+    rest = n_tokens - int(whole.sum())
+    return sorted([*whole.tolist(), *([rest] if rest else [])])
 
 
 def _segments(lengths: list[int]) -> Segments:
@@ -280,7 +280,9 @@ def _timed(watch: Stopwatch, op: Op, chosen: str, ceilings: Ceilings, seconds: f
     times = watch.in_turn(jobs, seconds)
     synchronize(watch.device)
     rate = op.bytes / (times["op"].p50 / 1e3)
-    told = {**times["op"].fields(), "bytes": op.bytes, "gb_per_s": rate / 1e9, "of_copy": rate / ceilings.copy}
+    fields = {**times["op"].fields(), "bytes": op.bytes, "gb_per_s": rate / 1e9, "of_copy": rate / ceilings.copy}
     if "reference" in times:
-        told |= times["reference"].fields("reference_") | {"times_reference": times["reference"].p50 / times["op"].p50}
-    return told
+        fields |= times["reference"].fields("reference_") | {
+            "times_reference": times["reference"].p50 / times["op"].p50
+        }
+    return fields

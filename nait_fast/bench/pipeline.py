@@ -53,17 +53,17 @@ def measure_pipeline(
         return float(differ.mean()), float((np.abs(values - threshold) / sigma)[differ].max(initial=0.0))
 
     for dtype in dtypes:
-        there = prepare(_as_loaded(body, device, dtype), None, name=shape)
+        on_device = prepare(_as_loaded(body, device, dtype), None, name=shape)
         coder = NeuronCoder(layout, "mean", torch.from_numpy(threshold), device)
         sink = Encode(len(encoded), layout, coder, device=device)
-        Engine(there, ("mean",)).run(encoded, sink, prefix=prefix)
+        Engine(on_device, ("mean",)).run(encoded, sink, prefix=prefix)
         share, worst = against(layout.unpack(sink.codes))
         farthest, most = GATE[dtype]
-        told: dict[str, float] = {}
+        hooks: dict[str, float] = {}
         if dtype != torch.float32:
-            own_share, own_worst = against(hooked_means(there.body, there.specs, encoded) > threshold)
+            own_share, own_worst = against(hooked_means(on_device.body, on_device.specs, encoded) > threshold)
             farthest, most = max(farthest, 2 * own_worst), max(most, 2 * own_share)
-            told = {"hooks_differing_share": own_share, "hooks_worst_sigma": own_worst}
+            hooks = {"hooks_differing_share": own_share, "hooks_worst_sigma": own_worst}
         differing = round(share * values.size)
         words = f"{differing:,} of {values.size:,} bits differ, by up to {worst:.1e} σ"
         right = bool(sink.finite.all()) and worst <= farthest and share <= most
@@ -73,11 +73,11 @@ def measure_pipeline(
             "dtype": kind,
             "samples": len(encoded),
             "tokens": sum(len(e.ids) for e in encoded),
-            "attention": there.attention or "padded",
+            "attention": on_device.attention or "padded",
             "check": f"{'ok' if right else 'failed'}: {words}",
             "bits": values.size,
             "differing_bits": differing,
             "differing_share": share,
             "worst_sigma": worst,
-            **told,
+            **hooks,
         }

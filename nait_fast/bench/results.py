@@ -81,7 +81,7 @@ def read_results(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
 
     Raises NaitError naming a file that is no result.
     """
-    found: list[tuple[str, str, list[dict[str, Any]]]] = []
+    runs: list[tuple[str, str, list[dict[str, Any]]]] = []
     for path in paths:
         by_device: dict[tuple[str, str], list[dict[str, Any]]] = {}
         try:
@@ -96,13 +96,13 @@ def read_results(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
             raise NaitError(f"--compare {path}: is not JSON lines ({' '.join(str(error).split())[:100]})") from None
         if not by_device:
             raise NaitError(f"--compare {path}: holds no row")
-        found += [
+        runs += [
             (f"{hardware} ({Path(path).name})" if len(paths) > 1 else hardware, device, rows)
             for (hardware, device), rows in by_device.items()
         ]
     sources: dict[str, list[dict[str, Any]]] = {}
-    for label, device, rows in found:
-        several = sum(other == label for other, _, _ in found) > 1
+    for label, device, rows in runs:
+        several = sum(other == label for other, _, _ in runs) > 1
         unique = f"{label}, {device}" if several else label
         sources[unique if unique not in sources else f"{unique} #{len(sources) + 1}"] = rows
     return sources
@@ -206,10 +206,10 @@ SIDE_BY_SIDE: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
 
 def aligned(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Columns of text, numbers to the right, empty columns left out."""
-    kept = [i for i in range(len(heading)) if i == 0 or any(line[i] for line in lines)]
-    rows = [[line[i] for i in kept] for line in (heading, *lines)]
+    filled = [i for i in range(len(heading)) if i == 0 or any(line[i] for line in lines)]
+    rows = [[line[i] for i in filled] for line in (heading, *lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = [i == 0 or heading[k] in ("check", "backend", "auto") for i, k in enumerate(kept)]
+    left = [i == 0 or heading[k] in ("check", "backend", "auto") for i, k in enumerate(filled)]
     return "\n".join(
         "  ".join(c.ljust(w) if l else c.rjust(w) for c, w, l in zip(row, widths, left, strict=True)).rstrip()
         for row in rows
@@ -217,19 +217,19 @@ def aligned(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _groups(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
-    found: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row.get(key) for key in keys), []).append(row)
-    return found
+        groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
+    return groups
 
 
 def _title(row: Row) -> str:
     facts = {"neurons": "{:,} neurons", "tokens": "{:,} tokens", "rows": "{:,} rows", "row_bytes": "{:,} bytes a row"}
-    known = {"kernels": ("neurons", "tokens"), "scan": ("rows", "row_bytes"), "endtoend": ("tokens",)}
-    told = [facts[key].format(row[key]) for key in known.get(row["part"], ()) if key in row]
+    shown = {"kernels": ("neurons", "tokens"), "scan": ("rows", "row_bytes"), "endtoend": ("tokens",)}
+    sizes = [facts[key].format(row[key]) for key in shown.get(row["part"], ()) if key in row]
     subject = [row["shape"]] if row.get("shape") else []
     kind = [row["dtype"]] if row.get("dtype") else []
-    words = ", ".join([*subject, *kind, *told])
+    words = ", ".join([*subject, *kind, *sizes])
     return f"{row['part']}{': ' if words else ''}{words} on {row['hardware']}"
 
 
@@ -251,7 +251,7 @@ def side_by_side(sources: Mapping[str, Sequence[Row]]) -> str:
         names = dict.fromkeys(str(row.get("name", "")) for row in group)
         lines = []
         for name in names:
-            own = {
+            of_source = {
                 source: next(
                     (
                         r
@@ -263,10 +263,10 @@ def side_by_side(sources: Mapping[str, Sequence[Row]]) -> str:
                 for source, rows in sources.items()
             }
             for words, cell in SIDE_BY_SIDE[part]:
-                cells = [cell(row) for row in own.values()]
+                cells = [cell(row) for row in of_source.values()]
                 if any(cells):
                     lines.append([f"{name}, {words}", *cells])
-            failed = [state_of(row) for row in own.values()]
+            failed = [state_of(row) for row in of_source.values()]
             if any(word in ("failed", "skipped") for word in failed):
                 lines.append([f"{name}, check", *failed])
         if lines:

@@ -27,12 +27,13 @@ ROOM = 1.2  # memory that a model needs, in sizes of its weights, before it is w
 
 def devices_of(text: str) -> list[torch.device]:
     """The devices named in ``auto``, ``cpu`` or ``cuda:0,cuda:1``. Raises NaitError."""
-    found = [pick_device(name.strip()) for name in text.split(",")]
-    if any(device.type not in ("cpu", "cuda") for device in found):
+    devices = [pick_device(name.strip()) for name in text.split(",")]
+    if any(device.type not in ("cpu", "cuda") for device in devices):
         raise NaitError(f"--device {text}: measures cpu and cuda devices only")
     # 'cuda' is the current one: named with its number, so that two columns cannot be the same device unnoticed.
     named = [
-        torch.device("cuda", torch.cuda.current_device()) if d.type == "cuda" and d.index is None else d for d in found
+        torch.device("cuda", torch.cuda.current_device()) if d.type == "cuda" and d.index is None else d
+        for d in devices
     ]
     if len(set(named)) < len(named):
         raise NaitError(f"--device {text}: a device is named twice")

@@ -110,12 +110,12 @@ def _on_cpu(
         scans = {"numba": cpu.popcount_scan, "numpy": reference.popcount_scan}
         for method, function in scans.items():
             # NumPy is the reference, and slow: fewer rows.
-            own = codes if method == "numba" else codes[:CHECKED]
+            scanned = codes if method == "numba" else codes[:CHECKED]
 
             def scan(rows: np.ndarray, function: Any = function, query: Query = query) -> np.ndarray:
                 return function(rows, *query)
 
-            case = ScanCase(f"{method}, {_planes(n_planes)}", method, scan, own, query)
+            case = ScanCase(f"{method}, {_planes(n_planes)}", method, scan, scanned, query)
             yield case.row(watch, ceilings, seconds / (2 * len(PLANES)), quiet)
 
 
@@ -152,18 +152,18 @@ def _scaled(codes: torch.Tensor, n_planes: int, seed: int) -> ScanCase:
     factors = 2.0 ** np.random.default_rng(seed).integers(-1, 2, layers)
     scales = torch.from_numpy(factors).half().to(device).expand(len(codes), layers).contiguous()
     by_layer = np.repeat(weights[:, None], layers, axis=1).astype(np.float32)
-    there = torch.from_numpy(planes).to(device), torch.from_numpy(by_layer).to(device), scales
+    on_device = torch.from_numpy(planes).to(device), torch.from_numpy(by_layer).to(device), scales
     width = ROW_BYTES // layers
 
     def expected(rows: np.ndarray) -> np.ndarray:
         ends, owners = np.arange(layers + 1) * width, np.zeros(n_planes, dtype=np.int64)
-        own = np.broadcast_to(factors, (len(rows), layers))
-        return reference.scaled_scan(rows, planes, by_layer, owners, 1, own, ends)[:, 0]
+        row_factors = np.broadcast_to(factors, (len(rows), layers))
+        return reference.scaled_scan(rows, planes, by_layer, owners, 1, row_factors, ends)[:, 0]
 
     return ScanCase(
         f"scaled, {_planes(n_planes)}",
         "scaled",
-        lambda rows: scaled_scores(rows, *there, width),
+        lambda rows: scaled_scores(rows, *on_device, width),
         codes,
         query,
         expected=expected,

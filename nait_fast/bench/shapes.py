@@ -71,8 +71,8 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int = 0)
 def matmul_weights(body: nn.Module) -> int:
     """Weights of all linear layers of a body: the embedding and the norms multiply no matrix."""
     kinds = ("Linear", "Conv1D")  # transformers' Conv1D is a linear layer with its weight transposed
-    found = [m.weight for m in body.modules() if type(m).__name__ in kinds and isinstance(m.weight, torch.Tensor)]
-    return sum(weight.numel() for weight in found)
+    weights = [m.weight for m in body.modules() if type(m).__name__ in kinds and isinstance(m.weight, torch.Tensor)]
+    return sum(weight.numel() for weight in weights)
 
 
 def forward_flops(body: Any, lengths: Sequence[int], n_prefix: int = 0) -> float:

@@ -50,7 +50,7 @@ def agreement(rankings: Rankings, chosen: np.ndarray, fraction: float) -> dict[s
     ``sampled``: the same over the sample with exact scores, where nait signatures that the index cannot score have
     their place, too.
     """
-    told = _of_methods(rankings.ranked, rankings.names, rankings.scores.columns, chosen)
+    measures = _of_methods(rankings.ranked, rankings.names, rankings.scores.columns, chosen)
     only = [position for position in rankings.exact if position in rankings.refused]
     if only:
         places = rankings.exact[only[0]].places
@@ -59,19 +59,19 @@ def agreement(rankings: Rankings, chosen: np.ndarray, fraction: float) -> dict[s
         selected = np.stack([best(column, count_of(len(places), fraction)) for column in columns])
         ranks = np.stack([centred_ranks(column) for column in columns])
         signatures, labels = [rankings.signatures[p] for p in positions], [rankings.labels[p] for p in positions]
-        told["sampled"] = {"rows": len(places), **_of_methods(signatures, labels, ranks, selected)}
-    return told
+        measures["sampled"] = {"rows": len(places), **_of_methods(signatures, labels, ranks, selected)}
+    return measures
 
 
 def _of_methods(
     signatures: Sequence[Signature], labels: Sequence[str], ranks: np.ndarray, chosen: np.ndarray
 ) -> dict[str, Any]:
-    called = [signature.name for signature in signatures]
-    kept = [i for i, name in enumerate(called) if called.count(name) > 1]
-    if not kept:
+    names = [signature.name for signature in signatures]
+    several = [i for i, name in enumerate(names) if names.count(name) > 1]
+    if not several:
         return {"names": [], "spearman": [], "top": []}
     return {
-        "names": [labels[i] for i in kept],
-        "spearman": correlations(ranks[kept]).tolist(),
-        "top": overlaps(chosen[kept]).tolist(),
+        "names": [labels[i] for i in several],
+        "spearman": correlations(ranks[several]).tolist(),
+        "top": overlaps(chosen[several]).tolist(),
     }

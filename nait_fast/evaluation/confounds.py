@@ -31,11 +31,11 @@ def layer_parts(codes: np.ndarray, weights: np.ndarray, layout: CodeLayout) -> n
     """
     out = np.empty((len(codes), len(layout.widths)))
     for start in range(0, len(codes), CHUNK_ROWS):
-        some = codes[start : start + CHUNK_ROWS]
+        chunk = codes[start : start + CHUNK_ROWS]
         for position, width in enumerate(layout.widths):
-            packed = np.ascontiguousarray(some[:, layout.bytes(position)])
+            packed = np.ascontiguousarray(chunk[:, layout.bytes(position)])
             bits = np.unpackbits(packed, axis=1, count=width, bitorder="little")
-            out[start : start + len(some), position] = bits @ weights[layout.neurons(position)]
+            out[start : start + len(chunk), position] = bits @ weights[layout.neurons(position)]
     return out
 
 
@@ -77,10 +77,10 @@ def section(rankings: Rankings) -> list[dict[str, Any]]:
     over a sample of the rows."""
     out = []
     for position, label in enumerate(rankings.labels):
-        known = rankings.scores_of(position)
-        if known is None:
+        scores = rankings.scores_of(position)
+        if scores is None:
             continue  # listed by the rankings
-        places, column = known
+        places, column = scores
         exact = rankings.exact.get(position)
         parts = exact.parts if exact else _parts_of(rankings, position)
         shares = None if parts is None else variance_shares(parts)

@@ -21,15 +21,15 @@ def section(rankings: Rankings) -> list[dict[str, Any]]:
         if position in rankings.refused and position not in rankings.exact:
             continue  # listed by the rankings
         if signature.is_direction:
-            told: dict[str, Any] | str = _of_nait(rankings, position)
+            measures: dict[str, Any] | str = _of_nait(rankings, position)
         elif method_of(signature.method).rounds:
-            told = _of_planes(rankings, position)
+            measures = _of_planes(rankings, position)
         else:
-            told = f"method {signature.method} has no score that bits stand in for"
-        if isinstance(told, str):
-            rankings.miss(f"fidelity of {label}", told)
+            measures = f"method {signature.method} has no score that bits stand in for"
+        if isinstance(measures, str):
+            rankings.miss(f"fidelity of {label}", measures)
         else:
-            out.append({"signature": label, **told})
+            out.append({"signature": label, **measures})
     return out
 
 
@@ -50,9 +50,9 @@ def _of_planes(rankings: Rankings, position: int) -> dict[str, Any]:
 def _of_nait(rankings: Rankings, position: int) -> dict[str, Any] | str:
     """The measures, or why there are none."""
     signature, index = rankings.signatures[position], rankings.index
-    known = rankings.exact.get(position)
+    exact = rankings.exact.get(position)
     stored = index.exact.get(signature.name) == signature.hash
-    if not stored and known is None:
+    if not stored and exact is None:
         return "the index holds no exact scores of it; pass --model"
     bits = _approximate(rankings, position)
     if isinstance(bits, str):
@@ -65,12 +65,12 @@ def _of_nait(rankings: Rankings, position: int) -> dict[str, Any] | str:
             "rows": len(column),
             **compared(column, exact_column(index, signature.name)),
         }
-    assert known is not None
+    assert exact is not None
     return {
         "by": by,
         "against": "exact scores by the model",
-        "rows": len(known.places),
-        **compared(column[known.places], known.scores),
+        "rows": len(exact.places),
+        **compared(column[exact.places], exact.scores),
     }
 
 

@@ -15,13 +15,13 @@ def labels_of(signatures: Sequence[Signature]) -> list[str]:
 
     def label(position: int, depth: int) -> str:
         s = signatures[position]
-        told = [s.method, str(s.meta["reading"]), str(s.meta.get("quantisation", "")), hashes[position]][:depth]
-        return f"{s.name} ({', '.join(filter(None, told))})" if depth else s.name
+        details = [s.method, str(s.meta["reading"]), str(s.meta.get("quantisation", "")), hashes[position]][:depth]
+        return f"{s.name} ({', '.join(filter(None, details))})" if depth else s.name
 
     depths = [0] * len(signatures)
     for deeper in (2, 3, 4):
         labels = [label(position, depth) for position, depth in enumerate(depths)]
-        depths = [deeper if labels.count(own) > 1 else depth for own, depth in zip(labels, depths, strict=True)]
+        depths = [deeper if labels.count(name) > 1 else depth for name, depth in zip(labels, depths, strict=True)]
     return [label(position, depth) for position, depth in enumerate(depths)]
 
 
@@ -40,13 +40,13 @@ def groups_of(signatures: Sequence[Signature]) -> list[list[int]]:
 
 def kind_of(signature: Signature) -> tuple[str, ...]:
     """(method, reading), and how it was quantised where it was: what two signatures of one family share."""
-    told = (signature.method, str(signature.meta["reading"]), str(signature.meta.get("quantisation", "")))
-    return told if told[2] else told[:2]
+    kind = (signature.method, str(signature.meta["reading"]), str(signature.meta.get("quantisation", "")))
+    return kind if kind[2] else kind[:2]
 
 
 def families_of(signatures: Sequence[Signature]) -> dict[tuple[str, ...], list[int]]:
     """Kind -> positions of the signatures, in their order: the rankings that may be laid over each other."""
-    found: dict[tuple[str, ...], list[int]] = {}
+    families: dict[tuple[str, ...], list[int]] = {}
     for position, signature in enumerate(signatures):
-        found.setdefault(kind_of(signature), []).append(position)
-    return found
+        families.setdefault(kind_of(signature), []).append(position)
+    return families

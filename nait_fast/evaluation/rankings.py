@@ -163,13 +163,13 @@ def score_places(
 
     One scan, whatever they are called.
     """
-    called = [replace(signature, name=f"s{number}") for number, signature in enumerate(signatures)]
-    found, start = [], 0
-    for block in scan(index, called, device):
+    renamed = [replace(signature, name=f"s{number}") for number, signature in enumerate(signatures)]
+    blocks, start = [], 0
+    for block in scan(index, renamed, device):
         stop = start + len(block.row)
-        found.append(block.scores[places[slice(*np.searchsorted(places, (start, stop)))] - start])
+        blocks.append(block.scores[places[slice(*np.searchsorted(places, (start, stop)))] - start])
         start = stop
-    return list(np.concatenate(found).T) if found else []
+    return list(np.concatenate(blocks).T) if blocks else []
 
 
 def exact_column(index: Index, name: str) -> np.ndarray:

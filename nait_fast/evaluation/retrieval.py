@@ -62,23 +62,23 @@ def section(
     """
     out = []
     for position, label in enumerate(rankings.labels):
-        name, known = rankings.signatures[position].name, rankings.scores_of(position)
-        if known is None:
+        name, scored = rankings.signatures[position].name, rankings.scores_of(position)
+        if scored is None:
             continue  # listed by the rankings
-        places, column = known
+        places, column = scored
         wanted = sorted(relevant.get(name, {name}))
-        own = np.isin(numbers[places], [values[value] for value in wanted if value in values])
-        if not own.any():
-            there = ", ".join(sorted(values)[:8]) + (", …" if len(values) > 8 else "")
+        relevant_rows = np.isin(numbers[places], [values[value] for value in wanted if value in values])
+        if not relevant_rows.any():
+            some_values = ", ".join(sorted(values)[:8]) + (", …" if len(values) > 8 else "")
             why = (
                 f"no row of the index has the label {' or '.join(map(repr, wanted))}; name one that there is "
-                f"({there}): --relevant {name}=VALUE"
+                f"({some_values}): --relevant {name}=VALUE"
             )
             rankings.miss(f"retrieval of {label}", why)
             warn(f"retrieval of {label} is not measured: {why}")
             continue
-        out.append({"signature": label, **retrieval(column, own), "label": wanted})
-        if own.all():
+        out.append({"signature": label, **retrieval(column, relevant_rows), "label": wanted})
+        if relevant_rows.all():
             rankings.miss(f"AUC of {label}", "all rows are relevant")
     if deeper := [str(k) for k in DEPTHS if k > len(numbers)]:
         rankings.miss(f"precision at {', '.join(deeper)}", f"the index has {len(numbers)} rows")

@@ -51,14 +51,14 @@ def sections(
     cores: list[dict[str, Any]] = []
     uniques: dict[str, Any] = {}
     for kind, columns in sorted(families_of(rankings.ranked).items(), key=lambda family: -len(family[1])):
-        own, called = chosen[columns], [names[c] for c in columns]
+        selections, labels = chosen[columns], [names[c] for c in columns]
         needed = at_least or len(columns)
         if len(columns) < max(2, needed):
             why = f"{len(columns)} of its signatures, {max(2, needed)} are needed"
             rankings.miss(f"core and unique rows of {', '.join(kind)}", why)
             continue
-        places = core_places(own, needed)
-        together = np.zeros(own.shape[1])
+        places = core_places(selections, needed)
+        together = np.zeros(selections.shape[1])
         for column in columns:
             together += centred_ranks(scores[column])
         cores.append(
@@ -66,17 +66,17 @@ def sections(
                 "method": kind[0],
                 "reading": kind[1],
                 "kind": ", ".join(kind),
-                "signatures": called,
+                "signatures": labels,
                 "at_least": needed,
                 "count": len(places),
-                "by_chance": core_by_chance(own.shape[1], int(own[0].sum()), len(columns), needed),
+                "by_chance": core_by_chance(selections.shape[1], int(selections[0].sum()), len(columns), needed),
                 "examples": [{"place": place} for place in _first(places, together)],
             }
         )
-        for number, (label, column) in enumerate(zip(called, columns, strict=True)):
-            alone = unique_places(own, number)
-            found = _first(alone, scores[column])
-            examples = [{"place": place, "score": float(scores[column][place])} for place in found]
+        for number, (label, column) in enumerate(zip(labels, columns, strict=True)):
+            alone = unique_places(selections, number)
+            best = _first(alone, scores[column])
+            examples = [{"place": place, "score": float(scores[column][place])} for place in best]
             uniques[label] = {"count": len(alone), "examples": examples}
     return cores, uniques
 

@@ -49,8 +49,8 @@ def _defined(values: Sequence[float]) -> np.ndarray:
 
 
 def _mean(values: Sequence[float]) -> float:
-    kept = _defined(values)
-    return float(kept.mean()) if len(kept) else float("nan")
+    numbers = _defined(values)
+    return float(numbers.mean()) if len(numbers) else float("nan")
 
 
 def of_halves(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
@@ -65,11 +65,13 @@ def of_halves(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
 def of_size(size: int, whole: np.ndarray, columns: Sequence[np.ndarray]) -> dict[str, Any]:
     """What the scores by bootstrap samples of ``size``, float64 [n] each, have in common with those by the ``whole``
     target: mean Spearman (``low``, ``high``: the repeats' extremes), mean overlap of the best 10%."""
-    found = _defined([spearman(whole, column) for column in columns])
-    low, high = (float(found.min()), float(found.max())) if len(found) else (float("nan"), float("nan"))
+    correlations = _defined([spearman(whole, column) for column in columns])
+    low, high = (
+        (float(correlations.min()), float(correlations.max())) if len(correlations) else (float("nan"), float("nan"))
+    )
     return {
         "size": size,
-        "spearman": _mean(found.tolist()),
+        "spearman": _mean(correlations.tolist()),
         "low": low,
         "high": high,
         "top10": _mean([top_overlap(whole, column, 0.1) for column in columns]),
@@ -112,7 +114,7 @@ def section(
     if position in rankings.refused and (not signature.is_direction or not fits(rankings.index, signature)):
         return None  # listed by the rankings
     margins = signature.meta.get("sign_margin")
-    told: dict[str, Any] = {
+    measures: dict[str, Any] = {
         "signature": label,
         "halves": {"spearman": None, "top10": None, "repeats": 0},
         "bootstrap": [],
@@ -121,16 +123,16 @@ def section(
     }
     if material is None:
         rankings.miss(f"stability of {label}", f"pass --model and --target {signature.name}=FILE")
-        return told if margins is not None else None
-    n = told["samples"] = len(material)
+        return measures if margins is not None else None
+    n = measures["samples"] = len(material)
     if n < LEAST_SAMPLES:
         rankings.miss(f"stability of {label}", f"its target has {n} samples, {LEAST_SAMPLES} are needed")
-        return told
+        return measures
     if large := [str(size) for size in sizes if size > n]:
         rankings.miss(f"stability of {label} at {', '.join(large)} samples", f"its target has {n} samples")
     if why := method_of(signature.method).refit_missing(signature, rankings.codebook):
         rankings.miss(f"stability of {label}", why)
-        return told
+        return measures
 
     def made(samples: np.ndarray) -> Signature:
         return rebuilt(signature, material[samples], rankings.codebook, label)
@@ -139,12 +141,12 @@ def section(
     drawn = {size: [made(some) for some in resamples(n, size, repeats, rankings.seed)] for size in sizes if size <= n}
     if signature.is_direction:
         directions = [(a.tensors["direction"], b.tensors["direction"]) for a, b in pairs]
-        told["directions"] = of_directions(directions, signature.layout)
+        measures["directions"] = of_directions(directions, signature.layout)
     if why := _not_scored(rankings, position):
         rankings.miss(f"stability of the scores of {label}", why)
-        return told
-    told |= _of_scores(rankings, position, pairs, drawn)
-    return told
+        return measures
+    measures |= _of_scores(rankings, position, pairs, drawn)
+    return measures
 
 
 def _of_scores(

@@ -66,8 +66,8 @@ def _head(evaluation: dict[str, Any]) -> str:
         (s["label"], s["method"], s["reading"], s["samples"], "yes" if s["scored"] else "no")
         for s in evaluation["signatures"]
     )
-    told = f"{evaluation['rows']:,} rows of {evaluation['index']}; a selection is {evaluation['selected']:,} of them"
-    return f"# Evaluation\n\n{told} ({evaluation['fraction']:.1%}).\n\n{table(header, rows)}"
+    counts = f"{evaluation['rows']:,} rows of {evaluation['index']}; a selection is {evaluation['selected']:,} of them"
+    return f"# Evaluation\n\n{counts} ({evaluation['fraction']:.1%}).\n\n{table(header, rows)}"
 
 
 def _fidelity(entries: list[dict[str, Any]]) -> str:
@@ -105,7 +105,7 @@ def _retrieval(entries: list[dict[str, Any]]) -> str:
 
 
 def _stability(entries: list[dict[str, Any]]) -> str:
-    sizes = sorted({told["size"] for entry in entries for told in entry["bootstrap"]})
+    sizes = sorted({measures["size"] for entry in entries for measures in entry["bootstrap"]})
     header = (
         "signature",
         "samples",
@@ -118,7 +118,7 @@ def _stability(entries: list[dict[str, Any]]) -> str:
     )
     rows = []
     for entry in entries:
-        by_size = {told["size"]: told for told in entry["bootstrap"]}
+        by_size = {measures["size"]: measures for measures in entry["bootstrap"]}
         directions = entry.get("directions", {})
         cosines, flips = directions.get("cosine", []), directions.get("sign_flips", [])
         rows.append(
@@ -136,10 +136,10 @@ def _stability(entries: list[dict[str, Any]]) -> str:
     return table(header, rows)
 
 
-def _with_range(told: dict[str, Any] | None) -> str:
-    if told is None or told["spearman"] is None:
+def _with_range(measures: dict[str, Any] | None) -> str:
+    if measures is None or measures["spearman"] is None:
         return ""
-    return f"{told['spearman']:.3f} ({told['low']:.3f}, {told['high']:.3f})"
+    return f"{measures['spearman']:.3f} ({measures['low']:.3f}, {measures['high']:.3f})"
 
 
 def _confounds(entries: list[dict[str, Any]]) -> str:
@@ -167,16 +167,16 @@ def _names(signatures: list[dict[str, Any]]) -> dict[str, str]:
 
 def _agreement(agreement: dict[str, Any], signatures: list[dict[str, Any]]) -> str:
     """The pairs of signatures of one capability, a row each."""
-    called = _names(signatures)
-    found: dict[tuple[str, str], tuple[Any, ...]] = {}
+    names = _names(signatures)
+    pairs: dict[tuple[str, str], tuple[Any, ...]] = {}
     parts = [(agreement, "all"), *([(agreement["sampled"], "sample")] if "sampled" in agreement else [])]
-    for told, rows in parts:
-        for j, second in enumerate(told["names"]):
-            for i, first in enumerate(told["names"][:j]):
-                if called[first] == called[second]:
-                    found.setdefault((first, second), (rows, told["spearman"][i][j], told["top"][i][j]))
+    for values, rows in parts:
+        for j, second in enumerate(values["names"]):
+            for i, first in enumerate(values["names"][:j]):
+                if names[first] == names[second]:
+                    pairs.setdefault((first, second), (rows, values["spearman"][i][j], values["top"][i][j]))
     header = ("signature", "and", "rows", "Spearman", "overlap of what they select")
-    return table(header, ([*pair, *told] for pair, told in found.items()))
+    return table(header, ([*pair, *values] for pair, values in pairs.items()))
 
 
 def _transfer(transfer: dict[str, Any], signatures: list[dict[str, Any]]) -> list[str]:
@@ -185,13 +185,13 @@ def _transfer(transfer: dict[str, Any], signatures: list[dict[str, Any]]) -> lis
     titles = {"cosine": "cosine of signatures", "overlap": "overlap of what they select", "spearman": "Spearman"}
     sections = []
     for kind in dict.fromkeys(kinds[name] for name in transfer["names"]):
-        own = [i for i, name in enumerate(transfer["names"]) if kinds[name] == kind]
-        called = [names[transfer["names"][i]] for i in own]
-        if len(set(called)) < len(called):
-            called = [transfer["names"][i] for i in own]
-        for key, title in titles.items() if len(own) > 1 else ():
-            rows = ([name, *(transfer[key][i][j] for j in own)] for i, name in zip(own, called, strict=True))
-            sections.append(_section(f"Transfer, {kind}: {title}", table(("", *called), rows)))
+        columns = [i for i, name in enumerate(transfer["names"]) if kinds[name] == kind]
+        heads = [names[transfer["names"][i]] for i in columns]
+        if len(set(heads)) < len(heads):
+            heads = [transfer["names"][i] for i in columns]
+        for key, title in titles.items() if len(columns) > 1 else ():
+            rows = ([name, *(transfer[key][i][j] for j in columns)] for i, name in zip(columns, heads, strict=True))
+            sections.append(_section(f"Transfer, {kind}: {title}", table(("", *heads), rows)))
     return sections
 
 
@@ -207,7 +207,9 @@ def _core(evaluation: dict[str, Any]) -> str:
 
 
 def _unique(unique: dict[str, Any]) -> str:
-    parts = [f"**{label}**: {told['count']:,} rows.\n\n{_examples(told['examples'])}" for label, told in unique.items()]
+    parts = [
+        f"**{label}**: {entry['count']:,} rows.\n\n{_examples(entry['examples'])}" for label, entry in unique.items()
+    ]
     return "\n\n".join(part.strip() for part in parts)
 
 

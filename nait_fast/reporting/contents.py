@@ -92,17 +92,17 @@ def gather(options: ReportOptions, output: Path) -> Report:
     chosen = open_selection(options.selection)
     evaluation = _evaluation(options, chosen)
     notes = list(chosen.notes)
-    known = {} if evaluation is None else evaluation.labels
-    if known and not set(chosen.manifest["signatures"].values()) & known.keys():
+    labels = {} if evaluation is None else evaluation.labels
+    if labels and not set(chosen.manifest["signatures"].values()) & labels.keys():
         notes.append("The evaluation is of other signatures than those of this selection.")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=_prefix(output)) as folder:
         file, whole = _scores(chosen, Path(folder), notes)
         scores, rows = None, None
         if file is not None:
-            kept = (
+            layer_rows = (
                 0 if chosen.index is None else max(1, sample_rows(chosen.index, len(chosen.targets)) // SELECTED_PART)
             )
-            scores = summarise(file, whole, chosen.manifest["rows_selected"], options.samples, kept)
+            scores = summarise(file, whole, chosen.manifest["rows_selected"], options.samples, layer_rows)
             rows = _row_numbers(file) if whole else None
         ends = ([], []) if scores is None else (scores.best, scores.worst)
         seen = read_rows(chosen, *ends, rows, options.label, options.dataset)
@@ -131,13 +131,13 @@ def _evaluation(options: ReportOptions, chosen: SelectionFolder) -> Evaluation |
 
 def _scores(chosen: SelectionFolder, folder: Path, notes: list[str]) -> tuple[ScoreFile | None, bool]:
     """(the scores, whether they are those of all rows)."""
-    told = chosen.manifest["scores"]
-    if told == "all":
+    option = chosen.manifest["scores"]
+    if option == "all":
         return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.rows), True
     if chosen.index is not None and chosen.signatures:
-        notes.append(f"The selection was made with --scores {told}: all rows were scored again from the index.")
+        notes.append(f"The selection was made with --scores {option}: all rows were scored again from the index.")
         return rescan(chosen, folder), True
-    if told == "selected":
+    if option == "selected":
         notes.append(
             "Only the selected rows' scores were kept (--scores selected): the pool's are not shown, and the worst "
             "samples are the worst of those selected."
@@ -158,12 +158,12 @@ def _layers(
     """Of the targets whose scores the index's codes can take apart."""
     if chosen.index is None or scores is None:
         return []
-    told = [signature for signature in chosen.signatures if tells_layers(chosen.index, signature)]
+    layered = [signature for signature in chosen.signatures if tells_layers(chosen.index, signature)]
     for method in METHODS:
-        names = [s.name for s in chosen.signatures if s.method == method and s not in told]
+        names = [s.name for s in chosen.signatures if s.method == method and s not in layered]
         if names and (why := method_of(method).layers_untold):
             notes.append(f"Which layers and neurons made the scores of {', '.join(names)} is not told: {why}")
-    return [layer_parts(chosen.index, signature, pool, scores.selected_places) for signature in told]
+    return [layer_parts(chosen.index, signature, pool, scores.selected_places) for signature in layered]
 
 
 def _ends(
@@ -176,15 +176,15 @@ def _ends(
     """(the best samples, best first; the worst, worst first)."""
     if scores is None:
         return [], []
-    found: list[list[ShownSample]] = []
+    both: list[list[ShownSample]] = []
     for ends, up in ((scores.best, True), (scores.worst[::-1], False)):
         z = [(r.scores - scores.mean) / np.where(scores.deviation > 0, scores.deviation, np.inf) for r in ends]
-        targets = [chosen.targets[int(np.argmax(own if up else -own))] for own in z]
+        targets = [chosen.targets[int(np.argmax(deviations if up else -deviations))] for deviations in z]
         decided = _decided(chosen, ends, targets, layers, frequency, up) if scores.whole else [None] * len(ends)
-        found.append(
+        both.append(
             [ShownSample(r, seen.texts.get(r.row), t, d) for r, t, d in zip(ends, targets, decided, strict=True)]
         )
-    return found[0], found[1]
+    return both[0], both[1]
 
 
 def _decided(
@@ -197,21 +197,21 @@ def _decided(
 ) -> list[Deciders | None]:
     """What moved the score of each of ``ends`` for its target. ``frequency``: of the pool's bits, if they are
     neurons'."""
-    found: list[Deciders | None] = [None] * len(ends)
+    deciders: list[Deciders | None] = [None] * len(ends)
     for part in layers:
-        own = sorted((i for i, target in enumerate(targets) if target == part.target), key=lambda i: ends[i].place)
-        if not own or chosen.index is None:
+        numbers = sorted((i for i, target in enumerate(targets) if target == part.target), key=lambda i: ends[i].place)
+        if not numbers or chosen.index is None:
             continue
         signature = chosen.signatures[chosen.targets.index(part.target)]
-        places = np.array([ends[i].place for i in own], dtype=np.int64)
+        places = np.array([ends[i].place for i in numbers], dtype=np.int64)
         codes = np.concatenate([some["codes"] for some in codes_at(chosen.index, places)])
-        for i, parts, code in zip(own, parts_at(chosen.index, signature, places), codes, strict=True):
-            told = decide(parts, part, up, MOST_LAYERS)
+        for i, parts, code in zip(numbers, parts_at(chosen.index, signature, places), codes, strict=True):
+            decided = decide(parts, part, up, MOST_LAYERS)
             if signature.is_bits and frequency is not None:
                 neurons = deciding_neurons(code, signature, frequency, part.layers, up, MOST_NEURONS)
-                told = replace(told, neurons=neurons)
-            found[i] = told
-    return found
+                decided = replace(decided, neurons=neurons)
+            deciders[i] = decided
+    return deciders
 
 
 def agreement(sample: np.ndarray, targets: Sequence[str]) -> dict[str, Matrix]:
@@ -220,11 +220,11 @@ def agreement(sample: np.ndarray, targets: Sequence[str]) -> dict[str, Matrix]:
         return {}
     k = count_of(sample.shape[1], TOP)
     with np.errstate(invalid="ignore"):
-        found = {
+        matrices = {
             "spearman": correlations(np.stack([centred_ranks(scores) for scores in sample])),
             "overlap": overlaps(np.stack([best_rows(scores, k) for scores in sample])),
         }
     return {
         name: Matrix(list(targets), [[float(v) if np.isfinite(v) else None for v in row] for row in cells])
-        for name, cells in found.items()
+        for name, cells in matrices.items()
     }

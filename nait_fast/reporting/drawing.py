@@ -133,8 +133,8 @@ _ID = re.compile(r' id="([^"]*)"')
 def _inlined(svg: str, name: str) -> tuple[str, str]:
     """(viewBox, content) of a page's SVG element: only ids that are referred to, with ``name`` in front."""
     head, _, rest = svg.partition("</style>")
-    found = _VIEWBOX.search(head)
-    assert found is not None
+    viewbox = _VIEWBOX.search(head)
+    assert viewbox is not None
     body = rest.partition("</defs>")[2].rpartition("</svg>")[0]
     used = set(re.findall(r"url\(#([^)]*)\)", body)) | set(re.findall(r'href="#([^"]*)"', body))
 
@@ -148,4 +148,4 @@ def _inlined(svg: str, name: str) -> tuple[str, str]:
         return _NUMBER.sub(r"\1", text)
 
     body = _TAG.sub(tag, body)
-    return found[1], re.sub(r">\s+<", "><", body).strip()
+    return viewbox[1], re.sub(r">\s+<", "><", body).strip()

@@ -43,21 +43,21 @@ class Evaluation:
 
 def load_evaluation(path: Path) -> Evaluation:
     """Raises NaitError for a file that is missing, damaged or something else."""
-    told = read_json(path)
-    if told.get("kind") != KIND:
+    content = read_json(path)
+    if content.get("kind") != KIND:
         raise BadInput("not an evaluation", where=path, remedy="give the file that nait-fast evaluate wrote")
-    if told.get("format_version") != FORMAT_VERSION:
-        version = values.short(told.get("format_version"))
+    if content.get("format_version") != FORMAT_VERSION:
+        version = values.short(content.get("format_version"))
         raise BadInput(
             f"format version {version}, this nait_fast reads {FORMAT_VERSION}", where=path, remedy="evaluate again"
         )
-    told, part = read_sealed(path), "rows"
+    content, part = read_sealed(path), "rows"
     try:
-        rows = values.count(told["rows"], "rows")
+        rows = values.count(content["rows"], "rows")
         read: dict[str, Any] = {}
         for part, (name, reader) in _PARTS.items():
-            if told.get(part):
-                read[name] = reader(told[part])
+            if content.get(part):
+                read[name] = reader(content[part])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"not a valid evaluation ({part}: {error})", where=path, remedy="evaluate again") from None
     return Evaluation(rows, **read)
@@ -72,7 +72,7 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _fidelity(told: Any) -> list[dict[str, Any]]:
+def _fidelity(entries: Any) -> list[dict[str, Any]]:
     return [
         {
             "signature": values.text(x["signature"], "signature"),
@@ -81,11 +81,11 @@ def _fidelity(told: Any) -> list[dict[str, Any]]:
             "by": values.text(x.get("by") or "", "by"),
             **{k: _number(x[k]) for k in ("spearman", "top10", "top1")},
         }
-        for x in values.entries(told, "fidelity")
+        for x in values.entries(entries, "fidelity")
     ]
 
 
-def _retrieval(told: Any) -> list[dict[str, Any]]:
+def _retrieval(entries: Any) -> list[dict[str, Any]]:
     return [
         {
             "signature": values.text(x["signature"], "signature"),
@@ -94,20 +94,20 @@ def _retrieval(told: Any) -> list[dict[str, Any]]:
             **{k: _number(x[k]) for k in ("r_precision", "auc", "chance")},
             "p_at": {values.text(k, "p_at"): _number(v) for k, v in values.mapping(x["p_at"], "p_at").items()},
         }
-        for x in values.entries(told, "retrieval")
+        for x in values.entries(entries, "retrieval")
     ]
 
 
-def _stability(told: Any) -> list[dict[str, Any]]:
-    found = []
-    for x in values.entries(told, "stability"):
+def _stability(entries: Any) -> list[dict[str, Any]]:
+    rows = []
+    for x in values.entries(entries, "stability"):
         halves = values.mapping(x["halves"], "halves") if x.get("halves") else {}
         sizes = [
             {key: _number(b.get(key)) for key in ("size", "spearman", "low", "high", "top10")}
             for b in values.entries(x.get("bootstrap") or [], "bootstrap")
         ]
         uncertain = x.get("uncertain_layers")
-        found.append(
+        rows.append(
             {
                 "signature": values.text(x["signature"], "signature"),
                 "bootstrap": sizes,
@@ -115,27 +115,27 @@ def _stability(told: Any) -> list[dict[str, Any]]:
                 "uncertain": len(uncertain) if isinstance(uncertain, list) else _number(uncertain),
             }
         )
-    return found
+    return rows
 
 
-def _layer_share(told: Any) -> dict[str, tuple[list[int], list[float]]]:
-    found = {}
-    for x in values.entries(told, "confounds"):
+def _layer_share(entries: Any) -> dict[str, tuple[list[int], list[float]]]:
+    shares_of = {}
+    for x in values.entries(entries, "confounds"):
         if not x.get("layer_share"):
             continue
         shares = [values.number(v, "layer_share") for v in values.entries(x["layer_share"], "layer_share")]
         layers = [values.count(v, "layers") for v in values.entries(x["layers"], "layers")]
         if len(shares) != len(layers):
             raise ValueError("layer_share: not one for each layer")
-        found[values.text(x["signature"], "signature")] = (layers, shares)
-    return found
+        shares_of[values.text(x["signature"], "signature")] = (layers, shares)
+    return shares_of
 
 
-def _matrices(told: Any) -> dict[str, Matrix]:
+def _matrices(content: Any) -> dict[str, Matrix]:
     """Every matrix beside ``names``; those that are null are left out."""
-    entry = values.mapping(told, "matrix")
+    entry = values.mapping(content, "matrix")
     names = [values.text(name, "names") for name in values.entries(entry["names"], "names")]
-    found = {}
+    matrices = {}
     for key, matrix in entry.items():
         if key == "names" or not matrix:
             continue
@@ -144,20 +144,22 @@ def _matrices(told: Any) -> dict[str, Matrix]:
         ]
         if len(cells) != len(names) or any(len(row) != len(names) for row in cells):
             raise ValueError(f"{key}: not {len(names)} × {len(names)}")
-        found[key] = Matrix(names[:MOST_NAMES], [row[:MOST_NAMES] for row in cells[:MOST_NAMES]])
-    return found
+        matrices[key] = Matrix(names[:MOST_NAMES], [row[:MOST_NAMES] for row in cells[:MOST_NAMES]])
+    return matrices
 
 
-def _labels(told: Any) -> dict[str, str]:
-    known = [x for x in values.entries(told, "signatures") if isinstance(x, dict)]
-    return {x["hash"]: x["label"] for x in known if isinstance(x.get("hash"), str) and isinstance(x.get("label"), str)}
+def _labels(entries: Any) -> dict[str, str]:
+    signatures = [x for x in values.entries(entries, "signatures") if isinstance(x, dict)]
+    return {
+        x["hash"]: x["label"] for x in signatures if isinstance(x.get("hash"), str) and isinstance(x.get("label"), str)
+    }
 
 
-def _core(told: Any) -> list[dict[str, Any]]:
-    return _cores([told])
+def _core(entry: Any) -> list[dict[str, Any]]:
+    return _cores([entry])
 
 
-def _cores(told: Any) -> list[dict[str, Any]]:
+def _cores(entries: Any) -> list[dict[str, Any]]:
     return [
         {
             "at_least": values.count(x["at_least"], "at_least"),
@@ -166,25 +168,25 @@ def _cores(told: Any) -> list[dict[str, Any]]:
             "method": values.text(x.get("method") or "", "method"),
             "examples": _examples(x["examples"]),
         }
-        for x in values.entries(told, "core")
+        for x in values.entries(entries, "core")
     ]
 
 
-def _unique(told: Any) -> dict[str, dict[str, Any]]:
+def _unique(content: Any) -> dict[str, dict[str, Any]]:
     return {
         name: {"count": values.count(x["count"], "count"), "examples": _examples(x["examples"])}
-        for name, x in values.mapping(told, "unique").items()
+        for name, x in values.mapping(content, "unique").items()
     }
 
 
-def _examples(told: Any) -> list[dict[str, Any]]:
+def _examples(entries: Any) -> list[dict[str, Any]]:
     return [
         {
             "row": values.count(x["row"], "row"),
             "score": _number(x.get("score")),
             "text": _cut(values.text(x.get("text") or "", "text")),
         }
-        for x in values.entries(told, "examples")
+        for x in values.entries(entries, "examples")
     ]
 
 
@@ -192,8 +194,8 @@ def _cut(text: str) -> str:
     return text if len(text) < TEXT_CHARACTERS else f"{text} …"  # evaluate kept no more
 
 
-def _missing(told: Any) -> list[tuple[str, str]]:
-    return [(values.text(x["what"], "what"), values.text(x["why"], "why")) for x in values.entries(told, "missing")]
+def _missing(entries: Any) -> list[tuple[str, str]]:
+    return [(values.text(x["what"], "what"), values.text(x["why"], "why")) for x in values.entries(entries, "missing")]
 
 
 # Part of the file -> (field of Evaluation, what reads it); of two for one field the later counts.

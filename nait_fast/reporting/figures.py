@@ -186,8 +186,8 @@ def layer_bars(target: str, layers: list[int], share: np.ndarray, difference: np
     """``share`` float64 [L] of each layer in the variance of the scores and, where there is one, the ``difference``
     float64 [L] between selected and pool."""
     figure, panels = blank(250 if len(difference) else 150, 2 if len(difference) else 1)
-    told = [(share, "share of variance"), (difference, "selected − pool")]
-    for axes, (values, label) in zip(panels, told, strict=False):
+    bars = [(share, "share of variance"), (difference, "selected − pool")]
+    for axes, (values, label) in zip(panels, bars, strict=False):
         axes.bar(layers, values, 0.8, color=[PICK if v >= 0 else MINUS for v in values])
         axes.axhline(0, color=SOFT, linewidth=0.8)
         axes.set_ylabel(label)

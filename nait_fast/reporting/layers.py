@@ -69,11 +69,11 @@ def parts_at(index: Index, signature: Signature, places: np.ndarray) -> np.ndarr
     """
     if signature.is_bits:
         weights = bit_weights(signature)
-        found = [bit_parts(some["codes"], weights, index.layout) for some in codes_at(index, places)]
+        blocks = [bit_parts(block["codes"], weights, index.layout) for block in codes_at(index, places)]
     else:
         scan = layer_scan(index, signature)
-        found = [estimated_parts(some, scan) for some in codes_at(index, places)]
-    return np.concatenate(found) if found else np.empty((0, len(index.layout.widths)))
+        blocks = [estimated_parts(block, scan) for block in codes_at(index, places)]
+    return np.concatenate(blocks) if blocks else np.empty((0, len(index.layout.widths)))
 
 
 def layer_parts(index: Index, signature: Signature, pool: np.ndarray, selected: np.ndarray) -> LayerParts:
@@ -96,17 +96,17 @@ def layer_parts(index: Index, signature: Signature, pool: np.ndarray, selected: 
 def bit_frequency(index: Index, places: np.ndarray) -> np.ndarray:
     """float64 [N]: share of the rows at ``places`` whose bit is set, of codes of one bit a neuron. Raises NaitError."""
     total = np.zeros(index.layout.n_neurons, dtype=np.int64)
-    for some in codes_at(index, places):
-        for start in range(0, len(some["codes"]), 255):  # a byte holds their sum
-            total += index.layout.unpack(some["codes"][start : start + 255]).sum(axis=0, dtype=np.uint8)
+    for block in codes_at(index, places):
+        for start in range(0, len(block["codes"]), 255):  # a byte holds their sum
+            total += index.layout.unpack(block["codes"][start : start + 255]).sum(axis=0, dtype=np.uint8)
     return total / max(1, len(places))
 
 
 def decide(parts: np.ndarray, pool: LayerParts, up: bool, most: int) -> Deciders:
     """The ``most`` layers that lifted (``up``) or lowered a score of ``parts`` float64 [L] the most."""
-    own = parts - pool.mean
-    told = [(pool.layers[p], float(own[p])) for p in _largest(own, up, most)]
-    return Deciders(float(own.sum()), told, [])
+    differences = parts - pool.mean
+    largest = [(pool.layers[p], float(differences[p])) for p in _largest(differences, up, most)]
+    return Deciders(float(differences.sum()), largest, [])
 
 
 def deciding_neurons(
@@ -117,12 +117,12 @@ def deciding_neurons(
     bits = signature.layout.unpack(code[None])[0]
     parts = bit_weights(signature) * (bits - frequency)
     widths = np.array(signature.layout.widths)
-    ends, found = np.cumsum(widths), []
+    ends, neurons = np.cumsum(widths), []
     for j in _largest(parts, up, most):
         position = int(np.searchsorted(ends, j, side="right"))
         neuron = j - int(ends[position] - widths[position])
-        found.append((layers[position], neuron, float(parts[j]), bool(bits[j]), float(frequency[j])))
-    return found
+        neurons.append((layers[position], neuron, float(parts[j]), bool(bits[j]), float(frequency[j])))
+    return neurons
 
 
 def _largest(parts: np.ndarray, up: bool, most: int) -> list[int]:

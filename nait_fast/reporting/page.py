@@ -79,22 +79,22 @@ def title(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """What was selected, in words."""
-    chosen, told = report.chosen, report.chosen.manifest
-    selected, rows = told["rows_selected"], told["rows_scored"]
-    pools = formatting.listed([Path(d["path"]).name or d["path"] for d in told["datasets"]][:3])
-    more = len(told["datasets"]) - 3
+    chosen, manifest = report.chosen, report.chosen.manifest
+    selected, rows = manifest["rows_selected"], manifest["rows_scored"]
+    pools = formatting.listed([Path(d["path"]).name or d["path"] for d in manifest["datasets"]][:3])
+    more = len(manifest["datasets"]) - 3
     how = {"top": "the best", "bottom": "the worst", "random": "at random"}.get(str(chosen.config.get("pick")), "")
     methods = formatting.listed(list(dict.fromkeys(chosen.methods)))
     text = f"Out of {formatting.count(rows, 'sample')} of {pools}{f' and {more} more' if more > 0 else ''}, "
-    text += f"nait-fast {told['verb']} chose {how} {selected:,} ({formatting.percent(selected / rows)}"
-    tokens = formatting.count(told["tokens_selected"], "token")
+    text += f"nait-fast {manifest['verb']} chose {how} {selected:,} ({formatting.percent(selected / rows)}"
+    tokens = formatting.count(manifest["tokens_selected"], "token")
     whole = report.scores is not None and report.scores.whole
     text += f"; {tokens}" + (f" of {report.scores.tokens:,}" if whole and report.scores else "") + ") "
     text += f"for {formatting.listed([formatting.short(name, 40) for name in chosen.targets])}"
     if len(chosen.targets) > 1:
         text += f" ({_COMBINED.get(str(chosen.config.get('combine')), 'combined')})"
-    text += f", by method {methods}, with {Path(told['model_name']).name}."
-    left = told["rows_skipped"]["rows"]
+    text += f", by method {methods}, with {Path(manifest['model_name']).name}."
+    left = manifest["rows_skipped"]["rows"]
     return text + (f" {formatting.count(left, 'row')} of the pool could not be used." if left else "")
 
 
@@ -116,7 +116,7 @@ def warnings(report: Report) -> Iterator[str]:
 def target_table(report: Report) -> list[dict[str, Any]]:
     """A row for each target."""
     scores, chosen = report.scores, report.chosen
-    found = []
+    rows = []
     for c, name in enumerate(chosen.targets):
         entry = {
             "name": name,
@@ -137,8 +137,8 @@ def target_table(report: Report) -> list[dict[str, Any]]:
         if scores is not None and scores.whole:
             gap = (scores.selected_mean[c] - scores.mean[c]) / scores.deviation[c] if scores.deviation[c] > 0 else None
             entry |= {"pool": scores.mean[c], "gap": gap}
-        found.append(entry)
-    return found
+        rows.append(entry)
+    return rows
 
 
 def label_table(labels: Labels) -> dict[str, Any]:
@@ -150,9 +150,9 @@ def label_table(labels: Labels) -> dict[str, Any]:
         share = chosen / max(1, labels.selected_rows)
         entry = {"name": name, "selected": chosen, "share": share, "pool": None, "pool_share": None, "lift": None}
         if labels.pool is not None:
-            there = labels.pool.get(name, 0)
-            pool_share = there / max(1, labels.pool_rows)
-            entry |= {"pool": there, "pool_share": pool_share, "lift": share / pool_share if pool_share else None}
+            pool_rows = labels.pool.get(name, 0)
+            pool_share = pool_rows / max(1, labels.pool_rows)
+            entry |= {"pool": pool_rows, "pool_share": pool_share, "lift": share / pool_share if pool_share else None}
         rows.append(entry)
     return {"rows": rows, "more": max(0, len(names) - TABLE_ROWS), "labels": labels}
 
@@ -174,14 +174,14 @@ def sample(report: Report, shown: ShownSample) -> dict[str, Any]:
 
 def turns(text: Text) -> list[dict[str, Any]]:
     """Role, what is shown at once, what unfolds, and how many characters are left out."""
-    found = []
+    shown = []
     for role, said in text.turns[:MOST_TURNS]:
         first, rest = formatting.split(formatting.clean(said), SHOWN_CHARACTERS)
-        kept = rest[: KEPT_CHARACTERS - len(first)]
-        found.append({"role": role, "first": first, "rest": kept, "left": len(rest) - len(kept)})
+        unfolded = rest[: KEPT_CHARACTERS - len(first)]
+        shown.append({"role": role, "first": first, "rest": unfolded, "left": len(rest) - len(unfolded)})
     if (left := len(text.turns) - MOST_TURNS) > 0:
-        found.append({"role": formatting.count(left, "more turn"), "first": "", "rest": "", "left": 0})
-    return found
+        shown.append({"role": formatting.count(left, "more turn"), "first": "", "rest": "", "left": 0})
+    return shown
 
 
 def examples(evaluation: Evaluation | None) -> Iterator[dict[str, Any]]:

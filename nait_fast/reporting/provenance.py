@@ -12,24 +12,24 @@ from nait_fast.reporting.selection_folder import SelectionFolder
 
 def tables(chosen: SelectionFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     """(caption, rows of name and value)."""
-    told = chosen.manifest
+    manifest = chosen.manifest
     model = [
-        ("model", told["model_name"]),
-        ("fingerprint", told["model"]),
-        ("template", f"{told['template_kind']}, {told['template']}"),
-        ("codebook", told.get("codebook") or "none (codec nag)"),
-        ("layers", spans(told.get("layers"))),
-        ("longest sample", f"{told.get('max_length')} tokens"),
+        ("model", manifest["model_name"]),
+        ("fingerprint", manifest["model"]),
+        ("template", f"{manifest['template_kind']}, {manifest['template']}"),
+        ("codebook", manifest.get("codebook") or "none (codec nag)"),
+        ("layers", spans(manifest.get("layers"))),
+        ("longest sample", f"{manifest.get('max_length')} tokens"),
     ]
-    found = [
-        ("Rows", list(_rows(told))),
+    captioned = [
+        ("Rows", list(_rows(manifest))),
         ("Model", model),
-        ("Pool", list(_pools(told))),
+        ("Pool", list(_pools(manifest))),
         ("Signatures", _signatures(chosen)),
-        ("Software and machine", list(_environment(told))),
-        ("Files", [(name, str(digest)) for name, digest in told["files"].items()]),
+        ("Software and machine", list(_environment(manifest))),
+        ("Files", [(name, str(digest)) for name, digest in manifest["files"].items()]),
     ]
-    return [(caption, [(name, str(value)) for name, value in rows]) for caption, rows in found if rows]
+    return [(caption, [(name, str(value)) for name, value in rows]) for caption, rows in captioned if rows]
 
 
 def spans(layers: Any) -> str:
@@ -45,20 +45,20 @@ def spans(layers: Any) -> str:
     return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _rows(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    skipped = told["rows_skipped"]
-    yield "read", f"{told['rows_read']:,}"
+def _rows(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    skipped = manifest["rows_skipped"]
+    yield "read", f"{manifest['rows_read']:,}"
     yield "skipped", f"{skipped['rows']:,}"
     for reason, rows in sorted(skipped["reasons"].items(), key=lambda item: (-item[1], item[0])):
         yield f"skipped: {reason}", f"{rows:,}"
-    yield "scored", f"{told['rows_scored']:,}"
-    yield "cut to the longest sample", number(_plain(told.get("rows_truncated")))
-    yield "selected", f"{told['rows_selected']:,}"
-    yield "tokens selected", f"{told['tokens_selected']:,}"
+    yield "scored", f"{manifest['rows_scored']:,}"
+    yield "cut to the longest sample", number(_plain(manifest.get("rows_truncated")))
+    yield "selected", f"{manifest['rows_selected']:,}"
+    yield "tokens selected", f"{manifest['tokens_selected']:,}"
 
 
-def _pools(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for dataset in told["datasets"]:
+def _pools(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for dataset in manifest["datasets"]:
         kind = ", ".join(str(dataset[key]) for key in ("kind", "format") if key in dataset)
         yield dataset["path"], f"{count(dataset['rows'], 'row')}; {kind}; SHA-256 {dataset.get('sha256') or 'unknown'}"
 
@@ -66,25 +66,25 @@ def _pools(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _signatures(chosen: SelectionFolder) -> list[tuple[str, str]]:
     readings = chosen.manifest.get("reading")
     readings = readings if isinstance(readings, list) and len(readings) == len(chosen.targets) else [None] * 99
-    found = []
+    rows = []
     for name, method, reading in zip(chosen.targets, chosen.methods, readings, strict=False):
         said = f"{method}, reading {reading}; {chosen.manifest['signatures'][name]}"
-        own = next((s for s in chosen.signatures if s.name == name), None)
-        if own is not None:
-            said += f"; from {count(own.meta['samples'], 'sample')}"
-        found.append((name, said))
-    return found
+        signature = next((s for s in chosen.signatures if s.name == name), None)
+        if signature is not None:
+            said += f"; from {count(signature.meta['samples'], 'sample')}"
+        rows.append((name, said))
+    return rows
 
 
-def _environment(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in told["environment"].items():
+def _environment(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in manifest["environment"].items():
         if value is not None and value != []:
             yield key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    passed = told.get("extraction")
+    passed = manifest.get("extraction")
     rate = _plain(passed.get("tokens_per_s")) if isinstance(passed, dict) else None
     if rate:
         yield "index pass", f"{number(rate)} tokens/s"
-    if scan := _plain(told.get("scan_seconds")):
+    if scan := _plain(manifest.get("scan_seconds")):
         yield "scan", f"{number(scan, 2)} s"
 
 

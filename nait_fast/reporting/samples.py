@@ -57,14 +57,14 @@ class PoolContent:
 
 
 class _Counter:
-    """Labels of rows. ``found``: some row has the column; ``many``: more than ``MOST_LABELS``, which are none."""
+    """Labels of rows. ``has_column``: some row has the column; ``many``: more than ``MOST_LABELS``, which are none."""
 
     def __init__(self, column: str):
-        self.column, self.counts, self.rows, self.found, self.many = column, Counter[str](), 0, False, False
+        self.column, self.counts, self.rows, self.has_column, self.many = column, Counter[str](), 0, False, False
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows += 1
-        self.found = self.found or self.column in row
+        self.has_column = self.has_column or self.column in row
         label = label_of(row, self.column)
         if label in self.counts or len(self.counts) < MOST_LABELS:
             self.counts[label] += 1
@@ -141,7 +141,7 @@ def _labels(
     """What was counted. Raises NaitError where it was asked for and there is none."""
     if counter is None:
         return None
-    if not counter.found and not (pool and pool.found):
+    if not counter.has_column and not (pool and pool.has_column):
         raise BadInput(
             "no row has such a column", where=f"--label {label}", remedy=f"they have {_keys(chosen.folder / SELECTED)}"
         )
@@ -155,8 +155,8 @@ def _labels(
         notes.append(f"The column {counter.column} has more than {MOST_LABELS:,} values: it is not taken for a label.")
         return None
     sampled = pool is not None and chosen.rows > LABEL_ROWS
-    found, rows = (None, 0) if pool is None else (pool.ordered(), pool.rows)
-    return Labels(counter.column, counter.ordered(), found, counter.rows, rows, sampled)
+    counts, rows = (None, 0) if pool is None else (pool.ordered(), pool.rows)
+    return Labels(counter.column, counter.ordered(), counts, counter.rows, rows, sampled)
 
 
 def lines_of_ends(best: Sequence[RankedRow], worst: Sequence[RankedRow], selected: int) -> dict[int, int]:
@@ -217,8 +217,8 @@ def _runs(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
     """Row numbers of every n-th run of ``RUN_ROWS``, n as small as gives at most ``LABEL_ROWS`` of ``rows``."""
     every, place = -(-rows // LABEL_ROWS), 0
     for block in blocks:
-        kept = (np.arange(place, place + len(block)) // RUN_ROWS) % every == 0
-        yield block[kept]
+        in_run = (np.arange(place, place + len(block)) // RUN_ROWS) % every == 0
+        yield block[in_run]
         place += len(block)
 
 

@@ -116,11 +116,11 @@ class ScoreFile:
         }
         try:
             with parquet.ParquetFile(path) as file:
-                held = {field.name: str(field.type) for field in file.schema_arrow}
+                columns = {field.name: str(field.type) for field in file.schema_arrow}
                 count = file.metadata.num_rows
         except (OSError, ValueError) as error:
             raise self._damaged(error) from None
-        if held != expected or count != rows:
+        if columns != expected or count != rows:
             raise Damaged(
                 f"has not the columns or rows of this selection ({count:,} rows, {rows:,} expected)",
                 where=path,
@@ -168,8 +168,8 @@ def rescan(chosen: SelectionFolder, folder: Path) -> ScoreFile:
         for block in scan(chosen.index, chosen.signatures):
             table.add(block)
         selection = select(table, options, seed if isinstance(seed, int) else 0)
-        found = (len(selection.rows), selection.tokens)
-        if found != (chosen.manifest["rows_selected"], chosen.manifest["tokens_selected"]):
+        size = (len(selection.rows), selection.tokens)
+        if size != (chosen.manifest["rows_selected"], chosen.manifest["tokens_selected"]):
             raise Mismatch(
                 f"no longer gives the selection of {chosen.folder}", where=chosen.index.folder, remedy="rank again"
             )
@@ -224,7 +224,7 @@ class _First:
         c = len(file.targets)
         self._rows, self._ends = file.rows, ends
         self._stride = max(1, -(-file.rows // SAMPLE_ROWS))
-        self._kept = spread(selected, layer_rows)
+        self._layer_rows = spread(selected, layer_rows)
         self.sums, self.selected_sums = np.zeros(c), np.zeros(c)
         self.low, self.high = np.full(c, np.inf), np.full(c, -np.inf)
         self.selected_low, self.selected_high = self.low.copy(), self.high.copy()
@@ -238,7 +238,7 @@ class _First:
         self._partial = selected == file.rows
 
     def add(self, batch: ScoreBatch) -> None:
-        own = batch.scores[:, batch.selected]
+        selected_scores = batch.scores[:, batch.selected]
         self.sums += batch.scores.sum(axis=1)
         self.low = np.minimum(self.low, batch.scores.min(axis=1))
         self.high = np.maximum(self.high, batch.scores.max(axis=1))
@@ -247,12 +247,14 @@ class _First:
         self.tokens += int(batch.n_tokens.sum(dtype=np.int64))
         self.sample.append(batch.scores[:, (-batch.place) % self._stride :: self._stride])
         places = batch.place + np.flatnonzero(batch.selected)
-        kept = self._kept[slice(*np.searchsorted(self._kept, (self.selected, self.selected + len(places))))]
-        self.places.append(places[kept - self.selected])
+        drawn = self._layer_rows[
+            slice(*np.searchsorted(self._layer_rows, (self.selected, self.selected + len(places))))
+        ]
+        self.places.append(places[drawn - self.selected])
         if len(places):
-            self.selected_sums += own.sum(axis=1)
-            self.selected_low = np.minimum(self.selected_low, own.min(axis=1))
-            self.selected_high = np.maximum(self.selected_high, own.max(axis=1))
+            self.selected_sums += selected_scores.sum(axis=1)
+            self.selected_low = np.minimum(self.selected_low, selected_scores.min(axis=1))
+            self.selected_high = np.maximum(self.selected_high, selected_scores.max(axis=1))
             self.selected_tokens += int(batch.n_tokens[batch.selected].sum(dtype=np.int64))
         self.selected += len(places)
         self._take_ends(batch)

@@ -86,34 +86,34 @@ def _checked(folder: Path, manifest: dict[str, Any], name: str) -> Path:
     return path
 
 
-def _check(told: dict[str, Any]) -> None:
+def _check(manifest: dict[str, Any]) -> None:
     """Raises KeyError, TypeError or ValueError where an entry that is used is not what was ever written."""
-    targets = [values.name(name, "targets") for name in values.entries(told["targets"], "targets")]
-    methods = [values.text(name, "method") for name in values.entries(told["method"], "method")]
+    targets = [values.name(name, "targets") for name in values.entries(manifest["targets"], "targets")]
+    methods = [values.text(name, "method") for name in values.entries(manifest["method"], "method")]
     if not targets or len(set(targets)) != len(targets) or len(methods) != len(targets):
         raise ValueError(f"targets: {values.short(targets)}")
     for key in ("rows_read", "rows_scored", "rows_selected", "tokens_selected"):
-        values.count(told[key], key)
-    if not 1 <= told["rows_selected"] <= told["rows_scored"] <= told["rows_read"]:
-        raise ValueError(f"rows_selected: {values.short(told['rows_selected'])}")
-    if told["verb"] not in ("select", "rank"):
-        raise ValueError(f"verb: {values.short(told['verb'])}")
-    if told["scores"] not in SCORES:
-        raise ValueError(f"scores: {values.short(told['scores'])}")
+        values.count(manifest[key], key)
+    if not 1 <= manifest["rows_selected"] <= manifest["rows_scored"] <= manifest["rows_read"]:
+        raise ValueError(f"rows_selected: {values.short(manifest['rows_selected'])}")
+    if manifest["verb"] not in ("select", "rank"):
+        raise ValueError(f"verb: {values.short(manifest['verb'])}")
+    if manifest["scores"] not in SCORES:
+        raise ValueError(f"scores: {values.short(manifest['scores'])}")
     for key in ("config", "signatures", "files", "environment", "rows_skipped", "spearman_with_length"):
-        values.mapping(told[key], key)
+        values.mapping(manifest[key], key)
     for name in targets:
-        values.digest(told["signatures"][name], "signatures", 16)
-        if told["spearman_with_length"][name] is not None:
-            values.number(told["spearman_with_length"][name], "spearman_with_length")
-    values.count(told["rows_skipped"]["rows"], "rows_skipped")
-    for reason in values.mapping(told["rows_skipped"]["reasons"], "rows_skipped").values():
+        values.digest(manifest["signatures"][name], "signatures", 16)
+        if manifest["spearman_with_length"][name] is not None:
+            values.number(manifest["spearman_with_length"][name], "spearman_with_length")
+    values.count(manifest["rows_skipped"]["rows"], "rows_skipped")
+    for reason in values.mapping(manifest["rows_skipped"]["reasons"], "rows_skipped").values():
         values.count(reason, "rows_skipped")
-    for dataset in values.entries(told["datasets"], "datasets"):
+    for dataset in values.entries(manifest["datasets"], "datasets"):
         values.text(dataset["path"], "datasets")
         values.count(dataset["rows"], "datasets")
     for key in ("model", "model_name", "template", "template_kind"):
-        values.text(told[key], key)
+        values.text(manifest[key], key)
 
 
 def _candidates(path: Any, folder: Path) -> Iterator[Path]:
@@ -156,7 +156,7 @@ def _signatures(folder: Path, manifest: dict[str, Any], index: Index | None, not
     places = [p for path in (named if isinstance(named, list) else []) for p in _candidates(path, folder)]
     if manifest["verb"] == "select":
         places = sorted((folder / "signatures").glob("*.safetensors"))
-    found: dict[str, Signature] = {}
+    by_name: dict[str, Signature] = {}
     why: list[str] = []
     for place in places:
         try:
@@ -165,15 +165,15 @@ def _signatures(folder: Path, manifest: dict[str, Any], index: Index | None, not
             why.append(str(error))  # another of the places may hold it; if none does, that is told below
             continue
         if manifest["signatures"].get(signature.name) == signature.hash:
-            found[signature.name] = signature
-    missing = [name for name in manifest["targets"] if name not in found]
+            by_name[signature.name] = signature
+    missing = [name for name in manifest["targets"] if name not in by_name]
     if missing:
         notes.append(
             f"The signature of {missing[0]} is not where it was, or has changed{''.join(f' ({w})' for w in why[:1])}: "
             "which layers and neurons decided cannot be told."
         )
         return []
-    signatures = [found[name] for name in manifest["targets"]]
+    signatures = [by_name[name] for name in manifest["targets"]]
     if index is not None:
         try:
             check_index(index, signatures)
