@@ -106,7 +106,7 @@ def _capture_runs() -> Iterator[tuple[str, str, bool, Run]]:
     import torch
 
     from nait_fast.kernels.capture.launch import CHUNK, mlp_capture
-    from nait_fast.kernels.capture.reference import BitSpec, Segments
+    from nait_fast.kernels.capture.types import BitSpec, Segments
 
     readings = frozenset({"first", "last", "sum"})
     n = CHUNK + 1  # of two chunks: a second pass joins them

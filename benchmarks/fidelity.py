@@ -17,13 +17,13 @@ import torch
 
 from benchmarks.readings import READINGS, Readings, captured_by, work_parser
 from benchmarks.record import record, table
+from nait_fast.codecs import codec_of
+from nait_fast.codecs.codebook import Codebook, CodebookPart
+from nait_fast.codecs.components import split_bytes
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.evaluation.comparison import compared
-from nait_fast.extract.coders import RotatedCoder, make_rotation
-from nait_fast.extract.component_coder import ComponentCoder, make_components, split_bytes
 from nait_fast.extract.sinks import Encode
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.drawn import drawn_places
-from nait_fast.index.format import CodeLayout
+from nait_fast.index.sample import drawn_places
 from nait_fast.methods.contrast import PROXY_PLANES, neuron_proxy
 from nait_fast.methods.nait import nait_signature
 from nait_fast.methods.signature import Signature
@@ -62,24 +62,30 @@ class Calibrated:
         self.centre = self.sample.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.spread = self.sample.std(axis=0, dtype=np.float64).astype(np.float32)
 
-    def rotated(self, signatures: list[Signature], **options: Any) -> tuple[int, Scores]:
+    def rotated(self, signatures: list[Signature], outliers: int) -> tuple[int, Scores]:
         """(bytes a sample, scores) of codec rotated."""
-        rotation = make_rotation(self.sample, self.centre, self.layout, seed=self.seed, **options)
-        return self._estimated(signatures, RotatedCoder, rotation=rotation)
+        return self._estimated(signatures, "rotated", {"outliers": outliers})
 
     def components(self, signatures: list[Signature], n_bytes: int) -> tuple[int, Scores]:
         """(bytes a sample, scores) of codec components."""
-        found = make_components(self.sample, self.centre, self.layout, *split_bytes(n_bytes))
-        return self._estimated(signatures, ComponentCoder, components=found)
+        return self._estimated(signatures, "components", {"components": split_bytes(n_bytes)})
 
-    def _codebook(self, **tables: Any) -> Codebook:
-        told = {"first_token": "exclude", "model": "", "template": "", "layers": list(range(len(self.layout.widths)))}
-        meta = {"reading": self.reading, "widths": list(self.layout.widths), **told}
-        return Codebook(self.centre, meta, self.centre, self.spread, **tables)
+    def _codebook(self, codec: str, part: CodebookPart | None = None) -> Codebook:
+        meta = {
+            "codec": codec,
+            "reading": self.reading,
+            "widths": list(self.layout.widths),
+            "first_token": "exclude",
+            "model": "",
+            "template": "",
+            "layers": list(range(len(self.layout.widths))),
+        }
+        return Codebook(self.centre, meta, self.centre, self.spread, part=part)
 
-    def _estimated(self, signatures: list[Signature], coder: Any, **tables: Any) -> tuple[int, Scores]:
-        codebook = self._codebook(**tables)
-        sink = Encode(len(self.values), self.layout, coder(codebook))
+    def _estimated(self, signatures: list[Signature], name: str, entries: dict[str, Any]) -> tuple[int, Scores]:
+        codec = codec_of(name)
+        codebook = self._codebook(name, codec.fit(self.sample, self.centre, self.layout, entries, self.seed))
+        sink = Encode(len(self.values), self.layout, codec.coder(self.layout, codebook, entries, None))
         everyone = range(len(self.values))
         for position in range(len(self.layout.widths)):
             layer = torch.from_numpy(np.array(self.values[:, self.layout.neurons(position)]))
@@ -105,7 +111,7 @@ class Calibrated:
         codes = np.concatenate(
             [self.layout.pack(self.values[i : i + CHUNK] > self.centre) for i in range(0, len(self.values), CHUNK)]
         )
-        codebook = self._codebook()
+        codebook = self._codebook("neuron")
         return self.layout.row_bytes, score_codes(codes, [neuron_proxy(s, codebook) for s in signatures])
 
 

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from benchmarks.pools import pool_parser, stratified
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.extract.session import Session, encode_all, open_session
-from nait_fast.index.format import CodeLayout
+from nait_fast.extract.sinks import Sink
 from nait_fast.progress import Progress
 
 READINGS = ("mean", "drift")
@@ -35,14 +36,11 @@ class Readings:
     lengths: np.ndarray
 
 
-class _Keep:
+class _Keep(Sink):
     """Writes the readings of each batch into mapped files."""
 
     def __init__(self, files: Mapping[str, np.ndarray], layout: CodeLayout):
         self._files, self._layout = files, layout
-
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return None
 
     def layer(self, items, position, readings, codes) -> None:
         for name, file in self._files.items():
@@ -51,9 +49,6 @@ class _Keep:
     def finish(self, items, finite: torch.Tensor) -> None:
         if not bool(finite.all()):
             raise RuntimeError("activations are not finite")
-
-    def flush(self) -> None:
-        pass
 
 
 def captured(model: str, pool: Path, targets: Mapping[str, Path], max_length: int, work: Path) -> Readings:

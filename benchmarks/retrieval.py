@@ -89,7 +89,7 @@ def every_method(
         signature.save(make_folder(str(work / "nait-mean")))
     exact = sorted(str(p) for folder in ("nait", "nait-mean") for p in (work / folder).glob("*.safetensors"))
     bits, sets = work / "index", work / "index-nag"
-    api.build_index(dataset=pool, **common, score=exact, embed="last", output=str(bits), seed=seed)
+    api.build_index(dataset=pool, **common, exact=exact, embed="last", output=str(bits), seed=seed)
     api.build_index(dataset=pool, **common, codec="nag", output=str(sets))
     return {
         "contrast": (Index(bits), signatures("contrast", codebook=str(bits))),

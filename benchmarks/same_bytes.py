@@ -48,7 +48,7 @@ CODECS = {
 }
 METHODS = {
     "contrast": ("neuron", ["--method", "contrast"]),
-    "logodds": ("neuron", ["--method", "contrast", "--weights", "logodds", "--planes", "8"]),
+    "logodds": ("neuron", ["--method", "contrast:weights=logodds,planes=8"]),
     "contrast-drift": ("drift", ["--method", "contrast", "--reading", "drift"]),
     "embed": ("neuron", ["--method", "embed"]),
     "nag": ("nag", ["--method", "nag"]),
@@ -117,7 +117,7 @@ def make(work: Path, model: str, pool: Path, targets: list[str]) -> None:
         scored,
         "--reading",
         "mean",
-        "--score",
+        "--exact",
         *nait,
     )
     run("rank", "--index", scored, "--signature", *nait, "--output", work / "ranked" / "scored")

@@ -28,10 +28,10 @@ import numpy as np
 
 from benchmarks.record import RESULTS, newest, record, table
 from nait_fast.bench.lengths import sample_lengths
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.parts import RowPlace
 from nait_fast.data.plan import Plan, Unit, load_plan
 from nait_fast.index import duplicates
-from nait_fast.index.format import CodeLayout
 from nait_fast.index.writer import pack_ids
 from nait_fast.storage.files import pack_tensors, read_sealed, write_atomic, write_sealed
 from nait_fast.storage.names import shard_name

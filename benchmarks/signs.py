@@ -1,4 +1,4 @@
-"""What the sign of NAIT's components decides: retrieval of a target's own source by both rules of ``--sign``.
+"""What the sign of NAIT's components decides: retrieval of a target's own source by both rules of ``sign``.
 
     python -m benchmarks.signs --model FOLDER --dataset POOL.jsonl --target NAME=FILE … --work DIR
 
@@ -49,10 +49,10 @@ def lines(rows: list[dict[str, Any]]) -> str:
     for reading, sign in dict.fromkeys((row["reading"], row["sign"]) for row in rows):
         mine = [row for row in rows if (row["reading"], row["sign"]) == (reading, sign)]
         cells = {row["target"]: f"{row['r_precision']:.3f} ({row['turned']:.0%})" for row in mine}
-        shown.append({"reading": reading, "--sign": sign, **dict(sorted(cells.items()))})
+        shown.append({"reading": reading, "sign": sign, **dict(sorted(cells.items()))})
     return (
         f"**Signs**: R-precision of `nait` among {rows[0]['rows']:,} samples, {rows[0]['model']}, by both rules of "
-        f"`--sign`; in brackets the share of layers whose direction is turned round.\n\n"
+        f"`sign`; in brackets the share of layers whose direction is turned round.\n\n"
         f"{table(shown, list(shown[0]))}\n"
     )
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.record import record
 from nait_fast.kernels import layer_bytes, mlp_capture, pack_bits, topk_bits
-from nait_fast.kernels.capture.reference import Segments
+from nait_fast.kernels.capture.types import Segments
 from nait_fast.kernels.popcount import cpu, reference
 
 TOKENS, NEURONS, SAMPLES = 2048, 1536, 16  # one layer of SmolLM2-135M at the default batch

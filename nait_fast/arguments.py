@@ -72,12 +72,12 @@ class OutputArguments(TypedDict, total=False):
 class SignatureArguments(TypedDict, total=False):
     """Of ``config.SignatureOptions``."""
 
-    method: Literal["contrast", "nait", "nag", "embed"]
-    weights: Literal["difference", "logodds"]
-    planes: int
+    method: str
+    weights: str | None
+    planes: int | None
     top_m: int | None
-    sign: Literal["mean", "contrast"]
-    nag_top_k: int
+    sign: str | None
+    nag_top_k: int | None
 
 
 class BudgetArguments(TypedDict, total=False):
@@ -114,10 +114,11 @@ class IndexArguments(PassArguments, ReadingArguments, DataArguments, ModelArgume
 
     dataset: Required[Path]
     output: Required[Path]
-    codec: Literal["neuron", "components", "rotated", "nag"]
+    codec: str
     codebook: Path | None
+    exact: Paths
     score: Paths
-    nag_top_k: int
+    nag_top_k: int | None
     outliers: int | None
     bytes_per_sample: int | None
     embed: str

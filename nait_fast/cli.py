@@ -20,16 +20,15 @@ from nait_fast.config import (
     EvaluateOptions,
     IndexOptions,
     MergeOptions,
-    Options,
     RankOptions,
     ReportOptions,
     SelectOptions,
     SignatureBuildOptions,
-    named,
 )
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 from nait_fast.notices import NaitWarning, recorded
+from nait_fast.options import Options, Registry, named
 from nait_fast.terminal import printable
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
@@ -50,7 +49,7 @@ PATHS = {
 }
 
 
-def _flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) -> None:
+def _flag(parser: "_Parser", field: dataclasses.Field, hint: Any) -> None:
     names = ["--" + field.name.replace("_", "-")]
     kind = (
         next((a for a in typing.get_args(hint) if a is not type(None)), hint)
@@ -70,10 +69,16 @@ def _flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) 
         arguments["metavar"] = "N" if kind is int else None
         if "choices" in field.metadata:
             arguments["choices"], arguments["metavar"] = field.metadata["choices"], None
+        if "registry" in field.metadata:
+            arguments["metavar"] = "NAME[:KEY=VALUE,…]"
+        if {"setting", "renamed"} & field.metadata.keys():
+            arguments["help"] = argparse.SUPPRESS
     if field.default not in (None, "", (), False) and not field.metadata.get("required"):
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
         arguments["help"] += f" (default {default})"
-    parser.add_argument(*names, **arguments)
+    action = parser.add_argument(*names, **arguments)
+    if "registry" in field.metadata:
+        parser.registries[action] = field.metadata["registry"]
     if field.metadata.get("positional"):  # the same without its flag; SUPPRESS: where it is absent, the flag's stays
         parser.add_argument(
             field.name, nargs="?", default=argparse.SUPPRESS, metavar="DIR", help=f"the same as {names[0]}"
@@ -84,6 +89,17 @@ class _Parser(argparse.ArgumentParser):
     """argparse, but a wrong command line costs one line, as any other bad input does."""
 
     verbs: Mapping[str, argparse.ArgumentParser] = {}
+
+    def __init__(self, *args: Any, **named: Any):
+        super().__init__(*args, **named)
+        self.registries: dict[argparse.Action, Registry] = {}  # of flags that name a method or codec
+
+    def format_help(self) -> str:
+        """As argparse's; what methods and codecs can be told is asked of them only here, as that loads them."""
+        for action, registry in self.registries.items():
+            action.help = f"{action.help}: " + ". ".join(map(registry.help, registry.names))
+        self.registries = {}
+        return super().format_help()
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's, but the verb's own parser answers for what it does not know: its --help lists the options."""

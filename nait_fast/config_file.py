@@ -4,8 +4,8 @@ import dataclasses
 import re
 from typing import Any
 
-from nait_fast.config import Options
 from nait_fast.errors import BadInput, NaitError
+from nait_fast.options import Options
 
 MOST_BYTES = 1 << 20
 DEEPEST = 4  # the mapping, a list in it, and a list or mapping that it may hold by mistake, which is then named
@@ -26,7 +26,12 @@ def read_config(path: str, options: type[Options]) -> dict[str, Any]:
             remedy="check the path",
         )
     values = _parsed(path, data)
-    defaults = {f.name: f.default for f in dataclasses.fields(options)}
+    fields = {f.name: f for f in dataclasses.fields(options)}
+    defaults = {name: f.default for name, f in fields.items()}
+    for name, f in fields.items():
+        if "setting" in f.metadata:  # which was an option of its own
+            chooser, setting = f.metadata["setting"]
+            defaults[name] = fields[chooser].metadata["registry"].default_of(setting)
     return {name: value for name, value in values.items() if not _is_default(value, defaults.get(name))}
 
 

@@ -13,10 +13,10 @@ from torch import nn
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
-from nait_fast.kernels.capture.reference import Segments, Stats
+from nait_fast.kernels.capture.types import Segments, Stats
 from nait_fast.models.guard import refuse_absent
-from nait_fast.models.patch import Capture, activation_dtype, patched, probe, uncaptured
-from nait_fast.models.spec import find_mlps, parse_layers, refuse_encoder
+from nait_fast.models.patch import Capture, CapturedForward, activation_dtype, patched, probe, uncaptured
+from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder
 from nait_fast.notices import warn
 
 
@@ -63,30 +63,33 @@ def content_segments(mask: torch.Tensor, skip_first: bool) -> Segments:
     return Segments(starts, starts + lengths, torch.full((len(mask),), skip_first))
 
 
-class _Watched(Capture):
-    """A capture that sees to it that each layer's MLP runs once a forward, over as many rows as there are tokens.
+class _Forward(CapturedForward):
+    """Keeps the ``readings`` of each layer as they come, by position, and sees to it that its MLP runs once, over as
+    many rows as there are ``tokens``."""
 
-    ``begin(tokens)`` comes before each forward; ``run`` are the positions that have run since, in order.
-    """
+    def __init__(
+        self, segments: Segments, specs: Sequence[MlpSpec], tokens: int, first_token: str, names: Sequence[str]
+    ):
+        super().__init__(segments)
+        self._specs, self._tokens, self._first_token, self._names = specs, tokens, first_token, names
+        self._entered: set[int] = set()
+        self.readings: dict[int, dict[str, torch.Tensor]] = {}
 
-    def begin(self, tokens: int) -> None:
-        self._own.tokens, self._own.run = tokens, []
-
-    @property
-    def run(self) -> list[int]:
-        return self._own.run
-
-    def read(self, position: int, x: torch.Tensor, gate: torch.Tensor | None, up: torch.Tensor) -> torch.Tensor:
-        layer, rows = self.specs[position].layer, x.numel() // x.shape[-1]
-        if rows != self._own.tokens:
+    def enter(self, position: int, x: torch.Tensor) -> None:
+        layer, rows = self._specs[position].layer, x.numel() // x.shape[-1]
+        if rows != self._tokens:
             raise NaitError(
-                f"capture: the MLP of layer {layer} runs over {rows} rows for {self._own.tokens} tokens; a reading "
-                "needs one row a token"
+                f"capture: the MLP of layer {layer} runs over {rows} rows for {self._tokens} tokens; a reading needs "
+                "one row a token"
             )
-        if position in self.run:
+        if position in self._entered:
             raise NaitError(f"capture: the MLP of layer {layer} runs more than once a forward; it is not supported")
-        self.run.append(position)
-        return super().read(position, x, gate, up)
+        self._entered.add(position)
+
+    def take(self, position: int, stats: Stats) -> None:
+        lengths = self.segments.ends - self.segments.starts
+        values = combine(stats, lengths, None, self._first_token, self._names)
+        self.readings[position] = {name: value.detach() for name, value in values.items()}
 
 
 _shifted: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # what ``moves_with_padding`` has found
@@ -140,24 +143,14 @@ def capture(
     specs = [specs[i] for i in parse_layers(layers, len(specs))]
     with uncaptured():  # a block around this one reads the caller's forwards only
         probe(specs, activation_dtype(model))
-    device = next(model.parameters()).device
     captured = Captured([spec.layer for spec in specs])
-    pending = threading.local()  # of a forward under way: ``readings``, by position
     idle: set[int] = set()  # layers said to run on no text
-
-    def on_layer(position: int, stats: Stats) -> None:
-        segments = hook.segments
-        assert segments is not None
-        lengths = (segments.ends - segments.starts).to(device)
-        values = combine(stats, lengths, None, first_token, readings)
-        pending.readings[position] = {name: value.detach() for name, value in values.items()}
-
-    hook = _Watched(specs, statistics_for(readings), on_layer, stop=False)
+    hook = Capture(specs, statistics_for(readings), stop=False)
 
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if module is not model or not hook.on:  # a copy's, another thread's
             return
-        pending.readings = {}
+        hook.forward = None  # nor does one that is refused below await anything
         given = {**kwargs, **inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments}
         ids = given.get("input_ids", args[0] if args else None)
         if ids is None and given.get("inputs_embeds") is None:
@@ -174,24 +167,24 @@ def capture(
                 "capture: padding on the left changes this model's activations: give position_ids that begin with each "
                 "row's first token, or pad on the right"
             )
-        hook.segments = content_segments(mask, first_token == "exclude")
-        hook.begin(mask.numel())
+        segments = content_segments(mask, first_token == "exclude")
+        hook.forward = _Forward(segments, specs, mask.numel(), first_token, readings)
 
     def after(module: nn.Module, args: tuple, output: Any) -> None:
         if module is not model or not hook.on:
             return
-        hook.segments = None  # a forward of the body alone is not awaited
+        forward, hook.forward = hook.forward, None  # a forward of the body alone is not awaited
         if output is None:  # the forward has failed
             return
-        if not pending.readings:
+        assert isinstance(forward, _Forward)
+        if not forward.readings:
             raise NaitError(f"capture: none of the layers {[spec.layer for spec in specs]} has run in this forward")
-        silent = [spec.layer for position, spec in enumerate(specs) if position not in pending.readings]
+        silent = [spec.layer for position, spec in enumerate(specs) if position not in forward.readings]
         if set(silent) - idle:
             idle.update(silent)
             warn(f"capture: layers {', '.join(map(str, silent))} did not run in this forward; they are left out")
-        run = sorted(pending.readings)
-        names = pending.readings[run[0]]
-        by_reading = {name: [pending.readings[position][name] for position in run] for name in names}
+        run = sorted(forward.readings)
+        by_reading = {name: [forward.readings[position][name] for position in run] for name in forward.readings[run[0]]}
         captured._keep([specs[position].layer for position in run], by_reading)
 
     handles = [

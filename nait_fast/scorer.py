@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
+from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode, parsed
@@ -17,35 +17,10 @@ from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.env import check_variables
 from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.extract.session import refuse_in_memory, session_around
-from nait_fast.extract.sinks import Encode
-from nait_fast.index.compatibility import OLD, difference, dtype_option, is_old, name_of
+from nait_fast.extract.sinks import Tee
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.models import fork_safety
-
-
-class _Tee:
-    """Hands each layer to several sinks."""
-
-    def __init__(self, sinks: Sequence[Encode]):
-        self.sinks = sinks
-
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return None  # each has its own
-
-    def layer(
-        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
-    ) -> None:
-        for sink in self.sinks:
-            sink.layer(items, position, readings, None)
-
-    def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
-        for sink in self.sinks:
-            sink.finish(items, finite)
-
-    def flush(self) -> None:
-        for sink in self.sinks:
-            sink.flush()
 
 
 class Scorer:
@@ -175,7 +150,7 @@ class Scorer:
         """(scores [n, C] of ``encoded`` out of ``n`` samples, NaN where there is none; what went wrong)."""
         device = self._session.model.device
         sinks = [method_of(signature.method).sink(signature, len(encoded), device) for signature in self.signatures]
-        self._session.run(encoded, _Tee(sinks), self._readings, shared_prefix(encoded))
+        self._session.run(encoded, Tee(sinks), self._readings, shared_prefix(encoded))
         out = np.full((n, len(sinks)), np.nan)
         rows = [e.row for e in encoded]
         for c, (signature, sink) in enumerate(zip(self.signatures, sinks, strict=True)):

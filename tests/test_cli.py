@@ -13,7 +13,7 @@ import yaml
 from tests.commands import ROOT, run, shell, summary
 from tests.conftest import make_rows, write_jsonl
 
-KINDS = {"contrast": [], "nait": ["--reading", "drift"], "nag": ["--nag-top-k", "9"]}
+KINDS = {"contrast": [], "nait": ["--reading", "drift"], "nag:top_k=9": []}
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_select(capsys, tmp_path: Path, words: list[str], pool_file: Path, metho
     out = tmp_path / "out"
     arguments = ["--output", out, "--method", method, *KINDS[method], "--top-k", 7]
     told = summary(capsys, "select", *words, *arguments)
-    assert told["method"] == [method] and told["targets"] == ["sums"]
+    assert told["method"] == [method.partition(":")[0]] and told["targets"] == ["sums"]
     counts = {key: told[key] for key in ("rows_read", "rows_scored", "rows_selected")}
     assert counts == {"rows_read": 60, "rows_scored": 60, "rows_selected": 7}
     scores = read_scores(out)
@@ -130,12 +130,12 @@ def test_the_method_tells_the_target(capsys, tmp_path: Path, words: list[str]) -
 def test_step_by_step_equals_select(capsys, tmp_path: Path, words: list[str], method: str) -> None:
     options = [*KINDS[method]] if method != "nait" else []
     summary(capsys, "select", *words, "--output", tmp_path / "whole", "--method", method, *options)
-    codec = ["--codec", "nag"] if method == "nag" else []
+    codec = ["--codec", method] if method.startswith("nag") else []
     index, signature = tmp_path / "index", tmp_path / "sums.safetensors"
     model, pool, target = words[:2], words[2:4], words[4:]
     if method == "nait":
         summary(capsys, "signature", *model, *target, "--method", method, "--output", tmp_path)
-        summary(capsys, "index", *model, *pool, "--output", index, "--score", signature)
+        summary(capsys, "index", *model, *pool, "--output", index, "--exact", signature)
     else:
         told = summary(capsys, "index", *model, *pool, "--output", index, *codec, *options)
         assert (told["rows_indexed"], told["format"], told["template"]) == (60, "alpaca", "chat")
@@ -149,17 +149,28 @@ def test_step_by_step_equals_select(capsys, tmp_path: Path, words: list[str], me
     for path in (index, tmp_path / "ranked"):
         assert summary(capsys, "verify", path)["ok"] is True
     assert summary(capsys, "inspect", index)["rows"] == 60
-    assert summary(capsys, "inspect", signature)["method"] == method
+    assert summary(capsys, "inspect", signature)["method"] == method.partition(":")[0]
     assert summary(capsys, "inspect", tmp_path / "ranked")["verb"] == "rank"
     assert summary(capsys, "inspect", words[3])["format"] == "alpaca"
 
 
 def test_a_config_replays_a_run(capsys, tmp_path: Path, words: list[str]) -> None:
     first, again, other = tmp_path / "a", tmp_path / "b", tmp_path / "c"
-    given = ["--fraction", "0.3", "--max-length", "200", "--planes", "3", "--seed", "5", "--template", "alpaca"]
+    given = [
+        "--fraction",
+        "0.3",
+        "--max-length",
+        "200",
+        "--method",
+        "contrast:planes=3",
+        "--seed",
+        "5",
+        "--template",
+        "alpaca",
+    ]
     summary(capsys, "select", *words, *given, "--output", first, "--pick", "random")
     config = yaml.safe_load((first / "config.yaml").read_text())
-    assert config["target"] == [words[5]] and (config["planes"], config["fraction"]) == (3, 0.3)
+    assert config["target"] == [words[5]] and (config["method"], config["fraction"]) == ("contrast:planes=3", 0.3)
     summary(capsys, "select", "--config", first / "config.yaml", "--output", again)
     for name in ("selected.jsonl", "scores.parquet", "signatures/sums.safetensors", "index/manifest.json"):
         assert (first / name).read_bytes() == (again / name).read_bytes()

@@ -80,7 +80,7 @@ def world(tmp_path_factory, tiny_model: str) -> dict[str, str]:
     for name, own in {
         "OTHER": {"codebook": folder / "other"},
         "NAIT": {"method": "nait"},
-        "NAG": {"method": "nag", "nag_top_k": 5},
+        "NAG": {"method": "nag:5"},
     }.items():
         nait_fast.build_signature(model=tiny_model, target=target, output=folder / f"{name}-sums", **own)
         paths[f"{name}SUMS"] = folder / f"{name}-sums" / "sums.safetensors"
@@ -148,15 +148,15 @@ CASES = [
     (SELECT + " --token-budget -5", "--token-budget -5: must be at least 1"),
     (RANK + " --top-k 41", "--top-k 41: the pool has only 40"),
     (RANK + " --token-budget 1", "--token-budget 1: below"),
-    (SELECT + " --planes 1", "--planes 1: must be at least 2"),
-    (SELECT + " --planes 13", "--planes 13: must be at most 12"),
+    (SELECT + " --method contrast:planes=1", "--method contrast:planes=1: planes: must be at least 2"),
+    (SELECT + " --planes 13", "--method contrast:planes=13: planes: must be at most 12"),
     (SELECT + " --max-length 0", "--max-length 0: must be at least 1"),
     (SELECT + " --batch-tokens 0", "--batch-tokens 0: must be at least 1"),
     (SELECT + " --calibration-size 1", "--calibration-size 1: must be at least 2"),
     (SELECT + " --seed -1", "--seed -1: must be at least 0"),
-    (SELECT + " --nag-top-k 73 --method nag", "--nag-top-k 73: the model's layers have only 72 neurons"),
+    (SELECT + " --method nag:73", "--codec nag:top_k=73: the model's layers have only 72 neurons"),
     (SELECT + " --method nag --reading mean", "--reading: method nag has a reading of its own"),
-    (SELECT + " --method best", "argument --method: invalid choice: 'best'"),
+    (SELECT + " --method best", "--method best: choose contrast, nait, nag, embed"),
     (SELECT + " --top-k many", "argument --top-k: invalid int value: 'many'"),
     (SELECT + " --colour red", "unrecognized arguments: --colour red (nait-fast select --help lists the options)"),
     ("frobnicate", "invalid choice: 'frobnicate'"),
@@ -165,8 +165,11 @@ CASES = [
     (SIGNATURE.replace("--codebook {WHOLE}", ""), "--codebook is missing: method contrast needs the index"),
     (SIGNATURE.replace("{WHOLE}", "{ALPACA}"), "--codebook {ALPACA}: made with another template"),
     (SIGNATURE.replace("{WHOLE}", "{SUMS}"), "{SUMS}: is no nait_fast codebook"),
-    (SIGNATURE + " --method nait --sign contrast --codebook nowhere", "nowhere: no such file"),
-    (SIGNATURE.replace("--codebook {WHOLE}", "--method nait --sign contrast"), "--sign contrast: needs a --codebook"),
+    (SIGNATURE + " --method nait:sign=contrast --codebook nowhere", "nowhere: no such file"),
+    (
+        SIGNATURE.replace("--codebook {WHOLE}", "--method nait:sign=contrast"),
+        "--method nait:sign=contrast: needs a --codebook",
+    ),
     (RANK.replace("{SUMS}", "nowhere"), "nowhere: no such file"),
     (RANK.replace("{SUMS}", "{POOL}"), "{POOL}: damaged or truncated"),
     (RANK.replace("{SUMS}", "{LAYERSUMS}"), "signature 'sums' was made with another layers"),
@@ -175,10 +178,10 @@ CASES = [
     (RANK.replace("{SUMS}", "{NAITSUMS}"), "holds no exact scores of nait signature 'sums'"),
     (RANK.replace("{SUMS}", "{NAGSUMS}"), "signature 'sums' (nag) does not fit codec neuron"),
     (RANK.replace("{SUMS}", "{SUMS} {SUMS}"), "two signatures have the name 'sums'"),
-    (INDEX + " --score {SUMS}", "--score: signature 'sums' is of method contrast; only nait"),
-    (INDEX + " --score {NAITSUMS} --template alpaca", "signature 'sums' was made with another template"),
+    (INDEX + " --exact {SUMS}", "--exact: signature 'sums' is of method contrast; only nait"),
+    (INDEX + " --exact {NAITSUMS} --template alpaca", "signature 'sums' was made with another template"),
     (
-        INDEX + " --score {NAITSUMS} --first-token include",
+        INDEX + " --exact {NAITSUMS} --first-token include",
         "signature 'sums' was made with another first_token ('exclude')",
     ),
     (RANK.replace("{WHOLE}", "nowhere"), "nowhere: no such index folder"),
@@ -227,7 +230,7 @@ def test_a_signature_of_another_model(capsys, world: dict[str, str], tmp_path: P
     nait = [word for word in words if word not in ("--codebook", world["WHOLE"])]
     assert run(capsys, *nait, "--method", "nait").status == 0
     words = INDEX.format(**{**world, "OUT": tmp_path / "index"}).split()
-    error = run(capsys, *words, "--score", tmp_path / "sums.safetensors").error
+    error = run(capsys, *words, "--exact", tmp_path / "sums.safetensors").error
     assert "signature 'sums' was made with another model" in error and "rebuild it" in error
 
 
@@ -244,7 +247,7 @@ BAD_YAML = [
     ("top_k: 0\n", "--top-k 0: must be at least 1"),
     ("fraction: tenth\n", "--fraction tenth: must be a number, not str"),
     ("fraction: 3\n", "--fraction 3.0: must be above 0"),
-    ("planes: 99\n", "--planes 99: must be at most 12"),
+    ("planes: 99\n", "--method contrast:planes=99: planes: must be at most 12"),
     ("template: 3\n", "--template 3: must be text, not int; write it in quotes"),
     ("template_date: 2024-07-26\n", "--template-date 2024-07-26: must be text, not date; write it in quotes"),
     ("role: [a: user]\n", "--role [{'a': 'user'}]: must be text, not dict"),

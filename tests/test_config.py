@@ -10,7 +10,6 @@ from nait_fast.config import (
     BenchOptions,
     EvaluateOptions,
     IndexOptions,
-    Options,
     RankOptions,
     ReportOptions,
     SelectOptions,
@@ -18,13 +17,10 @@ from nait_fast.config import (
     split_target,
 )
 from nait_fast.errors import NaitError
+from nait_fast.options import Options
 
 # What an option applies beside: without it, it would be ignored, and is refused.
 BESIDE = {
-    "nag_top_k": {"method": "nag", "codec": "nag"},
-    "sign": {"method": "nait"},
-    "outliers": {"codec": "rotated"},
-    "bytes_per_sample": {"codec": "components"},
     "combine": {"target": ["x", "y"], "signature": ["x", "y"]},
     "seed": {"pick": "random"},
     "rows": {"model": "m"},
@@ -38,9 +34,21 @@ ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, Evaluate
 
 def test_what_python_brings() -> None:
     options = SelectOptions.from_mapping(
-        {**NEEDED, "dataset": Path("pool"), "target": "a=b", "top_k": np.int64(5), "fraction": None, "planes": 3}
+        {
+            **NEEDED,
+            "dataset": Path("pool"),
+            "target": "a=b",
+            "top_k": np.int64(5),
+            "fraction": None,
+            "method": "contrast:planes=3",
+        }
     )
-    assert (options.dataset, options.target, options.top_k, options.planes) == ("pool", ("a=b",), 5, 3)
+    assert (options.dataset, options.target, options.top_k, options.method) == (
+        "pool",
+        ("a=b",),
+        5,
+        "contrast:planes=3",
+    )
     assert [type(v) for v in (options.dataset, options.top_k)] == [str, int]
     options = SelectOptions.from_mapping({**NEEDED, "fraction": 1, "target": (Path("x.jsonl"), "y=z")})
     assert options.fraction == 1.0 and isinstance(options.fraction, float) and options.target == ("x.jsonl", "y=z")

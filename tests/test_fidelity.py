@@ -9,7 +9,7 @@ import pytest
 from benchmarks import fidelity
 from benchmarks.fidelity import Calibrated, exact_scores, means, measured, signatures_of, unseen
 from benchmarks.readings import Readings, captured
-from nait_fast.index.format import CodeLayout
+from nait_fast.codecs.layout import CodeLayout
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import naive_readings
 

@@ -19,7 +19,7 @@ def layers() -> dict[str, int]:
 
 def part_of(module: str) -> str:
     """The part of the package that a dotted name lies in."""
-    if module == "nait_fast.methods":
+    if module in ("nait_fast.codecs", "nait_fast.methods"):
         return "registry"
     return module.split(".")[1]
 

@@ -23,8 +23,8 @@ import torch
 
 import nait_fast
 from nait_fast.cli import PATHS, VERBS, build_parser, main
-from nait_fast.config import flag_of
 from nait_fast.errors import NaitError
+from nait_fast.options import flag_of
 from tests.conftest import CHAT_TEMPLATE, make_rows, make_tokenizer, write_jsonl
 
 WITHOUT: Any = object()  # an option of the base that is left out
@@ -116,6 +116,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         **_PASS,
         "codec": ("rotated", {}),
         "codebook": ("{INDEX}", {"calibration_size": WITHOUT}),
+        "exact": (["{NAIT}/sums.safetensors"], {}),
         "score": (["{NAIT}/sums.safetensors"], {}),
         "nag_top_k": (3, {"codec": "nag", "calibration_size": WITHOUT}),
         "outliers": (5, {"codec": "rotated"}),
@@ -215,8 +216,8 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
         ("signature", name, value, {**NAIT, "codebook": WITHOUT}, "is for method contrast, not nait")
         for name, value in (("weights", "logodds"), ("planes", 2), ("top_m", 3))
     ),
-    ("select", "planes", 2, {"top_m": 3}, "--top-m takes the place of bit planes"),
-    ("signature", "planes", 2, {"top_m": 3}, "--top-m takes the place of bit planes"),
+    ("select", "planes", 2, {"top_m": 3}, "top_m takes the place of bit planes"),
+    ("signature", "planes", 2, {"top_m": 3}, "top_m takes the place of bit planes"),
     ("select", "sign", "contrast", {}, "is for method nait, not contrast"),
     ("signature", "sign", "contrast", {}, "is for method nait, not contrast"),
     ("select", "nag_top_k", 3, {}, "is for method nag, not contrast"),
@@ -232,7 +233,7 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("rank", "seed", 1, {}, "nothing is drawn but by --pick random"),
     ("rank", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a device"),
     ("rank", "top_k", 3, {"fraction": 0.1}, "give one budget only"),
-    ("signature", "codebook", "{INDEX}", NAIT, "method nait --sign mean needs none"),
+    ("signature", "codebook", "{INDEX}", NAIT, "method nait:sign=mean needs none"),
     ("signature", "codebook", "{INDEX}", {"method": "nag"}, "method nag needs none"),
     ("signature", "skip_bad_rows", True, {}, "a signature is made of all of its samples"),
     ("index", "nag_top_k", 3, {}, "is for codec nag, not neuron"),
@@ -379,7 +380,7 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
         dataset=paths["POOL"],
         output=paths["SCORED"],
         calibration_size=8,
-        score=[paths["NAIT"] / "sums.safetensors"],
+        exact=[paths["NAIT"] / "sums.safetensors"],
     )
     paths["SELECTION"] = folder / "selection"
     nait_fast.rank(index=paths["INDEX"], signature=[paths["BITS"] / "sums.safetensors"], output=paths["SELECTION"])
@@ -578,6 +579,40 @@ def test_an_option_acts(seen, verb: str, option: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("verb", "option", "value", "others"),
+    [
+        ("select", "method", "contrast:weights=logodds", {}),
+        ("select", "method", "contrast:planes=2", {}),
+        ("select", "method", "contrast:top_m=3", {}),
+        ("select", "method", "nait:sign=contrast", NAIT),
+        ("select", "method", "nag:top_k=3", NAG),
+        ("index", "codec", "rotated:outliers=5", {"codec": "rotated"}),
+        ("index", "codec", "components:bytes=20", {"codec": "components:bytes=16", "calibration_size": 24}),
+        ("index", "codec", "nag:3", {"codec": "nag", "calibration_size": WITHOUT}),
+    ],
+)
+def test_a_setting_acts_and_is_its_old_flag(seen, verb: str, option: str, value: str, others: dict[str, Any]) -> None:
+    without = seen(verb, beside(verb, others))
+    now = seen(verb, beside(verb, {**others, option: value}))
+    assert without[0] == now[0] == 0, (without[1], now[1])
+    assert without[2:4] != now[2:4]
+    name, _, written = value.partition(":")
+    key, _, number = written.rpartition("=")
+    field = next(
+        f.name
+        for f in dataclasses.fields(VERBS[verb][0])
+        if f.metadata.get("setting") == (option, key or "top_k") and (key or f.name == "nag_top_k")
+    )
+    old = seen(verb, beside(verb, {**others, option: name, field: number}))
+    for run in (old, now):  # the warning is kept, and the claim has the digests of what keeps it
+        run[2].pop("warnings", None)
+        for files in run[3]:
+            files.pop(".nait-fast.json", None)
+    assert old[0] == 0 and old[2:4] == now[2:4]
+    assert f"{flag_of(field)} {number} is written {flag_of(option)} {name}:{key or 'top_k'}={number} now" in old[1]
+
+
+@pytest.mark.parametrize(
     ("verb", "option", "value", "others", "said"), REFUSED, ids=[f"{r[0]}-{r[1]}-{r[4]}" for r in REFUSED]
 )
 def test_an_option_that_does_not_apply_is_refused(seen, verb, option, value, others, said: str) -> None:
@@ -595,6 +630,8 @@ def test_what_options_call_idle_is_refused_here() -> None:
             f.name: ("x",) if f.default == () else "x" for f in dataclasses.fields(kind) if f.metadata.get("required")
         }
         choices = [(f.name, c) for f in dataclasses.fields(kind) for c in f.metadata.get("choices", ())]
+        registries = [(f.name, f.metadata["registry"]) for f in dataclasses.fields(kind) if "registry" in f.metadata]
+        choices += [(name, choice) for name, registry in registries for choice in registry.names]
         for name, choice in [("output", "x"), *choices]:
             value = (choice,) if name == "export" else choice
             for option in kind(**{**needed, name: value}).idle() if name in kind.__dataclass_fields__ else ():

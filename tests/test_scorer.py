@@ -12,7 +12,7 @@ from nait_fast import NaitError, Scorer
 from tests.conftest import make_rows, make_tokenizer, write_jsonl
 
 ROWS = make_rows(40)
-METHODS = {"contrast": {}, "nait": {"reading": "drift"}, "nag": {"nag_top_k": 9}}
+METHODS = {"contrast": {}, "nait": {"reading": "drift"}, "nag": {"method": "nag:9"}}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.readings import Readings
 from benchmarks.signs import lines, measured
-from nait_fast.index.format import CodeLayout
+from nait_fast.codecs.layout import CodeLayout
 
 
 def test_rules_that_agree_and_rules_that_do_not():

@@ -11,14 +11,14 @@ import pytest
 import typing_extensions
 
 import nait_fast
-from nait_fast import api, arguments, config
+from nait_fast import api, arguments, config, options
 from nait_fast.cli import build_parser
 
 FLAGS = Path(__file__).parent / "flags.txt"
 CLASSES = {
     name: kind
     for name, kind in vars(config).items()
-    if isinstance(kind, type) and issubclass(kind, config.Options) and kind is not config.Options
+    if isinstance(kind, type) and issubclass(kind, options.Options) and kind is not options.Options
 }
 
 

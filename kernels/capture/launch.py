@@ -9,7 +9,7 @@ import torch
 
 from nait_fast.kernels.bitpack.reference import layer_bytes
 from nait_fast.kernels.capture import reference
-from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
+from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
 from nait_fast.kernels.common.dispatch import current, interpreted, pick
 
 DTYPES = (

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import torch
 
 from nait_fast import kernels
-from nait_fast.kernels.capture.reference import Segments, pool
+from nait_fast.kernels.capture.reference import pool
+from nait_fast.kernels.capture.types import Segments
 from nait_fast.kernels.common.dispatch import VARIABLE
 
 # Units in the last place that hidden may be away: an activation rounded 1 apart can make the product 2 apart.

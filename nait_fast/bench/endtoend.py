@@ -29,13 +29,13 @@ from nait_fast.bench.checks import Wrong, backend, failure
 from nait_fast.bench.lengths import random_ids, sample_lengths
 from nait_fast.bench.shapes import forward_flops, unused_flops
 from nait_fast.bench.timing import Ceilings, Times, synchronize
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.neuron import NeuronCoder
 from nait_fast.data.batching import make_batches, shared_prefix
 from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
-from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.index.format import CodeLayout
 from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel

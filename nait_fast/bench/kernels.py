@@ -24,7 +24,8 @@ from nait_fast import kernels
 from nait_fast.bench.checks import ULP_SHARE, Wrong, backend, check_codes, check_hidden, check_sum, failure
 from nait_fast.bench.lengths import PREFIX, sample_lengths
 from nait_fast.bench.timing import Ceilings, Job, Stopwatch, free_memory, synchronize
-from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats, pool
+from nait_fast.kernels.capture.reference import pool
+from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
 from nait_fast.kernels.common.dispatch import pick
 from nait_fast.kernels.rotate import ROUNDS, rotated_width
 from nait_fast.kernels.rotate.reference import rotate

@@ -15,11 +15,11 @@ import torch
 from nait_fast.bench.endtoend import GATE, hooked_means
 from nait_fast.bench.lengths import random_ids, sample_lengths
 from nait_fast.bench.shapes import SHAPES, build
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.neuron import NeuronCoder
 from nait_fast.data.batching import shared_prefix
-from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.index.format import CodeLayout
 from nait_fast.models.load import prepare
 
 SAMPLES = 32

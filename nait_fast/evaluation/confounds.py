@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.evaluation.rankings import Rankings, scores_anew
-from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sources import Estimator, estimator, sample_of

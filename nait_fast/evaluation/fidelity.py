@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs import codec_of
 from nait_fast.evaluation.comparison import compared
 from nait_fast.evaluation.confounds import layer_parts
 from nait_fast.evaluation.rankings import Rankings, exact_column, score_places
 from nait_fast.methods import method_of
 from nait_fast.methods.contrast import PROXY_PLANES, neuron_proxy
-from nait_fast.methods.nait import ESTIMATORS
 
 
 def section(rankings: Rankings) -> list[dict[str, Any]]:
@@ -77,13 +77,13 @@ def _of_nait(rankings: Rankings, position: int) -> dict[str, Any] | str:
 def _approximate(rankings: Rankings, position: int) -> tuple[str, np.ndarray] | str:
     """(how, scores float64 [n] of all rows) that the index's bits give for a nait signature; or why they give none."""
     signature, index = rankings.signatures[position], rankings.index
-    codec, reading = index.manifest["codec"], index.manifest["reading"]
-    if codec == "nag" or rankings.codebook is None:
-        return f"codec {codec} holds nothing of NAIT's score"
+    codec, reading = codec_of(index.manifest["codec"]), index.manifest["reading"]
+    if not codec.calibrates or rankings.codebook is None:
+        return f"codec {codec.name} holds nothing of NAIT's score"
     if signature.meta["reading"] != reading:
         return f"its reading is {signature.meta['reading']}, the index's is {reading}; index the pool with --reading"
-    anew, by = signature, f"codec {codec}"
-    if codec not in ESTIMATORS:
+    anew, by = signature, f"codec {codec.name}"
+    if not codec.estimates:
         anew, by = neuron_proxy(signature, rankings.codebook), f"neuron bits, weights v·σ in {PROXY_PLANES} planes"
     (column,) = score_places(index, [anew], np.arange(index.rows), rankings.device)
     return by, column

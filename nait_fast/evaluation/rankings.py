@@ -6,12 +6,12 @@ from functools import cached_property
 
 import numpy as np
 
+from nait_fast import compatibility
+from nait_fast.codecs.codebook import Codebook
 from nait_fast.errors import NaitError
 from nait_fast.evaluation.labels import groups_of, labels_of
-from nait_fast.index import compatibility
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.drawn import codes_at, drawn_places
 from nait_fast.index.reader import Index
+from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.index.stream import Stream
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.scan import check_index, scan

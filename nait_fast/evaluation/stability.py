@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.evaluation.comparison import top_overlap
 from nait_fast.evaluation.rankings import Rankings, fits, score_places, scores_anew
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.drawn import drawn_places
-from nait_fast.index.format import CodeLayout
+from nait_fast.index.sample import drawn_places
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.spearman import spearman

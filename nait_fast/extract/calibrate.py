@@ -1,20 +1,19 @@
 """Calibration: thresholds and bit frequencies from a sample of the pool."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.base import Codec
+from nait_fast.codecs.codebook import Codebook
 from nait_fast.data.encode import encode, parsed
 from nait_fast.data.parts import Record
 from nait_fast.data.plan import lines_of
 from nait_fast.data.pool import Pool, check, where_of
 from nait_fast.data.tokenize import Encoded, Encoder
 from nait_fast.errors import NaitError
-from nait_fast.extract.coders import make_rotation
-from nait_fast.extract.component_coder import make_components
 from nait_fast.extract.sinks import Collect
-from nait_fast.index.codebook import Codebook
 
 PREFIX_SAMPLES = 256
 _PERMUTED_ROWS = 1 << 22  # up to here a whole permutation is drawn (32 MB)
@@ -67,16 +66,10 @@ def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> l
 
 
 def make_codebook(
-    collected: Collect,
-    reading: str,
-    meta: dict[str, Any],
-    codec: str = "neuron",
-    outliers: int = 0,
-    seed: int = 0,
-    components: tuple[int, int] = (0, 0),
+    collected: Collect, reading: str, meta: dict[str, Any], codec: Codec, entries: Mapping[str, Any], seed: int = 0
 ) -> Codebook:
     """Codebook of the finite samples in ``collected`` (needs ``reading``; drift_mean and hidden_mean where these were
-    collected). ``outliers``, ``seed``: of codec rotated; ``components``: of codec components, in 8 and in 4 bits."""
+    collected). ``entries``, ``seed``: what ``codec`` makes its part by."""
     finite = np.flatnonzero(collected.finite)
     if len(finite) < 2:
         raise NaitError(
@@ -86,16 +79,13 @@ def make_codebook(
     values = collected.readings[reading].numpy()[finite]
     threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)
     drift = collected.readings.get("drift")
-    rotation = make_rotation(values, threshold, collected.layout, outliers, seed) if codec == "rotated" else None
-    found = make_components(values, threshold, collected.layout, *components) if codec == "components" else None
     hidden = collected.hidden.numpy()[finite]
     return Codebook(
         frequency=(values > threshold).mean(axis=0).astype(np.float32),
-        meta={"codec": codec, "reading": reading, "samples": len(finite), **meta},
+        meta={"codec": codec.name, "reading": reading, "samples": len(finite), **meta},
         threshold=threshold,
         scale=values.std(axis=0, dtype=np.float64).astype(np.float32),
         drift_mean=None if drift is None else drift.numpy()[finite].mean(axis=0, dtype=np.float64).astype(np.float32),
-        rotation=rotation,
-        components=found,
+        part=codec.fit(values, threshold, collected.layout, entries, seed),
         hidden_mean=hidden.mean(axis=0, dtype=np.float64).astype(np.float32) if hidden.shape[1] else None,
     )

@@ -6,7 +6,6 @@ pooled; what is kept of them is the sink's business.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,14 +15,15 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
 from nait_fast.errors import NaitError, first_line
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
-from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
+from nait_fast.extract.sinks import Sink
+from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
 from nait_fast.kernels.common.dispatch import current
 from nait_fast.models.fork_safety import at_work
 from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
 from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
-from nait_fast.models.patch import Capture, StopForward, patched
+from nait_fast.models.patch import Capture, CapturedForward, StopForward, patched
 from nait_fast.progress import say
 
 # Tokens a batch. On a CPU the activations of a batch should stay in cache; a GPU wants many.
@@ -31,22 +31,48 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 MAX_PADDING = 0.03  # share of padding in a batch of a model that cannot be run packed
 
 
-class Sink(Protocol):
-    """Takes the readings of one batch: ``layer`` once a layer in order, then ``finish``."""
+class _Prefix(CapturedForward):
+    """Keeps the statistics of each layer."""
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        """fp32 [J] if the capture op shall pack bits of the mean of layer ``position`` (passed as ``codes``)."""
+    def __init__(self, segments: Segments):
+        super().__init__(segments)
+        self.stats: list[Stats] = []
 
-    def layer(
-        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
-    ) -> None:
-        """Readings fp32 (drift fp64) [B, J] of captured layer ``position`` for the samples ``items`` of the window."""
+    def take(self, position: int, stats: Stats) -> None:
+        self.stats.append(stats)
 
-    def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
-        """The batch is done; ``finite`` bool [B]: no reading of the sample was NaN or infinite."""
 
-    def flush(self) -> None:
-        """The run is done: whatever is still on its way must arrive."""
+class _BatchForward(CapturedForward):
+    """Combines each layer's statistics with ``prefix``, those of the shared tokens (none: empty), into ``readings``,
+    and hands them to ``sink`` for the samples ``items``, of ``lengths`` int64 [B] tokens."""
+
+    def __init__(
+        self,
+        segments: Segments,
+        items: Sequence[int],
+        lengths: torch.Tensor,
+        sink: Sink,
+        prefix: Sequence[Stats],
+        first_token: str,
+        readings: Sequence[str],
+    ):
+        super().__init__(segments)
+        self._items, self._lengths, self._sink, self._prefix = items, lengths, sink, prefix
+        self._first_token, self._readings = first_token, readings
+        self.finite = torch.ones(len(items), dtype=torch.bool, device=lengths.device)
+
+    def bits(self, position: int) -> BitSpec | None:
+        threshold = self._sink.threshold_of(position)
+        if threshold is None:
+            return None
+        return BitSpec(threshold, self._prefix[position].sum if self._prefix else None)
+
+    def take(self, position: int, stats: Stats) -> None:
+        before = self._prefix[position] if self._prefix else None
+        readings = combine(stats, self._lengths, before, self._first_token, self._readings)
+        for reading in readings.values():
+            self.finite.logical_and_(torch.isfinite(reading).all(dim=1))
+        self._sink.layer(self._items, position, readings, stats.codes)
 
 
 class Engine:
@@ -69,11 +95,7 @@ class Engine:
         self._prefix_ids = np.zeros(0, dtype=np.int32)
         self._prefix_keys: dict[int, KeysValues] = {}
         self._prefix_stats: list[Stats] = []
-        self._on_stats: Callable[[int, Stats], None] = lambda position, stats: None
-        self._capture = Capture(model.specs, statistics_for(readings), self._stats, stop=True, hidden_at=hidden_at)
-
-    def _stats(self, position: int, stats: Stats) -> None:
-        self._on_stats(position, stats)
+        self._capture = Capture(model.specs, statistics_for(readings), stop=True, hidden_at=hidden_at)
 
     def run(
         self,
@@ -149,49 +171,37 @@ class Engine:
 
     def _run_prefix(self, prefix: np.ndarray) -> None:
         self._prefix_ids, self._prefix_keys, self._prefix_stats = prefix[:0], {}, []
-        self._on_stats = lambda position, stats: self._prefix_stats.append(stats)
-        self._capture.bits = lambda position: None
-        self._forward([prefix], Pack([len(prefix)], record=self._prefix_keys), 0)
-        self._prefix_ids = prefix  # only now: a forward that failed is run again
+        pack = Pack([len(prefix)], record=self._prefix_keys)
+        forward = _Prefix(self._segments(pack.lengths, 0))
+        self._forward([prefix], pack, 0, forward)
+        self._prefix_ids, self._prefix_stats = prefix, forward.stats  # only now: a forward that failed is run again
 
     def _run_batch(self, samples: list[Encoded], batch: Batch, sink: Sink) -> None:
-        device = self.model.device
+        n_prefix = batch.n_prefix
+        keys, prefix = (self._prefix_keys, self._prefix_stats) if n_prefix else ({}, [])
+        beyond = [sample.ids[n_prefix:] for sample in samples]
+        pack = Pack([len(ids) for ids in beyond], prefix=keys)
         lengths = torch.tensor([len(sample.ids) for sample in samples])
-        lengths_there = to_device(lengths, device)
-        finite = torch.ones(len(samples), dtype=torch.bool, device=device)
+        segments = self._segments(pack.lengths, n_prefix, mean_counts(lengths, self.first_token))
+        lengths = to_device(lengths, self.model.device)
+        forward = _BatchForward(segments, batch.items, lengths, sink, prefix, self.first_token, self.readings)
+        self._forward(beyond, pack, n_prefix, forward)
+        sink.finish(batch.items, forward.finite)
 
-        def on_stats(position: int, stats: Stats) -> None:
-            before = self._prefix_stats[position] if batch.n_prefix else None
-            readings = combine(stats, lengths_there, before, self.first_token, self.readings)
-            for reading in readings.values():
-                finite.logical_and_(torch.isfinite(reading).all(dim=1))
-            sink.layer(batch.items, position, readings, stats.codes)
-
-        def bits(position: int) -> BitSpec | None:
-            threshold = sink.threshold_of(position)
-            if threshold is None:
-                return None
-            return BitSpec(threshold, self._prefix_stats[position].sum if batch.n_prefix else None)
-
-        self._on_stats, self._capture.bits = on_stats, bits
-        own = [sample.ids[batch.n_prefix :] for sample in samples]
-        keys = self._prefix_keys if batch.n_prefix else {}
-        counts = mean_counts(lengths, self.first_token)
-        self._forward(own, Pack([len(ids) for ids in own], prefix=keys), batch.n_prefix, counts)
-        sink.finish(batch.items, finite)
+    def _segments(self, lengths: Sequence[int], n_prefix: int, counts: torch.Tensor | None = None) -> Segments:
+        """Where sequences of ``lengths`` lie: packed, or padded to the longest of them."""
+        tokens = torch.tensor(lengths)
+        starts = tokens.cumsum(0) - tokens if self.model.packs else torch.arange(len(tokens)) * int(tokens.max())
+        skip = torch.full((len(tokens),), self.first_token == "exclude" and n_prefix == 0)
+        return Segments(starts, starts + tokens, skip, counts)
 
     def _forward(
-        self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int, counts: torch.Tensor | None = None
+        self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int, forward: CapturedForward
     ) -> None:
-        lengths = torch.tensor(pack.lengths)
-        width = int(lengths.max())
-        packs = self.model.packs
-        own = int(lengths.sum())
-        self.run_tokens += own
-        self.padded_tokens += own if packs else width * len(lengths)
-        starts = lengths.cumsum(0) - lengths if packs else torch.arange(len(lengths)) * width
-        skip = torch.full((len(lengths),), self.first_token == "exclude" and first_position == 0)
-        self._capture.segments = Segments(starts, starts + lengths, skip, counts)
+        width, packs = max(pack.lengths), self.model.packs
+        self.run_tokens += sum(pack.lengths)
+        self.padded_tokens += sum(pack.lengths) if packs else width * len(pack.lengths)
+        self._capture.forward = forward
         device = self.model.device
         try:
             if packs:
@@ -207,7 +217,7 @@ class Engine:
             raise
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise NaitError(
-                f"model {self.model.name}: a forward of {len(lengths)} samples, the longest of {width} tokens, fails "
+                f"model {self.model.name}: a forward of {len(sequences)} samples, the longest of {width} tokens, fails "
                 f"({first_line(error)})"
             ) from error
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nait_fast.compatibility import OLD, is_old
 from nait_fast.data.plan import Plan
 from nait_fast.errors import Busy, Damaged, Mismatch, NaitError
-from nait_fast.index.compatibility import OLD, is_old
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.reader import Index
 from nait_fast.index.run_file import read_run, write_run

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nait_fast.codecs.codebook import Codebook, load_codebook
 from nait_fast.config import IndexOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.loader import Window
@@ -22,11 +23,11 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
 from nait_fast.errors import Damaged, Mismatch, NaitError
 from nait_fast.extract.calibrate import first_samples, sample_of
-from nait_fast.extract.coding import Coding
 from nait_fast.extract.folder import IndexFolder
+from nait_fast.extract.representation import Representation
 from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed
-from nait_fast.index.codebook import Codebook, load_calibration, load_codebook
+from nait_fast.index.calibration import load_calibration
 from nait_fast.index.token_hashes import hashes_of
 from nait_fast.progress import Progress, say
 from nait_fast.storage.files import pack_tensors, write_atomic
@@ -99,12 +100,13 @@ class IndexBuild:
         if options.append and options.codebook:
             raise NaitError("--append: the index has its codebook already; leave --codebook out")
         self._given = load_codebook(options.codebook) if options.codebook else None
-        self.coding = Coding(session, options, self._given, _held(folder) if options.append or options.repair else None)
-        self.calibrate_on = self.coding.readings | exact_readings | ({"drift"} if with_drift else set())
+        kept = _held(folder) if options.append or options.repair else None
+        self.representation = Representation(session, options, self._given, kept)
+        self.calibrate_on = self.representation.readings | exact_readings | ({"drift"} if with_drift else set())
         plan = pool.plan()
         self.format = pool.detect()
         self.description = {
-            **self.coding.description,
+            **self.representation.description,
             "template_kind": session.encoder.template.kind,
             "template_date": session.encoder.template.date,
         }
@@ -138,9 +140,9 @@ class IndexBuild:
         self.tokens, self.seconds = 0, 0.0
 
     def codebook(self, on_batch: OnBatch | None = None) -> Codebook | None:
-        """The codebook: given, left by an earlier run, or calibrated now. None for codec nag."""
+        """The codebook: given, left by an earlier run, or calibrated now. None for a codec without."""
         path = self.folder.path
-        if self.options.codec == "nag":
+        if not self.representation.codec.calibrates:
             return None
         claimed = self.folder.claimed()
         if self._given is not None:
@@ -165,7 +167,7 @@ class IndexBuild:
 
         self.session.run(self._sample, self._collected, readings, self.prefix, told)
         self.count(progress)
-        made = self.coding.codebook_of(self._collected)
+        made = self.representation.codebook_of(self._collected)
         made.save(path)
         return made
 
@@ -198,7 +200,7 @@ class IndexBuild:
         self._head = {
             "model_name": self.session.model.name,
             **self.description,
-            "row_bytes": self.coding.layout.row_bytes,
+            "row_bytes": self.representation.layout.row_bytes,
             "codebook": codebook.hash if codebook else None,
             "exact": exact,
             **({} if self.session.positions is None else {"positions": self.session.positions}),
@@ -216,7 +218,7 @@ class IndexBuild:
         self.seconds += progress.seconds
 
     def _sink(self, n: int) -> Encode:
-        return self.coding.sink(n, self._codebook, self._directions)
+        return self.representation.sink(n, self._codebook, self._directions)
 
     def _calibrated(self) -> dict[str, np.ndarray]:
         """Codes, exact scores and finiteness of the calibration sample, which is not run twice; empty without one."""
@@ -231,7 +233,7 @@ class IndexBuild:
             self._collected, self._sample = None, []
         elif self.folder.added or CALIBRATION not in self.folder.claimed():  # its rows are the first dataset's
             return {"row": np.zeros(0, dtype=np.int64)}
-        return load_calibration(path, self.coding.layout, self._directions, self.coding.columns)
+        return load_calibration(path, self.representation.layout, self._directions, self.representation.columns)
 
     def index_window(self, window: Window, on_batch: OnBatch | None = None) -> dict[str, int]:
         """Run the model over a loaded unit and write its shard; returns what is to be told of it.
@@ -245,7 +247,7 @@ class IndexBuild:
         if on_batch and done:
             on_batch(len(done), 0)
         sink = self._sink(len(encoded))
-        readings = sorted(self.coding.readings | {r for r, _ in self._directions.values()})
+        readings = sorted(self.representation.readings | {r for r, _ in self._directions.values()})
         self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefix, on_batch)
         if done:
             source = [place_of[encoded[i].row] for i in done]

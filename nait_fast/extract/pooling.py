@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-from nait_fast.kernels.capture.reference import Stats
+from nait_fast.kernels.capture.types import Stats
 
 NEEDS = {"drift": ("first", "last"), "mean": ("sum",), "up_abs": ("up_abs_sum",), "hidden": ("hidden_sum",)}
 READINGS = ("drift", "mean", "up_abs")  # of a layer's neurons
@@ -32,11 +32,12 @@ def combine(
 ) -> dict[str, torch.Tensor]:
     """The readings [B, J] of one layer: fp32, drift fp64; ``hidden`` [B, H] only of the layer that has it.
 
-    ``lengths`` int64 [B], on the statistics' device: all tokens K of each sample, its prefix included; ``prefix``:
-    statistics [1, J] of the shared prefix, whose first token is the sample's first. With ``first_token="exclude"`` the
-    mean runs over K − 1 tokens (over the one token where K = 1): that token is an attention sink. It is also why the
-    drift is fp64: a neuron of a[t_1] may be thousands of times larger than its neighbours, and a difference rounded to
-    fp32 turns the first principal component of a layer by 4e-6, enough to move NAIT scores by 3e-4 of themselves.
+    ``lengths`` int64 [B], best on the statistics' device: all tokens K of each sample, its prefix included;
+    ``prefix``: statistics [1, J] of the shared prefix, whose first token is the sample's first. With
+    ``first_token="exclude"`` the mean runs over K − 1 tokens (over the one token where K = 1): that token is an
+    attention sink. It is also why the drift is fp64: a neuron of a[t_1] may be thousands of times larger than its
+    neighbours, and a difference rounded to fp32 turns the first principal component of a layer by 4e-6, enough to move
+    NAIT scores by 3e-4 of themselves.
     """
     out = {}
     for reading in readings:
@@ -48,13 +49,13 @@ def combine(
         elif reading == "mean":
             assert stats.sum is not None
             total = stats.sum if prefix is None else stats.sum + prefix.sum
-            out[reading] = total / mean_counts(lengths, first_token)[:, None]
+            out[reading] = total / mean_counts(lengths, first_token)[:, None].to(total.device)
         elif reading == "hidden":
             if stats.hidden_sum is not None:
                 total = stats.hidden_sum if prefix is None else stats.hidden_sum + prefix.hidden_sum
-                out[reading] = total / mean_counts(lengths, first_token)[:, None]
+                out[reading] = total / mean_counts(lengths, first_token)[:, None].to(total.device)
         else:
             assert stats.up_abs_sum is not None
             total = stats.up_abs_sum if prefix is None else stats.up_abs_sum + prefix.up_abs_sum
-            out[reading] = total / lengths[:, None]
+            out[reading] = total / lengths[:, None].to(total.device)
     return out

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from nait_fast.index.format import CodeLayout
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.extract.sinks import Sink
 
 
-class Project:
-    """A sink that projects each layer's readings on directions, and keeps the layers apart.
+class Project(Sink):
+    """Projects each layer's readings on directions, and keeps the layers apart.
 
     ``parts[name]`` float64 [n, L], L the layers: A_l · v_l, which add up to the NAIT score of a sample. ``finite``
     bool [n].
@@ -22,9 +23,6 @@ class Project:
         self.parts = {name: np.zeros((n, len(layout.widths))) for name in directions}
         self.finite = np.zeros(n, dtype=bool)
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return None
-
     def layer(
         self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
@@ -36,6 +34,3 @@ class Project:
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         self.finite[items] = finite.cpu().numpy()
-
-    def flush(self) -> None:
-        """Nothing is on its way: ``layer`` waits for its numbers."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.encode import encode, parsed
 from nait_fast.data.formats import RowError, parse_any
@@ -20,7 +21,6 @@ from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.errors import BadInput
 from nait_fast.extract.engine import Engine, Sink
-from nait_fast.index.format import CodeLayout
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
 from nait_fast.models.spec import input_width
 from nait_fast.notices import warn

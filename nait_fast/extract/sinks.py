@@ -1,17 +1,41 @@
 """What becomes of the readings: kept (small sets: targets, calibration) or turned into codes and scores (the pool)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
+from nait_fast.codecs.base import Coder
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.device_copies import Outbox
-from nait_fast.extract.coders import Coder
 from nait_fast.extract.pooling import dtype_of
-from nait_fast.index.format import CodeLayout
 
 
-class Collect:
+class Sink(ABC):
+    """Takes the readings of a run, batch by batch: ``layer`` once a layer in order, then ``finish``."""
+
+    def threshold_of(self, position: int) -> torch.Tensor | None:
+        """fp32 [J] if the capture op shall pack bits of the mean of layer ``position`` (passed as ``codes``)."""
+        return None
+
+    @abstractmethod
+    def layer(
+        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+    ) -> None:
+        """Readings fp32 (drift fp64) [B, J] of captured layer ``position`` for the samples ``items`` of the window;
+        ``codes`` uint8 [B, layer_bytes]: the layer's bits where the capture op has packed them."""
+
+    @abstractmethod
+    def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
+        """The batch is done; ``finite`` bool [B]: no reading of the sample was NaN or infinite."""
+
+    def flush(self) -> None:
+        """The run is done: whatever is still on its way must arrive."""
+        return
+
+
+class Collect(Sink):
     """Keeps the readings of ``n`` samples: ``readings[name]`` [n, N], fp32 (drift fp64), N = all neurons in order;
     ``hidden`` fp32 [n, H], of the one layer that has it, at position ``hidden_at``."""
 
@@ -21,9 +45,6 @@ class Collect:
         self.readings = {name: torch.zeros(n, layout.n_neurons, dtype=dtype_of(name)) for name in ours}
         self.finite = np.zeros(n, dtype=bool)
         self._outbox = Outbox(depth=8)
-
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return None
 
     def layer(
         self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
@@ -69,10 +90,10 @@ class Collect:
         sink.flush()
 
 
-class Placed:
+class Placed(Sink):
     """Hands what comes for sample ``i`` on to place ``places[i]`` of another sink."""
 
-    def __init__(self, sink: "Encode", places: Sequence[int]):
+    def __init__(self, sink: Sink, places: Sequence[int]):
         self.sink, self.places = sink, places
 
     def threshold_of(self, position: int) -> torch.Tensor | None:
@@ -90,7 +111,28 @@ class Placed:
         self.sink.flush()
 
 
-class Encode:
+class Tee(Sink):
+    """Hands each layer to several sinks, which pack their bits themselves."""
+
+    def __init__(self, sinks: Sequence[Sink]):
+        self.sinks = sinks
+
+    def layer(
+        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+    ) -> None:
+        for sink in self.sinks:
+            sink.layer(items, position, readings, None)
+
+    def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
+        for sink in self.sinks:
+            sink.finish(items, finite)
+
+    def flush(self) -> None:
+        for sink in self.sinks:
+            sink.flush()
+
+
+class Encode(Sink):
     """Codes each layer, and projects it on the directions of exact scores, as it comes.
 
     ``codes`` uint8 [n, row_bytes]; ``columns``: what comes with them, and the ``embedding`` int8 [n, H];
@@ -124,13 +166,11 @@ class Encode:
         self._codes, self._exact, self._columns = torch.empty(0), torch.empty(0), dict[str, torch.Tensor]()
 
     def threshold_of(self, position: int) -> torch.Tensor | None:
-        """fp32 [J] of a layer whose bits the capture op may pack itself; None where they come from another reading."""
         return self.coder.threshold_of(position) if self.coder else None
 
     def layer(
         self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
-        """``codes`` uint8 [B, layer_bytes]: the layer's bits where the capture op has packed them."""
         if position == 0:
             self._begin(len(items))
         neurons = self.layout.neurons(position)

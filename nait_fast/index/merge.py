@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs import codec_of
+from nait_fast.compatibility import OLD, is_old
 from nait_fast.data.plan import read_plan
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
-from nait_fast.index.compatibility import OLD, is_old
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.reader import Index, ShardEntry
 from nait_fast.index.run_file import read_run, write_run
@@ -19,28 +20,13 @@ from nait_fast.storage.files import sha256, sha256_file, write_atomic
 from nait_fast.storage.lock import Lock
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, RUN, plan_name
 
-# What the manifest says of a code, and so must be the same in all: a row's bits then mean the same.
-_SAME = (
-    "dtype",
-    "model",
-    "layers",
-    "widths",
-    "codec",
-    "reading",
-    "first_token",
-    "top_k",
-    "template",
-    "template_kind",
-    "template_date",
-    "max_length",
-    "row_bytes",
-    "outliers",
-    "components",
-    "embedding",
-    "embed_layer",
-    "codebook",
-    "exact",
-)
+
+def _same(index: Index) -> tuple[str, ...]:
+    """What the manifest says of a code, and so must be the same in all: a row's bits then mean the same."""
+    of_codec = codec_of(index.manifest["codec"]).entries
+    what = ("dtype", "model", "layers", "widths", "codec", "reading", "first_token", *of_codec, "template")
+    how = ("template_kind", "template_date", "max_length", "row_bytes", "embedding", "embed_layer", "codebook", "exact")
+    return *what, *how
 
 
 def check_joinable(indexes: Sequence[Index]) -> None:
@@ -58,11 +44,12 @@ def check_joinable(indexes: Sequence[Index]) -> None:
             )
         # Calibration aside: a codebook made here or given is the same codebook.
         options = sorted({*runs[0], *run} - {"calibration"})
-        changed = [k for k in _SAME if ours.get(k) != theirs.get(k)]
+        same = _same(first)
+        changed = [k for k in same if ours.get(k) != theirs.get(k)]
         changed += [k for k in options if runs[0].get(k) != run.get(k)]
         if changed:
             key = changed[0]
-            before, now = (ours, theirs) if key in _SAME else (runs[0], run)
+            before, now = (ours, theirs) if key in same else (runs[0], run)
             remedy = f"index it with --codebook {first.folder}" if key == "codebook" else "index it again with the same"
             raise Mismatch(
                 f"was made with another {key} than {first.folder} ({str(now.get(key))[:60]}, not "
@@ -127,7 +114,7 @@ def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int],
                 on_shard(entry.pool_rows, writer.note(number)["tokens"])
                 number += 1
             rows += index.pool_rows
-        head = {k: v for k, v in indexes[0].manifest.items() if k in (*_SAME, "model_name", "positions")}
+        head = {k: v for k, v in indexes[0].manifest.items() if k in (*_same(indexes[0]), "model_name", "positions")}
         manifest = writer.finish({**head, "datasets": datasets}, range(shards), None)
         writer.sweep()
         return manifest

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast import compatibility
+from nait_fast.codecs import CODECS, codec_of
+from nait_fast.codecs.codebook import Codebook, load_codebook
+from nait_fast.codecs.layout import read_code_layout
 from nait_fast.errors import BadInput, Damaged
-from nait_fast.index import compatibility, ids, token_hashes
-from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.format import CODECS, FORMAT_VERSION, READ_VERSIONS, code_layout, columns_of, read_code_layout
+from nait_fast.index import ids, token_hashes
+from nait_fast.index.format import FORMAT_VERSION, READ_VERSIONS, columns_of
 from nait_fast.notices import warn
 from nait_fast.storage import values
 from nait_fast.storage.blocks import Tensor
@@ -154,23 +157,17 @@ class Index:
             values.text(told[key], key)
         if told["codec"] not in CODECS:
             raise ValueError(f"codec: {values.short(told['codec'])}")
-        self.code_layout = code_layout(told["codec"], self.layout.widths)
+        codec = codec_of(told["codec"])
+        self.code_layout = codec.code_layout(self.layout.widths)
         if told["row_bytes"] != self.code_layout.row_bytes:
             raise ValueError("row_bytes")
         for key in ("format_version", "row_bytes", "rows", "tokens", "truncated", "duplicate_ids", "max_length"):
             values.count(told[key], key)
-        if told["codec"] == "nag":
-            values.count(told["top_k"], "top_k", 1)
-        if told["codec"] == "rotated":
-            values.at_most(told["outliers"], "outliers", self.layout.n_neurons)
-        if told["codec"] == "components":
-            wide, narrow = (values.at_most(x, "components", self.layout.n_neurons) for x in told["components"])
-            if narrow % 2:
-                raise ValueError("components: an odd number of 4 bits")
+        codec.check_entries(told, self.layout)
         if "embedding" in told:
             values.at_most(told["embedding"], "embedding", values.MAX_NEURONS, 1)
         self.columns = columns_of(told)
-        if told["codebook"] is not None or told["codec"] != "nag":
+        if told["codebook"] is not None or codec.calibrates:
             values.digest(told["codebook"], "codebook", 16)
         if told["calibration"] is not None:
             values.digest(told["calibration"], "calibration")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nait_fast.errors import Damaged, Mismatch, NaitError
-from nait_fast.index.codebook import load_calibration
+from nait_fast.index.calibration import load_calibration
 from nait_fast.index.reader import Index, Shard, ShardEntry
 from nait_fast.index.run_file import read_run
 from nait_fast.index.skipped import Listed

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from nait_fast.codecs import CODECS
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.errors import Mismatch
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods.signature import Signature
+from nait_fast.options import Settings
 from nait_fast.storage import values
 from nait_fast.storage.names import CODEBOOK
 
 if TYPE_CHECKING:  # torch
-    from nait_fast.config import SignatureOptions
     from nait_fast.extract.sinks import Encode
 
 LEAST_WEIGHT = 1e-6  # of the strongest neuron: below it is what rounding leaves of equal frequencies
@@ -28,22 +29,23 @@ class Method(ABC):
     """How target samples become a signature (``material``, ``fit``), and how a signature scores rows, of an index
     (``source``, ``check_index``) or just captured (``sink``, ``scores``).
 
-    ``options``: those of ``SignatureOptions`` that only this method reads; ``tensors``: of a signature's file, with
+    ``about``: what it is, in a few words; ``settings``: what it can be told; ``tensors``: of a signature's file, with
     their types; ``of_codebook``: its signatures fit only what was made with the same codebook; ``codebook_keys``: what
     of a codebook must agree beside its identity; ``rounds``: its planes round the weights; ``layers_untold``: why an
     index does not tell which layers made a score, where that can be.
     """
 
     name: ClassVar[str]
-    options: ClassVar[frozenset[str]] = frozenset()
+    about: ClassVar[str]
+    settings: ClassVar[type[Settings]] = Settings
     tensors: ClassVar[Mapping[str, str]]
     of_codebook: ClassVar[bool] = False
     codebook_keys: ClassVar[tuple[str, ...]] = ()
     rounds: ClassVar[bool] = False
     layers_untold: ClassVar[str] = ""
 
-    def unused(self, options: Any) -> dict[str, str]:
-        """Options of a verb that change nothing under this method -> why."""
+    def unused(self, options: Any, settings: Any) -> dict[str, str]:
+        """Options of a verb that change nothing under this method with its ``settings`` -> why."""
         return {}
 
     def unused_in_select(self, options: Any) -> dict[str, str]:
@@ -58,45 +60,44 @@ class Method(ABC):
         """The reading of a target's samples behind a signature that scores with ``reading``."""
         return reading
 
-    def index_options(self, reading: str) -> dict[str, str]:
+    def index_options(self, reading: str, settings: Any) -> dict[str, Any]:
         """What an index must keep for ``reading``, as options of ``index``."""
-        return {"reading": "mean", "codec": "neuron", "embed": "none"}
+        return {"reading": "mean", "codec": CODECS[0], "embed": "none"}
 
     def exact_readings(self, reading: str) -> frozenset[str]:
         """Readings that the index pass must score exactly."""
         return frozenset()
 
-    def needs_drift(self, options: SignatureOptions) -> bool:
+    def needs_drift(self, settings: Any) -> bool:
         """Whether the codebook must hold the pool's mean drift."""
         return False
 
-    def codebook_missing(self, codebook: Codebook | None, options: Any) -> str | None:
+    def codebook_missing(self, codebook: Codebook | None, path: str | None) -> str | None:
         """Why ``codebook`` is not what ``fit`` needs, in a message that names the flag; None where it is.
-        ``options.codebook``: its path."""
+        ``path``: of ``--codebook``."""
         return None
 
     def material(
-        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
+        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, settings: Any
     ) -> np.ndarray:
         """What ``fit`` takes of a target's samples, [n, …], from their reading ``values`` [n, N] (or [n, H]): by
-        default these. ``threshold`` fp32 [N], ``top_k``: of the codebook, the options or a signature."""
+        default these. ``threshold`` fp32 [N]: of the codebook."""
         return values
 
     @abstractmethod
     def fit(
-        self,
-        name: str,
-        material: np.ndarray,
-        meta: Mapping[str, Any],
-        codebook: Codebook | None,
-        options: SignatureOptions,
+        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, settings: Any
     ) -> Signature:
-        """The signature of samples. ``meta``: the session's identity, the reading, and what is said of the target.
-        Raises NaitError."""
+        """The signature of samples, by the method's ``settings``. ``meta``: the session's identity, the reading, and
+        what is said of the target. Raises NaitError."""
+
+    def settings_of(self, signature: Signature) -> Settings:
+        """Those by which a signature's ``material`` was taken."""
+        return self.settings()
 
     @abstractmethod
     def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
-        """``signature`` as other samples would give it, under its own options. Raises NaitError."""
+        """``signature`` as other samples would give it, under its own settings. Raises NaitError."""
 
     def refit_missing(self, signature: Signature, codebook: Codebook | None) -> str | None:
         """Why ``refit`` cannot be had with ``codebook``, an index's; None where it can."""

@@ -1,18 +1,21 @@
 """Method contrast: how much oftener a neuron fires on the target than on the pool."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from nait_fast import compatibility
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.neuron import CODEC, NeuronCoder
 from nait_fast.errors import NaitError
-from nait_fast.index import compatibility
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CodeLayout
 from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import signed_planes, top_m_planes
 from nait_fast.methods.signature import Signature
+from nait_fast.options import Settings, option
 from nait_fast.storage import values
 
 # One scale for all layers: 4 round the weak ones away (top 10% of SmolLM2's drift: 0.33 instead of 0.72).
@@ -83,47 +86,57 @@ def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature:
     return Signature(signature.name, meta, {name: t for name, t in tensors.items() if t is not None})
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContrastSettings(Settings):
+    weights: str = option(
+        "difference", "weight of a neuron from its bit frequencies", choices=("difference", "logodds")
+    )
+    planes: int = option(4, "signed bit planes of a weight", minimum=2, maximum=12)
+    top_m: int | None = option(None, "instead of planes, weight ±1 on the m strongest neurons a layer", minimum=1)
+
+    def idle(self) -> dict[str, str]:
+        return {} if self.top_m is None else {"planes": "top_m takes the place of bit planes"}
+
+
 class Contrast(BitMethod):
     name = "contrast"
-    options = frozenset({"weights", "planes", "top_m"})
+    about = "how much more often a neuron fires for the target than for the pool"
+    settings = ContrastSettings
     tensors = MappingProxyType({"weights": "f4", "threshold": "f4", "planes": "u1", "plane_weights": "i8"})
-    codec = "neuron"
+    codec = CODEC.name
     of_codebook, codebook_keys, rounds = True, ("reading",), True
-
-    def unused(self, options: Any) -> dict[str, str]:
-        return {} if options.top_m is None else {"planes": "--top-m takes the place of bit planes"}
 
     def reading(self, asked: str | None) -> str:
         return asked or "mean"
 
-    def index_options(self, reading: str) -> dict[str, str]:
-        return {**super().index_options(reading), "reading": reading}
+    def index_options(self, reading: str, settings: Any) -> dict[str, Any]:
+        return {**super().index_options(reading, settings), "reading": reading}
 
-    def codebook_missing(self, codebook: Codebook | None, options: Any) -> str | None:
+    def codebook_missing(self, codebook: Codebook | None, path: str | None) -> str | None:
         if codebook is None or codebook.threshold is None:
             return "--codebook is missing: method contrast needs the index (or codebook) that it will rank"
         if (codec := codebook.meta["codec"]) != self.codec:
-            return f"--codebook {options.codebook}: is of codec {codec}; method contrast ranks neuron bits"
+            return f"--codebook {path}: is of codec {codec}; method contrast ranks neuron bits"
         return None
 
     def material(
-        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
+        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, settings: Any
     ) -> np.ndarray:
         """Bits bool [n, N]."""
         assert threshold is not None
         return values > threshold
 
     def fit(
-        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any
+        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, settings: Any
     ) -> Signature:
         assert codebook is not None
         return contrast_signature(
             name,
             material,
             codebook,
-            weights=options.weights,
-            planes=options.planes,
-            top_m=options.top_m,
+            weights=settings.weights,
+            planes=settings.planes,
+            top_m=settings.top_m,
             target=meta["target"],
         )
 
@@ -143,7 +156,6 @@ class Contrast(BitMethod):
     def sink(self, signature: Signature, n: int, device: Any) -> Any:
         import torch
 
-        from nait_fast.extract.coders import NeuronCoder
         from nait_fast.extract.sinks import Encode
 
         layout, threshold = signature.layout, torch.from_numpy(signature.tensors["threshold"])

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast import compatibility
+from nait_fast.codecs.codebook import Codebook
 from nait_fast.errors import Mismatch, NaitError
-from nait_fast.index import compatibility
-from nait_fast.index.codebook import Codebook
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
@@ -56,6 +56,7 @@ def cosines(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 class Embed(Method):
     name = "embed"
+    about = "cosine with the target's mean hidden state"
     tensors = MappingProxyType({"centroid": "f4", "hidden_mean": "f4"})
     of_codebook = True
     layers_untold = "they compare embeddings, which are no sum over layers."
@@ -65,16 +66,16 @@ class Embed(Method):
             raise NaitError("--reading: method embed has none (it compares hidden states); leave the flag out")
         return "hidden"
 
-    def index_options(self, reading: str) -> dict[str, str]:
-        return {**super().index_options(reading), "embed": "last"}
+    def index_options(self, reading: str, settings: Any) -> dict[str, Any]:
+        return {**super().index_options(reading, settings), "embed": "last"}
 
-    def codebook_missing(self, codebook: Codebook | None, options: Any) -> str | None:
+    def codebook_missing(self, codebook: Codebook | None, path: str | None) -> str | None:
         if codebook is None or codebook.hidden_mean is None:
             return "--codebook: method embed needs the index that it will rank, made with --embed"
         return None
 
     def fit(
-        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any
+        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, settings: Any
     ) -> Signature:
         assert codebook is not None
         return embed_signature(name, material, codebook, meta["target"])

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.nag import CODEC, NagSettings, TopKCoder, top_sets
 from nait_fast.errors import Mismatch, NaitError
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import count_planes
@@ -34,11 +35,12 @@ def nag_signature(name: str, bits: np.ndarray, meta: dict[str, Any]) -> Signatur
 
 class Nag(BitMethod):
     name = "nag"
-    options = frozenset({"nag_top_k"})
+    about = "overlap with the target's strongest neurons"
+    settings = NagSettings
     tensors = MappingProxyType({"weights": "f4", "planes": "u1", "plane_weights": "i8"})
-    codec = "nag"
+    codec = CODEC.name
 
-    def unused(self, options: Any) -> dict[str, str]:
+    def unused(self, options: Any, settings: Any) -> dict[str, str]:
         return {"codebook": "method nag needs none"}
 
     def unused_in_select(self, options: Any) -> dict[str, str]:
@@ -54,24 +56,28 @@ class Nag(BitMethod):
             )
         return "up_abs"
 
-    def index_options(self, reading: str) -> dict[str, Any]:
-        return {**super().index_options(reading), "reading": None, "codec": self.codec}
+    def index_options(self, reading: str, settings: Any) -> dict[str, Any]:
+        return {
+            **super().index_options(reading, settings),
+            "reading": None,
+            "codec": f"{self.codec}:top_k={settings.top_k}",
+        }
 
     def material(
-        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, top_k: int | None
+        self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, settings: Any
     ) -> np.ndarray:
         """Sets of the strongest neurons, bool [n, N]."""
         import torch
 
-        from nait_fast.extract.coders import top_sets
-
-        assert top_k is not None
-        return top_sets(torch.from_numpy(values), layout, top_k)
+        return top_sets(torch.from_numpy(values), layout, settings.top_k)
 
     def fit(
-        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any
+        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, settings: Any
     ) -> Signature:
-        return nag_signature(name, material, {**meta, "top_k": options.nag_top_k})
+        return nag_signature(name, material, {**meta, "top_k": settings.top_k})
+
+    def settings_of(self, signature: Signature) -> NagSettings:
+        return NagSettings(top_k=signature.meta["top_k"])
 
     def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
         return nag_signature(name, material, signature.meta)
@@ -89,7 +95,6 @@ class Nag(BitMethod):
             )
 
     def sink(self, signature: Signature, n: int, device: Any) -> Any:
-        from nait_fast.extract.coders import TopKCoder
         from nait_fast.extract.sinks import Encode
 
         layout = signature.layout

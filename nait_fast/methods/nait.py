@@ -2,22 +2,23 @@
 drifts, layer by layer."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs import codec_of
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.pca import principal
 from nait_fast.errors import Mismatch, NaitError
 from nait_fast.index import token_hashes
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
-from nait_fast.principal import principal
+from nait_fast.options import Settings, option
 from nait_fast.storage import values
-
-ESTIMATORS = ("rotated", "components")  # codecs that estimate its scores
 
 
 def principal_direction(drifts: np.ndarray) -> tuple[np.ndarray, float]:
@@ -78,17 +79,27 @@ def nait_signature(
     return Signature(name, info, {"direction": direction})
 
 
+@dataclass(frozen=True, kw_only=True)
+class NaitSettings(Settings):
+    sign: str = option(
+        "mean",
+        "flip a direction by the mean drift (the paper's) or by contrast with the pool",
+        choices=("mean", "contrast"),
+    )
+
+
 class Nait(Method):
     name = "nait"
-    options = frozenset({"sign"})
+    about = "projections on the target's first principal components (the paper's)"
+    settings = NaitSettings
     tensors = MappingProxyType({"direction": "f4"})
     layers_untold = (
         "the index holds them as numbers only. It takes an index of codec components or rotated, or the file that "
         "nait-fast evaluate wrote (--evaluation)."
     )
 
-    def unused(self, options: Any) -> dict[str, str]:
-        return {"codebook": "method nait --sign mean needs none"} if options.sign == "mean" else {}
+    def unused(self, options: Any, settings: Any) -> dict[str, str]:
+        return {"codebook": "method nait:sign=mean needs none"} if settings.sign == "mean" else {}
 
     def reading(self, asked: str | None) -> str:
         return asked or "drift"
@@ -99,19 +110,19 @@ class Nait(Method):
     def exact_readings(self, reading: str) -> frozenset[str]:
         return frozenset([reading])
 
-    def needs_drift(self, options: Any) -> bool:
-        return options.sign == "contrast"
+    def needs_drift(self, settings: Any) -> bool:
+        return settings.sign == "contrast"
 
     def fit(
-        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, options: Any
+        self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, settings: Any
     ) -> Signature:
-        pool_drift = codebook.drift_mean if codebook and options.sign == "contrast" else None
-        if options.sign == "contrast" and pool_drift is None:
+        pool_drift = codebook.drift_mean if codebook and settings.sign == "contrast" else None
+        if settings.sign == "contrast" and pool_drift is None:
             raise NaitError(
-                "--sign contrast: needs a --codebook that holds the pool's mean drift; build it with select"
+                "--method nait:sign=contrast: needs a --codebook that holds the pool's mean drift; build it with select"
             )
         return nait_signature(
-            name, material, dict(meta), reading=meta["reading"], sign=options.sign, pool_drift=pool_drift
+            name, material, dict(meta), reading=meta["reading"], sign=settings.sign, pool_drift=pool_drift
         )
 
     def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
@@ -140,9 +151,9 @@ class Nait(Method):
     def check_index(self, index: Index, signature: Signature, where: str) -> None:
         if self.source(index, signature) == "exact":
             return
-        if index.manifest["codec"] not in ESTIMATORS:
+        if not codec_of(index.manifest["codec"]).estimates:
             raise Mismatch(
-                f"{where} holds no exact scores of nait signature '{signature.name}': index the pool with --score or "
+                f"{where} holds no exact scores of nait signature '{signature.name}': index the pool with --exact or "
                 "with --codec components, or rank with method contrast"
             )
         for key in ("reading", "first_token"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nait_fast.index.format import CodeLayout
+from nait_fast.codecs.layout import CodeLayout
 
 
 def signed_planes(weights: np.ndarray, n_planes: int, layout: CodeLayout) -> tuple[np.ndarray, np.ndarray, float]:

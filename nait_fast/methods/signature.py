@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast import compatibility
+from nait_fast.codecs.layout import CodeLayout, read_code_layout
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
-from nait_fast.index import compatibility
-from nait_fast.index.format import CodeLayout, read_code_layout
 from nait_fast.methods import METHODS, method_of
 from nait_fast.notices import warn
 from nait_fast.storage import values

@@ -6,6 +6,7 @@ asyncio task), and modules get their forward back when the last capture ends, in
 
 import copy
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ from torch import nn
 from nait_fast.errors import NaitError, first_line
 from nait_fast.kernels import mlp_capture, segment_sums
 from nait_fast.kernels.capture import reference
-from nait_fast.kernels.capture.reference import BitSpec, Segments, Stats
+from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
 from nait_fast.models import fork_safety
 from nait_fast.models.spec import MlpSpec, input_width
 
@@ -26,36 +27,48 @@ class StopForward(Exception):
     """Raised by the last captured MLP: nothing after its activation is needed."""
 
 
-class Capture:
-    """What a patched MLP needs in a forward: set ``segments`` before each one (each thread has its own), and to None
-    where none is awaited.
+class CapturedForward(ABC):
+    """What one forward is captured for, and where its statistics go. ``segments``: where its sequences lie.
 
-    ``on_layer(position, stats)`` is called as each captured layer is done (``position`` counts the captured layers);
-    ``bits(position)`` tells the bits that the op shall pack in the same pass, if any. The statistic ``hidden_sum``, of
-    what goes into the MLP, is taken at ``hidden_at`` only.
+    ``position`` counts the captured layers.
     """
 
-    def __init__(
-        self,
-        specs: Sequence[MlpSpec],
-        statistics: frozenset[str],
-        on_layer: Callable[[int, Stats], None],
-        stop: bool,
-        hidden_at: int | None = None,
-    ):
-        self.specs, self.on_layer, self.stop = specs, on_layer, stop
+    def __init__(self, segments: Segments):
+        self.segments = segments
+
+    def enter(self, position: int, x: torch.Tensor) -> None:
+        """``x`` goes into the MLP of a layer. Raises NaitError for what cannot be read."""
+        return
+
+    def bits(self, position: int) -> BitSpec | None:
+        """The bits that the op shall pack in the same pass, if any."""
+        return None
+
+    @abstractmethod
+    def take(self, position: int, stats: Stats) -> None:
+        """A layer is done."""
+
+
+class Capture:
+    """Which MLPs are read, and for which ``statistics``; ``stop``: the forward need not go on behind the last of them.
+
+    Set ``forward`` before each forward (each thread has its own), and to None where none is awaited. The statistic
+    ``hidden_sum``, of what goes into the MLP, is taken at ``hidden_at`` only.
+    """
+
+    def __init__(self, specs: Sequence[MlpSpec], statistics: frozenset[str], stop: bool, hidden_at: int | None = None):
+        self.specs, self.stop = specs, stop
         self.statistics = statistics - {"hidden_sum"}
         self.hidden_at = hidden_at if "hidden_sum" in statistics else None
-        self.bits: Callable[[int], BitSpec | None] = lambda position: None
-        self._own = threading.local()
+        self._thread = threading.local()
 
     @property
-    def segments(self) -> Segments | None:
-        return getattr(self._own, "segments", None)
+    def forward(self) -> CapturedForward | None:
+        return getattr(self._thread, "forward", None)
 
-    @segments.setter
-    def segments(self, segments: Segments | None) -> None:
-        self._own.segments = segments
+    @forward.setter
+    def forward(self, forward: CapturedForward | None) -> None:
+        self._thread.forward = forward
 
     @property
     def on(self) -> bool:
@@ -64,12 +77,14 @@ class Capture:
 
     def read(self, position: int, x: torch.Tensor, gate: torch.Tensor | None, up: torch.Tensor) -> torch.Tensor:
         """The activations of the MLP at ``position``, once what is wanted of them has been told."""
-        assert self.segments is not None
-        act = self.specs[position].act
-        hidden, stats = mlp_capture(gate, up, act, self.segments, self.statistics, self.bits(position))
+        forward = self.forward
+        assert forward is not None
+        forward.enter(position, x)
+        act, segments = self.specs[position].act, forward.segments
+        hidden, stats = mlp_capture(gate, up, act, segments, self.statistics, forward.bits(position))
         if position == self.hidden_at:
-            stats.hidden_sum = segment_sums(x, self.segments)
-        self.on_layer(position, stats)
+            stats.hidden_sum = segment_sums(x, segments)
+        forward.take(position, stats)
         return hidden
 
     def ends_at(self, position: int) -> bool:
@@ -109,7 +124,7 @@ class _Tap:
         self.positions: dict[Capture, int] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        reading = [(c, self.positions[c]) for c in _captures.get() if c in self.positions and c.segments is not None]
+        reading = [(c, self.positions[c]) for c in _captures.get() if c in self.positions and c.forward is not None]
         if not reading:
             if self.instance_forward is not None:
                 return self.instance_forward(x)

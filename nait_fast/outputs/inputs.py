@@ -16,7 +16,7 @@ _READ = (
     "model",
     "tokenizer",
     "codebook",
-    "score",
+    "exact",
     "index",
     "signature",
     "selection",

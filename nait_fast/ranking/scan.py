@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nait_fast.codecs import codec_of
 from nait_fast.env import check_variables, pick_device
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
-from nait_fast.index.rotation import QUERY_BITS
 from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods.signature import Signature
@@ -57,9 +57,9 @@ def check_device(device: str, index: Index, signatures: Sequence[Signature], fla
 
 def _planes(index: Index, signatures: Sequence[Signature]) -> int:
     """Bit planes to scan the codes with."""
-    estimated = index.manifest["codec"] == "rotated"
+    estimated = sum(source_of(index, s) == "estimated" for s in signatures)
     of_bits = sum(len(s.tensors["planes"]) for s in signatures if s.is_bits)
-    return of_bits + sum(QUERY_BITS for s in signatures if estimated and source_of(index, s) == "estimated")
+    return of_bits + estimated * codec_of(index.manifest["codec"]).planes
 
 
 def scan_device(device: str, index: Index, signatures: Sequence[Signature]) -> str:

@@ -2,24 +2,24 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
+from nait_fast.codecs import codec_of
+from nait_fast.codecs.base import Estimator, Rows
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.compatibility import OLD, is_old
 from nait_fast.errors import NaitError
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.compatibility import OLD, is_old
-from nait_fast.index.drawn import Rows, codes_at, drawn_places
 from nait_fast.index.reader import Index
+from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.index.stream import Part
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods import method_of
 from nait_fast.methods.embed import cosines
 from nait_fast.methods.signature import Signature, check_fits
 from nait_fast.notices import warn
-from nait_fast.ranking.components import ComponentScan
 
-SAMPLE_ROWS = 4096  # of the index: by them an estimate from rotated codes is made the best for it
+SAMPLE_ROWS = 4096  # of the index: by them an estimate is made the best for it
 
 
 def source_of(index: Index, signature: Signature) -> str:
@@ -116,20 +116,6 @@ class _Estimated(Work):
         return self._scan.compile()
 
 
-class Estimator(Protocol):
-    """Nait scores float64 [n, C] out of codes uint8 [n, W] and the columns that come with them.
-
-    ``directions`` fp32 [C, N]: those that are estimated in place of the signatures' own.
-    """
-
-    directions: np.ndarray
-
-    def __call__(self, codes: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarray: ...
-
-    def compile(self) -> bool:
-        """As of ``Work``."""
-
-
 def sample_of(index: Index) -> Rows:
     """The rows by which ``index`` is scanned for estimates, read when they are asked for."""
     return codes_at(index, drawn_places(index.rows, SAMPLE_ROWS, 0))
@@ -138,15 +124,9 @@ def sample_of(index: Index) -> Rows:
 def estimator(
     codebook: Codebook, signatures: Sequence[Signature], device: str = "cpu", code_bytes: int = 0, rows: Rows = ()
 ) -> Estimator:
-    """What estimates the scores of nait ``signatures`` from the codes that ``codebook`` describes.
-
-    ``rows``: blocks of codes and columns of the pool; the estimate from rotated ones is the best over such rows.
-    """
-    if codebook.components is not None:
-        return ComponentScan(codebook, signatures)
-    from nait_fast.ranking.rotated import RotatedScan  # torch, which the others do without
-
-    return RotatedScan(codebook, signatures, device, code_bytes, rows)
+    """What estimates the scores of nait ``signatures``; the rest as of ``Codec.estimator``."""
+    directions = np.stack([signature.tensors["direction"] for signature in signatures])
+    return codec_of(codebook.meta["codec"]).estimator(codebook, directions, device, code_bytes, rows)
 
 
 def works_of(index: Index, signatures: Sequence[Signature], device: str) -> list[Work]:

@@ -14,7 +14,7 @@ from nait_fast.config import ReportOptions
 from nait_fast.evaluation import FILE
 from nait_fast.evaluation.comparison import best as best_rows
 from nait_fast.evaluation.comparison import correlations, count_of, overlaps
-from nait_fast.index.drawn import codes_at
+from nait_fast.index.sample import codes_at
 from nait_fast.methods import METHODS, method_of
 from nait_fast.ranking.selection_files import SCORES
 from nait_fast.ranking.spearman import centred_ranks

@@ -8,9 +8,9 @@ import numpy as np
 from nait_fast.evaluation.confounds import bit_weights, estimated_parts, layer_scan, variance_shares
 from nait_fast.evaluation.confounds import layer_parts as bit_parts
 from nait_fast.evaluation.rankings import scores_anew
-from nait_fast.index.drawn import codes_at
 from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
+from nait_fast.index.sample import codes_at
 from nait_fast.methods.signature import Signature
 
 SAMPLE_ROWS = 20_000

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from nait_fast.config import Options, RankOptions, SelectOptions
+from nait_fast.config import RankOptions, SelectOptions
+from nait_fast.options import Options
 from nait_fast.reporting.formatting import count, number
 from nait_fast.reporting.selection_folder import SelectionFolder
 

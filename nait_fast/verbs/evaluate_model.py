@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions, RunOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode
@@ -19,7 +20,6 @@ from nait_fast.evaluation.row_content import datasets_of
 from nait_fast.extract.projection import Project
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect
-from nait_fast.index.compatibility import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature
@@ -107,7 +107,8 @@ def reading_of(signature: Signature) -> str:
 def material_of(signature: Signature, readings: dict[str, Any]) -> np.ndarray:
     """What the signature's method fits on, of a target's samples [n, …]."""
     values, threshold = readings[reading_of(signature)].numpy(), signature.tensors.get("threshold")
-    return method_of(signature.method).material(values, signature.layout, threshold, signature.meta.get("top_k"))
+    method = method_of(signature.method)
+    return method.material(values, signature.layout, threshold, method.settings_of(signature))
 
 
 def _run(session: Session, encoded: list[Encoded], sink: Any, readings: Sequence[str], label: str) -> None:

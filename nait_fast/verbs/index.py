@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from nait_fast.config import IndexOptions, flag_of
+from nait_fast.codecs import codec_of
+from nait_fast.codecs.codebook import load_codebook
+from nait_fast.config import IndexOptions
 from nait_fast.data.plan import Plan
 from nait_fast.data.row_conventions import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
@@ -15,11 +17,11 @@ from nait_fast.env import environment
 from nait_fast.errors import NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session, warn_longer
-from nait_fast.index.codebook import load_codebook
 from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.notices import recorded, warn
+from nait_fast.options import flag_of
 from nait_fast.outputs.inputs import check_folders, check_inputs, inputs_of
 from nait_fast.outputs.output_folder import sweep
 from nait_fast.outputs.recognise import question
@@ -42,7 +44,7 @@ def check_scored(signatures: list[Signature], session: Session) -> None:
     for signature in signatures:
         if not signature.is_direction:
             raise NaitError(
-                f"--score: signature '{signature.name}' is of method {signature.method}; only nait signatures are "
+                f"--exact: signature '{signature.name}' is of method {signature.method}; only nait signatures are "
                 "scored in the pass, the others rank the finished index"
             )
         check_fits(signature, session.identity(), None, "this index")
@@ -104,7 +106,7 @@ def index_lock(options: IndexOptions) -> OutputLock:
     deciding = {name: value for name, value in options.to_mapping().items() if name not in _NOT_OF_THE_RUN}
     for name in ("model", "tokenizer", "dataset", "codebook"):
         deciding[name] = _resolved(deciding[name])
-    deciding["score"] = [_resolved(path) for path in options.score]
+    deciding["exact"] = [_resolved(path) for path in options.exact]
     return OutputLock(
         Path(options.output) / FOLDER_LOCK,
         f"--output {options.output}",
@@ -143,7 +145,7 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
     folder = hold_folder(options, stack)
     pool = open_pool(options, folder)
     pool.detect()
-    signatures = [load_signature(path) for path in options.score]
+    signatures = [load_signature(path) for path in options.exact]
     if options.codebook:
         load_codebook(options.codebook)
     options = dataclasses.replace(options, device=device_of(options.device, worker))
@@ -156,7 +158,7 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
         options,
         folder,
         exact_readings=frozenset(r for r, _, _ in directions.values()),
-        with_drift=options.codec != "nag",
+        with_drift=codec_of(options.chosen_codec.name).calibrates,
     )
     return build, directions
 
@@ -242,5 +244,5 @@ def _on_ray(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[],
     for name in ("model", "tokenizer", "codebook"):
         if given[name] and Path(given[name]).exists():
             given[name] = str(Path(given[name]).resolve())
-    given["score"] = [str(Path(path).resolve()) for path in options.score]
+    given["exact"] = [str(Path(path).resolve()) for path in options.exact]
     return run_on_ray(open_build, given, len(plan.units), workers=options.workers, address=options.address, watch=watch)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast import evaluation
+from nait_fast.codecs import codec_of
 from nait_fast.data.plan import REMEDY, load_plan
 from nait_fast.data.pool import Pool
 from nait_fast.data.unread import counted
@@ -43,8 +44,6 @@ _OF_INDEX = (
     "duplicate_ids",
     "skipped",
     "row_bytes",
-    "outliers",
-    "components",
     "embedding",
     "embed_layer",
     "model",
@@ -67,9 +66,10 @@ def inspect(path: str) -> dict[str, Any]:
             return {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
         index = Index(place)
         shards = [s["bytes"] for s in index.manifest["shards"]]
+        entries = codec_of(index.manifest["codec"]).entries
         return {
             "path": path,
-            **{k: index.manifest[k] for k in _OF_INDEX if k in index.manifest},
+            **{k: index.manifest[k] for k in (*_OF_INDEX, *entries) if k in index.manifest},
             "layers": len(index.layout.widths),
             "neurons": index.layout.n_neurons,
             "shards": len(shards),

@@ -47,7 +47,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     check_budget(options)
     if worker_of().world > 1 and "RANK" in os.environ:
         raise NaitError("select: starts its own workers (--workers); with torchrun use index, then signature and rank")
-    reading = method_of(options.method).reading(options.reading)
+    reading = method_of(options.chosen_method.name).reading(options.reading)
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
     output = stack.enter_context(
@@ -108,7 +108,7 @@ def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:
         manifest = read_json(output.folder / MANIFEST)
         same = (manifest["targets"], set(manifest["method"])) == (
             [split_target(t)[0] for t in options.target],
-            {options.method},
+            {options.chosen_method.name},
         )
     if not same:
         raise NaitError(
@@ -141,17 +141,20 @@ def _free_gpu() -> None:
 def _index_options(options: SelectOptions, folder: Path, reading: str) -> IndexOptions:
     """The index pass of a selection."""
     names = {field.name for field in dataclasses.fields(IndexOptions)}
-    shared = {name: value for name, value in vars(options).items() if name in names}
-    return IndexOptions(**{**shared, "output": str(folder), **method_of(options.method).index_options(reading)})
+    shared = {name: value for name, value in vars(options).items() if name in names - {"nag_top_k"}}
+    chosen = options.chosen_method
+    kept = method_of(chosen.name).index_options(reading, chosen.settings)
+    return IndexOptions(**{**shared, "output": str(folder), **kept})
 
 
 def _open_build(session: Any, pool: Any, passing: IndexOptions, options: SelectOptions, reading: str) -> IndexBuild:
-    method = method_of(options.method)
+    chosen = options.chosen_method
+    method = method_of(chosen.name)
     return IndexBuild(
         session,
         pool,
         passing,
         Path(passing.output),
         exact_readings=method.exact_readings(reading),
-        with_drift=method.needs_drift(options),
+        with_drift=method.needs_drift(chosen.settings),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
@@ -14,7 +15,6 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Collect
 from nait_fast.index import token_hashes
-from nait_fast.index.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.outputs.inputs import inputs_of
@@ -86,7 +86,8 @@ def build_signatures(
 
     ``codebook``: for contrast, embed, and for nait with ``sign=contrast``.
     """
-    method = method_of(options.method)
+    chosen = options.chosen_method
+    method = method_of(chosen.name)
     if reading == "hidden":
         assert codebook is not None
         session.embed_layer = codebook.meta["embed_layer"]
@@ -95,8 +96,8 @@ def build_signatures(
     for name, pool in targets.items():
         values, target = _collect(session, name, pool, method.target_reading(reading))
         meta = {**session.identity(), "target": target, "reading": reading}
-        material = method.material(values, session.layout, threshold, options.nag_top_k)
-        made.append(method.fit(name, material, meta, codebook, options))
+        material = method.material(values, session.layout, threshold, chosen.settings)
+        made.append(method.fit(name, material, meta, codebook, chosen.settings))
     for signature in made:
         if why := method.says_nothing(signature):
             raise NaitError(f"--target {signature.name}: weighs no neuron, for {why}; give samples that differ")
@@ -104,13 +105,13 @@ def build_signatures(
 
 
 def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> None:
-    if why := method_of(options.method).codebook_missing(codebook, options):
+    if why := method_of(options.chosen_method.name).codebook_missing(codebook, options.codebook):
         raise NaitError(why)
 
 
 def _check_codebook(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
     if codebook is not None:
-        here, more = {**session.identity(), "reading": reading}, method_of(options.method).codebook_keys
+        here, more = {**session.identity(), "reading": reading}, method_of(options.chosen_method.name).codebook_keys
         check_codebook(codebook, here, f"--codebook {options.codebook}", "use the options of the index", more)
 
 
@@ -125,7 +126,7 @@ def from_memory(
         raise NaitError(f"format={options.format}: samples in memory show their own format; leave it out")
     settings = {"dtype": options.dtype, "device": options.device, "trust_remote_code": options.trust_remote_code}
     refuse_in_memory(model, "signature_of", **settings)
-    reading = method_of(options.method).reading(options.reading)
+    reading = method_of(options.chosen_method.name).reading(options.reading)
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
     session = session_around(model, tokenizer, options, options.first_token, options, "signature_of")
@@ -135,7 +136,7 @@ def from_memory(
 
 def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     """Build and save one signature a target; returns a summary."""
-    reading = method_of(options.method).reading(options.reading)
+    reading = method_of(options.chosen_method.name).reading(options.reading)
     folder = make_folder(options.output)
     targets = open_targets(options.target, options.format, make_conventions(options.role, options.ignore))
     codebook = load_codebook(options.codebook) if options.codebook else None
@@ -149,28 +150,16 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
 
 
-_ASKED = (
-    "method",
-    "weights",
-    "planes",
-    "top_m",
-    "sign",
-    "nag_top_k",
-    "first_token",
-    "template",
-    "template_date",
-    "max_length",
-    "layers",
-    "model",
-    "tokenizer",
-)
+_ASKED = ("first_token", "template", "template_date", "max_length", "layers", "model", "tokenizer")
 
 
 def questions(
     targets: Mapping[str, Pool], options: SignatureOptions, reading: str, more: Sequence[str] = ()
 ) -> dict[str, str]:
     """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
-    parts = [reading, *(str(getattr(options, name, None)) for name in _ASKED), *more]
+    chosen = options.chosen_method
+    settings = [f"{name}={value}" for name, value in vars(chosen.settings).items()]
+    parts = [reading, chosen.name, *settings, *(str(getattr(options, name, None)) for name in _ASKED), *more]
     return {
         f"{name}.safetensors": question([*parts, pool.conventions.described(), pool.scan().sha256])
         for name, pool in targets.items()
@@ -186,7 +175,7 @@ def signature_output(
     more: Sequence[str] = (),
 ) -> "SignatureOutput":
     """The folder of signatures of ``targets``; with ``with``, checked for what is in their way."""
-    asked = questions(targets, options, reading, more)
+    asked, method = questions(targets, options, reading, more), options.chosen_method.name
 
     def recognise(path: Path) -> tuple[State, str | None]:
         """A signature that no claim tells of is taken for one of the same question by what it says of itself."""
@@ -195,7 +184,7 @@ def signature_output(
         except NaitError:
             return State.FOREIGN, None
         made, target = meta.get("target") or {}, targets[path.name.removesuffix(".safetensors")]
-        same = (meta["method"], meta["reading"], made.get("sha256")) == (options.method, reading, target.scan().sha256)
+        same = (meta["method"], meta["reading"], made.get("sha256")) == (method, reading, target.scan().sha256)
         return (State.WHOLE if same else State.OURS), None
 
     return SignatureOutput(folder, asked, recognise=recognise, inputs=inputs, overwrite=options.overwrite)

@@ -26,11 +26,11 @@ class World:
         self.index = folder / "index"
         nait = sorted(map(str, (folder / "nait").glob("*.safetensors")))
         nait_fast.build_index(
-            model=model, dataset=self.pool, output=self.index, calibration_size=60, score=nait, shard_rows=50
+            model=model, dataset=self.pool, output=self.index, calibration_size=60, exact=nait, shard_rows=50
         )
         nait_fast.build_signature(model=model, target=target, codebook=self.index, output=folder / "contrast")
         nait_fast.build_signature(model=model, target=target, method="nait", output=folder / "drift")
-        nait_fast.build_signature(model=model, target=target, method="nag", nag_top_k=5, output=folder / "nag")
+        nait_fast.build_signature(model=model, target=target, method="nag:5", output=folder / "nag")
         self.rotated = folder / "rotated"
         nait_fast.build_index(
             model=model,
@@ -38,8 +38,7 @@ class World:
             output=self.rotated,
             calibration_size=60,
             shard_rows=50,
-            codec="rotated",
-            outliers=6,
+            codec="rotated:outliers=6",
             embed="last",
         )
         nait_fast.build_signature(

@@ -314,12 +314,7 @@ def test_estimated_parts_add_up_to_the_scores(world: World) -> None:
 
 def test_an_index_of_components(world: World, tmp_path: Path) -> None:
     nait_fast.build_index(
-        model=world.model,
-        dataset=world.pool,
-        output=tmp_path / "index",
-        calibration_size=60,
-        codec="components",
-        bytes_per_sample=32,
+        model=world.model, dataset=world.pool, output=tmp_path / "index", calibration_size=60, codec="components:32"
     )
     told = nait_fast.evaluate(
         index=tmp_path / "index",
@@ -348,7 +343,7 @@ def test_a_rotated_index_with_exact_scores(world: World, tmp_path: Path) -> None
         output=tmp_path / "index",
         codebook=world.rotated,
         codec="rotated",
-        score=world.files("drift"),
+        exact=world.files("drift"),
     )
     told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("drift"), output=tmp_path / "out")
     fidelity = entry(told["fidelity"], "sums")
@@ -357,7 +352,7 @@ def test_a_rotated_index_with_exact_scores(world: World, tmp_path: Path) -> None
 
 
 def test_an_index_of_nag(world: World, tmp_path: Path) -> None:
-    nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", codec="nag", nag_top_k=5)
+    nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", codec="nag:5")
     told = nait_fast.evaluate(
         index=tmp_path / "index",
         signature=world.files("nag", "nait"),

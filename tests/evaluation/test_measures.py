@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.evaluation.comparison import best, compared, correlations, count_of, overlap, overlaps, top_overlap
 from nait_fast.evaluation.confounds import bit_weights, layer_parts, variance_shares
 from nait_fast.evaluation.retrieval import auc, precision_at, r_precision, retrieval
 from nait_fast.evaluation.shared_rows import core_by_chance, core_places, unique_places
 from nait_fast.evaluation.writing import json_values
-from nait_fast.index.format import CodeLayout
 from nait_fast.ranking.scan import score_codes
 from nait_fast.ranking.spearman import centred_ranks, spearman
 from tests.ranking.indexes import contrast

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.errors import NaitError
 from nait_fast.evaluation import fidelity, stability
 from nait_fast.evaluation.agreement import cosine
@@ -14,10 +16,8 @@ from nait_fast.evaluation.comparison import compared
 from nait_fast.evaluation.labels import families_of, groups_of, labels_of
 from nait_fast.evaluation.rankings import ExactScores, Rankings, exact_column, score, score_places
 from nait_fast.evaluation.row_content import datasets_of, label_values, text_of
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.drawn import codes_at, drawn_places
-from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
+from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.methods.contrast import contrast_signature, neuron_proxy
 from nait_fast.methods.nag import nag_signature
 from nait_fast.methods.nait import nait_signature

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.neuron import NeuronCoder
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
-from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.index.format import CodeLayout
 from nait_fast.kernels import pack_bits
 from nait_fast.models.load import prepare
 from tests.models.tiny import READINGS, llama, run, sequences

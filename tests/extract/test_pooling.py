@@ -3,7 +3,7 @@
 import torch
 
 from nait_fast.extract.pooling import READINGS, combine, dtype_of
-from nait_fast.kernels.capture.reference import Stats
+from nait_fast.kernels.capture.types import Stats
 from tests import naive
 
 N, J = 12, 40

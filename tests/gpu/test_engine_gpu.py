@@ -10,11 +10,11 @@ import torch
 
 import nait_fast
 from nait_fast.bench.kernels import capture_op, pack_op, topk_op
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.neuron import NeuronCoder
 from nait_fast.data.tokenize import Encoded
-from nait_fast.extract.coders import NeuronCoder
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.index.format import CodeLayout
 from nait_fast.kernels import mlp_capture, popcount_scan
 from nait_fast.kernels.popcount import reference
 from nait_fast.kernels.popcount.device import DeviceScan, stream

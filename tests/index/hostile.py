@@ -9,9 +9,10 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from nait_fast.codecs.codebook import load_codebook
 from nait_fast.data.plan import load_plan
 from nait_fast.errors import NaitError
-from nait_fast.index.codebook import load_calibration, load_codebook
+from nait_fast.index.calibration import load_calibration
 from nait_fast.index.duplicates import duplicate_ids
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import load_signature

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nait_fast.codecs.codebook import Codebook, load_codebook
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.parts import RowPlace
 from nait_fast.data.plan import Plan, Unit
 from nait_fast.errors import NaitError
-from nait_fast.index.codebook import Codebook, load_codebook
-from nait_fast.index.format import FORMAT_VERSION, CodeLayout
+from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.methods.planes import signed_planes
 from nait_fast.methods.signature import Signature
 from nait_fast.storage.files import checksum_of, pack_tensors, read_json, read_tensors, sha256, write_sealed

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import nait_fast
+from nait_fast.codecs import codec_of
+from nait_fast.codecs.codebook import load_codebook
 from nait_fast.data.plan import load_plan
 from nait_fast.errors import NaitError
-from nait_fast.index.codebook import load_codebook
-from nait_fast.index.format import code_layout, columns_of
+from nait_fast.index.format import columns_of
 from nait_fast.index.reader import Index
 from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.skipped import check_kept, check_list
@@ -45,7 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def of_codec(index: Path, codec: str) -> Path:
     """The index with shards of ``codec``, of no sense but that of their bytes."""
     told = read_json(index / MANIFEST) | {"codec": codec, **CODECS[codec]}
-    told["row_bytes"] = code_layout(codec, WIDTHS).row_bytes
+    told["row_bytes"] = codec_of(codec).code_layout(WIDTHS).row_bytes
     generator = np.random.default_rng(3)
     seal(index / MANIFEST, told)
     for number, rows in enumerate(ROWS):
@@ -125,7 +126,7 @@ def test_shards(index: Path, codec: str) -> None:
 
 
 def test_files_of_tensors(index: Path, tmp_path: Path) -> None:
-    from nait_fast.index.codebook import load_calibration
+    from nait_fast.index.calibration import load_calibration
 
     flips(index / CODEBOOK, 500, lambda: load_codebook(index))
     flips(index / CALIBRATION, 500, lambda: load_calibration(index / CALIBRATION, LAYOUT, ["sums"], {}))

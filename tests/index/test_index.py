@@ -20,7 +20,7 @@ ROWS = make_rows(60)
 
 
 def build(folder: Path, model: str, dataset: Path, **options) -> Index:
-    calibrates = "codebook" not in options and options.get("codec") != "nag"
+    calibrates = "codebook" not in options and options.get("codec", "").partition(":")[0] != "nag"
     options = {**({"calibration_size": 20} if calibrates else {}), **options}
     nait_fast.build_index(model=model, dataset=dataset, output=folder, **options)
     return Index(folder)
@@ -94,7 +94,7 @@ def test_bits_under_other_options(tmp_path: Path, tiny_model: str, options: dict
 
 def test_nag_sets(tmp_path: Path, tiny_model: str, readings: dict[str, np.ndarray]) -> None:
     pool = write_jsonl(tmp_path / "pool.jsonl", ROWS)
-    index = build(tmp_path / "index", tiny_model, pool, codec="nag", nag_top_k=7)
+    index = build(tmp_path / "index", tiny_model, pool, codec="nag:7")
     bits = index.layout.unpack(arrays(index)["codes"])
     assert (bits.reshape(60, 3, 72).sum(axis=2) == 7).all()
     for row, values in zip(bits.reshape(60, 3, 72), readings["up_abs"], strict=True):
@@ -103,8 +103,8 @@ def test_nag_sets(tmp_path: Path, tiny_model: str, readings: dict[str, np.ndarra
             clear = np.abs(values[layer] - edge) > 1e-5 * edge
             assert {j for j in np.flatnonzero(row[layer]) if clear[j]} == {j for j in expected if clear[j]}
     assert index.codebook_hash is None and not (tmp_path / "index" / "codebook.safetensors").exists()
-    with pytest.raises(NaitError, match="--nag-top-k 73: the model's layers have only 72"):
-        build(tmp_path / "other", tiny_model, pool, codec="nag", nag_top_k=73)
+    with pytest.raises(NaitError, match="--codec nag:top_k=73: the model's layers have only 72"):
+        build(tmp_path / "other", tiny_model, pool, codec="nag:73")
 
 
 @pytest.mark.parametrize("reading", ["drift", "mean"])
@@ -113,7 +113,7 @@ def test_exact_scores(tmp_path: Path, tiny_model: str, readings: dict, target_fi
         model=tiny_model, target=[f"sums={target_file}"], method="nait", reading=reading, output=tmp_path
     )
     pool = write_jsonl(tmp_path / "pool.jsonl", ROWS)
-    index = build(tmp_path / "index", tiny_model, pool, score=[tmp_path / "sums.safetensors"], shard_rows=13)
+    index = build(tmp_path / "index", tiny_model, pool, exact=[tmp_path / "sums.safetensors"], shard_rows=13)
     target = [json.loads(line) for line in target_file.read_text().splitlines()]
     directions = naive.principal_directions(naive_readings(tiny_model, target)["drift"])
     expected = naive.nait_scores(readings[reading], directions)

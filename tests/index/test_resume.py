@@ -34,7 +34,7 @@ def options(kind: str, model: str, pool: Path, signature: Path) -> dict:
     own = {
         "plain": {},
         "exact": {"score": [signature], "reading": "drift"},
-        "nag": {"codec": "nag", "nag_top_k": 5},
+        "nag": {"codec": "nag:5"},
         "alpaca": {"template": "alpaca"},  # with a shared prefix
     }[kind]
     return calibrating({"model": model, "dataset": pool, **OPTIONS, **own})
@@ -88,8 +88,8 @@ def test_an_exception_in_the_middle(tmp_path, monkeypatch, undisturbed, shard: i
 
 @pytest.mark.parametrize("name", ["codebook.safetensors", "calibration.safetensors", "manifest.json"])
 def test_stopped_at_a_file(tmp_path, monkeypatch, undisturbed, name: str) -> None:
+    from nait_fast.codecs import codebook
     from nait_fast.extract import indexing
-    from nait_fast.index import codebook
     from nait_fast.storage import files
 
     given, expected = undisturbed

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CodeLayout
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.methods.contrast import contrast_signature
 from nait_fast.methods.nag import nag_signature
 from nait_fast.ranking.scan import score_codes

@@ -1,14 +1,13 @@
 """One module a method, and nobody else who asks which it is."""
 
 import ast
-import dataclasses
 from pathlib import Path
 
 import pytest
 
-from nait_fast.config import SignatureOptions
 from nait_fast.methods import METHODS, method_of
 from nait_fast.methods.base import Method
+from nait_fast.options import Settings
 
 PACKAGE = Path(__file__).parents[2] / "nait_fast"
 
@@ -17,14 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "nait_fast"
 def test_a_method_is_what_its_name_says(name: str) -> None:
     method = method_of(name)
     assert isinstance(method, Method) and method.name == name and method.tensors
-    fields = {field.name for field in dataclasses.fields(SignatureOptions)} - {"method"}
-    assert method.options <= fields
-
-
-def test_each_option_is_one_methods() -> None:
-    owned = [option for name in METHODS for option in method_of(name).options]
-    assert len(owned) == len(set(owned))
-    assert set(owned) == {field.name for field in dataclasses.fields(SignatureOptions)} - {"method"}
+    assert issubclass(method.settings, Settings) and method.about
 
 
 def test_nobody_else_branches_on_a_name() -> None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect
-from nait_fast.index.format import CodeLayout
 from nait_fast.models import packing_checks
 from nait_fast.models.load import prepare
 from nait_fast.models.packed import ATTENTION, Pack, packed_attention_on, packed_forward

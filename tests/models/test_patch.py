@@ -11,6 +11,7 @@ from nait_fast import live_capture
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
+from nait_fast.extract.sinks import Sink
 from nait_fast.models.linear import blocked_linear, onednn_linear, usable
 from nait_fast.models.load import prepare
 from nait_fast.models.patch import probe
@@ -129,9 +130,7 @@ def test_preparing_and_running_leave_nothing(kind):
 
 @pytest.mark.parametrize("kind", ["llama", "falcon"])
 def test_engine_leaves_nothing_after_a_failure(kind):
-    class Failing:
-        def threshold_of(self, position): ...
-
+    class Failing(Sink):
         def layer(self, items, position, readings, codes):
             raise OSError("disk full")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect
-from nait_fast.index.format import CodeLayout
 
 READINGS = ("drift", "mean", "up_abs")
 VOCABULARY = 60

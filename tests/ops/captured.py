@@ -3,7 +3,8 @@
 import torch
 
 from nait_fast.kernels.capture import reference
-from nait_fast.kernels.capture.reference import STATISTICS, Segments
+from nait_fast.kernels.capture.reference import STATISTICS
+from nait_fast.kernels.capture.types import Segments
 from tests.ops.device import DEVICE
 from tests.ops.sums import check_sums
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from nait_fast.kernels.capture.reference import Segments
+from nait_fast.kernels.capture.types import Segments
 
 EPSILON = 2.0**-23
 

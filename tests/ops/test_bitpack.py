@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nait_fast.index.format import CodeLayout
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.kernels import layer_bytes, pack_bits, pack_bool, topk_bits, unpack
 from tests import naive
 

@@ -7,7 +7,8 @@ import torch
 from transformers.activations import ACT2FN
 
 from nait_fast.kernels import mlp_capture
-from nait_fast.kernels.capture.reference import ACTIVATIONS, STATISTICS, Segments
+from nait_fast.kernels.capture.reference import ACTIVATIONS, STATISTICS
+from nait_fast.kernels.capture.types import Segments
 from nait_fast.models.families import ACTIVATION_NAMES
 from tests.ops.sums import check_sums, segments_of
 

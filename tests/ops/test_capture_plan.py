@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nait_fast.kernels.capture.launch import make_launch_plan, plan_of
-from nait_fast.kernels.capture.reference import Segments
+from nait_fast.kernels.capture.types import Segments
 from tests.ops.sums import segments_of
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from nait_fast.kernels import mlp_capture
 from nait_fast.kernels.bitpack.reference import pack_bits, unpack
 from nait_fast.kernels.capture.launch import CHUNK
-from nait_fast.kernels.capture.reference import STATISTICS, BitSpec, Segments
+from nait_fast.kernels.capture.reference import STATISTICS
+from nait_fast.kernels.capture.types import BitSpec, Segments
 from tests.ops.captured import DTYPES, EVERYTHING, activated, check_statistics, inputs, same, same_stats
 from tests.ops.device import DEVICE, poisoned
 from tests.ops.sums import segments_of

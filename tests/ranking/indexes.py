@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.index.format import FORMAT_VERSION, CodeLayout
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.methods.planes import signed_planes
 from nait_fast.methods.signature import Signature
 from nait_fast.storage.files import checksum_of, pack_tensors, sha256, write_sealed

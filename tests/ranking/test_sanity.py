@@ -63,14 +63,14 @@ def chosen(whole: dict[str, str], tmp_path: Path, pool: str = "pool", target: st
 
 @pytest.mark.parametrize("method", ["contrast", "nait", "nag", "embed"])
 def test_samples_that_are_rows_of_the_pool(whole, tmp_path: Path, method: str) -> None:
-    own = {"nag_top_k": 9} if method == "nag" else {}
-    told, warnings = chosen(whole, tmp_path / "a", target="within", method=method, **own)
+    chosen_method = "nag:9" if method == "nag" else method
+    told, warnings = chosen(whole, tmp_path / "a", target="within", method=chosen_method)
     assert told["rows_of_targets"] == {"t": 7}
     (said,) = warnings
     assert said.startswith("target 't': 7 of the pool's 40 rows are samples of the target itself; they rank high")
     manifest = json.loads((tmp_path / "a" / "out" / "manifest.json").read_text())
     assert manifest["warnings"] == warnings and manifest["rows_of_targets"] == {"t": 7}
-    told, warnings = chosen(whole, tmp_path / "b", method=method, **own)
+    told, warnings = chosen(whole, tmp_path / "b", method=chosen_method)
     assert told["rows_of_targets"] == {"t": 0} and warnings == []
 
 
@@ -131,7 +131,7 @@ def test_contents_are_of_the_tokens_read() -> None:
 @pytest.mark.parametrize("method", ["contrast", "nait", "nag", "embed"])
 def test_a_pool_of_one_text(whole, tmp_path: Path, method: str) -> None:
     """It has no order, and there is nothing wrong with that; it is said."""
-    own = {"nag_top_k": 9} if method == "nag" else {}
+    chosen_method = "nag:9" if method == "nag" else method
     if method == "contrast":  # of one text alone no threshold can be said: under another pool's codebook
         nait_fast.build_index(model=whole["model"], dataset=whole["pool"], output=tmp_path / "a", calibration_size=20)
         nait_fast.build_index(
@@ -145,7 +145,7 @@ def test_a_pool_of_one_text(whole, tmp_path: Path, method: str) -> None:
                 index=tmp_path / "b", signature=[tmp_path / "t.safetensors"], output=tmp_path / "out", top_k=3
             )
     else:
-        told, warnings = chosen(whole, tmp_path, pool="same", method=method, top_k=3, **own)
+        told, warnings = chosen(whole, tmp_path, pool="same", method=chosen_method, top_k=3)
     assert told["rows_selected"] == 3
     assert warnings == ["all 9 rows hold the same tokens: they rank as they lie in the pool"]
 
@@ -156,7 +156,7 @@ def test_rows_that_are_cut_to_the_same_tokens(whole, tmp_path: Path) -> None:
     with pytest.raises(NaitError, match=r"weighs no neuron, .*--max-length"):
         chosen(whole, tmp_path / "a", **cut)
     with pytest.raises(NaitError, match=r"all 40 rows hold the same tokens once they are cut: .* --max-length than 20"):
-        chosen(whole, tmp_path / "b", method="nag", nag_top_k=9, **cut)
+        chosen(whole, tmp_path / "b", method="nag:9", **cut)
 
 
 def test_codes_that_are_all_equal(tmp_path: Path, capsys) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import nait_fast
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.pool import Pool
-from nait_fast.index.format import CodeLayout
 from nait_fast.methods.signature import Signature
 from tests.ranking.indexes import contrast, id_tensors, nait, write_index
 

@@ -25,8 +25,8 @@ from tests.reporting.pages import check
 def test_after_select(capsys, tmp_path: Path, tiny_model: str, pool_file, target_file, method: str) -> None:
     out = tmp_path / "out put"
     words = ["--model", tiny_model, "--dataset", pool_file, "--target", f"sums={target_file}", "--top-k", 12]
-    more = ["--nag-top-k", 9] if method == "nag" else []
-    summary(capsys, "select", *words, "--output", out, "--method", method, *more)
+    chosen = "nag:top_k=9" if method == "nag" else method
+    summary(capsys, "select", *words, "--output", out, "--method", chosen)
     told = summary(capsys, "report", out)
     assert told["output"] == str(out / "report.html") and told["plots"] == []
     page = check((out / "report.html").read_text())
@@ -34,7 +34,9 @@ def test_after_select(capsys, tmp_path: Path, tiny_model: str, pool_file, target
     assert ("numbers only" in page.words) == (method == "nait") == bool(told["notes"])
     assert ("Layers that decided" in page.words) == (method != "nait")
     said = next(text for tag, text in page.texts if tag == "pre")
-    assert f"--output '{out}'" in said and "--top-k 12" in said and ("--nag-top-k 9" in said) == (method == "nag")
+    assert (
+        f"--output '{out}'" in said and "--top-k 12" in said and ("--method nag:top_k=9" in said) == (method == "nag")
+    )
     # Elsewhere it says the same: the folder's own index and signatures are meant.
     moved = tmp_path / "moved"
     shutil.move(out, moved)
@@ -53,7 +55,7 @@ def test_a_page_of_the_selection_before_is_said(made: Made) -> None:
         made.select("again", top_k=6)
 
 
-CODECS = {"rotated": {"codec": "rotated"}, "components": {"codec": "components", "bytes_per_sample": 96}}
+CODECS = {"rotated": {"codec": "rotated"}, "components": {"codec": "components:bytes=96"}}
 
 
 @pytest.mark.parametrize("codec", CODECS)

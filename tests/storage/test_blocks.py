@@ -9,8 +9,8 @@ import pytest
 import xxhash
 
 from nait_fast.errors import NaitError
-from nait_fast.index.drawn import codes_at
 from nait_fast.index.reader import Index
+from nait_fast.index.sample import codes_at
 from nait_fast.index.stream import Stream, ids
 from nait_fast.storage import blocks
 from nait_fast.storage.files import checksum_of, pack_tensors, read_head, read_tensors

@@ -72,7 +72,7 @@ def test_failures(tmp_path: Path, cluster, options: dict, capsys) -> None:
     del rows[380]["output"]
     pool = write_jsonl(tmp_path / "bad.jsonl", rows)
     uncalibrated = {name: value for name, value in options.items() if name != "calibration_size"}
-    bad = {**uncalibrated, "dataset": str(pool), "codec": "nag", "nag_top_k": 5, "shard_rows": 20, "engine": "ray"}
+    bad = {**uncalibrated, "dataset": str(pool), "codec": "nag:5", "shard_rows": 20, "engine": "ray"}
     with pytest.raises(NaitError, match=r"bad\.jsonl:381: no key .*the same command goes on where it stopped"):
         build_index(**bad, output=str(tmp_path / "index"))
     assert "; the others go on" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_the_first_failure_is_told_and_the_others_finish(tmp_path: Path, context
     pool.write_text("\n".join(rows) + "\n")
     own = [*arguments[:4], str(pool), *arguments[5:7]]  # codec nag calibrates nothing
     folder = tmp_path / "index"
-    status, log = run(context, own, folder, "--workers", "2", "--codec", "nag", "--nag-top-k", "5")
+    status, log = run(context, own, folder, "--workers", "2", "--codec", "nag:top_k=5")
     assert status == 2
     lines = [line for line in log.splitlines() if line.startswith("nait-fast")]
     cause = f'{pool}:401: no key "output", which alpaca needs (the row has: instruction); fix the row or pass'
@@ -125,7 +125,7 @@ def test_the_first_failure_is_told_and_the_others_finish(tmp_path: Path, context
     assert len(list(folder.glob("shard-*.safetensors"))) == 149  # all but the bad row's
     (failed,) = {e["unit"] for e in events(folder) if e["event"] == "failed" and e["unit"] is not None}
     assert failed == 100
-    status, log = run(context, own, folder, "--workers", "1", "--codec", "nag", "--nag-top-k", "5", "--skip-bad-rows")
+    status, log = run(context, own, folder, "--workers", "1", "--codec", "nag:top_k=5", "--skip-bad-rows")
     assert status == 0, log
     index = Index(folder)
     assert index.verify() == [] and index.rows == 599

@@ -1,90 +1,31 @@
-"""From a layer's reading to its part of a sample's code: one class a codec."""
-
-from collections.abc import Mapping
-from typing import Protocol
+"""Coding a reading as the signs of its random rotation."""
 
 import numpy as np
 import torch
 
+from nait_fast.codecs.base import Coder, LayerParts
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.pca import principal
+from nait_fast.codecs.rotated.rotation import LEADING, Rotation, columns_of, padded_layout
 from nait_fast.errors import NaitError
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CodeLayout, code_layout
-from nait_fast.index.rotation import LEADING, Rotation
-from nait_fast.kernels import pack_bits, rotate_bits, topk_bits, unpack
+from nait_fast.kernels import rotate_bits
 from nait_fast.kernels.rotate import ROUNDS
-from nait_fast.principal import principal
 
 HEADROOM = 1.5  # int8 reaches so many times as far as an outlier did in the calibration sample
-Parts = dict[str, tuple[slice, torch.Tensor]]  # column -> (its entries that come of this layer, [B, entries])
 
 
-class Coder(Protocol):
-    """``reading``: what is coded; ``layout``: where the bits of each layer lie in a row; ``columns``: what comes with
-    them, name -> (numpy's dtype, shape of a row)."""
-
-    reading: str
-    layout: CodeLayout
-
-    @property
-    def columns(self) -> Mapping[str, tuple[str, tuple[int, ...]]]: ...
-
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        """fp32 [J] of a layer whose bits the capture op may pack itself."""
-
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor | None, Parts]:
-        """(codes uint8 [B, layer_bytes], if it has any, the layer's part of the columns) of the reading [B, J]."""
-
-
-class NeuronCoder:
-    """One bit a neuron: whether the reading lies above ``threshold`` fp32 [N]."""
-
-    columns: Mapping[str, tuple[str, tuple[int, ...]]] = {}
-
-    def __init__(self, layout: CodeLayout, reading: str, threshold: torch.Tensor, device: torch.device | None = None):
-        self.layout, self.reading, self._threshold = layout, reading, threshold.to(device)
-
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return self._threshold[self.layout.neurons(position)] if self.reading == "mean" else None
-
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        return pack_bits(values.float(), self._threshold[self.layout.neurons(position)]), {}
-
-
-class TopKCoder:
-    """The set of the ``k`` neurons of a layer whose mean |up_proj| is largest (NAG, arXiv 2604.15706)."""
-
-    columns: Mapping[str, tuple[str, tuple[int, ...]]] = {}
-    reading = "up_abs"
-
-    def __init__(self, layout: CodeLayout, k: int):
-        self.layout, self._k = layout, k
-
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return None
-
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        return topk_bits(values.float(), self._k), {}
-
-
-def top_sets(values: torch.Tensor, layout: CodeLayout, k: int) -> np.ndarray:
-    """Bool [n, N]: which neurons are among the ``k`` largest of their layer in ``values`` [n, N]."""
-    layers = [values[:, layout.neurons(position)] for position in range(len(layout.widths))]
-    return torch.cat([unpack(topk_bits(v, k), v.shape[1]) for v in layers], dim=1).numpy()
-
-
-class RotatedCoder:
+class RotatedCoder(Coder):
     """The signs of the rotated reading, less its centre; its factor; and the outliers as int8.
 
     The bits stand for the other neurons: to them, the outliers are zero.
     """
 
     def __init__(self, codebook: Codebook, device: torch.device | None = None):
-        assert codebook.rotation is not None and codebook.threshold is not None
-        self.reading, self._rotation, self._neurons = codebook.meta["reading"], codebook.rotation, codebook.layout
-        self.layout = code_layout("rotated", self._neurons.widths)
-        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {"factors": ("<f2", (len(self._neurons.widths),))}
-        if len(self._rotation.outliers):
-            self.columns["outliers"] = ("i1", (len(self._rotation.outliers),))
+        assert isinstance(codebook.part, Rotation) and codebook.threshold is not None
+        self.reading, self._rotation, self._neurons = codebook.meta["reading"], codebook.part, codebook.layout
+        self.layout = padded_layout(self._neurons.widths)
+        self.columns = columns_of(len(self._neurons.widths), len(self._rotation.outliers))
         self._centre = torch.from_numpy(codebook.threshold).to(device)
         held = self._rotation.tensors()
         self._permutations, self._signs, self._factor_scale, self._outliers, self._outlier_scale = (
@@ -98,13 +39,10 @@ class RotatedCoder:
             )
         )
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return None
-
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, Parts]:
+    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, LayerParts]:
         codes, factor, levels = self.rotated(position, values)
         factor = (factor / self._factor_scale[position]).clamp(max=torch.finfo(torch.float16).max)
-        parts: Parts = {"factors": (slice(position, position + 1), factor.half()[:, None])}
+        parts: LayerParts = {"factors": (slice(position, position + 1), factor.half()[:, None])}
         if levels is not None:
             parts["outliers"] = self._rotation.outliers_of(self._neurons.neurons(position)), levels
         return codes, parts
@@ -127,9 +65,9 @@ def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, ou
     ``outliers``: how many neurons are kept as int8 numbers.
     """
     if outliers > layout.n_neurons:
-        raise NaitError(f"--outliers {outliers}: the chosen layers have only {layout.n_neurons} neurons")
+        raise NaitError(f"--codec rotated:outliers={outliers}: the chosen layers have only {layout.n_neurons} neurons")
     generator = np.random.default_rng(seed)
-    padded = code_layout("rotated", layout.widths)
+    padded = padded_layout(layout.widths)
     orders = [np.stack([generator.permutation(w) for _ in range(ROUNDS)]) for w in padded.widths]
     signs = generator.integers(0, 2, (ROUNDS, padded.n_neurons)) * 2 - 1
     spread = values.var(axis=0, dtype=np.float64)
@@ -149,7 +87,7 @@ def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, ou
         )
 
     # Factors are kept as multiples of their mean in the sample: fp16 then holds what those of any layer may be.
-    whole = Codebook(centre, {"reading": "", "widths": list(layout.widths)}, centre, rotation=rotation([1.0]))
+    whole = Codebook(centre, {"reading": "", "widths": list(layout.widths)}, centre, part=rotation([1.0]))
     coder, means = RotatedCoder(whole), []
     for position in range(len(layout.widths)):
         _, factor, _ = coder.rotated(position, torch.from_numpy(values[:, layout.neurons(position)]))

@@ -28,10 +28,10 @@ from itertools import chain
 import numpy as np
 import torch
 
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.drawn import Rows
-from nait_fast.index.format import CodeLayout, code_layout
-from nait_fast.index.rotation import LEADING, Rotation
+from nait_fast.codecs.base import Rows
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.rotated.rotation import LEADING, Rotation, padded_layout
 from nait_fast.kernels.rotate.reference import rotate
 
 ROWS_AN_ESTIMATE = 8  # with fewer, weights would follow chance
@@ -59,8 +59,8 @@ def weighed(directions: np.ndarray, codebook: Codebook, rows: Rows) -> tuple[np.
     blocks, out, shift = iter(rows), directions.copy(), np.zeros(len(directions))
     if (first := next(blocks, None)) is None:
         return out, shift
-    rotation, layout = codebook.rotation, codebook.layout
-    assert rotation is not None
+    rotation, layout = codebook.part, codebook.layout
+    assert isinstance(rotation, Rotation)
     split = [_split(v, rotation, layout) for v in directions]
     sample = _estimates(split, rotation, layout, chain([first], blocks))
     k = min(LEADING, len(sample.common) // ROWS_AN_ESTIMATE // len(layout.widths) - 2)
@@ -134,7 +134,7 @@ def _regrouped(blocks: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np
 def _estimates(
     split: list[_Parts], rotation: Rotation, layout: CodeLayout, blocks: Iterable[Mapping[str, np.ndarray]]
 ) -> _Sample:
-    n_layers, padded = len(layout.widths), code_layout("rotated", layout.widths)
+    n_layers, padded = len(layout.widths), padded_layout(layout.widths)
     coded = np.concatenate([rotation.leading.astype(np.float32), np.stack([parts.beside for parts in split])])
     turned = [
         rotated(_layer(coded, layout, p), rotation, padded.neurons(p)).astype(np.float32) for p in range(n_layers)

@@ -4,24 +4,28 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from nait_fast import compatibility
+from nait_fast.codecs import CODECS, codec_of
+from nait_fast.codecs.layout import CodeLayout, read_code_layout
 from nait_fast.errors import Damaged, Mismatch
-from nait_fast.index import compatibility
-from nait_fast.index.components import NAMES as COMPONENTS
-from nait_fast.index.components import Components, components_of
-from nait_fast.index.format import CodeLayout, read_code_layout
-from nait_fast.index.rotation import NAMES as ROTATION
-from nait_fast.index.rotation import Rotation, rotation_of
 from nait_fast.notices import warn
 from nait_fast.storage import values
-from nait_fast.storage.files import pack_tensors, read_all, read_head, read_tensors, sha256, write_atomic
+from nait_fast.storage.files import pack_tensors, read_all, read_head, sha256, write_atomic
 from nait_fast.storage.names import CODEBOOK
 
 _TENSORS = ("frequency", "threshold", "scale", "drift_mean")  # [N] each
 HIDDEN_MEAN = "hidden_mean"
+
+
+class CodebookPart(Protocol):
+    """What a codebook holds for its codec."""
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """As the file holds it."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,10 @@ class Codebook:
 
     ``threshold`` τ: mean of ``reading`` over the calibration sample (absent for codec nag); ``scale`` σ: its standard
     deviation; ``frequency``: share of the sample whose bit is set (p_pool); ``drift_mean``: mean drift of the sample
-    (for nait's ``sign=contrast``); ``rotation``, ``components``: of the codecs rotated and components, whose centre is
-    ``threshold``; ``hidden_mean`` fp32
-    [H]: mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading, first_token, top_k,
-    dtype, max_length, hashes of model and template, layers, widths, samples, and embed_layer with embeddings.
-    ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
+    (for nait's ``sign=contrast``); ``part``: what the codec needs beside, its centre being ``threshold``;
+    ``hidden_mean`` fp32 [H]: mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading,
+    first_token, top_k, dtype, max_length, hashes of model and template, layers, widths, samples, and embed_layer with
+    embeddings. ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
     """
 
     frequency: np.ndarray
@@ -42,8 +45,7 @@ class Codebook:
     threshold: np.ndarray | None = None
     scale: np.ndarray | None = None
     drift_mean: np.ndarray | None = None
-    rotation: Rotation | None = None
-    components: Components | None = None
+    part: CodebookPart | None = None
     hidden_mean: np.ndarray | None = None
     sealed: bool = True
 
@@ -54,8 +56,7 @@ class Codebook:
     def to_bytes(self) -> bytes:
         names = (*_TENSORS, HIDDEN_MEAN)
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        for more in (self.rotation, self.components):
-            arrays |= more.tensors() if more is not None else {}
+        arrays |= {} if self.part is None else self.part.tensors()
         return pack_tensors(arrays, {"kind": "codebook", **self.meta}, self.sealed)
 
     @property
@@ -82,10 +83,11 @@ def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebo
         values.count(meta["samples"], "samples", 2)
         if missing := {"frequency", "threshold", "scale"} - tensors.keys():
             raise ValueError(f"{min(missing)} is missing")
-        rotation = rotation_of(tensors, layout) if meta["codec"] == "rotated" else None
-        components = components_of(tensors, layout) if meta["codec"] == "components" else None
-        own = {"rotated": ROTATION, "components": COMPONENTS}.get(meta["codec"], frozenset())
-        tensors = {k: v for k, v in tensors.items() if k not in own}
+        if meta["codec"] not in CODECS:
+            raise ValueError(f"codec: {values.short(meta['codec'])}")
+        codec = codec_of(meta["codec"])
+        part = codec.part_of(tensors, layout)
+        tensors = {k: v for k, v in tensors.items() if k not in codec.tensors}
         if (HIDDEN_MEAN in tensors) != ("embed_layer" in meta) or meta.get("embed_layer", layers[0]) not in layers:
             raise ValueError(f"embed_layer: {values.short(meta.get('embed_layer'))}")
         for name, array in tensors.items():
@@ -99,7 +101,7 @@ def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebo
     if not head.checksum and not vouched:
         warn(f"{file}: a codebook of an older nait_fast, without checksums: changed bytes in it go unseen")
     arrays = {name: np.array(array) for name, array in tensors.items()}
-    return Codebook(meta=meta, rotation=rotation, components=components, sealed=bool(head.checksum), **arrays)
+    return Codebook(meta=meta, part=part, sealed=bool(head.checksum), **arrays)
 
 
 def check_codebook(
@@ -111,29 +113,5 @@ def check_codebook(
     key = compatibility.difference(codebook.meta, here, more)
     if key is not None:
         theirs, mine = (values.short(told.get(key)) for told in (codebook.meta, here))
-        raise Mismatch(
-            f"made with another {compatibility.name_of(key)} ({theirs}, here {mine})", where=where, remedy=remedy
-        )
-
-
-def load_calibration(
-    path: Path, layout: CodeLayout, exact: Iterable[str], columns: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> dict[str, np.ndarray]:
-    """What is known of the calibration sample's rows: ``codes`` uint8 [n, W], ``row`` int64 [n] ascending, ``finite``
-    uint8 [n], the ``exact.NAME`` float64 [n] and the index's ``columns``. Raises NaitError."""
-    tensors, _ = read_tensors(path, "calibration")
-    n = len(tensors["row"]) if "row" in tensors and tensors["row"].ndim else 0
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {
-        "codes": ("u1", (n, layout.row_bytes)),
-        "row": ("<i8", (n,)),
-        "finite": ("u1", (n,)),
-        **{f"exact.{name}": ("<f8", (n,)) for name in exact},
-        **{name: (dtype, (n, *shape)) for name, (dtype, shape) in columns.items()},
-    }
-    held = {name: (array.dtype, array.shape) for name, array in tensors.items()}
-    if held != {name: (np.dtype(dtype), shape) for name, (dtype, shape) in expected.items()}:
-        raise Mismatch("not the calibration of this index", where=path, remedy="rebuild the index")
-    row = np.array(tensors["row"])
-    if n and (row[0] < 0 or (row[1:] <= row[:-1]).any()):
-        raise Damaged("its rows do not ascend", where=path, remedy="rebuild the index")
-    return tensors
+        what = f"made with another {compatibility.name_of(key)} ({theirs}, here {mine})"
+        raise Mismatch(what, where=where, remedy=remedy)

@@ -1,24 +1,22 @@
 """Nait scores out of rotated codes: the estimate that needs no model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.drawn import Rows
-from nait_fast.index.format import code_layout
-from nait_fast.index.rotation import QUERY_BITS
+from nait_fast.codecs.base import Estimator, Rows
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.rotated.rotation import QUERY_BITS, Rotation, padded_layout
+from nait_fast.codecs.rotated.weighing import rotated, weighed
 from nait_fast.kernels import ScaledScan
-from nait_fast.methods.signature import Signature
-from nait_fast.ranking.weighing import rotated, weighed
 
 STEP = 0.3352  # of 2**QUERY_BITS even steps, in σ: the least error for normal numbers (Max 1960, table II)
 EDGE = 2 ** (QUERY_BITS - 1)
 ROUNDINGS = 24  # tries
 
 
-class RotatedScan:
-    """Estimates Σ_l A_l · v_l of ``signatures`` (method nait) from the codes that ``codebook`` describes.
+class RotatedScan(Estimator):
+    """Estimates Σ_l A_l · v_l for each v of ``directions`` fp32 [C, N] from the codes that ``codebook`` describes.
 
     With o the outliers' int8 numbers, z_l = R_l (A_l − μ_l) and u_l = R_l v_l, both without the outliers, and u_l in
     steps of Δ_l, whole numbers q_l = Σ_p w_p · plane_p:
@@ -32,28 +30,22 @@ class RotatedScan:
     """
 
     def __init__(
-        self,
-        codebook: Codebook,
-        signatures: Sequence[Signature],
-        device: str = "cpu",
-        code_bytes: int = 0,
-        rows: Rows = (),
+        self, codebook: Codebook, directions: np.ndarray, device: str = "cpu", code_bytes: int = 0, rows: Rows = ()
     ):
-        rotation = codebook.rotation
-        assert rotation is not None and codebook.threshold is not None
-        directions = np.stack([s.tensors["direction"] for s in signatures])
+        rotation, n = codebook.part, len(directions)
+        assert isinstance(rotation, Rotation) and codebook.threshold is not None
         self._centre = directions.astype(np.float64) @ codebook.threshold.astype(np.float64)
         self.directions, shift = weighed(directions, codebook, rows)  # fp32 [C, N]: what the codes are scanned with
         self._centre += shift
         bitwise = self.directions.copy()
         bitwise[:, rotation.outliers] = 0
-        layout, leading = code_layout("rotated", codebook.layout.widths), rotation.leading.astype(np.float32)
-        levels = np.empty((len(signatures), layout.n_neurons), dtype=np.int64)
-        steps = np.empty((len(signatures), len(layout.widths)))
+        layout, leading = padded_layout(codebook.layout.widths), rotation.leading.astype(np.float32)
+        levels = np.empty((n, layout.n_neurons), dtype=np.int64)
+        steps = np.empty((n, len(layout.widths)))
         for position in range(len(layout.widths)):
             padded, neurons = layout.neurons(position), codebook.layout.neurons(position)
             u, basis = (rotated(x[:, neurons], rotation, padded) for x in (bitwise, leading))
-            for c in range(len(signatures)):
+            for c in range(n):
                 levels[c, padded], steps[c, position] = in_steps(u[c], basis)
         factors = steps * rotation.factor_scale  # [C, L]
         sums = np.add.reduceat(levels, [layout.neurons(p).start for p in range(len(layout.widths))], axis=1)
@@ -62,18 +54,16 @@ class RotatedScan:
         worth = [2.0**p for p in range(QUERY_BITS - 1)] + [-float(EDGE)]
         weights = np.concatenate([2 * w * factors for w in worth])
         ends = np.array([0] + [layout.bytes(p).stop for p in range(len(layout.widths))])
-        owners = np.tile(np.arange(len(signatures)), QUERY_BITS)
-        self.scan = ScaledScan(np.concatenate(planes), weights, owners, len(signatures), ends, device, code_bytes)
+        owners = np.tile(np.arange(n), QUERY_BITS)
+        self.scan = ScaledScan(np.concatenate(planes), weights, owners, n, ends, device, code_bytes)
         self._outliers = (self.directions[:, rotation.outliers].astype(np.float64) * rotation.outlier_scale).T
 
     def compile(self) -> bool:
-        """Compile the scan where that pays, before several threads want it; whether it was."""
         if pays := not self.scan.on_device and self.scan.compiles(0):
             self.scan(np.zeros((1, self.scan.planes.shape[1]), np.uint8), np.zeros((1, len(self._bases)), np.float16))
         return pays
 
-    def __call__(self, codes: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarray:
-        """Scores float64 [n, C] of ``codes`` uint8 [n, W] and the ``columns`` that come with them."""
+    def __call__(self, codes: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         factors = columns["factors"]
         scores = self.scan(codes, factors) + factors.astype(np.float64) @ self._bases + self._centre
         if "outliers" in columns:

@@ -8,19 +8,20 @@ import pytest
 import torch
 
 import nait_fast
+from nait_fast.codecs.components import split_bytes
+from nait_fast.codecs.components.coder import ComponentCoder, _allotted, make_components
+from nait_fast.codecs.components.estimate import levels_of
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.errors import NaitError
-from nait_fast.extract.component_coder import ComponentCoder, _allotted, make_components, split_bytes
-from nait_fast.index.format import CodeLayout
 from nait_fast.index.reader import Index
-from nait_fast.ranking.components import levels_of
+from tests.codecs.test_rotated import columns, scores
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest, naive_readings
 from tests.index.made import check_codebook_damage
 from tests.index.test_index import build, flat
-from tests.index.test_rotated import columns, scores
 
 ROWS = make_rows(60)
-OPTIONS = {"codec": "components", "bytes_per_sample": 24, "shard_rows": 16}
+OPTIONS = {"codec": "components:24", "shard_rows": 16}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_numbers_by_the_definition(tmp_path: Path, tiny_model: str, pool: Path, 
     index = build(tmp_path / "index", tiny_model, pool, **OPTIONS, calibration_size=calibration_size)
     drift = flat(naive_readings(tiny_model, ROWS)["drift"])
     codebook, held = index.codebook, columns(index)
-    components = codebook.components
+    components = codebook.part
     assert components is not None and components.numbers == (6, 36)
     assert (index.manifest["row_bytes"], index.manifest["components"]) == (0, [6, 36])
     assert sum(held[name][:1].nbytes for name in ("components", "nibbles")) == 24
@@ -135,16 +136,15 @@ def test_the_estimate_meets_the_exact_scores(tmp_path: Path, tiny_model: str, po
     )
     file = tmp_path / "sums.safetensors"
     mine = nait_fast.load_signature(file)
-    exact = scores(build(tmp_path / "plain", tiny_model, pool, score=[file]), mine)[:, 0]
+    exact = scores(build(tmp_path / "plain", tiny_model, pool, exact=[file]), mine)[:, 0]
     errors = []
     for n_bytes in (16, 40, 90):
         index = build(
             tmp_path / str(n_bytes),
             tiny_model,
             pool,
-            codec="components",
+            codec=f"components:{n_bytes}",
             reading=reading,
-            bytes_per_sample=n_bytes,
             calibration_size=60,
         )
         errors.append(np.abs(scores(index, mine)[:, 0] - exact).mean() / exact.std())
@@ -171,20 +171,20 @@ def test_rank_and_embeddings(tmp_path: Path, tiny_model: str, pool: Path, signat
 def test_appended_and_merged_indexes_are_one(tmp_path: Path, tiny_model: str) -> None:
     half = [write_jsonl(tmp_path / f"{k}.jsonl", ROWS[k * 32 : k * 32 + 32]) for k in range(2)]
     first = build(tmp_path / "a", tiny_model, half[0], **OPTIONS)
-    second = build(tmp_path / "b", tiny_model, half[1], **{**OPTIONS, "bytes_per_sample": None}, codebook=first.folder)
+    second = build(tmp_path / "b", tiny_model, half[1], **{**OPTIONS, "codec": "components"}, codebook=first.folder)
     appended = tmp_path / "appended"
     build(appended, tiny_model, half[0], **OPTIONS)
-    build(appended, tiny_model, half[1], **{**OPTIONS, "bytes_per_sample": None}, append=True)  # its codebook tells
+    build(appended, tiny_model, half[1], **{**OPTIONS, "codec": "components"}, append=True)  # its codebook tells
     nait_fast.merge(index=[first.folder, second.folder], output=tmp_path / "merged")
     assert digest(tmp_path / "merged") == digest(appended)
     assert Index(appended).verify() == []
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, index: Index, pool: Path, signature) -> None:
-    with pytest.raises(NaitError, match="--bytes-per-sample 99: that codebook has 24"):
-        build(tmp_path / "a", tiny_model, pool, **{**OPTIONS, "bytes_per_sample": 99}, codebook=index.folder)
-    with pytest.raises(NaitError, match="--bytes-per-sample 400: would be 700 components, but 57 is all"):
-        build(tmp_path / "b", tiny_model, pool, **{**OPTIONS, "bytes_per_sample": 400})
+    with pytest.raises(NaitError, match="--codec components:bytes=99: that codebook has 24"):
+        build(tmp_path / "a", tiny_model, pool, **{**OPTIONS, "codec": "components:99"}, codebook=index.folder)
+    with pytest.raises(NaitError, match="--codec components:bytes=400: would be 700 components, but 57 is all"):
+        build(tmp_path / "b", tiny_model, pool, **{**OPTIONS, "codec": "components:400"})
     with pytest.raises(NaitError, match="the calibration sample has 15; ask for fewer bytes"):
         build(tmp_path / "c", tiny_model, write_jsonl(tmp_path / "p.jsonl", ROWS[:6]), **OPTIONS)
     other = nait_fast.Signature("mean", {**signature.meta, "reading": "mean"}, signature.tensors)

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from nait_fast.index.format import CodeLayout
+from nait_fast.codecs.base import Columns
+from nait_fast.codecs.layout import CodeLayout
 
 _DTYPES = {"basis": "<f2", "component_layers": "<i4", "component_counts": "<i4", "component_scale": "<f4"}
 NAMES = frozenset(_DTYPES)
@@ -58,6 +59,11 @@ class Components:
             out.append((neurons, self.basis[start : start + k * width].reshape(k, width).astype(np.float32)))
             start += k * width
         return out
+
+
+def columns_of(wide: int, narrow: int) -> Columns:
+    """``components`` [K8], and ``nibbles`` [K4 / 2], two numbers each."""
+    return {"components": ("i1", (wide,)), "nibbles": ("u1", (narrow // 2,))}
 
 
 def neurons_of(layers: np.ndarray, layout: CodeLayout) -> list[slice]:

@@ -1,43 +1,33 @@
-"""Codec components: a sample's coordinates along a few principal components of adjacent layers, in 8 and 4 bits."""
+"""Coding a reading as its coordinates along the components of adjacent layers."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from nait_fast.codecs.base import Coder, LayerParts
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.components.basis import Components, columns_of, neurons_of
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.pca import principal
 from nait_fast.errors import NaitError
-from nait_fast.extract.coders import Parts
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.components import Components, neurons_of
-from nait_fast.index.format import CodeLayout, code_layout
-from nait_fast.principal import principal
 
 WIDE, NARROW = 127, 7  # the largest number of 8 bits, and of 4
 SHARE = 0.4  # of the components that a group's calibration sample spans: with more, groups become smaller
 
 
-def split_bytes(n_bytes: int) -> tuple[int, int]:
-    """Components of 8 and of 4 bits in ``n_bytes``: a quarter of the bytes goes to the first (docs/methods.md)."""
-    wide = n_bytes // 4
-    return wide, 2 * (n_bytes - wide)
-
-
-class ComponentCoder:
+class ComponentCoder(Coder):
     """The reading less its centre along the components of ``codebook``, each number rounded and cut to its bits.
 
     The layers of a batch come in order: what those of a group add to its numbers is summed up until its last.
     """
 
     def __init__(self, codebook: Codebook, device: torch.device | None = None):
-        components, self._neurons = codebook.components, codebook.layout
-        assert components is not None and codebook.threshold is not None
+        components, self._neurons = codebook.part, codebook.layout
+        assert isinstance(components, Components) and codebook.threshold is not None
         self.reading, self._components = codebook.meta["reading"], components
-        self.layout = code_layout("components", ())
-        wide, narrow = components.numbers
-        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {
-            "components": ("i1", (wide,)),
-            "nibbles": ("u1", (narrow // 2,)),
-        }
+        self.layout = CodeLayout(())
+        self.columns = columns_of(*components.numbers)
         self._centre = torch.from_numpy(codebook.threshold).to(device)
         self._scale = torch.from_numpy(components.component_scale).to(device)
         groups = np.repeat(np.arange(len(components.component_layers)), components.component_layers).tolist()
@@ -48,10 +38,7 @@ class ComponentCoder:
             mine = basis[:, neurons.start - first.start : neurons.stop - first.start]
             self._basis.append(torch.from_numpy(np.ascontiguousarray(mine.T)).to(device))
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return None
-
-    def encode(self, position: int, values: torch.Tensor) -> tuple[None, Parts]:
+    def encode(self, position: int, values: torch.Tensor) -> tuple[None, LayerParts]:
         group, before, behind = self._groups[position], self._groups[:position], self._groups[position + 1 :]
         x = (values.float() - self._centre[self._neurons.neurons(position)]) @ self._basis[position]
         self._sum = self._sum + x if group in before else x  # a batch that ran out of memory begins again
@@ -114,7 +101,7 @@ def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray
     order = owners[np.argsort(-np.concatenate(variances), kind="stable")]
     if len(order) < wide + narrow:
         raise NaitError(
-            f"--bytes-per-sample: {wide + narrow} components were asked for, the calibration sample has {len(order)}; "
+            f"--codec components: {wide + narrow} components were asked for, the calibration sample has {len(order)}; "
             "ask for fewer bytes or raise --calibration-size"
         )
     counts = np.stack(
@@ -136,6 +123,6 @@ def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray
             continue
         counts[taker, 1] -= 1  # both are full: their two go to a layer that is not
         if free.max() < 2:
-            raise NaitError("--bytes-per-sample: too few components; ask for fewer bytes or raise --calibration-size")
+            raise NaitError("--codec components: too few components; ask for fewer bytes or raise --calibration-size")
         counts[free.argmax(), 1] += 2
     return counts

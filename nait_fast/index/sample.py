@@ -1,6 +1,6 @@
 """Some rows of an index, by their places in it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -8,8 +8,6 @@ from nait_fast.index.format import row_bytes
 from nait_fast.index.reader import Index
 
 BLOCK_BYTES = 4 << 20  # of codes handed out at once
-
-Rows = Iterable[Mapping[str, np.ndarray]]  # blocks of ``codes`` uint8 [n, W] and the columns that come with them
 
 
 def drawn_places(rows: int, size: int, seed: int) -> np.ndarray:

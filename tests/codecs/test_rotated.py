@@ -9,12 +9,11 @@ import pytest
 import torch
 
 import nait_fast
+from nait_fast.codecs.codebook import load_codebook
+from nait_fast.codecs.rotated.estimate import RotatedScan
 from nait_fast.errors import NaitError
-from nait_fast.index.codebook import load_codebook
 from nait_fast.index.reader import Index
 from nait_fast.kernels.rotate.reference import rotate
-from nait_fast.methods.signature import Signature
-from nait_fast.ranking.rotated import RotatedScan
 from nait_fast.ranking.scan import scan as scan_index
 from nait_fast.storage.files import pack_tensors, read_tensors
 from tests import naive
@@ -46,7 +45,7 @@ def pool(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def rotated(tmp_path_factory, tiny_model: str, pool: Path) -> Index:
     folder = tmp_path_factory.mktemp("rotated")
-    return build(folder / "index", tiny_model, pool, codec="rotated", outliers=9, embed="last", shard_rows=16)
+    return build(folder / "index", tiny_model, pool, codec="rotated:9", embed="last", shard_rows=16)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def signature(tmp_path_factory, tiny_model: str):
 def test_codes_by_the_definition(rotated: Index, tiny_model: str) -> None:
     drift = flat(naive_readings(tiny_model, ROWS)["drift"])
     codebook, held = rotated.codebook, columns(rotated)
-    rotation = codebook.rotation
+    rotation = codebook.part
     assert rotated.manifest["reading"] == "drift" and rotated.manifest["row_bytes"] == 3 * 128 // 8
     assert rotation is not None and codebook.threshold is not None
     assert codebook.threshold == pytest.approx(codebook.drift_mean, rel=1e-6)
@@ -109,7 +108,7 @@ def test_the_estimate_meets_the_exact_scores(tmp_path: Path, tiny_model: str, po
         model=tiny_model, target=[f"sums={target_file}"], method="nait", reading=reading, output=tmp_path
     )
     mine = nait_fast.load_signature(tmp_path / "sums.safetensors")
-    plain = build(tmp_path / "plain", tiny_model, pool, score=[tmp_path / "sums.safetensors"])
+    plain = build(tmp_path / "plain", tiny_model, pool, exact=[tmp_path / "sums.safetensors"])
     exact = scores(plain, mine)[:, 0]
     error = {}
     for outliers in (0, 100):
@@ -134,8 +133,8 @@ def test_the_estimate_meets_the_exact_scores(tmp_path: Path, tiny_model: str, po
 
 def test_exact_scores_in_the_index_win(tmp_path: Path, tiny_model: str, pool: Path, signature) -> None:
     file = signature.save(tmp_path)
-    index = build(tmp_path / "index", tiny_model, pool, codec="rotated", score=[file])
-    plain = build(tmp_path / "plain", tiny_model, pool, score=[file])
+    index = build(tmp_path / "index", tiny_model, pool, codec="rotated", exact=[file])
+    plain = build(tmp_path / "plain", tiny_model, pool, exact=[file])
     np.testing.assert_array_equal(scores(index, signature), scores(plain, signature))
     told = nait_fast.rank(index=tmp_path / "index", signature=[file], output=tmp_path / "out")
     assert told["approximate"] == []
@@ -143,9 +142,9 @@ def test_exact_scores_in_the_index_win(tmp_path: Path, tiny_model: str, pool: Pa
 
 def test_the_direction_is_cut_to_four_bits_as_well_as_even_steps_can(rotated: Index) -> None:
     """Error of 16 even steps for normal numbers: 1.15% of their variance (Max 1960); the outliers are left out."""
-    rotation, widths, share = rotated.codebook.rotation, rotated.code_layout, 0.0
+    rotation, widths, share = rotated.codebook.part, rotated.code_layout, 0.0
     v = np.random.default_rng(3).standard_normal(rotated.layout.n_neurons).astype(np.float32)
-    scan = RotatedScan(rotated.codebook, [Signature("v", {}, {"direction": v.copy()})]).scan
+    scan = RotatedScan(rotated.codebook, v[None].copy()).scan
     v[rotation.outliers] = 0
     for layer in range(3):
         padded = widths.neurons(layer)
@@ -171,10 +170,11 @@ def test_rank_says_what_is_approximate(tmp_path: Path, rotated: Index, signature
 
 def test_backends_agree(rotated: Index, signature, monkeypatch) -> None:
     held, got = columns(rotated), {}
+    directions = np.stack([signature.tensors["direction"]] * 2)
     for backend in ("reference", "cpu", "triton"):
         monkeypatch.setenv("NAIT_FAST_BACKEND", backend)
         device = DEVICE if backend == "triton" else "cpu"
-        got[backend] = RotatedScan(rotated.codebook, [signature, signature], device)(held["codes"], held)
+        got[backend] = RotatedScan(rotated.codebook, directions, device)(held["codes"], held)
     np.testing.assert_allclose(got["cpu"], got["reference"], rtol=1e-12)
     np.testing.assert_allclose(got["triton"], got["reference"], rtol=1e-5, atol=1e-5 * got["cpu"].std())
 
@@ -232,10 +232,10 @@ def test_select_by_embeddings(tmp_path: Path, tiny_model: str, pool: Path, targe
 
 def test_a_late_start_resumes_and_parts_join(tmp_path: Path, tiny_model: str, rotated: Index, pool: Path) -> None:
     """Killed between shards, appended, and merged: the same bytes as one run."""
-    options = {"codec": "rotated", "outliers": 9, "embed": "last", "shard_rows": 16}
+    options = {"codec": "rotated:9", "embed": "last", "shard_rows": 16}
     half = [write_jsonl(tmp_path / f"{k}.jsonl", ROWS[k * 32 : k * 32 + 32]) for k in range(2)]
     first = build(tmp_path / "a", tiny_model, half[0], **options)
-    second = build(tmp_path / "b", tiny_model, half[1], **{**options, "codebook": first.folder, "outliers": None})
+    second = build(tmp_path / "b", tiny_model, half[1], **{**options, "codebook": first.folder, "codec": "rotated"})
     appended = tmp_path / "appended"
     build(appended, tiny_model, half[0], **options)
     build(appended, tiny_model, half[1], **options, append=True)
@@ -254,10 +254,10 @@ def test_what_does_not_fit_is_told(tmp_path: Path, tiny_model: str, rotated: Ind
         contrast(method="embed")
     with pytest.raises(NaitError, match="--reading: method embed has none"):
         contrast(method="embed", reading="mean", codebook=rotated.folder)
-    with pytest.raises(NaitError, match="--outliers 217: the chosen layers have only 216 neurons"):
-        build(tmp_path / "x", tiny_model, pool, codec="rotated", outliers=217)
-    with pytest.raises(NaitError, match="--outliers 3: that codebook has 9"):
-        build(tmp_path / "y", tiny_model, pool, codec="rotated", outliers=3, codebook=rotated.folder)
+    with pytest.raises(NaitError, match="--codec rotated:outliers=217: the chosen layers have only 216 neurons"):
+        build(tmp_path / "x", tiny_model, pool, codec="rotated:217")
+    with pytest.raises(NaitError, match="--codec rotated:outliers=3: that codebook has 9"):
+        build(tmp_path / "y", tiny_model, pool, codec="rotated:3", codebook=rotated.folder)
     with pytest.raises(NaitError, match="--embed 5: write none, last or one of the captured layers"):
         build(tmp_path / "z", tiny_model, pool, embed="5")
     with pytest.raises(NaitError, match="codec nag has no codebook"):

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from nait_fast.extract.coders import RotatedCoder, choose_outliers, make_rotation
-from nait_fast.index.codebook import Codebook
-from nait_fast.index.format import CodeLayout
-from nait_fast.index.rotation import LEADING
+from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.rotated.coder import RotatedCoder, choose_outliers, make_rotation
+from nait_fast.codecs.rotated.estimate import EDGE, RotatedScan, in_steps
+from nait_fast.codecs.rotated.rotation import LEADING
+from nait_fast.codecs.rotated.weighing import LOST, checked_correction, correction, error_products, weighed
 from nait_fast.kernels.rotate.reference import rotate
-from nait_fast.methods.signature import Signature
-from nait_fast.ranking.rotated import EDGE, RotatedScan, in_steps
-from nait_fast.ranking.weighing import LOST, checked_correction, correction, error_products, weighed
 
 WIDTHS = (130, 67, 128, 31)
 LAYOUT = CodeLayout.of(WIDTHS)
@@ -31,7 +30,7 @@ def coded(values: np.ndarray, outliers: int, seed: int) -> tuple[Codebook, dict[
     """(codebook, codes and columns) of ``values``, which are the calibration sample as well."""
     centre = values.mean(axis=0)
     rotation = make_rotation(values, centre, LAYOUT, outliers, seed)
-    codebook = Codebook(centre, {"reading": "drift", "widths": list(WIDTHS)}, centre, rotation=rotation)
+    codebook = Codebook(centre, {"codec": "rotated", "reading": "drift", "widths": list(WIDTHS)}, centre, part=rotation)
     return codebook, coded_with(codebook, values)
 
 
@@ -59,8 +58,7 @@ def directions(number: int) -> np.ndarray:
 
 
 def scanned(codebook: Codebook, v: np.ndarray, rows: dict[str, np.ndarray], among: list) -> np.ndarray:
-    signatures = [Signature(f"v{i}", {}, {"direction": x}) for i, x in enumerate(v)]
-    return RotatedScan(codebook, signatures, rows=among)(rows["codes"], rows)
+    return RotatedScan(codebook, v, rows=among)(rows["codes"], rows)
 
 
 @pytest.mark.parametrize("outliers", [0, 6])
@@ -94,7 +92,7 @@ def test_as_good_as_a_fit_to_the_exact_scores() -> None:
     values, v = readings(0), directions(1)
     codebook, rows = coded(values, 6, 0)
     exact = values.astype(np.float64) @ v[0].astype(np.float64)
-    rotation, estimates = codebook.rotation, []
+    rotation, estimates = codebook.part, []
     for position in range(len(WIDTHS)):  # each part alone, by the plain estimate
         for k in range(LEADING + 2):
             part = np.zeros(LAYOUT.n_neurons, dtype=np.float32)
@@ -206,8 +204,8 @@ def test_signatures_blocks_and_damaged_rows() -> None:
     codebook, rows = coded(values, 6, 0)
     together = scanned(codebook, v, rows, [rows])
     for c in range(3):
-        alone = RotatedScan(codebook, [Signature("v", {}, {"direction": v[c]})], rows=[rows])
-        every = RotatedScan(codebook, [Signature("v", {}, {"direction": x}) for x in v], rows=[rows])
+        alone = RotatedScan(codebook, v[c : c + 1], rows=[rows])
+        every = RotatedScan(codebook, v, rows=[rows])
         assert alone.directions[0].tobytes() == every.directions[c].tobytes()
         np.testing.assert_allclose(alone(rows["codes"], rows)[:, 0], together[:, c], rtol=1e-12)
     blocks = [{name: x[i : i + 70] for name, x in rows.items()} for i in range(0, ROWS, 70)]

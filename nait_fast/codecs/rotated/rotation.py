@@ -1,12 +1,13 @@
 """The rotation of codec rotated: what a codebook holds of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nait_fast.index.format import CodeLayout, code_layout
-from nait_fast.kernels.rotate import ROUNDS
+from nait_fast.codecs.base import Columns
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.kernels.rotate import ROUNDS, rotated_width
 
 _DTYPES = {
     "permutations": "<i4",
@@ -51,9 +52,22 @@ class Rotation:
 NAMES = frozenset(_DTYPES)
 
 
+def padded_layout(widths: Sequence[int]) -> CodeLayout:
+    """Where the bits lie: a layer is padded to whole blocks of the rotation."""
+    return CodeLayout.of([rotated_width(width) for width in widths])
+
+
+def columns_of(layers: int, outliers: int) -> Columns:
+    """``factors`` [L], and ``outliers`` [m] where some neurons are kept as numbers."""
+    columns: dict[str, tuple[str, tuple[int, ...]]] = {"factors": ("<f2", (layers,))}
+    if outliers:
+        columns["outliers"] = ("i1", (outliers,))
+    return columns
+
+
 def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotation:
     """The rotation in a codebook's ``tensors``. Raises ValueError where it is none of the layers in ``layout``."""
-    padded = code_layout("rotated", layout.widths)
+    padded = padded_layout(layout.widths)
     if "leading" not in tensors:
         raise ValueError("'leading' is missing: an older nait_fast made it; index the pool again")
     outliers = tensors["outliers"]

@@ -1,0 +1,88 @@
+"""Methods and codecs with their settings: ``NAME:KEY=VALUE,…``."""
+
+import pytest
+
+import nait_fast
+from nait_fast.config import CODEC, METHOD, IndexOptions, SelectOptions
+from nait_fast.notices import NaitWarning
+from nait_fast.options import Choice
+
+SELECT = {"model": "m", "dataset": "d", "target": "t.jsonl", "output": "o"}
+INDEX = {"model": "m", "dataset": "d", "output": "o"}
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("contrast", "contrast"),
+        ("contrast:planes=4", "contrast"),
+        ("contrast:planes=8,weights=logodds", "contrast:weights=logodds,planes=8"),
+        ("contrast:top_m=64", "contrast:top_m=64"),
+        ("nait:contrast", "nait:sign=contrast"),
+        ("nag:3", "nag:top_k=3"),
+    ],
+)
+def test_what_is_written(text: str, written: str) -> None:
+    assert METHOD.choice(text).text == written
+    assert METHOD.choice(written) == METHOD.choice(text)
+    options = SelectOptions.from_mapping({**SELECT, "method": text})
+    assert options.method == written and options.chosen_method == METHOD.choice(text)
+    assert SelectOptions.from_mapping(options.to_mapping()) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("contrst", "choose contrast, nait, nag, embed"),
+        ("", "is empty"),
+        ("contrast:", "has no setting ''; it takes weights, planes, top_m"),
+        ("contrast:8", "has no setting '8'"),
+        ("contrast:plains=8", "has no setting 'plains'; it takes weights, planes, top_m"),
+        ("contrast:planes=8,planes=8", "planes is there twice"),
+        ("contrast:planes=many", "planes: must be a whole number"),
+        ("contrast:planes=2.5", "planes: must be a whole number"),
+        ("contrast:planes=99", "planes: must be at most 12"),
+        ("contrast:planes=8,top_m=3", "planes: top_m takes the place of bit planes; leave it out"),
+        ("contrast:weights=", "weights: is empty"),
+        ("nait:sign=up", "sign: choose mean, contrast"),
+        ("embed:3", "has no setting '3'; it takes none"),
+    ],
+)
+def test_what_is_refused(text: str, said: str) -> None:
+    with pytest.raises(nait_fast.NaitError) as caught:
+        SelectOptions.from_mapping({**SELECT, "method": text}, "nait-fast select")
+    assert str(caught.value).startswith("nait-fast select: --method") and said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "old", "now"),
+    [
+        (SelectOptions, SELECT, {"planes": 8}, {"method": "contrast:planes=8"}),
+        (SelectOptions, SELECT, {"weights": "logodds", "top_m": 3}, {"method": "contrast:weights=logodds,top_m=3"}),
+        (SelectOptions, SELECT, {"method": "nait", "sign": "contrast"}, {"method": "nait:sign=contrast"}),
+        (SelectOptions, SELECT, {"method": "nag", "nag_top_k": 5}, {"method": "nag:5"}),
+        (IndexOptions, INDEX, {"codec": "nag", "nag_top_k": 5}, {"codec": "nag:5"}),
+        (IndexOptions, INDEX, {"codec": "rotated", "outliers": 0}, {"codec": "rotated:0"}),
+        (IndexOptions, INDEX, {"codec": "components", "bytes_per_sample": 64}, {"codec": "components:64"}),
+        (IndexOptions, INDEX, {"score": ["s"]}, {"exact": ["s"]}),
+    ],
+)
+def test_old_spellings_work_and_say_the_new_one(kind, given, old, now) -> None:
+    with pytest.warns(NaitWarning, match=r" now; the old flag will go") as said:
+        options = kind.from_mapping({**given, **old})
+    assert len(said) == len(set(old) - {"method", "codec"})
+    assert options == kind.from_mapping({**given, **now})
+    assert not set(options.to_mapping()) & (set(old) - {"method", "codec"})
+
+
+def test_an_old_spelling_of_another_is_refused() -> None:
+    with pytest.raises(nait_fast.NaitError, match="--outliers 5: is for codec rotated, not neuron; leave it out"):
+        IndexOptions.from_mapping({**INDEX, "outliers": 5})
+
+
+def test_help_tells_every_setting() -> None:
+    assert METHOD.help("nag") == "nag = overlap with the target's strongest neurons; top_k=20 (neurons a layer)"
+    for registry in (METHOD, CODEC):
+        for name in registry.names:
+            assert all(f"; {setting}" in registry.help(name) for setting in registry.settings(name))
+            assert registry.choice(name) == Choice(name, registry.of(name).settings())
