@@ -64,7 +64,7 @@ def content_segments(mask: torch.Tensor, skip_first: bool) -> Segments:
 
 
 class _Forward(CapturedForward):
-    """Keeps the ``readings`` of each layer as they come, by position, and sees to it that its MLP runs once, over as
+    """Keeps the ``readings`` of each layer as they come, by ordinal, and sees to it that its MLP runs once, over as
     many rows as there are ``tokens``."""
 
     def __init__(
@@ -75,21 +75,21 @@ class _Forward(CapturedForward):
         self._entered: set[int] = set()
         self.readings: dict[int, dict[str, torch.Tensor]] = {}
 
-    def enter(self, position: int, x: torch.Tensor) -> None:
-        layer, rows = self._specs[position].layer, x.numel() // x.shape[-1]
+    def enter(self, ordinal: int, x: torch.Tensor) -> None:
+        layer, rows = self._specs[ordinal].layer, x.numel() // x.shape[-1]
         if rows != self._tokens:
             raise NaitError(
                 f"capture: the MLP of layer {layer} runs over {rows} rows for {self._tokens} tokens; a reading needs "
                 "one row a token"
             )
-        if position in self._entered:
+        if ordinal in self._entered:
             raise NaitError(f"capture: the MLP of layer {layer} runs more than once a forward; it is not supported")
-        self._entered.add(position)
+        self._entered.add(ordinal)
 
-    def take(self, position: int, stats: Stats) -> None:
+    def take(self, ordinal: int, stats: Stats) -> None:
         lengths = self.segments.ends - self.segments.starts
         values = combine(stats, lengths, None, self._first_token, self._names)
-        self.readings[position] = {name: value.detach() for name, value in values.items()}
+        self.readings[ordinal] = {name: value.detach() for name, value in values.items()}
 
 
 _shifted: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # what ``moves_with_padding`` has found
@@ -179,13 +179,13 @@ def capture(
         assert isinstance(forward, _Forward)
         if not forward.readings:
             raise NaitError(f"capture: none of the layers {[spec.layer for spec in specs]} has run in this forward")
-        silent = [spec.layer for position, spec in enumerate(specs) if position not in forward.readings]
+        silent = [spec.layer for ordinal, spec in enumerate(specs) if ordinal not in forward.readings]
         if set(silent) - idle:
             idle.update(silent)
             warn(f"capture: layers {', '.join(map(str, silent))} did not run in this forward; they are left out")
         run = sorted(forward.readings)
-        by_reading = {name: [forward.readings[position][name] for position in run] for name in forward.readings[run[0]]}
-        captured._keep([specs[position].layer for position in run], by_reading)
+        by_reading = {name: [forward.readings[ordinal][name] for ordinal in run] for name in forward.readings[run[0]]}
+        captured._keep([specs[ordinal].layer for ordinal in run], by_reading)
 
     handles = [
         model.register_forward_pre_hook(before, with_kwargs=True),

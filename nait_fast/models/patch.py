@@ -30,22 +30,22 @@ class StopForward(Exception):
 class CapturedForward(ABC):
     """What one forward is captured for, and where its statistics go. ``segments``: where its sequences lie.
 
-    ``position`` counts the captured layers.
+    ``ordinal`` counts the captured layers.
     """
 
     def __init__(self, segments: Segments):
         self.segments = segments
 
-    def enter(self, position: int, x: torch.Tensor) -> None:
+    def enter(self, ordinal: int, x: torch.Tensor) -> None:
         """``x`` goes into the MLP of a layer. Raises NaitError for what cannot be read."""
         return
 
-    def bits(self, position: int) -> BitSpec | None:
+    def bits(self, ordinal: int) -> BitSpec | None:
         """The bits that the op shall pack in the same pass, if any."""
         return None
 
     @abstractmethod
-    def take(self, position: int, stats: Stats) -> None:
+    def take(self, ordinal: int, stats: Stats) -> None:
         """A layer is done."""
 
 
@@ -75,21 +75,21 @@ class Capture:
         """Whether the caller is inside this capture's block."""
         return self in _captures.get()
 
-    def read(self, position: int, x: torch.Tensor, gate: torch.Tensor | None, up: torch.Tensor) -> torch.Tensor:
-        """The activations of the MLP at ``position``, once what is wanted of them has been told."""
+    def read(self, ordinal: int, x: torch.Tensor, gate: torch.Tensor | None, up: torch.Tensor) -> torch.Tensor:
+        """The activations of the MLP at ``ordinal``, once what is wanted of them has been told."""
         forward = self.forward
         assert forward is not None
-        forward.enter(position, x)
-        act, segments = self.specs[position].act, forward.segments
-        hidden, stats = mlp_capture(gate, up, act, segments, self.statistics, forward.bits(position))
-        if position == self.hidden_at:
+        forward.enter(ordinal, x)
+        act, segments = self.specs[ordinal].act, forward.segments
+        hidden, stats = mlp_capture(gate, up, act, segments, self.statistics, forward.bits(ordinal))
+        if ordinal == self.hidden_at:
             stats.hidden_sum = segment_sums(x, segments)
-        forward.take(position, stats)
+        forward.take(ordinal, stats)
         return hidden
 
-    def ends_at(self, position: int) -> bool:
-        """Whether the forward need not go on behind the activations at ``position``."""
-        return self.stop and position == len(self.specs) - 1
+    def ends_at(self, ordinal: int) -> bool:
+        """Whether the forward need not go on behind the activations at ``ordinal``."""
+        return self.stop and ordinal == len(self.specs) - 1
 
 
 def project_up(spec: MlpSpec, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -121,16 +121,16 @@ class _Tap:
         # A module may carry a forward of its own already (accelerate's hooks): that one comes back.
         self.instance_forward = module.__dict__.get("forward")
         self.module = module
-        self.positions: dict[Capture, int] = {}
+        self.ordinals: dict[Capture, int] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        reading = [(c, self.positions[c]) for c in _captures.get() if c in self.positions and c.forward is not None]
+        reading = [(c, self.ordinals[c]) for c in _captures.get() if c in self.ordinals and c.forward is not None]
         if not reading:
             if self.instance_forward is not None:
                 return self.instance_forward(x)
             return type(self.module).forward(self.module, x)
-        capture, position = reading[-1]
-        spec = capture.specs[position]
+        capture, ordinal = reading[-1]
+        spec = capture.specs[ordinal]
         gate, up = project_up(spec, x)
         for each, place in reading:
             hidden = each.read(place, x, gate, up)
@@ -144,17 +144,17 @@ class _Tap:
         memo[id(self)] = made
         made.instance_forward = copy.deepcopy(self.instance_forward, memo)
         made.module = copy.deepcopy(self.module, memo)
-        made.positions = {}
+        made.ordinals = {}
         return made
 
 
 def _install(capture: Capture) -> None:
     with _installing():
-        for position, spec in enumerate(capture.specs):
+        for ordinal, spec in enumerate(capture.specs):
             tap = spec.module.__dict__.get("forward")
             if not isinstance(tap, _Tap):
                 tap = spec.module.__dict__["forward"] = _Tap(spec.module)
-            tap.positions[capture] = position
+            tap.ordinals[capture] = ordinal
 
 
 def _remove(capture: Capture) -> None:
@@ -163,8 +163,8 @@ def _remove(capture: Capture) -> None:
             tap = spec.module.__dict__.get("forward")
             if not isinstance(tap, _Tap):  # somebody has put a forward around ours: that one stays
                 continue
-            tap.positions.pop(capture, None)
-            if not tap.positions:
+            tap.ordinals.pop(capture, None)
+            if not tap.ordinals:
                 del spec.module.__dict__["forward"]
                 if tap.instance_forward is not None:
                     spec.module.__dict__["forward"] = tap.instance_forward
