@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.env import environment
+from nait_fast.evaluation.writing import table as markdown_table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -60,9 +61,5 @@ def sourced(text: str, rows: list[dict[str, Any]]) -> str:
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """A Markdown table of ``rows``."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = [row.get(c, "") for c in columns]
-        lines.append("| " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells) + " |")
-    return "\n".join(lines)
+    """A Markdown table of ``rows``; nothing without rows."""
+    return markdown_table(columns, ([row.get(column, "") for column in columns] for row in rows))

@@ -187,14 +187,14 @@ def test_losses_and_gradients_equal_the_plain_models(causal, learner, material):
 def test_evaluation_keeps_the_end_apart_and_in_order(causal, learner, material):
     rows = [70, 61, 5]
     with learner.fresh(0):
-        told = learner.evaluate(rows)
+        losses = learner.evaluate(rows)
     for place, row in enumerate(rows):
         sample = material.samples[row]
         with torch.no_grad():
             nll = _plain_nll(causal[0], sample, sample.response).numpy()
-        assert told["tokens"][place] == sample.response - 1
-        assert told["nll"][place] == pytest.approx(nll[:-1].sum(), abs=2e-3)
-        assert told["end"][place] == pytest.approx(nll[-1], abs=2e-3)
+        assert losses["tokens"][place] == sample.response - 1
+        assert losses["nll"][place] == pytest.approx(nll[:-1].sum(), abs=2e-3)
+        assert losses["end"][place] == pytest.approx(nll[-1], abs=2e-3)
 
 
 def test_training_learns_and_a_seed_repeats(learner, material):

@@ -54,14 +54,14 @@ def by_name(rows: list[dict], part: str) -> dict[str, dict]:
 
 def test_every_part_through_the_command_line(capsys, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    told = summary(capsys, *TINY, "--part", "all", "--output", file)
-    rows = told["rows"]
-    assert list(dict.fromkeys(row["part"] for row in rows)) == list(PARTS) and not told["failed"]
+    result = summary(capsys, *TINY, "--part", "all", "--output", file)
+    rows = result["rows"]
+    assert list(dict.fromkeys(row["part"] for row in rows)) == list(PARTS) and not result["failed"]
     for row in rows:
         assert {"name", "device", "hardware"} | TIMES <= set(row), row
         assert row["ms_p20"] <= row["ms"] <= row["ms_p80"] and (row["repeats"] > 2 or "engine_is" in row)
         assert row["part"] == "ceilings" or row["name"] == "bare forward" or row["check"].startswith("ok: ")
-        assert row["hardware"] in told["text"]
+        assert row["hardware"] in result["text"]
     ceilings = by_name(rows, "ceilings")
     assert set(ceilings) >= BANDWIDTH and all(ceilings[name]["gb_per_s"] > 0 for name in BANDWIDTH)
     assert any(row.get("tflop_per_s", 0) > 0 for row in ceilings.values())
@@ -262,11 +262,11 @@ def test_a_wrong_scan_has_no_time(monkeypatch, measured: MeasuredDevice, subject
 def test_wrong_bits_end_the_index_pass(capsys, monkeypatch) -> None:
     right = endtoend.EndToEnd.bits
     monkeypatch.setattr(endtoend.EndToEnd, "bits", lambda self, *arguments: right(self, *arguments) ^ 1)
-    told = summary(capsys, *TINY, "--part", "endtoend")
-    (row,) = [row for row in told["rows"] if row["part"] == "endtoend"]
+    result = summary(capsys, *TINY, "--part", "endtoend")
+    (row,) = [row for row in result["rows"] if row["part"] == "endtoend"]
     assert row["check"].startswith("failed: ") and " bits differ, by up to " in row["check"]
-    assert "ms" not in row and told["failed"] == ["index pass"]
-    assert "1 checks failed, no times for these: index pass" in told["text"]
+    assert "ms" not in row and result["failed"] == ["index pass"]
+    assert "1 checks failed, no times for these: index pass" in result["text"]
 
 
 def test_a_model_that_does_not_fit_is_skipped(monkeypatch, measured: MeasuredDevice) -> None:

@@ -59,40 +59,42 @@ def test_rows_and_means(made: Readings, monkeypatch):
 
     monkeypatch.setattr(fidelity, "codecs", some)
     rows = list(measured(made, 0, np.full(700, "a")))
-    told = means(rows)
-    assert {row["reading"] for row in told} == {"mean", "drift"} and {row["rows"] for row in rows} == {700}
-    assert len(rows) == 2 * len(told)
-    first = [row for row in rows if (row["reading"], row["codec"]) == (told[0]["reading"], told[0]["codec"])]
-    assert told[0]["spearman"] == pytest.approx(np.mean([row["spearman"] for row in first]))
-    assert told[0]["worst spearman"] == min(row["spearman"] for row in first)
+    averages = means(rows)
+    assert {row["reading"] for row in averages} == {"mean", "drift"} and {row["rows"] for row in rows} == {700}
+    assert len(rows) == 2 * len(averages)
+    first = [row for row in rows if (row["reading"], row["codec"]) == (averages[0]["reading"], averages[0]["codec"])]
+    assert averages[0]["spearman"] == pytest.approx(np.mean([row["spearman"] for row in first]))
+    assert averages[0]["worst spearman"] == min(row["spearman"] for row in first)
 
 
 def test_capture_is_the_naive_one_and_is_kept(tmp_path: Path, tiny_model: str, target_file: Path, monkeypatch):
     rows = make_rows(12)
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
-    held = captured(tiny_model, pool, {"sums": target_file}, 512, tmp_path)
+    readings = captured(tiny_model, pool, {"sums": target_file}, 512, tmp_path)
     naive = naive_readings(tiny_model, rows)
     for reading in ("mean", "drift"):
         expected = naive[reading].reshape(12, -1)
-        np.testing.assert_allclose(held.pool[reading], expected, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(readings.pool[reading], expected, atol=1e-5 * np.abs(expected).max())
     target = naive_readings(tiny_model, [json.loads(line) for line in target_file.read_text().splitlines()])["drift"]
-    np.testing.assert_allclose(held.targets["sums"], target.reshape(len(target), -1), atol=1e-5 * np.abs(target).max())
+    np.testing.assert_allclose(
+        readings.targets["sums"], target.reshape(len(target), -1), atol=1e-5 * np.abs(target).max()
+    )
     monkeypatch.setattr("benchmarks.readings.open_session", None)  # a second call loads no model
     again = captured(tiny_model, pool, {"sums": target_file}, 512, tmp_path)
-    np.testing.assert_array_equal(again.pool["mean"], held.pool["mean"])
+    np.testing.assert_array_equal(again.pool["mean"], readings.pool["mean"])
 
 
 def test_components_follow_the_exact_scores_and_miss_what_they_have_not_seen(made: Readings):
     """A source whose strength lies along a direction of its own, which a calibration without it cannot know."""
     signatures = signatures_of(made, "drift")[:1]
     values = made.pool["drift"].copy()
-    own = np.arange(700) < 100
-    values[own] += 40 * np.random.default_rng(5).standard_normal((100, 1)) * signatures[0].tensors["direction"]
+    of_target = np.arange(700) < 100
+    values[of_target] += 40 * np.random.default_rng(5).standard_normal((100, 1)) * signatures[0].tensors["direction"]
     pool = Calibrated(values, made.layout, "drift", seed=0)
     exact = exact_scores(values, signatures)[:, 0]
     size, seen = pool.components(signatures, 40)
     assert size == 40 and np.corrcoef(seen[:, 0], exact)[0, 1] > 0.98
-    sources = np.where(own, signatures[0].name, "other")
+    sources = np.where(of_target, signatures[0].name, "other")
     blind = unseen(pool, signatures, sources, lambda some, of: some.components(of, 40))[1][:, 0]
-    error = [np.abs(x - exact)[own].mean() for x in (seen[:, 0], blind)]
+    error = [np.abs(x - exact)[of_target].mean() for x in (seen[:, 0], blind)]
     assert error[1] > 1.2 * error[0]

@@ -58,24 +58,26 @@ def entry(entries: list[dict], label: str) -> dict:
     return found
 
 
-def why(told: dict, what: str) -> str:
-    (found,) = [m["why"] for m in told["missing"] if m["what"] == what]
+def why(measures: dict, what: str) -> str:
+    (found,) = [m["why"] for m in measures["missing"] if m["what"] == what]
     return found
 
 
 def test_the_files(world: World, whole: dict) -> None:
     folder = world.folder / "whole"
-    kept = read_sealed(folder / "evaluation.json")
+    written = read_sealed(folder / "evaluation.json")
     assert {k: v for k, v in whole.items() if k not in ("output", "text")} == {
-        k: v for k, v in kept.items() if k != "checksum"
+        k: v for k, v in written.items() if k != "checksum"
     }
     assert (folder / "evaluation.md").read_text() == whole["text"]
     assert "NaN" not in (folder / "evaluation.json").read_text()
-    assert (kept["kind"], kept["format_version"], kept["rows"]) == ("nait_fast evaluation", 1, ROWS)
+    assert (written["kind"], written["format_version"], written["rows"]) == ("nait_fast evaluation", 1, ROWS)
     seen = inspect(str(folder))
-    assert (seen["kind"], seen["rows"]) == ("nait_fast evaluation", ROWS) and seen["signatures"] == kept["signatures"]
+    assert (seen["kind"], seen["rows"]) == ("nait_fast evaluation", ROWS) and seen["signatures"] == written[
+        "signatures"
+    ]
     keys = "index fraction signatures fidelity retrieval stability confounds agreement transfer core unique missing"
-    assert set(keys.split()) | {"environment", "options"} <= kept.keys()
+    assert set(keys.split()) | {"environment", "options"} <= written.keys()
     for title in ("Fidelity", "Retrieval", "Stability", "Confounds", "Agreement", "Transfer", "Core", "Not measured"):
         assert f"\n## {title}" in whole["text"]
     rows = [line for line in whole["text"].splitlines() if line.startswith("|")]
@@ -92,20 +94,22 @@ def test_labels_and_what_cannot_be_scored(whole: dict) -> None:
 @pytest.mark.parametrize("kind", ["sums", "texts"])
 def test_retrieval(world: World, whole: dict, kind: str) -> None:
     rows, scores = means(world, "contrast", kind)
-    own = np.array([world.rows[row]["source"] == kind for row in rows])
+    of_kind = np.array([world.rows[row]["source"] == kind for row in rows])
     ranked = np.lexsort((rows, -scores))
-    told = entry(whole["retrieval"], f"{kind} (contrast, mean)")
-    assert (told["relevant"], told["rows"], told["chance"]) == (60, ROWS, 0.5)
-    assert told["r_precision"] == pytest.approx(own[ranked[:60]].mean(), abs=1e-6)
-    assert told["p_at"] == {"10": own[ranked[:10]].mean(), "100": own[ranked[:100]].mean()}
-    assert told["r_precision"] > 0.7 and told["auc"] > 0.8
+    measures = entry(whole["retrieval"], f"{kind} (contrast, mean)")
+    assert (measures["relevant"], measures["rows"], measures["chance"]) == (60, ROWS, 0.5)
+    assert measures["r_precision"] == pytest.approx(of_kind[ranked[:60]].mean(), abs=1e-6)
+    assert measures["p_at"] == {"10": of_kind[ranked[:10]].mean(), "100": of_kind[ranked[:100]].mean()}
+    assert measures["r_precision"] > 0.7 and measures["auc"] > 0.8
     assert why(whole, "precision at 1000") == f"the index has {ROWS} rows"
 
 
 @pytest.mark.parametrize("kind", ["sums", "texts"])
 def test_fidelity_and_agreement(world: World, whole: dict, kind: str) -> None:
-    told = entry(whole["fidelity"], f"{kind} (nait, mean)")
-    assert told["against"] == "exact scores in the index" and told["rows"] == ROWS and told["spearman"] > 0.5
+    measures = entry(whole["fidelity"], f"{kind} (nait, mean)")
+    assert (
+        measures["against"] == "exact scores in the index" and measures["rows"] == ROWS and measures["spearman"] > 0.5
+    )
     planes = entry(whole["fidelity"], f"{kind} (contrast, mean)")
     assert planes["against"] == "its unrounded weights" and planes["spearman"] > 0.99
     assert "its reading is drift, the index's is mean" in why(whole, f"fidelity of {kind} (nait, drift)")
@@ -121,10 +125,10 @@ def test_fidelity_and_agreement(world: World, whole: dict, kind: str) -> None:
 def test_confounds(world: World, whole: dict) -> None:
     lengths = np.concatenate([np.array(shard.n_tokens) for shard in Index(world.index).shards()])
     for label, folder in (("sums (contrast, mean)", "contrast"), ("sums (nait, mean)", "nait")):
-        told = entry(whole["confounds"], label)
+        measures = entry(whole["confounds"], label)
         _, scores = means(world, folder, "sums")
-        assert told["spearman_with_length"] == pytest.approx(spearman(scores, lengths), abs=1e-6)
-        assert sum(told["layer_share"]) == pytest.approx(1, abs=1e-5) and told["layers"] == [0, 1, 2]
+        assert measures["spearman_with_length"] == pytest.approx(spearman(scores, lengths), abs=1e-6)
+        assert sum(measures["layer_share"]) == pytest.approx(1, abs=1e-5) and measures["layers"] == [0, 1, 2]
     drift = entry(whole["confounds"], "sums (nait, drift)")
     assert drift["rows"] == 40 and sum(drift["layer_share"]) == pytest.approx(1, abs=1e-5)
 
@@ -136,8 +140,8 @@ def test_exact_parts_add_up_to_the_index_s_scores(world: World) -> None:
     session = open_for(rankings.index, options, quiet=True)
     places = np.array([0, 3, 49, 50, 51, ROWS - 1])
     parts = layer_scores(session, rankings.index, open_rows(rankings.index), rankings.scores, places, signatures)
-    for own, column in zip(parts, rankings.scores.columns, strict=True):
-        assert own.shape == (6, 3) and own.sum(axis=1) == pytest.approx(column[places], rel=1e-3, abs=1e-4)
+    for of_kind, column in zip(parts, rankings.scores.columns, strict=True):
+        assert of_kind.shape == (6, 3) and of_kind.sum(axis=1) == pytest.approx(column[places], rel=1e-3, abs=1e-4)
 
 
 def test_all_samples_again_make_the_same_signature(world: World) -> None:
@@ -158,9 +162,9 @@ def test_all_samples_again_make_the_same_signature(world: World) -> None:
 
 
 def test_stability(whole: dict) -> None:
-    told = entry(whole["stability"], "texts (contrast, mean)")
-    assert [b["size"] for b in told["bootstrap"]] == [8, 16] and told["halves"]["repeats"] == 3
-    assert 0.5 < told["bootstrap"][0]["spearman"] < 1 and told["rows"] == ROWS
+    measures = entry(whole["stability"], "texts (contrast, mean)")
+    assert [b["size"] for b in measures["bootstrap"]] == [8, 16] and measures["halves"]["repeats"] == 3
+    assert 0.5 < measures["bootstrap"][0]["spearman"] < 1 and measures["rows"] == ROWS
     assert why(whole, "stability of texts (contrast, mean) at 64 samples") == "its target has 24 samples"
     nait = entry(whole["stability"], "texts (nait, mean)")
     assert nait["halves"]["spearman"] is None and nait["bootstrap"] == [] and len(nait["sign_margin"]) == 3
@@ -200,25 +204,25 @@ def test_core_and_unique_rows(world: World, whole: dict) -> None:
     ] == 7.5
     assert {e["row"] for e in core["examples"]} <= shared and len(core["examples"]) == min(5, len(shared))
     assert [c["method"] for c in whole["cores"]] == ["contrast", "nait"]
-    told = whole["unique"]["texts (contrast, mean)"]
-    assert told["count"] == len(chosen["texts"] - shared)
+    measures = whole["unique"]["texts (contrast, mean)"]
+    assert measures["count"] == len(chosen["texts"] - shared)
     rows, scores = means(world, "contrast", "texts")
     alone = [row for row in rows[np.lexsort((rows, -scores))] if row in chosen["texts"] - shared]
-    assert [e["row"] for e in told["examples"]] == alone[:5]
-    for example in told["examples"]:
+    assert [e["row"] for e in measures["examples"]] == alone[:5]
+    for example in measures["examples"]:
         row = world.rows[example["row"]]
         assert example["text"] == f"{row['instruction']}\n{row['output']}"[:300]
         assert example["score"] == pytest.approx(scores[example["row"]], abs=1e-6)
 
 
 def test_transfer(world: World, whole: dict) -> None:
-    told = whole["transfer"]
+    measures = whole["transfer"]
     (_, a), (_, b) = means(world, "contrast", "sums"), means(world, "contrast", "texts")
-    assert told["spearman"][0][1] == told["spearman"][1][0] == pytest.approx(spearman(a, b), abs=1e-6)
-    assert told["overlap"][0][1] == pytest.approx(top_overlap(a, b, 0.25), abs=1e-6)
+    assert measures["spearman"][0][1] == measures["spearman"][1][0] == pytest.approx(spearman(a, b), abs=1e-6)
+    assert measures["overlap"][0][1] == pytest.approx(top_overlap(a, b, 0.25), abs=1e-6)
     x, y = (load_signature(file).tensors["weights"].astype(float) for file in world.files("contrast"))
     expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
-    assert told["cosine"][0][1] == pytest.approx(expected, abs=1e-6) and told["cosine"][0][2] is None
+    assert measures["cosine"][0][1] == pytest.approx(expected, abs=1e-6) and measures["cosine"][0][2] is None
 
 
 def test_the_least(capsys, world: World, tmp_path: Path) -> None:
@@ -227,10 +231,14 @@ def test_the_least(capsys, world: World, tmp_path: Path) -> None:
     nait_fast.build_index(model=world.model, dataset=pool, output=tmp_path / "index", codebook=world.index)
     pool.unlink()
     words = ["--index", tmp_path / "index", "--signature", world.files("contrast")[0], "--output", tmp_path / "out"]
-    told = summary(capsys, "evaluate", *words)
-    assert told["transfer"]["spearman"] == [[1.0]] and told["agreement"]["names"] == [] and told["core"]["count"] == 0
-    assert told["retrieval"] == told["stability"] == [] and told["unique"] == {} and told["fidelity"]
-    assert {m["what"] for m in told["missing"]} == {
+    measures = summary(capsys, "evaluate", *words)
+    assert (
+        measures["transfer"]["spearman"] == [[1.0]]
+        and measures["agreement"]["names"] == []
+        and measures["core"]["count"] == 0
+    )
+    assert measures["retrieval"] == measures["stability"] == [] and measures["unique"] == {} and measures["fidelity"]
+    assert {m["what"] for m in measures["missing"]} == {
         "texts of the examples",
         "retrieval",
         "agreement of methods",
@@ -239,8 +247,8 @@ def test_the_least(capsys, world: World, tmp_path: Path) -> None:
     }
     assert (tmp_path / "out" / "config.yaml").exists()
     words = ["--index", tmp_path / "index", "--signature", *world.files("contrast"), "--output", tmp_path / "out"]
-    told = summary(capsys, "evaluate", *words)
-    assert {e["text"] for e in told["unique"]["sums"]["examples"]} == {None}
+    measures = summary(capsys, "evaluate", *words)
+    assert {e["text"] for e in measures["unique"]["sums"]["examples"]} == {None}
     assert "pass --dataset" in run(capsys, "evaluate", *words, "--label", "source").error
     moved = summary(capsys, "evaluate", *words, "--label", "source", "--dataset", world.pool)
     assert moved["unique"]["sums"]["examples"][0]["text"] and len(moved["retrieval"]) == 2
@@ -263,40 +271,45 @@ def test_other_relevant_labels(world: World, tmp_path: Path) -> None:
     with pytest.warns(
         NaitWarning, match="retrieval of texts is not measured: no row of the index has the label 'poems'"
     ):
-        told = nait_fast.evaluate(**options, relevant=["sums=texts", "sums=sums", "texts=poems"])
-    assert entry(told["retrieval"], "sums")["auc"] is None and why(told, "AUC of sums") == "all rows are relevant"
-    told = why(told, "retrieval of texts")
-    assert told.endswith("name one that there is (sums, texts): --relevant texts=VALUE")
+        measures = nait_fast.evaluate(**options, relevant=["sums=texts", "sums=sums", "texts=poems"])
+    assert (
+        entry(measures["retrieval"], "sums")["auc"] is None and why(measures, "AUC of sums") == "all rows are relevant"
+    )
+    measures = why(measures, "retrieval of texts")
+    assert measures.endswith("name one that there is (sums, texts): --relevant texts=VALUE")
 
 
 def test_rows_without_the_label(world: World, tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if i % 3 or k != "source"} for i, row in enumerate(world.rows)]
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
     nait_fast.build_index(model=world.model, dataset=pool, output=tmp_path / "index", codebook=world.index)
-    told = nait_fast.evaluate(
+    measures = nait_fast.evaluate(
         index=tmp_path / "index", signature=world.files("contrast"), output=tmp_path / "out", label="source"
     )
-    assert "no key 'source'" in why(told, "label of 40 rows") and entry(told["retrieval"], "sums")["relevant"] == 40
+    assert (
+        "no key 'source'" in why(measures, "label of 40 rows")
+        and entry(measures["retrieval"], "sums")["relevant"] == 40
+    )
 
 
 def test_a_rotated_index_with_embeddings(world: World, tmp_path: Path) -> None:
     options = {"index": world.rotated, "signature": world.files("drift", "embed", "contrast"), "label": "source"}
-    told = nait_fast.evaluate(
+    measures = nait_fast.evaluate(
         **options, output=tmp_path / "model", model=world.model, target=world.target(), rows=60, sizes=["8"], repeats=2
     )
-    fidelity = entry(told["fidelity"], "sums (nait, drift)")
+    fidelity = entry(measures["fidelity"], "sums (nait, drift)")
     assert (fidelity["by"], fidelity["against"]) == ("codec rotated", "exact scores by the model")
     assert fidelity["rows"] == 60 and 0.7 < fidelity["spearman"] < 1
     for label in ("sums (nait, drift)", "texts (embed, hidden)"):
-        stable = entry(told["stability"], label)
+        stable = entry(measures["stability"], label)
         assert 0 < stable["bootstrap"][0]["spearman"] < 1 and stable["halves"]["repeats"] == 2
-    assert "another codebook" in why(told, "scores of sums (contrast, mean)")
-    assert "no sum over layers" in why(told, "layer shares of sums (embed, hidden)")
-    assert told["transfer"]["cosine"][2][3] is not None and told["transfer"]["cosine"][0][2] is None
-    assert entry(told["retrieval"], "sums (embed, hidden)")["auc"] > 0.8
-    assert [c["method"] for c in told["cores"]] == ["nait", "embed"]
+    assert "another codebook" in why(measures, "scores of sums (contrast, mean)")
+    assert "no sum over layers" in why(measures, "layer shares of sums (embed, hidden)")
+    assert measures["transfer"]["cosine"][2][3] is not None and measures["transfer"]["cosine"][0][2] is None
+    assert entry(measures["retrieval"], "sums (embed, hidden)")["auc"] > 0.8
+    assert [c["method"] for c in measures["cores"]] == ["nait", "embed"]
     alone = nait_fast.evaluate(**options, output=tmp_path / "alone")
-    exact = entry(told["confounds"], "texts (nait, drift)")["layer_share"]
+    exact = entry(measures["confounds"], "texts (nait, drift)")["layer_share"]
     estimate = entry(alone["confounds"], "texts (nait, drift)")["layer_share"]
     assert sum(estimate) == pytest.approx(1, abs=1e-5) and estimate == pytest.approx(exact, abs=0.15)
     assert "pass --model" in why(alone, "fidelity of texts (nait, drift)")
@@ -316,7 +329,7 @@ def test_an_index_of_components(world: World, tmp_path: Path) -> None:
     nait_fast.build_index(
         model=world.model, dataset=world.pool, output=tmp_path / "index", calibration_size=60, codec="components:32"
     )
-    told = nait_fast.evaluate(
+    measures = nait_fast.evaluate(
         index=tmp_path / "index",
         signature=world.files("drift"),
         output=tmp_path / "out",
@@ -326,9 +339,9 @@ def test_an_index_of_components(world: World, tmp_path: Path) -> None:
         sizes=["8"],
         repeats=2,
     )
-    fidelity = entry(told["fidelity"], "sums")
+    fidelity = entry(measures["fidelity"], "sums")
     assert (fidelity["by"], fidelity["against"]) == ("codec components", "exact scores by the model")
-    assert 0.7 < fidelity["spearman"] < 1 and entry(told["stability"], "sums")["halves"]["repeats"] == 2
+    assert 0.7 < fidelity["spearman"] < 1 and entry(measures["stability"], "sums")["halves"]["repeats"] == 2
     rankings = Rankings(Index(tmp_path / "index"), [load_signature(file) for file in world.files("drift")])
     assert rankings.codebook is not None
     parts = estimated_parts(rankings.sampled, layer_scan(rankings.index, rankings.signatures[0]))
@@ -345,15 +358,15 @@ def test_a_rotated_index_with_exact_scores(world: World, tmp_path: Path) -> None
         codec="rotated",
         exact=world.files("drift"),
     )
-    told = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("drift"), output=tmp_path / "out")
-    fidelity = entry(told["fidelity"], "sums")
+    measures = nait_fast.evaluate(index=tmp_path / "index", signature=world.files("drift"), output=tmp_path / "out")
+    fidelity = entry(measures["fidelity"], "sums")
     assert (fidelity["against"], fidelity["rows"]) == ("exact scores in the index", ROWS)
     assert 0.7 < fidelity["spearman"] < 1
 
 
 def test_an_index_of_nag(world: World, tmp_path: Path) -> None:
     nait_fast.build_index(model=world.model, dataset=world.pool, output=tmp_path / "index", codec="nag:5")
-    told = nait_fast.evaluate(
+    measures = nait_fast.evaluate(
         index=tmp_path / "index",
         signature=world.files("nag", "nait"),
         output=tmp_path / "out",
@@ -362,9 +375,9 @@ def test_an_index_of_nag(world: World, tmp_path: Path) -> None:
         sizes=["8"],
         repeats=2,
     )
-    stable = entry(told["stability"], "sums (nag, up_abs)")
+    stable = entry(measures["stability"], "sums (nag, up_abs)")
     assert 0 < stable["bootstrap"][0]["spearman"] < 1 and stable["halves"]["repeats"] == 2
-    assert sum(entry(told["confounds"], "sums (nag, up_abs)")["layer_share"]) == pytest.approx(1, abs=1e-5)
-    assert "nothing of NAIT's score" in why(told, "fidelity of sums (nait, mean)")
-    assert "no score that bits stand in for" in why(told, "fidelity of sums (nag, up_abs)")
-    assert "sums (nait, mean)" in told["agreement"]["sampled"]["names"]
+    assert sum(entry(measures["confounds"], "sums (nag, up_abs)")["layer_share"]) == pytest.approx(1, abs=1e-5)
+    assert "nothing of NAIT's score" in why(measures, "fidelity of sums (nait, mean)")
+    assert "no score that bits stand in for" in why(measures, "fidelity of sums (nag, up_abs)")
+    assert "sums (nait, mean)" in measures["agreement"]["sampled"]["names"]

@@ -51,8 +51,8 @@ def test_comparison_of_two_scores() -> None:
     x = np.arange(200.0)
     assert compared(x, 3 * x + 1) == {"spearman": 1.0, "top10": 1.0, "top1": 1.0}
     assert compared(x, -x) == {"spearman": -1.0, "top10": 0.0, "top1": 0.0}
-    told = compared(x, np.zeros(200))  # a constant score ranks by row: the first twenty against the last
-    assert math.isnan(told["spearman"]) and (told["top10"], told["top1"]) == (0.0, 0.0)
+    measures = compared(x, np.zeros(200))  # a constant score ranks by row: the first twenty against the last
+    assert math.isnan(measures["spearman"]) and (measures["top10"], measures["top1"]) == (0.0, 0.0)
 
 
 def test_correlations_are_spearman_s() -> None:
@@ -86,11 +86,15 @@ def test_auc_counts_the_pairs(seed: int) -> None:
 def test_precision_follows_the_order(seed: int) -> None:
     scores, relevant = made(seed)
     ranked = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
-    told = retrieval(scores, relevant)
-    assert told["r_precision"] == pytest.approx(np.mean([relevant[row] for row in ranked[: relevant.sum()]]))
-    assert told["p_at"] == ({"10": pytest.approx(np.mean(relevant[ranked[:10]]))} if len(scores) >= 10 else {})
-    assert (told["relevant"], told["rows"], told["chance"]) == (relevant.sum(), len(scores), relevant.mean())
-    assert retrieval(centred_ranks(scores), relevant) == told  # ranks are as good as scores
+    measures = retrieval(scores, relevant)
+    assert measures["r_precision"] == pytest.approx(np.mean([relevant[row] for row in ranked[: relevant.sum()]]))
+    assert measures["p_at"] == ({"10": pytest.approx(np.mean(relevant[ranked[:10]]))} if len(scores) >= 10 else {})
+    assert (measures["relevant"], measures["rows"], measures["chance"]) == (
+        relevant.sum(),
+        len(scores),
+        relevant.mean(),
+    )
+    assert retrieval(centred_ranks(scores), relevant) == measures  # ranks are as good as scores
 
 
 def test_the_deepest_precision_is_of_all_rows() -> None:

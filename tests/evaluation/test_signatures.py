@@ -164,27 +164,29 @@ def test_rebuilt_from_all_samples_is_the_signature() -> None:
         assert any(not np.array_equal(half.tensors[key], value) for key, value in signature.tensors.items())
 
 
-@pytest.mark.parametrize("told", [{}, {"quantisation": "planes=x"}, {"quantisation": "planes=4", "weights": "odd"}])
-def test_a_signature_that_does_not_say_how_it_was_made(told: dict[str, str]) -> None:
+@pytest.mark.parametrize("entries", [{}, {"quantisation": "planes=x"}, {"quantisation": "planes=4", "weights": "odd"}])
+def test_a_signature_that_does_not_say_how_it_was_made(entries: dict[str, str]) -> None:
     signature = contrast("a", WIDTHS, 1)
     with pytest.raises(NaitError, match="'a' does not say how its weights were made; rebuild it"):
-        stability.rebuilt(replace(signature, meta={**signature.meta, **told}), material(4) > 0, codebook(), "a")
+        stability.rebuilt(replace(signature, meta={**signature.meta, **entries}), material(4) > 0, codebook(), "a")
 
 
 def test_measures_of_halves_and_sizes() -> None:
     x = np.arange(40.0)
-    told = stability.of_halves([(x, x), (x, -x), (x, np.zeros(40))])
-    assert (told["spearman"], told["repeats"]) == (0, 3)  # a constant score has no correlation
-    assert told["top10"] == pytest.approx((1 + 0 + 0) / 3)
-    told = stability.of_size(8, x, [x, -x, x])
-    assert (told["size"], told["low"], told["high"]) == (8, -1, 1) and told["spearman"] == pytest.approx(1 / 3)
+    measures = stability.of_halves([(x, x), (x, -x), (x, np.zeros(40))])
+    assert (measures["spearman"], measures["repeats"]) == (0, 3)  # a constant score has no correlation
+    assert measures["top10"] == pytest.approx((1 + 0 + 0) / 3)
+    measures = stability.of_size(8, x, [x, -x, x])
+    assert (measures["size"], measures["low"], measures["high"]) == (8, -1, 1) and measures[
+        "spearman"
+    ] == pytest.approx(1 / 3)
     assert np.isnan(stability.of_size(8, x, [np.zeros(40)])["low"])
     u = np.zeros(LAYOUT.n_neurons, np.float32)
     u[[0, 50]] = 1
     v = u.copy()
     v[50] = -1
-    told = stability.of_directions([(u, v), (u, u)], LAYOUT)
-    assert told == {"cosine": [1, 1], "sign_flips": [0, 0.5]}
+    measures = stability.of_directions([(u, v), (u, u)], LAYOUT)
+    assert measures == {"cosine": [1, 1], "sign_flips": [0, 0.5]}
     assert stability.uncertain_layers([0.5, 2.0, 1.99, 40]) == 2
 
 
@@ -245,7 +247,7 @@ def test_formats_of_several_pools(tmp_path: Path) -> None:
     pools = [{"path": "p", "kind": "jsonl", "format": name, "rows": 4, "sha256": ""} for name in ("text", "alpaca")]
     index = Index(write_index(tmp_path / "index", shards, WIDTHS, datasets=pools))
     found = datasets_of(index, np.array([0, 3, 4, 7]))
-    assert [told["format"] for told in found] == ["text", "text", "alpaca", "alpaca"]
+    assert [measures["format"] for measures in found] == ["text", "text", "alpaca", "alpaca"]
 
 
 def stable(folder: Path, samples: int) -> tuple[Rankings, dict | None]:
@@ -262,14 +264,14 @@ def stable(folder: Path, samples: int) -> tuple[Rankings, dict | None]:
 
 def test_stability_of_a_signature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nait_fast.evaluation.stability.rebuilt", _with_the_index_s_codebook)
-    rankings, told = stable(tmp_path / "index", 40)
-    assert told is not None and told["samples"] == 40 and told["rows"] == 90
-    assert [b["size"] for b in told["bootstrap"]] == [4, 16]
+    rankings, measures = stable(tmp_path / "index", 40)
+    assert measures is not None and measures["samples"] == 40 and measures["rows"] == 90
+    assert [b["size"] for b in measures["bootstrap"]] == [4, 16]
     assert [m["what"] for m in rankings.missing] == ["stability of a at 64 samples"]
-    assert 0 < told["bootstrap"][0]["spearman"] < told["bootstrap"][1]["spearman"] < 1
-    assert told["bootstrap"][0]["low"] <= told["bootstrap"][0]["spearman"] <= told["bootstrap"][0]["high"]
-    assert -1 < told["halves"]["spearman"] < 1 and told["halves"]["repeats"] == 3
-    assert (told["sign_margin"], told["uncertain_layers"]) == (None, None)
+    assert 0 < measures["bootstrap"][0]["spearman"] < measures["bootstrap"][1]["spearman"] < 1
+    assert measures["bootstrap"][0]["low"] <= measures["bootstrap"][0]["spearman"] <= measures["bootstrap"][0]["high"]
+    assert -1 < measures["halves"]["spearman"] < 1 and measures["halves"]["repeats"] == 3
+    assert (measures["sign_margin"], measures["uncertain_layers"]) == (None, None)
     assert stability.section(rankings, 0, None, [4], 3) is None and "--target a=FILE" in rankings.missing[-1]["why"]
     margins = stability.section(rankings, 1, None, [4], 3)
     assert margins is not None and (margins["sign_margin"], margins["uncertain_layers"]) == ([0.5, 0.5], 2)
@@ -285,6 +287,6 @@ REBUILT = stability.rebuilt
 
 @pytest.mark.parametrize("samples", [2, 3])
 def test_a_target_too_small_to_halve(tmp_path: Path, samples: int) -> None:
-    rankings, told = stable(tmp_path / "index", samples)
-    assert told is not None and told["halves"] == {"spearman": None, "top10": None, "repeats": 0}
+    rankings, measures = stable(tmp_path / "index", samples)
+    assert measures is not None and measures["halves"] == {"spearman": None, "top10": None, "repeats": 0}
     assert rankings.missing[-1] == {"what": "stability of a", "why": f"its target has {samples} samples, 4 are needed"}

@@ -63,7 +63,7 @@ class Made:
         for start in range(0, n, 100):
             part = slice(start, min(n, start + 100))
             first = int(ends[start - 1]) if start else 0
-            own = {
+            columns = {
                 "ids": ids["ids"][first : int(ends[part.stop - 1])],
                 "id_ends": ends[part] - first,
                 "id_absent": ids["id_absent"][part],
@@ -74,7 +74,7 @@ class Made:
                     "row": np.arange(n)[part],
                     "n_tokens": self.tokens[part],
                     "exact.n": self.exact_scores[part],
-                    **own,
+                    **columns,
                 }
             )
         plan = Pool(str(self.pool)).plan()
@@ -102,5 +102,5 @@ class Made:
 
 def report(selection: Path, output: Path, **options: Any) -> tuple[str, dict[str, Any]]:
     """(the page, the verb's summary)."""
-    told = nait_fast.report(selection=str(selection), output=str(output), **options)
-    return output.read_text(encoding="utf-8"), told
+    result = nait_fast.report(selection=str(selection), output=str(output), **options)
+    return output.read_text(encoding="utf-8"), result

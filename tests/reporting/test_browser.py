@@ -103,13 +103,13 @@ def page(tmp_path_factory) -> Path:
         row["source"] = HOSTILE[i % len(HOSTILE)] if i % 3 else row["source"]
     names = [f"capability {i} ({method}, mean)" for i in range(6) for method in ("contrast", "nait")]
     cells = np.round(np.cos(np.add.outer(np.arange(12), 5 * np.arange(12))), 2).tolist()
-    told = {
+    evaluation = {
         "kind": "nait_fast evaluation",
         "format_version": 1,
         "rows": 300,
         "agreement": {"names": names, "spearman": cells},
     }
-    write_sealed(folder / "evaluation.json", told)
+    write_sealed(folder / "evaluation.json", evaluation)
     out = Made(folder / "made", rows, 4, widths=[64] * 30).select(fraction=0.1)
     report(out, folder / "report.html", samples=8, evaluation=str(folder))
     return folder / "report.html"
@@ -144,9 +144,9 @@ def test_no_width_makes_the_page_scroll_sideways(page: Path) -> None:
     match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
     assert match is not None, dom[-500:]
     found = json.loads(html.unescape(match[1]))
-    assert [told["width"] for told in found] == [320, 360, 390, 768, 1280]
-    for told in found:
-        assert told["page"] <= told["width"] and told["body"] <= told["width"], told
-        assert told["plots"] == 4 * 3 + 1 + 2 + 1 and told["empty"] == 0 and told["scripts"] == 0, told
-        assert told["text"] >= 8, told  # CSS pixels: what is written in a plot can be read
+    assert [shot["width"] for shot in found] == [320, 360, 390, 768, 1280]
+    for shot in found:
+        assert shot["page"] <= shot["width"] and shot["body"] <= shot["width"], shot
+        assert shot["plots"] == 4 * 3 + 1 + 2 + 1 and shot["empty"] == 0 and shot["scripts"] == 0, shot
+        assert shot["text"] >= 8, shot  # CSS pixels: what is written in a plot can be read
     assert found[0]["height"] > found[-1]["height"] > 2000

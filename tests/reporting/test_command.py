@@ -27,11 +27,11 @@ def test_after_select(capsys, tmp_path: Path, tiny_model: str, pool_file, target
     words = ["--model", tiny_model, "--dataset", pool_file, "--target", f"sums={target_file}", "--top-k", 12]
     chosen = "nag:top_k=9" if method == "nag" else method
     summary(capsys, "select", *words, "--output", out, "--method", chosen)
-    told = summary(capsys, "report", out)
-    assert told["output"] == str(out / "report.html") and told["plots"] == []
+    result = summary(capsys, "report", out)
+    assert result["output"] == str(out / "report.html") and result["plots"] == []
     page = check((out / "report.html").read_text())
     assert "nait-fast select chose the best 12 (20.0%; " in page.words and f"by method {method}" in page.words
-    assert ("numbers only" in page.words) == (method == "nait") == bool(told["notes"])
+    assert ("numbers only" in page.words) == (method == "nait") == bool(result["notes"])
     assert ("Layers that decided" in page.words) == (method != "nait")
     said = next(text for tag, text in page.texts if tag == "pre")
     assert (
@@ -42,7 +42,7 @@ def test_after_select(capsys, tmp_path: Path, tiny_model: str, pool_file, target
     shutil.move(out, moved)
     again = summary(capsys, "report", "--selection", moved, "--output", tmp_path / "new" / "r.html")
     assert (tmp_path / "new" / "r.html").read_bytes() == (moved / "report.html").read_bytes()
-    assert again["bytes"] == told["bytes"] and summary(capsys, "verify", moved)["ok"]
+    assert again["bytes"] == result["bytes"] and summary(capsys, "verify", moved)["ok"]
 
 
 def test_a_page_of_the_selection_before_is_said(made: Made) -> None:
@@ -66,13 +66,13 @@ def test_estimated_scores_and_embeddings(tmp_path: Path, tiny_model: str, pool_f
     nait_fast.build_signature(**given, target=[f"hidden={target_file}"], method="embed", codebook=str(index))
     files = [str(tmp_path / f"{name}.safetensors") for name in ("sums", "hidden")]
     nait_fast.rank(index=str(index), signature=files[:1], output=str(tmp_path / "one"), top_k=9)
-    html, told = report(tmp_path / "one", tmp_path / "r.html")
+    html, result = report(tmp_path / "one", tmp_path / "r.html")
     page = check(html)
-    assert told["notes"] == [] and len(page.find("svg")) == 4
+    assert result["notes"] == [] and len(page.find("svg")) == 4
     assert "Layers that decided" in page.words and "neurons that decided" not in page.words
     nait_fast.rank(index=str(index), signature=files, output=str(tmp_path / "two"), top_k=9)
-    html, told = report(tmp_path / "two", tmp_path / "r.html", overwrite=True)
-    assert "hidden is not told: they compare embeddings" in told["notes"][0] and len(check(html).find("svg")) == 8
+    html, result = report(tmp_path / "two", tmp_path / "r.html", overwrite=True)
+    assert "hidden is not told: they compare embeddings" in result["notes"][0] and len(check(html).find("svg")) == 8
 
 
 @pytest.mark.parametrize("codec", CODECS)

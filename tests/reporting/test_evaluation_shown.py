@@ -70,9 +70,9 @@ def test_what_evaluate_wrote(made: Made, tmp_path: Path) -> None:
         label="source",
         relevant=["t0=sums", "t1=code"],
     )
-    html, told = report(out, tmp_path / "r.html")
+    html, result = report(out, tmp_path / "r.html")
     page = check(html)
-    assert told["notes"] == []
+    assert result["notes"] == []
     evaluation = load_evaluation(out / "evaluation" / "evaluation.json")
     assert set(evaluation.labels) == {s.hash for s in made.signatures} and evaluation.rows == 120
     assert {e["signature"] for e in evaluation.retrieval} == {"t0", "t1"} and set(evaluation.layer_share) == {
@@ -90,7 +90,7 @@ def test_everything_that_there_may_be(made: Made, tmp_path: Path) -> None:
     signatures = {**FULL, "signatures": [{"label": NAMES[0], "hash": made.exact.hash}]}
     write_sealed(tmp_path / "e.json", signatures)
     out = made.select("exact", [made.exact], top_k=9)
-    html, told = report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))
+    html, result = report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))
     page = check(html)
     # The layers of exact scores are the evaluation's.
     assert "Contribution of each layer for n. Largest shares of the scores' variance: layer 1 (50.0%)" in page.words
@@ -107,8 +107,8 @@ def test_everything_that_there_may_be(made: Made, tmp_path: Path) -> None:
     ):
         assert said in page.words
     write_sealed(tmp_path / "e.json", FULL)
-    told = report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))[1]
-    assert told["notes"][0] == "The evaluation is of other signatures than those of this selection."
+    result = report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))[1]
+    assert result["notes"][0] == "The evaluation is of other signatures than those of this selection."
     for kept in (["kind", "format_version", "rows"], [k for k in FULL if k != "signatures"]):
         write_sealed(tmp_path / "e.json", {k: FULL[k] for k in kept})
         check(report(out, tmp_path / "r.html", evaluation=str(tmp_path / "e.json"))[0])

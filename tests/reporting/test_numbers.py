@@ -116,10 +116,10 @@ def test_layers(tmp_path: Path, method: str) -> None:
     np.testing.assert_allclose(frequency, made.bits.mean(axis=0))
     got = replace(got, layers=[4, 5, 9])
     for up in (True, False):
-        told = layers.decide(parts[7], got, up, 2)
+        decided = layers.decide(parts[7], got, up, 2)
         neurons = layers.deciding_neurons(made.codes[7], signature, frequency, [4, 5, 9], up, 4)
         own = weights * (made.bits[7] - frequency)
-        assert told.total == pytest.approx(total[7] - total.mean()) and told.total == pytest.approx(own.sum())
+        assert decided.total == pytest.approx(total[7] - total.mean()) and decided.total == pytest.approx(own.sum())
         sign = 1 if up else -1
         expected = sorted(range(len(own)), key=lambda j: -sign * own[j])[:4]
         ends = np.cumsum(WIDTHS)
@@ -129,7 +129,7 @@ def test_layers(tmp_path: Path, method: str) -> None:
             assert bit == made.bits[7, j] and share_ == pytest.approx(frequency[j])
         sums = {[4, 5, 9][p]: own[made.layout.neurons(p)].sum() for p in range(3)}
         right = sorted((x for x in sums.items() if sign * x[1] > 0), key=lambda x: -sign * x[1])[:2]
-        assert [layer for layer, _ in told.layers] == [layer for layer, _ in right]
+        assert [layer for layer, _ in decided.layers] == [layer for layer, _ in right]
 
 
 def test_a_constant_score_has_no_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,9 +40,9 @@ def made(tmp_path_factory) -> Made:
 
 
 def test_one_target(made: Made, tmp_path: Path) -> None:
-    html, told = report(made.select("one", made.signatures[:1], top_k=20), tmp_path / "one.html")
+    html, result = report(made.select("one", made.signatures[:1], top_k=20), tmp_path / "one.html")
     page = check(html)
-    assert told["notes"] == [] and told["bytes"] == len(html.encode()) < 300_000
+    assert result["notes"] == [] and result["bytes"] == len(html.encode()) < 300_000
     assert "Out of 200 samples of pool.jsonl, nait-fast rank chose the best 20 (10.0%; " in page.words
     assert len(page.find("svg")) == 4 and "nothing to compare" in page.words
     for title in ("Scores", "Composition", "Layers", "Length", "Best and worst samples", "Provenance"):
@@ -57,11 +57,11 @@ def test_one_target(made: Made, tmp_path: Path) -> None:
 
 def test_the_same_selection_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
     out = made.select("two", fraction=0.2)
-    told = [report(out, tmp_path / name / "r.html", plots=str(tmp_path / name)) for name in ("a", "b")]
-    assert told[0][0] == told[1][0]
+    result = [report(out, tmp_path / name / "r.html", plots=str(tmp_path / name)) for name in ("a", "b")]
+    assert result[0][0] == result[1][0]
     files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
-    assert {*told[0][1]["plots"], "r.html", CLAIM, FOLDER_LOCK} == set(files)
+    assert {*result[0][1]["plots"], "r.html", CLAIM, FOLDER_LOCK} == set(files)
     assert {"scores-t1.png", "composition.svg", "layers-t0.png", "length-t1.svg", "transfer-overlap.png"} <= set(files)
     for name, data in files.items():
         if name.endswith(".png"):
