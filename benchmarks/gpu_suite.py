@@ -30,7 +30,7 @@ PIPELINE_SHAPE = "smollm2-135m"  # a CPU runs it too
 DEVICE_TESTS = [
     "tests/ops/test_topk_device.py",
     "tests/index/test_index.py",
-    "tests/index/test_rotated.py",
+    "tests/codecs/test_rotated.py",
     "tests/models/test_fused.py",
     "-k",
     "topk_device or on_the_device or resident or backends_agree or test_fused",
