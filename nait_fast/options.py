@@ -84,6 +84,8 @@ class Options:
         said = []
         for name, now in renamed.items():
             if not _is_absent(values.get(name)):
+                if not _is_absent(out.get(now)):
+                    raise BadInput(f"{flag_of(name)} and {flag_of(now)} are one option", where=where, remedy="give one")
                 out[now] = values[name]
                 said.append(f"{where}: {flag_of(name)} is called {flag_of(now)} now; the old flag will go")
         for name, (chooser, setting) in old.items():

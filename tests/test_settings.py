@@ -75,6 +75,18 @@ def test_old_spellings_work_and_say_the_new_one(kind, given, old, now) -> None:
     assert not set(options.to_mapping()) & (set(old) - {"method", "codec"})
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        (IndexOptions, {**INDEX, "score": ["a"], "exact": ["b"]}, "--score and --exact are one option; give one"),
+        (SelectOptions, {**SELECT, "method": "contrast:planes=8", "planes": 3}, "planes is there twice"),
+    ],
+)
+def test_an_old_and_a_new_spelling_at_once_are_refused(kind, given, said: str) -> None:
+    with pytest.raises(nait_fast.NaitError, match=said):
+        kind.from_mapping(given)
+
+
 def test_an_old_spelling_of_another_is_refused() -> None:
     with pytest.raises(nait_fast.NaitError, match="--outliers 5: is for codec rotated, not neuron; leave it out"):
         IndexOptions.from_mapping({**INDEX, "outliers": 5})
