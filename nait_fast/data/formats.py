@@ -200,7 +200,7 @@ def _input_ids(row: dict[str, Any], index: int, conventions: RowConventions) -> 
             raise RowError(f'"attention_mask" has {len(mask)} entries for {len(ids)} input_ids')
         if not set(map(type, mask)) <= {int, bool} or not set(mask) <= {0, 1}:
             raise RowError('"attention_mask" holds something else than 0 and 1')
-        ids = [token for token, kept in zip(ids, mask, strict=True) if kept]
+        ids = [token for token, attended in zip(ids, mask, strict=True) if attended]
     if not ids:
         raise RowError("empty response")
     return Sample(index, _id(row), input_ids=tuple(ids), unread=unread_of(row, _read((key, "attention_mask")), ()))

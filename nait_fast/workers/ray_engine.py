@@ -39,7 +39,7 @@ _TOUCH_SECONDS = 5.0
 class UnitActor:
     """One actor: the model, loaded once. Called with numbers of units by Ray Data, in two threads.
 
-    ``opens``: the name (``named.name_of``) of what makes the build: ``open_build(options, worker, quiet, held)``.
+    ``opens``: the name (``name_of``) of what makes the build: ``open_build(options, worker, quiet, stack)``.
     """
 
     def __init__(self, opens: str, options: dict[str, Any], world: int, started: float):
