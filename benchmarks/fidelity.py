@@ -87,9 +87,9 @@ class Calibrated:
         codebook = self._codebook(name, codec.fit(self.sample, self.centre, self.layout, entries, self.seed))
         sink = Encode(len(self.values), self.layout, codec.coder(self.layout, codebook, entries, None))
         everyone = range(len(self.values))
-        for position in range(len(self.layout.widths)):
-            layer = torch.from_numpy(np.array(self.values[:, self.layout.neurons(position)]))
-            sink.layer(everyone, position, {self.reading: layer}, None)
+        for ordinal in range(len(self.layout.widths)):
+            layer = torch.from_numpy(np.array(self.values[:, self.layout.neurons(ordinal)]))
+            sink.layer(everyone, ordinal, {self.reading: layer}, None)
         sink.finish(everyone, torch.ones(len(self.values), dtype=torch.bool))
         size = sink.codes.shape[1] + sum(column[:1].nbytes for column in sink.columns.values())
         places = drawn_places(len(self.values), SAMPLE_ROWS, 0)  # as rank draws them

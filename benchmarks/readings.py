@@ -42,9 +42,9 @@ class _Keep(Sink):
     def __init__(self, files: Mapping[str, np.ndarray], layout: CodeLayout):
         self._files, self._layout = files, layout
 
-    def layer(self, items, position, readings, codes) -> None:
+    def layer(self, items, ordinal, readings, codes) -> None:
         for name, file in self._files.items():
-            file[items, self._layout.neurons(position)] = readings[name].float().cpu().numpy()
+            file[items, self._layout.neurons(ordinal)] = readings[name].float().cpu().numpy()
 
     def finish(self, items, finite: torch.Tensor) -> None:
         if not bool(finite.all()):

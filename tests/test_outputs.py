@@ -19,7 +19,7 @@ import nait_fast
 from nait_fast.config import IndexOptions
 from nait_fast.data.folders import pool_files
 from nait_fast.errors import NaitError
-from nait_fast.extract.folder import IndexFolder
+from nait_fast.extract.index_folder import IndexFolder
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
 from nait_fast.notices import NaitWarning

@@ -105,9 +105,9 @@ def hooked_means(body: Any, specs: Sequence[MlpSpec], samples: Sequence[Encoded]
     means: list[torch.Tensor] = [torch.empty(0)] * len(specs)
     weights = torch.empty(0)
 
-    def hook_of(position: int):
+    def hook_of(ordinal: int):
         def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            means[position] = torch.einsum("btj,bt->bj", inputs[0].float(), weights)
+            means[ordinal] = torch.einsum("btj,bt->bj", inputs[0].float(), weights)
 
         return hook
 

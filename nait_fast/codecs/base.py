@@ -34,12 +34,12 @@ class Coder(ABC):
     layout: CodeLayout
     columns: Columns = MappingProxyType({})
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
+    def threshold_of(self, ordinal: int) -> torch.Tensor | None:
         """fp32 [J] of a layer whose bits the capture op may pack itself; None where they come from another reading."""
         return None
 
     @abstractmethod
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor | None, LayerParts]:
+    def encode(self, ordinal: int, values: torch.Tensor) -> tuple[torch.Tensor | None, LayerParts]:
         """(codes uint8 [B, layer_bytes], if it has any, the layer's part of the columns) of the reading [B, J]."""
 
 

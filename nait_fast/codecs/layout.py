@@ -39,22 +39,22 @@ class CodeLayout:
     def row_bytes(self) -> int:
         return int(-(-int(self._byte_ends()[-1]) // ROW_ALIGNMENT) * ROW_ALIGNMENT)
 
-    def neurons(self, position: int) -> slice:
-        """Layer ``position``'s place among all neurons, layer after layer."""
-        start = sum(self.widths[:position])
-        return slice(start, start + self.widths[position])
+    def neurons(self, ordinal: int) -> slice:
+        """Layer ``ordinal``'s place among all neurons, layer after layer."""
+        start = sum(self.widths[:ordinal])
+        return slice(start, start + self.widths[ordinal])
 
-    def bytes(self, position: int) -> slice:
-        """Layer ``position``'s place in a row of codes."""
+    def bytes(self, ordinal: int) -> slice:
+        """Layer ``ordinal``'s place in a row of codes."""
         ends = self._byte_ends()
-        return slice(int(ends[position]), int(ends[position + 1]))
+        return slice(int(ends[ordinal]), int(ends[ordinal + 1]))
 
     def pack(self, bits: np.ndarray) -> np.ndarray:
         """Bool [n, N] -> codes uint8 [n, row_bytes]."""
         out = np.zeros((len(bits), self.row_bytes), dtype=np.uint8)
-        for position in range(len(self.widths)):
-            packed = np.packbits(bits[:, self.neurons(position)], axis=1, bitorder="little")
-            start = self.bytes(position).start
+        for ordinal in range(len(self.widths)):
+            packed = np.packbits(bits[:, self.neurons(ordinal)], axis=1, bitorder="little")
+            start = self.bytes(ordinal).start
             out[:, start : start + packed.shape[1]] = packed
         return out
 

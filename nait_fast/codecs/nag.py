@@ -37,7 +37,7 @@ class TopKCoder(Coder):
     def __init__(self, layout: CodeLayout, k: int):
         self.layout, self._k = layout, k
 
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, LayerParts]:
+    def encode(self, ordinal: int, values: torch.Tensor) -> tuple[torch.Tensor, LayerParts]:
         return kernels.topk_bits(values.float(), self._k), {}
 
 
@@ -45,7 +45,7 @@ def top_sets(values: torch.Tensor, layout: CodeLayout, k: int) -> np.ndarray:
     """Bool [n, N]: which neurons are among the ``k`` largest of their layer in ``values`` [n, N]."""
     import torch
 
-    layers = [values[:, layout.neurons(position)] for position in range(len(layout.widths))]
+    layers = [values[:, layout.neurons(ordinal)] for ordinal in range(len(layout.widths))]
     return torch.cat([kernels.unpack(kernels.topk_bits(v, k), v.shape[1]) for v in layers], dim=1).numpy()
 
 

@@ -21,11 +21,11 @@ class NeuronCoder(Coder):
     def __init__(self, layout: CodeLayout, reading: str, threshold: torch.Tensor, device: torch.device | None = None):
         self.layout, self.reading, self._threshold = layout, reading, threshold.to(device)
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return self._threshold[self.layout.neurons(position)] if self.reading == "mean" else None
+    def threshold_of(self, ordinal: int) -> torch.Tensor | None:
+        return self._threshold[self.layout.neurons(ordinal)] if self.reading == "mean" else None
 
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, LayerParts]:
-        return kernels.pack_bits(values.float(), self._threshold[self.layout.neurons(position)]), {}
+    def encode(self, ordinal: int, values: torch.Tensor) -> tuple[torch.Tensor, LayerParts]:
+        return kernels.pack_bits(values.float(), self._threshold[self.layout.neurons(ordinal)]), {}
 
 
 class NeuronCodec(Codec):

@@ -53,10 +53,10 @@ def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> l
     """A random sample of ``size`` usable samples (or all there are), in the pool's order. Raises NaitError below 2."""
     drawn = drawn_rows(pool.plan().rows, size, seed)
     chosen: list[Encoded] = []
-    position = 0
-    while len(chosen) < size and position < len(drawn):
-        rows = drawn[position : position + 2 * (size - len(chosen)) if position else size]
-        position += len(rows)
+    start = 0
+    while len(chosen) < size and start < len(drawn):
+        rows = drawn[start : start + 2 * (size - len(chosen)) if start else size]
+        start += len(rows)
         place = {int(row): i for i, row in enumerate(rows)}
         found = sorted(encoded_rows(pool, fmt, encoder, rows.tolist()), key=lambda e: place[e.row])
         chosen += found[: size - len(chosen)]

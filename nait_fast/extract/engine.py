@@ -38,7 +38,7 @@ class _Prefix(CapturedForward):
         super().__init__(segments)
         self.stats: list[Stats] = []
 
-    def take(self, position: int, stats: Stats) -> None:
+    def take(self, ordinal: int, stats: Stats) -> None:
         self.stats.append(stats)
 
 
@@ -61,18 +61,18 @@ class _BatchForward(CapturedForward):
         self._first_token, self._readings = first_token, readings
         self.finite = torch.ones(len(items), dtype=torch.bool, device=lengths.device)
 
-    def bits(self, position: int) -> BitSpec | None:
-        threshold = self._sink.threshold_of(position)
+    def bits(self, ordinal: int) -> BitSpec | None:
+        threshold = self._sink.threshold_of(ordinal)
         if threshold is None:
             return None
-        return BitSpec(threshold, self._prefix[position].sum if self._prefix else None)
+        return BitSpec(threshold, self._prefix[ordinal].sum if self._prefix else None)
 
-    def take(self, position: int, stats: Stats) -> None:
-        before = self._prefix[position] if self._prefix else None
+    def take(self, ordinal: int, stats: Stats) -> None:
+        before = self._prefix[ordinal] if self._prefix else None
         readings = combine(stats, self._lengths, before, self._first_token, self._readings)
         for reading in readings.values():
             self.finite.logical_and_(torch.isfinite(reading).all(dim=1))
-        self._sink.layer(self._items, position, readings, stats.codes)
+        self._sink.layer(self._items, ordinal, readings, stats.codes)
 
 
 class Engine:
@@ -88,7 +88,7 @@ class Engine:
         quiet: bool = True,
         hidden_at: int | None = None,
     ):
-        """``hidden_at``: position of the captured layer whose hidden state the reading ``hidden`` is."""
+        """``hidden_at``: ordinal of the captured layer whose hidden state the reading ``hidden`` is."""
         self.model, self.readings, self.first_token, self.quiet = model, tuple(readings), first_token, quiet
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
         self.run_tokens, self.padded_tokens = 0, 0  # through the model, without and with padding

@@ -23,7 +23,7 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
 from nait_fast.errors import Damaged, Mismatch, NaitError
 from nait_fast.extract.calibrate import first_samples, sample_of
-from nait_fast.extract.folder import IndexFolder
+from nait_fast.extract.index_folder import IndexFolder
 from nait_fast.extract.representation import Representation
 from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Collect, Encode, Placed

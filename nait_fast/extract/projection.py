@@ -24,13 +24,13 @@ class Project(Sink):
         self.finite = np.zeros(n, dtype=bool)
 
     def layer(
-        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+        self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
-        neurons = self.layout.neurons(position)
+        neurons = self.layout.neurons(ordinal)
         for name, (reading, direction) in self.directions.items():
             values = readings[reading]
             scores = values.double() @ direction[neurons].to(values.device)
-            self.parts[name][items, position] = scores.cpu().numpy()
+            self.parts[name][items, ordinal] = scores.cpu().numpy()
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         self.finite[items] = finite.cpu().numpy()

@@ -15,15 +15,15 @@ from nait_fast.extract.pooling import dtype_of
 class Sink(ABC):
     """Takes the readings of a run, batch by batch: ``layer`` once a layer in order, then ``finish``."""
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        """fp32 [J] if the capture op shall pack bits of the mean of layer ``position`` (passed as ``codes``)."""
+    def threshold_of(self, ordinal: int) -> torch.Tensor | None:
+        """fp32 [J] if the capture op shall pack bits of the mean of layer ``ordinal`` (passed as ``codes``)."""
         return None
 
     @abstractmethod
     def layer(
-        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+        self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
-        """Readings fp32 (drift fp64) [B, J] of captured layer ``position`` for the samples ``items`` of the window;
+        """Readings fp32 (drift fp64) [B, J] of captured layer ``ordinal`` for the samples ``items`` of the window;
         ``codes`` uint8 [B, layer_bytes]: the layer's bits where the capture op has packed them."""
 
     @abstractmethod
@@ -37,7 +37,7 @@ class Sink(ABC):
 
 class Collect(Sink):
     """Keeps the readings of ``n`` samples: ``readings[name]`` [n, N], fp32 (drift fp64), N = all neurons in order;
-    ``hidden`` fp32 [n, H], of the one layer that has it, at position ``hidden_at``."""
+    ``hidden`` fp32 [n, H], of the one layer that has it, at ordinal ``hidden_at``."""
 
     def __init__(self, n: int, layout: CodeLayout, names: Sequence[str]):
         self.layout, self.hidden, self.hidden_at = layout, torch.empty(n, 0), -1
@@ -47,9 +47,9 @@ class Collect(Sink):
         self._outbox = Outbox(depth=8)
 
     def layer(
-        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+        self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
-        neurons = self.layout.neurons(position)
+        neurons = self.layout.neurons(ordinal)
 
         def receive(arrays: list[np.ndarray]) -> None:
             for kept, values in zip(self.readings.values(), arrays, strict=True):
@@ -57,11 +57,11 @@ class Collect(Sink):
 
         self._outbox.send([readings[name] for name in self.readings], receive)
         if "hidden" in readings:
-            self._keep_hidden(items, position, readings["hidden"])
+            self._keep_hidden(items, ordinal, readings["hidden"])
 
-    def _keep_hidden(self, items: Sequence[int], position: int, hidden: torch.Tensor) -> None:
-        if self.hidden_at != position:
-            self.hidden, self.hidden_at = torch.zeros(len(self.finite), hidden.shape[1]), position
+    def _keep_hidden(self, items: Sequence[int], ordinal: int, hidden: torch.Tensor) -> None:
+        if self.hidden_at != ordinal:
+            self.hidden, self.hidden_at = torch.zeros(len(self.finite), hidden.shape[1]), ordinal
 
         def receive(arrays: list[np.ndarray]) -> None:
             self.hidden[items] = torch.from_numpy(arrays[0])
@@ -80,12 +80,12 @@ class Collect(Sink):
     def replay(self, sink: "Encode", device: torch.device) -> None:
         """Hand the kept readings, layer by layer, to ``sink`` (of as many samples)."""
         everyone = range(len(self.finite))
-        for position in range(len(self.layout.widths)):
-            neurons = self.layout.neurons(position)
+        for ordinal in range(len(self.layout.widths)):
+            neurons = self.layout.neurons(ordinal)
             readings = {k: v[:, neurons].to(device) for k, v in self.readings.items()}
-            if position == self.hidden_at:
+            if ordinal == self.hidden_at:
                 readings["hidden"] = self.hidden.to(device)
-            sink.layer(everyone, position, readings, None)
+            sink.layer(everyone, ordinal, readings, None)
         sink.finish(everyone, torch.from_numpy(self.finite))
         sink.flush()
 
@@ -96,13 +96,13 @@ class Placed(Sink):
     def __init__(self, sink: Sink, places: Sequence[int]):
         self.sink, self.places = sink, places
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return self.sink.threshold_of(position)
+    def threshold_of(self, ordinal: int) -> torch.Tensor | None:
+        return self.sink.threshold_of(ordinal)
 
     def layer(
-        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+        self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
-        self.sink.layer([self.places[i] for i in items], position, readings, codes)
+        self.sink.layer([self.places[i] for i in items], ordinal, readings, codes)
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         self.sink.finish([self.places[i] for i in items], finite)
@@ -118,10 +118,10 @@ class Tee(Sink):
         self.sinks = sinks
 
     def layer(
-        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+        self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
         for sink in self.sinks:
-            sink.layer(items, position, readings, None)
+            sink.layer(items, ordinal, readings, None)
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         for sink in self.sinks:
@@ -165,22 +165,22 @@ class Encode(Sink):
         self._outbox, self._device = Outbox(), device or torch.device("cpu")
         self._codes, self._exact, self._columns = torch.empty(0), torch.empty(0), dict[str, torch.Tensor]()
 
-    def threshold_of(self, position: int) -> torch.Tensor | None:
-        return self.coder.threshold_of(position) if self.coder else None
+    def threshold_of(self, ordinal: int) -> torch.Tensor | None:
+        return self.coder.threshold_of(ordinal) if self.coder else None
 
     def layer(
-        self, items: Sequence[int], position: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+        self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
-        if position == 0:
+        if ordinal == 0:
             self._begin(len(items))
-        neurons = self.layout.neurons(position)
+        neurons = self.layout.neurons(ordinal)
         if self.coder is not None:
             if codes is None:
-                codes, parts = self.coder.encode(position, readings[self.coder.reading])
+                codes, parts = self.coder.encode(ordinal, readings[self.coder.reading])
                 for name, (place, part) in parts.items():
                     self._columns[name][:, place] = part
             if codes is not None:
-                self._codes[:, self.coder.layout.bytes(position)] = codes
+                self._codes[:, self.coder.layout.bytes(ordinal)] = codes
         if self._hidden_mean is not None and "hidden" in readings:
             self._columns["embedding"][:] = embedding_levels(readings["hidden"] - self._hidden_mean)
         for scores, (reading, direction) in zip(self._exact, self.directions.values(), strict=True):

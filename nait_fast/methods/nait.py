@@ -52,8 +52,8 @@ def nait_signature(
     layout = CodeLayout.of(meta["widths"])
     direction = np.zeros(layout.n_neurons, dtype=np.float32)
     explained, margin = [], []
-    for position in range(len(layout.widths)):
-        neurons = layout.neurons(position)
+    for ordinal in range(len(layout.widths)):
+        neurons = layout.neurons(ordinal)
         layer = drifts[:, neurons].astype(np.float64)
         v, share = principal_direction(layer)
         projection = layer @ v

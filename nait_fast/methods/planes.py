@@ -21,8 +21,8 @@ def signed_planes(weights: np.ndarray, n_planes: int, layout: CodeLayout) -> tup
 def top_m_planes(weights: np.ndarray, m: int, layout: CodeLayout) -> tuple[np.ndarray, np.ndarray, float]:
     """±1 on the ``m`` neurons of largest |weight| in each layer, 0 elsewhere: one plane for each sign."""
     bits = np.zeros((2, layout.n_neurons), dtype=bool)
-    for position in range(len(layout.widths)):
-        neurons = layout.neurons(position)
+    for ordinal in range(len(layout.widths)):
+        neurons = layout.neurons(ordinal)
         layer = weights[neurons]
         strongest = np.argsort(-np.abs(layer), kind="stable")[:m]
         bits[0, neurons][strongest] = layer[strongest] > 0

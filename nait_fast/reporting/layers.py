@@ -119,9 +119,9 @@ def deciding_neurons(
     widths = np.array(signature.layout.widths)
     ends, neurons = np.cumsum(widths), []
     for j in _largest(parts, up, most):
-        position = int(np.searchsorted(ends, j, side="right"))
-        neuron = j - int(ends[position] - widths[position])
-        neurons.append((layers[position], neuron, float(parts[j]), bool(bits[j]), float(frequency[j])))
+        ordinal = int(np.searchsorted(ends, j, side="right"))
+        neuron = j - int(ends[ordinal] - widths[ordinal])
+        neurons.append((layers[ordinal], neuron, float(parts[j]), bool(bits[j]), float(frequency[j])))
     return neurons
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from nait_fast.data.loader import Window, load_unit
 from nait_fast.errors import BadInput, NaitError, first_line, missing_extra, one_line
-from nait_fast.extract.folder import MOST_TRIES
+from nait_fast.extract.index_folder import MOST_TRIES
 from nait_fast.storage.names import WORK
 from nait_fast.terminal import printable
 from nait_fast.workers.claims import Claims

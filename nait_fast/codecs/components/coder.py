@@ -33,14 +33,14 @@ class ComponentCoder(Coder):
         groups = np.repeat(np.arange(len(components.component_layers)), components.component_layers).tolist()
         self._groups, self._sum = groups, torch.empty(0)
         directions, self._basis = components.directions(self._neurons), list[torch.Tensor]()
-        for position, group in enumerate(groups):
-            (first, basis), neurons = directions[group], self._neurons.neurons(position)
+        for ordinal, group in enumerate(groups):
+            (first, basis), neurons = directions[group], self._neurons.neurons(ordinal)
             mine = basis[:, neurons.start - first.start : neurons.stop - first.start]
             self._basis.append(torch.from_numpy(np.ascontiguousarray(mine.T)).to(device))
 
-    def encode(self, position: int, values: torch.Tensor) -> tuple[None, LayerParts]:
-        group, before, behind = self._groups[position], self._groups[:position], self._groups[position + 1 :]
-        x = (values.float() - self._centre[self._neurons.neurons(position)]) @ self._basis[position]
+    def encode(self, ordinal: int, values: torch.Tensor) -> tuple[None, LayerParts]:
+        group, before, behind = self._groups[ordinal], self._groups[:ordinal], self._groups[ordinal + 1 :]
+        x = (values.float() - self._centre[self._neurons.neurons(ordinal)]) @ self._basis[ordinal]
         self._sum = self._sum + x if group in before else x  # a batch that ran out of memory begins again
         if group in behind:
             return None, {}

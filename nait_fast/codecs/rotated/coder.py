@@ -39,17 +39,17 @@ class RotatedCoder(Coder):
             )
         )
 
-    def encode(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, LayerParts]:
-        codes, factor, levels = self.rotated(position, values)
-        factor = (factor / self._factor_scale[position]).clamp(max=torch.finfo(torch.float16).max)
-        parts: LayerParts = {"factors": (slice(position, position + 1), factor.half()[:, None])}
+    def encode(self, ordinal: int, values: torch.Tensor) -> tuple[torch.Tensor, LayerParts]:
+        codes, factor, levels = self.rotated(ordinal, values)
+        factor = (factor / self._factor_scale[ordinal]).clamp(max=torch.finfo(torch.float16).max)
+        parts: LayerParts = {"factors": (slice(ordinal, ordinal + 1), factor.half()[:, None])}
         if levels is not None:
-            parts["outliers"] = self._rotation.outliers_of(self._neurons.neurons(position)), levels
+            parts["outliers"] = self._rotation.outliers_of(self._neurons.neurons(ordinal)), levels
         return codes, parts
 
-    def rotated(self, position: int, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def rotated(self, ordinal: int, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(codes, factor fp32 [B], outliers int8 [B, m] or None) of a layer's reading [B, J]."""
-        neurons, padded = self._neurons.neurons(position), self.layout.neurons(position)
+        neurons, padded = self._neurons.neurons(ordinal), self.layout.neurons(ordinal)
         x, levels = values.float() - self._centre[neurons], None
         kept = self._rotation.outliers_of(neurons)
         if kept.stop > kept.start:
@@ -89,8 +89,8 @@ def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, ou
     # Factors are kept as multiples of their mean in the sample: fp16 then holds what those of any layer may be.
     whole = Codebook(centre, {"reading": "", "widths": list(layout.widths)}, centre, part=rotation([1.0]))
     coder, means = RotatedCoder(whole), []
-    for position in range(len(layout.widths)):
-        _, factor, _ = coder.rotated(position, torch.from_numpy(values[:, layout.neurons(position)]))
+    for ordinal in range(len(layout.widths)):
+        _, factor, _ = coder.rotated(ordinal, torch.from_numpy(values[:, layout.neurons(ordinal)]))
         means.append(float(factor.double().mean()) or 1.0)
     return rotation(means)
 
@@ -103,19 +103,19 @@ def choose_outliers(variances: np.ndarray, layout: CodeLayout, number: int) -> n
     s is worth (T_l² − (T_l − s)²) / (T_l of all neurons), and the one worth most is taken, one after another.
     """
     queues, left, whole = [], [], []
-    for position in range(len(layout.widths)):
-        neurons = layout.neurons(position)
+    for ordinal in range(len(layout.widths)):
+        neurons = layout.neurons(ordinal)
         queues.append(neurons.start + np.argsort(-variances[neurons], kind="stable"))
         whole.append(float(variances[neurons].sum()))
     left, taken, worth = list(whole), [0] * len(queues), np.empty(len(queues))
 
-    def weigh(position: int) -> None:
-        queue, n = queues[position], taken[position]
+    def weigh(ordinal: int) -> None:
+        queue, n = queues[ordinal], taken[ordinal]
         s = float(variances[queue[n]]) if n < len(queue) else 0.0
-        worth[position] = -1.0 if n == len(queue) else s * (2 * left[position] - s) / (whole[position] or 1.0)
+        worth[ordinal] = -1.0 if n == len(queue) else s * (2 * left[ordinal] - s) / (whole[ordinal] or 1.0)
 
-    for position in range(len(queues)):
-        weigh(position)
+    for ordinal in range(len(queues)):
+        weigh(ordinal)
     for _ in range(number):
         best = int(worth.argmax())
         left[best] -= float(variances[queues[best][taken[best]]])
@@ -127,8 +127,8 @@ def choose_outliers(variances: np.ndarray, layout: CodeLayout, number: int) -> n
 def _leading(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, outliers: np.ndarray) -> np.ndarray:
     """``Rotation.leading`` fp16 [LEADING, N] of the sample ``values`` [n, N], ``outliers`` int [m] left out."""
     out = np.zeros((LEADING, layout.n_neurons), dtype=np.float16)
-    for position in range(len(layout.widths)):
-        neurons = layout.neurons(position)
+    for ordinal in range(len(layout.widths)):
+        neurons = layout.neurons(ordinal)
         x = values[:, neurons].astype(np.float64) - centre[neurons]
         x[:, outliers[(outliers >= neurons.start) & (outliers < neurons.stop)] - neurons.start] = 0
         variances, vectors = principal(x, LEADING)

@@ -6,8 +6,8 @@ import numpy as np
 
 from nait_fast.codecs.base import Estimator, Rows
 from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.rotated.best_direction import rotated, weighed
 from nait_fast.codecs.rotated.rotation import QUERY_BITS, Rotation, padded_layout
-from nait_fast.codecs.rotated.weighing import rotated, weighed
 from nait_fast.kernels import ScaledScan
 
 STEP = 0.3352  # of 2**QUERY_BITS even steps, in σ: the least error for normal numbers (Max 1960, table II)
@@ -25,7 +25,7 @@ class RotatedScan(Estimator):
 
     f_l = ‖z_l‖² / ‖z_l‖₁ (RaBitQ, arXiv 2405.12497, equation 12). The mean over rotations is the exact score, but for
     what int8 and the steps round off. ``rows``, blocks of codes and columns of the pool that is ranked: with them v is
-    replaced by what estimates the score with the least error over such rows (``weighing``; μ · v stays), which is no
+    replaced by what estimates the score with the least error over such rows (``best_direction``; μ · v stays), which is no
     longer unbiased for a single row. ``device``: where the codes are scanned.
     """
 
@@ -42,11 +42,11 @@ class RotatedScan(Estimator):
         layout, leading = padded_layout(codebook.layout.widths), rotation.leading.astype(np.float32)
         levels = np.empty((n, layout.n_neurons), dtype=np.int64)
         steps = np.empty((n, len(layout.widths)))
-        for position in range(len(layout.widths)):
-            padded, neurons = layout.neurons(position), codebook.layout.neurons(position)
+        for ordinal in range(len(layout.widths)):
+            padded, neurons = layout.neurons(ordinal), codebook.layout.neurons(ordinal)
             u, basis = (rotated(x[:, neurons], rotation, padded) for x in (bitwise, leading))
             for c in range(n):
-                levels[c, padded], steps[c, position] = in_steps(u[c], basis)
+                levels[c, padded], steps[c, ordinal] = in_steps(u[c], basis)
         factors = steps * rotation.factor_scale  # [C, L]
         sums = np.add.reduceat(levels, [layout.neurons(p).start for p in range(len(layout.widths))], axis=1)
         self._bases = -(factors * sums).T

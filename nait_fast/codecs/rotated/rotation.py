@@ -83,10 +83,10 @@ def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotati
     for name, dtype in _DTYPES.items():
         if tensors[name].dtype != np.dtype(dtype) or tensors[name].shape != shapes[name]:
             raise ValueError(f"{name!r} does not fit the layers")
-    for position in range(len(padded.widths)):
-        neurons = padded.neurons(position)
+    for ordinal in range(len(padded.widths)):
+        neurons = padded.neurons(ordinal)
         for order in tensors["permutations"][:, neurons]:
-            if not np.array_equal(np.sort(order), np.arange(padded.widths[position])):
+            if not np.array_equal(np.sort(order), np.arange(padded.widths[ordinal])):
                 raise ValueError("'permutations' holds what is no permutation of a layer")
     if (np.abs(tensors["signs"]) != 1).any():
         raise ValueError("'signs' holds others than 1 and -1")
@@ -96,7 +96,7 @@ def rotation_of(tensors: Mapping[str, np.ndarray], layout: CodeLayout) -> Rotati
     if m and (outliers[0] < 0 or outliers[-1] >= layout.n_neurons or (outliers[1:] <= outliers[:-1]).any()):
         raise ValueError("'outliers' holds neurons that do not ascend within the layers")
     leading = tensors["leading"].astype(np.float32)
-    bases = (leading[:, layout.neurons(position)] for position in range(len(layout.widths)))
+    bases = (leading[:, layout.neurons(ordinal)] for ordinal in range(len(layout.widths)))
     if not np.isfinite(leading).all() or leading[:, outliers].any() or not all(map(_orthonormal, bases)):
         raise ValueError("'leading' holds what are no components")
     return Rotation(**{name: np.array(tensors[name]) for name in _DTYPES})

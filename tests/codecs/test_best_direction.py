@@ -6,10 +6,10 @@ import torch
 
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
+from nait_fast.codecs.rotated.best_direction import LOST, checked_correction, correction, error_products, weighed
 from nait_fast.codecs.rotated.coder import RotatedCoder, choose_outliers, make_rotation
 from nait_fast.codecs.rotated.estimate import EDGE, RotatedScan, in_steps
 from nait_fast.codecs.rotated.rotation import LEADING
-from nait_fast.codecs.rotated.weighing import LOST, checked_correction, correction, error_products, weighed
 from nait_fast.kernels.rotate.reference import rotate
 
 WIDTHS = (130, 67, 128, 31)

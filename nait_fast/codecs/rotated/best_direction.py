@@ -90,19 +90,19 @@ class _Sample:
     widths: np.ndarray
 
 
-def _layer(x: np.ndarray, layout: CodeLayout, position: int) -> np.ndarray:
-    return x[..., layout.neurons(position)]
+def _layer(x: np.ndarray, layout: CodeLayout, ordinal: int) -> np.ndarray:
+    return x[..., layout.neurons(ordinal)]
 
 
 def _split(v: np.ndarray, rotation: Rotation, layout: CodeLayout) -> _Parts:
     kept = np.zeros_like(v)
     kept[rotation.outliers] = v[rotation.outliers]
     beside, along = v - kept, np.empty((len(layout.widths), LEADING))
-    for position in range(len(along)):
-        basis = _layer(rotation.leading, layout, position).astype(np.float64)
-        mine = _layer(beside, layout, position)
-        along[position] = basis @ mine.astype(np.float64)
-        mine -= (along[position] @ basis).astype(np.float32)
+    for ordinal in range(len(along)):
+        basis = _layer(rotation.leading, layout, ordinal).astype(np.float64)
+        mine = _layer(beside, layout, ordinal)
+        along[ordinal] = basis @ mine.astype(np.float64)
+        mine -= (along[ordinal] @ basis).astype(np.float32)
     return _Parts(along, beside, kept)
 
 
@@ -145,16 +145,16 @@ def _estimates(
         f = block["factors"].astype(np.float64) * rotation.factor_scale
         along = np.empty((len(f), n_layers, LEADING), dtype=np.float32)
         mine = np.zeros((len(f), n_layers, 2, len(split)), dtype=np.float32)
-        for position, u in enumerate(turned):
-            packed = np.ascontiguousarray(block["codes"][:, padded.bytes(position)])
+        for ordinal, u in enumerate(turned):
+            packed = np.ascontiguousarray(block["codes"][:, padded.bytes(ordinal)])
             signs = 2 * np.unpackbits(packed, axis=1, count=u.shape[1], bitorder="little").astype(np.float32) - 1
-            along[:, position] = f[:, position, None] * (signs @ u[:LEADING].T)
-            place = rotation.outliers_of(layout.neurons(position))
+            along[:, ordinal] = f[:, ordinal, None] * (signs @ u[:LEADING].T)
+            place = rotation.outliers_of(layout.neurons(ordinal))
             for c, parts in enumerate(split):  # one product each: its last bits must not depend on the others
-                mine[:, position, 0, c] = f[:, position] * (signs @ u[LEADING + c])
+                mine[:, ordinal, 0, c] = f[:, ordinal] * (signs @ u[LEADING + c])
                 if place.stop > place.start:
                     worth = parts.kept[rotation.outliers[place]] * rotation.outlier_scale[place].astype(np.float64)
-                    mine[:, position, 1, c] = block["outliers"][:, place] @ worth
+                    mine[:, ordinal, 1, c] = block["outliers"][:, place] @ worth
         common.append(along)
         own.append(mine)
         factors.append(f)
