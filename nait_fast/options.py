@@ -119,8 +119,8 @@ class Options:
         """Plain values, as written to ``config.yaml``: without the defaults of what changes nothing here."""
         values, idle = dataclasses.asdict(self), self.idle()
         fields = [f for f in dataclasses.fields(self) if not {"setting", "renamed"} & f.metadata.keys()]
-        told = {f.name for f in fields if values[f.name] is None or f.name not in idle or values[f.name] != f.default}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in told}
+        names = {f.name for f in fields if values[f.name] is None or f.name not in idle or values[f.name] != f.default}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in names}
 
 
 def _is_absent(value: Any) -> bool:
@@ -229,8 +229,8 @@ class Choice:
     def text(self) -> str:
         fields = dataclasses.fields(self.settings)
         values = ((f.name, getattr(self.settings, f.name), f.default) for f in fields)
-        told = ",".join(f"{name}={value}" for name, value, default in values if value != default)
-        return f"{self.name}:{told}" if told else self.name
+        settings = ",".join(f"{name}={value}" for name, value, default in values if value != default)
+        return f"{self.name}:{settings}" if settings else self.name
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> l
         rows = drawn[start : start + 2 * (size - len(chosen)) if start else size]
         start += len(rows)
         place = {int(row): i for i, row in enumerate(rows)}
-        found = sorted(encoded_rows(pool, fmt, encoder, rows.tolist()), key=lambda e: place[e.row])
-        chosen += found[: size - len(chosen)]
+        usable = sorted(encoded_rows(pool, fmt, encoder, rows.tolist()), key=lambda e: place[e.row])
+        chosen += usable[: size - len(chosen)]
     if len(chosen) < 2:
         raise NaitError(f"{pool.path}: calibration needs at least 2 usable samples, found {len(chosen)}")
     return sorted(chosen, key=lambda e: e.row)

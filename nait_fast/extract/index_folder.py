@@ -42,9 +42,9 @@ class IndexFolder:
             (path / NEXT_PLAN).unlink(missing_ok=True)
             run = self._run("--append" if append else "--repair" if repair else "")
             self._index = Index(path) if run and (path / MANIFEST).exists() else None
-            held = [] if self._index is None else self._index.datasets
-            self.complete = dataset in held
-            datasets = self._enter(run, held, identity, append, repair)
+            complete_ones = [] if self._index is None else self._index.datasets
+            self.complete = dataset in complete_ones
+            datasets = self._enter(run, complete_ones, identity, append, repair)
             self.added = datasets.index(dataset) > 0
             self.first_row = sum(d["rows"] for d in datasets[: datasets.index(dataset)])
             entries = [] if self._index is None else self._index.entries
@@ -95,7 +95,7 @@ class IndexFolder:
         return run
 
     def _enter(
-        self, run: dict[str, Any], held: list[Any], identity: dict[str, Any], append: bool, repair: bool
+        self, run: dict[str, Any], complete_ones: list[Any], identity: dict[str, Any], append: bool, repair: bool
     ) -> list[Any]:
         """The datasets of the folder, this one among them. Raises NaitError where it does not fit.
 
@@ -107,7 +107,7 @@ class IndexFolder:
         if append or repair or self._dataset != begun[0]:  # the codebook is the index's, whatever it was made from
             identity = {**identity, "calibration": run["identity"].get("calibration")}
         self._refuse_changes(run["identity"], identity)
-        adding = begun[len(held) :] if held else []
+        adding = begun[len(complete_ones) :] if complete_ones else []
         if repair:
             if not self.complete:
                 raise Mismatch(
@@ -130,7 +130,7 @@ class IndexFolder:
                 where=self.path,
                 remedy="choose another folder or delete it (to a complete index, --append adds the data)",
             )
-        if not held:
+        if not complete_ones:
             raise NaitError(f"--append: the index {self.path} is not finished; rerun its own command first")
         if adding:
             if self.writer.busy():
@@ -138,8 +138,8 @@ class IndexFolder:
                     f"{adding[0]['path']} is being added to {self.path}", where="--append", remedy="wait for that"
                 )
             assert self._index is not None
-            self.writer.give_up(len(self._index.entries), range(len(held), len(begun)))
-        return [*held, self._dataset]
+            self.writer.give_up(len(self._index.entries), range(len(complete_ones), len(begun)))
+        return [*complete_ones, self._dataset]
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]

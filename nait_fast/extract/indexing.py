@@ -49,9 +49,9 @@ def open_pool(options: IndexOptions, folder: Path) -> Pool:
         conventions=make_conventions(options.role, options.ignore),
     )
     with Lock(folder / LOCK):  # several workers: one goes through the pool, the others use its plan
-        known = _known_plan(pool, folder)
-        plan = pool.plan(known)
-        if known is None and plan.rows >= KEPT_PLAN_ROWS:
+        earlier = _known_plan(pool, folder)
+        plan = pool.plan(earlier)
+        if earlier is None and plan.rows >= KEPT_PLAN_ROWS:
             plan.save(folder / NEXT_PLAN)
     return pool
 
@@ -100,8 +100,8 @@ class IndexBuild:
         if options.append and options.codebook:
             raise NaitError("--append: the index has its codebook already; leave --codebook out")
         self._given = load_codebook(options.codebook) if options.codebook else None
-        kept = _held(folder) if options.append or options.repair else None
-        self.representation = Representation(session, options, self._given, kept)
+        before = _held(folder) if options.append or options.repair else None
+        self.representation = Representation(session, options, self._given, before)
         self.calibrate_on = self.representation.readings | exact_readings | ({"drift"} if with_drift else set())
         plan = pool.plan()
         self.format = pool.detect()
@@ -160,12 +160,12 @@ class IndexBuild:
         self._collected = Collect(len(self._sample), self.session.layout, readings)
         progress = Progress(len(self._sample), "calibrate", self.session.quiet)
 
-        def told(samples: int, tokens: int) -> None:
+        def on_calibrated(samples: int, tokens: int) -> None:
             progress.add(samples, tokens)
             if on_batch is not None:
                 on_batch(samples, tokens)
 
-        self.session.run(self._sample, self._collected, readings, self.prefix, told)
+        self.session.run(self._sample, self._collected, readings, self.prefix, on_calibrated)
         self.count(progress)
         made = self.representation.codebook_of(self._collected)
         made.save(path)
@@ -261,29 +261,33 @@ class IndexBuild:
             row = encoded[i].row
             skipped = self.pool.refuse(window.where(row), row, model.not_finite, model.finite_remedy)
             listed.append(dataclasses.asdict(skipped))
-        kept = [encoded[i] for i in np.flatnonzero(sink.finite)]
+        finite = [encoded[i] for i in np.flatnonzero(sink.finite)]
         limit = self.session.encoder.max_length
         listed += [
             {"row": e.row, "where": window.where(e.row), "reason": f"{e.length} tokens, cut to {limit}", "kept": True}
-            for e in kept
+            for e in finite
             if e.truncated
         ]
         first = self.folder.first_row
         self.folder.writer.write_shard(
             self.folder.first_unit + window.unit.number,
             (first + window.unit.row, window.unit.rows),
-            np.array([first + e.row for e in kept], dtype=np.int64),
-            np.array([len(e.ids) for e in kept], dtype=np.int32),
+            np.array([first + e.row for e in finite], dtype=np.int64),
+            np.array([len(e.ids) for e in finite], dtype=np.int32),
             sink.codes[sink.finite],
             {name: scores[sink.finite] for name, scores in sink.exact.items()},
-            [e.id for e in kept],
+            [e.id for e in finite],
             [{**entry, "row": first + entry["row"]} for entry in sorted(listed, key=lambda entry: entry["row"])],
             {name: column[sink.finite] for name, column in sink.columns.items()},
-            counted(e.unread for e in kept),
-            counted(e.unshown for e in kept),
-            hashes_of(e.ids for e in kept),
+            counted(e.unread for e in finite),
+            counted(e.unshown for e in finite),
+            hashes_of(e.ids for e in finite),
         )
-        return {"rows": len(kept), "skipped": window.unit.rows - len(kept), "tokens": sum(len(e.ids) for e in kept)}
+        return {
+            "rows": len(finite),
+            "skipped": window.unit.rows - len(finite),
+            "tokens": sum(len(e.ids) for e in finite),
+        }
 
     def _usable(self, window: Window) -> tuple[list[Encoded], list[dict[str, Any]]]:
         """Samples to run, and the list of those left out so far."""

@@ -116,9 +116,9 @@ class Session:
 
 
 def warn_longer(where: str, samples: int, positions: int) -> None:
-    told = "1 sample is" if samples == 1 else f"{samples:,} samples are"
+    many = "1 sample is" if samples == 1 else f"{samples:,} samples are"
     warn(
-        f"{where}: {told} longer than the {positions:,} positions the model was trained on (max_position_embeddings); "
+        f"{where}: {many} longer than the {positions:,} positions the model was trained on (max_position_embeddings); "
         f"--max-length {positions}, of index and signatures alike, cuts what is beyond"
     )
 

@@ -98,8 +98,8 @@ class Shard:
 
     def raw_ids(self) -> list[bytes | None]:
         """``ids`` as they are stored."""
-        found = {name: self._checked(name) for name in ids.NAMES if name in self._layout}
-        return ids.split(found, self._entry.rows, self.path)
+        tensors = {name: self._checked(name) for name in ids.NAMES if name in self._layout}
+        return ids.split(tensors, self._entry.rows, self.path)
 
     def take(self, places: np.ndarray) -> dict[str, np.ndarray]:
         """Copies of ``codes`` and ``columns`` at ascending ``places`` int64; only blocks that hold one are read."""
@@ -125,12 +125,12 @@ class Index:
             raise BadInput(
                 f"no {MANIFEST}: not an index, or one that is not finished (rerun its command)", where=folder
             )
-        told = read_json(path)
-        if told.get("kind") != "nait_fast index":
+        manifest = read_json(path)
+        if manifest.get("kind") != "nait_fast index":
             inner = self.folder / "index"
             hint = f"; its index is {inner}" if (inner / MANIFEST).exists() else ""
             raise BadInput(f"not the manifest of an index{hint}", where=path)
-        version = told.get("format_version")
+        version = manifest.get("format_version")
         if type(version) is not int or version not in READ_VERSIONS:
             raise BadInput(
                 f"format version {values.short(version)}, this nait_fast reads {' and '.join(map(str, READ_VERSIONS))}",
@@ -149,45 +149,45 @@ class Index:
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"not a valid manifest ({error})", where=path) from None
 
-    def _take(self, told: dict[str, Any]) -> None:
+    def _take(self, manifest: dict[str, Any]) -> None:
         """The manifest's entries. Raises ValueError, KeyError or TypeError where they are not what was ever written."""
-        self.layout = read_code_layout(told)
-        compatibility.check(told)
+        self.layout = read_code_layout(manifest)
+        compatibility.check(manifest)
         for key in ("codec", "reading", "model_name", "template_kind"):
-            values.text(told[key], key)
-        if told["codec"] not in CODECS:
-            raise ValueError(f"codec: {values.short(told['codec'])}")
-        codec = codec_of(told["codec"])
+            values.text(manifest[key], key)
+        if manifest["codec"] not in CODECS:
+            raise ValueError(f"codec: {values.short(manifest['codec'])}")
+        codec = codec_of(manifest["codec"])
         self.code_layout = codec.code_layout(self.layout.widths)
-        if told["row_bytes"] != self.code_layout.row_bytes:
+        if manifest["row_bytes"] != self.code_layout.row_bytes:
             raise ValueError("row_bytes")
         for key in ("format_version", "row_bytes", "rows", "tokens", "truncated", "duplicate_ids", "max_length"):
-            values.count(told[key], key)
-        codec.check_entries(told, self.layout)
-        if "embedding" in told:
-            values.at_most(told["embedding"], "embedding", values.MAX_NEURONS, 1)
-        self.columns = columns_of(told)
-        if told["codebook"] is not None or codec.calibrates:
-            values.digest(told["codebook"], "codebook", 16)
-        if told["calibration"] is not None:
-            values.digest(told["calibration"], "calibration")
-        for name, digest in values.mapping(told["exact"], "exact").items():
+            values.count(manifest[key], key)
+        codec.check_entries(manifest, self.layout)
+        if "embedding" in manifest:
+            values.at_most(manifest["embedding"], "embedding", values.MAX_NEURONS, 1)
+        self.columns = columns_of(manifest)
+        if manifest["codebook"] is not None or codec.calibrates:
+            values.digest(manifest["codebook"], "codebook", 16)
+        if manifest["calibration"] is not None:
+            values.digest(manifest["calibration"], "calibration")
+        for name, digest in values.mapping(manifest["exact"], "exact").items():
             values.digest(digest, values.name(name, "exact"), 16)
-        skipped = values.mapping(told["skipped"], "skipped")
+        skipped = values.mapping(manifest["skipped"], "skipped")
         for number in values.mapping(skipped["reasons"], "skipped").values():
             values.count(number, "skipped")
         for key in ("unread", "unshown"):  # absent from indexes of old
-            for number in values.mapping(told.get(key, {}), key).values():
+            for number in values.mapping(manifest.get(key, {}), key).values():
                 values.count(number, key)
-        if "positions" in told:
-            values.count(told["positions"], "positions", 1)
-        if told.get("template_date") is not None:
-            values.text(told["template_date"], "template_date")
+        if "positions" in manifest:
+            values.count(manifest["positions"], "positions", 1)
+        if manifest.get("template_date") is not None:
+            values.text(manifest["template_date"], "template_date")
         if "sha256" in skipped:
             values.digest(skipped["sha256"], "skipped")
-        starts = self._take_datasets(values.entries(told["datasets"], "datasets"))
-        self.entries = self._take_shards(values.entries(told["shards"], "shards"))
-        self.rows: int = told["rows"]
+        starts = self._take_datasets(values.entries(manifest["datasets"], "datasets"))
+        self.entries = self._take_shards(values.entries(manifest["shards"], "shards"))
+        self.rows: int = manifest["rows"]
         if sum(entry.rows for entry in self.entries) != self.rows:
             raise ValueError(f"the shards' rows do not add up to {self.rows}")
         if self.rows + values.count(skipped["rows"], "skipped") != self.pool_rows:
@@ -195,21 +195,21 @@ class Index:
         if not starts <= {entry.first_row for entry in self.entries}:
             raise ValueError("a dataset begins within a shard")
 
-    def _take_datasets(self, told: list[Any]) -> set[int]:
+    def _take_datasets(self, datasets: list[Any]) -> set[int]:
         """The first row of each."""
         starts, self.pool_rows = set(), 0
-        for dataset in told:
+        for dataset in datasets:
             for key in ("path", "kind", "format", "sha256"):
                 values.text(dataset[key], f"datasets, {key}")
             starts.add(self.pool_rows)
             self.pool_rows += values.count(dataset["rows"], "datasets, rows", 1)
-        if not told:
+        if not datasets:
             raise ValueError("it names no dataset")
         return starts
 
-    def _take_shards(self, told: list[Any]) -> list[ShardEntry]:
-        found, first_row = [], 0
-        for number, shard in enumerate(told):
+    def _take_shards(self, shards: list[Any]) -> list[ShardEntry]:
+        entries, first_row = [], 0
+        for number, shard in enumerate(shards):
             if shard["file"] != shard_name(number):
                 raise ValueError(f"shard {number} is called {values.short(shard['file'])}, not {shard_name(number)}")
             start, pool_rows, rows, size = (
@@ -222,10 +222,10 @@ class Index:
             checksum = values.digest(shard["xxh3"], f"shard {number}, xxh3", 16) if self.version > 2 else ""
             entry = ShardEntry(self.folder / shard_name(number), start, pool_rows, rows, size, digest, number, checksum)
             first_row += entry.pool_rows
-            found.append(entry)
+            entries.append(entry)
         if first_row != self.pool_rows:
             raise ValueError(f"shards of {first_row} rows, but {self.pool_rows} were read")
-        return found
+        return entries
 
     @property
     def datasets(self) -> list[dict[str, Any]]:

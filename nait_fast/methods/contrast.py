@@ -50,10 +50,10 @@ def contrast_signature(
         w = frequency - codebook.frequency
     w = w.astype(np.float32)
     packed, plane_weights, scale = top_m_planes(w, top_m, layout) if top_m else signed_planes(w, planes, layout)
-    kept = compatibility.shared_entries(codebook.meta, ("reading",))
+    identity = compatibility.shared_entries(codebook.meta, ("reading",))
     meta = {
         "method": "contrast",
-        **kept,
+        **identity,
         "codebook": codebook.hash,
         "samples": n,
         "scale": scale,
@@ -74,10 +74,10 @@ def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature:
     assert codebook.scale is not None
     weights = (signature.tensors["direction"] * codebook.scale).astype(np.float32)
     planes, plane_weights, scale = signed_planes(weights, PROXY_PLANES, codebook.layout)
-    kept = compatibility.shared_entries(codebook.meta, ("reading",))
+    identity = compatibility.shared_entries(codebook.meta, ("reading",))
     meta = {
         "method": "contrast",
-        **kept,
+        **identity,
         "codebook": codebook.hash,
         "samples": signature.meta["samples"],
         "scale": scale,

@@ -26,11 +26,11 @@ def embed_signature(
     """
     assert codebook.hidden_mean is not None
     centroid = (hidden.mean(axis=0, dtype=np.float64) - codebook.hidden_mean).astype(np.float32)
-    kept = compatibility.shared_entries(codebook.meta, ("embed_layer",))
+    identity = compatibility.shared_entries(codebook.meta, ("embed_layer",))
     meta = {
         "method": "embed",
         "reading": "hidden",
-        **kept,
+        **identity,
         "codebook": codebook.hash,
         "samples": len(hidden),
         "target": target or {},
@@ -95,10 +95,10 @@ class Embed(Method):
     def check_index(self, index: Index, signature: Signature, where: str) -> None:
         layer = index.manifest.get("embed_layer")
         if layer != signature.meta["embed_layer"]:
-            there = "no embeddings" if layer is None else f"embeddings of layer {layer}"
+            kept = "no embeddings" if layer is None else f"embeddings of layer {layer}"
             raise Mismatch(
                 f"signature '{signature.name}' compares embeddings of layer {signature.meta['embed_layer']}, {where} "
-                f"has {there}: index the pool with --embed {signature.meta['embed_layer']}"
+                f"has {kept}: index the pool with --embed {signature.meta['embed_layer']}"
             )
 
     def sink(self, signature: Signature, n: int, device: Any) -> Any:

@@ -44,10 +44,10 @@ class Nag(BitMethod):
         return {"codebook": "method nag needs none"}
 
     def unused_in_select(self, options: Any) -> dict[str, str]:
-        found = {"first_token": "method nag takes no mean", "calibration_size": "method nag calibrates nothing"}
+        unused = {"first_token": "method nag takes no mean", "calibration_size": "method nag calibrates nothing"}
         if options.pick != "random":
-            found["seed"] = "method nag calibrates nothing and --pick is not random: nothing is drawn"
-        return found
+            unused["seed"] = "method nag calibrates nothing and --pick is not random: nothing is drawn"
+        return unused
 
     def reading(self, asked: str | None) -> str:
         if asked is not None:

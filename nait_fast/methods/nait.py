@@ -28,10 +28,10 @@ def principal_direction(drifts: np.ndarray) -> tuple[np.ndarray, float]:
     """
     centred = drifts.astype(np.float64)
     centred -= centred.mean(axis=0)
-    found, vectors = principal(centred, 1)
-    if not len(found):  # all samples alike in this layer: no direction, no contribution to the score
+    variances, vectors = principal(centred, 1)
+    if not len(variances):  # all samples alike in this layer: no direction, no contribution to the score
         return np.zeros(centred.shape[1]), 0.0
-    return centred.T @ vectors[:, 0], float(found[0] / np.square(centred).sum())
+    return centred.T @ vectors[:, 0], float(variances[0] / np.square(centred).sum())
 
 
 def nait_signature(

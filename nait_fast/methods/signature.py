@@ -129,12 +129,12 @@ def _check_tensors(tensors: dict[str, np.ndarray], expected: Mapping[str, str], 
             raise ValueError("'plane_weights' are beyond what a score can hold")
 
 
-def check_fits(signature: Signature, told: Mapping[str, Any], codebook: str | None, where: str) -> None:
+def check_fits(signature: Signature, other: Mapping[str, Any], codebook: str | None, where: str) -> None:
     """Refuse a signature whose identity, or codebook, is another than ``where`` has. Raises NaitError.
 
     ``told``: an index's manifest, or a session's identity.
     """
-    compatibility.refuse(signature.meta, told, f"signature '{signature.name}'", where)
+    compatibility.refuse(signature.meta, other, f"signature '{signature.name}'", where)
     of_codebook = method_of(signature.method).of_codebook
     if codebook is not None and of_codebook and signature.meta["codebook"] != codebook:
         raise Mismatch(

@@ -67,18 +67,18 @@ def make_components(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, 
     variances, vectors = [], []
     for neurons in groups:
         x = values[:, neurons].astype(np.float64) - centre[neurons]
-        found, mine = principal(x, wide + narrow)
-        variances.append(found)
+        spreads, mine = principal(x, wide + narrow)
+        variances.append(spreads)
         vectors.append(mine)
     counts = _allotted(variances, wide, narrow)
     basis, scales = [], []
     for neurons, mine, (wide_ones, narrow_ones) in zip(groups, vectors, counts.tolist(), strict=True):
         x = values[:, neurons].astype(np.float64) - centre[neurons]
-        kept = (x.T @ mine[:, : wide_ones + narrow_ones]).T.astype(np.float16)
-        largest = np.abs(x.astype(np.float32) @ kept.astype(np.float32).T).max(axis=0, initial=0)
-        steps = np.where(np.arange(len(kept)) < wide_ones, WIDE, NARROW)
+        directions = (x.T @ mine[:, : wide_ones + narrow_ones]).T.astype(np.float16)
+        largest = np.abs(x.astype(np.float32) @ directions.astype(np.float32).T).max(axis=0, initial=0)
+        steps = np.where(np.arange(len(directions)) < wide_ones, WIDE, NARROW)
         scales.append(np.where(largest > 0, largest / steps, 1).astype(np.float32))
-        basis.append(kept.reshape(-1))
+        basis.append(directions.reshape(-1))
     return Components(np.concatenate(basis), layers.astype(np.int32), counts.astype(np.int32), np.concatenate(scales))
 
 

@@ -121,14 +121,14 @@ def _sound(blocks: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.
 
 def _regrouped(blocks: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
     """The same rows, GROUP at a time: last bits of a product depend on its shape, and shards' sizes must not matter."""
-    held: dict[str, np.ndarray] = {}
+    waiting: dict[str, np.ndarray] = {}
     for block in blocks:
-        held = {name: np.concatenate([held[name], x]) for name, x in block.items()} if held else block
-        while len(held["codes"]) >= GROUP:
-            yield {name: x[:GROUP] for name, x in held.items()}
-            held = {name: x[GROUP:] for name, x in held.items()}
-    if held and len(held["codes"]):
-        yield held
+        waiting = {name: np.concatenate([waiting[name], x]) for name, x in block.items()} if waiting else block
+        while len(waiting["codes"]) >= GROUP:
+            yield {name: x[:GROUP] for name, x in waiting.items()}
+            waiting = {name: x[GROUP:] for name, x in waiting.items()}
+    if waiting and len(waiting["codes"]):
+        yield waiting
 
 
 def _estimates(
@@ -215,8 +215,8 @@ def checked_correction(estimates: np.ndarray, plain: np.ndarray, errors: np.ndar
     halves = [estimates[0::2], estimates[1::2]]
     for mine, other in (halves, halves[::-1]):
         tried = plain - correction(mine, errors)
-        known = (other - other.mean(axis=0)) @ np.stack([tried, plain], axis=1)
-        products = known.T @ known / (len(other) - 1)
+        estimated = (other - other.mean(axis=0)) @ np.stack([tried, plain], axis=1)
+        products = estimated.T @ estimated / (len(other) - 1)
         after = products[0, 0] - 2 * (products[0, 1] - tried @ errors)
         before = products[1, 1] - 2 * (products[1, 1] - plain @ errors)
         if not after <= before:

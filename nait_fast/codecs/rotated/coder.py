@@ -27,9 +27,9 @@ class RotatedCoder(Coder):
         self.layout = padded_layout(self._neurons.widths)
         self.columns = columns_of(len(self._neurons.widths), len(self._rotation.outliers))
         self._centre = torch.from_numpy(codebook.threshold).to(device)
-        held = self._rotation.tensors()
+        tensors = self._rotation.tensors()
         self._permutations, self._signs, self._factor_scale, self._outliers, self._outlier_scale = (
-            torch.from_numpy(held[name].astype(dtype)).to(device)
+            torch.from_numpy(tensors[name].astype(dtype)).to(device)
             for name, dtype in (
                 ("permutations", "i4"),
                 ("signs", "f4"),
@@ -51,9 +51,9 @@ class RotatedCoder(Coder):
         """(codes, factor fp32 [B], outliers int8 [B, m] or None) of a layer's reading [B, J]."""
         neurons, padded = self._neurons.neurons(ordinal), self.layout.neurons(ordinal)
         x, levels = values.float() - self._centre[neurons], None
-        kept = self._rotation.outliers_of(neurons)
-        if kept.stop > kept.start:
-            place, scale = self._outliers[kept] - neurons.start, self._outlier_scale[kept]
+        outliers = self._rotation.outliers_of(neurons)
+        if outliers.stop > outliers.start:
+            place, scale = self._outliers[outliers] - neurons.start, self._outlier_scale[outliers]
             levels = (x[:, place] / scale).round().clamp(-127, 127).to(torch.int8)
             x[:, place] = 0
         return *rotate_bits(x, self._permutations[:, padded], self._signs[:, padded]), levels

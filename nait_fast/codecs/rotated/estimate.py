@@ -25,8 +25,8 @@ class RotatedScan(Estimator):
 
     f_l = ‖z_l‖² / ‖z_l‖₁ (RaBitQ, arXiv 2405.12497, equation 12). The mean over rotations is the exact score, but for
     what int8 and the steps round off. ``rows``, blocks of codes and columns of the pool that is ranked: with them v is
-    replaced by what estimates the score with the least error over such rows (``best_direction``; μ · v stays), which is no
-    longer unbiased for a single row. ``device``: where the codes are scanned.
+    replaced by what estimates the score with the least error over such rows (``best_direction``; μ · v stays), which is
+    no longer unbiased for a single row. ``device``: where the codes are scanned.
     """
 
     def __init__(
