@@ -38,6 +38,12 @@ class Options:
     keeps_config: ClassVar[bool] = True  # `output` is a folder that shall hold the config.yaml of the run
     _named: ClassVar[frozenset[str]] = frozenset()  # an instance's own: what its mapping named
 
+    def __post_init__(self) -> None:
+        """Raises BadInput for an old spelling, which only ``from_mapping`` takes: nobody reads it here."""
+        for f in dataclasses.fields(self):
+            if {"setting", "renamed"} & f.metadata.keys() and getattr(self, f.name) != f.default:
+                raise BadInput(f"{f.name} is an old spelling", remedy=f"use {type(self).__name__}.from_mapping")
+
     @classmethod
     def from_mapping(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         """Raises NaitError, which ``where`` begins, for a key, a type, a value or a combination that is not taken; and

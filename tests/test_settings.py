@@ -87,6 +87,12 @@ def test_an_old_and_a_new_spelling_at_once_are_refused(kind, given, said: str) -
         kind.from_mapping(given)
 
 
+@pytest.mark.parametrize(("kind", "given"), [(SelectOptions, {"planes": 8}), (IndexOptions, {"score": ("s",)})])
+def test_an_old_spelling_that_nobody_would_read_is_refused(kind, given) -> None:
+    with pytest.raises(nait_fast.NaitError, match="is an old spelling; use"):
+        kind(**given)
+
+
 def test_an_old_spelling_of_another_is_refused() -> None:
     with pytest.raises(nait_fast.NaitError, match="--outliers 5: is for codec rotated, not neuron; leave it out"):
         IndexOptions.from_mapping({**INDEX, "outliers": 5})
