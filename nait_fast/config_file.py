@@ -1,6 +1,5 @@
 """Reads the YAML of ``--config``: a flat mapping of options, as ``config.yaml`` of an output is."""
 
-import dataclasses
 import re
 from typing import Any
 
@@ -12,8 +11,7 @@ DEEPEST = 4  # the mapping, a list in it, and a list or mapping that it may hold
 
 
 def read_config(path: str, options: type[Options]) -> dict[str, Any]:
-    """What the file asks for beside the defaults of ``options``: one that holds every option, as ``config.yaml`` of
-    any version does, does not thereby ask for those that apply to another method. Raises NaitError."""
+    """What the file asks for beside the defaults of ``options``. Raises NaitError."""
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
@@ -25,19 +23,7 @@ def read_config(path: str, options: type[Options]) -> dict[str, Any]:
             where=f"--config {path}",
             remedy="check the path",
         )
-    values = _parsed(path, data)
-    fields = {f.name: f for f in dataclasses.fields(options)}
-    defaults = {name: f.default for name, f in fields.items()}
-    for name, f in fields.items():
-        if "setting" in f.metadata:  # which was an option of its own
-            chooser, setting = f.metadata["setting"]
-            defaults[name] = fields[chooser].metadata["registry"].default_of(setting)
-    return {name: value for name, value in values.items() if not _is_default(value, defaults.get(name))}
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    value = tuple(value) if isinstance(value, list) else value
-    return default not in (None, "") and type(value) is type(default) and value == default
+    return options.beside_defaults(_parsed(path, data))
 
 
 def _parsed(path: str, data: bytes) -> dict[str, Any]:

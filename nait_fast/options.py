@@ -49,7 +49,7 @@ class Options:
         """Raises NaitError, which ``where`` begins, for a key, a type, a value or a combination that is not taken; and
         for a variable of the environment that means nothing."""
         check_variables()
-        values, respelled = cls._respelled(values, where)
+        values, respelled = cls.respelled(values, where)
         known = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(_shown(name) for name in values if name not in known)
         if unknown:
@@ -81,8 +81,21 @@ class Options:
         return options
 
     @classmethod
-    def _respelled(cls: type[T], values: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
-        """(``values`` with old names and old spellings of settings as they are written now, what is to be said)."""
+    def beside_defaults(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``values`` ask for beside the defaults: a config that holds every option, as those of older versions do,
+        does not thereby ask for the options that apply to another method."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        defaults = {name: f.default for name, f in fields.items()}
+        for name, f in fields.items():
+            if "setting" in f.metadata:  # which was an option of its own
+                chooser, setting = f.metadata["setting"]
+                defaults[name] = fields[chooser].metadata["registry"].default_of(setting)
+        return {name: value for name, value in values.items() if not _is_default(value, defaults.get(name))}
+
+    @classmethod
+    def respelled(cls, values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+        """(``values`` with old names and old spellings of settings as they are written now, what is to be said).
+        Raises BadInput for what cannot be written so."""
         fields = {f.name: f for f in dataclasses.fields(cls)}
         old = {name: f.metadata["setting"] for name, f in fields.items() if "setting" in f.metadata}
         renamed = {name: f.metadata["renamed"] for name, f in fields.items() if "renamed" in f.metadata}
@@ -131,6 +144,11 @@ class Options:
 
 def _is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, (str, list, tuple)) and not value)
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    value = tuple(value) if isinstance(value, list) else value
+    return default not in (None, "") and type(value) is type(default) and value == default
 
 
 def _is_nothing(value: Any, default: Any) -> bool:

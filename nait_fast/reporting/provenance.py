@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nait_fast.config import RankOptions, SelectOptions
-from nait_fast.options import Options
+from nait_fast.options import Options, flag_of
 from nait_fast.reporting.formatting import count, number
 from nait_fast.reporting.selection_folder import SelectionFolder
 
@@ -94,19 +94,19 @@ def _plain(value: Any) -> float | None:
 
 
 def command(chosen: SelectionFolder) -> str:
-    """The command line that gives this selection again, with the options that are not as they are by default."""
+    """The command line that gives this selection again, with the options that are not as they are by default, as they
+    are spelled now."""
     verb = chosen.manifest["verb"]
     kind: type[Options] = SelectOptions if verb == "select" else RankOptions
+    options, _ = kind.respelled(kind.beside_defaults(chosen.config), f"nait-fast {verb}")
     words = ["nait-fast", verb]
     for field in sorted(dataclasses.fields(kind), key=lambda f: not f.metadata.get("required", False)):
-        value = chosen.config.get(field.name)
-        value = tuple(value) if isinstance(value, list) else value
-        if value is None or value == field.default:
+        value, flag = options.get(field.name), flag_of(field.name)
+        if value is None:
             continue
-        flag = "--" + field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, tuple):
+        elif isinstance(value, list):
             words += [flag, *(shlex.quote(str(item)) for item in value)]
         elif str(value).startswith("-"):
             words.append(f"{flag}={shlex.quote(str(value))}")

@@ -1,5 +1,6 @@
 """``report`` from the command line: after ``select``, with every method, and with what it refuses."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -219,3 +220,16 @@ def test_the_command_is_a_command(made: Made) -> None:
     said = command(open_selection(out))
     assert said.startswith(f"nait-fast rank --index {made.index} --signature ") and "--pick bottom" in said
     assert f"--output '{out}' --overwrite --fraction 0.5" in said and "--export llama_factory dataflex" in said
+
+
+@pytest.mark.parametrize(
+    ("method", "changed", "words"),
+    [("contrast", {}, ""), ("nait", {"sign": "contrast"}, " --method nait:sign=contrast")],
+)
+def test_the_command_of_an_older_selection(made: Made, method: str, changed: dict[str, str], words: str) -> None:
+    """Its config holds every option, those of other methods at what was their default."""
+    chosen = open_selection(made.select("older", fraction=0.5))
+    settings = {"weights": "difference", "planes": 4, "top_m": None, "sign": "mean", "nag_top_k": 20, **changed}
+    config = {"model": "m", "dataset": "d", "target": ["t"], "output": "o", "method": method, **settings}
+    older = dataclasses.replace(chosen, manifest={**chosen.manifest, "verb": "select", "config": config})
+    assert command(older) == f"nait-fast select --model m --dataset d --target t --output o{words}"
