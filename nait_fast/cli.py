@@ -28,7 +28,7 @@ from nait_fast.config import (
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
 from nait_fast.notices import NaitWarning, recorded
-from nait_fast.options import Options, Registry, named
+from nait_fast.options import Options, Registry, flag_of, named
 from nait_fast.terminal import printable
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
@@ -50,7 +50,7 @@ PATHS = {
 
 
 def _flag(parser: "_Parser", field: dataclasses.Field, hint: Any) -> None:
-    names = ["--" + field.name.replace("_", "-")]
+    flag = flag_of(field.name)
     kind = (
         next((a for a in typing.get_args(hint) if a is not type(None)), hint)
         if isinstance(hint, types.UnionType)
@@ -76,13 +76,11 @@ def _flag(parser: "_Parser", field: dataclasses.Field, hint: Any) -> None:
     if field.default not in (None, "", (), False) and not field.metadata.get("required"):
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
         arguments["help"] += f" (default {default})"
-    action = parser.add_argument(*names, **arguments)
+    action = parser.add_argument(flag, **arguments)
     if "registry" in field.metadata:
         parser.registries[action] = field.metadata["registry"]
     if field.metadata.get("positional"):  # the same without its flag; SUPPRESS: where it is absent, the flag's stays
-        parser.add_argument(
-            field.name, nargs="?", default=argparse.SUPPRESS, metavar="DIR", help=f"the same as {names[0]}"
-        )
+        parser.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, metavar="DIR", help=f"the same as {flag}")
 
 
 class _Parser(argparse.ArgumentParser):

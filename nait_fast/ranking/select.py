@@ -12,6 +12,7 @@ import numpy as np
 
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import NaitError
+from nait_fast.options import flag_of
 from nait_fast.ranking.columns import ScoreTable, Spill, block_rows
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.order import Cut, Items, ZScores, descending, find_cut, shuffled
@@ -106,7 +107,7 @@ def check_budget(options: BudgetOptions, rows: int = 10**18) -> None:
     """At most one budget may be set, and a count may not exceed the ``rows`` to choose from. Raises NaitError."""
     given = [n for n in ("fraction", "top_k", "token_budget") if getattr(options, n) is not None]
     if len(given) > 1:
-        flags = " and ".join("--" + name.replace("_", "-") for name in given)
+        flags = " and ".join(map(flag_of, given))
         raise NaitError(f"{flags}: give one budget only")
     _count(rows, options)
 
