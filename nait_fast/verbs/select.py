@@ -141,7 +141,7 @@ def _free_gpu() -> None:
 def _index_options(options: SelectOptions, folder: Path, reading: str) -> IndexOptions:
     """The index pass of a selection."""
     names = {field.name for field in dataclasses.fields(IndexOptions)}
-    shared = {name: value for name, value in vars(options).items() if name in names - {"nag_top_k"}}
+    shared = {name: value for name, value in vars(options).items() if name in names}
     chosen = options.chosen_method
     kept = method_of(chosen.name).index_options(reading, chosen.settings)
     return IndexOptions(**{**shared, "output": str(folder), **kept})
