@@ -21,7 +21,7 @@ from nait_fast.errors import BadInput, Busy, Damaged, Mismatch, MissingExtra, Na
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import problems_of
 from nait_fast.methods.signature import load_signature
-from nait_fast.ranking.scan import check_index
+from nait_fast.ranking.sources import check_index
 from nait_fast.storage.names import SKIPPED, shard_name
 from tests.conftest import write_jsonl
 from tests.index.made import make

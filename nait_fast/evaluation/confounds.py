@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.base import Estimator
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.evaluation.rankings import Rankings, scores_anew
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature
-from nait_fast.ranking.sources import Estimator, estimator, sample_of
+from nait_fast.ranking.sources import estimator, sample_of
 from nait_fast.ranking.spearman import spearman
 
 CHUNK_ROWS = 256  # unpacked at once: 90 MB of a layer of 11,008 neurons in float64

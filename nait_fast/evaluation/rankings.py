@@ -14,7 +14,8 @@ from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.index.stream import Stream
 from nait_fast.methods.signature import Signature
-from nait_fast.ranking.scan import check_index, scan
+from nait_fast.ranking.scan import scan
+from nait_fast.ranking.sources import check_index
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.storage.names import CODEBOOK
 

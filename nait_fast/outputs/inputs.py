@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from nait_fast.config import Options, split_target
+from nait_fast.config import split_target
 from nait_fast.errors import BadInput
+from nait_fast.options import Options
 from nait_fast.outputs.recognise import CLAIM
 
 _READ = (

@@ -10,9 +10,9 @@ from nait_fast.config import SCORES
 from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.ranking.scan import check_index
 from nait_fast.ranking.selection_files import KIND, SELECTED
 from nait_fast.ranking.selection_files import SCORES as SCORES_FILE
+from nait_fast.ranking.sources import check_index
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import MANIFEST
