@@ -33,10 +33,10 @@ def layer_parts(codes: np.ndarray, weights: np.ndarray, layout: CodeLayout) -> n
     out = np.empty((len(codes), len(layout.widths)))
     for start in range(0, len(codes), CHUNK_ROWS):
         chunk = codes[start : start + CHUNK_ROWS]
-        for position, width in enumerate(layout.widths):
-            packed = np.ascontiguousarray(chunk[:, layout.bytes(position)])
+        for ordinal, width in enumerate(layout.widths):
+            packed = np.ascontiguousarray(chunk[:, layout.bytes(ordinal)])
             bits = np.unpackbits(packed, axis=1, count=width, bitorder="little")
-            out[start : start + len(chunk), position] = bits @ weights[layout.neurons(position)]
+            out[start : start + len(chunk), ordinal] = bits @ weights[layout.neurons(ordinal)]
     return out
 
 
@@ -48,8 +48,8 @@ def layer_scan(index: Index, signature: Signature) -> Estimator:
     codebook, layout = index.codebook, signature.layout
     (direction,) = estimator(codebook, [signature], rows=sample_of(index)).directions
     alone = np.zeros((len(layout.widths), layout.n_neurons), dtype=np.float32)
-    for position, row in enumerate(alone):
-        row[layout.neurons(position)] = direction[layout.neurons(position)]
+    for ordinal, row in enumerate(alone):
+        row[layout.neurons(ordinal)] = direction[layout.neurons(ordinal)]
     return estimator(codebook, [replace(signature, tensors={"direction": row}) for row in alone])
 
 

@@ -89,7 +89,7 @@ def of_directions(pairs: Sequence[tuple[np.ndarray, np.ndarray]], layout: CodeLa
 
 def layers_of(layout: CodeLayout) -> list[slice]:
     """Each layer's place among all neurons."""
-    return [layout.neurons(position) for position in range(len(layout.widths))]
+    return [layout.neurons(ordinal) for ordinal in range(len(layout.widths))]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
