@@ -51,14 +51,14 @@ def agreement(rankings: Rankings, chosen: np.ndarray, fraction: float) -> dict[s
     their place, too.
     """
     measures = _of_methods(rankings.ranked, rankings.names, rankings.scores.columns, chosen)
-    only = [position for position in rankings.exact if position in rankings.refused]
+    only = [number for number in rankings.exact if number in rankings.refused]
     if only:
         places = rankings.exact[only[0]].places
-        positions = sorted([*rankings.scored, *only])
-        columns = [rankings.at(position, places) for position in positions]
+        numbers = sorted([*rankings.scored, *only])
+        columns = [rankings.at(number, places) for number in numbers]
         selected = np.stack([best(column, count_of(len(places), fraction)) for column in columns])
         ranks = np.stack([centred_ranks(column) for column in columns])
-        signatures, labels = [rankings.signatures[p] for p in positions], [rankings.labels[p] for p in positions]
+        signatures, labels = [rankings.signatures[i] for i in numbers], [rankings.labels[i] for i in numbers]
         measures["sampled"] = {"rows": len(places), **_of_methods(signatures, labels, ranks, selected)}
     return measures
 

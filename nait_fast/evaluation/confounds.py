@@ -77,16 +77,16 @@ def section(rankings: Rankings) -> list[dict[str, Any]]:
     """Of each signature: Spearman of its score with the rows' tokens, and each layer's share in the score's variance
     over a sample of the rows."""
     out = []
-    for position, label in enumerate(rankings.labels):
-        scores = rankings.scores_of(position)
+    for number, label in enumerate(rankings.labels):
+        scores = rankings.scores_of(number)
         if scores is None:
             continue  # listed by the rankings
         places, column = scores
-        exact = rankings.exact.get(position)
-        parts = exact.parts if exact else _parts_of(rankings, position)
+        exact = rankings.exact.get(number)
+        parts = exact.parts if exact else _parts_of(rankings, number)
         shares = None if parts is None else variance_shares(parts)
         if parts is None:
-            rankings.miss(f"layer shares of {label}", _why_no_parts(rankings, position))
+            rankings.miss(f"layer shares of {label}", _why_no_parts(rankings, number))
         elif shares is None:
             rankings.miss(f"layer shares of {label}", "its score is the same for all sampled rows")
         out.append(
@@ -95,16 +95,16 @@ def section(rankings: Rankings) -> list[dict[str, Any]]:
                 "rows": len(column),
                 "spearman_with_length": spearman(column, rankings.scores.n_tokens[places]),
                 "layer_share": None if shares is None else shares.tolist(),
-                "layers": rankings.signatures[position].meta["layers"],
+                "layers": rankings.signatures[number].meta["layers"],
                 "sampled_rows": 0 if parts is None else len(parts),
             }
         )
     return out
 
 
-def _parts_of(rankings: Rankings, position: int) -> np.ndarray | None:
+def _parts_of(rankings: Rankings, number: int) -> np.ndarray | None:
     """Parts of the sampled rows' scores by layer, float64 [m, L], where the index's codes give them."""
-    signature = rankings.signatures[position]
+    signature = rankings.signatures[number]
     if signature.is_bits:
         return layer_parts(rankings.sampled["codes"], bit_weights(signature), signature.layout)
     if signature.is_direction and scores_anew(rankings.index, signature):
@@ -112,7 +112,7 @@ def _parts_of(rankings: Rankings, position: int) -> np.ndarray | None:
     return None
 
 
-def _why_no_parts(rankings: Rankings, position: int) -> str:
-    if rankings.signatures[position].is_direction:
+def _why_no_parts(rankings: Rankings, number: int) -> str:
+    if rankings.signatures[number].is_direction:
         return "the index holds the sum of its layers only; pass --model"
     return "its score is no sum over layers"

@@ -16,14 +16,14 @@ def section(rankings: Rankings) -> list[dict[str, Any]]:
     """What bits keep of a score: for nait, bits against the exact score; for contrast, its planes against the weights
     that they round."""
     out = []
-    for position, label in enumerate(rankings.labels):
-        signature = rankings.signatures[position]
-        if position in rankings.refused and position not in rankings.exact:
+    for number, label in enumerate(rankings.labels):
+        signature = rankings.signatures[number]
+        if number in rankings.refused and number not in rankings.exact:
             continue  # listed by the rankings
         if signature.is_direction:
-            measures: dict[str, Any] | str = _of_nait(rankings, position)
+            measures: dict[str, Any] | str = _of_nait(rankings, number)
         elif method_of(signature.method).rounds:
-            measures = _of_planes(rankings, position)
+            measures = _of_planes(rankings, number)
         else:
             measures = f"method {signature.method} has no score that bits stand in for"
         if isinstance(measures, str):
@@ -33,8 +33,8 @@ def section(rankings: Rankings) -> list[dict[str, Any]]:
     return out
 
 
-def _of_planes(rankings: Rankings, position: int) -> dict[str, Any]:
-    signature, column = rankings.signatures[position], rankings.column(position)
+def _of_planes(rankings: Rankings, number: int) -> dict[str, Any]:
+    signature, column = rankings.signatures[number], rankings.column(number)
     assert column is not None
     weights = signature.tensors["weights"].astype(np.float64)
     whole = layer_parts(rankings.sampled["codes"], weights, signature.layout).sum(axis=1)
@@ -47,14 +47,14 @@ def _of_planes(rankings: Rankings, position: int) -> dict[str, Any]:
     }
 
 
-def _of_nait(rankings: Rankings, position: int) -> dict[str, Any] | str:
+def _of_nait(rankings: Rankings, number: int) -> dict[str, Any] | str:
     """The measures, or why there are none."""
-    signature, index = rankings.signatures[position], rankings.index
-    exact = rankings.exact.get(position)
+    signature, index = rankings.signatures[number], rankings.index
+    exact = rankings.exact.get(number)
     stored = index.exact.get(signature.name) == signature.hash
     if not stored and exact is None:
         return "the index holds no exact scores of it; pass --model"
-    bits = _approximate(rankings, position)
+    bits = _approximate(rankings, number)
     if isinstance(bits, str):
         return bits
     by, column = bits
@@ -74,9 +74,9 @@ def _of_nait(rankings: Rankings, position: int) -> dict[str, Any] | str:
     }
 
 
-def _approximate(rankings: Rankings, position: int) -> tuple[str, np.ndarray] | str:
+def _approximate(rankings: Rankings, number: int) -> tuple[str, np.ndarray] | str:
     """(how, scores float64 [n] of all rows) that the index's bits give for a nait signature; or why they give none."""
-    signature, index = rankings.signatures[position], rankings.index
+    signature, index = rankings.signatures[number], rankings.index
     codec, reading = codec_of(index.manifest["codec"]), index.manifest["reading"]
     if not codec.calibrates or rankings.codebook is None:
         return f"codec {codec.name} holds nothing of NAIT's score"

@@ -13,28 +13,28 @@ def labels_of(signatures: Sequence[Signature]) -> list[str]:
     if twice := next((s.name for s, h in zip(signatures, hashes, strict=True) if hashes.count(h) > 1), None):
         raise NaitError(f"--signature: '{twice}' is there twice; leave one out")
 
-    def label(position: int, depth: int) -> str:
-        s = signatures[position]
-        details = [s.method, str(s.meta["reading"]), str(s.meta.get("quantisation", "")), hashes[position]][:depth]
+    def label(number: int, depth: int) -> str:
+        s = signatures[number]
+        details = [s.method, str(s.meta["reading"]), str(s.meta.get("quantisation", "")), hashes[number]][:depth]
         return f"{s.name} ({', '.join(filter(None, details))})" if depth else s.name
 
     depths = [0] * len(signatures)
     for deeper in (2, 3, 4):
-        labels = [label(position, depth) for position, depth in enumerate(depths)]
+        labels = [label(number, depth) for number, depth in enumerate(depths)]
         depths = [deeper if labels.count(name) > 1 else depth for name, depth in zip(labels, depths, strict=True)]
-    return [label(position, depth) for position, depth in enumerate(depths)]
+    return [label(number, depth) for number, depth in enumerate(depths)]
 
 
 def groups_of(signatures: Sequence[Signature]) -> list[list[int]]:
-    """Positions of the signatures in groups, as few as there can be, within which no name repeats."""
+    """Numbers of the signatures in groups, as few as there can be, within which no name repeats."""
     groups: list[list[int]] = []
     seen: dict[str, int] = {}
-    for position, signature in enumerate(signatures):
+    for number, signature in enumerate(signatures):
         turn = seen.get(signature.name, 0)
         seen[signature.name] = turn + 1
         if turn == len(groups):
             groups.append([])
-        groups[turn].append(position)
+        groups[turn].append(number)
     return groups
 
 
@@ -45,8 +45,8 @@ def kind_of(signature: Signature) -> tuple[str, ...]:
 
 
 def families_of(signatures: Sequence[Signature]) -> dict[tuple[str, ...], list[int]]:
-    """Kind -> positions of the signatures, in their order: the rankings that may be laid over each other."""
+    """Kind -> numbers of the signatures, in their order: the rankings that may be laid over each other."""
     families: dict[tuple[str, ...], list[int]] = {}
-    for position, signature in enumerate(signatures):
-        families.setdefault(kind_of(signature), []).append(position)
+    for number, signature in enumerate(signatures):
+        families.setdefault(kind_of(signature), []).append(number)
     return families

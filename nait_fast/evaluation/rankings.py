@@ -45,9 +45,10 @@ class ExactScores:
 
 
 class Rankings:
-    """``signatures`` and their ``labels``; positions of those ``scored``, and why the index cannot score those
-    ``refused``; ``exact``: exact scores of nait signatures (positions) over a sample of the rows, set by whoever has
-    run the model; ``missing``: what is not measured, and why. ``seed`` draws the sample of rows.
+    """``signatures`` and their ``labels``; the numbers, in these, of those ``scored``, and number -> why the index
+    cannot score it of those ``refused``; ``exact``: number of a nait signature -> its exact scores over a sample of the
+    rows, set by whoever has run the model; ``missing``: what is not measured, and why. ``seed`` draws the sample of
+    rows.
 
     Raises NaitError where the index can score none of the signatures.
     """
@@ -62,8 +63,8 @@ class Rankings:
             raise self.refused[0]
         self.exact: Mapping[int, ExactScores] = {}
         self.missing: list[dict[str, str]] = []
-        for position, why in self.refused.items():
-            self.miss(f"scores of {self.labels[position]}", str(why))
+        for number, why in self.refused.items():
+            self.miss(f"scores of {self.labels[number]}", str(why))
 
     def miss(self, what: str, why: str) -> None:
         """Tell that ``what`` is not measured."""
@@ -72,12 +73,12 @@ class Rankings:
     @property
     def names(self) -> list[str]:
         """Labels of the scored signatures, in the order of the scores' columns."""
-        return [self.labels[position] for position in self.scored]
+        return [self.labels[number] for number in self.scored]
 
     @property
     def ranked(self) -> list[Signature]:
         """The scored signatures."""
-        return [self.signatures[position] for position in self.scored]
+        return [self.signatures[number] for number in self.scored]
 
     @cached_property
     def scores(self) -> IndexScores:
@@ -89,23 +90,23 @@ class Rankings:
         for column in self.scores.columns:
             column[:] = centred_ranks(column)
 
-    def column(self, position: int) -> np.ndarray | None:
-        """The column of ``scores`` of the signature at ``position``, float64 [n]; None if it has none."""
-        return self.scores.columns[self.scored.index(position)] if position in self.scored else None
+    def column(self, number: int) -> np.ndarray | None:
+        """The column of ``scores`` of signature ``number``, float64 [n]; None if it has none."""
+        return self.scores.columns[self.scored.index(number)] if number in self.scored else None
 
-    def scores_of(self, position: int) -> tuple[np.ndarray | slice, np.ndarray] | None:
-        """(places, scores float64 [m] there) of the signature at ``position``: all rows where the index scores it, else
+    def scores_of(self, number: int) -> tuple[np.ndarray | slice, np.ndarray] | None:
+        """(places, scores float64 [m] there) of signature ``number``: all rows where the index scores it, else
         the sample with exact scores; None where there are neither."""
-        column = self.column(position)
+        column = self.column(number)
         if column is not None:
             return slice(None), column
-        exact = self.exact.get(position)
+        exact = self.exact.get(number)
         return None if exact is None else (exact.places, exact.scores)
 
-    def at(self, position: int, places: np.ndarray) -> np.ndarray:
+    def at(self, number: int, places: np.ndarray) -> np.ndarray:
         """Scores float64 [m] at ``places``, which for a signature with exact scores only must be theirs."""
-        column = self.column(position)
-        return self.exact[position].scores if column is None else column[places]
+        column = self.column(number)
+        return self.exact[number].scores if column is None else column[places]
 
     @cached_property
     def sample(self) -> np.ndarray:
@@ -125,14 +126,14 @@ class Rankings:
 
 
 def scorable(index: Index, signatures: Sequence[Signature]) -> tuple[list[int], dict[int, NaitError]]:
-    """(positions of the signatures that ``index`` can score, why it cannot score the others)."""
+    """(numbers of the signatures that ``index`` can score, why it cannot score the others)."""
     refused: dict[int, NaitError] = {}
-    for position, signature in enumerate(signatures):
+    for number, signature in enumerate(signatures):
         try:
             check_index(index, [signature])
         except NaitError as error:
-            refused[position] = error.replace()
-    return [position for position in range(len(signatures)) if position not in refused], refused
+            refused[number] = error.replace()
+    return [number for number in range(len(signatures)) if number not in refused], refused
 
 
 def score(index: Index, signatures: Sequence[Signature], device: str = "auto") -> IndexScores:
@@ -142,7 +143,7 @@ def score(index: Index, signatures: Sequence[Signature], device: str = "auto") -
     columns = np.empty((len(signatures), n))
     for group in groups_of(signatures):
         start = 0
-        for block in scan(index, [signatures[position] for position in group], device):
+        for block in scan(index, [signatures[number] for number in group], device):
             stop = start + len(block.row)
             row[start:stop], n_tokens[start:stop] = block.row, block.n_tokens
             columns[group, start:stop] = block.scores.T

@@ -61,8 +61,8 @@ def section(
     themselves.
     """
     out = []
-    for position, label in enumerate(rankings.labels):
-        name, scored = rankings.signatures[position].name, rankings.scores_of(position)
+    for number, label in enumerate(rankings.labels):
+        name, scored = rankings.signatures[number].name, rankings.scores_of(number)
         if scored is None:
             continue  # listed by the rankings
         places, column = scored

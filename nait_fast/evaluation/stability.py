@@ -103,15 +103,15 @@ def uncertain_layers(margins: Sequence[float]) -> int:
 
 
 def section(
-    rankings: Rankings, position: int, material: np.ndarray | None, sizes: Sequence[int], repeats: int
+    rankings: Rankings, number: int, material: np.ndarray | None, sizes: Sequence[int], repeats: int
 ) -> dict[str, Any] | None:
     """Stability of one signature: its halves and bootstrap samples of ``sizes``, ``repeats`` times each.
 
     ``material`` [n, …] of its target's samples, as the method fits on it; None: not known, and only the sign margins of
     a nait signature are told. Scores are compared over at most ``COMPARED_ROWS`` of the index's rows.
     """
-    signature, label = rankings.signatures[position], rankings.labels[position]
-    if position in rankings.refused and (not signature.is_direction or not fits(rankings.index, signature)):
+    signature, label = rankings.signatures[number], rankings.labels[number]
+    if number in rankings.refused and (not signature.is_direction or not fits(rankings.index, signature)):
         return None  # listed by the rankings
     margins = signature.meta.get("sign_margin")
     measures: dict[str, Any] = {
@@ -142,23 +142,19 @@ def section(
     if signature.is_direction:
         directions = [(a.tensors["direction"], b.tensors["direction"]) for a, b in pairs]
         measures["directions"] = of_directions(directions, signature.layout)
-    if why := _not_scored(rankings, position):
+    if why := _not_scored(rankings, number):
         rankings.miss(f"stability of the scores of {label}", why)
         return measures
-    measures |= _of_scores(rankings, position, pairs, drawn)
+    measures |= _of_scores(rankings, number, pairs, drawn)
     return measures
 
 
 def _of_scores(
-    rankings: Rankings, position: int, pairs: list[tuple[Signature, Signature]], drawn: dict[int, list[Signature]]
+    rankings: Rankings, number: int, pairs: list[tuple[Signature, Signature]], drawn: dict[int, list[Signature]]
 ) -> dict[str, Any]:
     places = drawn_places(rankings.index.rows, COMPARED_ROWS, rankings.seed)
     # The whole target's signature is scored anew, too: exact scores of it would differ by what the codes lose.
-    every = [
-        rankings.signatures[position],
-        *(s for pair in pairs for s in pair),
-        *(s for d in drawn.values() for s in d),
-    ]
+    every = [rankings.signatures[number], *(s for pair in pairs for s in pair), *(s for d in drawn.values() for s in d)]
     columns = iter(score_places(rankings.index, every, places, rankings.device))
     whole = next(columns)
     of_pairs = of_halves([(next(columns), next(columns)) for _ in pairs])
@@ -166,10 +162,10 @@ def _of_scores(
     return {"halves": of_pairs, "bootstrap": sizes, "rows": len(places)}
 
 
-def _not_scored(rankings: Rankings, position: int) -> str | None:
+def _not_scored(rankings: Rankings, number: int) -> str | None:
     """Why the index cannot score a signature made anew; None where it can."""
-    if position in rankings.refused:
+    if number in rankings.refused:
         return "the index cannot score it"
-    if scores_anew(rankings.index, rankings.signatures[position]):
+    if scores_anew(rankings.index, rankings.signatures[number]):
         return None
     return "a new nait signature needs an index of codec components and its reading; directions are compared instead"

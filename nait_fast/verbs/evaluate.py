@@ -243,7 +243,7 @@ def _labels(rankings: Rankings, pool: RowSource, column: str) -> tuple[np.ndarra
 def _exact(
     rankings: Rankings, session: Any, pool: RowSource | None, options: EvaluateOptions
 ) -> dict[int, ExactScores]:
-    """Position of a nait signature that fits the index -> exact scores of a sample of rows."""
+    """Number of a nait signature that fits the index -> exact scores of a sample of rows."""
     from nait_fast.verbs.evaluate_model import layer_scores
 
     nait = [i for i, s in enumerate(rankings.signatures) if s.is_direction and fits(rankings.index, s)]
@@ -261,15 +261,15 @@ def _stability(
     for name, target in targets.items():
         from nait_fast.verbs.evaluate_model import material_of, reading_of, target_readings
 
-        ordinals = [i for i, s in enumerate(rankings.signatures) if s.name == name]
-        wanted = sorted({reading_of(rankings.signatures[i]) for i in ordinals})
+        numbers = [i for i, s in enumerate(rankings.signatures) if s.name == name]
+        wanted = sorted({reading_of(rankings.signatures[i]) for i in numbers})
         readings = target_readings(session, name, target, wanted)
-        for position in ordinals:
-            material = material_of(rankings.signatures[position], readings)
-            out[position] = stability.section(rankings, position, material, sizes, repeats)
-    for position, signature in enumerate(rankings.signatures):
+        for number in numbers:
+            material = material_of(rankings.signatures[number], readings)
+            out[number] = stability.section(rankings, number, material, sizes, repeats)
+    for number, signature in enumerate(rankings.signatures):
         if signature.name not in targets:
-            out[position] = stability.section(rankings, position, None, sizes, repeats)
+            out[number] = stability.section(rankings, number, None, sizes, repeats)
     return [entry for _, entry in sorted(out.items()) if entry is not None]
 
 
