@@ -11,12 +11,12 @@ from nait_fast.evaluation.comparison import top_overlap
 from nait_fast.evaluation.rankings import Rankings, fits, score_places, scores_anew
 from nait_fast.index.sample import drawn_places
 from nait_fast.methods import method_of
+from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.spearman import spearman
 
 LEAST_SAMPLES = 4  # halves of two samples each: one alone has no principal component
 COMPARED_ROWS = 100_000
-CERTAIN_MARGIN = 2.0  # |t| below which a direction's sign may be chance
 
 
 def halves(n: int, repeats: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -95,11 +95,6 @@ def layers_of(layout: CodeLayout) -> list[slice]:
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     norm = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     return float(a.astype(np.float64) @ b.astype(np.float64)) / norm if norm else 0.0
-
-
-def uncertain_layers(margins: Sequence[float]) -> int:
-    """Layers whose direction's sign may be chance."""
-    return sum(margin < CERTAIN_MARGIN for margin in margins)
 
 
 def section(

@@ -1,7 +1,7 @@
 """Method nait (NAIT, arXiv 2603.13201): a capability's direction is the first principal component of its samples'
 drifts, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,8 @@ from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
 from nait_fast.options import Settings, option
 from nait_fast.storage import values
+
+CERTAIN_MARGIN = 2.0  # |t| below which a direction's sign may be chance
 
 
 def principal_direction(drifts: np.ndarray) -> tuple[np.ndarray, float]:
@@ -47,7 +49,7 @@ def nait_signature(
 
     ``drifts`` fp64 [n, N]: drifts of the target's samples, n ≥ 2. ``sign="mean"``: mean(drift) · v_l ≥ 0, the paper's
     rule; ``"contrast"``: (mean(drift) − ``pool_drift``) · v_l ≥ 0. ``meta`` gets ``explained`` and ``sign_margin`` per
-    layer: the |t| statistic of the projection whose sign decides; below 2 the sign may be chance.
+    layer: the |t| statistic of the projection whose sign decides.
     """
     layout = CodeLayout.of(meta["widths"])
     direction = np.zeros(layout.n_neurons, dtype=np.float32)
@@ -77,6 +79,11 @@ def nait_signature(
         "sign_margin": margin,
     }
     return Signature(name, info, {"direction": direction})
+
+
+def uncertain_layers(margins: Sequence[float]) -> int:
+    """Layers whose direction's sign may be chance, by their ``sign_margin``."""
+    return sum(margin < CERTAIN_MARGIN for margin in margins)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.index import token_hashes
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import problems_of
+from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.exports import EXPORTS
 from nait_fast.ranking.selection_files import KIND, SCORES, SELECTED
@@ -105,7 +106,7 @@ def _describe(signature: Signature) -> dict[str, Any]:
         meta["target"] = {k: v for k, v in meta["target"].items() if k != token_hashes.NAME}
     out = {"name": signature.name, "hash": signature.hash, **meta, "layers": len(signature.meta["layers"])}
     if "sign_margin" in signature.meta:
-        out["uncertain_signs"] = sum(m < 2 for m in signature.meta["sign_margin"])
+        out["uncertain_signs"] = uncertain_layers(signature.meta["sign_margin"])
     return out
 
 

@@ -16,6 +16,7 @@ from nait_fast.extract.session import Session, encode_all, encode_rows, open_ses
 from nait_fast.extract.sinks import Collect
 from nait_fast.index import token_hashes
 from nait_fast.methods import method_of
+from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
@@ -226,7 +227,6 @@ def describe(signature: Signature, file: str | Path) -> dict[str, Any]:
         "samples": signature.meta["samples"],
     }
     if "sign_margin" in signature.meta:
-        margins = np.array(signature.meta["sign_margin"])
         out["explained"] = round(float(np.mean(signature.meta["explained"])), 4)
-        out["layers_with_uncertain_sign"] = int((margins < 2).sum())
+        out["layers_with_uncertain_sign"] = uncertain_layers(signature.meta["sign_margin"])
     return out

@@ -20,7 +20,7 @@ from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.methods.contrast import contrast_signature, neuron_proxy
 from nait_fast.methods.nag import nag_signature
-from nait_fast.methods.nait import nait_signature
+from nait_fast.methods.nait import nait_signature, uncertain_layers
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.scan import score_codes
 from tests.ranking.indexes import CODEBOOK, IDENTITY, contrast, nait, write_index
@@ -187,7 +187,7 @@ def test_measures_of_halves_and_sizes() -> None:
     v[50] = -1
     measures = stability.of_directions([(u, v), (u, u)], LAYOUT)
     assert measures == {"cosine": [1, 1], "sign_flips": [0, 0.5]}
-    assert stability.uncertain_layers([0.5, 2.0, 1.99, 40]) == 2
+    assert uncertain_layers([0.5, 2.0, 1.99, 40]) == 2
 
 
 def test_bits_that_stand_in_for_nait() -> None:
