@@ -45,9 +45,9 @@ def run(options: BenchOptions, quiet: bool = False) -> dict[str, Any]:
         file.close()
     text = tables(rows)
     if len(devices) > 1:
-        by_device = {f"{row['hardware']}, {row['device']}": [] for row in rows}  # type: dict[str, list[dict[str, Any]]]
+        by_device: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
-            by_device[f"{row['hardware']}, {row['device']}"].append(row)
+            by_device.setdefault(f"{row['hardware']}, {row['device']}", []).append(row)
         text += "\n\nside by side\n\n" + side_by_side(by_device)
     failed = [row["name"] for row in rows if state_of(row) == "failed"]
     if failed:
