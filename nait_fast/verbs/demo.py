@@ -1,8 +1,6 @@
 """``demo``: the whole pipeline, offline, on a real model and a labelled pool that the project makes itself."""
 
 import importlib.util
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -50,7 +48,7 @@ def find_model() -> str:
 
 
 def _rankings(index: Index, signatures: list[Signature]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(rows, target -> positions of the rows, best first)."""
+    """(rows, target -> their places, best first)."""
     blocks = list(scan(index, signatures))
     rows, scores = np.concatenate([b.row for b in blocks]), np.concatenate([b.scores for b in blocks])
     return rows, {s.name: order(rows, scores[:, c]) for c, s in enumerate(signatures)}
@@ -72,19 +70,12 @@ def _line(place: int, row: dict[str, str]) -> str:
 
 def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
     """Run the demonstration into ``output``; the summary's ``text`` is what a person reads."""
-    clock = [time.perf_counter()]
-
-    def lap() -> float:
-        clock.append(time.perf_counter())
-        return clock[-1] - clock[-2]
-
     with ExitStack() as stack:
-        return _run(model, output, quiet, lap, clock, stack)
+        return _run(model, output, quiet, stack)
 
 
-def _run(
-    model: str | None, output: str, quiet: bool, lap: Callable[[], float], clock: list[float], stack: ExitStack
-) -> dict[str, Any]:
+def _run(model: str | None, output: str, quiet: bool, stack: ExitStack) -> dict[str, Any]:
+    clock = rank.Laps()
     samples = pool_rows()
     contents = {f"{name}.jsonl": data(name) for name in ("pool", *TARGETS)}
     inputs = [("--model", model)] if model else []
@@ -101,18 +92,18 @@ def _run(
     pool = Pool(str(folder / "pool.jsonl"))
     targets = open_targets(tuple(f"{name}={folder / f'{name}.jsonl'}" for name in TARGETS), "auto")
     session = open_session(ModelOptions(model=model or find_model()), DataOptions(), quiet=quiet)
-    seconds = {"load": lap()}
+    clock.lap("load")
     options = IndexOptions(model=session.model.name, dataset=pool.path, output=str(folder / "index"), reading="mean")
     build = IndexBuild(session, pool, options, hold_folder(options, stack), exact_readings=frozenset(["drift"]))
     codebook = build.codebook()
-    seconds["calibrate"] = lap()
+    clock.lap("calibrate")
     signatures = {
         "contrast": build_signatures(session, targets, SignatureOptions(method="contrast"), "mean", codebook),
         "nait": build_signatures(session, targets, SignatureOptions(method="nait"), "drift", codebook),
     }
-    seconds["targets"] = lap()
+    clock.lap("targets")
     index_pool(build, directions_of(signatures["nait"]))
-    seconds["index"] = lap()
+    clock.lap("index")
     index = Index(folder / "index")
     labels = np.array([row["source"] for row in samples])
     lines = [
@@ -148,10 +139,10 @@ def _run(
             signed.done("demo")
         files = tuple(str(made / name) for name in names)
         rank.run(RankOptions(index=options.output, signature=files, output=str(folder / method)))
-    seconds["rank"] = lap()
+    clock.lap("rank")
     rate = build.tokens / build.seconds if build.seconds else 0.0
-    timing = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
-    lines += [*details, "", f"{timing}; {rate:,.0f} tokens/s; total {clock[-1] - clock[0]:.0f} s"]
+    timing = ", ".join(f"{stage} {value:.1f} s" for stage, value in clock.seconds.items())
+    lines += [*details, "", f"{timing}; {rate:,.0f} tokens/s; total {sum(clock.seconds.values()):.0f} s"]
     lines += [
         f"written to {folder}/: the pool, its index, and for each method selected.jsonl and scores.parquet",
         f"as a page (extra report: pip install 'nait-fast[report]'): nait-fast report {folder / METHODS[0]}",
@@ -159,7 +150,7 @@ def _run(
     return {
         "text": "\n".join(lines),
         "precision": precision,
-        "seconds": {k: round(v, 2) for k, v in seconds.items()},
+        "seconds": {k: round(v, 2) for k, v in clock.seconds.items()},
         "tokens_per_s": round(rate, 1),
         "output": str(folder),
     }
