@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, newest, rows_in, source_of, sourced, table
+from benchmarks.record import RESULTS, newest, rows_in, sourced, table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
@@ -91,12 +91,13 @@ def _index(rows: list[Row]) -> str:
         for row in rows
     ]
     first = rows[0]
-    return (
+    return sourced(
         f"**Indexing** {first['rows']} real samples with {first['model']} (fp32, max_length {first['max_length']}, "
         f"median of {first['rounds']} rounds in turn; loading is in the whole process only). "
         f"{first['checked_bits']:,} bits checked against the hooks' features first: "
         f"{first['differing_bits']} differ.\n\n"
-        f"{table(shown, list(shown[0]))}\n\n{source_of(rows)}\n"
+        f"{table(shown, list(shown[0]))}\n",
+        rows,
     )
 
 
@@ -111,10 +112,11 @@ def _scan(rows: list[Row]) -> str:
         for row in rows
     ]
     first = rows[0]
-    return (
+    return sourced(
         f"**Scanning** {first['rows']:,} random codes of {first['row_bytes']:,} bytes "
         f"(median of {first['rounds']} rounds in turn; FAISS {first['faiss']}).\n\n"
-        f"{table(shown, list(shown[0]))}\n\n{source_of(rows)}\n"
+        f"{table(shown, list(shown[0]))}\n",
+        rows,
     )
 
 
@@ -127,10 +129,11 @@ def _retrieval(rows: list[Row]) -> str:
         shown.append({"method": method, **cells})
     chance = {t: f"{next(r['relevant'] for r in rows if r['target'] == t) / rows[0]['rows']:.3f}" for t in targets}
     shown.append({"method": "by chance", **chance})
-    return (
+    return sourced(
         f"**Retrieval**: R-precision of a target's own source among {rows[0]['rows']:,} samples of five sources, "
         f"{rows[0]['model']}, max_length {rows[0]['max_length']}; in brackets the score's Spearman correlation with "
-        f"length.\n\n{table(shown, ['method', *targets])}\n\n{source_of(rows)}\n"
+        f"length.\n\n{table(shown, ['method', *targets])}\n",
+        rows,
     )
 
 
@@ -143,7 +146,7 @@ def _exactness(rows: list[Row]) -> str:
         f"{row[f'nait_fp64_independent_{name}_own']:.1e})"
         for name in ("drift", "mean")
     )
-    return (
+    return sourced(
         f"**Exactness** against one sample at a time through plain forward hooks, {row['rows']} real samples, "
         f"{row['model']}, fp32: largest relative error of a layer's readings {errors} "
         f"({100 * row['share_above_1e-5_drift']:.2f}% of the drifts above 1e-5); largest error "
@@ -152,7 +155,8 @@ def _exactness(rows: list[Row]) -> str:
         f"{row['bits_differing']} of {row['bits']:,} bits differ "
         f"(the farthest {row['bits_worst_distance_sigma']:.1e}·σ from its threshold); "
         f"other batches and order change {row['other_batches_and_order_bits_differing']} bits, "
-        f"no shared prefix {row['without_prefix_bits_differing']}.\n\n{source_of(rows)}\n"
+        f"no shared prefix {row['without_prefix_bits_differing']}.\n",
+        rows,
     )
 
 
@@ -229,7 +233,7 @@ def gpu_table(rows: list[Row]) -> str:
 
 
 def _gpu(rows: list[Row]) -> str:
-    return f"**GPU** (random weights, a real pool's lengths):\n\n{gpu_table(rows)}\n\n{source_of(rows[-1:])}\n"
+    return sourced(f"**GPU** (random weights, a real pool's lengths):\n\n{gpu_table(rows)}\n", rows[-1:])
 
 
 def section() -> str:
