@@ -54,7 +54,7 @@ def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], more: Iterabl
     return None
 
 
-def refuse(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str, where: str, more: Iterable[str] = ()) -> None:
+def refuse(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str, where: str) -> None:
     """Raise Mismatch if ``mine``, of ``what``, does not agree with ``theirs``, of ``where``."""
     if is_old(mine) and not is_old(theirs):
         raise Mismatch(f"{what} was made {OLD}, and cannot be compared with {where}", remedy="rebuild it", join=": ")
@@ -62,7 +62,7 @@ def refuse(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str, where:
         raise Mismatch(
             f"{where} was made {OLD}, and cannot be compared with {what}", remedy="rebuild the index", join=": "
         )
-    key = difference(mine, theirs, more)
+    key = difference(mine, theirs)
     if key is not None:
         raise Mismatch(
             f"{what} was made with another {name_of(key)} ({values.short(mine.get(key))}) than {where} "

@@ -96,17 +96,15 @@ def sample_lengths(n: int, seed: int, max_length: int = 2048) -> np.ndarray:
     return np.minimum(drawn.astype(np.int64), max_length)
 
 
-def random_ids(
-    lengths: Sequence[int] | np.ndarray, vocabulary: int, seed: int, n_prefix: int = PREFIX
-) -> list[Encoded]:
-    """Samples of random token ids that begin with the same ``n_prefix`` tokens (fewer where a length leaves no room for
-    a token behind them)."""
+def random_ids(lengths: Sequence[int] | np.ndarray, vocabulary: int, seed: int) -> list[Encoded]:
+    """Samples of random token ids that begin with the same ``PREFIX`` tokens (fewer where a length leaves no room for a
+    token behind them)."""
     generator = np.random.default_rng(seed)
-    prefix = generator.integers(3, vocabulary, n_prefix).astype(np.int32)
+    prefix = generator.integers(3, vocabulary, PREFIX).astype(np.int32)
     samples = []
     for row, length in enumerate(lengths):
         ids = generator.integers(3, vocabulary, int(length)).astype(np.int32)
-        shared = min(n_prefix, int(length) - 1)
+        shared = min(PREFIX, int(length) - 1)
         ids[:shared] = prefix[:shared]
         samples.append(Encoded(row, None, ids))
     return samples

@@ -22,7 +22,7 @@ from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.models.load import prepare
 
-SAMPLES = 32
+SAMPLES, SEED = 32, 0
 
 
 def _as_loaded(body: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -33,13 +33,11 @@ def _as_loaded(body: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return moved
 
 
-def measure_pipeline(
-    shape: str, device: torch.device, dtypes: tuple[torch.dtype, ...], seed: int = 0
-) -> Iterator[dict[str, Any]]:
+def measure_pipeline(shape: str, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Iterator[dict[str, Any]]:
     """A row for each of ``dtypes`` on ``device``: differing bits and how far their values lie from the threshold."""
-    body = build(SHAPES[shape], torch.device("cpu"), torch.float32, seed)
+    body = build(SHAPES[shape], torch.device("cpu"), torch.float32, SEED)
     model = prepare(copy.deepcopy(body), None, name=shape)
-    encoded = random_ids(sample_lengths(SAMPLES, seed, 384), model.vocabulary, seed)
+    encoded = random_ids(sample_lengths(SAMPLES, SEED, 384), model.vocabulary, SEED)
     prefix, layout = shared_prefix(encoded), CodeLayout.of(model.widths)
     collected = Collect(len(encoded), layout, ("mean",))
     Engine(model, ("mean",)).run(encoded, collected, prefix=prefix)

@@ -77,10 +77,9 @@ class Stopwatch:
         """Give the memory of ``flush`` back until its next call."""
         self._others = None
 
-    def once(self, job: Job, flush: bool = True) -> Callable[[], float]:
+    def once(self, job: Job) -> Callable[[], float]:
         """Run ``job`` once; call the result, after ``synchronize``, for its milliseconds."""
-        if flush:
-            self.flush()
+        self.flush()
         if self.device.type != "cuda":
             began = time.perf_counter()
             job()
@@ -92,7 +91,7 @@ class Stopwatch:
         end.record()
         return lambda: start.elapsed_time(end)
 
-    def in_turn(self, jobs: Mapping[str, Job], seconds: float, flush: bool = True) -> dict[str, Times]:
+    def in_turn(self, jobs: Mapping[str, Job], seconds: float) -> dict[str, Times]:
         """Times of ``jobs``, run one after another in each of as many rounds as ``seconds`` allow (3 to 200).
 
         In turn, so that a change of clock or temperature meets them all. Two rounds before (compilation, allocator,
@@ -105,7 +104,7 @@ class Stopwatch:
         spent: dict[str, list[float]] = {name: [] for name in jobs}
         began, rounds = time.perf_counter(), 0
         while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and time.perf_counter() - began < seconds):
-            taken = {name: self.once(job, flush) for name, job in jobs.items()}
+            taken = {name: self.once(job) for name, job in jobs.items()}
             synchronize(self.device)
             for name, read in taken.items():
                 spent[name].append(read())

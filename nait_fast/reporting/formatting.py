@@ -50,10 +50,9 @@ def number(value: float | None, digits: int = 4) -> str:
     return text.replace("-", MINUS)
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """With its sign."""
-    text = number(abs(value), digits)
-    return ("+" if value >= 0 else MINUS) + text
+def signed(value: float) -> str:
+    """With its sign, to three significant digits."""
+    return ("+" if value >= 0 else MINUS) + number(abs(value), 3)
 
 
 def correlation(value: float | None) -> str:
