@@ -132,13 +132,13 @@ def verdict(interval: Interval, arms: tuple[str, str] = ("better", "worse")) -> 
     return (arms[0] if interval.mean < 0 else arms[1]) if interval.excludes_zero else ""
 
 
-def target_table(rows: Sequence[dict[str, Any]], target: str, general: str = "general") -> str:
+def target_table(rows: Sequence[dict[str, Any]], target: str) -> str:
     """Markdown: the arms of ``target`` against random, then the pairs of arms that a reader will ask for."""
     arms = arms_of(rows, target)
-    random = {where: runs_of(arms["random"], where) for where in (target, general)} if "random" in arms else {}
+    random = {where: runs_of(arms["random"], where) for where in (target, "general")} if "random" in arms else {}
     shown = []
     for arm, mine in arms.items():
-        on_target, on_general = runs_of(mine, target), runs_of(mine, general)
+        on_target, on_general = runs_of(mine, target), runs_of(mine, "general")
         cells = {"arm": arm, "seeds": len(mine) if arm != "base" else ""}
         if arm != "base":
             cells |= {
@@ -156,7 +156,7 @@ def target_table(rows: Sequence[dict[str, Any]], target: str, general: str = "ge
                 "− random": str(micro),
                 "": verdict(micro),
                 "macro − random": str(difference(on_target.macro(), random[target].macro())),
-                "general − random": str(difference(on_general, random[general])),
+                "general − random": str(difference(on_general, random["general"])),
             }
         elif arm == "random":
             cells["− random"] = f"({at.mean:.3f} ± {at.half:.3f})"

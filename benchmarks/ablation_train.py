@@ -295,26 +295,21 @@ def _batches(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterat
 class Frozen:
     """``W`` [N, K] as a pair of products: ``times(x)`` = x Wᵀ and ``back(g)`` = g W, without autograd.
 
-    ``kind``: one of ``PRODUCTS``; ``onednn-bf16`` rounds operands and results to bf16 and sums in fp32 (``exact``: not
-    in ``times``).
+    ``kind``: one of ``PRODUCTS``; ``onednn-bf16`` rounds operands and results to bf16 and sums in fp32.
     """
 
-    def __init__(self, weight: torch.Tensor, kind: str, exact: bool = False):
+    def __init__(self, weight: torch.Tensor, kind: str):
         self.weight = weight.detach()
-        half = kind == "onednn-bf16"
-        self.dtypes = [
-            torch.bfloat16 if half and not exact else torch.float32,
-            torch.bfloat16 if half else torch.float32,
-        ]
+        self.dtype = torch.bfloat16 if kind == "onednn-bf16" else torch.float32
         self.packed: list[torch.Tensor] | None = None
         if kind != "torch":
-            pair = zip((self.weight, self.weight.t()), self.dtypes, strict=True)
-            self.packed = [torch.ops.mkldnn._reorder_linear_weight(w.to(dtype).contiguous()) for w, dtype in pair]
+            pair = (self.weight, self.weight.t())
+            self.packed = [torch.ops.mkldnn._reorder_linear_weight(w.to(self.dtype).contiguous()) for w in pair]
 
     def _product(self, x: torch.Tensor, which: int) -> torch.Tensor:
         if self.packed is None:
             return x @ (self.weight.t() if which == 0 else self.weight)
-        flat = x.reshape(-1, x.shape[-1]).to(self.dtypes[which]).contiguous()
+        flat = x.reshape(-1, x.shape[-1]).to(self.dtype).contiguous()
         out = torch.ops.mkldnn._linear_pointwise(flat, self.packed[which], None, "none", [], "")
         return out.to(x.dtype).reshape(*x.shape[:-1], -1)
 

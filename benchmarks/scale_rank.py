@@ -97,13 +97,13 @@ def _evict(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def plain_read(folder: Path, threads: int, chunk: int = CHUNK) -> float:
+def plain_read(folder: Path, threads: int) -> float:
     """GB/s of reading the shards into one small buffer a thread."""
-    jobs = iter([(path, at) for path in _files(folder) for at in range(0, path.stat().st_size, chunk)])
+    jobs = iter([(path, at) for path in _files(folder) for at in range(0, path.stat().st_size, CHUNK)])
     lock, done = threading.Lock(), [0] * threads
 
     def work(number: int) -> None:
-        buffer = np.empty(chunk, dtype=np.uint8)
+        buffer = np.empty(CHUNK, dtype=np.uint8)
         while True:
             with lock:
                 job = next(jobs, None)
