@@ -21,9 +21,9 @@ print(f"cosine of the signatures: {a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 k = len(rows) // 10
 best = {}
 for signature in signatures:
-    found, scores = nait_fast.search(nait_fast.Index(index), signature, k)
-    best[signature.name] = set(found.tolist())
-    sources = [rows[row]["source"] for row in found]
+    best_rows, scores = nait_fast.search(nait_fast.Index(index), signature, k)
+    best[signature.name] = set(best_rows.tolist())
+    sources = [rows[row]["source"] for row in best_rows]
     print(f"{signature.name}: best score {scores[0]:.2f}, its own source {sources.count(signature.name)} of {k}")
 print(f"in both top tenths: {len(best['arithmetic'] & best['code'])} of {k}")
 

@@ -15,7 +15,7 @@ work, model = arguments()
 pool = write(work / "pool.jsonl", pool_rows())
 target = write(work / "arithmetic.jsonl", target_rows("arithmetic"))
 
-told = nait_fast.select(
+summary = nait_fast.select(
     model=model,
     dataset=pool,
     target=[f"arithmetic={target}"],
@@ -26,8 +26,8 @@ told = nait_fast.select(
 )
 
 chosen = [json.loads(line) for line in (work / "chosen" / "selected.jsonl").read_text(encoding="utf-8").splitlines()]
-print(f"{told['rows_selected']} of {told['rows_scored']} rows, {told['tokens_selected']} tokens")
+print(f"{summary['rows_selected']} of {summary['rows_scored']} rows, {summary['tokens_selected']} tokens")
 print("sources:", dict(Counter(row["source"] for row in chosen).most_common()))
 # A ranking that follows length teaches length: look before you train.
-print("correlation with length:", told["spearman_with_length"])
+print("correlation with length:", summary["spearman_with_length"])
 print("first conversation:", (work / "chosen" / "messages.jsonl").read_text(encoding="utf-8").splitlines()[0][:100])
