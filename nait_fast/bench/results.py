@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.env import environment
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.storage.lock import OutputLock
 
 Row = Mapping[str, Any]
@@ -73,7 +73,9 @@ def _check_appendable(path: str, place: Path) -> None:
     except (OSError, ValueError, RecursionError):
         ours = whole = False
     if not ours or not whole:
-        raise NaitError(f"--output {path}: is not a file of results that rows can be added to; choose another file")
+        raise BadInput(
+            "is not a file of results that rows can be added to", where=f"--output {path}", remedy="choose another file"
+        )
 
 
 def read_results(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -90,12 +92,14 @@ def read_results(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
                 if row is None:
                     continue
                 if not _is_row(row):
-                    raise NaitError(f"--compare {path}: line {number} is no row of a bench")
+                    raise BadInput(f"line {number} is no row of a bench", where=f"--compare {path}")
                 by_device.setdefault((row["hardware"], row.get("device", "")), []).append(row)
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise NaitError(f"--compare {path}: is not JSON lines ({' '.join(str(error).split())[:100]})") from None
+            raise BadInput(
+                f"is not JSON lines ({' '.join(str(error).split())[:100]})", where=f"--compare {path}"
+            ) from None
         if not by_device:
-            raise NaitError(f"--compare {path}: holds no row")
+            raise BadInput("holds no row", where=f"--compare {path}")
         runs += [
             (f"{hardware} ({Path(path).name})" if len(paths) > 1 else hardware, device, rows)
             for (hardware, device), rows in by_device.items()

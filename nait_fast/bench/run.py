@@ -15,7 +15,7 @@ from nait_fast.bench.scan_timing import measure_scan
 from nait_fast.bench.shapes import SHAPES, build
 from nait_fast.bench.timing import Ceilings, Stopwatch, free_memory, measure_ceilings
 from nait_fast.env import pick_device, processor
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError
 from nait_fast.models.load import LoadedModel, load_model, pick_dtype, prepare
 from nait_fast.progress import say
 
@@ -29,14 +29,14 @@ def devices_of(text: str) -> list[torch.device]:
     """The devices named in ``auto``, ``cpu`` or ``cuda:0,cuda:1``. Raises NaitError."""
     devices = [pick_device(name.strip()) for name in text.split(",")]
     if any(device.type not in ("cpu", "cuda") for device in devices):
-        raise NaitError(f"--device {text}: measures cpu and cuda devices only")
+        raise BadInput("measures cpu and cuda devices only", where=f"--device {text}")
     # 'cuda' is the current one: named with its number, so that two columns cannot be the same device unnoticed.
     named = [
         torch.device("cuda", torch.cuda.current_device()) if d.type == "cuda" and d.index is None else d
         for d in devices
     ]
     if len(set(named)) < len(named):
-        raise NaitError(f"--device {text}: a device is named twice")
+        raise BadInput("a device is named twice", where=f"--device {text}")
     return named
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.methods.signature import Signature
 
 
@@ -11,7 +11,7 @@ def labels_of(signatures: Sequence[Signature]) -> list[str]:
     with how it was quantised, then with its hash. Raises NaitError for one that is there twice."""
     hashes = [signature.hash for signature in signatures]
     if twice := next((s.name for s, h in zip(signatures, hashes, strict=True) if hashes.count(h) > 1), None):
-        raise NaitError(f"--signature: '{twice}' is there twice; leave one out")
+        raise BadInput(f"'{twice}' is there twice", where="--signature", remedy="leave one out")
 
     def label(number: int, depth: int) -> str:
         s = signatures[number]

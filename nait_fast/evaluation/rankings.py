@@ -8,7 +8,7 @@ import numpy as np
 
 from nait_fast import compatibility
 from nait_fast.codecs.codebook import Codebook
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError
 from nait_fast.evaluation.labels import groups_of, labels_of
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at, drawn_places
@@ -55,7 +55,7 @@ class Rankings:
 
     def __init__(self, index: Index, signatures: Sequence[Signature], seed: int = 0, device: str = "auto"):
         if not index.rows:
-            raise NaitError(f"index {index.folder}: holds no rows")
+            raise BadInput("holds no rows", where=f"index {index.folder}")
         self.index, self.signatures, self.seed, self.device = index, list(signatures), seed, device
         self.labels = labels_of(signatures)
         self.scored, self.refused = scorable(index, signatures)

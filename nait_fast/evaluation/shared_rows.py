@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.evaluation.labels import families_of
 from nait_fast.evaluation.rankings import Rankings
 from nait_fast.ranking.spearman import centred_ranks
@@ -35,7 +35,9 @@ def check_core(rankings: Rankings, at_least: int | None) -> None:
     """Raises NaitError where no method has as many signatures as a row of the core must be selected by."""
     most = max(len(columns) for columns in families_of(rankings.ranked).values())
     if at_least is not None and at_least > most:
-        raise NaitError(f"--core-targets {at_least}: there are at most {most} signatures of one kind to select by")
+        raise BadInput(
+            f"there are at most {most} signatures of one kind to select by", where=f"--core-targets {at_least}"
+        )
 
 
 def sections(

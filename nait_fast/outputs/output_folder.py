@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nait_fast.errors import Damaged, NaitError
+from nait_fast.errors import Damaged, Mismatch, NaitError
 from nait_fast.notices import warn
 from nait_fast.outputs.inputs import check_folders, check_inputs
 from nait_fast.outputs.recognise import CLAIM, CONFIG, Recognise, State, foreign, is_plain, refuse
@@ -144,9 +144,10 @@ class Output:
         questions = self._questions if names is None else {name: self._questions.get(name) for name in names}
         other = [name for name, value in questions.items() if value is not None and value != of]
         if other and not self._overwrite:
-            raise NaitError(
-                f"{self.folder / other[0]}: holds another result ({what}); choose another {self._flag}, or pass "
-                "--overwrite to replace it"
+            raise Mismatch(
+                f"holds another result ({what})",
+                where=self.folder / other[0],
+                remedy=f"choose another {self._flag}, or pass --overwrite to replace it",
             )
 
     @property
@@ -198,7 +199,9 @@ class Output:
         asked (by default, what it was before). Raises NaitError where something has come in the way meanwhile."""
         stage, new = self.stage, {}
         if self._begun is None or _place_of(stage) != self._begun:
-            raise NaitError(f"{stage}: was taken away while it was written to; the results are as they were; run again")
+            raise Damaged(
+                "was taken away while it was written to; the results are as they were", where=stage, remedy="run again"
+            )
         for name in self.names:
             self._check(name)  # somebody may have put a file there meanwhile
             if os.path.lexists(path := stage / name):

@@ -202,7 +202,7 @@ def _read_selected(
 def _open_pool(chosen: SelectionFolder, dataset: Sequence[str], notes: list[str]) -> PoolRows | None:
     if chosen.index is None:
         if dataset:
-            raise NaitError("--dataset: the selection's index is gone, which the pool's rows are numbered by")
+            raise BadInput("the selection's index is gone, which the pool's rows are numbered by", where="--dataset")
         return None
     try:
         return open_rows(chosen.index, dataset, "pass --dataset" if dataset else "name it with --dataset")

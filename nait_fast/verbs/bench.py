@@ -5,7 +5,7 @@ from typing import Any
 from nait_fast.bench.results import ResultFile, read_results, side_by_side, state_of, tables
 from nait_fast.bench.run import CEILING_SECONDS, PARTS, MeasuredDevice, Subject, devices_of
 from nait_fast.config import BENCH_SHAPES, BenchOptions
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.progress import say
 
 
@@ -13,7 +13,7 @@ def _compare(options: BenchOptions) -> dict[str, Any]:
     sources = read_results(options.compare)
     text = side_by_side(sources)
     if not text:
-        raise NaitError("--compare: no row in these files has a number")
+        raise BadInput("no row in these files has a number", where="--compare")
     return {"text": text, "sources": {name: len(rows) for name, rows in sources.items()}}
 
 
@@ -22,7 +22,7 @@ def run(options: BenchOptions, quiet: bool = False) -> dict[str, Any]:
     if options.compare:
         return _compare(options)
     if options.model and options.shape:
-        raise NaitError("--model, --shape: choose one of them")
+        raise BadInput("choose one of them", where="--model, --shape")
     devices = devices_of(options.device)
     shape = options.shape or BENCH_SHAPES[0]
     file = ResultFile(options.output)

@@ -10,7 +10,7 @@ from nait_fast.config import EvaluateOptions
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import make_conventions
 from nait_fast.env import environment
-from nait_fast.errors import Mismatch, NaitError
+from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.evaluation import (
     FILE,
     FORMAT_VERSION,
@@ -50,7 +50,9 @@ def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
     sizes = _sizes(options)
     folder = make_folder(options.output)
     if (folder / MANIFEST).exists() or (folder / RUN).exists():
-        raise NaitError(f"--output {options.output}: holds an index or a selection; choose another folder")
+        raise BadInput(
+            "holds an index or a selection", where=f"--output {options.output}", remedy="choose another folder"
+        )
     with (
         Output(
             folder, (FILE, MARKDOWN), recognise=recognise, inputs=inputs_of(options), overwrite=options.overwrite
@@ -92,9 +94,10 @@ def _evaluate(
     of = question([dataset["sha256"] for dataset in index.datasets])
     output.check_question(of, "of another index")
     if not options.overwrite and (lost := _signatures_of(output.folder) - {s.hash for s in rankings.signatures}):
-        raise NaitError(
-            f"{output.folder / FILE}: is of {len(lost)} signatures that are not given now; choose another --output, or "
-            "pass --overwrite to replace it"
+        raise Mismatch(
+            f"is of {len(lost)} signatures that are not given now",
+            where=output.folder / FILE,
+            remedy="choose another --output, or pass --overwrite to replace it",
         )
     shared_rows.check_core(rankings, options.core_targets)
     if options.model is None:
@@ -160,11 +163,11 @@ def _evaluate(
 
 def _sizes(options: EvaluateOptions) -> list[int]:
     if not 0 < options.fraction <= 1:
-        raise NaitError(f"--fraction {options.fraction}: must be above 0 and at most 1")
+        raise BadInput("must be above 0 and at most 1", where=f"--fraction {options.fraction}")
     for text in options.sizes:
         if not text.isdecimal() or len(text) > 9 or int(text) < stability.LEAST_SAMPLES:
-            raise NaitError(
-                f"--sizes {text[:80]}: must be a whole number of samples, at least {stability.LEAST_SAMPLES}"
+            raise BadInput(
+                f"must be a whole number of samples, at least {stability.LEAST_SAMPLES}", where=f"--sizes {text[:80]}"
             )
     return sorted({int(text) for text in options.sizes})
 
@@ -173,13 +176,13 @@ def _relevant(options: EvaluateOptions, rankings: Rankings) -> dict[str, set[str
     """Name of a signature -> values of the label that it shall find."""
     names = {signature.name for signature in rankings.signatures}
     if options.relevant and options.label is None:
-        raise NaitError("--relevant: needs --label COLUMN, the key that holds these values")
+        raise BadInput("needs --label COLUMN, the key that holds these values", where="--relevant")
     wanted: dict[str, set[str]] = defaultdict(set)
     for text in options.relevant:
         name, given, value = text.partition("=")
         if not given or name not in names:
-            raise NaitError(
-                f"--relevant {text}: write NAME=VALUE, the name of a signature ({', '.join(sorted(names))})"
+            raise BadInput(
+                f"write NAME=VALUE, the name of a signature ({', '.join(sorted(names))})", where=f"--relevant {text}"
             )
         wanted[name].add(value)
     return dict(wanted)
@@ -187,13 +190,17 @@ def _relevant(options: EvaluateOptions, rankings: Rankings) -> dict[str, set[str
 
 def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
     if options.target and not options.model:
-        raise NaitError("--target: its samples must be run again; pass --model, too")
+        raise BadInput("its samples must be run again", where="--target", remedy="pass --model, too")
     nait = any(signature.is_direction for signature in rankings.signatures)
     if options.model and not options.target and not nait:
-        raise NaitError(f"--model {options.model}: there is nothing to run it for: no nait signature, no --target")
+        raise BadInput(
+            "there is nothing to run it for: no nait signature, no --target", where=f"--model {options.model}"
+        )
     if options.rows != EvaluateOptions.rows and not nait:
-        raise NaitError(
-            f"--rows {options.rows}: rows are scored exactly for nait signatures, here is none; leave it out"
+        raise BadInput(
+            "rows are scored exactly for nait signatures, here is none",
+            where=f"--rows {options.rows}",
+            remedy="leave it out",
         )
     if not options.target:
         return {}
@@ -201,7 +208,7 @@ def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
 
     targets = open_targets(options.target, "auto", make_conventions(options.role, options.ignore))
     for name in targets.keys() - {signature.name for signature in rankings.signatures}:
-        raise NaitError(f"--target {name}: no signature has this name")
+        raise BadInput("no signature has this name", where=f"--target {name}")
     for signature, label in zip(rankings.signatures, rankings.labels, strict=True):
         target, made_of = targets.get(signature.name), signature.meta.get("target") or {}
         if target is not None and "sha256" in made_of and made_of["sha256"] != target.scan().sha256:
@@ -234,7 +241,7 @@ def _session(rankings: Rankings, options: EvaluateOptions, quiet: bool) -> Any:
 def _labels(rankings: Rankings, pool: RowSource, column: str) -> tuple[np.ndarray, dict[str, int]]:
     numbers, values = label_values(pool.lines(rankings.scores.row), column)
     if not values:
-        raise NaitError(f"--label {column}: no row of {', '.join(pool.paths)} has this key")
+        raise BadInput(f"no row of {', '.join(pool.paths)} has this key", where=f"--label {column}")
     if without := int((numbers < 0).sum()):
         rankings.miss(f"label of {without} rows", f"they have no key '{column}'; they count as not relevant")
     return numbers, values

@@ -77,7 +77,11 @@ def layer_scores(
     encoded = list(encode(session.encoder, samples, lambda refused: None))  # what is missing shows below
     lengths = np.array([len(e.ids) for e in encoded])
     if len(encoded) != len(places) or (lengths != scores.n_tokens[places]).any():
-        raise NaitError("--model: its tokenizer gives a row other tokens than the index has of it; pass --tokenizer")
+        raise Mismatch(
+            "its tokenizer gives a row other tokens than the index has of it",
+            where="--model",
+            remedy="pass --tokenizer",
+        )
     directions = {str(i): (s.meta["reading"], s.tensors["direction"]) for i, s in enumerate(signatures)}
     sink = Project(len(encoded), session.layout, directions)
     _run(session, encoded, sink, sorted({reading for reading, _ in directions.values()}), "exact scores")

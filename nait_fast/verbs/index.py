@@ -14,7 +14,7 @@ from nait_fast.data.plan import Plan
 from nait_fast.data.row_conventions import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
 from nait_fast.env import environment
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session, warn_longer
 from nait_fast.index.format import row_bytes
@@ -43,9 +43,10 @@ def directions_of(signatures: list[Signature]) -> Directions:
 def check_scored(signatures: list[Signature], session: Session) -> None:
     for signature in signatures:
         if not signature.is_direction:
-            raise NaitError(
-                f"--exact: signature '{signature.name}' is of method {signature.method}; only nait signatures are "
-                "scored in the pass, the others rank the finished index"
+            raise BadInput(
+                f"signature '{signature.name}' is of method {signature.method}; only nait signatures are scored in the "
+                "pass, the others rank the finished index",
+                where="--exact",
             )
         check_fits(signature, session.identity(), None, "this index")
 
@@ -191,8 +192,10 @@ def _check_calibration(options: IndexOptions) -> None:
     for place, name in enumerate(("calibration_size", "seed")):
         value = getattr(options, name)
         if value != getattr(IndexOptions, name) and settings[place : place + 1] != [value]:
-            raise NaitError(
-                f"{flag_of(name)} {value}: {works} under the codebook that {options.output} has; leave it out"
+            raise BadInput(
+                f"{works} under the codebook that {options.output} has",
+                where=f"{flag_of(name)} {value}",
+                remedy="leave it out",
             )
 
 
@@ -204,7 +207,11 @@ def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:
     worker = worker_of()
     number = options.workers or (1 if worker.world > 1 else default_workers(options.device))
     if number > 1 and worker.world > 1 and "RANK" in os.environ:
-        raise NaitError(f"--workers {number}: torchrun has started {worker.world} workers already; leave the flag out")
+        raise BadInput(
+            f"torchrun has started {worker.world} workers already",
+            where=f"--workers {number}",
+            remedy="leave the flag out",
+        )
     if number == 1:
         return work(options.to_mapping(), worker, quiet or worker.rank > 0)
 

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from nait_fast.config import MergeOptions
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.index.merge import check_joinable, merge
 from nait_fast.index.reader import Index
 from nait_fast.outputs.inputs import check_inputs, inputs_of
@@ -19,14 +19,14 @@ from nait_fast.verbs.index import summary_of
 def run(options: MergeOptions, quiet: bool = False) -> dict[str, Any]:
     """Join indexes; returns a summary."""
     if len(options.index) < 2:
-        raise NaitError(f"--index {options.index[0]}: give at least two indexes to join")
+        raise BadInput("give at least two indexes to join", where=f"--index {options.index[0]}")
     indexes = [Index(path) for path in options.index]
     for number, path in enumerate(options.index):
         if twice := next((other for other in options.index[:number] if os.path.samefile(other, path)), None):
             same = path if path == twice else f"{path}, which is {twice},"
-            raise NaitError(f"--index {same}: is given twice; name each index once")
+            raise BadInput("is given twice", where=f"--index {same}", remedy="name each index once")
         if os.path.exists(options.output) and os.path.samefile(path, options.output):
-            raise NaitError(f"--output {options.output}: is one of the indexes; choose another folder")
+            raise BadInput("is one of the indexes", where=f"--output {options.output}", remedy="choose another folder")
     check_joinable(indexes)
     folder = make_folder(options.output)
     with OutputLock(folder / FOLDER_LOCK, f"--output {options.output}", alone=lambda: sweep(folder, is_name)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from nait_fast.config import BudgetOptions, RankOptions
 from nait_fast.env import environment
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
@@ -38,7 +38,9 @@ def selection_folder(path: str) -> Path:
     elif (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("kind") != KIND:
         other = MANIFEST
     if other is not None:
-        raise NaitError(f"--output {path}: holds an index or something else ({other}); choose another folder")
+        raise BadInput(
+            f"holds an index or something else ({other})", where=f"--output {path}", remedy="choose another folder"
+        )
     return folder
 
 

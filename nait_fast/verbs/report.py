@@ -6,7 +6,7 @@ from typing import Any
 
 from nait_fast import evaluation
 from nait_fast.config import ReportOptions
-from nait_fast.errors import Mismatch, NaitError
+from nait_fast.errors import BadInput, Mismatch
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import Output, sweep
 from nait_fast.outputs.recognise import HTML, State, is_plain, refuse, seal_of, sealed
@@ -30,11 +30,13 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
 
     output = Path(options.output) if options.output else Path(options.selection) / REPORT
     if output.is_dir():
-        raise NaitError(f"--output {output}: is a folder; name a file, for example {output / REPORT}")
+        raise BadInput("is a folder", where=f"--output {output}", remedy=f"name a file, for example {output / REPORT}")
     if output.suffix.lower() not in (".html", ".htm"):
-        raise NaitError(f"--output {output}: name a file that ends in .html; another could be one of the selection's")
+        raise BadInput(
+            "name a file that ends in .html; another could be one of the selection's", where=f"--output {output}"
+        )
     if not Path(options.selection).is_dir():
-        raise NaitError(f"{options.selection}: no such folder; give one that select or rank wrote")
+        raise BadInput("no such folder", where=options.selection, remedy="give one that select or rank wrote")
     folder = make_folder(output.parent)
     inside = folder.resolve() == Path(options.selection).resolve()
     lock = folder / FOLDER_LOCK if inside else folder / f".{output.name}.lock"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import IndexOptions, SelectOptions, split_target
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, Mismatch
 from nait_fast.extract.indexing import IndexBuild, open_pool
 from nait_fast.extract.session import open_session
 from nait_fast.index.pool_rows import rows_of
@@ -46,7 +46,11 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     """(the folder, which is ours until ``stack`` ends, what was asked, the index, what the manifest says)."""
     check_budget(options)
     if worker_of().world > 1 and "RANK" in os.environ:
-        raise NaitError("select: starts its own workers (--workers); with torchrun use index, then signature and rank")
+        raise BadInput(
+            "starts its own workers (--workers)",
+            where="select",
+            remedy="with torchrun use index, then signature and rank",
+        )
     reading = method_of(options.chosen_method.name).reading(options.reading)
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
@@ -111,9 +115,10 @@ def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:
             {options.chosen_method.name},
         )
     if not same:
-        raise NaitError(
-            f"--output {options.output}: holds the results of another question (other targets, data or method); choose "
-            "another folder, or pass --overwrite to replace them"
+        raise Mismatch(
+            "holds the results of another question (other targets, data or method)",
+            where=f"--output {options.output}",
+            remedy="choose another folder, or pass --overwrite to replace them",
         )
 
 

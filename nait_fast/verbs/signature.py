@@ -11,7 +11,7 @@ from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_targ
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import RowConventions, make_conventions
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput, NaitError
 from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Collect
 from nait_fast.index import token_hashes
@@ -31,17 +31,20 @@ def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventi
     for text in targets:
         name, path = split_target(text)
         if name in pools:
-            raise NaitError(f"--target {text}: the name '{name}' is there twice; write NAME=FILE")
+            raise BadInput(f"the name '{name}' is there twice", where=f"--target {text}", remedy="write NAME=FILE")
         if (other := next((taken for taken in pools if taken.casefold() == name.casefold()), None)) is not None:
-            raise NaitError(
-                f"--target {text}: the names '{other}' and '{name}' differ in capitals only, which some file systems "
-                "take for one file; write NAME=FILE with another"
+            raise BadInput(
+                f"the names '{other}' and '{name}' differ in capitals only, which some file systems take for one file",
+                where=f"--target {text}",
+                remedy="write NAME=FILE with another",
             )
         pools[name] = Pool(path, format=format, conventions=conventions)
         pools[name].warn_of_formats()
         if pools[name].scan().good < 2:
-            raise NaitError(
-                f"--target {text}: {path} has one sample; a target needs at least 2 (64 and more are better)"
+            raise BadInput(
+                f"{path} has one sample",
+                where=f"--target {text}",
+                remedy="a target needs at least 2 (64 and more are better)",
             )
     return pools
 
@@ -101,13 +104,15 @@ def build_signatures(
         made.append(method.fit(name, material, meta, codebook, chosen.settings))
     for signature in made:
         if why := method.says_nothing(signature):
-            raise NaitError(f"--target {signature.name}: weighs no neuron, for {why}; give samples that differ")
+            raise BadInput(
+                f"weighs no neuron, for {why}", where=f"--target {signature.name}", remedy="give samples that differ"
+            )
     return made
 
 
 def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> None:
     if why := method_of(options.chosen_method.name).codebook_missing(codebook, options.codebook):
-        raise NaitError(why)
+        raise BadInput(why)
 
 
 def _check_codebook(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
@@ -122,9 +127,11 @@ def from_memory(
     """The signature of samples in memory, by a model that may be, too. Raises NaitError."""
     split_target(f"{name}=memory")  # the name must do for a file
     if len(samples) < 2:
-        raise NaitError(f"{len(samples)} samples: a target needs at least 2 (64 and more are better)")
+        raise BadInput(f"{len(samples)} samples: a target needs at least 2 (64 and more are better)")
     if options.format != "auto":
-        raise NaitError(f"format={options.format}: samples in memory show their own format; leave it out")
+        raise BadInput(
+            "samples in memory show their own format", where=f"format={options.format}", remedy="leave it out"
+        )
     settings = {"dtype": options.dtype, "device": options.device, "trust_remote_code": options.trust_remote_code}
     refuse_in_memory(model, "signature_of", **settings)
     reading = method_of(options.chosen_method.name).reading(options.reading)
