@@ -20,7 +20,8 @@ from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.errors import BadInput
-from nait_fast.extract.engine import Engine, Sink
+from nait_fast.extract.engine import Engine
+from nait_fast.extract.sinks import Sink
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
 from nait_fast.models.spec import input_width
 from nait_fast.notices import warn
