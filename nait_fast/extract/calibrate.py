@@ -12,7 +12,7 @@ from nait_fast.data.parts import Record
 from nait_fast.data.plan import lines_of
 from nait_fast.data.pool import Pool, check, where_of
 from nait_fast.data.tokenize import Encoded, Encoder
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.extract.sinks import Collect
 
 PREFIX_SAMPLES = 256
@@ -61,7 +61,7 @@ def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> l
         usable = sorted(encoded_rows(pool, fmt, encoder, rows.tolist()), key=lambda e: place[e.row])
         chosen += usable[: size - len(chosen)]
     if len(chosen) < 2:
-        raise NaitError(f"{pool.path}: calibration needs at least 2 usable samples, found {len(chosen)}")
+        raise BadInput(f"calibration needs at least 2 usable samples, found {len(chosen)}", where=pool.path)
     return sorted(chosen, key=lambda e: e.row)
 
 
@@ -72,9 +72,10 @@ def make_codebook(
     collected). ``entries``, ``seed``: what ``codec`` makes its part by."""
     finite = np.flatnonzero(collected.finite)
     if len(finite) < 2:
-        raise NaitError(
-            f"calibration: only {len(finite)} of {len(collected.finite)} samples have finite activations; "
-            "try --dtype float32 if it runs in half precision, or another model"
+        raise BadInput(
+            f"only {len(finite)} of {len(collected.finite)} samples have finite activations",
+            where="calibration",
+            remedy="try --dtype float32 if it runs in half precision, or another model",
         )
     values = collected.readings[reading].numpy()[finite]
     threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nait_fast.compatibility import OLD, is_old
 from nait_fast.data.plan import Plan
-from nait_fast.errors import Busy, Damaged, Mismatch, NaitError
+from nait_fast.errors import BadInput, Busy, Damaged, Mismatch, NaitError
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.reader import Index
 from nait_fast.index.run_file import read_run, write_run
@@ -70,9 +70,11 @@ class IndexFolder:
         path = self.path / RUN
         if not path.exists():
             if (self.path / MANIFEST).exists():
-                raise NaitError(f"{self.path}: holds something else ({MANIFEST} without {RUN}); choose another folder")
+                raise BadInput(
+                    f"holds something else ({MANIFEST} without {RUN})", where=self.path, remedy="choose another folder"
+                )
             if flag:
-                raise NaitError(f"{flag}: {self.path} holds no index; leave the flag out to make one")
+                raise BadInput(f"{self.path} holds no index", where=flag, remedy="leave the flag out to make one")
             for name in (CODEBOOK, CALIBRATION, WORK, shard_name(0)):
                 if (self.path / name).exists():
                     raise Damaged(
@@ -88,9 +90,10 @@ class IndexFolder:
                 "not what nait_fast writes there", where=path, remedy="choose another folder or delete this one"
             )
         if run.get("format_version") != FORMAT_VERSION and (flag or not (self.path / MANIFEST).exists()):
-            raise NaitError(
-                f"{flag and flag + ': '}{self.path}: begun by an older nait_fast, whose shards have no "
-                "checksums; index the pool again into another folder"
+            raise Mismatch(
+                "begun by an older nait_fast, whose shards have no checksums",
+                where=f"{flag and flag + ': '}{self.path}",
+                remedy="index the pool again into another folder",
             )
         return run
 
@@ -99,7 +102,7 @@ class IndexFolder:
     ) -> list[Any]:
         """The datasets of the folder, this one among them. Raises NaitError where it does not fit.
 
-        ``held``: those of the index that is there.
+        ``complete_ones``: those of the index that is there; none before it is finished.
         """
         if not run:
             return [self._dataset]
@@ -131,7 +134,9 @@ class IndexFolder:
                 remedy="choose another folder or delete it (to a complete index, --append adds the data)",
             )
         if not complete_ones:
-            raise NaitError(f"--append: the index {self.path} is not finished; rerun its own command first")
+            raise BadInput(
+                f"the index {self.path} is not finished", where="--append", remedy="rerun its own command first"
+            )
         if adding:
             if self.writer.busy():
                 raise Busy(
@@ -195,9 +200,10 @@ class IndexFolder:
         damaged = [n for n, entry in enumerate(self._index.entries) if shard_problem(self._index, entry)]
         elsewhere = [n for n in damaged if n not in self.units]
         if elsewhere and len(elsewhere) == len(damaged):
-            raise NaitError(
-                f"--repair: {self._index.entries[elsewhere[0]].path} is damaged, but comes from another dataset; "
-                "name that one with --dataset"
+            raise Mismatch(
+                f"{self._index.entries[elsewhere[0]].path} is damaged, but comes from another dataset",
+                where="--repair",
+                remedy="name that one with --dataset",
             )
         return [n for n in damaged if n in self.units]
 
@@ -235,9 +241,10 @@ class IndexFolder:
                     remedy="check the disk and what else writes there, then run the same command again",
                 )
         if not self.writer.work.is_dir():
-            raise NaitError(
-                f"{self.writer.work}: is gone while this command worked there; something has deleted it; run the same "
-                "command again"
+            raise Damaged(
+                "is gone while this command worked there; something has deleted it",
+                where=self.writer.work,
+                remedy="run the same command again",
             )
         if lost or not all(map(self.is_done, self.todo)):
             return None

@@ -21,7 +21,7 @@ from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import make_conventions
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
-from nait_fast.errors import Damaged, Mismatch, NaitError
+from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.extract.calibrate import first_samples, sample_of
 from nait_fast.extract.index_folder import IndexFolder
 from nait_fast.extract.representation import Representation
@@ -96,9 +96,9 @@ class IndexBuild:
     ):
         self.session, self.pool, self.options = session, pool, options
         if options.append and options.repair:
-            raise NaitError("--append and --repair: one at a time, --repair first")
+            raise BadInput("one at a time, --repair first", where="--append and --repair")
         if options.append and options.codebook:
-            raise NaitError("--append: the index has its codebook already; leave --codebook out")
+            raise BadInput("the index has its codebook already", where="--append", remedy="leave --codebook out")
         self._given = load_codebook(options.codebook) if options.codebook else None
         before = _held(folder) if options.append or options.repair else None
         self.representation = Representation(session, options, self._given, before)
@@ -174,9 +174,8 @@ class IndexBuild:
     def prepare(self, directions: Directions | None = None, on_batch: OnBatch | None = None) -> None:
         """Fix the exact scores, and load what every unit needs: the codebook and the calibration sample's codes."""
         directions = directions or {}
-        with self.folder.lock(
-            lambda: on_batch(0, 0) if on_batch else None
-        ):  # one worker calibrates, the others wait and find its files
+        # One worker calibrates, the others wait and find its files.
+        with self.folder.lock(lambda: on_batch(0, 0) if on_batch else None):
             codebook = (
                 self.codebook(on_batch) if self._collected is None else load_codebook(self.folder.path, vouched=True)
             )

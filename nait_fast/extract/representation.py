@@ -1,4 +1,4 @@
-"""What an index keeps of a sample: codec, reading, outliers and embeddings, as the options ask."""
+"""What an index keeps of a sample: codec with its settings, reading and embeddings, as the options ask."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from nait_fast.codecs import codec_of
 from nait_fast.codecs.base import Codec, Columns
 from nait_fast.codecs.codebook import Codebook, check_codebook
 from nait_fast.config import IndexOptions
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.extract.calibrate import make_codebook
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
@@ -18,7 +18,8 @@ from nait_fast.index.format import columns_of
 
 class Representation:
     """``given``: the codebook of ``--codebook``; ``held``: that of the index which is added to or repaired, whose sizes
-    hold unless others are asked for. Raises NaitError for options that do not fit the model or the codebook.
+    hold unless others are asked for. Tells ``session`` the layer of ``--embed``. Raises NaitError for options that do
+    not fit the model or the codebook.
 
     ``readings``: what the index pass must capture; ``description``: what the manifest says of the codes;
     ``layout``: where their bits lie in a row.
@@ -51,7 +52,7 @@ class Representation:
 
     def _check(self, codebook: Codebook) -> None:
         if not self.codec.calibrates:
-            raise NaitError(f"--codebook: codec {self.codec.name} has no codebook; leave the flag out")
+            raise BadInput(f"codec {self.codec.name} has no codebook", where="--codebook", remedy="leave the flag out")
         expected = {**self.session.identity(), "reading": self.reading, "codec": self.codec.name}
         if self.session.embed_layer is not None:
             expected["embed_layer"] = self.session.embed_layer
@@ -85,10 +86,12 @@ def _embed_layer(options: IndexOptions, codec: Codec, session: Session) -> int |
     if options.embed == "none":
         return None
     if not codec.calibrates:
-        raise NaitError(f"--embed: codec {codec.name} has no codebook to centre embeddings by; use another codec")
+        raise BadInput(
+            f"codec {codec.name} has no codebook to centre embeddings by", where="--embed", remedy="use another codec"
+        )
     if options.embed != "last" and options.embed not in map(str, layers):
-        raise NaitError(
-            f"--embed {options.embed[:80]}: write none, last or one of the captured layers "
-            f"({layers[0]} to {layers[-1]})"
+        raise BadInput(
+            f"write none, last or one of the captured layers ({layers[0]} to {layers[-1]})",
+            where=f"--embed {options.embed[:80]}",
         )
     return layers[-1] if options.embed == "last" else int(options.embed)
