@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from nait_fast.data.row_conventions import LABEL_FALSE, NO_CONVENTIONS, RowConventions, conventions_of
+from nait_fast.data.row_conventions import LABEL_FALSE, NO_CONVENTIONS, RowConventions
 from nait_fast.data.turns import Message, RowError, as_list, as_string, message_list, tools_of
 from nait_fast.data.unread import texts_in, unread_of
-
-__all__ = ["FORMATS", "Message", "RowError", "RowLeftOut", "Sample", "conventions_of"]
 
 FORMATS = ("alpaca", "sharegpt", "messages", "prompt_completion", "text", "input_ids")
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.data.formats import RowError, Sample, conventions_of, parse
+from nait_fast.data.formats import RowError, Sample, parse
 from nait_fast.data.parts import as_line
 from nait_fast.data.pool import decode
+from nait_fast.data.row_conventions import conventions_of
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.notices import warn
