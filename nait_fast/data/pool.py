@@ -73,7 +73,6 @@ class Pool:
         *,
         format: str = "auto",
         skip_bad_rows: bool = False,
-        split: str | None = None,
         unit_rows: int = _UNIT_ROWS,
         conventions: RowConventions | None = None,
     ) -> None:
@@ -84,7 +83,6 @@ class Pool:
         self.conventions = conventions or RowConventions()
         self._format = format
         self._skip_bad_rows = skip_bad_rows
-        self._split = split
         self._opened: Source | None = None
         self._plan: Plan | None = None
         self._info: PoolInfo | None = None
@@ -94,7 +92,7 @@ class Pool:
     def source(self) -> Source:
         if self._opened is None:
             try:
-                self._opened = open_source(self.path, self._split)
+                self._opened = open_source(self.path)
             except (OSError, ValueError) as error:
                 raise BadInput(
                     f"cannot be opened: {first_line(error, kind=False)}", where=self.path, remedy="check the path"

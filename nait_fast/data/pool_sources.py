@@ -25,10 +25,11 @@ class Source:
     parts: tuple[PoolPart, ...]
 
 
-def open_source(name: str, split: str | None) -> Source:
-    path = Path(name)
+def open_source(name: str) -> Source:
+    """What ``name`` stands for: a file, a folder, a Hub id; the last two may end in ":SPLIT". Raises NaitError."""
+    path, split = Path(name), None
     head, _, tail = name.rpartition(":")
-    if split is None and head and not path.exists() and Path(head).is_dir():
+    if head and not path.exists() and Path(head).is_dir():
         path, split = Path(head), tail
     if path.is_dir():
         # dataset_info.json alone is no sign: LLaMA-Factory's folders, and ours, have a file of that name.
@@ -36,15 +37,11 @@ def open_source(name: str, split: str | None) -> Source:
             return _open_disk(path, split)
         return _open_folder(path, split)
     if path.exists():
-        source = _open_file(path)
-    else:
-        match = _HUB_NAME.fullmatch(name)
-        if match is None or kind_of(path) or path.parent.is_dir():
-            raise BadInput("no such file or folder", where=name, remedy="check the path")
-        return _open_hub(name, match[1], split or match[2])
-    if split is not None:
-        raise BadInput(f"a split ({split}) is for folders and Hub datasets", where=path, remedy="leave it out here")
-    return source
+        return _open_file(path)
+    match = _HUB_NAME.fullmatch(name)
+    if match is None or kind_of(path) or path.parent.is_dir():
+        raise BadInput("no such file or folder", where=name, remedy="check the path")
+    return _open_hub(name, match[1], match[2])
 
 
 def _open_file(path: Path) -> Source:

@@ -56,7 +56,7 @@ def test_a_snapshot_of_several_splits(tmp_path: Path) -> None:
         assert read(f"{folder}:test") == (["r3", "r4"], [])
         assert sorted(read(f"{folder}:test+train")[0]) == ["r0", "r1", "r2", "r3", "r4"]
         assert "has no split dev; name one of test, train" in refusal(f"{folder}:dev")
-        assert Pool(folder, split="test").scan().path == f"{folder}:test"
+        assert Pool(f"{folder}:test").scan().path == f"{folder}:test"
 
 
 def test_the_readme_says_what_a_split_is(tmp_path: Path) -> None:

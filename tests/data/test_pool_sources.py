@@ -159,7 +159,7 @@ def test_missing_paths_and_unknown_kinds(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "pool.csv").write_text("a,b")
     assert "give .jsonl, .json" in refusal("pool.csv")
     make_jsonl(tmp_path)
-    assert "a split (train)" in refusal("pool.jsonl", split="train")
+    assert "no such file or folder" in refusal("pool.jsonl:train")
 
 
 def test_splits_of_a_saved_folder(tmp_path: Path) -> None:
@@ -172,15 +172,14 @@ def test_splits_of_a_saved_folder(tmp_path: Path) -> None:
         return info.path, info.rows
 
     assert found(Pool(saved).scan()) == (f"{saved}:train", 2)
-    assert found(Pool(saved, split="test").scan()) == (f"{saved}:test", 3)
     assert found(Pool(f"{saved}:test").scan()) == (f"{saved}:test", 3)
-    assert "has no split dev; name one of train, test" in refusal(saved, split="dev")
+    assert "has no split dev; name one of train, test" in refusal(f"{saved}:dev")
     datasets.DatasetDict(a=one, b=two).save_to_disk(str(tmp_path / "untrained"))
     assert "name one of a, b" in refusal(tmp_path / "untrained")
     datasets.DatasetDict(only=one).save_to_disk(str(tmp_path / "single"))
     assert Pool(tmp_path / "single").scan().path.endswith(":only")
     one.save_to_disk(str(tmp_path / "plain"))
-    assert "has no splits" in refusal(tmp_path / "plain", split="train")
+    assert "has no splits" in refusal(f"{tmp_path / 'plain'}:train")
 
 
 def test_pictures_of_a_saved_folder_stay_what_is_stored(tmp_path: Path) -> None:
