@@ -1,7 +1,7 @@
 """Open a pool of samples, whatever it is stored in, and stream its rows.
 
 Every pass streams: no more than one row, one Parquet batch or one compressed block is held, besides what the
-caller asked for. (The exception is a `.json` file that holds an object with its rows under "data".)
+caller asked for.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class PoolInfo:
 class Pool:
     """A pool of samples in a file, a folder or on the Hugging Face Hub.
 
-    source: `.jsonl`, `.ndjson` or `.json`, each also with `.gz` or `.zst`; `.parquet`; a folder of `.jsonl` or of
-        `.parquet` files (read in the order of their names); a `save_to_disk` folder; or a Hub id. The last two take
-        a split as "name:split"; without one it is "train", or the only one.
+    source: `.jsonl`, `.ndjson` or `.json`, each also with `.gz` or `.zst`; `.parquet`; a folder of `.jsonl` and
+        `.json` or of `.parquet` files (read in the order of their names); a `save_to_disk` folder; or a Hub id. The
+        last three take a split as "name:split"; of the last two it is "train" without, or the only one.
     format: one of FORMATS, or "auto": the format of the first good row.
     skip_bad_rows: leave out the rows that cannot be used, and list them, instead of raising at the first.
     unit_rows: rows of a unit of its plan.
