@@ -18,7 +18,7 @@ from nait_fast.data.encode import encode, parsed
 from nait_fast.data.formats import RowError
 from nait_fast.data.parts import Record
 from nait_fast.data.plan import Unit
-from nait_fast.data.pool import Pool, SkippedRow, check
+from nait_fast.data.pool import Pool, SkippedRow, check, where_of
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 
 _TOKENISING = 2
@@ -27,7 +27,7 @@ _TOKENISING = 2
 @dataclass
 class Window:
     """A loaded unit: `encoded` good rows in order, `skipped` the others; `places[row]`: file and line of each row
-    (line 0 where there is none)."""
+    (line 0 where there is none), without what is stored there."""
 
     unit: Unit
     encoded: list[Encoded] = field(default_factory=list)
@@ -36,8 +36,12 @@ class Window:
 
     def where(self, row: int) -> str:
         """How messages call a row."""
-        file, line = self.places[row]
-        return f"{file}:{line}" if line else f"{file} row {row}"
+        return where_of(*self.places[row], row)
+
+
+def tokenizer_threads() -> ThreadPoolExecutor:
+    """What units are tokenised in."""
+    return ThreadPoolExecutor(_TOKENISING, "nait_fast tokenizer")
 
 
 class Loader:
@@ -47,9 +51,9 @@ class Loader:
     raised to whoever iterates, after the windows before them.
     """
 
-    def __init__(self, pool: Pool, fmt: str, encoder: Encoder, next_unit: Callable[[], Unit | None], ahead: int = 1):
+    def __init__(self, pool: Pool, fmt: str, encoder: Encoder, next_unit: Callable[[], Unit | None]):
         self._pool, self._format, self._encoder, self._next_unit = pool, fmt, encoder, next_unit
-        self._queue: queue.Queue[Window | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._queue: queue.Queue[Window | BaseException | None] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         self.loading: Unit | None = None  # the unit that is being loaded, or that failed to
         self.failed = False
@@ -71,7 +75,7 @@ class Loader:
     def _run(self) -> None:
         try:
             reader = self._pool.reader()
-            with ThreadPoolExecutor(_TOKENISING, "nait_fast tokenizer") as tokenizer:
+            with tokenizer_threads() as tokenizer:
                 while not self._closed.is_set() and (unit := self._next_unit()) is not None:
                     self.loading = unit
                     records = self._until_closed(reader.unit(unit))

@@ -184,7 +184,7 @@ class Pool:
     def skip(self, record: Record, row: int, fmt: str | None, error: RowError) -> SkippedRow:
         """The note of a row that cannot be used; NaitError unless such rows are to be left out, as those are anyhow
         that are not to be learnt from."""
-        where = where_of(record, row)
+        where = where_of(record.file, record.line, row)
         if not self._skip_bad_rows and not isinstance(error, RowLeftOut):
             raise BadInput(str(error), where=where, remedy=self._remedy(record.payload, fmt))
         return SkippedRow(row, where, str(error))
@@ -261,6 +261,6 @@ def decode(payload: Any) -> dict[str, Any]:
     return row
 
 
-def where_of(record: Record, row: int) -> str:
-    """Where messages say a row is: `row` counts in the pool."""
-    return f"{record.file}:{record.line}" if record.line else f"{record.file} row {row}"
+def where_of(file: str, line: int, row: int) -> str:
+    """Where messages say a row is, by the `file` and `line` of its record: `row` counts in the pool."""
+    return f"{file}:{line}" if line else f"{file} row {row}"

@@ -33,7 +33,7 @@ def encoded_rows(pool: Pool, fmt: str, encoder: Encoder, rows: Sequence[int]) ->
 
     def placed() -> Iterator[tuple[int, Record]]:
         for row, record in lines_of(pool.reader(), sorted(rows)):
-            places[row] = where_of(record, row)
+            places[row] = where_of(record.file, record.line, row)
             yield row, record
 
     samples = parsed(

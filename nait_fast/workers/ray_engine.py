@@ -14,11 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from nait_fast.data.loader import Window, load_unit
+from nait_fast.data.loader import Window, load_unit, tokenizer_threads
 from nait_fast.errors import BadInput, NaitError, first_line, missing_extra, one_line
 from nait_fast.extract.index_folder import MOST_TRIES
 from nait_fast.storage.names import WORK
@@ -62,7 +61,7 @@ class UnitActor:
         self._events = Events(self._folder.path, name)
         self._claims = Claims(self._folder.path / WORK, self._folder.todo, self._is_done, name, since=started)
         self._reader = build.pool.reader()
-        self._tokenizer = ThreadPoolExecutor(2, "nait_fast tokenizer")
+        self._tokenizer = tokenizer_threads()
         self._loading, self._running = threading.Lock(), threading.Lock()
         self._touched = 0.0
         device = str(build.session.model.device)
