@@ -13,7 +13,7 @@ MIN_PREFIX = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """``items``: positions in the encoded window; ``n_prefix``: leading tokens that come from the shared prefix."""
+    """``items``: places in the encoded window; ``n_prefix``: leading tokens that come from the shared prefix."""
 
     items: list[int]
     n_prefix: int
@@ -45,13 +45,13 @@ def make_batches(
 
     ``max_padding``: for models that pad a batch to its longest sample, the share of padding that one may have; a batch
     of too different lengths ends early. Samples behind the shared prefix and others never mix. The order depends only
-    on the lengths and positions.
+    on the lengths and places.
     """
     n = len(prefix)
     groups: dict[int, list[int]] = {n: [], 0: []}
-    for position, item in enumerate(encoded):
+    for place, item in enumerate(encoded):
         behind = n and len(item.ids) > n and np.array_equal(item.ids[:n], prefix)
-        groups[n if behind else 0].append(position)
+        groups[n if behind else 0].append(place)
     for n_prefix, members in groups.items():
         members.sort(key=lambda i: (len(encoded[i].ids), i))
         batch: list[int] = []

@@ -45,11 +45,10 @@ def encode(
                 refuse(result)
 
     while chunk := list(islice(remaining, CHUNK_ROWS)):
-        prepared = encoder.prepare(chunk)
         if tokenizer is None:
-            yield from usable(encoder.tokenise(prepared))
+            yield from usable(encoder.encode(chunk))
             continue
-        waiting.append(tokenizer.submit(encoder.tokenise, prepared))
+        waiting.append(tokenizer.submit(encoder.tokenise, encoder.prepare(chunk)))
         if len(waiting) > _AHEAD:
             yield from usable(waiting.popleft().result())
     while waiting:
