@@ -6,6 +6,7 @@ their places (byte offset, line) as they are read for the first time; plan.py ke
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -254,6 +255,4 @@ def _with_nulls(value: Any) -> Any:
 
 
 def _plain(value: object) -> str:
-    import base64
-
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
