@@ -1,5 +1,6 @@
 """Finds the MLPs of a transformers decoder: one ``MlpSpec`` a layer."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -146,8 +147,6 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     """
     if text == "all":
         return list(range(n_layers))
-    import re
-
     chosen: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(-?\d{1,9})(?:-(-?\d{1,9}))?\s*", part)
