@@ -129,12 +129,12 @@ class _Tap:
             if self.instance_forward is not None:
                 return self.instance_forward(x)
             return type(self.module).forward(self.module, x)
-        capture, ordinal = reading[-1]
-        spec = capture.specs[ordinal]
+        innermost, its_ordinal = reading[-1]
+        spec = innermost.specs[its_ordinal]
         gate, up = project_up(spec, x)
-        for each, place in reading:
-            hidden = each.read(place, x, gate, up)
-        if any(each.ends_at(place) for each, place in reading):
+        for capture, ordinal in reading:
+            hidden = capture.read(ordinal, x, gate, up)
+        if any(capture.ends_at(ordinal) for capture, ordinal in reading):
             raise StopForward
         return project_down(spec, hidden)
 
