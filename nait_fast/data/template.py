@@ -9,6 +9,7 @@ import json
 from functools import cached_property
 from typing import Any
 
+from nait_fast.compatibility import DIGITS
 from nait_fast.data.chat import TEMPLATE_DATE, apply_chat_template, clock_of, day_of, draws, sources_of
 from nait_fast.data.formats import RowError, Sample
 from nait_fast.data.tokenizer_identity import tokenizer_identity
@@ -69,11 +70,11 @@ class Template:
 
     @cached_property
     def hash(self) -> str:
-        """First 32 hex digits of a SHA-256 over all that decides the rendered text and its ids."""
+        """First ``DIGITS`` hex digits of a SHA-256 over all that decides the rendered text and its ids."""
         chat = self.tokenizer.chat_template if self.kind == "chat" else ""
         date = f"\0{self.date}" if self.date else ""
         identity = f"{self.kind}\0{chat}\0{tokenizer_identity(self.tokenizer)}{date}"
-        return hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:32]
+        return hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:DIGITS]
 
     def render(self, sample: Sample) -> tuple[str, bool]:
         """(text up to the end of the content, whether the tokenizer's BOS still has to be put in front).

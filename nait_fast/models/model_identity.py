@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from nait_fast.compatibility import DIGITS
 from nait_fast.errors import NaitError
 from nait_fast.models.spec import MlpSpec
 from nait_fast.models.weight_cache import CacheEntry
 
-DIGITS = 32  # hex digits of an identity
 BLOCK = 1 << 22  # numbers hashed at once: fixed, as a block has one form
 SAMPLES = 64  # of each tensor, which tell whether a kept hash is that of these weights
 
@@ -47,19 +47,17 @@ _INERT_PARTS = ("dropout", "pdrop", "unsloth", "_version", "_attn_implementation
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def model_identity(body: Any, specs: Sequence[MlpSpec], entry: CacheEntry | None = None) -> str:
-    """``DIGITS`` hex digits. ``body``: the decoder; ``specs``: its chosen layers; ``entry``: where the hash of the
-    weights is kept, for those read from files. Raises NaitError for weights that cannot be read."""
-    return identity_of(decisive(body, specs, entry), specs)
-
-
 def identity_of(decides: Mapping[str, Any], specs: Sequence[MlpSpec]) -> str:
-    """The identity of a model of which this ``decides``, with the layers of ``specs``."""
+    """The identity of a model of which this ``decides``, with the layers of ``specs``: ``DIGITS`` hex digits."""
     return hashlib.sha256(_json({**decides, "layers": [spec.layer for spec in specs]})).hexdigest()[:DIGITS]
 
 
 def decisive(body: Any, specs: Sequence[MlpSpec], entry: CacheEntry | None = None) -> dict[str, Any]:
-    """What decides the numbers of a forward to the last of ``specs``; otherwise as ``model_identity``."""
+    """What decides the numbers of a forward of the decoder ``body`` to the last of ``specs``, its chosen layers.
+
+    ``entry``: where the hash of the weights is kept, for those read from files. Raises NaitError for weights that
+    cannot be read.
+    """
     tensors = dict(read_tensors(body, specs))
     sample = _sampled(tensors) if entry is not None else ""
     weights = entry.get(sample) if entry is not None else None

@@ -18,7 +18,8 @@ from nait_fast.models.model_identity import (
     BLOCK,
     block_digest,
     config_values,
-    model_identity,
+    decisive,
+    identity_of,
     read_tensors,
     weights_hash,
 )
@@ -29,6 +30,11 @@ from tests.models.tiny import MODERN, build, config_of, llama
 
 def identity(model, layers: str = "all") -> str:
     return prepare(model, None, layers=layers).fingerprint
+
+
+def identity_as_it_is(body, specs) -> str:
+    """The identity of a decoder that nothing has run."""
+    return identity_of(decisive(body, specs), specs)
 
 
 def weights_of(model) -> str:
@@ -112,7 +118,7 @@ def test_layers_beyond_the_last_chosen_one_are_not_read(model):
     del cut.model.layers[2]
     for chosen in ("0", "1", "0,1"):
         assert identity(model, chosen) == identity(changed, chosen)
-    assert identity(model, "0,1") == model_identity(cut.model, specs)
+    assert identity(model, "0,1") == identity_as_it_is(cut.model, specs)
     assert identity(model) != identity(changed)
     assert len({identity(model, text) for text in ("all", "0", "1", "0,1")}) == 4
     assert identity(model, "0-2") == identity(model)
@@ -196,22 +202,22 @@ def test_quantised_weights_count_as_they_are_kept(model):
     del layer.weight
     layer.register_buffer("weight", torch.arange(256, dtype=torch.int8).view(16, 16))
     specs = prepare(model, None).specs
-    first = model_identity(quantised.model, specs)
+    first = identity_as_it_is(quantised.model, specs)
     layer.weight[3, 3] += 1
-    second = model_identity(quantised.model, specs)
+    second = identity_as_it_is(quantised.model, specs)
     quantised.model.config.quantization_config = {"bits": 8, "group": 32}
-    assert len({first, second, model_identity(quantised.model, specs)}) == 3
-    plain = model_identity(model.model, specs)
+    assert len({first, second, identity_as_it_is(quantised.model, specs)}) == 3
+    plain = identity_as_it_is(model.model, specs)
     dequantised = copy.deepcopy(model)
     dequantised.model.config.quantization_config = {"bits": 8, "group": 32}  # as of a GGUF file: of its numbers' past
-    assert model_identity(dequantised.model, specs) == plain
+    assert identity_as_it_is(dequantised.model, specs) == plain
 
 
 def test_weights_that_are_nowhere_are_refused(model):
     empty = copy.deepcopy(model)
     empty.model.layers[1].mlp.up_proj.to("meta")
     with pytest.raises(NaitError, match=r"layers\.1\.mlp\.up_proj\.weight has no values"):
-        model_identity(empty.model, prepare(model, None).specs)
+        identity_as_it_is(empty.model, prepare(model, None).specs)
 
 
 def test_offloaded_weights_are_those_of_the_hook(model):
@@ -219,7 +225,7 @@ def test_offloaded_weights_are_those_of_the_hook(model):
     specs = prepare(model, None).specs
     offloaded = accelerate.cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
     assert any(p.device.type == "meta" for p in offloaded.parameters())
-    assert model_identity(offloaded.model, specs) == model_identity(model.model, specs)
+    assert identity_as_it_is(offloaded.model, specs) == identity_as_it_is(model.model, specs)
 
 
 @pytest.fixture
