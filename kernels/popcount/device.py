@@ -21,9 +21,8 @@ DOT_COLUMNS = (16, 64)  # fewest and most columns of a program; 128 would not fi
 DOT_STAGES = 2  # tiles of columns on their way
 TIMED_BYTES = 8 << 20  # of codes; smaller tiles are over before a timing would pay
 TILE_BYTES = 16 << 20  # of codes on their way to the device: a part of an index is several, so that copies overlap
-COUNT_PLANES = (
-    6  # the choice without a timing: at this many planes POPC's rate meets memory bandwidth (docs/kernels.md)
-)
+# The choice without a timing: at this many planes POPC's rate meets memory bandwidth (docs/kernels.md).
+COUNT_PLANES = 6
 
 
 def count_block(row_bytes: int, words: int) -> tuple[int, int]:

@@ -41,7 +41,7 @@ class ScaledScan:
         self.planes = np.ascontiguousarray(planes)
         self.weights, self.owners = np.asarray(weights, dtype=np.float64), np.asarray(owners, dtype=np.int64)
         self.n_scores, self.ends, self.device, self.code_bytes = n_scores, ends, device, code_bytes
-        self._there: list[tuple[Any, Any]] | None = None  # each score's planes and weights on the device
+        self._device_planes: list[tuple[Any, Any]] | None = None  # each score's planes and weights on the device
 
     @property
     def on_device(self) -> bool:
@@ -71,14 +71,14 @@ class ScaledScan:
         from nait_fast.kernels.popcount.device import scaled_scores
 
         place, out = torch.device(self.device), np.zeros((len(codes), self.n_scores))
-        if self._there is None:
+        if self._device_planes is None:
             planes, weights = torch.from_numpy(self.planes), torch.from_numpy(self.weights).float()
             mine = [np.flatnonzero(self.owners == c) for c in range(self.n_scores)]
-            self._there = [(planes[rows].to(place), weights[rows].to(place)) for rows in mine]
+            self._device_planes = [(planes[rows].to(place), weights[rows].to(place)) for rows in mine]
         step = max(1, TILE_BYTES // codes.shape[1])
         for start in range(0, len(codes), step):
             tile, scale = (torch.from_numpy(x[start : start + step]).to(place) for x in (codes, scales))
-            for c, (planes, weights) in enumerate(self._there):
+            for c, (planes, weights) in enumerate(self._device_planes):
                 scores = scaled_scores(tile, planes, weights, scale, int(self.ends[1]))
                 out[start : start + step, c] = scores.cpu().numpy()
         return out
