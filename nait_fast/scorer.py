@@ -86,8 +86,8 @@ class Scorer:
             raise Mismatch("the signatures embed by different layers", where="Scorer", remedy="use two Scorers")
         self._session.embed_layer = next(iter(embedded), None)
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
-        self._told: set[str] = {*data.ignore}
-        self._told_of_positions = False
+        self._warned_keys: set[str] = {*data.ignore}
+        self._warned_of_positions = False
         self._turn, self._process = fork_safety.ForkSafeLock(), os.getpid()
 
     @property
@@ -137,13 +137,13 @@ class Scorer:
         good = parsed(enumerate(samples), lambda row, number: parse_any(row, number, conventions), bad)
         encoded = list(encode(self._session.encoder, good, lambda r: problems.update({r.row: r.reason})))
         self._warn_once(counted(e.unread for e in encoded), counted(e.unshown for e in encoded))
-        self._told_of_positions = self._told_of_positions or self._session.warn_of_positions("Scorer", encoded)
+        self._warned_of_positions = self._warned_of_positions or self._session.warn_of_positions("Scorer", encoded)
         return encoded, problems
 
     def _warn_once(self, *counts: Mapping[str, int]) -> None:
         """Say of each key once, whatever is scored after, that samples hold it to no effect."""
-        unread, unshown = ({k: n for k, n in one.items() if k not in self._told} for one in counts)
-        self._told |= unread.keys() | unshown.keys()
+        unread, unshown = ({k: n for k, n in one.items() if k not in self._warned_keys} for one in counts)
+        self._warned_keys |= unread.keys() | unshown.keys()
         warn_unread("Scorer", unread, unshown, (), as_argument)
 
     def _run(self, n: int, encoded: list[Encoded]) -> tuple[np.ndarray, dict[int, str]]:

@@ -184,7 +184,7 @@ class IndexBuild:
             self._directions = {name: (r, torch.from_numpy(v)) for name, (r, v, _) in directions.items()}
             self._codebook = codebook
             made = self._collected is not None
-            self._known = self._calibrated()
+            self._calibration = self._calibrated()
             self.folder.claim_files([CODEBOOK] * (codebook is not None) + [CALIBRATION] * made)
         if codebook is not None and self.folder.codebook_hash not in (None, codebook.hash):
             if self._given is not None:
@@ -240,7 +240,7 @@ class IndexBuild:
         Raises NaitError, unless rows that cannot be used are to be left out.
         """
         encoded, listed = self._usable(window)
-        place_of = {int(row): i for i, row in enumerate(self._known["row"])}
+        place_of = {int(row): i for i, row in enumerate(self._calibration["row"])}
         fresh = [i for i, e in enumerate(encoded) if e.row not in place_of]
         done = [i for i, e in enumerate(encoded) if e.row in place_of]
         if on_batch and done:
@@ -250,11 +250,14 @@ class IndexBuild:
         self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefix, on_batch)
         if done:
             source = [place_of[encoded[i].row] for i in done]
-            sink.codes[done], sink.finite[done] = self._known["codes"][source], self._known["finite"][source]
+            sink.codes[done], sink.finite[done] = (
+                self._calibration["codes"][source],
+                self._calibration["finite"][source],
+            )
             for name, scores in sink.exact.items():
-                scores[done] = self._known[f"exact.{name}"][source]
+                scores[done] = self._calibration[f"exact.{name}"][source]
             for name, column in sink.columns.items():
-                column[done] = self._known[name][source]
+                column[done] = self._calibration[name][source]
         model = self.session.model
         for i in np.flatnonzero(~sink.finite):
             row = encoded[i].row

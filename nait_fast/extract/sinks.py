@@ -52,8 +52,8 @@ class Collect(Sink):
         neurons = self.layout.neurons(ordinal)
 
         def receive(arrays: list[np.ndarray]) -> None:
-            for kept, values in zip(self.readings.values(), arrays, strict=True):
-                kept[items, neurons] = torch.from_numpy(values)
+            for reading, values in zip(self.readings.values(), arrays, strict=True):
+                reading[items, neurons] = torch.from_numpy(values)
 
         self._outbox.send([readings[name] for name in self.readings], receive)
         if "hidden" in readings:
@@ -200,10 +200,10 @@ class Encode(Sink):
         def receive(arrays: list[np.ndarray]) -> None:
             codes, exact, self.finite[items], *columns = arrays
             self.codes[items] = codes
-            for kept, scores in zip(self.exact.values(), exact, strict=True):
-                kept[items] = scores
-            for name, column in zip(self.columns, columns, strict=True):
-                self.columns[name][items] = column
+            for scores, values in zip(self.exact.values(), exact, strict=True):
+                scores[items] = values
+            for column, values in zip(self.columns.values(), columns, strict=True):
+                column[items] = values
 
         self._outbox.send([self._codes, self._exact, finite, *self._columns.values()], receive)
 

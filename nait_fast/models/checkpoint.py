@@ -123,9 +123,8 @@ def _compare(model: Any, info: dict[str, Any], called: str) -> Loading:
     for key in sorted(info["unexpected_keys"], key=_natural):
         bare = _WRAPPED.sub("", key)
         names = {n.removeprefix(place) for n in (bare, bare.removeprefix(base + ".")) if n.startswith(place)}
-        name = next(
-            (n for n in names if n.split(".")[0] in roots or n.startswith("blk.")), None
-        )  # blk: GGUF's own name
+        in_decoder = (n for n in names if n.split(".")[0] in roots or n.startswith("blk."))  # blk: GGUF's own name
+        name = next(in_decoder, None)
         if name is not None and not _NEEDLESS.search(name):
             unexpected.append(name if bare == key else key)
     mismatched = sorted(
@@ -221,7 +220,7 @@ def read_model(
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
             other = _named_class(config)
             _prepare_quantised(config, device, named)
-        whole, loading, said = _attempt(model, AutoModel, other, source, named)
+        whole, loading, records = _attempt(model, AutoModel, other, source, named)
     except NaitError:
         raise
     except Exception as error:  # transformers raises anything from OSError to KeyError here
@@ -233,7 +232,7 @@ def read_model(
         loading.hint = "transformers does not read all of this GGUF file: use the model's safetensors"
     elif not getattr(config, "quantization_config", None):
         _check_stored(model, source, whole)
-    tell(f"--model {model}", said, _ABOUT_WEIGHTS)
+    tell(f"--model {model}", records, _ABOUT_WEIGHTS)
     body = text_decoder(whole)
     _one_dtype(body, dtype)
     refuse_absent(body, model)
@@ -337,19 +336,19 @@ def _attempt(
     called: str, auto: Any, named_class: Any, source: str, named: dict[str, Any]
 ) -> tuple[Any, Loading, list[logging.LogRecord]]:
     try:
-        model, info, said = _from_pretrained(auto, source, **named)
+        model, info, records = _from_pretrained(auto, source, **named)
     except ValueError as error:
         if named_class is None or "Unrecognized configuration class" not in str(error):
             raise
         auto = named_class
-        model, info, said = _from_pretrained(auto, source, **named)
+        model, info, records = _from_pretrained(auto, source, **named)
     loading = _compare(model, info, called)
     if any(_WRAPPED.search(key) for key in info["unexpected_keys"]) and loading.missing:
         # each name may be wrapped more than once, and a mapping renames once
         named = {**named, "key_mapping": {f"(?:){{{i}}}" + _WRAPPED.pattern: "" for i in range(4)}}
         wrapped = sorted({match[0] for key in info["unexpected_keys"] for match in _WRAPPED.finditer(key)})
         del model
-        model, info, said = _from_pretrained(auto, source, **named)
+        model, info, records = _from_pretrained(auto, source, **named)
         again = _compare(model, info, called)
         if len(again.missing) < len(loading.missing):
             taken = ", ".join(wrapped)
@@ -357,18 +356,18 @@ def _attempt(
         loading = again
     if not loading.clean and named_class is not None and named_class not in (auto, type(model)):
         try:
-            other, others_info, others_said = _from_pretrained(named_class, source, **named)
+            other, others_info, others_records = _from_pretrained(named_class, source, **named)
         except Exception:  # what AutoModel's class lacks is the better message
             other = None
         if other is not None and (better := _compare(other, others_info, called)).clean:
-            return other, better, others_said
+            return other, better, others_records
     if before := _prefix_before(info["unexpected_keys"], loading.missing):
         loading.hint = f"its names begin with '{before}': save the checkpoint without that"
     elif lora := next((key for key in info["unexpected_keys"] if "lora_" in key), None):
         loading.hint = (
             f"it holds LoRA weights ({lora}): merge them into the base (peft's merge_and_unload) and save that"
         )
-    return model, loading, said
+    return model, loading, records
 
 
 def refuse_adapter(model: str) -> None:

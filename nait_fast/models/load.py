@@ -189,13 +189,13 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
     source, extra = locate(tokenizer or model)
     try:
         with heard() as records:
-            words = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
+            loaded = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         raise NaitError(
             f"cannot load a tokenizer from {tokenizer or model} ({first_line(error)}); pass --tokenizer"
         ) from None
     tell(f"--tokenizer {tokenizer or model}", records, WRONG_TOKENS)
-    return words
+    return loaded
 
 
 def load_model(
@@ -217,8 +217,8 @@ def load_model(
     entry = CacheEntry.of(model if extra else source)
     with without_bars():
         whole, loading = read_model(model, source, extra, pick_dtype(dtype, target), target, trust_remote_code)
-    words = load_tokenizer(model, tokenizer, trust_remote_code)
-    return prepare(whole, words, layers=layers, name=model, loading=loading, entry=entry)
+    its_tokenizer = load_tokenizer(model, tokenizer, trust_remote_code)
+    return prepare(whole, its_tokenizer, layers=layers, name=model, loading=loading, entry=entry)
 
 
 def apart(model: Any) -> Any:
