@@ -193,7 +193,12 @@ class IndexFolder:
         return self._index.codebook_hash if self._index else None
 
     def is_done(self, number: int) -> bool:
+        """Whether the shard has been written whole."""
         return self.writer.is_done(number)
+
+    def is_settled(self, number: int) -> bool:
+        """Whether the shard is done, or the whole index, with which the folder for notes goes."""
+        return self.is_done(number) or not self.writer.work.exists()
 
     def _to_repair(self) -> list[int]:
         assert self._index is not None

@@ -26,7 +26,7 @@ from nait_fast.workers.claims import Claims
 from nait_fast.workers.events import Events
 from nait_fast.workers.function_names import name_of, named
 from nait_fast.workers.stop_switch import Stopped
-from nait_fast.workers.worker import Worker
+from nait_fast.workers.worker import Worker, finish_index, reason_of
 
 FINISH = -1  # in place of a unit's number: write the manifest once all units are done
 MOST_BLOCKS = 10_000  # of units that Ray keeps account of; beyond that a block is several units, done one by one
@@ -59,7 +59,8 @@ class UnitActor:
         build.prepare(directions)
         self._build, self._folder = build, build.folder
         self._events = Events(self._folder.path, name)
-        self._claims = Claims(self._folder.path / WORK, self._folder.todo, self._is_done, name, since=started)
+        done = self._folder.is_settled
+        self._claims = Claims(self._folder.path / WORK, self._folder.todo, done, name, since=started)
         self._reader = build.pool.reader()
         self._tokenizer = tokenizer_threads()
         self._loading, self._running = threading.Lock(), threading.Lock()
@@ -93,13 +94,14 @@ class UnitActor:
 
     def _unit(self, number: int) -> str:
         try:
-            if number in self._folder.todo and not self._is_done(number):  # of a repair, only the damaged ones
+            # Of a repair, only the damaged ones are to do.
+            if number in self._folder.todo and not self._folder.is_settled(number):
                 with self._loading:
                     window = self._load(number)
                 with self._running:
                     self._run(number, window)
         except Exception as error:
-            why = str(error) if isinstance(error, NaitError) else f"{type(error).__name__}: {error}"
+            why = reason_of(error)
             self._claims.fail(number, why)  # for the one that waits in _finish
             self._events.add("failed", unit=number, error=why)
             return f"{self._claims.worker}: {' '.join(why.splitlines())}"
@@ -130,21 +132,12 @@ class UnitActor:
     def _finish(self) -> bool:
         """Wait for all units, wherever they are done, and write the manifest; whether it is there."""
         waiting = list(self._folder.todo)
-        while waiting := [number for number in waiting if not self._is_done(number)]:
+        while waiting := [number for number in waiting if not self._folder.is_settled(number)]:
             if any(self._claims.failure(number) is not None for number in waiting):
                 return False  # the unit's own result says why
             time.sleep(_POLL_SECONDS)
         with self._running:
-            manifest = self._build.finish()
-        if manifest is None:
-            self._events.add("damaged", reason="shards of an earlier run have changed; they are done again")
-        else:
-            counts = {"rows": manifest["rows"], "skipped": manifest["skipped"]["rows"], "tokens": manifest["tokens"]}
-            self._events.add("end", **counts)
-        return manifest is not None
-
-    def _is_done(self, number: int) -> bool:
-        return self._folder.is_done(number) or not self._folder.writer.work.exists()
+            return finish_index(self._build, self._events) is not None
 
 
 def run_on_ray(

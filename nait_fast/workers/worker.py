@@ -88,6 +88,21 @@ def index_pool(build: IndexBuild, directions: Directions | None = None, worker: 
             return run.run()
 
 
+def finish_index(build: IndexBuild, events: Events) -> dict[str, Any] | None:
+    """The manifest, as ``IndexBuild.finish`` gives it, with the event of it."""
+    manifest = build.finish()
+    if manifest is None:
+        events.add("damaged", reason="shards of an earlier run have changed; they are done again")
+    else:
+        events.add("end", rows=manifest["rows"], skipped=manifest["skipped"]["rows"], tokens=manifest["tokens"])
+    return manifest
+
+
+def reason_of(error: Exception) -> str:
+    """What is noted of a unit that failed."""
+    return str(error) if isinstance(error, NaitError) else f"{type(error).__name__}: {error}"
+
+
 @contextmanager
 def _model_out_of_gc() -> Iterator[None]:
     """A full garbage collection walks all of torch, transformers and the vocabulary, 0.2 s with the GIL held, and the
@@ -119,26 +134,24 @@ class _Run:
         plan = build.pool.plan()
         self.events.add("begin", rows=plan.rows, units=len(folder.todo), device=str(build.session.model.device))
         self.progress = Progress(plan.rows, "index", build.session.quiet)
-        self.progress.add(sum(build.unit(n).rows for n in folder.todo if self._is_done(n)), 0)
+        self.progress.add(sum(build.unit(n).rows for n in folder.todo if folder.is_settled(n)), 0)
         try:
             while True:
                 self.check_stop()
                 self._units()
-                if not all(map(self._is_done, folder.todo)):
+                if not all(map(folder.is_settled, folder.todo)):
                     continue  # one that another worker had taken from this one, and then left
-                if (manifest := build.finish()) is not None:
-                    break
-                self.events.add("damaged", reason="shards of an earlier run have changed; they are done again")
+                if (manifest := finish_index(build, self.events)) is not None:
+                    return manifest
         finally:
             build.count(self.progress)
-        self.events.add("end", rows=manifest["rows"], skipped=manifest["skipped"]["rows"], tokens=manifest["tokens"])
-        return manifest
 
     def _units(self) -> None:
         """Do units until there are none left."""
         build, todo = self.build, self.folder.todo
         first = self.worker.rank * len(todo) // max(1, self.worker.world)
-        claims = Claims(self.folder.path / WORK, todo, self._is_done, self.worker.name, first, self.worker.started)
+        done = self.folder.is_settled
+        claims = Claims(self.folder.path / WORK, todo, done, self.worker.name, first, self.worker.started)
 
         def next_unit() -> Unit | None:
             number = claims.next()
@@ -157,7 +170,7 @@ class _Run:
             failed = self.folder.first_unit + loader.loading.number if loader.failed and loader.loading else number
             if not loader.failed and not self.folder.writer.work.exists():
                 return  # by another worker; the folder for notes is gone with the finished index
-            why = str(error) if isinstance(error, NaitError) else f"{type(error).__name__}: {error}"
+            why = reason_of(error)
             if failed is not None:
                 claims.fail(failed, why)
             self.events.add("failed", unit=failed, error=why)
@@ -191,11 +204,8 @@ class _Run:
 
     def check_stop(self) -> None:
         if self.stop.asked:
-            done = sum(map(self._is_done, self.folder.todo))
+            done = sum(map(self.folder.is_settled, self.folder.todo))
             self.events.add("stopped", units_done=done)
             raise Stopped(
                 f"stopped with {done} of {len(self.folder.todo)} shards written; the same command goes on from there"
             )
-
-    def _is_done(self, number: int) -> bool:
-        return self.folder.is_done(number) or not self.folder.writer.work.exists()
