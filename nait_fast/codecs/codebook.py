@@ -32,17 +32,17 @@ class CodebookPart(Protocol):
 class Codebook:
     """All arrays fp32 [N], N = neurons of all captured layers, layer after layer.
 
-    ``threshold`` τ: mean of ``reading`` over the calibration sample (absent for codec nag); ``scale`` σ: its standard
-    deviation; ``frequency``: share of the sample whose bit is set (p_pool); ``drift_mean``: mean drift of the sample
-    (for nait's ``sign=contrast``); ``part``: what the codec needs beside, its centre being ``threshold``;
-    ``hidden_mean`` fp32 [H]: mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading,
-    first_token, top_k, dtype, max_length, hashes of model and template, layers, widths, samples, and embed_layer with
-    embeddings. ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
+    ``threshold`` τ: mean of ``reading`` over the calibration sample; ``scale`` σ: its standard deviation;
+    ``frequency``: share of the sample whose bit is set (p_pool); ``drift_mean``: mean drift of the sample (for nait's
+    ``sign=contrast``); ``part``: what the codec needs beside, its centre being ``threshold``; ``hidden_mean`` fp32 [H]:
+    mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading, first_token, dtype,
+    max_length, hashes of model and template, layers, widths, samples, and embed_layer with embeddings. ``sealed``:
+    false for one whose file an older nait_fast wrote, without checksums.
     """
 
     frequency: np.ndarray
     meta: dict[str, Any]
-    threshold: np.ndarray | None = None
+    threshold: np.ndarray
     scale: np.ndarray | None = None
     drift_mean: np.ndarray | None = None
     part: CodebookPart | None = None

@@ -38,7 +38,7 @@ class NeuronCodec(Codec):
     ) -> Coder:
         import torch
 
-        assert codebook is not None and codebook.threshold is not None
+        assert codebook is not None
         return NeuronCoder(layout, codebook.meta["reading"], torch.from_numpy(codebook.threshold), device)
 
 

@@ -36,7 +36,6 @@ def contrast_signature(
 
     ``bits`` bool [n, N]: the target samples' codes under ``codebook``.
     """
-    assert codebook.threshold is not None
     layout, n = codebook.layout, len(bits)
     frequency = bits.mean(axis=0)
     if weights == "logodds":
@@ -83,7 +82,7 @@ def neuron_proxy(signature: Signature, codebook: Codebook) -> Signature:
         "scale": scale,
     }
     tensors = {"weights": weights, "threshold": codebook.threshold, "planes": planes, "plane_weights": plane_weights}
-    return Signature(signature.name, meta, {name: t for name, t in tensors.items() if t is not None})
+    return Signature(signature.name, meta, tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ class Contrast(BitMethod):
         return {**super().index_options(reading, settings), "reading": reading}
 
     def codebook_missing(self, codebook: Codebook | None, path: str | None) -> str | None:
-        if codebook is None or codebook.threshold is None:
+        if codebook is None:
             return "--codebook is missing: method contrast needs the index (or codebook) that it will rank"
         if (codec := codebook.meta["codec"]) != self.codec:
             return f"--codebook {path}: is of codec {codec}; method contrast ranks neuron bits"

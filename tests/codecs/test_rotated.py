@@ -61,7 +61,7 @@ def test_codes_by_the_definition(rotated: Index, tiny_model: str) -> None:
     codebook, held = rotated.codebook, columns(rotated)
     rotation = codebook.part
     assert rotated.manifest["reading"] == "drift" and rotated.manifest["row_bytes"] == 3 * 128 // 8
-    assert rotation is not None and codebook.threshold is not None
+    assert rotation is not None
     assert codebook.threshold == pytest.approx(codebook.drift_mean, rel=1e-6)
     centred = drift - codebook.threshold
     sample = centred[read_tensors(rotated.folder / "calibration.safetensors", "calibration")[0]["row"]]

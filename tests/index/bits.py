@@ -45,7 +45,7 @@ def arrays(index: Index) -> dict[str, np.ndarray]:
 def unexplained(got: np.ndarray, values: np.ndarray, index: Index) -> int:
     """Bits of codes ``got`` that differ from those of ``values`` [n, N] though they are not near the threshold."""
     codebook = index.codebook
-    assert codebook.threshold is not None and codebook.scale is not None
+    assert codebook.scale is not None
     bits = index.layout.unpack(got)
     near = np.abs(values - codebook.threshold) <= SLACK * codebook.scale
     return int(((bits != (values > codebook.threshold)) & ~near).sum())

@@ -123,7 +123,7 @@ def test_activations_that_are_not_finite(tmp_path: Path, sick_model: str) -> Non
         (row, "activations are not finite in float32") for row in sick
     ]
     threshold, samples = index.codebook.threshold, index.codebook.meta["samples"]
-    assert threshold is not None and np.isfinite(threshold).all() and 15 <= samples < 20
+    assert np.isfinite(threshold).all() and 15 <= samples < 20
     assert arrays(index)["row"].tolist() == [row for row in range(24) if row not in sick]
     # A sick row in the batch does not touch the others: under the same thresholds they have the same codes.
     same = build(tmp_path / "same", model=sick_model, dataset=pool, skip_bad_rows=True, codebook=healthy.folder)

@@ -24,7 +24,7 @@ class ComponentCoder(Coder):
 
     def __init__(self, codebook: Codebook, device: torch.device | None = None):
         components, self._neurons = codebook.part, codebook.layout
-        assert isinstance(components, Components) and codebook.threshold is not None
+        assert isinstance(components, Components)
         self.reading, self._components = codebook.meta["reading"], components
         self.layout = CodeLayout(())
         self.columns = columns_of(*components.numbers)

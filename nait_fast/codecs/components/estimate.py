@@ -24,7 +24,7 @@ class ComponentScan(Estimator):
 
     def __init__(self, codebook: Codebook, directions: np.ndarray):
         components, layout = codebook.part, codebook.layout
-        assert isinstance(components, Components) and codebook.threshold is not None
+        assert isinstance(components, Components)
         self.directions, directions = directions, directions.astype(np.float64)
         wide, narrow = [], []
         for group, (neurons, basis) in enumerate(components.directions(layout)):

@@ -22,7 +22,7 @@ class RotatedCoder(Coder):
     """
 
     def __init__(self, codebook: Codebook, device: torch.device | None = None):
-        assert isinstance(codebook.part, Rotation) and codebook.threshold is not None
+        assert isinstance(codebook.part, Rotation)
         self.reading, self._rotation, self._neurons = codebook.meta["reading"], codebook.part, codebook.layout
         self.layout = padded_layout(self._neurons.widths)
         self.columns = columns_of(len(self._neurons.widths), len(self._rotation.outliers))

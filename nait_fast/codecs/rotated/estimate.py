@@ -33,7 +33,7 @@ class RotatedScan(Estimator):
         self, codebook: Codebook, directions: np.ndarray, device: str = "cpu", code_bytes: int = 0, rows: Rows = ()
     ):
         rotation, n = codebook.part, len(directions)
-        assert isinstance(rotation, Rotation) and codebook.threshold is not None
+        assert isinstance(rotation, Rotation)
         self._centre = directions.astype(np.float64) @ codebook.threshold.astype(np.float64)
         self.directions, shift = weighed(directions, codebook, rows)  # fp32 [C, N]: what the codes are scanned with
         self._centre += shift
