@@ -44,7 +44,8 @@ class Coder(ABC):
 
 
 class Estimator(ABC):
-    """Nait scores of rows out of their codes. ``directions`` fp32 [C, N]: those that are estimated."""
+    """Nait scores of rows out of their codes. ``directions`` fp32 [C, N]: those that the codes are scanned with, which
+    may be others than were asked for."""
 
     directions: np.ndarray
 

@@ -1,4 +1,4 @@
-"""Opens an index for ranking."""
+"""Opens a complete index: its manifest, checked, and its shards, mapped."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping

@@ -116,7 +116,7 @@ class Method(ABC):
 
     @abstractmethod
     def source(self, index: Index, signature: Signature) -> str:
-        """Where its scores come from in an index: a key of ``ranking.sources.WORKS``."""
+        """Where its scores come from in an index: as ``ranking.sources.source_of`` lists."""
 
     @abstractmethod
     def check_index(self, index: Index, signature: Signature, where: str) -> None:

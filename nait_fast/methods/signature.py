@@ -22,11 +22,11 @@ class Signature:
     """One capability under one method.
 
     ``tensors``: for ``nait`` ``direction`` fp32 [N]; for ``embed`` ``centroid`` and ``hidden_mean`` fp32 [H]; for bit
-    methods ``planes`` uint8 [P, row_bytes] and
-    ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p plane_weights[p] · popcount(b & planes[p])) beside the
-    float ``weights`` fp32 [N], and for contrast the ``threshold`` fp32 [N] of its codebook. ``meta``: method, reading,
-    first_token, dtype, max_length, hashes of model, template and codebook, layers, widths, samples and statistics of
-    the target. ``sealed``: false for one whose file an older nait_fast wrote, without checksums.
+    methods ``planes`` uint8 [P, row_bytes] and ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p
+    plane_weights[p] · popcount(b & planes[p])) beside the float ``weights`` fp32 [N], and for contrast the
+    ``threshold`` fp32 [N] of its codebook. ``meta``: method, reading, first_token, dtype, max_length, hashes of model,
+    template and codebook, layers, widths, samples and statistics of the target. ``sealed``: false for one whose file
+    an older nait_fast wrote, without checksums.
     """
 
     name: str
@@ -132,7 +132,8 @@ def _check_tensors(tensors: dict[str, np.ndarray], expected: Mapping[str, str], 
 def check_fits(signature: Signature, other: Mapping[str, Any], codebook: str | None, where: str) -> None:
     """Refuse a signature whose identity, or codebook, is another than ``where`` has. Raises NaitError.
 
-    ``told``: an index's manifest, or a session's identity.
+    ``other``: an index's manifest, or a session's identity; ``codebook``: the hash of that index's, None where there
+    is none to agree with.
     """
     compatibility.refuse(signature.meta, other, f"signature '{signature.name}'", where)
     of_codebook = method_of(signature.method).of_codebook

@@ -22,7 +22,7 @@ from nait_fast.ranking.order import Cut, Items, ZScores, descending, find_cut, s
 class Selection:
     """``places`` int64 [k]: the selected rows' places in the table, ascending; ``rows`` int64 [k]: their numbers.
 
-    ``order`` int64 [k]: positions in these, best first. ``tokens``: of all of them. ``keys``: of all rows' order.
+    ``order`` int64 [k]: indices into these, best first. ``tokens``: of all of them. ``keys``: of all rows' order.
     """
 
     places: np.ndarray

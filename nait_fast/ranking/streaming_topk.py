@@ -4,7 +4,7 @@ import numpy as np
 
 
 def order(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Positions by descending score, equal scores by ascending row."""
+    """Indices into both, by descending score, equal scores by ascending row."""
     return np.lexsort((rows, -scores))
 
 

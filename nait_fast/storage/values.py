@@ -50,7 +50,7 @@ def name(value: Any, what: str) -> str:
 
 
 def digest(value: Any, what: str, digits: int = 64) -> str:
-    """The first ``digits`` hexadecimal digits of a SHA-256."""
+    """A checksum, or the beginning of one: ``digits`` hexadecimal digits."""
     if len(text(value, what)) != digits or not _HEX.fullmatch(value):
         raise ValueError(f"{what}: {short(value)}")
     return value

@@ -35,7 +35,7 @@ class RotatedScan(Estimator):
         rotation, n = codebook.part, len(directions)
         assert isinstance(rotation, Rotation)
         self._centre = directions.astype(np.float64) @ codebook.threshold.astype(np.float64)
-        self.directions, shift = weighed(directions, codebook, rows)  # fp32 [C, N]: what the codes are scanned with
+        self.directions, shift = weighed(directions, codebook, rows)
         self._centre += shift
         bitwise = self.directions.copy()
         bitwise[:, rotation.outliers] = 0

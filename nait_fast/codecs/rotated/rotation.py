@@ -18,7 +18,7 @@ _DTYPES = {
     "leading": "<f2",
 }
 
-SLACK = 0.02  # fp16 leaves unit components 1e-3 from that
+SLACK = 0.02  # of lengths and products of components: fp16 leaves unit ones 1e-3 from 1 and 0
 LEADING = 8  # principal components of a layer whose estimates get a weight of their own
 QUERY_BITS = 4  # planes of a rotated direction: the codes' one bit drowns what finer ones would bring
 
