@@ -120,7 +120,7 @@ class SignatureOptions(Options):
 
     def idle(self) -> dict[str, str]:
         chosen = self.chosen_method
-        unused = method_of(chosen.name).unused(self, chosen.settings)
+        unused = method_of(chosen.name).unused(chosen.settings)
         return super().idle() | {name: why for name, why in unused.items() if hasattr(self, name)}
 
 

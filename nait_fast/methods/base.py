@@ -19,7 +19,10 @@ from nait_fast.options import Settings
 from nait_fast.storage import values
 from nait_fast.storage.names import CODEBOOK
 
-if TYPE_CHECKING:  # torch
+if TYPE_CHECKING:
+    import torch
+
+    from nait_fast.config import SelectOptions
     from nait_fast.extract.sinks import Encode
 
 LEAST_WEIGHT = 1e-6  # of the strongest neuron: below it is what rounding leaves of equal frequencies
@@ -44,11 +47,11 @@ class Method(ABC):
     rounds: ClassVar[bool] = False
     layers_untold: ClassVar[str] = ""
 
-    def unused(self, options: Any, settings: Any) -> dict[str, str]:
-        """Options of a verb that change nothing under this method with its ``settings`` -> why."""
+    def unused(self, settings: Any) -> dict[str, str]:
+        """Options of any verb that change nothing under this method with its ``settings`` -> why."""
         return {}
 
-    def unused_in_select(self, options: Any) -> dict[str, str]:
+    def unused_in_select(self, options: SelectOptions) -> dict[str, str]:
         """As ``unused``, of ``select`` alone, which also indexes the pool."""
         return {}
 
@@ -123,7 +126,7 @@ class Method(ABC):
         """Raises NaitError where ``index``, called ``where``, cannot score the signature."""
 
     @abstractmethod
-    def sink(self, signature: Signature, n: int, device: Any) -> Encode:
+    def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:
         """What takes the readings of ``n`` samples for ``scores``."""
 
     @abstractmethod

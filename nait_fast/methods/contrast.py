@@ -1,9 +1,11 @@
 """Method contrast: how much oftener a neuron fires on the target than on the pool."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +19,11 @@ from nait_fast.methods.planes import signed_planes, top_m_planes
 from nait_fast.methods.signature import Signature
 from nait_fast.options import Settings, option
 from nait_fast.storage import values
+
+if TYPE_CHECKING:
+    import torch
+
+    from nait_fast.extract.sinks import Encode
 
 # One scale for all layers: 4 round the weak ones away (top 10% of SmolLM2's drift: 0.33 instead of 0.72).
 PROXY_PLANES = 12
@@ -152,7 +159,7 @@ class Contrast(BitMethod):
         super().check_meta(meta)
         values.digest(meta["codebook"], "codebook", 16)
 
-    def sink(self, signature: Signature, n: int, device: Any) -> Any:
+    def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:
         import torch
 
         from nait_fast.extract.sinks import Encode

@@ -1,8 +1,10 @@
 """Method embed: the cosine of a sample's mean hidden state with a target's centroid, both less the pool's mean."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,11 @@ from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
 from nait_fast.storage import values
+
+if TYPE_CHECKING:
+    import torch
+
+    from nait_fast.extract.sinks import Encode
 
 CHUNK_NUMBERS = 1 << 20  # of embeddings turned into float64 at once
 
@@ -101,7 +108,7 @@ class Embed(Method):
                 f"has {kept}: index the pool with --embed {signature.meta['embed_layer']}"
             )
 
-    def sink(self, signature: Signature, n: int, device: Any) -> Any:
+    def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:
         import torch
 
         from nait_fast.extract.sinks import Encode
@@ -109,7 +116,7 @@ class Embed(Method):
         mean = torch.from_numpy(signature.tensors["hidden_mean"])
         return Encode(n, signature.layout, None, hidden_mean=mean, device=device)
 
-    def scores(self, signature: Signature, sink: Any) -> np.ndarray:
+    def scores(self, signature: Signature, sink: Encode) -> np.ndarray:
         return cosines(sink.columns["embedding"], signature.tensors["centroid"][None])[:, 0]
 
 

@@ -1,8 +1,10 @@
 """Method nag (NAG, arXiv 2604.15706): how much of the target's strongest neurons are among a sample's."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +17,12 @@ from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import count_planes
 from nait_fast.methods.signature import Signature
 from nait_fast.storage import values
+
+if TYPE_CHECKING:
+    import torch
+
+    from nait_fast.config import SelectOptions
+    from nait_fast.extract.sinks import Encode
 
 
 def nag_signature(name: str, bits: np.ndarray, meta: dict[str, Any]) -> Signature:
@@ -40,10 +48,10 @@ class Nag(BitMethod):
     tensors = MappingProxyType({"weights": "f4", "planes": "u1", "plane_weights": "i8"})
     codec = CODEC.name
 
-    def unused(self, options: Any, settings: Any) -> dict[str, str]:
+    def unused(self, settings: Any) -> dict[str, str]:
         return {"codebook": "method nag needs none"}
 
-    def unused_in_select(self, options: Any) -> dict[str, str]:
+    def unused_in_select(self, options: SelectOptions) -> dict[str, str]:
         unused = {"first_token": "method nag takes no mean", "calibration_size": "method nag calibrates nothing"}
         if options.pick != "random":
             unused["seed"] = "method nag calibrates nothing and --pick is not random: nothing is drawn"
@@ -94,7 +102,7 @@ class Nag(BitMethod):
                 f"{index.manifest['top_k']}: rebuild one of them"
             )
 
-    def sink(self, signature: Signature, n: int, device: Any) -> Any:
+    def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:
         from nait_fast.extract.sinks import Encode
 
         layout = signature.layout

@@ -1,10 +1,12 @@
 """Method nait (NAIT, arXiv 2603.13201): a capability's direction is the first principal component of its samples'
 drifts, layer by layer."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +21,11 @@ from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
 from nait_fast.options import Settings, option
 from nait_fast.storage import values
+
+if TYPE_CHECKING:
+    import torch
+
+    from nait_fast.extract.sinks import Encode
 
 CERTAIN_MARGIN = 2.0  # |t| below which a direction's sign may be chance
 
@@ -105,7 +112,7 @@ class Nait(Method):
         "nait-fast evaluate wrote (--evaluation)."
     )
 
-    def unused(self, options: Any, settings: Any) -> dict[str, str]:
+    def unused(self, settings: Any) -> dict[str, str]:
         return {"codebook": "method nait:sign=mean needs none"} if settings.sign == "mean" else {}
 
     def reading(self, asked: str | None) -> str:
@@ -171,7 +178,7 @@ class Nait(Method):
                     f"rebuild one of them with --{key.replace('_', '-')} {theirs if key == 'reading' else mine}"
                 )
 
-    def sink(self, signature: Signature, n: int, device: Any) -> Any:
+    def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:
         import torch
 
         from nait_fast.extract.sinks import Encode
@@ -179,7 +186,7 @@ class Nait(Method):
         directions = {signature.name: (signature.meta["reading"], torch.from_numpy(signature.tensors["direction"]))}
         return Encode(n, signature.layout, None, directions=directions, device=device)
 
-    def scores(self, signature: Signature, sink: Any) -> np.ndarray:
+    def scores(self, signature: Signature, sink: Encode) -> np.ndarray:
         return sink.exact[signature.name]
 
 
