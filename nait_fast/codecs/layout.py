@@ -61,8 +61,8 @@ class CodeLayout:
     def unpack(self, codes: np.ndarray) -> np.ndarray:
         """Codes uint8 [n, row_bytes] -> bool [n, N]."""
         layers = [
-            np.unpackbits(codes[:, self.bytes(p)], axis=1, count=w, bitorder="little").astype(bool)
-            for p, w in enumerate(self.widths)
+            np.unpackbits(codes[:, self.bytes(ordinal)], axis=1, count=width, bitorder="little").astype(bool)
+            for ordinal, width in enumerate(self.widths)
         ]
         return np.concatenate(layers, axis=1)
 

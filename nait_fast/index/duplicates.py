@@ -46,10 +46,10 @@ def duplicate_ids(shards: Sequence[Path]) -> list[tuple[int, int]]:
     for number in range(passes):
         rows, hashes = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype="<u8")]
         for path in shards:
-            own_rows, ids = _ids(path)
+            rows_of_shard, ids = _ids(path)
             ids_hashed = _hashes(ids)
             mine = ids_hashed % np.uint64(passes) == number
-            rows.append(own_rows[mine])
+            rows.append(rows_of_shard[mine])
             hashes.append(ids_hashed[mine])
         repeated += _repeated(shards, np.concatenate(rows), np.concatenate(hashes))
     return sorted(repeated)
@@ -64,8 +64,8 @@ def _repeated(shards: Sequence[Path], rows: np.ndarray, hashes: np.ndarray) -> l
     pairs: list[tuple[int, int]] = []
     first: dict[bytes, int] = {}
     for path in shards:  # the ids themselves decide
-        own_rows, ids = _ids(path)
-        for row, text in zip(own_rows.tolist(), ids, strict=True):
+        rows_of_shard, ids = _ids(path)
+        for row, text in zip(rows_of_shard.tolist(), ids, strict=True):
             if row in suspects and (earlier := first.setdefault(text, row)) != row:
                 pairs.append((row, earlier))
     return pairs

@@ -22,9 +22,9 @@ def codes_at(index: Index, places: np.ndarray) -> Iterator[dict[str, np.ndarray]
     over all shards), in blocks, in order. Reads only the blocks that hold them. Raises NaitError for damaged shards."""
     step, first = max(1, BLOCK_BYTES // max(1, row_bytes(index.manifest))), 0
     for entry in index.entries:
-        own = places[slice(*np.searchsorted(places, (first, first + entry.rows)))] - first
+        inside = places[slice(*np.searchsorted(places, (first, first + entry.rows)))] - first
         first += entry.rows
-        if len(own):
+        if len(inside):
             shard = index.open(entry)
-            for start in range(0, len(own), step):
-                yield shard.take(own[start : start + step])
+            for start in range(0, len(inside), step):
+                yield shard.take(inside[start : start + step])

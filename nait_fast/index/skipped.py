@@ -74,7 +74,7 @@ class Listed:
     def __init__(self, index: Index):
         self._index, self._path = index, index.folder / SKIPPED
         self._reasons: Counter[str] = Counter()
-        self._told, self._last = 0, 0
+        self._noted, self._last = 0, 0
         self._lines = self._read()
         self._next = next(self._lines, None)
 
@@ -106,7 +106,7 @@ class Listed:
         manifest = self._index.manifest
         if dict(self._reasons) != manifest["skipped"]["reasons"]:
             yield Damaged(f"its reasons are not those of {MANIFEST}", where=self._path, remedy="rebuild the index")
-        if self._told != manifest["truncated"] + manifest["duplicate_ids"]:
+        if self._noted != manifest["truncated"] + manifest["duplicate_ids"]:
             problem = f"not as many rows cut or of a repeated id as {MANIFEST} says"
             yield Damaged(problem, where=self._path, remedy="rebuild the index")
 
@@ -134,7 +134,7 @@ class Listed:
             ) from None
         self._last = row
         if "kept" in entry:
-            self._told += 1
+            self._noted += 1
         else:
             self._reasons[reason] += 1
         return entry

@@ -147,10 +147,9 @@ class Stream:
         self._index, self._exact = index, exact
         self._columns = {name: index.columns[name] for name in columns}
         self._width = index.code_layout.row_bytes if codes else 0
-        there_are = sum(entry.rows for entry in index.entries)
         widths = [np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self._columns.values()]
-        read = sum(widths)
-        self._rows = max(1, min(rows or buffer_bytes, buffer_bytes // max(1, self._width + read), there_are))
+        most = buffer_bytes // max(1, self._width + sum(widths))
+        self._rows = max(1, min(rows or buffer_bytes, most, index.rows))
         self._step = block_rows(max(self._width, *widths, 8))
         self._free: SimpleQueue[np.ndarray] = SimpleQueue()
         self._layout_of = lru_cache(maxsize=16)(index.layout_of)  # a shard may be read in many parts

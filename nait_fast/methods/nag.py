@@ -33,7 +33,7 @@ def nag_signature(name: str, bits: np.ndarray, meta: dict[str, Any]) -> Signatur
     """
     layout = CodeLayout.of(meta["widths"])
     counts = bits.sum(axis=0, dtype=np.int64)
-    mass = [int(counts[layout.neurons(p)].sum()) for p in range(len(layout.widths))]
+    mass = [int(counts[layout.neurons(ordinal)].sum()) for ordinal in range(len(layout.widths))]
     planes, plane_weights = count_planes(counts, layout)
     scale = 1.0 / (mass[0] * len(mass))
     weights = (counts * scale).astype(np.float32)

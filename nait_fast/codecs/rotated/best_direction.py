@@ -63,7 +63,7 @@ def weighed(directions: np.ndarray, codebook: Codebook, rows: Rows) -> tuple[np.
     assert isinstance(rotation, Rotation)
     split = [_split(v, rotation, layout) for v in directions]
     sample = _estimates(split, rotation, layout, chain([first], blocks))
-    k = min(LEADING, len(sample.common) // ROWS_AN_ESTIMATE // len(layout.widths) - 2)
+    k = min(LEADING, len(sample.along) // ROWS_AN_ESTIMATE // len(layout.widths) - 2)
     if k >= 0:
         for c, parts in enumerate(split):
             out[c], shift[c] = _best(parts, c, sample, k, rotation, layout)
@@ -72,20 +72,20 @@ def weighed(directions: np.ndarray, codebook: Codebook, rows: Rows) -> tuple[np.
 
 @dataclass(frozen=True)
 class _Parts:
-    """A direction: float64 [L, LEADING] ``along`` the components, fp32 [N] ``beside`` them, the outliers' ``kept``."""
+    """A direction: float64 [L, LEADING] ``along`` the components, fp32 [N] ``beside`` them and of the ``outliers``."""
 
     along: np.ndarray
     beside: np.ndarray
-    kept: np.ndarray
+    outliers: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Estimates of n rows: ``common`` fp32 [n, L, LEADING] along the components; ``own`` fp32 [n, L, 2, C] along what
-    is beside them and of the outliers; ``power`` float64 [L]: E f²; ``widths`` [L]: J'."""
+    """Estimates of n rows: ``along`` fp32 [n, L, LEADING] the components; ``others`` fp32 [n, L, 2, C], of each
+    direction what is beside them and the outliers; ``power`` float64 [L]: E f²; ``widths`` [L]: J'."""
 
-    common: np.ndarray
-    own: np.ndarray
+    along: np.ndarray
+    others: np.ndarray
     power: np.ndarray
     widths: np.ndarray
 
@@ -95,15 +95,15 @@ def _layer(x: np.ndarray, layout: CodeLayout, ordinal: int) -> np.ndarray:
 
 
 def _split(v: np.ndarray, rotation: Rotation, layout: CodeLayout) -> _Parts:
-    kept = np.zeros_like(v)
-    kept[rotation.outliers] = v[rotation.outliers]
-    beside, along = v - kept, np.empty((len(layout.widths), LEADING))
+    outliers = np.zeros_like(v)
+    outliers[rotation.outliers] = v[rotation.outliers]
+    beside, along = v - outliers, np.empty((len(layout.widths), LEADING))
     for ordinal in range(len(along)):
         basis = _layer(rotation.leading, layout, ordinal).astype(np.float64)
         mine = _layer(beside, layout, ordinal)
         along[ordinal] = basis @ mine.astype(np.float64)
         mine -= (along[ordinal] @ basis).astype(np.float32)
-    return _Parts(along, beside, kept)
+    return _Parts(along, beside, outliers)
 
 
 def _sound(blocks: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
@@ -137,59 +137,61 @@ def _estimates(
     n_layers, padded = len(layout.widths), padded_layout(layout.widths)
     coded = np.concatenate([rotation.leading.astype(np.float32), np.stack([parts.beside for parts in split])])
     turned = [
-        rotated(_layer(coded, layout, p), rotation, padded.neurons(p)).astype(np.float32) for p in range(n_layers)
+        rotated(_layer(coded, layout, ordinal), rotation, padded.neurons(ordinal)).astype(np.float32)
+        for ordinal in range(n_layers)
     ]
-    common = [np.zeros((0, n_layers, LEADING), np.float32)]
-    own, factors = [np.zeros((0, n_layers, 2, len(split)), np.float32)], [np.zeros((0, n_layers))]
+    along_blocks = [np.zeros((0, n_layers, LEADING), np.float32)]
+    other_blocks, factors = [np.zeros((0, n_layers, 2, len(split)), np.float32)], [np.zeros((0, n_layers))]
     for block in _regrouped(_sound(blocks)):
         f = block["factors"].astype(np.float64) * rotation.factor_scale
         along = np.empty((len(f), n_layers, LEADING), dtype=np.float32)
-        mine = np.zeros((len(f), n_layers, 2, len(split)), dtype=np.float32)
+        others = np.zeros((len(f), n_layers, 2, len(split)), dtype=np.float32)
         for ordinal, u in enumerate(turned):
             packed = np.ascontiguousarray(block["codes"][:, padded.bytes(ordinal)])
             signs = 2 * np.unpackbits(packed, axis=1, count=u.shape[1], bitorder="little").astype(np.float32) - 1
             along[:, ordinal] = f[:, ordinal, None] * (signs @ u[:LEADING].T)
             place = rotation.outliers_of(layout.neurons(ordinal))
             for c, parts in enumerate(split):  # one product each: its last bits must not depend on the others
-                mine[:, ordinal, 0, c] = f[:, ordinal] * (signs @ u[LEADING + c])
+                others[:, ordinal, 0, c] = f[:, ordinal] * (signs @ u[LEADING + c])
                 if place.stop > place.start:
-                    worth = parts.kept[rotation.outliers[place]] * rotation.outlier_scale[place].astype(np.float64)
-                    mine[:, ordinal, 1, c] = block["outliers"][:, place] @ worth
-        common.append(along)
-        own.append(mine)
+                    worth = parts.outliers[rotation.outliers[place]] * rotation.outlier_scale[place].astype(np.float64)
+                    others[:, ordinal, 1, c] = block["outliers"][:, place] @ worth
+        along_blocks.append(along)
+        other_blocks.append(others)
         factors.append(f)
     f = np.concatenate(factors)
     medians = np.median(f, axis=0) if len(f) else np.ones(n_layers)
     quiet = (f <= np.where(medians > 0, LOUD * medians, np.inf)).all(axis=1)
     power = np.square(f[quiet]).sum(axis=0) / max(1, quiet.sum())
-    return _Sample(np.concatenate(common)[quiet], np.concatenate(own)[quiet], power, np.array(padded.widths))
+    along, others = np.concatenate(along_blocks)[quiet], np.concatenate(other_blocks)[quiet]
+    return _Sample(along, others, power, np.array(padded.widths))
 
 
 def _best(
     parts: _Parts, c: int, sample: _Sample, k: int, rotation: Rotation, layout: CodeLayout
 ) -> tuple[np.ndarray, float]:
     """(direction fp32 [N], what its scores lack) with an estimate along ``k`` components of each layer."""
-    n, n_layers = len(sample.common), len(layout.widths)
+    n, n_layers = len(sample.along), len(layout.widths)
     beside, leading = parts.beside.copy(), rotation.leading.astype(np.float32)
-    common, own = sample.common.astype(np.float64), sample.own[..., c].astype(np.float64)
-    own[..., 0] += np.einsum("nlk,lk->nl", common[..., k:], parts.along[:, k:])  # the others' go to what is beside
+    along, others = sample.along.astype(np.float64), sample.others[..., c].astype(np.float64)
+    others[..., 0] += np.einsum("nlk,lk->nl", along[..., k:], parts.along[:, k:])  # the weaker go to what is beside
     plain = np.concatenate([parts.along[:, :k], np.ones((n_layers, 2))], axis=1)
     products = plain[:, : k + 1].copy()  # ⟨a, v_l⟩: of the components, and of what is beside them
-    for p in range(n_layers):
-        mine, basis = _layer(beside, layout, p), _layer(leading, layout, p)
-        whole = mine + parts.along[p].astype(np.float32) @ basis
-        mine += parts.along[p, k:].astype(np.float32) @ basis[k:]
-        products[p, k] = mine @ whole
-    estimates, errors = np.concatenate([common[..., :k], own], axis=2), np.zeros_like(plain)
+    for ordinal in range(n_layers):
+        mine, basis = _layer(beside, layout, ordinal), _layer(leading, layout, ordinal)
+        whole = mine + parts.along[ordinal].astype(np.float32) @ basis
+        mine += parts.along[ordinal, k:].astype(np.float32) @ basis[k:]
+        products[ordinal, k] = mine @ whole
+    estimates, errors = np.concatenate([along[..., :k], others], axis=2), np.zeros_like(plain)
     # The last of each layer are the outliers', which have no errors.
     errors[:, : k + 1] = error_products(
         estimates[..., : k + 1], plain[:, : k + 1], products, sample.power, sample.widths
     )
     less = checked_correction(estimates.reshape(n, -1), plain.reshape(-1), errors.reshape(-1)).reshape(plain.shape)
     out = np.empty_like(beside)
-    for p, w in enumerate((plain - less).astype(np.float32)):
-        rows = (*_layer(leading[:k], layout, p), _layer(beside, layout, p), _layer(parts.kept, layout, p))
-        _layer(out, layout, p)[:] = w @ np.stack(rows)
+    for ordinal, weights in enumerate((plain - less).astype(np.float32)):
+        directions = (*leading[:k], beside, parts.outliers)
+        _layer(out, layout, ordinal)[:] = weights @ np.stack([_layer(x, layout, ordinal) for x in directions])
     return out, float((estimates.mean(axis=0) * less).sum())  # the mean stays what it was
 
 

@@ -48,12 +48,13 @@ class RotatedScan(Estimator):
             for c in range(n):
                 levels[c, padded], steps[c, ordinal] = in_steps(u[c], basis)
         factors = steps * rotation.factor_scale  # [C, L]
-        sums = np.add.reduceat(levels, [layout.neurons(p).start for p in range(len(layout.widths))], axis=1)
+        ordinals = range(len(layout.widths))
+        sums = np.add.reduceat(levels, [layout.neurons(ordinal).start for ordinal in ordinals], axis=1)
         self._bases = -(factors * sums).T
         planes = [layout.pack((levels >> p & 1).astype(bool)) for p in range(QUERY_BITS)]
         worth = [2.0**p for p in range(QUERY_BITS - 1)] + [-float(EDGE)]
         weights = np.concatenate([2 * w * factors for w in worth])
-        ends = np.array([0] + [layout.bytes(p).stop for p in range(len(layout.widths))])
+        ends = np.array([0] + [layout.bytes(ordinal).stop for ordinal in ordinals])
         owners = np.tile(np.arange(n), QUERY_BITS)
         self.scan = ScaledScan(np.concatenate(planes), weights, owners, n, ends, device, code_bytes)
         self._outliers = (self.directions[:, rotation.outliers].astype(np.float64) * rotation.outlier_scale).T
