@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged, NaitError
 from nait_fast.ranking.scan import Block
 
 BLOCK_CELLS = 1 << 18  # numbers read at a time, 2 MB of float64
@@ -115,7 +115,7 @@ class ScoreTable:
         if not len(block.row):
             return
         if block.row[0] <= self._last or (np.diff(block.row) <= 0).any():
-            raise NaitError("the index's rows do not ascend: it is damaged; nait-fast verify tells which file")
+            raise Damaged("the index's rows do not ascend: it is damaged", remedy="nait-fast verify tells which file")
         columns = np.ascontiguousarray(block.scores.T)
         low, high = columns.min(axis=1), columns.max(axis=1)
         if not np.isfinite([low, high]).all():

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import Damaged
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Ids, ids
 from nait_fast.ranking.columns import ScoreTable, Spill
@@ -119,5 +119,7 @@ class _Ids:
         try:
             array.validate(full=True)
         except pa.ArrowInvalid:
-            raise NaitError(f"{self._index.folder}: its ids are damaged; nait-fast verify tells where") from None
+            raise Damaged(
+                "its ids are damaged", where=self._index.folder, remedy="nait-fast verify tells where"
+            ) from None
         return array.cast(pa.string())
