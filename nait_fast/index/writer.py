@@ -4,6 +4,7 @@ While the work goes on, `work/` holds the notes and locks; what a note tells of 
 the same shard: they write the same bytes.
 """
 
+import heapq
 import json
 import os
 from collections import Counter
@@ -16,6 +17,7 @@ import numpy as np
 
 from nait_fast.errors import NaitError
 from nait_fast.index import token_hashes
+from nait_fast.index.duplicates import duplicate_ids
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import duplicate, lines_before
@@ -213,18 +215,11 @@ class IndexWriter:
     def _write_skipped(self, shards: list[dict[str, Any]], numbers: range, before: Index | None) -> tuple[int, str]:
         """Write the list of rows that are left out, cut, or of an id that is there already; returns the number of
         the last, and the file's SHA-256 ("" if there is nothing to list)."""
-        from nait_fast.index.duplicates import duplicate_ids
-
         path = self.folder / SKIPPED
         repeated = duplicate_ids([self.folder / shard["file"] for shard in shards])
-        first_new = before.pool_rows if before is not None else 0
-        listed_before = before is not None and "sha256" in before.manifest["skipped"]
+        first_new, listed = (before.pool_rows, before.manifest["skipped"].get("sha256")) if before else (0, None)
         # A run killed between this file and the manifest has left lines of the new rows in it, too.
-        old = (
-            lines_before(path, first_new, before.manifest["skipped"]["sha256"])
-            if listed_before and before
-            else iter(())
-        )
+        old = lines_before(path, first_new, listed) if listed else iter(())
         fresh = (entry for number in numbers for entry in self.note(number)["listed"])
         entries = _merged(fresh, ((row, first) for row, first in repeated if row >= first_new))
         line = next(old, None) or next(entries, None)
@@ -243,8 +238,6 @@ class IndexWriter:
 
 def _merged(listed: Iterable[dict[str, Any]], repeated: Iterable[tuple[int, int]]) -> Iterator[bytes]:
     """Lines of skipped.jsonl in the order of the rows."""
-    import heapq
-
     doubles = (duplicate(row, first) for row, first in repeated)
     for entry in heapq.merge(listed, doubles, key=lambda entry: entry["row"]):
         yield (json.dumps(entry, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
