@@ -78,9 +78,9 @@ def _identity_of(index: Index) -> dict[str, Any]:
 
 
 def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int], None]) -> dict[str, Any]:
-    """Write the joined ``indexes``, which ``check_joinable`` has passed, into ``folder`` and return its manifest;
-    ``on_shard(rows of the pool, tokens)`` as each shard is done. A merge that was killed goes on. Raises NaitError for
-    damaged shards.
+    """Write the joined ``indexes``, which ``check_joinable`` has passed, into ``folder``, which
+    ``storage.owned.check_folder`` has, and return its manifest; ``on_shard(rows of the pool, tokens)`` as each shard is
+    done. A merge that was killed goes on. Raises NaitError for damaged shards.
     """
     for index in indexes:
         check_list(index)
@@ -91,10 +91,6 @@ def merge(indexes: Sequence[Index], folder: Path, on_shard: Callable[[int, int],
         if (folder / RUN).exists() and read_run(folder) != run:
             raise Mismatch("holds another index", where=folder, remedy="choose another folder or delete it")
         if (folder / MANIFEST).exists():
-            if not (folder / RUN).exists():
-                raise BadInput(
-                    f"holds something else ({MANIFEST} without {RUN})", where=folder, remedy="choose another folder"
-                )
             writer.sweep()
             return Index(folder).manifest
         write_run(folder, run)

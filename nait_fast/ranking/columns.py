@@ -66,9 +66,9 @@ class Spill:
             raise self._failed("read", error) from None
         return out
 
-    def blocks(self, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, values [n]) of a single column, block by block."""
-        rows = rows or block_rows(1)
+        rows = block_rows(1)
         for start in range(0, self.rows, rows):
             yield start, self.read(start, start + rows)
 
@@ -103,12 +103,8 @@ class ScoreTable:
         self.scores = self.scratch(np.float64, len(names))
 
     def scratch(self, dtype: type, columns: int = 1) -> Spill:
-        """Another column (or several) beside the rows."""
-        return self.keep(Spill(self.folder, dtype, self.rows, columns))
-
-    def keep(self, spill: Spill) -> Spill:
-        """Close ``spill`` with the table."""
-        return self._files.enter_context(spill)
+        """Another column (or several) beside the rows, closed with the table."""
+        return self._files.enter_context(Spill(self.folder, dtype, self.rows, columns))
 
     def add(self, block: Block) -> None:
         """The next rows. Raises NaitError for rows that do not ascend and for scores that are no finite numbers."""

@@ -264,12 +264,6 @@ def is_other_tensors(path: Path) -> bool:
         return False
 
 
-def read_layout(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(where each tensor lies, metadata); see ``read_head``."""
-    layout, meta, _ = read_head(path, kind)
-    return layout, meta
-
-
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; ValueError where a key is there twice, which readers would take in different ways."""
     entries = dict(pairs)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nait_fast.errors import BadInput, Damaged, NaitError
-from nait_fast.storage.files import is_other_tensors, read_json, read_layout
+from nait_fast.storage.files import is_other_tensors, read_head, read_json
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
 
 EVENTS = "events.jsonl"
@@ -79,7 +79,7 @@ def _is_ours(path: Path, begun: bool) -> bool:
         if begun:
             return not is_other_tensors(path)
         try:
-            read_layout(path, {CODEBOOK: "codebook", CALIBRATION: "calibration"}.get(path.name, "shard"))
+            read_head(path, {CODEBOOK: "codebook", CALIBRATION: "calibration"}.get(path.name, "shard"))
         except NaitError:
             return False
         return True

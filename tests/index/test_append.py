@@ -14,7 +14,7 @@ from nait_fast.config import IndexOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.index.writer import IndexWriter
-from nait_fast.storage.files import read_layout
+from nait_fast.storage.files import read_head
 from nait_fast.storage.lock import Lock
 from nait_fast.verbs.index import run
 from tests.conftest import make_rows, write_jsonl
@@ -151,7 +151,7 @@ def test_an_old_shard_is_damaged_while_adding(tmp_path: Path, options, pools) ->
     build(folder, dataset=pools[0], **options)
     path = folder / "shard-00001.safetensors"
     whole = path.read_bytes()
-    at = read_layout(path, "shard")[0]["id_ends"].offset + 8
+    at = read_head(path, "shard").layout["id_ends"].offset + 8
     path.write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
     with pytest.raises(NaitError, match="--repair"):
         build(folder, dataset=pools[1], append=True, **options)

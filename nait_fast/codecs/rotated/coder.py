@@ -8,7 +8,6 @@ from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.pca import principal
 from nait_fast.codecs.rotated.rotation import LEADING, Rotation, columns_of, padded_layout
-from nait_fast.errors import NaitError
 from nait_fast.kernels import rotate_bits
 from nait_fast.kernels.rotate import ROUNDS
 
@@ -62,10 +61,8 @@ class RotatedCoder(Coder):
 def make_rotation(values: np.ndarray, centre: np.ndarray, layout: CodeLayout, outliers: int, seed: int) -> Rotation:
     """A random rotation for codec rotated, and its scales from the calibration sample's reading ``values`` [n, N].
 
-    ``outliers``: how many neurons are kept as int8 numbers.
+    ``outliers``: how many neurons are kept as int8 numbers, at most all.
     """
-    if outliers > layout.n_neurons:
-        raise NaitError(f"--codec rotated:outliers={outliers}: the chosen layers have only {layout.n_neurons} neurons")
     generator = np.random.default_rng(seed)
     padded = padded_layout(layout.widths)
     orders = [np.stack([generator.permutation(w) for _ in range(ROUNDS)]) for w in padded.widths]
