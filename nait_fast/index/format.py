@@ -22,7 +22,7 @@ def columns_of(manifest: Mapping[str, Any]) -> Columns:
     return columns
 
 
-def row_bytes(manifest: Mapping[str, Any]) -> int:
-    """Bytes that a row's code and what comes with it take, by what a manifest says."""
+def bytes_per_row(manifest: Mapping[str, Any]) -> int:
+    """Bytes that a row's code (the manifest's ``row_bytes``) and what comes with it take."""
     columns = (np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in columns_of(manifest).values())
     return manifest["row_bytes"] + sum(columns)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nait_fast.index.format import row_bytes
+from nait_fast.index.format import bytes_per_row
 from nait_fast.index.reader import Index
 
 BLOCK_BYTES = 4 << 20  # of codes handed out at once
@@ -20,7 +20,7 @@ def drawn_places(rows: int, size: int, seed: int) -> np.ndarray:
 def codes_at(index: Index, places: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """``codes`` uint8 [n, W], and the columns that come with them, of the rows at ascending ``places`` int64 (counted
     over all shards), in blocks, in order. Reads only the blocks that hold them. Raises NaitError for damaged shards."""
-    step, first = max(1, BLOCK_BYTES // max(1, row_bytes(index.manifest))), 0
+    step, first = max(1, BLOCK_BYTES // max(1, bytes_per_row(index.manifest))), 0
     for entry in index.entries:
         inside = places[slice(*np.searchsorted(places, (first, first + entry.rows)))] - first
         first += entry.rows

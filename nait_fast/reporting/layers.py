@@ -8,7 +8,7 @@ import numpy as np
 from nait_fast.evaluation.confounds import bit_weights, estimated_parts, layer_scan, variance_shares
 from nait_fast.evaluation.confounds import layer_parts as bit_parts
 from nait_fast.evaluation.rankings import scores_anew
-from nait_fast.index.format import row_bytes
+from nait_fast.index.format import bytes_per_row
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at
 from nait_fast.methods.signature import Signature
@@ -54,7 +54,7 @@ def tells_layers(index: Index, signature: Signature) -> bool:
 
 def sample_rows(index: Index, targets: int) -> int:
     """How many rows a sample of ``index`` may have, for so many targets."""
-    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // max(1, row_bytes(index.manifest)), 8 * SAMPLE_ROWS // targets))
+    return max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // max(1, bytes_per_row(index.manifest)), 8 * SAMPLE_ROWS // targets))
 
 
 def spread(rows: int, wanted: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from nait_fast.env import environment
 from nait_fast.errors import BadInput
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
 from nait_fast.extract.session import Session, open_session, warn_longer
-from nait_fast.index.format import row_bytes
+from nait_fast.index.format import bytes_per_row
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.notices import recorded, warn
@@ -68,7 +68,7 @@ def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
         "template": manifest["template_kind"],
         "truncated": manifest["truncated"],
         "tokens": manifest["tokens"],
-        "bytes_per_row": row_bytes(manifest),
+        "bytes_per_row": bytes_per_row(manifest),
     }
 
 
