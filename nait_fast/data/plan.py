@@ -19,8 +19,8 @@ from nait_fast.data.pool_sources import Source
 from nait_fast.errors import BadInput, Damaged, NaitError, first_line
 from nait_fast.storage import values
 from nait_fast.storage.files import read_sealed, write_sealed
+from nait_fast.storage.names import PLAN_KIND
 
-KIND = "nait_fast plan"
 REMEDY = "delete it, it only spares reading the pool"
 
 
@@ -55,7 +55,7 @@ class Plan:
     def to_mapping(self) -> dict[str, Any]:
         units = [[u.row, u.rows, u.part, *u.place, u.sha256] for u in self.units]
         return {
-            "kind": KIND,
+            "kind": PLAN_KIND,
             "path": self.path,
             "pool_kind": self.kind,
             "rows": self.rows,
@@ -83,7 +83,7 @@ def load_plan(path: Path) -> Plan:
     """Read a plan's file. Raises NaitError when it is missing or damaged."""
     value = read_plan(path)
     try:
-        if value["kind"] != KIND:
+        if value["kind"] != PLAN_KIND:
             raise ValueError("it is something else")
         return _checked(value)
     except (KeyError, TypeError, ValueError) as error:

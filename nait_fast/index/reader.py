@@ -20,7 +20,7 @@ from nait_fast.notices import warn
 from nait_fast.storage import values
 from nait_fast.storage.blocks import Tensor
 from nait_fast.storage.files import map_tensors, read_head, read_json, read_sealed, sha256_file
-from nait_fast.storage.names import CODEBOOK, MANIFEST, shard_name
+from nait_fast.storage.names import CODEBOOK, INDEX_KIND, MANIFEST, shard_name
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Index:
                 f"no {MANIFEST}: not an index, or one that is not finished (rerun its command)", where=folder
             )
         manifest = read_json(path)
-        if manifest.get("kind") != "nait_fast index":
+        if manifest.get("kind") != INDEX_KIND:
             inner = self.folder / "index"
             hint = f"; its index is {inner}" if (inner / MANIFEST).exists() else ""
             raise BadInput(f"not the manifest of an index{hint}", where=path)

@@ -32,7 +32,17 @@ from nait_fast.storage.files import (
     write_sealed,
 )
 from nait_fast.storage.lock import is_held
-from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK, plan_name, shard_name
+from nait_fast.storage.names import (
+    CALIBRATION,
+    CODEBOOK,
+    INDEX_KIND,
+    MANIFEST,
+    RUN,
+    SKIPPED,
+    WORK,
+    plan_name,
+    shard_name,
+)
 from nait_fast.storage.owned import is_in_work
 from nait_fast.storage.tally import capped
 
@@ -158,7 +168,7 @@ class IndexWriter:
             skipped["sha256"] = digest
         calibration = self.folder / CALIBRATION
         manifest = {
-            "kind": "nait_fast index",
+            "kind": INDEX_KIND,
             "format_version": FORMAT_VERSION,
             **head,
             **totals,

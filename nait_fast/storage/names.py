@@ -1,4 +1,4 @@
-"""The names of an index's files; docs/format.md is the specification."""
+"""The names of an index's files, and what those of JSON say that they are; docs/format.md is the specification."""
 
 MANIFEST = "manifest.json"
 CODEBOOK = "codebook.safetensors"
@@ -7,13 +7,12 @@ SKIPPED = "skipped.jsonl"
 RUN = "run.json"
 WORK = "work"
 LOCK = ".lock"  # held by the one worker that numbers the pool, calibrates or finishes
+NEXT_PLAN = "plan-next.json"
+INDEX_KIND, PLAN_KIND = "nait_fast index", "nait_fast plan"  # `kind` in a manifest, in a plan
 
 
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
-
-
-NEXT_PLAN = "plan-next.json"
 
 
 def plan_name(number: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.storage.files import is_other_tensors, read_head, read_json
-from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, WORK
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, INDEX_KIND, MANIFEST, PLAN_KIND, RUN, SKIPPED, WORK
 
 EVENTS = "events.jsonl"
 _SHARD = re.compile(r"shard-\d{5,}\.safetensors")
@@ -18,7 +18,6 @@ _PLAN = re.compile(r"plan-(\d{2,}|next)\.json")
 _LOG = re.compile(r"log(-\d+)?\.json")
 _TEMPORARY = r"(\.\d+-[0-9a-f]{8}\.tmp)?"
 _IN_WORK = re.compile(rf"(shard-\d{{5,}}\.json|unit-\d{{5,}}\.(lock|again|failed)){_TEMPORARY}")
-_KINDS = {MANIFEST: "nait_fast index"}
 _WORK_LEFT = re.compile(rf"{WORK}\.\d+-[0-9a-f]{{8}}\.tmp")
 
 
@@ -87,8 +86,8 @@ def _is_ours(path: Path, begun: bool) -> bool:
         content = read_json(path)
     except NaitError:
         return begun and _LOG.fullmatch(path.name) is None
-    if path.name in _KINDS or _PLAN.fullmatch(path.name):
-        return content.get("kind") == _KINDS.get(path.name, "nait_fast plan")
+    if path.name == MANIFEST or _PLAN.fullmatch(path.name):
+        return content.get("kind") == (INDEX_KIND if path.name == MANIFEST else PLAN_KIND)
     return path.name == RUN or {"config", "environment"} <= {*content}
 
 
