@@ -39,9 +39,9 @@ def coded_with(codebook: Codebook, values: np.ndarray) -> dict[str, np.ndarray]:
     coder = RotatedCoder(codebook)
     rows: dict[str, np.ndarray] = {"codes": np.zeros((len(values), coder.layout.row_bytes), dtype=np.uint8)}
     rows |= {name: np.zeros((len(values), *shape), dtype) for name, (dtype, shape) in coder.columns.items()}
-    for position in range(len(WIDTHS)):
-        bits, parts = coder.encode(position, torch.from_numpy(values[:, LAYOUT.neurons(position)]))
-        rows["codes"][:, coder.layout.bytes(position)] = bits
+    for ordinal in range(len(WIDTHS)):
+        bits, parts = coder.encode(ordinal, torch.from_numpy(values[:, LAYOUT.neurons(ordinal)]))
+        rows["codes"][:, coder.layout.bytes(ordinal)] = bits
         for name, (place, part) in parts.items():
             rows[name][:, place] = part.numpy()
     return rows
@@ -51,8 +51,8 @@ def directions(number: int) -> np.ndarray:
     """fp32 [number, N]: of unit length in each layer, as nait's are."""
     v = np.random.default_rng(5).standard_normal((number, LAYOUT.n_neurons)).astype(np.float32)
     v += 0.3 * readings(7, number)
-    for position in range(len(WIDTHS)):
-        layer = v[:, LAYOUT.neurons(position)]
+    for ordinal in range(len(WIDTHS)):
+        layer = v[:, LAYOUT.neurons(ordinal)]
         layer /= np.linalg.norm(layer, axis=1, keepdims=True)
     return v
 
@@ -93,10 +93,10 @@ def test_as_good_as_a_fit_to_the_exact_scores() -> None:
     codebook, rows = coded(values, 6, 0)
     exact = values.astype(np.float64) @ v[0].astype(np.float64)
     rotation, estimates = codebook.part, []
-    for position in range(len(WIDTHS)):  # each part alone, by the plain estimate
+    for ordinal in range(len(WIDTHS)):  # each part alone, by the plain estimate
         for k in range(LEADING + 2):
             part = np.zeros(LAYOUT.n_neurons, dtype=np.float32)
-            mine = LAYOUT.neurons(position)
+            mine = LAYOUT.neurons(ordinal)
             coded_v = v[0].copy()
             coded_v[rotation.outliers] = 0
             basis = rotation.leading[:, mine].astype(np.float32)

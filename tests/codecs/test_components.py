@@ -118,12 +118,12 @@ def test_a_batch_that_begins_again(tmp_path: Path, tiny_model: str, pool: Path) 
     """Memory ran out within a group of layers: what was summed up of that batch is gone, half of it starts anew."""
     codebook = build(tmp_path / "index", tiny_model, pool, **OPTIONS, calibration_size=60).codebook
     values = torch.randn(6, codebook.layout.n_neurons, generator=torch.Generator().manual_seed(0))
-    layers = [values[:, codebook.layout.neurons(position)] for position in range(3)]
+    layers = [values[:, codebook.layout.neurons(ordinal)] for ordinal in range(3)]
     fresh, again = ComponentCoder(codebook), ComponentCoder(codebook)
     again.encode(0, layers[0])
-    for position, layer in enumerate(layers):
-        (_, expected), (_, got) = fresh.encode(position, layer[:3]), again.encode(position, layer[:3])
-        assert expected.keys() == got.keys() and len(got) == (0 if position == 0 else 2)
+    for ordinal, layer in enumerate(layers):
+        (_, expected), (_, got) = fresh.encode(ordinal, layer[:3]), again.encode(ordinal, layer[:3])
+        assert expected.keys() == got.keys() and len(got) == (0 if ordinal == 0 else 2)
         for name, (place, part) in got.items():
             assert place == expected[name][0] and part.shape[0] == 3 and torch.equal(part, expected[name][1])
 

@@ -91,7 +91,7 @@ def test_codes_by_the_definition(rotated: Index, tiny_model: str) -> None:
 
 def naive_outliers(variance: np.ndarray, number: int, layout) -> list[int]:
     """One after another, the neuron that leaves the least Σ_l T_l² / (T_l of all neurons)."""
-    layers = [layout.neurons(position) for position in range(len(layout.widths))]
+    layers = [layout.neurons(ordinal) for ordinal in range(len(layout.widths))]
     left = variance.astype(np.float64)
     for _ in range(number):
         held = np.array([left[s].sum() for s in layers])

@@ -55,15 +55,15 @@ def test_signatures_equal_the_naive_method(sign: str, n: int) -> None:
     assert direction.dtype == np.float32
     mean = x.astype(np.float64).mean(axis=0)
     orient = mean - pool if sign == "contrast" else mean
-    for position, s in enumerate(SLICES):
+    for ordinal, s in enumerate(SLICES):
         expected = naive.principal_direction(x[:, s], orient[s])
         np.testing.assert_allclose(direction[s], expected, atol=2e-7)
         assert orient[s] @ direction[s] >= -1e-6
         projection = (x[:, s] - (pool[s] if sign == "contrast" else 0)).astype(np.float64) @ direction[s]
         margin = abs(projection.mean()) / (projection.std(ddof=1) / np.sqrt(n))
-        assert signature.meta["sign_margin"][position] == pytest.approx(margin, rel=1e-3, abs=1e-3)
+        assert signature.meta["sign_margin"][ordinal] == pytest.approx(margin, rel=1e-3, abs=1e-3)
         _, explained = principal_direction(x[:, s])
-        assert signature.meta["explained"][position] == pytest.approx(explained, abs=1e-6)
+        assert signature.meta["explained"][ordinal] == pytest.approx(explained, abs=1e-6)
     assert (signature.meta["sign"], signature.meta["samples"], signature.meta["reading"]) == (sign, n, "drift")
 
 

@@ -10,6 +10,7 @@ from nait_fast.methods.base import Method
 from nait_fast.options import Settings
 
 PACKAGE = Path(__file__).parents[2] / "nait_fast"
+SHOWN = {"verbs/demo.py"}  # runs two of them side by side
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -19,13 +20,14 @@ def test_a_method_is_what_its_name_says(name: str) -> None:
     assert issubclass(method.settings, Settings) and method.about
 
 
-def test_nobody_else_branches_on_a_name() -> None:
-    found = []
+def test_nobody_else_spells_a_name() -> None:
+    """But codecs, one of which has a method's name."""
+    wrong = []
     for file in sorted(PACKAGE.rglob("*.py")):
-        if file.parent.name == "methods":
+        name = file.relative_to(PACKAGE).as_posix()
+        if name.startswith(("methods/", "codecs/")) or name in SHOWN:
             continue
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Compare) and "method" in ast.unparse(node.left).split("."):
-                names = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant)} & {*METHODS}
-                found += [f"{file.relative_to(PACKAGE)}:{node.lineno}: {name}" for name in sorted(names)]
-    assert not found
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in METHODS:
+                wrong.append(f"{name}:{node.lineno}: {node.value}")
+    assert not wrong

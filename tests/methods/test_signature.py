@@ -2,6 +2,8 @@
 
 import json
 import random
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.errors import NaitError
 from nait_fast.kernels import popcount_scan
+from nait_fast.methods import METHODS
 from nait_fast.methods.contrast import contrast_signature
+from nait_fast.methods.embed import embed_signature
 from nait_fast.methods.nag import nag_signature
 from nait_fast.methods.nait import nait_signature
 from nait_fast.methods.planes import count_planes, signed_planes, top_m_planes
@@ -48,13 +52,15 @@ def made(method: str) -> Signature:
         return contrast_signature("sums", BITS, CODEBOOK)
     if method == "nag":
         sets = np.zeros((6, N), dtype=bool)
-        for row, layer in ((r, p) for r in range(6) for p in range(2)):
-            sets[row, LAYOUT.neurons(layer)][RNG.permutation(LAYOUT.widths[layer])[:5]] = True
+        for row, ordinal in product(range(6), range(2)):
+            sets[row, LAYOUT.neurons(ordinal)][RNG.permutation(LAYOUT.widths[ordinal])[:5]] = True
         return nag_signature("sums", sets, {**IDENTITY, "reading": "up_abs", "top_k": 5})
+    if method == "embed":
+        hidden = RNG.normal(size=(6, 8)).astype(np.float32)
+        codebook = replace(CODEBOOK, meta={**CODEBOOK.meta, "embed_layer": 1}, hidden_mean=hidden[0])
+        return embed_signature("sums", hidden, codebook)
+    assert method == "nait"
     return nait_signature("sums", RNG.normal(size=(6, N)).astype(np.float32), IDENTITY)
-
-
-METHODS = ("contrast", "nait", "nag")
 
 
 def levels(planes: np.ndarray, weights: np.ndarray, n: int = N) -> np.ndarray:
@@ -90,8 +96,8 @@ def test_top_m_takes_the_strongest_of_each_layer(m: int, seed: int, ties: bool) 
     planes, plane_weights, scale = top_m_planes(weights, m, LAYOUT)
     got = levels(planes, plane_weights)
     assert scale == 1.0 and set(got) <= {-1, 0, 1}
-    for position, width in enumerate(LAYOUT.widths):
-        layer, signs = weights[LAYOUT.neurons(position)], got[LAYOUT.neurons(position)]
+    for ordinal, width in enumerate(LAYOUT.widths):
+        layer, signs = weights[LAYOUT.neurons(ordinal)], got[LAYOUT.neurons(ordinal)]
         strongest = sorted(range(width), key=lambda j: (-abs(layer[j]), j))[:m]
         expected = np.zeros(width)
         expected[strongest] = np.sign(layer[strongest])
