@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class PoolRows:
-    """Several pools, numbered through in the order of `readers`. `format` is that of the first one."""
+    """Several pools, numbered through in the order of ``readers``. ``paths``: where they are; ``format``: of the first
+    one's rows."""
 
     def __init__(self, readers: Sequence[Reader], format: str):
         self._readers, self.format = readers, format

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +21,6 @@ SELECTED, SCORES = "selected.jsonl", "scores.parquet"
 REPORT = "report.html"  # of a selection, where nobody names another file
 GROUP_CELLS = 1 << 20  # numbers in a row group of scores.parquet
 COPIED_LINES = 4096  # lines put in order at a time
-
-
-class RowSource(Protocol):
-    """The pools behind an index: where they are, and the ``format`` of the first one's rows."""
-
-    paths: list[str]
-    format: str
-
-    def lines(self, rows: np.ndarray) -> Iterable[bytes]:
-        """The lines, without newline, of ``rows`` int64, which ascend. Raises NaitError if the pool has changed."""
 
 
 def write_selected(path: Path, lines: Iterable[bytes], order: np.ndarray) -> str:

@@ -27,7 +27,7 @@ from nait_fast.evaluation.labels import kind_of
 from nait_fast.evaluation.rankings import ExactScores, Rankings, fits
 from nait_fast.evaluation.row_content import datasets_of, label_values, text_of
 from nait_fast.evaluation.writing import json_values, tables
-from nait_fast.index.pool_rows import open_rows
+from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import drawn_places
 from nait_fast.methods.signature import load_signature
@@ -38,7 +38,6 @@ from nait_fast.outputs.recognise import State, damaged, question
 from nait_fast.progress import say
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device
-from nait_fast.ranking.selection_files import RowSource
 from nait_fast.storage.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -219,7 +218,7 @@ def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
     return targets
 
 
-def _pool(rankings: Rankings, options: EvaluateOptions) -> RowSource | None:
+def _pool(rankings: Rankings, options: EvaluateOptions) -> PoolRows | None:
     """The pool's rows; None, with a note, where they are not there and nothing but examples would be read of them."""
     try:
         return open_rows(rankings.index, options.dataset)
@@ -238,7 +237,7 @@ def _session(rankings: Rankings, options: EvaluateOptions, quiet: bool) -> Any:
     return open_for(rankings.index, options, quiet)
 
 
-def _labels(rankings: Rankings, pool: RowSource, column: str) -> tuple[np.ndarray, dict[str, int]]:
+def _labels(rankings: Rankings, pool: PoolRows, column: str) -> tuple[np.ndarray, dict[str, int]]:
     numbers, values = label_values(pool.lines(rankings.scores.row), column)
     if not values:
         raise BadInput(f"no row of {', '.join(pool.paths)} has this key", where=f"--label {column}")
@@ -247,9 +246,7 @@ def _labels(rankings: Rankings, pool: RowSource, column: str) -> tuple[np.ndarra
     return numbers, values
 
 
-def _exact(
-    rankings: Rankings, session: Any, pool: RowSource | None, options: EvaluateOptions
-) -> dict[int, ExactScores]:
+def _exact(rankings: Rankings, session: Any, pool: PoolRows | None, options: EvaluateOptions) -> dict[int, ExactScores]:
     """Number of a nait signature that fits the index -> exact scores of a sample of rows."""
     from nait_fast.verbs.evaluate_model import layer_scores
 
@@ -280,7 +277,7 @@ def _stability(
     return [entry for _, entry in sorted(out.items()) if entry is not None]
 
 
-def _texts(rankings: Rankings, pool: RowSource | None, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _texts(rankings: Rankings, pool: PoolRows | None, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The groups with each example's row and text in the place of its place."""
     places = np.array(sorted({e["place"] for group in groups for e in group["examples"]}), dtype=np.int64)
     rows = rankings.scores.row[places]

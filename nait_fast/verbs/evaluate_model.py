@@ -20,11 +20,11 @@ from nait_fast.evaluation.row_content import datasets_of
 from nait_fast.extract.projection import Project
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect
+from nait_fast.index.pool_rows import PoolRows
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature
 from nait_fast.progress import Progress
-from nait_fast.ranking.selection_files import RowSource
 from nait_fast.storage.values import short
 
 
@@ -62,7 +62,7 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
 def layer_scores(
     session: Session,
     index: Index,
-    pool: RowSource,
+    pool: PoolRows,
     scores: IndexScores,
     places: np.ndarray,
     signatures: Sequence[Signature],

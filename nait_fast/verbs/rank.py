@@ -8,7 +8,7 @@ from typing import Any
 from nait_fast.config import BudgetOptions, RankOptions
 from nait_fast.env import environment
 from nait_fast.errors import BadInput, NaitError
-from nait_fast.index.pool_rows import open_rows
+from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.methods.signature import Signature, load_signature
@@ -22,7 +22,7 @@ from nait_fast.ranking.external import ranks
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
 from nait_fast.ranking.select import Selection, check_budget, select
-from nait_fast.ranking.selection_files import KIND, REPORT, SCORES, SELECTED, RowSource, write_scores, write_selected
+from nait_fast.ranking.selection_files import KIND, REPORT, SCORES, SELECTED, write_scores, write_selected
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
@@ -77,7 +77,7 @@ def rank_index(
     options: BudgetOptions,
     seed: int,
     folder: Path,
-    pool: RowSource,
+    pool: PoolRows,
     device: str = "auto",
     begin: Callable[[], Path] | None = None,
 ) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _write(
     selection: Selection,
     options: BudgetOptions,
     folder: Path,
-    pool: RowSource,
+    pool: PoolRows,
     clock: Laps,
 ) -> dict[str, str]:
     """Write the files of a selection: name -> SHA-256."""
