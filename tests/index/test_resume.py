@@ -33,7 +33,7 @@ def signature(tmp_path_factory, tiny_model: str) -> Path:
 def options(kind: str, model: str, pool: Path, signature: Path) -> dict:
     own = {
         "plain": {},
-        "exact": {"score": [signature], "reading": "drift"},
+        "exact": {"exact": [signature], "reading": "drift"},
         "nag": {"codec": "nag:5"},
         "alpaca": {"template": "alpaca"},  # with a shared prefix
     }[kind]
@@ -189,7 +189,7 @@ CHANGES = [
     ({"too_long": "skip"}, "too_long (cut -> skip)"),
     ({"dataset": "other.jsonl"}, "dataset ("),
     ({"format": "prompt_completion", "dataset": "renamed.jsonl"}, "dataset ("),
-    ({"score": "signature"}, "sums (None -> "),
+    ({"exact": "signature"}, "sums (None -> "),
 ]
 
 
@@ -212,8 +212,8 @@ def test_changed_options_are_refused_by_name(tmp_path, monkeypatch, tiny_model, 
         changed = dict(change)
         if "dataset" in change:
             changed["dataset"] = tmp_path / change["dataset"]
-        if "score" in change:
-            changed["score"] = [signature]
+        if "exact" in change:
+            changed["exact"] = [signature]
         with pytest.raises(NaitError) as error:
             nait_fast.build_index(output=folder, **calibrating({**given, **changed}))
         assert words in str(error.value) and str(folder) in str(error.value), change
