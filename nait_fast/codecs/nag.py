@@ -11,7 +11,7 @@ import numpy as np
 from nait_fast import kernels
 from nait_fast.codecs.base import Codec, Coder, LayerParts
 from nait_fast.codecs.layout import CodeLayout
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.options import Settings, option
 from nait_fast.storage import values as checks
 
@@ -72,7 +72,8 @@ class NagCodec(Codec):
         self, settings: Any, options: IndexOptions, layout: CodeLayout, codebook: Codebook | None
     ) -> dict[str, Any]:
         if settings.top_k > (narrowest := min(layout.widths)):
-            raise NaitError(f"--codec nag:top_k={settings.top_k}: the model's layers have only {narrowest} neurons")
+            where = f"--codec nag:top_k={settings.top_k}"
+            raise BadInput(f"the model's layers have only {narrowest} neurons", where=where)
         return {"top_k": settings.top_k}
 
     def check_entries(self, manifest: Mapping[str, Any], layout: CodeLayout) -> None:

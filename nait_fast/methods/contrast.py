@@ -13,7 +13,7 @@ from nait_fast import compatibility
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import CODEC, NeuronCoder
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import signed_planes, top_m_planes
 from nait_fast.methods.signature import Signature
@@ -151,7 +151,7 @@ class Contrast(BitMethod):
         kind, _, number = str(signature.meta.get("quantisation")).partition("=")
         weights = signature.meta.get("weights")
         if kind not in ("planes", "top_m") or not number.isdecimal() or weights not in ("difference", "logodds"):
-            raise NaitError(f"signature '{signature.name}' does not say how its weights were made; rebuild it")
+            raise BadInput(f"signature '{signature.name}' does not say how its weights were made", remedy="rebuild it")
         how: dict[str, Any] = {kind: int(number)}
         return contrast_signature(name, material, codebook, weights=weights, **how)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from nait_fast import compatibility
 from nait_fast.codecs.codebook import Codebook
-from nait_fast.errors import Mismatch, NaitError
+from nait_fast.errors import BadInput, Mismatch
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
@@ -70,7 +70,9 @@ class Embed(Method):
 
     def reading(self, asked: str | None) -> str:
         if asked is not None:
-            raise NaitError("--reading: method embed has none (it compares hidden states); leave the flag out")
+            raise BadInput(
+                "method embed has none (it compares hidden states)", where="--reading", remedy="leave the flag out"
+            )
         return "hidden"
 
     def index_options(self, reading: str, settings: Any) -> dict[str, Any]:
@@ -105,7 +107,9 @@ class Embed(Method):
             kept = "no embeddings" if layer is None else f"embeddings of layer {layer}"
             raise Mismatch(
                 f"signature '{signature.name}' compares embeddings of layer {signature.meta['embed_layer']}, {where} "
-                f"has {kept}: index the pool with --embed {signature.meta['embed_layer']}"
+                f"has {kept}",
+                remedy=f"index the pool with --embed {signature.meta['embed_layer']}",
+                join=": ",
             )
 
     def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:

@@ -11,7 +11,7 @@ import numpy as np
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.nag import CODEC, NagSettings, TopKCoder, top_sets
-from nait_fast.errors import Mismatch, NaitError
+from nait_fast.errors import BadInput, Mismatch
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import count_planes
@@ -59,8 +59,10 @@ class Nag(BitMethod):
 
     def reading(self, asked: str | None) -> str:
         if asked is not None:
-            raise NaitError(
-                "--reading: method nag has a reading of its own (the mean of |up_proj|); leave the flag out"
+            raise BadInput(
+                "method nag has a reading of its own (the mean of |up_proj|)",
+                where="--reading",
+                remedy="leave the flag out",
             )
         return "up_abs"
 
@@ -99,7 +101,9 @@ class Nag(BitMethod):
         if signature.meta["top_k"] != index.manifest["top_k"]:
             raise Mismatch(
                 f"signature '{signature.name}' has top-{signature.meta['top_k']} sets, {where} top-"
-                f"{index.manifest['top_k']}: rebuild one of them"
+                f"{index.manifest['top_k']}",
+                remedy="rebuild one of them",
+                join=": ",
             )
 
     def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:

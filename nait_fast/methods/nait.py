@@ -14,12 +14,12 @@ from nait_fast.codecs import codec_of
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.pca import principal
-from nait_fast.errors import Mismatch, NaitError
+from nait_fast.errors import BadInput, Mismatch
 from nait_fast.index import token_hashes
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import Signature
-from nait_fast.options import Settings, option
+from nait_fast.options import Settings, flag_of, option
 from nait_fast.storage import values
 
 if TYPE_CHECKING:
@@ -132,8 +132,10 @@ class Nait(Method):
     ) -> Signature:
         pool_drift = codebook.drift_mean if codebook and settings.sign == "contrast" else None
         if settings.sign == "contrast" and pool_drift is None:
-            raise NaitError(
-                "--method nait:sign=contrast: needs a --codebook that holds the pool's mean drift; build it with select"
+            raise BadInput(
+                "needs a --codebook that holds the pool's mean drift",
+                where="--method nait:sign=contrast",
+                remedy="build it with select",
             )
         return nait_signature(
             name, material, dict(meta), reading=meta["reading"], sign=settings.sign, pool_drift=pool_drift
@@ -167,15 +169,17 @@ class Nait(Method):
             return
         if not codec_of(index.manifest["codec"]).estimates:
             raise Mismatch(
-                f"{where} holds no exact scores of nait signature '{signature.name}': index the pool with --exact or "
-                "with --codec components, or rank with method contrast"
+                f"{where} holds no exact scores of nait signature '{signature.name}'",
+                remedy="index the pool with --exact or with --codec components, or rank with method contrast",
+                join=": ",
             )
         for key in ("reading", "first_token"):
             mine, theirs = signature.meta[key], index.manifest[key]
             if mine != theirs:
                 raise Mismatch(
-                    f"signature '{signature.name}' scores with {key} {mine}, the codes of {where} are of {theirs}: "
-                    f"rebuild one of them with --{key.replace('_', '-')} {theirs if key == 'reading' else mine}"
+                    f"signature '{signature.name}' scores with {key} {mine}, the codes of {where} are of {theirs}",
+                    remedy=f"rebuild one of them with {flag_of(key)} {theirs if key == 'reading' else mine}",
+                    join=": ",
                 )
 
     def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:

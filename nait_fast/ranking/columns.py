@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.errors import Damaged, NaitError
+from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.ranking.scan import Block
 
 BLOCK_CELLS = 1 << 18  # numbers read at a time, 2 MB of float64
@@ -34,9 +34,8 @@ class Spill:
             raise self._failed("written", error) from None
 
     def _failed(self, what: str, error: OSError) -> NaitError:
-        return NaitError(
-            f"{self.folder}: a temporary file cannot be {what} ({error.strerror or error}); free some space and rerun"
-        )
+        what = f"a temporary file cannot be {what} ({error.strerror or error})"
+        return NaitError(what, where=self.folder, remedy="free some space and rerun")
 
     def _offset(self, start: int, column: int) -> int:
         return (column * self.rows + start) * self.dtype.itemsize
@@ -116,7 +115,8 @@ class ScoreTable:
         low, high = columns.min(axis=1), columns.max(axis=1)
         if not np.isfinite([low, high]).all():
             name = self.names[int(np.argmin(np.isfinite(low) & np.isfinite(high)))]
-            raise NaitError(f"signature '{name}' gives a score that is not a finite number; rebuild it, or the index")
+            what = f"signature '{name}' gives a score that is not a finite number"
+            raise BadInput(what, remedy="rebuild it, or the index")
         self.row.write(self._filled, block.row)
         self.n_tokens.write(self._filled, block.n_tokens)
         for number, column in enumerate(columns):

@@ -10,7 +10,7 @@ from nait_fast.data.formats import RowError, Sample, parse
 from nait_fast.data.parts import as_line
 from nait_fast.data.pool import decode
 from nait_fast.data.row_conventions import conventions_of
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.notices import warn
 from nait_fast.ranking.llama_factory import DatasetEntry, NotCarried
@@ -24,7 +24,9 @@ DATASET_INFO, TOP_INDICES, MESSAGES = "dataset_info.json", "top_indices.npy", "m
 def check_exports(names: Sequence[str], format: str) -> None:
     """Raises NaitError where rows of ``format`` have nothing to write for one of ``names``."""
     if "messages" in names and format in ("text", "input_ids"):
-        raise NaitError(f"--export messages: rows of format {format} are no conversations; leave it out")
+        raise BadInput(
+            f"rows of format {format} are no conversations", where="--export messages", remedy="leave it out"
+        )
 
 
 def write_exports(folder: Path, names: Sequence[str], index: Index, selection: Selection) -> dict[str, str]:
@@ -49,11 +51,11 @@ def _write_messages(folder: Path, index: Index, selection: Selection) -> None:
     keys: set[str] = set()
     kinds: set[type] = set()  # of ids: readers want one
     for number, (row, _, read) in enumerate(_rows(folder, index, selection), 1):
-        where = f"{SELECTED}:{number}"
+        where, remedy = f"{SELECTED}:{number}", "leave out --export messages"
         if isinstance(read, RowError):
-            raise NaitError(f"{where}: {read}; leave out --export messages")
+            raise BadInput(str(read), where=where, remedy=remedy)
         if not read.messages:
-            raise NaitError(f"{where}: is no conversation; leave out --export messages")
+            raise BadInput("is no conversation", where=where, remedy=remedy)
         kinds |= {type(row["id"])} if read.id is not None else set()
         keys |= ({"tools"} if read.tools is not None else set()) | ({"id"} if read.id is not None else set())
     with atomic_file(folder / MESSAGES) as out:

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 
 from nait_fast.env import pick_device
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.kernels.popcount.topk import DeviceTopK
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sanity import check_spread
 from nait_fast.ranking.sources import check_index, code_counter
+from nait_fast.ranking.streaming_topk import check_k
 
 TILE_ROWS = 1 << 17  # rows scanned at once: bounds what a scan needs besides the codes
 
@@ -28,9 +29,10 @@ class ResidentIndex:
         width = index.manifest["row_bytes"]
         needed = index.rows * width
         if self.device.type == "cuda" and needed > (free := torch.cuda.mem_get_info(self.device)[0]):
-            raise NaitError(
-                f"index {index.folder}: {needed / 1e9:.1f} GB of codes, {free / 1e9:.1f} GB are free on {self.device}; "
-                "use search(), which streams them"
+            raise BadInput(
+                f"{needed / 1e9:.1f} GB of codes, {free / 1e9:.1f} GB are free on {self.device}",
+                where=f"index {index.folder}",
+                remedy="use search(), which streams them",
             )
         self.codes = torch.empty(index.rows, width, dtype=torch.uint8, device=self.device)
         self.rows = np.empty(index.rows, dtype=np.int64)
@@ -45,7 +47,8 @@ class ResidentIndex:
         """Codes of a tile -> integer scores [n, C], both on the device."""
         check_index(self.index, signatures)
         if others := [s for s in signatures if not s.is_bits]:
-            raise NaitError(f"signature '{others[0].name}' ({others[0].method}) is not scored by bits: use rank")
+            what = f"signature '{others[0].name}' ({others[0].method}) is not scored by bits"
+            raise BadInput(what, remedy="use rank", join=": ")
         counter = code_counter(signatures, str(self.device))
         if counter.on_device:
             return counter.device_scan()
@@ -62,8 +65,7 @@ class ResidentIndex:
 
     def search(self, signature: Signature, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` best rows and their scores, best first, as ``search`` gives them; only they leave the device."""
-        if k < 1:
-            raise NaitError(f"search: k must be at least 1, not {k}")
+        check_k(k)
         scan, best = self._scan([signature]), DeviceTopK(k, self.device)
         for rows, codes in zip(torch.from_numpy(self.rows).split(TILE_ROWS), self.codes.split(TILE_ROWS), strict=True):
             best.push(rows.to(self.device), scan(codes)[:, 0])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.index import token_hashes
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream
@@ -22,23 +22,29 @@ def check_spread(index: Index, signatures: Sequence[Signature], low: np.ndarray,
     flat = high - low <= np.where([s.is_bits for s in signatures], 0.0, ROUNDING) * np.maximum(abs(low), abs(high))
     if index.rows < 2 or not flat.any():
         return
-    name = signatures[int(np.argmax(flat))].name
+    where = f"target '{signatures[int(np.argmax(flat))].name}'"
     if _same_contents(index):
         if index.manifest["truncated"]:
-            raise NaitError(
-                f"target '{name}': all {index.rows:,} rows hold the same tokens once they are cut: index the pool with "
-                f"a larger --max-length than {index.manifest['max_length']}"
+            raise BadInput(
+                f"all {index.rows:,} rows hold the same tokens once they are cut",
+                where=where,
+                remedy=f"index the pool with a larger --max-length than {index.manifest['max_length']}",
+                join=": ",
             )
         warn(f"all {index.rows:,} rows hold the same tokens: they rank as they lie in the pool")
         return
     if _same_codes(index):
-        raise NaitError(
-            f"target '{name}': all {index.rows:,} rows have the same score, for all have one and the same code: the "
-            "chosen layers tell no row from another; index the pool with other --layers or another model"
+        raise BadInput(
+            f"all {index.rows:,} rows have the same score, for all have one and the same code: the chosen layers tell "
+            "no row from another",
+            where=where,
+            remedy="index the pool with other --layers or another model",
         )
-    raise NaitError(
-        f"target '{name}': all {index.rows:,} rows have the same score, though their codes differ: its signature "
-        "weighs nothing in which they do; build it from samples that differ from the pool, or with another --method"
+    raise BadInput(
+        f"all {index.rows:,} rows have the same score, though their codes differ: its signature weighs nothing in "
+        "which they do",
+        where=where,
+        remedy="build it from samples that differ from the pool, or with another --method",
     )
 
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from nait_fast.codecs import codec_of
 from nait_fast.env import check_variables, pick_device
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sanity import check_spread
 from nait_fast.ranking.sources import check_index, code_counter, source_of, works_of
-from nait_fast.ranking.streaming_topk import TopK
+from nait_fast.ranking.streaming_topk import TopK, check_k
 
 GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU
 GPU_BUFFER_BYTES = 64 << 20  # of codes: a device's copies want more at once than a processor's cache holds
@@ -48,9 +48,10 @@ def check_device(device: str, index: Index, signatures: Sequence[Signature], fla
     if device in ("auto", "cpu"):
         return
     if not _planes(index, signatures):
-        raise NaitError(
-            f"{flag} {device}: codes are scanned on a device, but none of these signatures is scored by "
-            "them; leave it out"
+        raise BadInput(
+            "codes are scanned on a device, but none of these signatures is scored by them",
+            where=f"{flag} {device}",
+            remedy="leave it out",
         )
     pick_device(device)
 
@@ -118,8 +119,7 @@ def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> t
     On a GPU (``device``: auto, cpu, cuda …) scores never leave it, but for those k. Raises NaitError for a signature
     that does not fit the index, and where all scores are the same.
     """
-    if k < 1:
-        raise NaitError(f"search: k must be at least 1, not {k}")
+    check_k(k)
     check_variables()
     check_index(index, [signature])
     check_device(device, index, [signature], "search: device")

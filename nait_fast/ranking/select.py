@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from nait_fast.config import BudgetOptions
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.options import flag_of
 from nait_fast.ranking.columns import ScoreTable, Spill, block_rows
 from nait_fast.ranking.external import ranks
@@ -95,11 +95,11 @@ def _take_turns(table: ScoreTable, z: ZScores, column: int, turns: Spill) -> Non
 def _count(n: int, options: BudgetOptions) -> int:
     if options.top_k is not None:
         if options.top_k > n:
-            raise NaitError(f"--top-k {options.top_k}: the pool has only {n} usable samples")
+            raise BadInput(f"the pool has only {n} usable samples", where=f"--top-k {options.top_k}")
         return options.top_k
     fraction = 0.1 if options.fraction is None else options.fraction
     if not 0 < fraction <= 1:
-        raise NaitError(f"--fraction {fraction}: must be above 0 and at most 1")
+        raise BadInput("must be above 0 and at most 1", where=f"--fraction {fraction}")
     return max(1, round(fraction * n))
 
 
@@ -107,8 +107,7 @@ def check_budget(options: BudgetOptions, rows: int = 10**18) -> None:
     """At most one budget may be set, and a count may not exceed the ``rows`` to choose from. Raises NaitError."""
     given = [n for n in ("fraction", "top_k", "token_budget") if getattr(options, n) is not None]
     if len(given) > 1:
-        flags = " and ".join(map(flag_of, given))
-        raise NaitError(f"{flags}: give one budget only")
+        raise BadInput("give one budget only", where=" and ".join(map(flag_of, given)))
     _count(rows, options)
 
 
@@ -120,7 +119,7 @@ def select(table: ScoreTable, options: BudgetOptions, seed: int = 0) -> Selectio
     exceed it. Raises NaitError for budgets that do not fit the rows.
     """
     if table.rows == 0:
-        raise NaitError("the pool has no usable samples to select from")
+        raise BadInput("the pool has no usable samples to select from")
     keys = order_keys(table, options.combine)
     bottom = options.pick == "bottom"
     ends = [_End(keys.read, table.rows, bottom)]
@@ -134,7 +133,7 @@ def select(table: ScoreTable, options: BudgetOptions, seed: int = 0) -> Selectio
     cuts = [find_cut(partial(end.items, weights), budget) for end in ends]
     chosen = _collect(table, keys, list(zip(ends, cuts, strict=True)))
     if not len(chosen.places) and weights is not None and cuts[0] is not None:
-        raise NaitError(f"--token-budget {budget}: below the first sample's {cuts[0].weight} tokens")
+        raise BadInput(f"below the first sample's {cuts[0].weight} tokens", where=f"--token-budget {budget}")
     return chosen
 
 

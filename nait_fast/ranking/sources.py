@@ -9,7 +9,7 @@ from nait_fast.codecs import codec_of
 from nait_fast.codecs.base import Estimator, Rows
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.compatibility import OLD, is_old
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.index.stream import Part
@@ -31,7 +31,8 @@ def check_index(index: Index, signatures: Sequence[Signature]) -> None:
     """Refuse signatures that this index cannot score. Raises NaitError."""
     names = [signature.name for signature in signatures]
     if len(set(names)) != len(names):
-        raise NaitError(f"two signatures have the name '{max(names, key=names.count)}': rename one file's target")
+        what = f"two signatures have the name '{max(names, key=names.count)}'"
+        raise BadInput(what, remedy="rename one file's target", join=": ")
     for signature in signatures:
         where = f"index {index.folder}"
         check_fits(signature, index.manifest, index.codebook_hash, where)

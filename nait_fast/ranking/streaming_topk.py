@@ -2,6 +2,14 @@
 
 import numpy as np
 
+from nait_fast.errors import BadInput
+
+
+def check_k(k: int) -> None:
+    """Raises NaitError for a number of rows that no search can give."""
+    if k < 1:
+        raise BadInput(f"k must be at least 1, not {k}", where="search")
+
 
 def order(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Indices into both, by descending score, equal scores by ascending row."""

@@ -49,7 +49,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise NaitError(f"{path}: cannot be written ({error.strerror or error}); nothing was lost, rerun") from None
+        what = f"cannot be written ({error.strerror or error})"
+        raise NaitError(what, where=path, remedy="nothing was lost, rerun") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -97,7 +97,7 @@ class Lock:
     def __enter__(self) -> Lock:
         while not self.acquire():
             if not self.path.parent.is_dir():
-                raise NaitError(f"{self.path.parent}: the folder is gone; run again")
+                raise NaitError("the folder is gone", where=self.path.parent, remedy="run again")
             self._on_wait()
             time.sleep(_POLL_SECONDS)
         return self
@@ -138,7 +138,7 @@ class OutputLock:
                 self._made = not os.path.lexists(self.path)
                 descriptor = _open(self.path)
             except FileNotFoundError:
-                raise NaitError(f"{self.path.parent}: the folder is gone; run again") from None
+                raise NaitError("the folder is gone", where=self.path.parent, remedy="run again") from None
             try:
                 if self._take(descriptor) and self._is_there(descriptor):
                     self._descriptor = descriptor

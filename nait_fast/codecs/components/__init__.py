@@ -12,7 +12,7 @@ import numpy as np
 from nait_fast.codecs.base import Codec, Coder, Columns, Estimator, Rows
 from nait_fast.codecs.components.basis import NAMES, Components, columns_of, components_of
 from nait_fast.codecs.layout import CodeLayout
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.options import Settings, option
 from nait_fast.storage import values as checks
 
@@ -46,16 +46,18 @@ class ComponentsCodec(Codec):
         if codebook is not None and isinstance(codebook.part, Components):
             wide, narrow = codebook.part.numbers
             if asked not in (None, wide + narrow // 2):
-                raise NaitError(
-                    f"--codec components:bytes={asked}: that codebook has {wide + narrow // 2}; leave it out"
+                raise BadInput(
+                    f"that codebook has {wide + narrow // 2}",
+                    where=f"--codec components:bytes={asked}",
+                    remedy="leave it out",
                 )
             return {"components": [wide, narrow]}
         wide, narrow = split_bytes(BYTES if asked is None else asked)
         most = sum(min(width, options.calibration_size - 1) for width in layout.widths)
         if wide + narrow > most and asked is not None:
-            raise NaitError(
-                f"--codec components:bytes={asked}: would be {wide + narrow} components, but {most} is all that these "
-                "layers and --calibration-size give"
+            raise BadInput(
+                f"would be {wide + narrow} components, but {most} is all that these layers and --calibration-size give",
+                where=f"--codec components:bytes={asked}",
             )
         # Of a byte come 7 / 4 components: a small model's default is all that there is.
         return {"components": [*((wide, narrow) if wide + narrow <= most else split_bytes(max(1, most * 4 // 7)))]}

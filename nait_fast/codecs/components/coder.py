@@ -10,7 +10,7 @@ from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.components.basis import Components, columns_of, neurons_of
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.pca import principal
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 
 WIDE, NARROW = 127, 7  # the largest number of 8 bits, and of 4
 SHARE = 0.4  # of the components that a group's calibration sample spans: with more, groups become smaller
@@ -100,10 +100,7 @@ def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray
     owners = np.repeat(np.arange(len(variances)), [len(v) for v in variances])
     order = owners[np.argsort(-np.concatenate(variances), kind="stable")]
     if len(order) < wide + narrow:
-        raise NaitError(
-            f"--codec components: {wide + narrow} components were asked for, the calibration sample has {len(order)}; "
-            "ask for fewer bytes or raise --calibration-size"
-        )
+        raise _too_few(f"{wide + narrow} components were asked for, the calibration sample has {len(order)}")
     counts = np.stack(
         [
             np.bincount(order[:wide], minlength=len(variances)),
@@ -123,6 +120,10 @@ def _allotted(variances: list[np.ndarray], wide: int, narrow: int) -> np.ndarray
             continue
         counts[taker, 1] -= 1  # both are full: their two go to a layer that is not
         if free.max() < 2:
-            raise NaitError("--codec components: too few components; ask for fewer bytes or raise --calibration-size")
+            raise _too_few("too few components")
         counts[free.argmax(), 1] += 2
     return counts
+
+
+def _too_few(what: str) -> BadInput:
+    return BadInput(what, where="--codec components", remedy="ask for fewer bytes or raise --calibration-size")

@@ -11,7 +11,7 @@ import numpy as np
 from nait_fast.codecs.base import Codec, Coder, Columns, Estimator, Rows
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.rotated.rotation import NAMES, QUERY_BITS, Rotation, columns_of, padded_layout, rotation_of
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.options import Settings, option
 from nait_fast.storage import values as checks
 
@@ -44,14 +44,14 @@ class RotatedCodec(Codec):
         self, settings: Any, options: IndexOptions, layout: CodeLayout, codebook: Codebook | None
     ) -> dict[str, Any]:
         """How many neurons are kept as numbers: the codebook's, as asked, or the default."""
-        asked = settings.outliers
+        asked, where = settings.outliers, f"--codec rotated:outliers={settings.outliers}"
         if codebook is not None and isinstance(codebook.part, Rotation):
             number = len(codebook.part.outliers)
             if asked not in (None, number):
-                raise NaitError(f"--codec rotated:outliers={asked}: that codebook has {number}; leave it out")
+                raise BadInput(f"that codebook has {number}", where=where, remedy="leave it out")
             return {"outliers": number}
         if asked is not None and asked > layout.n_neurons:
-            raise NaitError(f"--codec rotated:outliers={asked}: the chosen layers have only {layout.n_neurons} neurons")
+            raise BadInput(f"the chosen layers have only {layout.n_neurons} neurons", where=where)
         return {"outliers": min(OUTLIERS, layout.n_neurons) if asked is None else asked}
 
     def check_entries(self, manifest: Mapping[str, Any], layout: CodeLayout) -> None:
