@@ -3,9 +3,10 @@
 import pytest
 
 import nait_fast
-from nait_fast.config import CODEC, METHOD, IndexOptions, SelectOptions
+from nait_fast.config import CODEC, METHOD, IndexOptions, SelectOptions, SignatureOptions
 from nait_fast.notices import NaitWarning
 from nait_fast.options import Choice
+from nait_fast.verbs.signature import _settings_asked
 
 SELECT = {"model": "m", "dataset": "d", "target": "t.jsonl", "output": "o"}
 INDEX = {"model": "m", "dataset": "d", "output": "o"}
@@ -104,3 +105,18 @@ def test_help_tells_every_setting() -> None:
         for name in registry.names:
             assert all(f"; {setting}" in registry.help(name) for setting in registry.settings(name))
             assert registry.choice(name) == Choice(name, registry.of(name).settings())
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("contrast:planes=3", ["difference", "3", "None", "mean", "20"]),
+        ("contrast:top_m=5", ["difference", "4", "5", "mean", "20"]),
+        ("nait:contrast", ["difference", "4", "None", "contrast", "20"]),
+        ("nag:5", ["difference", "4", "None", "mean", "5"]),
+        ("embed", ["difference", "4", "None", "mean", "20"]),
+    ],
+)
+def test_an_older_folder_answers_the_same_question(method: str, values: list[str]) -> None:
+    """Its digests were made of these five, which were options of their own."""
+    assert _settings_asked(SignatureOptions(method=method)) == values

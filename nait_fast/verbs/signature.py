@@ -1,5 +1,6 @@
 """``signature``: from a target's samples to a reusable signature file."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.codecs.codebook import Codebook, check_codebook, load_codebook
-from nait_fast.config import SignatureBuildOptions, SignatureOptions, split_target
+from nait_fast.config import METHOD, SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import RowConventions, make_conventions
@@ -165,13 +166,21 @@ def questions(
     targets: Mapping[str, Pool], options: SignatureOptions, reading: str, more: Sequence[str] = ()
 ) -> dict[str, str]:
     """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
-    chosen = options.chosen_method
-    settings = [f"{name}={value}" for name, value in vars(chosen.settings).items()]
-    parts = [reading, chosen.name, *settings, *(str(getattr(options, name, None)) for name in _ASKED), *more]
+    asked = (str(getattr(options, name, None)) for name in _ASKED)
+    parts = [reading, options.chosen_method.name, *_settings_asked(options), *asked, *more]
     return {
         f"{name}.safetensors": question([*parts, pool.conventions.described(), pool.scan().sha256])
         for name, pool in targets.items()
     }
+
+
+def _settings_asked(options: SignatureOptions) -> list[str]:
+    """The settings of the method. Those that were options of their own come first, as the digests in older folders have
+    them: of every method, at its default where the chosen one has no such setting."""
+    settings = vars(options.chosen_method.settings)
+    own = [f.metadata["setting"][1] for f in dataclasses.fields(SignatureOptions) if "setting" in f.metadata]
+    values = [str(settings.get(name, METHOD.default_of(name))) for name in own]
+    return values + [f"{name}={value}" for name, value in settings.items() if name not in own]
 
 
 def signature_output(
