@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nait_fast.env import check_variables
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
 from nait_fast.kernels.capture.types import Segments, Stats
 from nait_fast.models.guard import refuse_absent
@@ -58,7 +58,7 @@ def content_segments(mask: torch.Tensor, skip_first: bool) -> Segments:
     if not (lengths > 0).all() or not all(
         bool(m[a : a + n].all()) for m, a, n in zip(mask, first, lengths, strict=True)
     ):
-        raise NaitError("capture: each row of attention_mask must be one run of ones")
+        raise BadInput("each row of attention_mask must be one run of ones", where="capture")
     starts = torch.arange(len(mask)) * width + first
     return Segments(starts, starts + lengths, torch.full((len(mask),), skip_first))
 
@@ -78,12 +78,15 @@ class _Forward(CapturedForward):
     def enter(self, ordinal: int, x: torch.Tensor) -> None:
         layer, rows = self._specs[ordinal].layer, x.numel() // x.shape[-1]
         if rows != self._tokens:
-            raise NaitError(
-                f"capture: the MLP of layer {layer} runs over {rows} rows for {self._tokens} tokens; a reading needs "
-                "one row a token"
+            raise BadInput(
+                f"the MLP of layer {layer} runs over {rows} rows for {self._tokens} tokens; a reading needs one row a "
+                "token",
+                where="capture",
             )
         if ordinal in self._entered:
-            raise NaitError(f"capture: the MLP of layer {layer} runs more than once a forward; it is not supported")
+            raise BadInput(
+                f"the MLP of layer {layer} runs more than once a forward; it is not supported", where="capture"
+            )
         self._entered.add(ordinal)
 
     def take(self, ordinal: int, stats: Stats) -> None:
@@ -129,14 +132,14 @@ def capture(
     """
     unknown = [r for r in readings if r not in READINGS] + ([] if first_token in FIRST_TOKEN else [first_token])
     if unknown:
-        raise NaitError(f"capture: '{unknown[0]}' is none of {', '.join((*READINGS, *FIRST_TOKEN))}")
+        raise BadInput(f"'{unknown[0]}' is none of {', '.join((*READINGS, *FIRST_TOKEN))}", where="capture")
     check_variables()
     if not readings:
-        raise NaitError(f"capture: no reading is asked for; choose among {', '.join(READINGS)}")
+        raise BadInput("no reading is asked for", where="capture", remedy=f"choose among {', '.join(READINGS)}")
     if first_token != "exclude" and "mean" not in readings:
-        raise NaitError(f"capture: first_token='{first_token}' is for the reading mean, which is not asked for")
+        raise BadInput(f"first_token='{first_token}' is for the reading mean, which is not asked for", where="capture")
     if model.training:
-        raise NaitError("capture: the model is in training mode; call model.eval() first")
+        raise BadInput("the model is in training mode", where="capture", remedy="call model.eval() first")
     refuse_encoder(model)
     refuse_absent(model, type(model).__name__)
     specs = find_mlps(model)
@@ -154,14 +157,19 @@ def capture(
         given = {**kwargs, **inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments}
         ids = given.get("input_ids", args[0] if args else None)
         if ids is None and given.get("inputs_embeds") is None:
-            raise NaitError("capture: the model was called without input_ids and inputs_embeds")
+            raise BadInput("the model was called without input_ids and inputs_embeds", where="capture")
         shape = ids.shape if ids is not None else given["inputs_embeds"].shape[:2]
         mask = given.get("attention_mask")
         mask = torch.ones(shape) if mask is None else mask
         if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
-            raise NaitError("capture: attention_mask must be [B, T], 1 at each row's tokens")
+            raise BadInput("attention_mask must be [B, T], 1 at each row's tokens", where="capture")
         if mask.shape != shape:
-            raise NaitError("capture: attention_mask and input differ in shape: run whole sequences, no cache")
+            raise BadInput(
+                "attention_mask and input differ in shape",
+                where="capture",
+                remedy="run whole sequences, no cache",
+                join=": ",
+            )
         if given.get("position_ids") is None and not bool(mask[:, 0].all()) and moves_with_padding(model):
             warn(
                 "capture: padding on the left changes this model's activations: give position_ids that begin with each "
@@ -178,7 +186,9 @@ def capture(
             return
         assert isinstance(forward, _Forward)
         if not forward.readings:
-            raise NaitError(f"capture: none of the layers {[spec.layer for spec in specs]} has run in this forward")
+            raise BadInput(
+                f"none of the layers {[spec.layer for spec in specs]} has run in this forward", where="capture"
+            )
         silent = [spec.layer for ordinal, spec in enumerate(specs) if ordinal not in forward.readings]
         if set(silent) - idle:
             idle.update(silent)

@@ -120,8 +120,9 @@ class Scorer:
         device = self._session.model.device
         if os.getpid() != self._process and device.type != "cpu":
             raise NaitError(
-                f"Scorer: this process was forked from the one that made it, and cannot use the model on {device}; "
-                "start processes with the method 'spawn', or make a Scorer in each"
+                f"this process was forked from the one that made it, and cannot use the model on {device}",
+                where="Scorer",
+                remedy="start processes with the method 'spawn', or make a Scorer in each",
             )
         with self._turn():
             yield

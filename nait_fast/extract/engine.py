@@ -13,7 +13,7 @@ import torch
 from nait_fast.data.batching import Batch, make_batches
 from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
-from nait_fast.errors import NaitError, first_line
+from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.extract.sinks import Sink
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
@@ -112,15 +112,17 @@ class Engine:
         """
         limit, longest = self.model.max_tokens, max((len(e.ids) for e in encoded), default=0)
         if limit is not None and longest > limit:
-            raise NaitError(
-                f"model {self.model.name}: its RoPE changes for a whole batch when a sample passes {limit} tokens "
-                f"(one has {longest}); use --max-length {limit}"
+            raise BadInput(
+                f"its RoPE changes for a whole batch when a sample passes {limit} tokens (one has {longest})",
+                where=f"model {self.model.name}",
+                remedy=f"use --max-length {limit}",
             )
         positions = self.model.positions
         if positions is not None and longest > positions:
-            raise NaitError(
-                f"model {self.model.name}: it has {positions} positions, and a sample {longest} tokens; "
-                f"use --max-length {positions}"
+            raise BadInput(
+                f"it has {positions} positions, and a sample {longest} tokens",
+                where=f"model {self.model.name}",
+                remedy=f"use --max-length {positions}",
             )
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
@@ -158,8 +160,9 @@ class Engine:
             except torch.OutOfMemoryError:
                 if len(batch.items) == 1:
                     raise NaitError(
-                        f"model {self.model.name}: no memory for one sample of {tokens} tokens; lower --max-length, "
-                        "or try --dtype bfloat16"
+                        f"no memory for one sample of {tokens} tokens",
+                        where=f"model {self.model.name}",
+                        remedy="lower --max-length, or try --dtype bfloat16",
                     ) from None
                 waiting.append(batch)
                 self.batch_tokens = max(1, tokens // 2)
@@ -217,8 +220,8 @@ class Engine:
             raise
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise NaitError(
-                f"model {self.model.name}: a forward of {len(sequences)} samples, the longest of {width} tokens, fails "
-                f"({first_line(error)})"
+                f"a forward of {len(sequences)} samples, the longest of {width} tokens, fails ({first_line(error)})",
+                where=f"model {self.model.name}",
             ) from error
 
 

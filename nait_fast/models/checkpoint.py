@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nait_fast.errors import NaitError, first_line
+from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.models.guard import refuse_absent
 from nait_fast.models.spec import text_config, text_decoder
 from nait_fast.models.weight_cache import checkpoint_of
@@ -69,20 +69,26 @@ class Loading:
         """
         if self.mismatched:
             name, stored, needed = self.mismatched[0]
-            raise NaitError(
-                f"--model {model}: the checkpoint holds {name} as {list(stored)} where the configuration asks for "
-                f"{list(needed)} (weights of this kind: {len(self.mismatched)}); {self.hint}"
+            raise BadInput(
+                f"the checkpoint holds {name} as {list(stored)} where the configuration asks for {list(needed)} "
+                f"(weights of this kind: {len(self.mismatched)})",
+                where=f"--model {model}",
+                remedy=self.hint,
             )
         missing = [name for name in self.missing if layer_of(name) <= last]
         if missing:
-            raise NaitError(
-                f"--model {model}: the checkpoint lacks {len(missing)} weights of the layers, embeddings or norms that "
-                f"run, first {missing[0]}; {self.hint}"
+            raise BadInput(
+                f"the checkpoint lacks {len(missing)} weights of the layers, embeddings or norms that run, first "
+                f"{missing[0]}",
+                where=f"--model {model}",
+                remedy=self.hint,
             )
         if self.unexpected:
-            raise NaitError(
-                f"--model {model}: the checkpoint holds {len(self.unexpected)} weights that this model has no place "
-                f"for, first {self.unexpected[0]}; {self.hint}"
+            raise BadInput(
+                f"the checkpoint holds {len(self.unexpected)} weights that this model has no place for, first "
+                f"{self.unexpected[0]}",
+                where=f"--model {model}",
+                remedy=self.hint,
             )
         if self.missing:
             warn(
@@ -224,8 +230,8 @@ def read_model(
     except NaitError:
         raise
     except Exception as error:  # transformers raises anything from OSError to KeyError here
-        raise NaitError(
-            f"--model {model}: cannot be loaded ({first_line(error)}); check the name and the files"
+        raise BadInput(
+            f"cannot be loaded ({first_line(error)})", where=f"--model {model}", remedy="check the name and the files"
         ) from None
     if "gguf_file" in extra:
         loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole))
@@ -264,10 +270,11 @@ def _check_stored(called: str, source: str, whole: Any) -> None:
             if kind is not None:
                 stored[kind].append(name)
     if names := sorted(stored["integers"], key=_natural):
-        raise NaitError(
-            f"--model {called}: the checkpoint holds {len(names)} weights as integers, first {names[0]}, but its "
-            "config.json tells of no quantisation (quantization_config), so what they stand for is not known; fetch "
-            "the config.json that belongs to it"
+        raise BadInput(
+            f"the checkpoint holds {len(names)} weights as integers, first {names[0]}, but its config.json tells of no "
+            "quantisation (quantization_config), so what they stand for is not known",
+            where=f"--model {called}",
+            remedy="fetch the config.json that belongs to it",
         )
     if names := sorted(stored["float8"], key=_natural):
         warn(
@@ -379,9 +386,11 @@ def refuse_adapter(model: str) -> None:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         base = "a base model"
-    raise NaitError(
-        f"--model {model}: an adapter of {base} (adapter_config.json), not a model; merge the two first, with peft: "
-        "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(FOLDER), and pass that folder"
+    raise BadInput(
+        f"an adapter of {base} (adapter_config.json), not a model",
+        where=f"--model {model}",
+        remedy="merge the two first, with peft: PeftModel.from_pretrained(base, adapter).merge_and_unload()"
+        ".save_pretrained(FOLDER), and pass that folder",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nait_fast.errors import NaitError, first_line
+from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.models.packing_checks import separate_forwards
 from nait_fast.models.patch import activation_dtype
 from nait_fast.models.spec import MlpSpec
@@ -20,9 +20,10 @@ def refuse_absent(body: Any, name: str) -> None:
     """Raise NaitError where weights are not there: on the meta device, not loaded or offloaded by somebody's hooks."""
     absent = [n for n, t in (*body.named_parameters(), *body.named_buffers()) if t.device.type == "meta"]
     if absent:
-        raise NaitError(
-            f"model {name}: {len(absent)} of its weights are not in memory (on the meta device), first {absent[0]}; "
-            "load it whole, without offloading"
+        raise BadInput(
+            f"{len(absent)} of its weights are not in memory (on the meta device), first {absent[0]}",
+            where=f"model {name}",
+            remedy="load it whole, without offloading",
         )
 
 
@@ -59,14 +60,16 @@ def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> tuple[list[MlpS
     def check(tokens: int) -> None:
         for spec, watch in zip(specs, watches, strict=True):
             if watch.calls > 1:
-                raise NaitError(
-                    f"model {name}: the MLP of layer {spec.layer} runs {watch.calls} times a forward, so a token has "
-                    "no one activation there; it is not supported"
+                raise BadInput(
+                    f"the MLP of layer {spec.layer} runs {watch.calls} times a forward, so a token has no one "
+                    "activation there; it is not supported",
+                    where=f"model {name}",
                 )
             if watch.calls and watch.rows != tokens:
-                raise NaitError(
-                    f"model {name}: the MLP of layer {spec.layer} runs over {watch.rows} rows for {tokens} tokens; "
-                    "it is not supported"
+                raise BadInput(
+                    f"the MLP of layer {spec.layer} runs over {watch.rows} rows for {tokens} tokens; it is not "
+                    "supported",
+                    where=f"model {name}",
                 )
             watch.calls = 0
 
@@ -86,16 +89,20 @@ def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> tuple[list[MlpS
     except NaitError:
         raise
     except Exception as error:  # transformers', a kernel's, a quantiser's
-        raise NaitError(f"model {name}: a forward of a few tokens fails ({first_line(error)})") from None
+        raise BadInput(f"a forward of a few tokens fails ({first_line(error)})", where=f"model {name}") from None
     finally:
         for watch in watches:
             watch.remove()
     run = [(spec, watch) for spec, watch in zip(specs, watches, strict=True) if watch.ever]
     idle = ", ".join(str(spec.layer) for spec, watch in zip(specs, watches, strict=True) if not watch.ever)
     if not run:
-        raise NaitError(f"model {name}: none of the chosen layers ({idle}) runs on text; choose others with --layers")
+        raise BadInput(
+            f"none of the chosen layers ({idle}) runs on text",
+            where=f"model {name}",
+            remedy="choose others with --layers",
+        )
     if [watch.turn for _, watch in run] != sorted(watch.turn for _, watch in run):
-        raise NaitError(f"model {name}: its layers do not run in their order; it is not supported")
+        raise BadInput("its layers do not run in their order; it is not supported", where=f"model {name}")
     dtype = activation_dtype(body)
     if bad := [spec.layer for spec, watch in run if not watch.finite]:
         _refuse_numbers(body, name, f"from layer {bad[0]}", dtype)
@@ -112,5 +119,9 @@ def _refuse_numbers(body: Any, name: str, where: str, dtype: torch.dtype) -> Non
     for key, parameter in body.named_parameters():
         if parameter.is_floating_point() and not torch.isfinite(parameter.float()).all():
             also = "" if remedy == anew else f"; if that does not help, {anew}"
-            raise NaitError(f"model {name}: its weight {key} is NaN or infinite in places ({kind}); {remedy}{also}")
-    raise NaitError(f"model {name}: its activations are NaN or infinite {where} on ({kind}); {remedy}")
+            raise BadInput(
+                f"its weight {key} is NaN or infinite in places ({kind})",
+                where=f"model {name}",
+                remedy=f"{remedy}{also}",
+            )
+    raise BadInput(f"its activations are NaN or infinite {where} on ({kind})", where=f"model {name}", remedy=remedy)

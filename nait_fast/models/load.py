@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nait_fast.env import pick_device
-from nait_fast.errors import NaitError, first_line, missing_extra
+from nait_fast.errors import BadInput, first_line, missing_extra
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
@@ -115,7 +115,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype not in DTYPES:
-        raise NaitError(f"--dtype {dtype}: choose auto, {', '.join(DTYPES)}")
+        raise BadInput(f"choose auto, {', '.join(DTYPES)}", where=f"--dtype {dtype}")
     return DTYPES[dtype]
 
 
@@ -151,7 +151,7 @@ def locate(model: str) -> tuple[str, dict[str, str]]:
     path = Path(model).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise NaitError(f"--model {model}: no such file")
+            raise BadInput("no such file", where=f"--model {model}")
         try:
             import gguf  # noqa: F401
         except ImportError:
@@ -160,11 +160,11 @@ def locate(model: str) -> tuple[str, dict[str, str]]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             ggufs = sorted(p.name for p in path.glob("*.gguf"))
-            hint = f"; name the file: --model {path / ggufs[0]}" if ggufs else ""
-            raise NaitError(f"--model {model}: the folder has no config.json{hint}")
+            remedy = f"name the file: --model {path / ggufs[0]}" if ggufs else ""
+            raise BadInput("the folder has no config.json", where=f"--model {model}", remedy=remedy)
         return str(path), {}
     if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise NaitError(f"--model {model}: no model folder, GGUF file or Hub id of that name")
+        raise BadInput("no model folder, GGUF file or Hub id of that name", where=f"--model {model}")
     return model, {}
 
 
@@ -191,8 +191,8 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
         with heard() as records:
             loaded = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
-        raise NaitError(
-            f"cannot load a tokenizer from {tokenizer or model} ({first_line(error)}); pass --tokenizer"
+        raise BadInput(
+            f"cannot load a tokenizer from {tokenizer or model} ({first_line(error)})", remedy="pass --tokenizer"
         ) from None
     tell(f"--tokenizer {tokenizer or model}", records, WRONG_TOKENS)
     return loaded
@@ -231,7 +231,9 @@ def apart(model: Any) -> Any:
     try:
         return copy.deepcopy(model, weights)
     except Exception as error:  # whatever somebody hung into a module
-        raise NaitError(f"model {type(model).__name__}: its modules cannot be copied ({first_line(error)})") from None
+        raise BadInput(
+            f"its modules cannot be copied ({first_line(error)})", where=f"model {type(model).__name__}"
+        ) from None
 
 
 def prepare(
@@ -253,7 +255,7 @@ def prepare(
     body = text_decoder(model)
     called = name or type(model).__name__
     if body.training:
-        raise NaitError(f"model {called} is in training mode: call model.eval() first")
+        raise BadInput(f"model {called} is in training mode", remedy="call model.eval() first", join=": ")
     specs = find_mlps(body)
     chosen = parse_layers(layers, len(specs))
     specs = [specs[i] for i in chosen]
@@ -267,9 +269,10 @@ def prepare(
         decides = decisive(body, specs, entry)
     attention = packed_attention_for(body, hidden)
     if attention is None and not pads_exactly(body, hidden):
-        raise NaitError(
-            f"model {called}: a sample's activations change with the padding or the other samples of its batch (as in "
-            "8-bit layers that scale a batch at once); it is not supported"
+        raise BadInput(
+            "a sample's activations change with the padding or the other samples of its batch (as in 8-bit layers that "
+            "scale a batch at once); it is not supported",
+            where=f"model {called}",
         )
     return LoadedModel(
         name or getattr(model.config, "_name_or_path", "") or type(model).__name__,

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from nait_fast.compatibility import DIGITS
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.models.spec import MlpSpec
 from nait_fast.models.weight_cache import CacheEntry
 
@@ -152,8 +152,10 @@ def _offloaded(body: nn.Module, name: str) -> Callable[[], torch.Tensor]:
         weights = getattr(each, "weights_map", None)
         if weights is not None:
             return lambda: weights[tensor_name]
-    raise NaitError(
-        f"model: its weight {name} has no values (it is on the meta device); load the model with its weights"
+    raise BadInput(
+        f"its weight {name} has no values (it is on the meta device)",
+        where="model",
+        remedy="load the model with its weights",
     )
 
 
@@ -231,9 +233,10 @@ def _state(name: str, value: Any) -> bytes:
         return b"".join(_state(name, item) for item in value)
     if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):
         return _json(str(value))
-    raise NaitError(
-        f"model: the state {name} is a {type(value).__name__}, which cannot be made part of the model's identity; "
-        "load the model without that quantisation"
+    raise BadInput(
+        f"the state {name} is a {type(value).__name__}, which cannot be made part of the model's identity",
+        where="model",
+        remedy="load the model without that quantisation",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nait_fast.errors import NaitError, first_line
+from nait_fast.errors import BadInput, first_line
 from nait_fast.kernels import mlp_capture, segment_sums
 from nait_fast.kernels.capture import reference
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
@@ -204,11 +204,14 @@ def probe(specs: Sequence[MlpSpec], dtype: torch.dtype = torch.float32) -> None:
         try:
             fits = _computes_its_family(spec, dtype)
         except Exception as error:  # somebody else's code
-            raise NaitError(f"layer {spec.layer}: {type(spec.module).__name__} fails ({first_line(error)})") from None
+            raise BadInput(
+                f"{type(spec.module).__name__} fails ({first_line(error)})", where=f"layer {spec.layer}"
+            ) from None
         if not fits:
-            raise NaitError(
-                f"layer {spec.layer}: {type(spec.module).__name__} looks like the family of {spec.family.examples} "
-                "but computes something else; it is not supported"
+            raise BadInput(
+                f"{type(spec.module).__name__} looks like the family of {spec.family.examples} but computes something "
+                "else; it is not supported",
+                where=f"layer {spec.layer}",
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nait_fast.errors import NaitError
+from nait_fast.errors import BadInput
 from nait_fast.models.families import ACTIVATION_NAMES, FAMILIES, Family
 
 
@@ -84,18 +84,20 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         if any(match_family(c) or hasattr(c, "experts") for layer in m for c in layer.modules() if c is not layer)
     ]
     if not lists:
-        raise NaitError(
-            f"model {type(model).__name__}: no MLP of a known family in its layers; nait_fast knows "
-            + "; ".join(family.examples for family in FAMILIES)
+        raise BadInput(
+            "no MLP of a known family in its layers; nait_fast knows "
+            + "; ".join(family.examples for family in FAMILIES),
+            where=f"model {type(model).__name__}",
         )
     count = getattr(text_config(decoder), "num_hidden_layers", None)
     if count is None:
         return max(lists, key=len)
     candidates = next((m for m in lists if len(m) == count), None)  # modules() yields the outer ones first
     if candidates is None:
-        raise NaitError(
-            f"model {type(model).__name__}: its configuration counts {count} layers, but its lists of layers with MLPs "
-            f"hold {', '.join(str(len(m)) for m in lists[:4])}; it is not supported"
+        raise BadInput(
+            f"its configuration counts {count} layers, but its lists of layers with MLPs hold "
+            f"{', '.join(str(len(m)) for m in lists[:4])}; it is not supported",
+            where=f"model {type(model).__name__}",
         )
     return candidates
 
@@ -103,14 +105,14 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 def refuse_encoder(model: Any) -> None:
     """Raise NaitError for an encoder-decoder, whose decoder alone does not see the prompt, and for what is no model."""
     if not hasattr(model, "config"):
-        raise NaitError(
-            f"{type(model).__name__} is no transformers model (it has no config); give the model itself, "
-            "without its wrapper"
+        raise BadInput(
+            f"{type(model).__name__} is no transformers model (it has no config)",
+            remedy="give the model itself, without its wrapper",
         )
     if getattr(model.config, "is_encoder_decoder", False):
-        raise NaitError(
-            f"model {type(model).__name__}: an encoder-decoder; nait_fast reads decoders, which see prompt and "
-            "response as one text"
+        raise BadInput(
+            "an encoder-decoder; nait_fast reads decoders, which see prompt and response as one text",
+            where=f"model {type(model).__name__}",
         )
 
 
@@ -124,15 +126,18 @@ def find_mlps(model: Any) -> list[MlpSpec]:
     for index, layer in enumerate(decoder_layers(model)):
         experts = next((m for m in layer.modules() if hasattr(m, "experts")), None)
         if experts is not None:
-            raise NaitError(
-                f"model {type(model).__name__}: layer {index} is a mixture of experts ({type(experts).__name__}); "
-                "experts are not supported: choose a dense model"
+            raise BadInput(
+                f"layer {index} is a mixture of experts ({type(experts).__name__}); experts are not supported",
+                where=f"model {type(model).__name__}",
+                remedy="choose a dense model",
+                join=": ",
             )
         candidates = [(m, match_family(m)) for m in layer.modules() if m is not layer]
         matches = [(m, f) for m, f in candidates if f is not None]
         if len(matches) != 1:
-            raise NaitError(
-                f"model {type(model).__name__}: layer {index} has {len(matches)} MLPs of a known family, expected one"
+            raise BadInput(
+                f"layer {index} has {len(matches)} MLPs of a known family, expected one",
+                where=f"model {type(model).__name__}",
             )
         module, family = matches[0]
         act = _activation(decoder, module, family)
@@ -151,13 +156,15 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(-?\d{1,9})(?:-(-?\d{1,9}))?\s*", part)
         if not match:
-            raise NaitError(
-                f"--layers {text[:80]}: '{part[:80]}' is no layer or range; write for example all, 0-9 or -10--1"
+            raise BadInput(
+                f"'{part[:80]}' is no layer or range",
+                where=f"--layers {text[:80]}",
+                remedy="write for example all, 0-9 or -10--1",
             )
         first = int(match[1])
         last = int(match[2]) if match[2] else first
         ends = [x + n_layers if x < 0 else x for x in (first, last)]
         if not (0 <= ends[0] <= ends[1] < n_layers):
-            raise NaitError(f"--layers {text[:80]}: '{part}' does not lie in this model's {n_layers} layers")
+            raise BadInput(f"'{part}' does not lie in this model's {n_layers} layers", where=f"--layers {text[:80]}")
         chosen.update(range(ends[0], ends[1] + 1))
     return sorted(chosen)
