@@ -28,9 +28,9 @@ def test_intervals_on_numbers_worked_by_hand():
     # 5 - 4.5 = .5, over the mean 2 tokens ∓.25: variance 2 · .0625 / (2 · 1) = .0625 with 1 degree of freedom; with
     # training's .25: total .3125, degrees .3125² / (.0625² + .25²) = 1.4706.
     base = Runs(np.array([[1.0, 1.0]]), runs.tokens, trained=False)
-    told = difference(runs, base)
-    assert told.mean == 1.5
-    assert told.half == pytest.approx(t_quantile(0.3125**2 / (0.0625**2 + 0.25**2)) * math.sqrt(0.3125))
+    interval = difference(runs, base)
+    assert interval.mean == 1.5
+    assert interval.half == pytest.approx(t_quantile(0.3125**2 / (0.0625**2 + 0.25**2)) * math.sqrt(0.3125))
 
 
 def test_what_both_arms_share_drops_out_of_their_difference():
@@ -91,6 +91,6 @@ def test_the_report_names_every_arm_and_claims_only_what_is_told():
     assert "nag top − nag bottom: -0.4" in ablation_stats.report(rows)
     assert list(lines)[2:] == ["base", "random", "nag top", "embed top", "nag bottom"]
     rows += [row("sums", "contrast top", s, 0) for s in range(3)]
-    told = ablation_stats.report(rows)
-    assert "contrast top − nag top: +0.2" in told and ": nag top is better" in told
-    assert "contrast top − embed top: " in told and told.count("not told apart") == 1
+    text = ablation_stats.report(rows)
+    assert "contrast top − nag top: +0.2" in text and ": nag top is better" in text
+    assert "contrast top − embed top: " in text and text.count("not told apart") == 1

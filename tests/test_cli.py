@@ -79,9 +79,9 @@ def test_public_names_are_what_they_say() -> None:
 def test_select(capsys, tmp_path: Path, words: list[str], pool_file: Path, method: str) -> None:
     out = tmp_path / "out"
     arguments = ["--output", out, "--method", method, *KINDS[method], "--top-k", 7]
-    told = summary(capsys, "select", *words, *arguments)
-    assert told["method"] == [method.partition(":")[0]] and told["targets"] == ["sums"]
-    counts = {key: told[key] for key in ("rows_read", "rows_scored", "rows_selected")}
+    result = summary(capsys, "select", *words, *arguments)
+    assert result["method"] == [method.partition(":")[0]] and result["targets"] == ["sums"]
+    counts = {key: result[key] for key in ("rows_read", "rows_scored", "rows_selected")}
     assert counts == {"rows_read": 60, "rows_scored": 60, "rows_selected": 7}
     scores = read_scores(out)
     assert [(f.name, str(f.type)) for f in scores.schema] == [
@@ -121,9 +121,9 @@ def test_select(capsys, tmp_path: Path, words: list[str], pool_file: Path, metho
 
 
 def test_the_method_tells_the_target(capsys, tmp_path: Path, words: list[str]) -> None:
-    told = summary(capsys, "select", *words, "--output", tmp_path / "out", "--fraction", "0.5")
+    result = summary(capsys, "select", *words, "--output", tmp_path / "out", "--fraction", "0.5")
     chosen = [json.loads(line)["source"] for line in (tmp_path / "out" / "selected.jsonl").read_text().splitlines()]
-    assert told["rows_selected"] == 30 and chosen.count("sums") > 20
+    assert result["rows_selected"] == 30 and chosen.count("sums") > 20
 
 
 @pytest.mark.parametrize("method", KINDS)
@@ -137,8 +137,8 @@ def test_step_by_step_equals_select(capsys, tmp_path: Path, words: list[str], me
         summary(capsys, "signature", *model, *target, "--method", method, "--output", tmp_path)
         summary(capsys, "index", *model, *pool, "--output", index, "--exact", signature)
     else:
-        told = summary(capsys, "index", *model, *pool, "--output", index, *codec, *options)
-        assert (told["rows_indexed"], told["format"], told["template"]) == (60, "alpaca", "chat")
+        result = summary(capsys, "index", *model, *pool, "--output", index, *codec, *options)
+        assert (result["rows_indexed"], result["format"], result["template"]) == (60, "alpaca", "chat")
         codebook = ["--codebook", index] if method == "contrast" else []
         arguments = [*model, *target, "--method", method, *codebook, *options, "--output", tmp_path]
         (described,) = summary(capsys, "signature", *arguments)["signatures"]
@@ -180,8 +180,8 @@ def test_a_config_replays_a_run(capsys, tmp_path: Path, words: list[str]) -> Non
     assert yaml.safe_load((other / "config.yaml").read_text()) == config
     # In place, and once more: nothing changes.
     before = {p: p.read_bytes() for p in first.rglob("*") if p.suffix in (".safetensors", ".parquet", ".jsonl")}
-    told = summary(capsys, "select", "--config", first / "config.yaml")
-    assert told["extraction"]["tokens_run"] == 0 and {p: p.read_bytes() for p in before} == before
+    result = summary(capsys, "select", "--config", first / "config.yaml")
+    assert result["extraction"]["tokens_run"] == 0 and {p: p.read_bytes() for p in before} == before
     rank = ["rank", "--index", first / "index", "--signature", first / "signatures" / "sums.safetensors"]
     summary(capsys, *rank, "--output", tmp_path / "d", "--token-budget", "200")
     summary(capsys, "rank", "--config", tmp_path / "d" / "config.yaml", "--output", tmp_path / "e")
@@ -209,9 +209,9 @@ def test_bad_rows_are_counted(capsys, tmp_path: Path, words: list[str], pool_fil
     lines[10:10] = [b"{oops\n", b'{"instruction": "x"}\n']
     pool_file.write_bytes(b"".join(lines))
     out = tmp_path / "out"
-    told = summary(capsys, "select", *words, "--skip-bad-rows", "--output", out, "--fraction", 1)
-    assert (told["rows_read"], told["rows_scored"], told["rows_selected"]) == (62, 60, 60)
-    assert told["rows_skipped"]["rows"] == 2
+    result = summary(capsys, "select", *words, "--skip-bad-rows", "--output", out, "--fraction", 1)
+    assert (result["rows_read"], result["rows_scored"], result["rows_selected"]) == (62, 60, 60)
+    assert result["rows_skipped"]["rows"] == 2
     assert {json.loads(line)["row"] for line in (out / "index" / "skipped.jsonl").read_text().splitlines()} == {10, 11}
     assert sorted((out / "selected.jsonl").read_bytes().splitlines(keepends=True)) == sorted(
         line for i, line in enumerate(lines) if i not in (10, 11)

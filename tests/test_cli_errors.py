@@ -297,8 +297,8 @@ def test_a_row_that_the_template_refuses(capsys, world: dict[str, str], tmp_path
     pool = write_jsonl(tmp_path / "pool.jsonl", [*rows, {"messages": [{"role": "system", "content": "x"}, *turns]}])
     words = SELECT.format(**{**world, "MODEL": folder, "POOL": pool, "OUT": tmp_path / "out"}).split()
     assert f"{pool}:21: the chat template refuses it: no; fix the row" in run(capsys, *words).error
-    told = run(capsys, *words, "--output", tmp_path / "skipped", "--skip-bad-rows", "--json").summary
-    assert told["rows_skipped"]["reasons"] == {"the chat template refuses it: no": 1}
+    result = run(capsys, *words, "--output", tmp_path / "skipped", "--skip-bad-rows", "--json").summary
+    assert result["rows_skipped"]["reasons"] == {"the chat template refuses it: no": 1}
     target = write_jsonl(tmp_path / "target.jsonl", [*rows, json.loads(pool.read_text().splitlines()[-1])])
     write_jsonl(pool, rows)
     words = SELECT.format(**{**world, "MODEL": folder, "POOL": pool, "OUT": tmp_path / "t", "TARGET": target}).split()

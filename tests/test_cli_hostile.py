@@ -137,8 +137,8 @@ def test_every_option_with_hostile_yaml(tmp_path: Path, kind: type[Options]) -> 
                 assert "\n" not in str(error) and len(str(error)) < 1000
                 continue
             assert kind.from_mapping(options.to_mapping()) == options  # a nan would not be equal
-            told = yaml.safe_dump(options.to_mapping(), sort_keys=False)
-            assert "\0" not in told.encode().decode()
+            text = yaml.safe_dump(options.to_mapping(), sort_keys=False)
+            assert "\0" not in text.encode().decode()
             taken += 1
     assert taken < len(VALUES) * len(dataclasses.fields(kind)) / 4
 
@@ -325,8 +325,8 @@ def test_a_summary_is_json_whatever_is_in_it(monkeypatch) -> None:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert main(["inspect", "x", "--json"]) == 0
-    told = json.loads(out.getvalue(), parse_constant=lambda name: pytest.fail(name))
-    assert told == {
+    printed = json.loads(out.getvalue(), parse_constant=lambda name: pytest.fail(name))
+    assert printed == {
         "nan": None,
         "inf": [None],
         "number": 0.5,

@@ -15,10 +15,10 @@ def test_demo(smollm2, tmp_path):
     command = [sys.executable, "-m", "nait_fast", "demo", "--json", "--output", str(tmp_path / "demo")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told["precision"]["arithmetic"]["contrast"] >= 0.9
-    assert told["precision"]["code"]["contrast"] >= 0.6
-    assert told["precision"]["arithmetic"]["nait"] >= 0.4  # 0.14 by chance
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert result["precision"]["arithmetic"]["contrast"] >= 0.9
+    assert result["precision"]["code"]["contrast"] >= 0.6
+    assert result["precision"]["arithmetic"]["nait"] >= 0.4  # 0.14 by chance
     for method in ("contrast", "nait"):
         assert inspect(str(tmp_path / "demo" / method))["rows_selected"] == 42
         selected = (tmp_path / "demo" / method / "selected.jsonl").read_text().splitlines()

@@ -68,10 +68,10 @@ def test_replace_leaves_the_error_as_it_was() -> None:
 
 
 def test_every_kind_is_public_and_told_of() -> None:
-    told = (PACKAGE.parent / "docs" / "api.md").read_text()
+    page = (PACKAGE.parent / "docs" / "api.md").read_text()
     for name, kind in vars(errors).items():
         if isinstance(kind, type) and issubclass(kind, NaitError):
-            assert getattr(nait_fast, name) is kind and f"::: nait_fast.errors.{name}\n" in told
+            assert getattr(nait_fast, name) is kind and f"::: nait_fast.errors.{name}\n" in page
 
 
 def test_they_cost_nothing_to_import() -> None:

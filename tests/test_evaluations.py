@@ -5,11 +5,14 @@ from benchmarks.evaluations import lines, rows_of
 
 def evaluation() -> dict:
     """Of one contrast signature, measured, and one that the index cannot score."""
-    told = {"name": "a", "method": "contrast", "reading": "mean", "kind": "contrast, mean, planes=4", "samples": 9}
+    signature = {"name": "a", "method": "contrast", "reading": "mean", "kind": "contrast, mean, planes=4", "samples": 9}
     return {
         "rows": 50,
         "environment": {"commit": "c0"},
-        "signatures": [{**told, "label": "a (contrast)"}, {**told, "name": "b", "label": "b", "method": "nag"}],
+        "signatures": [
+            {**signature, "label": "a (contrast)"},
+            {**signature, "name": "b", "label": "b", "method": "nag"},
+        ],
         "retrieval": [{"signature": "a (contrast)", "relevant": 5, "r_precision": 0.8, "auc": 0.9, "chance": 0.1}],
         "confounds": [{"signature": "a (contrast)", "spearman_with_length": -0.25, "layer_share": [0.7, 0.3]}],
         "stability": [{"signature": "a (contrast)", "halves": {"spearman": 0.5, "top10": 0.4, "repeats": 3}}],

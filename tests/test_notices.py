@@ -10,12 +10,12 @@ from nait_fast.notices import NaitWarning, recorded, warn
 
 
 def test_each_text_is_kept_and_shown_once() -> None:
-    with pytest.warns(NaitWarning) as shown, recorded() as told:
+    with pytest.warns(NaitWarning) as shown, recorded() as texts:
         warn("one")
         warn("two")
         warn("one")
-    assert told == ["one", "two"]
-    assert [str(w.message) for w in shown] == told
+    assert texts == ["one", "two"]
+    assert [str(w.message) for w in shown] == texts
 
 
 def test_blocks_nest_and_other_warnings_pass() -> None:

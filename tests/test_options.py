@@ -469,13 +469,13 @@ def stable(value: Any) -> Any:
 
 def files_of(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of what a run wrote, but for what holds its options or times."""
-    told = ("config.yaml", "run.json", "manifest.json", "evaluation.json", "evaluation.md", "report.html")
-    found = {}
+    with_options = ("config.yaml", "run.json", "manifest.json", "evaluation.json", "evaluation.md", "report.html")
+    digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith(("log", "events", "plan-")):
-            data = b"" if path.name in told else path.read_bytes()
-            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
-    return found
+            data = b"" if path.name in with_options else path.read_bytes()
+            digests[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+    return digests
 
 
 @pytest.fixture(scope="module")
@@ -504,17 +504,17 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
         raise NaitError(f"others do it: {[x for x in given if isinstance(x, int)]} {options.get('address')}")
 
     class Timed:
-        def __init__(self, *told: Any):
-            self.told = told
+        def __init__(self, *given: Any):
+            self.given = given
 
-        def rows(self, part: str, subject: Any, *told: Any) -> Iterator[dict[str, Any]]:
-            told = (*self.told, part, subject.name, subject.dtype, subject.seed, *told)
+        def rows(self, part: str, subject: Any, *given: Any) -> Iterator[dict[str, Any]]:
+            given = (*self.given, part, subject.name, subject.dtype, subject.seed, *given)
             yield {
                 "part": part,
                 "hardware": "h",
                 "device": str(subject.device),
                 "name": "n",
-                "told": list(map(str, told)),
+                "given": list(map(str, given)),
             }
 
     real_load, real_engine = load.load_model, engine.Engine.__init__
@@ -522,7 +522,7 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     patch.setattr(engine.Engine, "__init__", make_engine)
     for name in ("verbs.index.run_workers", "verbs.select.run_workers", "workers.ray_engine.run_on_ray"):
         patch.setattr(f"nait_fast.{name}", others)
-    patch.setattr(MeasuredDevice, "open", classmethod(lambda cls, *told: Timed(*told)))
+    patch.setattr(MeasuredDevice, "open", classmethod(lambda cls, *given: Timed(*given)))
     patch.setattr("nait_fast.verbs.bench.Subject.load", lambda self: calls.append(["loads", self.path]))
     patch.setattr("nait_fast.verbs.bench.tables", lambda rows: json.dumps(rows))
 
@@ -535,9 +535,9 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status = main([*words, "--json", "--quiet"])
-            told = stable(json.loads(out.getvalue().splitlines()[-1])) if out.getvalue() else {}
+            summary = stable(json.loads(out.getvalue().splitlines()[-1])) if out.getvalue() else {}
             files = [files_of(Path(output)) for output in outputs]
-            known[key] = (status, err.getvalue(), told, files, list(calls))
+            known[key] = (status, err.getvalue(), summary, files, list(calls))
         return known[key]
 
     yield run
@@ -643,7 +643,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def told(*words: str) -> tuple[int, str, str]:
+def on_terminal(*words: str) -> tuple[int, str, str]:
     """(status, stdout, stderr) of a command on a terminal."""
     out, err = io.StringIO(), Terminal()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -652,25 +652,33 @@ def told(*words: str) -> tuple[int, str, str]:
 
 
 def test_common_flags(place: dict[str, str], tmp_path: Path) -> None:
-    plain, as_json = told("inspect", place["POOL"]), told("inspect", place["POOL"], "--json")
+    plain, as_json = on_terminal("inspect", place["POOL"]), on_terminal("inspect", place["POOL"], "--json")
     assert plain[1] != as_json[1] and json.loads(as_json[1])["rows"] == 24
     words = words_of({**BASE["index"], "output": str(tmp_path / "a")}, place)
-    assert "calibrate" in told("index", *words)[2]
+    assert "calibrate" in on_terminal("index", *words)[2]
     words = words_of({**BASE["index"], "output": str(tmp_path / "b")}, place)
-    assert told("index", *words, "--quiet")[2] == ""
+    assert on_terminal("index", *words, "--quiet")[2] == ""
     with pytest.raises(NaitError):
-        told("inspect", "nowhere", "--debug")
+        on_terminal("inspect", "nowhere", "--debug")
     (tmp_path / "c.yaml").write_text("top_k: 2\n")
     words = words_of({**BASE["rank"], "output": str(tmp_path / "r")}, place)
-    assert json.loads(told("rank", *words, "--config", str(tmp_path / "c.yaml"), "--json")[1])["rows_selected"] == 2
+    assert (
+        json.loads(on_terminal("rank", *words, "--config", str(tmp_path / "c.yaml"), "--json")[1])["rows_selected"] == 2
+    )
 
 
 def test_verbs_without_options(place: dict[str, str], tmp_path: Path) -> None:
     for verb in PATHS:
-        assert told(verb, place["SELECTION"])[1] != told(verb, place["INDEX"])[1] != ""
-    assert "--model ./nowhere: no model folder" in told("demo", "--model", "./nowhere", "--output", str(tmp_path))[2]
+        assert on_terminal(verb, place["SELECTION"])[1] != on_terminal(verb, place["INDEX"])[1] != ""
+    assert (
+        "--model ./nowhere: no model folder"
+        in on_terminal("demo", "--model", "./nowhere", "--output", str(tmp_path))[2]
+    )
     (tmp_path / "file").write_text("x")
-    assert f"--output {tmp_path / 'file'}: cannot be written to" in told("demo", "--output", str(tmp_path / "file"))[2]
+    assert (
+        f"--output {tmp_path / 'file'}: cannot be written to"
+        in on_terminal("demo", "--output", str(tmp_path / "file"))[2]
+    )
 
 
 def test_from_python_the_same(place: dict[str, str]) -> None:

@@ -50,9 +50,9 @@ def test_one_command_at_a_time_and_who_it_is(tmp_path: Path, monkeypatch: pytest
     for own in (None, "a"):
         with pytest.raises(NaitError) as error:
             holding(tmp_path, own)
-        told = str(error.value)
-        assert told.startswith(f"--output {tmp_path}: in use by pid {os.getpid()} on ") and "\n" not in told
-        assert "(nait-fast rank)" in told and time.strftime(" since %Y-") in told
+        line = str(error.value)
+        assert line.startswith(f"--output {tmp_path}: in use by pid {os.getpid()} on ") and "\n" not in line
+        assert "(nait-fast rank)" in line and time.strftime(" since %Y-") in line
     assert time.monotonic() - started < 2
     first.release()
     assert (tmp_path / FOLDER_LOCK).read_bytes() == b""
@@ -395,8 +395,8 @@ def test_select_for_another_target_needs_overwrite(made: Made, tmp_path: Path, n
     refused(made.select, out, "another question", out, target=[f"texts={made.target}"])
     monkeypatch.undo()
     made.select(out)
-    told = made.select(out, target=[f"texts={made.other}"], overwrite=True)
-    assert told["targets"] == ["texts"] and told["extraction"]["tokens_run"] == 0
+    result = made.select(out, target=[f"texts={made.other}"], overwrite=True)
+    assert result["targets"] == ["texts"] and result["extraction"]["tokens_run"] == 0
 
 
 def test_a_result_that_was_changed_is_kept(made: Made, tmp_path: Path) -> None:
@@ -648,8 +648,8 @@ def test_a_page_and_options_that_come_while_the_command_runs(capsys, made: Made,
         return ranked(*arguments, **options)
 
     monkeypatch.setattr(rank_verb, "rank_index", rank_index)
-    told = run(capsys, "rank", "--index", made.index, "--signature", made.signature, "--top-k", 5, "--output", out)
-    assert told.status == 0 and "config.yaml: is in the way" in told.err
+    ran = run(capsys, "rank", "--index", made.index, "--signature", made.signature, "--top-k", 5, "--output", out)
+    assert ran.status == 0 and "config.yaml: is in the way" in ran.err
     assert (out / "config.yaml").read_text() == "mine: 1\n" and (out / "manifest.json").exists()
 
 
@@ -836,5 +836,5 @@ def test_names_that_no_file_should_have(made: Made, tmp_path: Path, no_model, na
 
 
 def test_a_name_as_long_as_may_be(made: Made, tmp_path: Path) -> None:
-    told = made.select(tmp_path / "out", target=[f"{'x' * 200}={made.target}"])
-    assert told["targets"] == ["x" * 200]
+    result = made.select(tmp_path / "out", target=[f"{'x' * 200}={made.target}"])
+    assert result["targets"] == ["x" * 200]

@@ -17,8 +17,8 @@ from nait_fast.verbs.evaluate import run
 files = tuple(str(folder / f"{{name}}.safetensors") for name in "abcd")
 peaks = []
 for name in ("small", "large"):
-    told = run(EvaluateOptions(index=str(folder / name), signature=files, output=str(folder / "out")), quiet=True)
-    assert told["rows"] > 1000 and len(told["confounds"]) == 4
+    result = run(EvaluateOptions(index=str(folder / name), signature=files, output=str(folder / "out")), quiet=True)
+    assert result["rows"] > 1000 and len(result["confounds"]) == 4
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 print(*peaks, "torch" in sys.modules)
 """
