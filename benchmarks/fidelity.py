@@ -177,12 +177,12 @@ def unseen(
     code: Callable[[Calibrated, list[Signature]], tuple[int, Scores]],
 ) -> tuple[int, Scores]:
     """Each target's scores by ``code`` with a codebook that no row of its own source has shaped."""
-    found = []
+    scored = []
     for signature in signatures:
         others = np.flatnonzero(sources != signature.name)
         blind = Calibrated(pool.values, pool.layout, pool.reading, pool.seed, among=others)
-        found.append(code(blind, [signature]))
-    return found[0][0], np.concatenate([scores for _, scores in found], axis=1)
+        scored.append(code(blind, [signature]))
+    return scored[0][0], np.concatenate([scores for _, scores in scored], axis=1)
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

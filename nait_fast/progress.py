@@ -30,10 +30,10 @@ class Progress:
         self.tokens += tokens
         self.skipped += skipped
         if self._bar is not None:
-            self._bar.set_postfix_str(self._told(), refresh=False)
+            self._bar.set_postfix_str(self._counts(), refresh=False)
             self._bar.update(samples)
 
-    def _told(self) -> str:
+    def _counts(self) -> str:
         parts = [f"{self.tokens / self.seconds:,.0f} tokens/s"]
         if self.padding is not None:
             parts.append(f"{self.padding:.1%} padding")

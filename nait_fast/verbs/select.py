@@ -148,8 +148,8 @@ def _index_options(options: SelectOptions, folder: Path, reading: str) -> IndexO
     names = {field.name for field in dataclasses.fields(IndexOptions)}
     shared = {name: value for name, value in vars(options).items() if name in names}
     chosen = options.chosen_method
-    kept = method_of(chosen.name).index_options(reading, chosen.settings)
-    return IndexOptions(**{**shared, "output": str(folder), **kept})
+    wanted = method_of(chosen.name).index_options(reading, chosen.settings)
+    return IndexOptions(**{**shared, "output": str(folder), **wanted})
 
 
 def _open_build(session: Any, pool: Any, passing: IndexOptions, options: SelectOptions, reading: str) -> IndexBuild:

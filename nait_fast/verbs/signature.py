@@ -175,12 +175,12 @@ def questions(
 
 
 def _settings_asked(options: SignatureOptions) -> list[str]:
-    """The settings of the method. Those that were options of their own come first, as the digests in older folders have
+    """The settings of the method. Those that were options of their old come first, as the digests in older folders have
     them: of every method, at its default where the chosen one has no such setting."""
     settings = vars(options.chosen_method.settings)
-    own = [f.metadata["setting"][1] for f in dataclasses.fields(SignatureOptions) if "setting" in f.metadata]
-    values = [str(settings.get(name, METHOD.default_of(name))) for name in own]
-    return values + [f"{name}={value}" for name, value in settings.items() if name not in own]
+    old = [f.metadata["setting"][1] for f in dataclasses.fields(SignatureOptions) if "setting" in f.metadata]
+    values = [str(settings.get(name, METHOD.default_of(name))) for name in old]
+    return values + [f"{name}={value}" for name, value in settings.items() if name not in old]
 
 
 def signature_output(
