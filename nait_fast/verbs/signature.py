@@ -175,7 +175,7 @@ def questions(
 
 
 def _settings_asked(options: SignatureOptions) -> list[str]:
-    """The settings of the method. Those that were options of their old come first, as the digests in older folders have
+    """The settings of the method. Those that were options of their own come first, as the digests in older folders have
     them: of every method, at its default where the chosen one has no such setting."""
     settings = vars(options.chosen_method.settings)
     old = [f.metadata["setting"][1] for f in dataclasses.fields(SignatureOptions) if "setting" in f.metadata]
