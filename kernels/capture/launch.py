@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from nait_fast.device_copies import to_device
 from nait_fast.kernels.bitpack.reference import layer_bytes
 from nait_fast.kernels.capture import reference
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
@@ -87,9 +88,7 @@ def plan_of(segments: Segments, n_tokens: int, device: torch.device) -> LaunchPl
         return segments.plan[1]
     chunks, joins, n_partial = make_launch_plan(segments, n_tokens)
     table = torch.from_numpy(np.concatenate([chunks.reshape(-1), joins.reshape(-1)]))
-    if device.type == "cuda":
-        table = table.pin_memory().to(device, non_blocking=True)
-    split = chunks.size
+    table, split = to_device(table, device), chunks.size
     plan = LaunchPlan(table[:split].view(-1, 8), table[split:].view(-1, 4), n_partial)
     segments.plan = ((n_tokens, device), plan)
     return plan
