@@ -22,7 +22,7 @@ from torch import nn
 
 from nait_fast.compatibility import DIGITS
 from nait_fast.errors import BadInput
-from nait_fast.models.spec import MlpSpec
+from nait_fast.models.spec import MlpSpec, text_part
 from nait_fast.models.weight_cache import CacheEntry
 
 BLOCK = 1 << 22  # numbers hashed at once: fixed, as a block has one form
@@ -79,7 +79,7 @@ def config_values(config: Any, quantised: bool = False) -> dict[str, Any]:
     What is None or False counts as what is absent: so a later transformers may bring new keys that are off.
     ``quantised``: how the weights were quantised counts, too.
     """
-    text: Any = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    text = text_part(config)
     canonical = _canonical(text.to_dict())
     if quantised:
         given: Any = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)

@@ -47,7 +47,11 @@ def input_width(linear: Any) -> int:
 
 def text_config(model: Any) -> Any:
     """The configuration of the text decoder of ``model``."""
-    config = model.config
+    return text_part(model.config)
+
+
+def text_part(config: Any) -> Any:
+    """The part of ``config`` that is of text, where it has several."""
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
