@@ -20,6 +20,7 @@ from pathlib import Path
 from nait_fast.storage.lock import Lock, is_held
 
 LEASE_SECONDS = 600.0
+TOUCH_SECONDS = 5.0  # how often who is at a unit says so
 _POLL_SECONDS = 0.1
 
 

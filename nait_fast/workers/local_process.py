@@ -7,7 +7,7 @@ import sys
 from nait_fast.errors import NaitError, one_line
 from nait_fast.workers.function_names import named
 from nait_fast.workers.stop_switch import Stopped
-from nait_fast.workers.worker import Worker
+from nait_fast.workers.worker import Worker, silence_libraries
 
 
 def run_from_stdin() -> int:
@@ -20,8 +20,7 @@ def run_from_stdin() -> int:
         import torch
 
         torch.set_num_threads(max(1, torch.get_num_threads() // worker.world))
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    silence_libraries()
     try:
         named(given["call"])(given["options"], worker, True)
     except Stopped:

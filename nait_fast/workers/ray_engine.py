@@ -22,17 +22,16 @@ from nait_fast.errors import BadInput, NaitError, first_line, missing_extra, one
 from nait_fast.extract.index_folder import MOST_TRIES
 from nait_fast.storage.names import WORK
 from nait_fast.terminal import printable
-from nait_fast.workers.claims import Claims
+from nait_fast.workers.claims import TOUCH_SECONDS, Claims
 from nait_fast.workers.events import Events
 from nait_fast.workers.function_names import name_of, named
 from nait_fast.workers.stop_switch import Stopped
-from nait_fast.workers.worker import Worker, finish_index, reason_of
+from nait_fast.workers.worker import Worker, finish_index, reason_of, silence_libraries
 
 FINISH = -1  # in place of a unit's number: write the manifest once all units are done
 MOST_BLOCKS = 10_000  # of units that Ray keeps account of; beyond that a block is several units, done one by one
 _CALLS = 2  # at once in an actor: one unit is loaded while the model runs over another
 _POLL_SECONDS = 0.1
-_TOUCH_SECONDS = 5.0
 
 
 class UnitActor:
@@ -51,8 +50,7 @@ class UnitActor:
     def _open(self, opens: str, options: dict[str, Any], world: int, started: float) -> None:
         import ray
 
-        os.environ.setdefault("TQDM_DISABLE", "1")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        silence_libraries()
         name = f"actor {str(ray.get_runtime_context().get_actor_id())[:8]}"
         with ExitStack() as stack:  # the driver has the folder for as long as its actors live
             build, directions = named(opens)(options, Worker(0, world), True, stack)
@@ -117,7 +115,7 @@ class UnitActor:
         started = time.perf_counter()
 
         def on_batch(samples: int, tokens: int) -> None:
-            if time.monotonic() - self._touched > _TOUCH_SECONDS:
+            if time.monotonic() - self._touched > TOUCH_SECONDS:
                 self._touched = time.monotonic()
                 self._claims.touch(number)
 

@@ -16,11 +16,10 @@ from nait_fast.errors import BadInput, NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild
 from nait_fast.progress import Progress
 from nait_fast.storage.names import WORK
-from nait_fast.workers.claims import Claims
+from nait_fast.workers.claims import TOUCH_SECONDS, Claims
 from nait_fast.workers.events import Events
 from nait_fast.workers.stop_switch import Stopped, StopSwitch
 
-_TOUCH_SECONDS = 5.0
 # (rank, number of workers, place on this machine) as torchrun and Slurm tell them, the first that is set
 _ENVIRONMENT = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -72,6 +71,12 @@ def device_of(device: str, worker: Worker) -> str:
     import torch
 
     return f"cuda:{worker.local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else device
+
+
+def silence_libraries() -> None:
+    """Bars and warnings of libraries, of several processes at once, would hide what is said of the run."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def index_pool(build: IndexBuild, directions: Directions | None = None, worker: Worker | None = None) -> dict[str, Any]:
@@ -192,7 +197,7 @@ class _Run:
         def on_batch(samples: int, tokens: int) -> None:
             self.progress.padding = self.build.session.padding
             self.progress.add(samples, tokens)
-            if time.monotonic() - self._touched > _TOUCH_SECONDS:
+            if time.monotonic() - self._touched > TOUCH_SECONDS:
                 self._touched = time.monotonic()
                 claims.touch(number)
             self.check_stop()
