@@ -32,16 +32,17 @@ class Method(ABC):
     """How target samples become a signature (``material``, ``fit``), and how a signature scores rows, of an index
     (``source``, ``check_index``) or just captured (``sink``, ``scores``).
 
-    ``about``: what it is, in a few words; ``settings``: what it can be told; ``tensors``: of a signature's file, with
-    their types; ``of_codebook``: its signatures fit only what was made with the same codebook; ``codebook_keys``: what
-    of a codebook must agree beside its identity; ``rounds``: its planes round the weights; ``layers_untold``: why an
-    index does not tell which layers made a score, where that can be.
+    ``about``: what it is, in a few words; ``settings``: what it can be told; ``tensors``: of a signature's file, each
+    with its type and a letter an axis: N neurons, W bytes of a code, any other as long wherever it stands;
+    ``of_codebook``: its signatures fit only what was made with the same codebook; ``codebook_keys``: what of a
+    codebook must agree beside its identity; ``rounds``: its planes round the weights; ``layers_untold``: why an index
+    does not tell which layers made a score, where that can be.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     settings: ClassVar[type[Settings]] = Settings
-    tensors: ClassVar[Mapping[str, str]]
+    tensors: ClassVar[Mapping[str, tuple[str, str]]]
     of_codebook: ClassVar[bool] = False
     codebook_keys: ClassVar[tuple[str, ...]] = ()
     rounds: ClassVar[bool] = False

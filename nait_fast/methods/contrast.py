@@ -15,7 +15,7 @@ from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import CODEC, NeuronCoder
 from nait_fast.errors import BadInput
 from nait_fast.methods.base import BitMethod
-from nait_fast.methods.planes import signed_planes, top_m_planes
+from nait_fast.methods.planes import PLANES, signed_planes, top_m_planes
 from nait_fast.methods.signature import Signature
 from nait_fast.options import Settings, option
 from nait_fast.storage import values
@@ -108,7 +108,7 @@ class Contrast(BitMethod):
     name = "contrast"
     about = "how much more often a neuron fires for the target than for the pool"
     settings = ContrastSettings
-    tensors = MappingProxyType({"weights": "f4", "threshold": "f4", "planes": "u1", "plane_weights": "i8"})
+    tensors = MappingProxyType({"weights": ("f4", "N"), "threshold": ("f4", "N"), **PLANES})
     codec = CODEC.name
     of_codebook, codebook_keys, rounds = True, ("reading",), True
 

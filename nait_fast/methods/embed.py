@@ -64,7 +64,7 @@ def cosines(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 class Embed(Method):
     name = "embed"
     about = "cosine with the target's mean hidden state"
-    tensors = MappingProxyType({"centroid": "f4", "hidden_mean": "f4"})
+    tensors = MappingProxyType({"centroid": ("f4", "H"), "hidden_mean": ("f4", "H")})
     of_codebook = True
     layers_untold = "they compare embeddings, which are no sum over layers."
 

@@ -14,7 +14,7 @@ from nait_fast.codecs.nag import CODEC, NagSettings, TopKCoder, top_sets
 from nait_fast.errors import BadInput, Mismatch
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
-from nait_fast.methods.planes import count_planes
+from nait_fast.methods.planes import PLANES, count_planes
 from nait_fast.methods.signature import Signature
 from nait_fast.storage import values
 
@@ -45,7 +45,7 @@ class Nag(BitMethod):
     name = "nag"
     about = "overlap with the target's strongest neurons"
     settings = NagSettings
-    tensors = MappingProxyType({"weights": "f4", "planes": "u1", "plane_weights": "i8"})
+    tensors = MappingProxyType({"weights": ("f4", "N"), **PLANES})
     codec = CODEC.name
 
     def unused(self, settings: Any) -> dict[str, str]:

@@ -106,7 +106,7 @@ class Nait(Method):
     name = "nait"
     about = "projections on the target's first principal components (the paper's)"
     settings = NaitSettings
-    tensors = MappingProxyType({"direction": "f4"})
+    tensors = MappingProxyType({"direction": ("f4", "N")})
     layers_untold = (
         "the index holds them as numbers only. It takes an index of codec components or rotated, or the file that "
         "nait-fast evaluate wrote (--evaluation)."

@@ -4,6 +4,8 @@ import numpy as np
 
 from nait_fast.codecs.layout import CodeLayout
 
+PLANES = {"planes": ("u1", "PW"), "plane_weights": ("i8", "P")}  # as ``Method.tensors`` has them
+
 
 def signed_planes(weights: np.ndarray, n_planes: int, layout: CodeLayout) -> tuple[np.ndarray, np.ndarray, float]:
     """Quantise ``weights`` fp32 [N] to ``n_planes``-bit two's complement: (planes, plane weights, scale).

@@ -104,27 +104,22 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
     return Signature(name, meta, {k: np.array(v) for k, v in tensors.items()}, bool(head.checksum))
 
 
-def _check_tensors(tensors: dict[str, np.ndarray], expected: Mapping[str, str], layout: CodeLayout) -> None:
-    """Raises ValueError."""
+def _check_tensors(tensors: dict[str, np.ndarray], expected: Mapping[str, tuple[str, str]], layout: CodeLayout) -> None:
+    """Raises ValueError for others than ``expected``, a method's."""
     if tensors.keys() != expected.keys():
         raise ValueError(f"tensors {values.short(sorted(tensors))} instead of {', '.join(sorted(expected))}")
-    planes = len(tensors["planes"]) if "planes" in tensors and tensors["planes"].ndim else 0
-    hidden = tensors["centroid"].shape[:1] if "centroid" in tensors else ()
-    shapes = {
-        "planes": (planes, layout.row_bytes),
-        "plane_weights": (planes,),
-        "centroid": hidden,
-        "hidden_mean": hidden,
-    }
-    for key, dtype in expected.items():
+    lengths = {"N": layout.n_neurons, "W": layout.row_bytes}
+    for key, (dtype, axes) in expected.items():
         array = tensors[key]
-        if array.dtype != np.dtype(dtype) or array.shape != shapes.get(key, (layout.n_neurons,)):
+        if array.dtype != np.dtype(dtype) or array.ndim != len(axes):
+            raise ValueError(f"'{key}' does not fit")
+        if any(lengths.setdefault(axis, length) != length for axis, length in zip(axes, array.shape, strict=True)):
             raise ValueError(f"'{key}' does not fit")
         if not np.isfinite(array).all():
             raise ValueError(f"'{key}' holds values that are not finite")
     if "planes" in expected:
-        if not 1 <= planes <= MAX_PLANES:
-            raise ValueError(f"{planes} planes")
+        if not 1 <= len(tensors["planes"]) <= MAX_PLANES:
+            raise ValueError(f"{len(tensors['planes'])} planes")
         if sum(map(abs, tensors["plane_weights"].tolist())) * layout.n_neurons >= 1 << 63:
             raise ValueError("'plane_weights' are beyond what a score can hold")
 

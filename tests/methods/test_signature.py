@@ -212,15 +212,17 @@ def test_hostile_metadata_is_refused(tmp_path: Path, change: dict) -> None:
     assert "not a valid signature" in refusal(path)
 
 
-def test_hostile_tensors_are_refused(tmp_path: Path) -> None:
-    tensors, meta = read_tensors(made("contrast").save(tmp_path), "signature")
+@pytest.mark.parametrize("method", METHODS)
+def test_hostile_tensors_are_refused(tmp_path: Path, method: str) -> None:
+    tensors, meta = read_tensors(made(method).save(tmp_path), "signature")
     path = tmp_path / "hostile.safetensors"
     for name, array in tensors.items():
         for wrong in (None, array[:-1], array.astype(np.float16), array.reshape(-1, 1), np.zeros((), array.dtype)):
             changed = {k: v for k, v in {**tensors, name: wrong}.items() if v is not None}
             path.write_bytes(pack_tensors(changed, meta))
             refusal(path)
-    path.write_bytes(pack_tensors({**tensors, "weights": tensors["weights"].astype(np.uint16)}, meta))
+    name = min(tensors)
+    path.write_bytes(pack_tensors({**tensors, name: tensors[name].astype(np.uint16)}, meta))
     assert "dtype U16" in refusal(path)
 
 
