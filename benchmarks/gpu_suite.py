@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from nait_fast.bench.results import state_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("all", "tests", "ceilings", "pipeline", "kernels", "scan", "endtoend")
@@ -71,7 +72,7 @@ class Suite:
         return [
             " ".join(filter(None, (row["part"], row.get("shape"), row["name"])))
             for row in self.rows
-            if str(row.get("check", "")).startswith(("failed", "unfinished"))
+            if state_of(row) in ("failed", "unfinished")
         ]
 
 
@@ -222,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """The row without what a passed check found: that is in the file."""
-    passed = row["part"] != "tests" and str(row.get("check", "")).startswith("ok")
+    passed = row["part"] != "tests" and state_of(row) == "ok"
     return {**row, "check": "ok"} if passed else row
 
 

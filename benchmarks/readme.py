@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS, newest, rows_in, sourced, table
+from nait_fast.bench.results import state_of
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
@@ -226,8 +227,8 @@ def gpu_table(rows: list[Row]) -> str:
     shown = []
     for what, target, part, name, key, words in WANTED:
         row = by_name.get((part, name), {})
-        failed = str(row.get("check", "ok")) if not str(row.get("check", "ok")).startswith("ok") else ""
-        value = failed or (words.format(row[key]) if key in row else MISSING)
+        measured = words.format(row[key]) if key in row else MISSING
+        value = measured if state_of(row) in ("", "ok") else row["check"]
         shown.append({"LLaMA-2-7B shape, bf16": what, "target": target, "measured": value})
     return table(shown, list(shown[0]))
 

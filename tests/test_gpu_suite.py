@@ -99,8 +99,8 @@ def test_half_precision_may_move_as_far_as_transformers_own_does(monkeypatch) ->
     assert check() == "ok"
     right = pipeline.Encode.layer
 
-    def wrong(self, items, position, readings, codes):
-        right(self, items, position, readings, None if codes is None else codes ^ 1)
+    def wrong(self, items, ordinal, readings, codes):
+        right(self, items, ordinal, readings, None if codes is None else codes ^ 1)
 
     monkeypatch.setattr(pipeline.Encode, "layer", wrong)
     assert check() == "failed"

@@ -16,7 +16,8 @@ Row = Mapping[str, Any]
 
 
 def state_of(row: Row) -> str:
-    """ok, failed or skipped: the first word of a row's check, which has no other place in the file; "" without one."""
+    """ok, failed, skipped or unfinished: the first word of a row's check, which has no other place in the file; ""
+    without one."""
     return str(row.get("check", "")).partition(":")[0]
 
 
