@@ -81,7 +81,7 @@ def _flag(key: str, value: Any) -> str:
     """The flag that gives ``value``, with it where a user can type that."""
     if key == "dtype":
         return f"--dtype {dtype_option(value)}"
-    if key in ("max_length", "first_token", "reading"):
+    if key in ("max_length", "first_token"):
         return f"--{key.replace('_', '-')} {value}"
     if key == "layers":
         return (
