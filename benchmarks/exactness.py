@@ -19,10 +19,11 @@ import torch
 
 from benchmarks.pools import lines_of
 from benchmarks.record import record
+from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import detect, parse
 from nait_fast.data.tokenize import Encoded
-from nait_fast.extract.session import Session
+from nait_fast.extract.session import Session, open_session
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.methods.nait import nait_signature
 from nait_fast.ranking.spearman import spearman
@@ -168,9 +169,6 @@ def compare(session: Session, rows: list[dict[str, Any]], calibration: int = 512
 
 
 def main() -> None:
-    from nait_fast.config import DataOptions, ModelOptions
-    from nait_fast.extract.session import open_session
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset", required=True, type=Path)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from nait_fast.bench.results import state_of
+from nait_fast.bench.results import state_of, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("all", "tests", "ceilings", "pipeline", "kernels", "scan", "endtoend")
@@ -199,7 +199,6 @@ def main(argv: list[str] | None = None) -> int:
     if not usable:
         print("gpu_suite: no torch with a GPU that it can use here; nothing was run", file=sys.stderr)
         return 2
-    from nait_fast.bench.results import tables
     from nait_fast.bench.run import devices_of, hardware_of
     from nait_fast.errors import NaitError
 

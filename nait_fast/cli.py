@@ -12,6 +12,8 @@ import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from nait_fast._version import __version__
@@ -27,7 +29,7 @@ from nait_fast.config import (
 )
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
-from nait_fast.notices import NaitWarning, recorded
+from nait_fast.notices import NaitWarning, recorded, warn
 from nait_fast.options import Options, Registry, flag_of, named
 from nait_fast.terminal import printable
 
@@ -155,8 +157,6 @@ def _options(arguments: argparse.Namespace, options: type[Options]) -> Options:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from importlib import import_module
-
     quiet = arguments.quiet or not sys.stderr.isatty()
     if arguments.verb in VERBS:
         options_type, module, _ = VERBS[arguments.verb]
@@ -179,8 +179,6 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _check_config(options: Options) -> None:
     """Raises NaitError where the output's config.yaml is not ours, or has been changed by hand."""
-    from pathlib import Path
-
     import yaml
 
     from nait_fast.outputs.recognise import CONFIG, YAML, State, is_plain, refuse, seal_of
@@ -205,11 +203,8 @@ def _check_config(options: Options) -> None:
 
 def _keep_config(options: Options) -> None:
     """Write the output's config.yaml; a warning, for the work is done, where a file has come in its way meanwhile."""
-    from pathlib import Path
-
     import yaml
 
-    from nait_fast.notices import warn
     from nait_fast.outputs.recognise import CONFIG, YAML, sealed
     from nait_fast.storage.files import write_atomic
 

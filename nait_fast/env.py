@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nait_fast._version import __version__
 from nait_fast.errors import BadInput
 from nait_fast.notices import warn
 
@@ -95,8 +96,6 @@ def _of_torch() -> dict[str, object]:
 
 def environment() -> dict[str, object]:
     """Versions, hardware and commit, for manifests and benchmark rows."""
-    from nait_fast._version import __version__
-
     return {
         "nait_fast": __version__,
         "commit": commit(),

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nait_fast.models.linear import usable
+
 MIN_ROUNDS, MAX_ROUNDS = 3, 200
 Job = Callable[[], Any]
 
@@ -126,8 +128,6 @@ class Ceilings:
 def _matmuls(n: int, device: torch.device, dtype: torch.dtype) -> dict[str, Job]:
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     jobs: dict[str, Job] = {f"matmul {n}³": lambda: torch.matmul(a, b)}
-    from nait_fast.models.linear import usable
-
     if usable(torch.nn.Linear(1, 1).to(device, dtype)):  # what the engine multiplies with on such a CPU
         product = torch.ops.mkldnn._linear_pointwise
         jobs[f"matmul {n}³, oneDNN"] = lambda: product(a, b, None, "none", [], "")
