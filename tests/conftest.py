@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 # Without a GPU, Triton's kernels run in its interpreter. Triton reads this as it is imported, which neither torch nor
 # transformers does before something is compiled. The processes that tests start inherit it.
@@ -154,6 +155,9 @@ def target_file(tmp_path) -> Path:
     return write_jsonl(tmp_path / "sums.jsonl", [r for r in make_rows(40, seed=1) if r["source"] == "sums"])
 
 
+SMOLLM2_FOLDER = "smollm2"
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> str:
     """The real model's GGUF file, from its PyPI package (found, not imported: its import needs more)."""
@@ -163,23 +167,37 @@ def smollm2() -> str:
     return str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
 
 
+def of_all_workers(base: Path) -> Path:
+    """The folder that pytest-xdist's workers share, in which each has its own ``base``."""
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session")
-def smollm2_folder(smollm2, tmp_path_factory) -> Iterator[str]:
-    """The same as safetensors: reading a GGUF file takes 15 s of a core each time."""
+def smollm2_folder(smollm2, tmp_path_factory) -> str:
+    """The same as safetensors, made once for all workers: reading a GGUF file takes 15 s of a core each time."""
     from transformers import AutoModel
 
     from nait_fast.models.load import load_tokenizer, locate
 
-    source, named = locate(smollm2)
-    folder = tmp_path_factory.mktemp("smollm2")
-    read = AutoModel.from_pretrained(source, dtype=torch.float32, **named)
-    del read.config.quantization_config  # of the file: transformers would not save what it calls quantized
-    model = AutoModel.from_config(read.config)
-    model.load_state_dict(read.state_dict())
-    model.save_pretrained(folder)
-    load_tokenizer(smollm2).save_pretrained(folder)
-    yield str(folder)
-    shutil.rmtree(folder)
+    folder = of_all_workers(tmp_path_factory.getbasetemp()) / SMOLLM2_FOLDER
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            source, named = locate(smollm2)
+            read = AutoModel.from_pretrained(source, dtype=torch.float32, **named)
+            del read.config.quantization_config  # of the file: transformers would not save what it calls quantized
+            model = AutoModel.from_config(read.config)
+            model.load_state_dict(read.state_dict())
+            model.save_pretrained(folder.with_suffix(".part"))
+            load_tokenizer(smollm2).save_pretrained(folder.with_suffix(".part"))
+            folder.with_suffix(".part").rename(folder)
+    return str(folder)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # 540 MB, which pytest would keep
+        factory = getattr(session.config, "_tmp_path_factory", None)
+        if factory is not None:
+            shutil.rmtree(factory.getbasetemp() / SMOLLM2_FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

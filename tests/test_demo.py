@@ -6,13 +6,23 @@ import sys
 
 import pytest
 
+from nait_fast.verbs.demo import find_model
 from nait_fast.verbs.inspection import inspect
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
-def test_demo(smollm2, tmp_path):
-    command = [sys.executable, "-m", "nait_fast", "demo", "--json", "--output", str(tmp_path / "demo")]
+LAYERS = 16  # of 30, which take half of the time
+
+
+def test_demo(smollm2_folder, tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    model = tmp_path / "model"
+    AutoModel.from_pretrained(smollm2_folder, num_hidden_layers=LAYERS).save_pretrained(model)
+    AutoTokenizer.from_pretrained(smollm2_folder).save_pretrained(model)
+    command = [sys.executable, "-m", "nait_fast", "demo", "--json", "--model", str(model)]
+    command += ["--output", str(tmp_path / "demo")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.strip().splitlines()[-1])
@@ -32,3 +42,7 @@ def test_demo(smollm2, tmp_path):
             "translation",
             "summarising",
         }
+
+
+def test_its_own_model(smollm2):
+    assert find_model() == smollm2

@@ -12,8 +12,8 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def result(smollm2):
-    session = open_session(ModelOptions(model=smollm2), DataOptions(max_length=384), quiet=True)
+def result(smollm2_folder):
+    session = open_session(ModelOptions(model=smollm2_folder), DataOptions(max_length=384), quiet=True)
     return compare(session, pool_rows()[:ROWS], fp64_rows=ROWS)
 
 

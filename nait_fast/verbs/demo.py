@@ -22,7 +22,7 @@ from nait_fast.ranking.streaming_topk import order
 from nait_fast.storage.files import make_folder, write_atomic
 from nait_fast.verbs import rank
 from nait_fast.verbs.index import directions_of, hold_folder
-from nait_fast.verbs.signature import build_signatures, open_targets
+from nait_fast.verbs.signature import fit_signatures, open_targets, read_target
 from nait_fast.workers.worker import index_pool
 
 METHODS = ("contrast", "nait")
@@ -97,9 +97,10 @@ def _run(model: str | None, output: str, quiet: bool, stack: ExitStack) -> dict[
     build = IndexBuild(session, pool, options, hold_folder(options, stack), exact_readings=frozenset(["drift"]))
     codebook = build.codebook()
     clock.lap("calibrate")
+    read = {name: read_target(session, name, target, ("mean", "drift")) for name, target in targets.items()}
     signatures = {
-        "contrast": build_signatures(session, targets, SignatureOptions(method="contrast"), "mean", codebook),
-        "nait": build_signatures(session, targets, SignatureOptions(method="nait"), "drift", codebook),
+        "contrast": fit_signatures(session, read, SignatureOptions(method="contrast"), "mean", codebook),
+        "nait": fit_signatures(session, read, SignatureOptions(method="nait"), "drift", codebook),
     }
     clock.lap("targets")
     index_pool(build, directions_of(signatures["nait"]))

@@ -50,34 +50,37 @@ def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventi
     return pools
 
 
-def _collect(
-    session: Session, name: str, target: Pool | Sequence[Any], reading: str
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """(``reading`` fp32 [n, N], hidden [n, H], of the target's samples, what the signature says of them)."""
+@dataclasses.dataclass(frozen=True)
+class TargetReadings:
+    """``values``: reading -> [n, N] fp32 (drift fp64), ``hidden`` fp32 [n, H], of a target's samples; ``meta``: what
+    its signatures say of them."""
+
+    values: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+def read_target(session: Session, name: str, target: Pool | Sequence[Any], readings: Sequence[str]) -> TargetReadings:
+    """``readings`` of the samples of a target (its pool, or its rows in memory), in one pass. Raises NaitError."""
     if isinstance(target, Pool):
         info, encoded = encode_all(session.encoder, target)
         digest, where = info.sha256, f"{target.path} row"
     else:
         (digest, encoded), where = encode_rows(session.encoder, target, session.conventions), "sample"
     session.warn_of_positions(target.path if isinstance(target, Pool) else "the samples", encoded)
-    collected = Collect(len(encoded), session.layout, (reading,))
+    collected = Collect(len(encoded), session.layout, readings)
     progress = Progress(len(encoded), f"target {name}", session.quiet)
-    session.run(encoded, collected, (reading,), shared_prefix(encoded), progress.add)
+    session.run(encoded, collected, readings, shared_prefix(encoded), progress.add)
     progress.close()
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
         raise NaitError(f"--target {name}: {where} {row}: {session.model.overflow}")
     tokens = [len(e.ids) for e in encoded]
-    target_meta: dict[str, Any] = {
-        "sha256": digest,
-        "tokens": sum(tokens),
-        "truncated": sum(e.truncated for e in encoded),
-    }
-    target_meta[token_hashes.NAME] = token_hashes.as_text(token_hashes.hashes_of(e.ids for e in encoded))
+    meta: dict[str, Any] = {"sha256": digest, "tokens": sum(tokens), "truncated": sum(e.truncated for e in encoded)}
+    meta[token_hashes.NAME] = token_hashes.as_text(token_hashes.hashes_of(e.ids for e in encoded))
     if session.encoder.template.date is not None:
-        target_meta["template_date"] = session.encoder.template.date
-    values = collected.hidden if reading == "hidden" else collected.readings[reading]
-    return values.numpy(), target_meta
+        meta["template_date"] = session.encoder.template.date
+    kept = {**collected.readings, **({"hidden": collected.hidden} if "hidden" in readings else {})}
+    return TargetReadings({reading: values.numpy() for reading, values in kept.items()}, meta)
 
 
 def build_signatures(
@@ -91,16 +94,29 @@ def build_signatures(
 
     ``codebook``: for contrast, embed, and for nait with ``sign=contrast``.
     """
-    chosen = options.chosen_method
-    method = method_of(chosen.name)
     if reading == "hidden":
         assert codebook is not None
         session.embed_layer = codebook.meta["embed_layer"]
+    wanted = (method_of(options.chosen_method.name).target_reading(reading),)
+    read = {name: read_target(session, name, target, wanted) for name, target in targets.items()}
+    return fit_signatures(session, read, options, reading, codebook)
+
+
+def fit_signatures(
+    session: Session,
+    targets: Mapping[str, TargetReadings],
+    options: SignatureOptions,
+    reading: str,
+    codebook: Codebook | None,
+) -> list[Signature]:
+    """As ``build_signatures``, of targets that have been read. Raises NaitError."""
+    chosen = options.chosen_method
+    method = method_of(chosen.name)
     threshold = None if codebook is None else codebook.threshold
     made = []
-    for name, pool in targets.items():
-        values, target = _collect(session, name, pool, method.target_reading(reading))
-        meta = {**session.identity(), "target": target, "reading": reading}
+    for name, target in targets.items():
+        values = target.values[method.target_reading(reading)]
+        meta = {**session.identity(), "target": target.meta, "reading": reading}
         material = method.material(values, session.layout, threshold, chosen.settings)
         made.append(method.fit(name, material, meta, codebook, chosen.settings))
     for signature in made:
