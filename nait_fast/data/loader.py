@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nait_fast.data.encode import encode, parsed
-from nait_fast.data.formats import RowError
+from nait_fast.data.formats import RowError, Sample
 from nait_fast.data.parts import Record
 from nait_fast.data.plan import Unit
 from nait_fast.data.pool import Pool, SkippedRow, check, where_of
@@ -115,18 +115,32 @@ def load_unit(
     """Load one unit. Raises NaitError at a row that cannot be used, unless `pool` is to skip such rows."""
     window = Window(unit)
     refused: list[Refused] = []
-
-    def placed() -> Iterator[tuple[int, Record]]:
-        for row, record in records:
-            window.places[row] = (record.file, record.line)
-            yield row, record
-
-    def skip(row: int, record: Record, error: RowError) -> None:
-        window.skipped.append(pool.skip(record, row, fmt, error))
-
-    samples = parsed(placed(), lambda record, row: check(record.payload, fmt, row, pool.conventions)[1], skip)
+    samples = samples_of(pool, fmt, records, window.places, window.skipped)
     window.encoded.extend(encode(encoder, samples, refused.append, tokenizer))
     for result in refused:
         window.skipped.append(pool.refuse(window.where(result.row), result.row, result.reason))
     window.skipped.sort(key=lambda skipped: skipped.row)
     return window
+
+
+def samples_of(
+    pool: Pool,
+    fmt: str,
+    records: Iterable[tuple[int, Record]],
+    places: dict[int, tuple[str, int]],
+    skipped: list[SkippedRow],
+) -> Iterator[Sample]:
+    """The good rows of ``records``. ``places`` gets file and line of each row, ``skipped`` those that are left out.
+
+    Raises NaitError at a row that cannot be used, unless ``pool`` is to skip such rows.
+    """
+
+    def placed() -> Iterator[tuple[int, Record]]:
+        for row, record in records:
+            places[row] = (record.file, record.line)
+            yield row, record
+
+    def skip(row: int, record: Record, error: RowError) -> None:
+        skipped.append(pool.skip(record, row, fmt, error))
+
+    return parsed(placed(), lambda record, row: check(record.payload, fmt, row, pool.conventions)[1], skip)

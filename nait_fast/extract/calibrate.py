@@ -1,17 +1,17 @@
 """Calibration: thresholds and bit frequencies from a sample of the pool."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nait_fast.codecs.base import Codec
 from nait_fast.codecs.codebook import Codebook
-from nait_fast.data.encode import encode, parsed
-from nait_fast.data.parts import Record
+from nait_fast.data.encode import encode
+from nait_fast.data.loader import samples_of
 from nait_fast.data.plan import lines_of
-from nait_fast.data.pool import Pool, check, where_of
-from nait_fast.data.tokenize import Encoded, Encoder
+from nait_fast.data.pool import Pool, where_of
+from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.errors import BadInput
 from nait_fast.extract.sinks import Collect
 
@@ -29,19 +29,12 @@ def drawn_rows(rows: int, size: int, seed: int) -> np.ndarray:
 
 def encoded_rows(pool: Pool, fmt: str, encoder: Encoder, rows: Sequence[int]) -> list[Encoded]:
     """The usable ones among ``rows``, in the pool's order. Raises NaitError at a bad one, unless they are skipped."""
-    places: dict[int, str] = {}
+    places: dict[int, tuple[str, int]] = {}
 
-    def placed() -> Iterator[tuple[int, Record]]:
-        for row, record in lines_of(pool.reader(), sorted(rows)):
-            places[row] = where_of(record.file, record.line, row)
-            yield row, record
+    def refuse(refused: Refused) -> None:
+        pool.refuse(where_of(*places[refused.row], refused.row), refused.row, refused.reason)
 
-    samples = parsed(
-        placed(),
-        lambda record, row: check(record.payload, fmt, row, pool.conventions)[1],
-        lambda row, record, error: pool.skip(record, row, fmt, error),
-    )
-    return list(encode(encoder, samples, lambda refused: pool.refuse(places[refused.row], refused.row, refused.reason)))
+    return list(encode(encoder, samples_of(pool, fmt, lines_of(pool.reader(), sorted(rows)), places, []), refuse))
 
 
 def first_samples(pool: Pool, fmt: str, encoder: Encoder) -> list[Encoded]:
