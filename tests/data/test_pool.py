@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -213,4 +214,6 @@ def test_any_rows_come_back_byte_for_byte(data: st.DataObject, fmt: str, ascii_o
         assert [sample.row for sample in pool.samples()] == list(range(len(rows)))
         whole = Path(folder) / "whole.json"
         whole.write_text(json.dumps(rows, ensure_ascii=ascii_only), encoding="utf-8")
-        assert Pool(whole).lines(order) == [json.dumps(rows[i], ensure_ascii=False).encode() for i in order]
+        # Written anew, where JSON has no NaN and no infinite numbers.
+        plain = [{k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()} for row in rows]
+        assert Pool(whole).lines(order) == [json.dumps(plain[i], ensure_ascii=False).encode() for i in order]
