@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,13 +108,10 @@ class Pool:
     def reader(self) -> Reader:
         return Reader(self.source, self.plan())
 
-    def scan(self, progress: Callable[[int], None] | None = None) -> PoolInfo:
-        """Read and check every row once; later calls return the same PoolInfo.
-
-        progress: called with the number of rows read so far, every 1,000 rows and at the end.
-        """
+    def scan(self) -> PoolInfo:
+        """Read and check every row once; later calls return the same PoolInfo."""
         if self._info is None:
-            self._info = self._scan(progress)
+            self._info = self._scan()
         return self._info
 
     def samples(self) -> Iterator[Sample]:
@@ -196,7 +193,7 @@ class Pool:
             raise BadInput(reason, where=where, remedy=f"{hint}pass --skip-bad-rows")
         return SkippedRow(row, where, reason)
 
-    def _scan(self, progress: Callable[[int], None] | None) -> PoolInfo:
+    def _scan(self) -> PoolInfo:
         plan = self.plan()
         fmt = None if self._format == "auto" else self._format
         rows = 0
@@ -207,10 +204,6 @@ class Pool:
                 fmt, _ = check(record.payload, fmt, row, self.conventions)
             except RowError as error:
                 skipped.append(self.skip(record, row, fmt, error))
-            if progress and rows % 1000 == 0:
-                progress(rows)
-        if progress and rows % 1000:
-            progress(rows)
         if fmt is None or len(skipped) == rows:
             raise self._no_good_row(skipped[0])
         return PoolInfo(plan.path, plan.kind, fmt, rows, rows - len(skipped), tuple(skipped), plan.sha256)

@@ -167,12 +167,6 @@ def test_rows_out_of_range(tmp_path: Path) -> None:
             pool.lines([row])
 
 
-def test_progress(tmp_path: Path) -> None:
-    seen: list[int] = []
-    Pool(write(tmp_path / "pool.jsonl", [b'{"text": "a"}'] * 2500)).scan(seen.append)
-    assert seen == [1000, 2000, 2500]
-
-
 def test_sha256_is_that_of_the_file(tmp_path: Path) -> None:
     import hashlib
 
