@@ -188,6 +188,26 @@ class ReportArguments(OutputArguments, total=False):
     dataset: Paths
 
 
+class ScorerArguments(RowArguments, total=False):
+    """Of ``scorer.Scorer``."""
+
+    tokenizer: Path | None
+    template: Literal["auto", "chat", "alpaca", "none"]
+    template_date: str | None
+    max_length: int | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    device: str
+    layers: str | None
+    batch_tokens: int | None
+
+
+class BatchScorerArguments(ScorerArguments, total=False):
+    """Of ``integrations.batch.BatchScorer``."""
+
+    columns: Names | None
+    bad_rows: Literal["raise", "null"]
+
+
 class BenchArguments(TypedDict, total=False):
     """Of ``config.BenchOptions``."""
 

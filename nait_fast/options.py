@@ -253,7 +253,7 @@ class Choice:
     def text(self) -> str:
         fields = dataclasses.fields(self.settings)
         values = ((f.name, getattr(self.settings, f.name), f.default) for f in fields)
-        settings = ",".join(f"{name}={value}" for name, value, default in values if value != default)
+        settings = ",".join(f"{name}={_written(value)}" for name, value, default in values if value != default)
         return f"{self.name}:{settings}" if settings else self.name
 
 
@@ -306,12 +306,21 @@ class Registry:
         """What a name is, and what it can be told, as that is written."""
         lines = []
         for f in dataclasses.fields(self.of(name).settings):
-            choices = "|".join(f.metadata.get("choices", ())) or ("" if f.default is None else f.default)
-            lines.append(f"{f.name}{f'={choices}' if choices != '' else ''} ({f.metadata['help']})")
+            choices = "|".join(f.metadata.get("choices", ())) or ("" if f.default is None else _written(f.default))
+            lines.append(f"{f.name}{f'={choices}' if choices else ''} ({f.metadata['help']})")
         return f"{name} = {'; '.join([self.of(name).about, *lines])}"
 
 
 def _read(text: str, hint: Any) -> Any:
     """A written value as the type ``hint`` has it, where it is one; else as text, which is then refused."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return int(text) if int in kinds and re.fullmatch(r"-?[0-9]{1,18}", text) else text
+    if int in kinds and re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    if float in kinds and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]*)?(e-?[0-9]{1,3})?", text):
+        return float(text)
+    return text == "true" if bool in kinds and text in ("true", "false") else text
+
+
+def _written(value: Any) -> str:
+    """As ``_read`` takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,11 +1,14 @@
 """Methods and codecs with their settings: ``NAME:KEY=VALUE,…``."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import pytest
 
 import nait_fast
 from nait_fast.config import CODEC, METHOD, IndexOptions, SelectOptions, SignatureOptions
 from nait_fast.notices import NaitWarning
-from nait_fast.options import Choice
+from nait_fast.options import Choice, Registry, Settings, option
 from nait_fast.verbs.signature import _settings_asked
 
 SELECT = {"model": "m", "dataset": "d", "target": "t.jsonl", "output": "o"}
@@ -29,6 +32,35 @@ def test_what_is_written(text: str, written: str) -> None:
     options = SelectOptions.from_mapping({**SELECT, "method": text})
     assert options.method == written and options.chosen_method == METHOD.choice(text)
     assert SelectOptions.from_mapping(options.to_mapping()) == options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decay(Settings):
+    rate: float = option(0.5, "how fast", minimum=0.0)
+    whole: bool = option(False, "all of it")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "whole", "written"),
+    [
+        ("toy:rate=0.25,whole=true", 0.25, True, "toy:rate=0.25,whole=true"),
+        ("toy:rate=2", 2.0, False, "toy:rate=2.0"),
+        ("toy:rate=1e-3", 0.001, False, "toy:rate=0.001"),
+        ("toy:whole=false", 0.5, False, "toy"),
+        ("toy:rate=-1", None, None, "rate: must be at least 0.0"),
+        ("toy:rate=nan", None, None, "rate: must be a number, not str"),
+        ("toy:whole=yes", None, None, "whole: must be true or false, not str"),
+    ],
+)
+def test_numbers_and_truth_values(text: str, rate: float | None, whole: bool | None, written: str) -> None:
+    toy = Registry("--method", ["toy"], lambda name: SimpleNamespace(about="a toy", settings=Decay))
+    if rate is None:
+        with pytest.raises(ValueError, match=written):
+            toy.choice(text)
+        return
+    made = toy.choice(text)
+    assert made.settings == Decay(rate=rate, whole=whole) and made.text == written and toy.choice(written) == made
+    assert toy.help("toy") == "toy = a toy; rate=0.5 (how fast); whole=false (all of it)"
 
 
 @pytest.mark.parametrize(

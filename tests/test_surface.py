@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import subprocess
 import sys
 import typing
@@ -13,6 +14,8 @@ import typing_extensions
 import nait_fast
 from nait_fast import api, arguments, config, options
 from nait_fast.cli import build_parser
+from nait_fast.integrations.batch import BatchScorer
+from nait_fast.scorer import Scorer
 
 FLAGS = Path(__file__).parent / "flags.txt"
 CLASSES = {
@@ -48,6 +51,16 @@ def test_typed_arguments_are_the_options(name: str) -> None:
         if choices := field.metadata.get("choices"):
             assert all(f"'{choice}'" in str(hints[field.name]) for choice in choices), field.name
             assert str(hints[field.name]).count("'") == 2 * len(choices), field.name
+
+
+@pytest.mark.parametrize(
+    ("call", "typed"), [(Scorer, arguments.ScorerArguments), (BatchScorer, arguments.BatchScorerArguments)]
+)
+def test_typed_arguments_are_those_of_the_class(call: type, typed: type) -> None:
+    taken = inspect.signature(call).parameters.values()
+    names = {p.name for p in taken if p.kind is p.KEYWORD_ONLY}
+    own = typing_extensions.get_type_hints(arguments.ScorerArguments).keys() if call is BatchScorer else set()
+    assert typing_extensions.get_type_hints(typed).keys() == names | own
 
 
 def test_no_function_takes_just_anything() -> None:

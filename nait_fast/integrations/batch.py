@@ -1,5 +1,8 @@
 """``BatchScorer``: what every adapter is made of. Columns of samples in, columns of scores out."""
 
+from __future__ import annotations
+
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
@@ -8,11 +11,23 @@ from typing import TYPE_CHECKING, Any
 from nait_fast.errors import BadInput
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from nait_fast import arguments
     from nait_fast.scorer import Scorer
 
 PREFIX = "score."
 ERROR = "nait_error"
 BAD_ROWS = ("raise", "null")
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises NaitError for what ``Scorer`` does not take: here, for the first batch may come in another process."""
+    from nait_fast.scorer import Scorer
+
+    known = [p.name for p in inspect.signature(Scorer).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := sorted(options.keys() - set(known)):
+        raise BadInput(f"unknown option '{unknown[0]}'", where="Scorer", remedy=f"known are {', '.join(known)}")
 
 
 class BatchScorer:
@@ -31,10 +46,11 @@ class BatchScorer:
         *,
         columns: Sequence[str] | None = None,
         bad_rows: str = "raise",
-        **options: Any,
+        **options: Unpack[arguments.ScorerArguments],
     ):
         if bad_rows not in BAD_ROWS:
             raise BadInput(f"choose {' or '.join(BAD_ROWS)}", where=f"bad_rows={bad_rows}")
+        check_options(options)
         files = [signatures] if isinstance(signatures, (str, os.PathLike)) else list(signatures)
         named = [columns] if isinstance(columns, str) else columns and list(columns)
         self._given: dict[str, Any] = {
@@ -63,7 +79,7 @@ class BatchScorer:
         return list(self._given["signatures"])
 
     @property
-    def scorer(self) -> "Scorer":
+    def scorer(self) -> Scorer:
         """The process's own, loaded at the first use. Raises NaitError."""
         with self._loading:
             if self._scorer is None:

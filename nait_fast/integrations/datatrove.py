@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
@@ -13,6 +13,11 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from nait_fast.errors import BadInput
 from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from nait_fast import arguments
 
 # The executor pickles the pipeline for each of its tasks, so nothing else outlives a task in a process.
 _of_process: dict[str, BatchScorer] = {}
@@ -41,7 +46,7 @@ class NaitFilter(BaseFilter):
         keep_bad: bool | str = "raise",
         batch_size: int = 64,
         exclusion_writer: DiskWriter | None = None,
-        **options: Any,
+        **options: "Unpack[arguments.ScorerArguments]",
     ):
         super().__init__(exclusion_writer, batch_size)
         if keep_bad not in (True, False, "raise"):

@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +17,11 @@ from nemo_curator.tasks import DocumentBatch
 
 from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
 from nait_fast.methods.signature import load_signature
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from nait_fast import arguments
 
 
 class NaitScoreStage(ProcessingStage[DocumentBatch, DocumentBatch]):
@@ -35,7 +40,7 @@ class NaitScoreStage(ProcessingStage[DocumentBatch, DocumentBatch]):
         *,
         columns: Sequence[str] | None = None,
         bad_rows: str = "raise",
-        **options: Any,
+        **options: "Unpack[arguments.ScorerArguments]",
     ):
         self.name = "nait_fast_scores"
         self.resources = Resources(cpus=1.0, gpus=1.0 if torch.cuda.is_available() else 0.0)

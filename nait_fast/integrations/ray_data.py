@@ -4,6 +4,8 @@ Actors load the model once each and never talk to each other. Ray holds back who
 and starts a lost actor again.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,9 @@ from nait_fast.integrations.batch import PREFIX, BatchScorer
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+    from typing_extensions import Unpack
+
+    from nait_fast import arguments
 
 POOL = "pool"  # in the folder of an index: the rows that were in Ray's memory
 _STAGED = "_SUCCESS"
@@ -37,7 +42,7 @@ def _plain(value: Any) -> Any:
 
 
 def score(
-    dataset: "Dataset",
+    dataset: Dataset,
     model: str | os.PathLike[str],
     signatures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -45,8 +50,8 @@ def score(
     num_gpus: float = 0,
     num_cpus: float | None = None,
     batch_size: int = 1024,
-    **options: Any,
-) -> "Dataset":
+    **options: Unpack[arguments.BatchScorerArguments],
+) -> Dataset:
     """``dataset`` with a column ``score.<signature>`` (float64) for each signature, lazily as all of Ray Data.
 
     ``concurrency``: actors, each with ``num_gpus`` GPUs and ``num_cpus`` CPUs (default: 1 without a GPU);
@@ -66,7 +71,7 @@ def score(
     )
 
 
-def top_k(dataset: "Dataset", target: str, k: int) -> list[dict[str, Any]]:
+def top_k(dataset: Dataset, target: str, k: int) -> list[dict[str, Any]]:
     """The ``k`` rows of a scored ``dataset`` with the highest ``score.<target>``, best first; rows without a score are
     left out. Each block gives its own best, which are merged here. Raises NaitError for a target that is not there.
     """
@@ -87,25 +92,28 @@ def top_k(dataset: "Dataset", target: str, k: int) -> list[dict[str, Any]]:
     return sorted(best_of_blocks, key=lambda row: -row[column])[:k]
 
 
-def index(dataset: "Dataset", output: str | os.PathLike[str], model: str, **options: Any) -> dict[str, Any]:
+def index(dataset: Dataset, output: str | os.PathLike[str], model: str, **options: Any) -> dict[str, Any]:
     """Index the rows of ``dataset`` with ``engine="ray"``; returns the summary of ``nait_fast.build_index``.
 
     Its rows are written into ``output/pool`` as Parquet first, in order, for an index needs a pool that stays: a rerun
     takes what it finds there, and ``rank`` reads the chosen rows from it. ``options``: those of ``build_index``.
     Raises NaitError.
     """
-    from nait_fast.api import build_index
+    from nait_fast.config import IndexOptions
     from nait_fast.storage.files import make_folder, write_atomic
+    from nait_fast.verbs.index import run
 
-    pool = make_folder(Path(output).resolve() / POOL)
+    pool = Path(output).resolve() / POOL
+    given = {"engine": "ray", **options, "model": model, "dataset": str(pool), "output": output}
+    checked = IndexOptions.from_mapping(given, "index")  # before rows are written
+    make_folder(pool)
     if not (pool / _STAGED).exists():
         _write_in_order(dataset, pool)
         write_atomic(make_folder(pool) / _STAGED, b"")
-    given: dict[str, Any] = {"engine": "ray", **options}
-    return build_index(dataset=str(pool), output=str(output), model=model, **given)
+    return run(checked, quiet=True)
 
 
-def _write_in_order(dataset: "Dataset", pool: Path) -> None:
+def _write_in_order(dataset: Dataset, pool: Path) -> None:
     """Parquet files whose names sort as the rows do, the same for the same dataset, in place of what is in ``pool``."""
     from ray.data import SaveMode
     from ray.data.datasource import FilenameProvider

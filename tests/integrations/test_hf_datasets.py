@@ -76,3 +76,8 @@ def test_bad_rows(made: Made) -> None:
     assert [i for i, error in enumerate(scored["nait_error"]) if error] == [place]
     assert np.isnan(scored[place]["score.sums"]) and "empty response" in scored[place]["nait_error"]
     assert np.isfinite(np.delete(columns(scored, made), place, axis=0)).all()
+
+
+def test_an_option_that_is_none(made: Made) -> None:
+    with pytest.raises(NaitError, match=r"^Scorer: unknown option 'max_len'; known are tokenizer, .*max_length"):
+        ScoreColumns(made.model, made.signatures, max_len=8)
