@@ -22,10 +22,10 @@ from torch import nn
 
 from benchmarks.ablation_data import Sft
 from nait_fast.errors import NaitError
+from nait_fast.models.find import decoder_layers
 from nait_fast.models.linear import usable
 from nait_fast.models.load import LoadedModel, apart
 from nait_fast.models.packed import ATTENTION, Pack, packed_attention_on
-from nait_fast.models.spec import decoder_layers
 
 HEAD_ROWS, GPU_HEAD_ROWS = 128, 1024  # positions whose logits are alive at once
 PRODUCTS = ("torch", "onednn", "onednn-bf16")

@@ -14,9 +14,11 @@ from nait_fast.env import check_variables
 from nait_fast.errors import BadInput
 from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
 from nait_fast.kernels.capture.types import Segments, Stats
+from nait_fast.models.find import find_specs
 from nait_fast.models.guard import refuse_absent
-from nait_fast.models.patch import Capture, CapturedForward, activation_dtype, patched, probe, uncaptured
-from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder
+from nait_fast.models.patch import Capture, CapturedForward, patched, uncaptured
+from nait_fast.models.probe import activation_dtype, probe
+from nait_fast.models.spec import Spec, refuse_encoder
 from nait_fast.notices import warn
 
 
@@ -67,26 +69,21 @@ class _Forward(CapturedForward):
     """Keeps the ``readings`` of each layer as they come, by ordinal, and sees to it that its MLP runs once, over as
     many rows as there are ``tokens``."""
 
-    def __init__(
-        self, segments: Segments, specs: Sequence[MlpSpec], tokens: int, first_token: str, names: Sequence[str]
-    ):
+    def __init__(self, segments: Segments, specs: Sequence[Spec], tokens: int, first_token: str, names: Sequence[str]):
         super().__init__(segments)
         self._specs, self._tokens, self._first_token, self._names = specs, tokens, first_token, names
         self._entered: set[int] = set()
         self.readings: dict[int, dict[str, torch.Tensor]] = {}
 
     def enter(self, ordinal: int, x: torch.Tensor) -> None:
-        layer, rows = self._specs[ordinal].layer, x.numel() // x.shape[-1]
+        called, rows = self._specs[ordinal].called, x.numel() // x.shape[-1]
         if rows != self._tokens:
             raise BadInput(
-                f"the MLP of layer {layer} runs over {rows} rows for {self._tokens} tokens; a reading needs one row a "
-                "token",
+                f"{called} runs over {rows} rows for {self._tokens} tokens; a reading needs one row a token",
                 where="capture",
             )
         if ordinal in self._entered:
-            raise BadInput(
-                f"the MLP of layer {layer} runs more than once a forward; it is not supported", where="capture"
-            )
+            raise BadInput(f"{called} runs more than once a forward; it is not supported", where="capture")
         self._entered.add(ordinal)
 
     def take(self, ordinal: int, stats: Stats) -> None:
@@ -142,8 +139,7 @@ def capture(
         raise BadInput("the model is in training mode", where="capture", remedy="call model.eval() first")
     refuse_encoder(model)
     refuse_absent(model, type(model).__name__)
-    specs = find_mlps(model)
-    specs = [specs[i] for i in parse_layers(layers, len(specs))]
+    specs = find_specs(model, layers)
     with uncaptured():  # a block around this one reads the caller's forwards only
         probe(specs, activation_dtype(model))
     captured = Captured([spec.layer for spec in specs])

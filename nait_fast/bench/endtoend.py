@@ -41,7 +41,7 @@ from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
 from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
 from nait_fast.models.patch import StopForward
-from nait_fast.models.spec import MlpSpec
+from nait_fast.models.spec import Spec, dense
 from nait_fast.progress import say
 
 CHECKED = {"cpu": 8, "cuda": 64}  # samples; their means are the thresholds too
@@ -64,7 +64,7 @@ class BareForward:
         self._prefix_ids = np.zeros(0, dtype=np.int32)
 
     def run(self, encoded: list[Encoded], prefix: np.ndarray) -> None:
-        last = self.model.specs[-1]
+        last = dense(self.model.specs)[-1]
 
         def stop(module: Any, inputs: Any) -> None:
             raise StopForward
@@ -93,7 +93,7 @@ class BareForward:
 
 
 @torch.inference_mode()
-def hooked_means(body: Any, specs: Sequence[MlpSpec], samples: Sequence[Encoded]) -> np.ndarray:
+def hooked_means(body: Any, specs: Sequence[Spec], samples: Sequence[Encoded]) -> np.ndarray:
     """Mean activations fp32 [n, N] of ``samples``, first token left out: the engine's reading, by other means.
 
     Right-padded batches with their mask and transformers' own attention; a forward hook on every down projection takes
@@ -111,7 +111,7 @@ def hooked_means(body: Any, specs: Sequence[MlpSpec], samples: Sequence[Encoded]
 
         return hook
 
-    handles = [spec.part(spec.family.down).register_forward_hook(hook_of(i)) for i, spec in enumerate(specs)]
+    handles = [spec.part(spec.family.down).register_forward_hook(hook_of(i)) for i, spec in enumerate(dense(specs))]
     out = []
     try:
         for begin in range(0, len(samples), BATCH):

@@ -23,7 +23,6 @@ from nait_fast.errors import BadInput
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Sink
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
-from nait_fast.models.spec import input_width
 from nait_fast.notices import warn
 from nait_fast.storage.files import sha256
 
@@ -62,8 +61,7 @@ class Session:
     @property
     def hidden_width(self) -> int:
         """Numbers in a hidden state."""
-        spec = self.model.specs[0]
-        return input_width(spec.part(spec.family.up if spec.family.gate is None else spec.family.gate))
+        return self.model.specs[0].hidden_width
 
     @property
     def positions(self) -> int | None:

@@ -14,6 +14,7 @@ if not (_here / "capture").exists():  # a source tree or an editable install: th
 _OPS = {
     "mlp_capture": "capture.launch",
     "segment_sums": "capture.launch",
+    "expert_sums": "experts.launch",
     "pack_bits": "bitpack.launch",
     "pack_bool": "bitpack.reference",
     "unpack": "bitpack.reference",

@@ -11,8 +11,8 @@ import torch
 
 from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.models.packing_checks import separate_forwards
-from nait_fast.models.patch import activation_dtype
-from nait_fast.models.spec import MlpSpec
+from nait_fast.models.probe import activation_dtype
+from nait_fast.models.spec import Spec
 from nait_fast.notices import warn
 
 
@@ -33,11 +33,13 @@ class _Watch:
     def __init__(self, module: Any, turns: Iterator[int]):
         self.calls, self.rows, self.turn, self.ever, self.finite = 0, 0, 0, False, True
         self._turns = turns
-        self._handles = [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
+        before = module.register_forward_pre_hook(self._before, with_kwargs=True)
+        self._handles = [before, module.register_forward_hook(self._after)]
 
-    def _before(self, module: Any, args: tuple) -> None:
+    def _before(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.calls += 1
-        self.rows, self.turn, self.ever = args[0].numel() // args[0].shape[-1], next(self._turns), True
+        x = args[0] if args else next(iter(kwargs.values()))
+        self.rows, self.turn, self.ever = x.numel() // x.shape[-1], next(self._turns), True
 
     def _after(self, module: Any, args: tuple, output: torch.Tensor) -> None:
         self.finite &= bool(torch.isfinite(output).all())
@@ -47,7 +49,7 @@ class _Watch:
             handle.remove()
 
 
-def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> tuple[list[MlpSpec], list[torch.Tensor] | None]:
+def exercised(body: Any, specs: Sequence[Spec], name: str) -> tuple[list[Spec], list[torch.Tensor] | None]:
     """(those of ``specs`` that run on text, the trial's hidden states: those of ``separate_forwards`` of ``body``).
 
     Each must run once a forward, in order, over as many rows as there are tokens. A layer that never runs
@@ -61,14 +63,13 @@ def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> tuple[list[MlpS
         for spec, watch in zip(specs, watches, strict=True):
             if watch.calls > 1:
                 raise BadInput(
-                    f"the MLP of layer {spec.layer} runs {watch.calls} times a forward, so a token has no one "
-                    "activation there; it is not supported",
+                    f"{spec.called} runs {watch.calls} times a forward, so a token has no one activation there; it "
+                    "is not supported",
                     where=f"model {name}",
                 )
             if watch.calls and watch.rows != tokens:
                 raise BadInput(
-                    f"the MLP of layer {spec.layer} runs over {watch.rows} rows for {tokens} tokens; it is not "
-                    "supported",
+                    f"{spec.called} runs over {watch.rows} rows for {tokens} tokens; it is not supported",
                     where=f"model {name}",
                 )
             watch.calls = 0
@@ -101,7 +102,8 @@ def exercised(body: Any, specs: Sequence[MlpSpec], name: str) -> tuple[list[MlpS
             where=f"model {name}",
             remedy="choose others with --layers",
         )
-    if [watch.turn for _, watch in run] != sorted(watch.turn for _, watch in run):
+    run.sort(key=lambda each: each[1].turn)  # of a layer's experts and its shared one either may be first
+    if [spec.layer for spec, _ in run] != sorted(spec.layer for spec, _ in run):
         raise BadInput("its layers do not run in their order; it is not supported", where=f"model {name}")
     dtype = activation_dtype(body)
     if bad := [spec.layer for spec, watch in run if not watch.finite]:

@@ -14,12 +14,13 @@ from torch import nn
 from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, first_line, missing_extra
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
+from nait_fast.models.find import find_specs
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
 from nait_fast.models.model_identity import decisive, identity_of
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
-from nait_fast.models.patch import activation_dtype, probe
-from nait_fast.models.spec import MlpSpec, find_mlps, parse_layers, refuse_encoder, text_config, text_decoder
+from nait_fast.models.probe import activation_dtype, probe
+from nait_fast.models.spec import Spec, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import CacheEntry
 
 _POSITION = re.compile(r"(^|\.)(wpe|positions_embed|position_embeddings?|embed_positions)$")
@@ -40,7 +41,7 @@ class LoadedModel:
     name: str
     body: nn.Module
     tokenizer: Any
-    specs: list[MlpSpec]
+    specs: list[Spec]
     attention: str | None
     fingerprint: str
     max_tokens: int | None = None
@@ -256,11 +257,9 @@ def prepare(
     called = name or type(model).__name__
     if body.training:
         raise BadInput(f"model {called} is in training mode", remedy="call model.eval() first", join=": ")
-    specs = find_mlps(body)
-    chosen = parse_layers(layers, len(specs))
-    specs = [specs[i] for i in chosen]
+    specs = find_specs(body, layers)
     if loading is not None:
-        loading.check(called, body, chosen[-1])
+        loading.check(called, body, specs[-1].layer)
     refuse_absent(body, called)
     decides, last = decisive(body, specs, entry), specs[-1]  # before a forward: a quantiser may pack its weights anew
     probe(specs, activation_dtype(body))

@@ -22,7 +22,7 @@ from torch import nn
 
 from nait_fast.compatibility import DIGITS
 from nait_fast.errors import BadInput
-from nait_fast.models.spec import MlpSpec, text_part
+from nait_fast.models.spec import Spec, text_part
 from nait_fast.models.weight_cache import CacheEntry
 
 BLOCK = 1 << 22  # numbers hashed at once: fixed, as a block has one form
@@ -47,12 +47,12 @@ _INERT_PARTS = ("dropout", "pdrop", "unsloth", "_version", "_attn_implementation
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def identity_of(decides: Mapping[str, Any], specs: Sequence[MlpSpec]) -> str:
+def identity_of(decides: Mapping[str, Any], specs: Sequence[Spec]) -> str:
     """The identity of a model of which this ``decides``, with the layers of ``specs``: ``DIGITS`` hex digits."""
     return hashlib.sha256(_json({**decides, "layers": [spec.layer for spec in specs]})).hexdigest()[:DIGITS]
 
 
-def decisive(body: Any, specs: Sequence[MlpSpec], entry: CacheEntry | None = None) -> dict[str, Any]:
+def decisive(body: Any, specs: Sequence[Spec], entry: CacheEntry | None = None) -> dict[str, Any]:
     """What decides the numbers of a forward of the decoder ``body`` to the last of ``specs``, its chosen layers.
 
     ``entry``: where the hash of the weights is kept, for those read from files. Raises NaitError for weights that
@@ -102,7 +102,7 @@ def _inert(key: str) -> bool:
     return key in INERT or any(part in key for part in _INERT_PARTS)
 
 
-def read_tensors(body: nn.Module, specs: Sequence[MlpSpec]) -> Iterator[tuple[str, Any]]:
+def read_tensors(body: nn.Module, specs: Sequence[Spec]) -> Iterator[tuple[str, Any]]:
     """(name, weight or persistent buffer, or what else a module keeps as its state) that a forward to the last of
     ``specs`` may read, by name. Raises NaitError for a weight that has no values."""
     unread = tuple(_beyond(body, specs[-1]))
@@ -135,7 +135,7 @@ def _state_of(body: nn.Module) -> dict[str, Any]:
     return state
 
 
-def _beyond(body: nn.Module, last: MlpSpec) -> Iterator[str]:
+def _beyond(body: nn.Module, last: Spec) -> Iterator[str]:
     """Prefixes of the names of what lies in layers after the ``last`` chosen one."""
     for name, module in body.named_modules():
         if not isinstance(module, nn.ModuleList) or len(module) <= last.layer:

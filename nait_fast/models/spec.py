@@ -1,39 +1,106 @@
-"""Finds the MLPs of a transformers decoder: one ``MlpSpec`` a layer."""
+"""What is read of a decoder's layer (``Spec``), and the text decoder of a model."""
 
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 
 from nait_fast.errors import BadInput
-from nait_fast.models.families import ACTIVATION_NAMES, FAMILIES, Family
+from nait_fast.kernels import mlp_capture
+from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
+from nait_fast.models.families import Family
+
+# What goes into a module and what yields its activations and their statistics -> the activations, once they are read.
+Op: TypeAlias = Callable[[Segments, frozenset[str], BitSpec | None], tuple[torch.Tensor, Stats]]
+Read: TypeAlias = Callable[[torch.Tensor, Op], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class MlpSpec:
-    """One layer's MLP: ``layer`` is its index in the decoder, ``n_neurons`` the width J of the down projection."""
+class Spec(ABC):
+    """Neurons of one layer that are read together: ``layer`` is its index in the decoder; a layer may have several."""
 
     layer: int
-    module: nn.Module
+    module: Any  # an nn.Module, whose attributes are its class's
+
+    @property
+    @abstractmethod
+    def called(self) -> str:
+        """What messages call it."""
+
+    @property
+    @abstractmethod
+    def looks_like(self) -> str:
+        """What it has been taken for."""
+
+    @property
+    @abstractmethod
+    def n_neurons(self) -> int:
+        """Numbers that go into the down projection."""
+
+    @property
+    @abstractmethod
+    def hidden_width(self) -> int:
+        """Numbers in the hidden state that goes in."""
+
+    @abstractmethod
+    def forward(self, read: Read, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The module's own forward, of its arguments, with its activations going through ``read``."""
+
+
+@dataclass(frozen=True)
+class MlpSpec(Spec):
+    """A layer's dense MLP; ``n_neurons`` is the width J of its down projection."""
+
     family: Family
     act: str | Callable[[torch.Tensor], torch.Tensor]
-    n_neurons: int
+
+    @property
+    def called(self) -> str:
+        return f"the MLP of layer {self.layer}"
+
+    @property
+    def looks_like(self) -> str:
+        return f"the family of {self.family.examples}"
+
+    @property
+    def n_neurons(self) -> int:
+        return input_width(self.part(self.family.down))
+
+    @property
+    def hidden_width(self) -> int:
+        return input_width(self.part(self.family.up))
 
     def part(self, name: str) -> Any:
         """A submodule of the MLP."""
         return getattr(self.module, name)
 
+    def forward(self, read: Read, x: torch.Tensor) -> torch.Tensor:
+        family = self.family
+        up = self.part(family.up)(x)
+        gate = None
+        if family.kind == "fused":
+            gate, up = up.chunk(2, dim=-1)
+        elif family.gate:
+            gate = self.part(family.gate)(x)
 
-def match_family(module: nn.Module) -> Family | None:
-    """The row of the table that ``module`` fits, or None."""
-    for family in FAMILIES:
-        parts = [family.up, family.down, family.act, *family.tail] + ([family.gate] if family.gate else [])
-        if all(hasattr(module, part) for part in parts):
-            return family
-    return None
+        def op(segments: Segments, statistics: frozenset[str], bits: BitSpec | None) -> tuple[torch.Tensor, Stats]:
+            return mlp_capture(gate, up, self.act, segments, statistics, bits)
+
+        out = self.part(family.down)(read(x, op))
+        for name in family.tail:
+            out = self.part(name)(out)
+        return out
+
+
+def dense(specs: Sequence[Spec]) -> list[MlpSpec]:
+    """``specs`` of a model without experts. Raises NaitError for others."""
+    mlps = [spec for spec in specs if isinstance(spec, MlpSpec)]
+    if len(mlps) < len(specs):
+        raise BadInput("a mixture of experts", where="model", remedy="choose a dense model", join=": ")
+    return mlps
 
 
 def input_width(linear: Any) -> int:
@@ -66,46 +133,6 @@ def text_decoder(model: Any) -> Any:
         model = inner
 
 
-def _activation(model: Any, module: nn.Module, family: Family):
-    config = text_config(model)
-    for key in ("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"):
-        name = ACTIVATION_NAMES.get(getattr(config, key, None) or "")
-        if name:
-            return name
-    return getattr(module, family.act)
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder's list of layers: as many as its configuration counts, with MLPs in them. Raises NaitError.
-
-    Not the longest list there is: a vision tower may be deeper than the text decoder beside it.
-    """
-    decoder = text_decoder(model)
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    lists = [
-        m
-        for m in lists
-        if any(match_family(c) or hasattr(c, "experts") for layer in m for c in layer.modules() if c is not layer)
-    ]
-    if not lists:
-        raise BadInput(
-            "no MLP of a known family in its layers; nait_fast knows "
-            + "; ".join(family.examples for family in FAMILIES),
-            where=f"model {type(model).__name__}",
-        )
-    count = getattr(text_config(decoder), "num_hidden_layers", None)
-    if count is None:
-        return max(lists, key=len)
-    candidates = next((m for m in lists if len(m) == count), None)  # modules() yields the outer ones first
-    if candidates is None:
-        raise BadInput(
-            f"its configuration counts {count} layers, but its lists of layers with MLPs hold "
-            f"{', '.join(str(len(m)) for m in lists[:4])}; it is not supported",
-            where=f"model {type(model).__name__}",
-        )
-    return candidates
-
-
 def refuse_encoder(model: Any) -> None:
     """Raise NaitError for an encoder-decoder, whose decoder alone does not see the prompt, and for what is no model."""
     if not hasattr(model, "config"):
@@ -118,35 +145,6 @@ def refuse_encoder(model: Any) -> None:
             "an encoder-decoder; nait_fast reads decoders, which see prompt and response as one text",
             where=f"model {type(model).__name__}",
         )
-
-
-def find_mlps(model: Any) -> list[MlpSpec]:
-    """The MLPs of ``model``'s text decoder in layer order.
-
-    Raises NaitError for experts (MoE) and unknown families.
-    """
-    decoder = text_decoder(model)
-    specs = []
-    for index, layer in enumerate(decoder_layers(model)):
-        experts = next((m for m in layer.modules() if hasattr(m, "experts")), None)
-        if experts is not None:
-            raise BadInput(
-                f"layer {index} is a mixture of experts ({type(experts).__name__}); experts are not supported",
-                where=f"model {type(model).__name__}",
-                remedy="choose a dense model",
-                join=": ",
-            )
-        candidates = [(m, match_family(m)) for m in layer.modules() if m is not layer]
-        matches = [(m, f) for m, f in candidates if f is not None]
-        if len(matches) != 1:
-            raise BadInput(
-                f"layer {index} has {len(matches)} MLPs of a known family, expected one",
-                where=f"model {type(model).__name__}",
-            )
-        module, family = matches[0]
-        act = _activation(decoder, module, family)
-        specs.append(MlpSpec(index, module, family, act, input_width(getattr(module, family.down))))
-    return specs
 
 
 def parse_layers(text: str, n_layers: int) -> list[int]:

@@ -8,8 +8,9 @@ from torch import nn
 
 import nait_fast
 from nait_fast.errors import NaitError
+from nait_fast.models.find import decoder_layers
 from nait_fast.models.load import load_model, prepare
-from nait_fast.models.spec import decoder_layers, text_decoder
+from nait_fast.models.spec import text_decoder
 from nait_fast.notices import NaitWarning
 from tests.conftest import make_tokenizer
 from tests.models.tiny import COMMON, GPT, build, config_of, llama, run, sequences, worst_error

@@ -13,6 +13,7 @@ from torch import nn
 
 from nait_fast.errors import NaitError
 from nait_fast.models import weight_cache
+from nait_fast.models.find import find_specs
 from nait_fast.models.load import load_model, prepare
 from nait_fast.models.model_identity import (
     BLOCK,
@@ -23,7 +24,6 @@ from nait_fast.models.model_identity import (
     read_tensors,
     weights_hash,
 )
-from nait_fast.models.spec import find_mlps
 from tests.conftest import make_tokenizer
 from tests.models.tiny import MODERN, build, config_of, llama
 
@@ -114,7 +114,7 @@ def test_blocks_lie_where_they_lie_whatever_the_shape():
 def test_layers_beyond_the_last_chosen_one_are_not_read(model):
     changed, cut = copy.deepcopy(model), copy.deepcopy(model)
     changed.model.layers[2].mlp.up_proj.weight.data[3, 3] += 1
-    specs = find_mlps(cut)[:2]
+    specs = find_specs(cut)[:2]
     del cut.model.layers[2]
     for chosen in ("0", "1", "0,1"):
         assert identity(model, chosen) == identity(changed, chosen)

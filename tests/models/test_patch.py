@@ -12,10 +12,10 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Sink
+from nait_fast.models.find import find_specs
 from nait_fast.models.linear import blocked_linear, onednn_linear, usable
 from nait_fast.models.load import prepare
-from nait_fast.models.patch import probe
-from nait_fast.models.spec import find_mlps
+from nait_fast.models.probe import probe
 from tests.models.tiny import GPT, READINGS, build, config_of, llama, run, sequences, worst_error
 
 KINDS = {"llama": {}, "phi3": {}, "gpt_neox": {}, "gemma2": {"sliding_window": 8}, "falcon": {"head_dim": None}}
@@ -173,10 +173,10 @@ def test_a_look_alike_is_refused(change):
     for layer in model.model.layers:
         layer.mlp = Clipped(layer.mlp, change)
     if change == "none":
-        probe(find_mlps(model))
+        probe(find_specs(model))
         return
     message = "layer 0: Clipped looks like the family of Llama.* but computes something else; it is not supported"
-    for use in (lambda: probe(find_mlps(model)), lambda: prepare(model, None), live_capture.capture(model).__enter__):
+    for use in (lambda: probe(find_specs(model)), lambda: prepare(model, None), live_capture.capture(model).__enter__):
         with pytest.raises(NaitError, match=message):
             use()
 

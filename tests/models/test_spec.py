@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from nait_fast.errors import NaitError
+from nait_fast.models.find import decoder_layers, find_specs
 from nait_fast.models.load import prepare
-from nait_fast.models.patch import probe
-from nait_fast.models.spec import decoder_layers, find_mlps, input_width, parse_layers
+from nait_fast.models.probe import probe
+from nait_fast.models.spec import input_width, parse_layers
 from tests.models.tiny import GPT, NEURONS, READINGS, build, config_of, llama, run, sequences
 
 
@@ -49,7 +50,7 @@ def test_layers_outside_the_model(text):
 def test_specs(model_type, base):
     extra = {"head_dim": None, "ffn_hidden_size": NEURONS} if model_type == "falcon" else {}
     model = build(config_of(model_type, base, **extra) if base else config_of(model_type, **extra))
-    specs = find_mlps(model)
+    specs = find_specs(model)
     assert [spec.layer for spec in specs] == [0, 1, 2]
     assert {spec.n_neurons for spec in specs} == {NEURONS}
     layers = decoder_layers(model)

@@ -1,0 +1,1 @@
+"""Sums over the tokens of each sequence that went to each expert."""

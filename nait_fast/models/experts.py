@@ -1,0 +1,172 @@
+"""Mixtures of experts: one layer's E experts of J neurons each are read as an MLP of E · J neurons.
+
+An expert's neuron counts with the weight that the router gave the expert: what goes into the down projection of that
+wide MLP is w_te · a_te[j], and 0 where token t was not sent to expert e. transformers' experts share one contract:
+``experts(x [T, H], index int64 [T, k], weights [T, k])``, with the weights of all experts in one tensor
+(transformers/integrations/moe.py); the forward here is that of its ``grouped_mm``, with rows sorted so that those of
+one expert and sequence are adjacent.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nait_fast.errors import BadInput
+from nait_fast.kernels import expert_sums
+from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
+from nait_fast.models.spec import Read, Spec
+
+STATISTICS = frozenset({"first", "last", "sum"})
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def is_experts(module: Any) -> bool:
+    """Whether ``module`` keeps transformers' contract of experts."""
+    return all(hasattr(module, name) for name in ("_apply_gate", "is_transposed", "has_gate", "has_bias", "down_proj"))
+
+
+@dataclass(frozen=True)
+class ExpertsSpec(Spec):
+    """The experts of one layer: ``n_experts`` of ``width`` neurons, in the experts' order."""
+
+    n_experts: int
+    width: int
+
+    @property
+    def called(self) -> str:
+        return f"the experts of layer {self.layer}"
+
+    @property
+    def looks_like(self) -> str:
+        return "transformers' experts"
+
+    @property
+    def n_neurons(self) -> int:
+        return self.n_experts * self.width
+
+    @property
+    def hidden_width(self) -> int:
+        up = self._weight("up")
+        return int(up.shape[1 if self.module.is_transposed else 2])
+
+    def refuse(self, statistics: frozenset[str]) -> None:
+        if beyond := statistics - STATISTICS:
+            raise BadInput(
+                f"{self.called} have no {min(beyond)}", where=f"layer {self.layer}", remedy="choose drift or mean"
+            )
+
+    def _weight(self, name: str) -> torch.Tensor:
+        up = "gate_up_proj" if self.module.has_gate else "up_proj"
+        return getattr(self.module, up if name == "up" else "down_proj")
+
+    def _linear(self, name: str, x: torch.Tensor, ends: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
+        """A projection of rows ``x`` [R, ·] sorted by ``expert`` int64 [R], those of each up to ``ends`` int32 [E]."""
+        from transformers.integrations.moe import _grouped_linear
+
+        module, full = self.module, {"up": "gate_up_proj" if self.module.has_gate else "up_proj", "down": "down_proj"}
+        bias = getattr(module, f"{full[name]}_bias")[expert] if module.has_bias else None
+        return _grouped_linear(x, self._weight(name), ends, bias=bias, is_transposed=module.is_transposed)
+
+    def forward(
+        self, read: Read, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """As the module's own: ``hidden_states`` [T, H], ``top_k_index`` int64 [T, k], ``top_k_weights`` [T, k]."""
+        module, k = self.module, top_k_index.shape[-1]
+        expert, order = torch.sort(top_k_index.reshape(-1), stable=True)  # tokens of an expert stay in order
+        weight, token = top_k_weights.reshape(-1)[order], order // k
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=order.device)
+        nobody = expert >= self.n_experts  # a token without an expert, where a router leaves some out
+        ends = torch.cumsum(torch.bincount(expert, minlength=self.n_experts)[: self.n_experts], 0).to(torch.int32)
+        expert = expert.clamp(max=self.n_experts - 1)
+        up = self._linear("up", hidden_states[token], ends, expert).masked_fill_(nobody[:, None], 0)
+        activation = module._apply_gate(up) if module.has_gate else module.act_fn(up)
+
+        def pooled(segments: Segments, statistics: frozenset[str], bits: BitSpec | None) -> tuple[torch.Tensor, Stats]:
+            self.refuse(statistics)
+            rows = _Rows(activation, weight, expert, token, inverse, nobody, k, self.n_experts)
+            return activation, rows.statistics(segments, statistics)
+
+        activation = read(hidden_states, pooled)
+        out = self._linear("down", activation, ends, expert).masked_fill_(nobody[:, None], 0)
+        out = (out * weight[:, None])[inverse]
+        return out.view(len(hidden_states), k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+@dataclass
+class _Rows:
+    """Activations [R, J] of R = T · k (token, expert), sorted by expert, then token; ``inverse``: from t · k + slot to
+    the sorted rows."""
+
+    activation: torch.Tensor
+    weight: torch.Tensor
+    expert: torch.Tensor
+    token: torch.Tensor
+    inverse: torch.Tensor
+    nobody: torch.Tensor
+    k: int
+    n_experts: int
+
+    def statistics(self, segments: Segments, statistics: frozenset[str]) -> Stats:
+        """Of each sequence, fp32 [B, E · J]; ``router`` [B, E]."""
+        stats, device = Stats(), self.activation.device
+        starts, ends = segments.starts, segments.ends
+        if "first" in statistics:
+            stats.first = self._at(starts.to(device))
+        if "last" in statistics:
+            stats.last = self._at((ends - 1).to(device))
+        if "sum" in statistics:
+            skip = segments.skip_first & (ends - starts > 1)
+            sequence, counted = sequences_of(starts + skip, ends, len(self.token) // self.k, device)
+            n = len(starts)
+            key = self.expert * n + sequence[self.token]
+            key = torch.where(self.nobody, n * self.n_experts, key)  # behind all others already
+            counts = torch.bincount(key, minlength=n * self.n_experts)[: n * self.n_experts]
+            offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+            weight = self.weight.float() * counted[self.token]
+            sums, stats.router = expert_sums(self.activation, weight, offsets, self.n_experts)
+            stats.sum = sums.flatten(1)
+        return stats
+
+    def _at(self, tokens: torch.Tensor) -> torch.Tensor:
+        """w · a fp32 [B, E · J] at ``tokens`` int64 [B]: 0 for experts that they were not sent to."""
+        places = self.inverse.view(-1, self.k)[tokens]  # [B, k], of sorted rows
+        out = torch.zeros(len(tokens), self.n_experts, self.activation.shape[1], device=tokens.device)
+        weight = torch.where(self.nobody, 0, self.weight.float())
+        which = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(places)
+        values = self.activation[places].float() * weight[places][..., None]
+        out.index_put_((which, self.expert[places]), values, accumulate=True)
+        return out.flatten(1)
+
+
+def sequences_of(
+    starts: torch.Tensor, ends: torch.Tensor, n_tokens: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sequence int64 [T] of each token, whether it counts fp32 [T]); sequences lie in the order of their tokens.
+
+    A token of none (padding, a skipped first one) is given to a neighbour, where it does not count.
+    """
+    tokens = torch.arange(n_tokens)
+    sequence = (torch.searchsorted(starts.contiguous(), tokens, right=True) - 1).clamp(min=0)
+    counted = (tokens >= starts[sequence]) & (tokens < ends[sequence])
+    return sequence.to(device), counted.float().to(device)
+
+
+def plain_forward(module: Any) -> Callable[..., torch.Tensor]:
+    """The loop over experts that the class defines, whatever the configuration chooses."""
+    forward: Any = type(module).forward
+    return getattr(forward, "__wrapped__", forward).__get__(module)
+
+
+def experts_of(layer: int, module: Any) -> ExpertsSpec:
+    """The experts that ``module`` is. Raises BadInput for weights that are not plain numbers."""
+    down = module.down_proj
+    if not isinstance(down, torch.Tensor) or down.dim() != 3 or down.dtype not in _FLOATS:
+        raise BadInput(
+            f"its experts' weights are quantised ({type(module).__name__})",
+            where=f"layer {layer}",
+            remedy="load the checkpoint dequantised",
+        )
+    return ExpertsSpec(layer, module, down.shape[0], down.shape[1 if module.is_transposed else 2])

@@ -1,0 +1,203 @@
+"""Mixtures of experts against a loop over tokens and experts, one sample at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+import nait_fast
+from nait_fast.errors import NaitError
+from nait_fast.models.experts import is_experts, sequences_of
+from nait_fast.models.find import find_specs
+from nait_fast.models.load import prepare
+from nait_fast.models.probe import probe
+from tests.models.tiny import build, config_of, run, sequences, worst_error
+
+E, J, TOP = 5, 12, 2
+GQA = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "moe_intermediate_size": J}
+MLA = {
+    "n_routed_experts": 6,
+    "num_experts_per_tok": TOP,
+    "moe_intermediate_size": J,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "num_key_value_heads": 2,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "head_dim": 8,
+}
+GEMMA4 = {
+    "enable_moe_block": True,
+    "num_experts": E,
+    "top_k_experts": TOP,
+    "moe_intermediate_size": J,
+    "hidden_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "sliding_window": 8,
+    "global_head_dim": 8,
+    "num_key_value_heads": 2,
+}
+QWEN3_5 = {
+    "num_experts": E,
+    "num_experts_per_tok": TOP,
+    "shared_expert_intermediate_size": 40,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+# name: (model type, what differs from the tiny configuration, widths in the order in which they run)
+KINDS = {
+    "mixtral": ("mixtral", {"num_local_experts": E, "num_experts_per_tok": TOP}, [E * 40] * 3),
+    "qwen3_moe": ("qwen3_moe", GQA | {"num_experts": E, "num_experts_per_tok": TOP}, [E * J] * 3),
+    "qwen3_moe dense": (
+        "qwen3_moe",
+        GQA | {"num_experts": E, "num_experts_per_tok": 1, "mlp_only_layers": [1]},
+        [E * J, 40, E * J],
+    ),
+    "qwen3.5_moe": ("qwen3_5_moe_text", GQA | QWEN3_5, [40, E * J] * 3),
+    "gpt_oss": ("gpt_oss", GQA | {"num_local_experts": E, "num_experts_per_tok": TOP}, [E * 40] * 3),
+    "deepseek_v3": ("deepseek_v3", MLA, [40, 6 * J, J, 6 * J, J]),
+    "glm4_moe": ("glm4_moe", GQA | {k: v for k, v in MLA.items() if "head_dim" not in k and "lora" not in k}, None),
+    "olmoe": ("olmoe", {"num_experts": E, "num_experts_per_tok": TOP}, [E * 40] * 3),
+    "granite_moe": ("granitemoe", {"num_local_experts": E, "num_experts_per_tok": TOP}, [E * 40] * 3),
+    "gemma4_moe": ("gemma4_text", GEMMA4, [40, E * J] * 3),
+}
+WEIGHTS = {"qwen3.5_moe": 0.1}  # with larger ones the plain run itself is 6e-5 from fp64
+PREFIX = np.random.default_rng(1).integers(3, 60, 12).astype(np.int32)
+SAMPLES = [*sequences((1, 2, 9, 33)), *sequences((1, 2, 9), seed=2, prefix=PREFIX), PREFIX]
+
+
+def config_for(name: str):
+    model_type, extra, _ = KINDS[name]
+    return config_of(model_type, **extra)
+
+
+def by_hand(module, x, index, weights) -> np.ndarray:
+    """w · a fp64 [T, E, J], token by token and expert by expert, out of the module's parameters."""
+    gated = module.has_gate
+    up = (module.gate_up_proj if gated else module.up_proj).detach().double()
+    bias = (module.gate_up_proj_bias if gated else module.up_proj_bias).detach().double() if module.has_bias else None
+    width = module.down_proj.shape[1 if module.is_transposed else 2]
+    out = torch.zeros(len(x), module.num_experts, width, dtype=torch.float64)
+    for t in range(len(x)):
+        for slot in range(index.shape[1]):
+            expert = int(index[t, slot])
+            h = x[t].double() @ (up[expert] if module.is_transposed else up[expert].T)
+            h = h if bias is None else h + bias[expert]
+            a = module._apply_gate(h[None])[0] if gated else module.act_fn(h)
+            out[t, expert] += float(weights[t, slot]) * a
+    return out.numpy()
+
+
+@torch.no_grad()
+def activations(model, ids: np.ndarray) -> list[np.ndarray]:
+    """What goes into each down projection, fp64 [K, J] or [K, E · J], in the order in which they run."""
+    seen: list[np.ndarray] = []
+
+    def experts(module, args, kwargs):
+        flat = by_hand(module, *args, *kwargs.values())
+        seen.append(flat.reshape(len(flat), -1))
+
+    def dense(module, args):
+        seen.append(args[0].double().reshape(-1, args[0].shape[-1]).numpy())
+
+    handles = []
+    for name, module in model.named_modules():
+        if is_experts(module):
+            handles.append(module.register_forward_pre_hook(experts, with_kwargs=True))
+        elif name.endswith("down_proj"):
+            handles.append(module.register_forward_pre_hook(dense))
+    model(input_ids=torch.from_numpy(ids).long()[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def expected_of(model, samples) -> dict[str, list[list[np.ndarray]]]:
+    every = [activations(model, ids) for ids in samples]
+    mean = [[(a[1:] if len(a) > 1 else a).mean(axis=0) for a in sample] for sample in every]
+    return {"mean": mean, "drift": [[a[-1] - a[0] for a in sample] for sample in every]}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_readings(name: str) -> None:
+    config = config_for(name)
+    weight = WEIGHTS.get(name, 0.3)
+    loaded, reference = prepare(build(config, weight=weight), None), build(config, "eager", weight)
+    expected = expected_of(reference, SAMPLES)
+    assert loaded.widths == [len(a) for a in expected["mean"][0]]
+    assert KINDS[name][2] in (None, loaded.widths)
+    for prefix in (None, PREFIX):
+        for batch_tokens in (40, 10_000):
+            sink = run(loaded, SAMPLES, prefix=prefix, batch_tokens=batch_tokens, readings=("mean", "drift"))
+            assert sink.finite.all()
+            for reading, samples in expected.items():
+                for i, sample in enumerate(samples):
+                    for ordinal, values in enumerate(sample):
+                        got = sink.readings[reading][i, sink.layout.neurons(ordinal)]
+                        assert worst_error(got, values) <= 1e-5, (reading, i, ordinal, prefix is not None)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3.5_moe", "gpt_oss"])
+def test_capture(name: str) -> None:
+    """Padded on the right by somebody else, and the outputs stay as they were."""
+    model = build(config_for(name))
+    ids, mask = torch.randint(3, 60, (3, 9)), torch.ones(3, 9, dtype=torch.long)
+    mask[1, 5:] = mask[2, 1:] = 0
+    with torch.no_grad():
+        before = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with nait_fast.capture(model, ("mean", "drift")) as captured:
+            after = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    assert (after - before)[mask.bool()].norm() <= 1e-5 * before[mask.bool()].norm()
+    assert torch.equal(model(input_ids=ids, attention_mask=mask, use_cache=False).logits, before)
+    lengths = mask.sum(dim=1).tolist()
+    expected = expected_of(model, [row[:n].numpy() for row, n in zip(ids, lengths, strict=True)])
+    for reading, samples in expected.items():
+        for i, sample in enumerate(samples):
+            for got, values in zip(captured[reading], sample, strict=True):
+                assert worst_error(got[i], values) <= 1e-5
+
+
+def test_nag_is_refused() -> None:
+    model = build(config_for("mixtral"))
+    with (
+        nait_fast.capture(model, ("up_abs",)),
+        pytest.raises(NaitError, match="layer 0: the experts of layer 0 have no up_abs_sum; choose drift or mean"),
+    ):
+        model(input_ids=torch.tensor([[3, 4]]), use_cache=False)
+
+
+def test_chosen_layers() -> None:
+    config = config_for("deepseek_v3")
+    every, last = prepare(build(config), None), prepare(build(config), None, layers="1")
+    assert [spec.layer for spec in every.specs] == [0, 1, 1, 2, 2] and [spec.layer for spec in last.specs] == [1, 1]
+    sink, part = (run(model, SAMPLES, readings=("mean",)) for model in (every, last))
+    of_layer = slice(sink.layout.neurons(1).start, sink.layout.neurons(2).stop)
+    assert torch.equal(sink.readings["mean"][:, of_layer], part.readings["mean"])
+
+
+def test_what_the_probe_finds() -> None:
+    specs = find_specs(build(config_for("mixtral")))
+    probe(specs)
+    kind = type(specs[0].module)
+    specs[0].module.__class__ = type(
+        "Doubled", (kind,), {"forward": lambda self, x, i, w: 2 * kind.forward(self, x, i, w)}
+    )
+    with pytest.raises(
+        NaitError, match="layer 0: Doubled looks like transformers' experts but computes something else"
+    ):
+        probe(specs)
+
+
+def test_tokens_of_nobody() -> None:
+    """Padding on either side, and a first token that does not count, stay beside their sequence."""
+    starts, ends = torch.tensor([2, 6, 8]), torch.tensor([5, 8, 9])
+    sequence, counted = sequences_of(starts, ends, 11, torch.device("cpu"))
+    assert sequence.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2]
+    assert counted.tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0]
