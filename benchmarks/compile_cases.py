@@ -230,6 +230,21 @@ def _rotary_runs() -> Iterator[tuple[str, str, bool, Run]]:
     yield "rotary_kernel", "width 36", False, run(36)
 
 
+def _experts_runs() -> Iterator[tuple[str, str, bool, Run]]:
+    import torch
+
+    from nait_fast.kernels.experts.launch import expert_sums
+
+    def run(width: int, dtype: torch.dtype = torch.bfloat16) -> Run:
+        hidden, weight = torch.zeros(ROWS, width, dtype=dtype), torch.zeros(ROWS)
+        offsets = torch.tensor([0] * 32 + [ROWS])
+        return lambda: expert_sums(hidden, weight, offsets, 16)
+
+    yield "sums_kernel", "width 768", True, run(768)
+    yield "sums_kernel", "width 2880, float32", True, run(2880, torch.float32)
+    yield "sums_kernel", "odd width", False, run(1001)
+
+
 def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
     """What one iteration of a launch's loop does, by the fields of ``Case``."""
 
@@ -241,6 +256,8 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
         return {"tile": product("BLOCK_T", "BLOCK_J") * values["up"].element_size(), "loads": 1 + reads}
     if kernel == "join_kernel":
         return {"tile": product("BLOCK_P", "BLOCK_J") * values["partial"].element_size()}
+    if kernel == "sums_kernel":
+        return {"tile": product("BLOCK_R", "BLOCK_J") * values["hidden"].element_size()}
     if kernel == "pack_kernel":
         return {"tile": product("BLOCK_B", "BLOCK_J") * values["values"].element_size()}
     if kernel == "topk_kernel":
@@ -263,11 +280,14 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
     return work | {"words": (steps * counted, 2 * steps * counted), "loads": steps}
 
 
+_RUNS = (_capture_runs, _bitpack_runs, _popcount_runs, _rotate_runs, _norm_runs, _rotary_runs, _experts_runs)
+
+
 def cases() -> list[Case]:
     """Every case, once for CUDA's targets and once for AMD's."""
     out = []
     for hip in (False, True):
-        for runs in (_capture_runs, _bitpack_runs, _popcount_runs, _rotate_runs, _norm_runs, _rotary_runs):
+        for runs in _RUNS:
             for wanted, name, aligned, run in runs():
                 with _recorded(hip) as launches:
                     run()

@@ -28,6 +28,7 @@ class ModelArguments(RunArguments, total=False):
 
     model: Required[Path]
     layers: str
+    experts: Literal["neurons", "router"]
 
 
 class RowArguments(TypedDict, total=False):
@@ -231,4 +232,5 @@ class MemoryArguments(SignatureArguments, ReadingArguments, DataArguments, total
     batch_tokens: int | None
     trust_remote_code: bool
     layers: str
+    experts: Literal["neurons", "router"]
     codebook: Path | None

@@ -12,6 +12,7 @@ AGREE = {
     "dtype": "--dtype",
     "max_length": "--max-length",
     "first_token": "--first-token",
+    "experts": "--experts",  # of a mixture of experts, where it is not their neurons
     "layers": "--layers",
     "model": "--model",
     "template": "--template, --tokenizer and --template-date",
@@ -81,6 +82,8 @@ def _flag(key: str, value: Any) -> str:
     """The flag that gives ``value``, with it where a user can type that."""
     if key == "dtype":
         return f"--dtype {dtype_option(value)}"
+    if key == "experts":
+        return f"--experts {value or 'neurons'}"
     if key in ("max_length", "first_token"):
         return f"--{key.replace('_', '-')} {value}"
     if key == "layers":

@@ -13,6 +13,7 @@ from nait_fast.options import Choice, Options, Registry, option
 COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
 SCORES = ("all", "selected", "none")
+EXPERTS = ("neurons", "router")
 EXPORTS = ("llama_factory", "dataflex", "messages")
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
@@ -37,6 +38,9 @@ class ModelOptions(RunOptions):
     model: str = option("", "model: local folder, .gguf file or Hub id", required=True)
     layers: str = option(
         "all", "layers to capture: all, 0-9, or 0,5,-1 (a leading minus needs =: --layers=-10--1)", metavar="LAYERS"
+    )
+    experts: str = option(
+        "neurons", "what is read of a mixture of experts: their neurons, or the router's weights", choices=EXPERTS
     )
 
 

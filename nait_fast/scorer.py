@@ -74,6 +74,7 @@ class Scorer:
             "dtype": dtype,
             "device": device,
             "layers": layers,
+            "experts": meta.get("experts", "neurons"),
             "batch_tokens": batch_tokens,
         }
         self._session = session_around(

@@ -67,6 +67,7 @@ _MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
     "batch_tokens": (64, {}),
     "trust_remote_code": (True, {"model": "{REMOTE}"}),
     "layers": ("0", {}),
+    "experts": ("router", {}),
     "format": ("text", {}),
     "template": ("alpaca", {}),
     "template_date": ("2025-01-02", {"model": "{DATED}"}),

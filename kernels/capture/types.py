@@ -37,7 +37,6 @@ class Stats:
 
     ``first``, ``last``: activation at the first and last token; ``sum``: over the tokens (less the skipped first);
     ``up_abs_sum``: sum of |up| over all tokens; ``codes`` uint8 [B, layer_bytes(J)]: packed bits of the mean.
-    ``router`` [B, E]: of experts, as ``sum``, of the weights that they were given.
     ``hidden_sum`` [B, H]: as ``sum``, of what went into the MLP (a model's layer sets it, not the op).
     """
 
@@ -47,4 +46,3 @@ class Stats:
     up_abs_sum: torch.Tensor | None = None
     codes: torch.Tensor | None = None
     hidden_sum: torch.Tensor | None = None
-    router: torch.Tensor | None = None

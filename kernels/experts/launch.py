@@ -10,15 +10,13 @@ BLOCK = (8, 128)  # rows, neurons of a tile
 INTERPRETED_ROWS = 32  # of a tile in Triton's interpreter, which pays for each step and not for its size
 
 
-def expert_sums(
-    hidden: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, n_experts: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of weight · activation over the tokens of each sequence that went to each expert, and of the weights alone.
+def expert_sums(hidden: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, n_experts: int) -> torch.Tensor:
+    """Sums of weight · activation over the tokens of each sequence that went to each expert.
 
     ``hidden`` [R, J] and ``weight`` [R]: one row a (token, expert), sorted by expert, then sequence; ``offsets`` int64
     [E · B + 1], on the same device: rows ``offsets[e · B + b]`` to ``offsets[e · B + b + 1]`` are those of expert e and
-    sequence b, and rows from ``offsets[-1]`` on are nobody's. Returns fp32 (sums [B, E, J], mass [B, E]), 0 where there
-    are no rows. Raises ValueError on shapes that do not fit.
+    sequence b, and rows from ``offsets[-1]`` on are nobody's. Returns fp32 [B, E, J], 0
+    where there are no rows. Raises ValueError on shapes that do not fit.
     """
     if hidden.dim() != 2 or weight.shape != hidden.shape[:1] or n_experts < 1 or (len(offsets) - 1) % n_experts:
         raise ValueError(
@@ -32,16 +30,14 @@ def expert_sums(
     width, n = hidden.shape[1], (len(offsets) - 1) // n_experts
     rows = hidden if hidden.stride(1) == 1 or width == 1 else hidden.contiguous()
     sums = torch.empty(n, n_experts, width, dtype=torch.float32, device=hidden.device)
-    mass = torch.empty(n, n_experts, dtype=torch.float32, device=hidden.device)
     tile, neurons = BLOCK
-    if mass.numel():
+    if sums.numel():
         with current(hidden.device):
-            sums_kernel[(mass.numel() * max(1, -(-width // neurons)),)](
+            sums_kernel[(n * n_experts * -(-width // neurons),)](
                 rows,
                 weight.float().contiguous(),
                 offsets,
                 sums,
-                mass,
                 n,
                 n_experts,
                 width,
@@ -50,4 +46,4 @@ def expert_sums(
                 BLOCK_J=neurons,
                 num_warps=2,
             )
-    return sums, mass
+    return sums

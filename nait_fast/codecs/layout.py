@@ -71,7 +71,8 @@ def read_code_layout(meta: Mapping[str, Any]) -> CodeLayout:
     """Of the entries ``widths`` and ``layers``, which must agree."""
     widths = [values.count(width, "widths", 1) for width in values.entries(meta["widths"], "widths")]
     layers = [values.count(layer, "layers") for layer in values.entries(meta["layers"], "layers")]
-    if not widths or len(layers) != len(widths) or layers != sorted(set(layers)):
+    # A layer may be there twice: its experts and a shared one.
+    if not widths or len(layers) != len(widths) or layers != sorted(layers):
         raise ValueError(f"layers: {values.short(layers)} of widths {values.short(widths)}")
     if sum(widths) > values.MAX_NEURONS:
         raise ValueError(f"widths: {values.short(sum(widths))} neurons")

@@ -15,6 +15,8 @@ from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.format import columns_of
 
+MOST_EXPERT_BYTES = 64 << 10  # a sample, of one bit a neuron
+
 
 class Representation:
     """``given``: the codebook of ``--codebook``; ``held``: that of the index which is added to or repaired, whose sizes
@@ -35,6 +37,7 @@ class Representation:
             self._check(given)
         self._embeds = session.embed_layer is not None
         self.readings = {self.reading} | ({"hidden"} if self._embeds else set())
+        _check_width(session)
         self.layout = self.codec.code_layout(session.model.widths)
         self.description: dict[str, Any] = {
             "codec": self.codec.name,
@@ -78,6 +81,18 @@ class Representation:
         layout, device = self.session.layout, self.session.model.device
         coder = self.codec.coder(layout, codebook, self.description, device)
         return Encode(n, layout, coder, directions=directions, hidden_mean=hidden_mean, device=device)
+
+
+def _check_width(session: Session) -> None:
+    """Raises NaitError for experts of more neurons than a row, and calibration, can hold."""
+    kept = session.layout.row_bytes
+    if session.model.has_experts and kept > MOST_EXPERT_BYTES:
+        router = session.model.router_bytes
+        raise BadInput(
+            f"its experts have {session.layout.n_neurons:,} neurons, {kept >> 10:,} KiB a sample even at one bit each",
+            where=f"model {session.model.name}",
+            remedy=f"use --experts router ({router:,} bytes a sample), or fewer layers (--layers)",
+        )
 
 
 def _embed_layer(options: IndexOptions, codec: Codec, session: Session) -> int | None:

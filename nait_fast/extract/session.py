@@ -84,6 +84,7 @@ class Session:
             "template": self.encoder.template.hash,
             "max_length": self.encoder.max_length,
             "first_token": self.first_token,
+            **({} if self.model.experts == "neurons" else {"experts": self.model.experts}),
             "layers": [spec.layer for spec in self.model.specs],
             "widths": self.model.widths,
         }
@@ -130,6 +131,7 @@ def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exc
         dtype=model.dtype,
         device=model.device,
         layers=model.layers,
+        experts=model.experts,
         trust_remote_code=model.trust_remote_code,
     )
     return _session(loaded, data, first_token, model.batch_tokens, quiet)
@@ -163,7 +165,7 @@ def session_around(
         return open_session(named, data, first_token, quiet=True)
     if tokenizer is None:
         raise BadInput(f"a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)", where=caller)
-    loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers)
+    loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers, experts=options.experts)
     return _session(loaded, data, first_token, options.batch_tokens, quiet=True)
 
 

@@ -19,7 +19,7 @@ from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
 from nait_fast.models.spec import Read, Spec
 
 STATISTICS = frozenset({"first", "last", "sum"})
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def is_experts(module: Any) -> bool:
@@ -29,7 +29,7 @@ def is_experts(module: Any) -> bool:
 
 @dataclass(frozen=True)
 class ExpertsSpec(Spec):
-    """The experts of one layer: ``n_experts`` of ``width`` neurons, in the experts' order."""
+    """The experts of one layer: ``n_experts`` of ``width`` neurons, in the experts' order. Read are their neurons."""
 
     n_experts: int
     width: int
@@ -51,12 +51,6 @@ class ExpertsSpec(Spec):
         up = self._weight("up")
         return int(up.shape[1 if self.module.is_transposed else 2])
 
-    def refuse(self, statistics: frozenset[str]) -> None:
-        if beyond := statistics - STATISTICS:
-            raise BadInput(
-                f"{self.called} have no {min(beyond)}", where=f"layer {self.layer}", remedy="choose drift or mean"
-            )
-
     def _weight(self, name: str) -> torch.Tensor:
         up = "gate_up_proj" if self.module.has_gate else "up_proj"
         return getattr(self.module, up if name == "up" else "down_proj")
@@ -73,50 +67,79 @@ class ExpertsSpec(Spec):
         self, read: Read, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         """As the module's own: ``hidden_states`` [T, H], ``top_k_index`` int64 [T, k], ``top_k_weights`` [T, k]."""
-        module, k = self.module, top_k_index.shape[-1]
-        expert, order = torch.sort(top_k_index.reshape(-1), stable=True)  # tokens of an expert stay in order
-        weight, token = top_k_weights.reshape(-1)[order], order // k
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=order.device)
-        nobody = expert >= self.n_experts  # a token without an expert, where a router leaves some out
-        ends = torch.cumsum(torch.bincount(expert, minlength=self.n_experts)[: self.n_experts], 0).to(torch.int32)
-        expert = expert.clamp(max=self.n_experts - 1)
-        up = self._linear("up", hidden_states[token], ends, expert).masked_fill_(nobody[:, None], 0)
+        module, rows = self.module, _Rows.of(top_k_index, top_k_weights, self.n_experts)
+        up = self._linear("up", hidden_states[rows.token], rows.ends, rows.expert)
+        up = up.masked_fill_(rows.nobody[:, None], 0)
         activation = module._apply_gate(up) if module.has_gate else module.act_fn(up)
-
-        def pooled(segments: Segments, statistics: frozenset[str], bits: BitSpec | None) -> tuple[torch.Tensor, Stats]:
-            self.refuse(statistics)
-            rows = _Rows(activation, weight, expert, token, inverse, nobody, k, self.n_experts)
-            return activation, rows.statistics(segments, statistics)
-
-        activation = read(hidden_states, pooled)
-        out = self._linear("down", activation, ends, expert).masked_fill_(nobody[:, None], 0)
-        out = (out * weight[:, None])[inverse]
-        return out.view(len(hidden_states), k, -1).sum(dim=1).to(hidden_states.dtype)
+        activation = read(hidden_states, lambda *asked: (activation, rows.statistics(activation, *asked)))
+        out = self._linear("down", activation, rows.ends, rows.expert).masked_fill_(rows.nobody[:, None], 0)
+        out = (out * rows.weight[:, None])[rows.inverse]
+        return out.view(len(hidden_states), rows.k, -1).sum(dim=1).to(hidden_states.dtype)
 
 
-@dataclass
+@dataclass(frozen=True)
+class RouterSpec(ExpertsSpec):
+    """The same experts, of which the weights are read that the router gives them: each is one neuron, whose activation
+    at a token is that weight, or 0."""
+
+    @property
+    def called(self) -> str:
+        return f"the router of layer {self.layer}"
+
+    @property
+    def n_neurons(self) -> int:
+        return self.n_experts
+
+    def forward(
+        self, read: Read, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        def op(*asked: Any) -> tuple[torch.Tensor, Stats]:
+            rows = _Rows.of(top_k_index, top_k_weights, self.n_experts)
+            ones = torch.ones(len(rows.token), 1, device=hidden_states.device)
+            return hidden_states, rows.statistics(ones, *asked)
+
+        read(hidden_states, op)
+        return type(self.module).forward(self.module, hidden_states, top_k_index, top_k_weights)
+
+
+@dataclass(frozen=True)
 class _Rows:
-    """Activations [R, J] of R = T · k (token, expert), sorted by expert, then token; ``inverse``: from t · k + slot to
-    the sorted rows."""
+    """R = T · k rows, one a (token, expert), sorted by expert, then token: ``weight`` [R] that the router gave,
+    ``expert`` and ``token`` int64 [R], ``nobody`` bool [R] where a token was sent to no expert, ``ends`` int32 [E] of
+    each expert's rows; ``inverse`` int64 [R]: from t · k + slot to a row."""
 
-    activation: torch.Tensor
     weight: torch.Tensor
     expert: torch.Tensor
     token: torch.Tensor
-    inverse: torch.Tensor
     nobody: torch.Tensor
+    ends: torch.Tensor
+    inverse: torch.Tensor
     k: int
     n_experts: int
 
-    def statistics(self, segments: Segments, statistics: frozenset[str]) -> Stats:
-        """Of each sequence, fp32 [B, E · J]; ``router`` [B, E]."""
-        stats, device = Stats(), self.activation.device
+    @classmethod
+    def of(cls, index: torch.Tensor, weights: torch.Tensor, n_experts: int) -> "_Rows":
+        k = index.shape[-1]
+        expert, order = torch.sort(index.reshape(-1), stable=True)  # tokens of an expert stay in order
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=order.device)
+        nobody = expert >= n_experts
+        ends = torch.cumsum(torch.bincount(expert, minlength=n_experts)[:n_experts], 0).to(torch.int32)
+        expert = expert.clamp(max=n_experts - 1)
+        return cls(weights.reshape(-1)[order], expert, order // k, nobody, ends, inverse, k, n_experts)
+
+    def statistics(
+        self, activation: torch.Tensor, segments: Segments, statistics: frozenset[str], bits: BitSpec | None
+    ) -> Stats:
+        """Of each sequence, fp32 [B, E · J], of ``activation`` [R, J] times the weights."""
+        if beyond := statistics - STATISTICS:
+            raise BadInput(f"experts have no {min(beyond)}", where="model", remedy="choose drift or mean")
+        stats, device = Stats(), activation.device
         starts, ends = segments.starts, segments.ends
         if "first" in statistics:
-            stats.first = self._at(starts.to(device))
+            stats.first = self._at(activation, starts.to(device))
         if "last" in statistics:
-            stats.last = self._at((ends - 1).to(device))
+            stats.last = self._at(activation, (ends - 1).to(device))
         if "sum" in statistics:
             skip = segments.skip_first & (ends - starts > 1)
             sequence, counted = sequences_of(starts + skip, ends, len(self.token) // self.k, device)
@@ -126,17 +149,16 @@ class _Rows:
             counts = torch.bincount(key, minlength=n * self.n_experts)[: n * self.n_experts]
             offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
             weight = self.weight.float() * counted[self.token]
-            sums, stats.router = expert_sums(self.activation, weight, offsets, self.n_experts)
-            stats.sum = sums.flatten(1)
+            stats.sum = expert_sums(activation, weight, offsets, self.n_experts).flatten(1)
         return stats
 
-    def _at(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _at(self, activation: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """w · a fp32 [B, E · J] at ``tokens`` int64 [B]: 0 for experts that they were not sent to."""
         places = self.inverse.view(-1, self.k)[tokens]  # [B, k], of sorted rows
-        out = torch.zeros(len(tokens), self.n_experts, self.activation.shape[1], device=tokens.device)
+        out = torch.zeros(len(tokens), self.n_experts, activation.shape[1], device=tokens.device)
         weight = torch.where(self.nobody, 0, self.weight.float())
         which = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(places)
-        values = self.activation[places].float() * weight[places][..., None]
+        values = activation[places].float() * weight[places][..., None]
         out.index_put_((which, self.expert[places]), values, accumulate=True)
         return out.flatten(1)
 
@@ -160,8 +182,11 @@ def plain_forward(module: Any) -> Callable[..., torch.Tensor]:
     return getattr(forward, "__wrapped__", forward).__get__(module)
 
 
-def experts_of(layer: int, module: Any) -> ExpertsSpec:
-    """The experts that ``module`` is. Raises BadInput for weights that are not plain numbers."""
+def experts_of(layer: int, module: Any, read: str = "neurons") -> ExpertsSpec:
+    """The experts that ``module`` is; ``read``: their 'neurons', or the 'router'.
+
+    Raises BadInput for weights that are not plain numbers.
+    """
     down = module.down_proj
     if not isinstance(down, torch.Tensor) or down.dim() != 3 or down.dtype not in _FLOATS:
         raise BadInput(
@@ -169,4 +194,5 @@ def experts_of(layer: int, module: Any) -> ExpertsSpec:
             where=f"layer {layer}",
             remedy="load the checkpoint dequantised",
         )
-    return ExpertsSpec(layer, module, down.shape[0], down.shape[1 if module.is_transposed else 2])
+    kind = RouterSpec if read == "router" else ExpertsSpec
+    return kind(layer, module, down.shape[0], down.shape[1 if module.is_transposed else 2])

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from nait_fast.errors import BadInput
-from nait_fast.models.experts import experts_of, is_experts
+from nait_fast.models.experts import RouterSpec, experts_of, is_experts
 from nait_fast.models.families import ACTIVATION_NAMES, FAMILIES, Family
 from nait_fast.models.spec import MlpSpec, Spec, parse_layers, text_config, text_decoder
 
@@ -59,16 +59,25 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     return candidates
 
 
-def find_specs(model: Any, layers: str = "all") -> list[Spec]:
+def find_specs(model: Any, layers: str = "all", experts: str = "neurons") -> list[Spec]:
     """What is read of ``layers`` of ``model``'s text decoder: of each its MLP, its experts, or both (a shared expert).
 
-    In layer order. Raises NaitError for what is of no known kind.
+    In layer order. ``experts``: what is read of experts, 'neurons' or the 'router', which then is all that is read.
+    Raises NaitError for what is of no known kind.
     """
     decoder, found = text_decoder(model), decoder_layers(model)
-    return [spec for i in parse_layers(layers, len(found)) for spec in _of_layer(decoder, i, found[i])]
+    specs = [spec for i in parse_layers(layers, len(found)) for spec in _of_layer(decoder, i, found[i], experts)]
+    if experts == "router":
+        specs = [spec for spec in specs if isinstance(spec, RouterSpec)]
+        if not specs:
+            where = "all layers" if layers == "all" else f"layers {layers}"
+            raise BadInput(
+                f"no experts in {where} of {type(decoder).__name__}", where="--experts router", remedy="leave it out"
+            )
+    return specs
 
 
-def _of_layer(decoder: Any, number: int, layer: nn.Module) -> list[Spec]:
+def _of_layer(decoder: Any, number: int, layer: nn.Module, read: str) -> list[Spec]:
     where = f"model {type(decoder).__name__}"
     modules = [module for module in layer.modules() if module is not layer]
     experts = [module for module in modules if is_experts(module)]
@@ -92,4 +101,4 @@ def _of_layer(decoder: Any, number: int, layer: nn.Module) -> list[Spec]:
             where=where,
         )
     specs: list[Spec] = [MlpSpec(number, m, family, _activation(decoder, m, family)) for m, family in dense]
-    return specs + [experts_of(number, module) for module in experts]
+    return specs + [experts_of(number, module, read) for module in experts]

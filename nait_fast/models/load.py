@@ -13,7 +13,9 @@ from torch import nn
 
 from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, first_line, missing_extra
+from nait_fast.kernels import layer_bytes
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
+from nait_fast.models.experts import ExpertsSpec, RouterSpec
 from nait_fast.models.find import find_specs
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
@@ -97,6 +99,21 @@ class LoadedModel:
         """Tokens that the model embeds (its tokenizer may have more)."""
         body: Any = self.body  # transformers' own method: nn.Module has none
         return int(body.get_input_embeddings().weight.shape[0])
+
+    @property
+    def experts(self) -> str:
+        """What is read of experts: their neurons, or the router."""
+        return "router" if isinstance(self.specs[0], RouterSpec) else "neurons"
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether neurons of experts are read."""
+        return any(type(spec) is ExpertsSpec for spec in self.specs)
+
+    @property
+    def router_bytes(self) -> int:
+        """Bytes of a sample's code that the router of the same layers would take, one bit an expert."""
+        return sum(layer_bytes(spec.n_experts) for spec in self.specs if isinstance(spec, ExpertsSpec))
 
     @property
     def widths(self) -> list[int]:
@@ -206,6 +223,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     layers: str = "all",
+    experts: str = "neurons",
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load ``model`` (folder, .gguf file or Hub id) in evaluation mode on ``device``.
@@ -219,7 +237,7 @@ def load_model(
     with without_bars():
         whole, loading = read_model(model, source, extra, pick_dtype(dtype, target), target, trust_remote_code)
     its_tokenizer = load_tokenizer(model, tokenizer, trust_remote_code)
-    return prepare(whole, its_tokenizer, layers=layers, name=model, loading=loading, entry=entry)
+    return prepare(whole, its_tokenizer, layers=layers, experts=experts, name=model, loading=loading, entry=entry)
 
 
 def apart(model: Any) -> Any:
@@ -242,6 +260,7 @@ def prepare(
     tokenizer: Any,
     *,
     layers: str = "all",
+    experts: str = "neurons",
     name: str = "",
     loading: Loading | None = None,
     entry: CacheEntry | None = None,
@@ -257,7 +276,7 @@ def prepare(
     called = name or type(model).__name__
     if body.training:
         raise BadInput(f"model {called} is in training mode", remedy="call model.eval() first", join=": ")
-    specs = find_specs(body, layers)
+    specs = find_specs(body, layers, experts)
     if loading is not None:
         loading.check(called, body, specs[-1].layer)
     refuse_absent(body, called)

@@ -10,7 +10,7 @@ from torch import nn
 from nait_fast.errors import BadInput, first_line
 from nait_fast.kernels.capture import reference
 from nait_fast.kernels.capture.types import Segments
-from nait_fast.models.experts import ExpertsSpec, plain_forward
+from nait_fast.models.experts import ExpertsSpec, RouterSpec, plain_forward
 from nait_fast.models.spec import MlpSpec, Op, Spec, input_width
 
 TOKENS = 8  # of the random input of experts
@@ -116,4 +116,5 @@ def _computes_as_experts(spec: ExpertsSpec, dtype: torch.dtype) -> bool:
 _PROOFS: dict[type[Spec], Callable[[Any, torch.dtype], bool]] = {
     MlpSpec: _computes_its_family,
     ExpertsSpec: _computes_as_experts,
+    RouterSpec: lambda spec, dtype: True,  # nothing is taken apart
 }

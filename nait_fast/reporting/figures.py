@@ -182,9 +182,16 @@ def composition(labels: Labels, files: bool) -> Drawing:
     return finish(figure, "composition", f"Composition by {labels.column}", f"{text}. The table has all.", files)
 
 
+def _by_layer(layers: list[int], *parts: np.ndarray) -> tuple[Any, ...]:
+    """The layers, each once, and ``parts`` float64 [L] (or none): a layer's experts and shared one are added up."""
+    names, places = np.unique(layers, return_inverse=True)
+    return names.tolist(), *(np.bincount(places, weights=part) if len(part) else part for part in parts)
+
+
 def layer_bars(target: str, layers: list[int], share: np.ndarray, difference: np.ndarray, files: bool) -> Drawing:
     """``share`` float64 [L] of each layer in the variance of the scores and, where there is one, the ``difference``
     float64 [L] between selected and pool."""
+    layers, share, difference = _by_layer(layers, share, difference)
     figure, panels = blank(250 if len(difference) else 150, 2 if len(difference) else 1)
     bars = [(share, "share of variance"), (difference, "selected − pool")]
     for axes, (values, label) in zip(panels, bars, strict=False):

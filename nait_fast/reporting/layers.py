@@ -120,7 +120,8 @@ def deciding_neurons(
     ends, neurons = np.cumsum(widths), []
     for j in _largest(parts, up, most):
         ordinal = int(np.searchsorted(ends, j, side="right"))
-        neuron = j - int(ends[ordinal] - widths[ordinal])
+        first = layers.index(layers[ordinal])  # experts and a shared one are counted on in their layer
+        neuron = j - int(ends[first] - widths[first])
         neurons.append((layers[ordinal], neuron, float(parts[j]), bool(bits[j]), float(frequency[j])))
     return neurons
 

@@ -40,7 +40,8 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
     if shared["dtype"] == "auto" and "dtype" in manifest:
         shared["dtype"] = dtype_option(manifest["dtype"])
-    model = ModelOptions(model=options.model or "", layers=",".join(map(str, manifest["layers"])), **shared)
+    layers, experts = ",".join(map(str, manifest["layers"])), manifest.get("experts", "neurons")
+    model = ModelOptions(model=options.model or "", layers=layers, experts=experts, **shared)
     data = DataOptions(
         template=manifest["template_kind"],
         template_date=manifest.get("template_date"),

@@ -180,6 +180,7 @@ def write_manifest(
         "template",
         "template_kind",
         "codebook",
+        "experts",
         "layers",
         "max_length",
         "dtype",

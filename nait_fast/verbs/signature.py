@@ -182,7 +182,9 @@ def questions(
     targets: Mapping[str, Pool], options: SignatureOptions, reading: str, more: Sequence[str] = ()
 ) -> dict[str, str]:
     """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
-    asked = (str(getattr(options, name, None)) for name in _ASKED)
+    asked = [str(getattr(options, name, None)) for name in _ASKED]
+    if (experts := getattr(options, "experts", None)) == "router":
+        asked.append(experts)
     parts = [reading, options.chosen_method.name, *_settings_asked(options), *asked, *more]
     return {
         f"{name}.safetensors": question([*parts, pool.conventions.described(), pool.scan().sha256])

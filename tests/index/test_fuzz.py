@@ -94,7 +94,7 @@ TYPED = [
     (("widths",), ["40", 33]),
     (("widths",), [41, 33]),
     (("widths",), [2**62, 33]),
-    (("layers",), [0, 0]),
+    (("layers",), [1, 0]),
     (("layers",), [0]),
     (("skipped", "rows"), 2.0),
     (("skipped", "rows"), 3),

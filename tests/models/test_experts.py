@@ -168,7 +168,7 @@ def test_nag_is_refused() -> None:
     model = build(config_for("mixtral"))
     with (
         nait_fast.capture(model, ("up_abs",)),
-        pytest.raises(NaitError, match="layer 0: the experts of layer 0 have no up_abs_sum; choose drift or mean"),
+        pytest.raises(NaitError, match="model: experts have no up_abs_sum; choose drift or mean"),
     ):
         model(input_ids=torch.tensor([[3, 4]]), use_cache=False)
 
@@ -201,3 +201,37 @@ def test_tokens_of_nobody() -> None:
     sequence, counted = sequences_of(starts, ends, 11, torch.device("cpu"))
     assert sequence.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2]
     assert counted.tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe dense", "qwen3.5_moe", "gpt_oss", "deepseek_v3"])
+def test_router(name: str) -> None:
+    """The weights that experts are given, of the layers that have experts."""
+    config, weight, seen = config_for(name), WEIGHTS.get(name, 0.3), dict[int, np.ndarray]()
+    loaded, reference = prepare(build(config, weight=weight), None, experts="router"), build(config, "eager", weight)
+    layers = [spec.layer for spec in find_specs(reference) if is_experts(spec.module)]
+    modules = [module for module in reference.modules() if is_experts(module)]
+    assert [spec.layer for spec in loaded.specs] == layers and loaded.experts == "router"
+    assert loaded.widths == [module.num_experts for module in modules]
+
+    def keep(module, args, kwargs):
+        _, index, weights = (*args, *kwargs.values())
+        mass = torch.zeros(len(index), module.num_experts, dtype=torch.float64)
+        seen[modules.index(module)] = mass.scatter_add_(1, index, weights.double()).numpy()
+
+    for module in modules:
+        module.register_forward_pre_hook(keep, with_kwargs=True)
+    for prefix in (None, PREFIX):
+        sink = run(loaded, SAMPLES, prefix=prefix, readings=("mean", "drift"))
+        for i, ids in enumerate(SAMPLES):
+            with torch.no_grad():
+                reference(input_ids=torch.from_numpy(ids).long()[None], use_cache=False)
+            for ordinal, mass in seen.items():
+                neurons = sink.layout.neurons(ordinal)
+                mean = (mass[1:] if len(mass) > 1 else mass).mean(axis=0)
+                assert worst_error(sink.readings["mean"][i, neurons], mean) <= 1e-5
+                assert np.abs(sink.readings["drift"][i, neurons].numpy() - (mass[-1] - mass[0])).max() <= 1e-5
+
+
+def test_no_router_to_read() -> None:
+    with pytest.raises(NaitError, match=r"^--experts router: no experts in layers 1 of Qwen3MoeModel; leave it out"):
+        prepare(build(config_for("qwen3_moe dense")), None, layers="1", experts="router")

@@ -120,9 +120,7 @@ def test_layers_of_different_widths():
 @pytest.mark.parametrize(
     "model_type, extra, message",
     [
-        ("mixtral", {}, r"model MixtralModel: layer 0 is a mixture of experts \(MixtralSparseMoeBlock\)"),
-        ("qwen3_moe", {}, r"model Qwen3MoeModel: layer 0 is a mixture of experts"),
-        ("qwen3_moe", {"mlp_only_layers": [0]}, r"model Qwen3MoeModel: layer 1 is a mixture of experts"),
+        ("jetmoe", {"kv_channels": 8}, r"model JetMoeModel: layer 0 is a mixture of experts of its own kind \(JetMoe"),
         ("mamba", {}, "model MambaModel: no MLP of a known family"),
         ("opt", {"ffn_dim": NEURONS, "word_embed_proj_dim": 16}, "model OPTDecoder: no MLP of a known family"),
         ("bloom", {"n_layer": 2}, "model BloomModel: no MLP of a known family"),

@@ -33,19 +33,18 @@ def check(hidden, weight, offsets, n_experts):
     edges = offsets.tolist()
     n = (len(edges) - 1) // n_experts
     exact = torch.zeros(n, n_experts, hidden.shape[1], dtype=torch.float64)
-    mass, of_torch = torch.zeros(n, n_experts, dtype=torch.float64), torch.zeros(n, n_experts, hidden.shape[1])
+    of_torch = torch.zeros(n, n_experts, hidden.shape[1])
     for segment, (a, b) in enumerate(pairwise(edges)):
         rows = hidden[a:b].float() * weight[a:b].float()[:, None]
         place = segment % n, segment // n
         exact[place] = (hidden[a:b].double() * weight[a:b].double()[:, None]).sum(dim=0).cpu()
-        of_torch[place], mass[place] = rows.sum(dim=0).cpu(), weight[a:b].double().sum().cpu()
+        of_torch[place] = rows.sum(dim=0).cpu()
     longest = max(np.diff(edges).max(initial=0), 1)
     unit = torch.finfo(torch.float32).eps * longest**0.5 * exact.abs().amax(dim=-1, keepdim=True).clamp_min(1)
     for op in (expert_sums, reference.expert_sums):
-        sums, its_mass = op(hidden, weight, offsets, n_experts)
-        assert sums.shape == exact.shape and sums.dtype == its_mass.dtype == torch.float32
+        sums = op(hidden, weight, offsets, n_experts)
+        assert sums.shape == exact.shape and sums.dtype == torch.float32
         assert ((sums.cpu() - exact).abs() <= 2 * (of_torch - exact).abs() + unit).all()
-        assert torch.allclose(its_mass.cpu().double(), mass, rtol=1e-6 * longest**0.5, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -75,27 +74,25 @@ def test_any_shape(counts, n_experts, width, dtype):
 def test_rows_of_nobody_are_not_read():
     arguments = draw([2, 0, 3], 3, 40, beyond=4)
     check(*arguments)
-    assert all(torch.isfinite(part).all() for part in expert_sums(*arguments))
+    assert torch.isfinite(expert_sums(*arguments)).all()
 
 
 def test_rows_of_a_wider_tensor():
     hidden, weight, offsets, n_experts = draw([4, 6], 2, 96)
     part = hidden[:, 32:64]
     got, expected = (expert_sums(x, weight, offsets, n_experts) for x in (part, part.contiguous()))
-    assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
+    assert torch.equal(got, expected)
 
 
 def test_every_output_is_written():
     arguments = draw([0, 9, 0, 1, 0, 0], 3, 70)
     plain = expert_sums(*arguments)
     with poisoned():
-        for got, expected in zip(expert_sums(*arguments), plain, strict=True):
-            assert torch.equal(got, expected)
+        assert torch.equal(expert_sums(*arguments), plain)
 
 
 def test_no_sequence():
-    sums, mass = expert_sums(*draw([], 2, 8))
-    assert sums.shape == (0, 2, 8) and mass.shape == (0, 2)
+    assert expert_sums(*draw([], 2, 8)).shape == (0, 2, 8)
 
 
 def test_shapes_that_do_not_fit():
