@@ -4,11 +4,12 @@
 
 Demanded of each case of compile_cases.py on each target: no trap, no spill, no stack; one POPC (v_bcnt) for each word
 counted; all its products on matrix units; its tile in 128-bit loads where everything is aligned. ``--write`` keeps the
-table for this version of Triton in benchmarks/results/compile/, ``--check`` compares with that. Exit status 1:
-something does not hold.
+table for this version of Triton in benchmarks/results/compile/, with the digest of the sources that it was made of;
+``--check`` compares with that table. Exit status 1: something does not hold.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from math import prod
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from benchmarks.compile_cases import Case, cases
@@ -188,6 +190,20 @@ def measure(work: list[tuple[Case, str]], workers: int) -> list[Row]:
             return list(pool.map(compiled, *zip(*work, strict=True)))
 
 
+def table_path() -> Path:
+    """That of this version of Triton; beside it, with the suffix .sha256, the digest of its sources."""
+    import triton
+
+    return RESULTS / "compile" / f"triton-{triton.__version__}.jsonl"
+
+
+def sources_digest() -> str:
+    """SHA-256 of what decides the table: the kernels, what launches them, and this gate."""
+    root = Path(__file__).parents[1]
+    files = [*sorted(root.glob("kernels/*/*.py")), root / "benchmarks/compile_cases.py", Path(__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def gate(chosen: list[Case], targets: list[str], write: bool = False, check: bool = False, whole: bool = True) -> int:
     """Compile ``chosen`` (``whole``: all there is), print the table and what does not hold; returns the exit status."""
     import triton
@@ -201,10 +217,11 @@ def gate(chosen: list[Case], targets: list[str], write: bool = False, check: boo
         failed += [f"{case.kernel} / {case.name} / {target}: {line}" for line in faults(case, row)]
     rows = [{name: row[name] for name in (*COLUMNS, "error") if name in row} for row in rows]
     print(table(rows, COLUMNS))
-    path = RESULTS / "compile" / f"triton-{triton.__version__}.jsonl"
+    path = table_path()
     if write and not failed:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        path.with_suffix(".sha256").write_text(sources_digest() + "\n", encoding="utf-8")
     elif check and path.exists():
         table_rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         failed += differences(rows, [row for row in table_rows if row["target"] in targets], whole)

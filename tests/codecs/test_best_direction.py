@@ -1,5 +1,7 @@
 """The best linear estimate from rotated codes, on made readings whose layers move together."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,12 @@ def coded_with(codebook: Codebook, values: np.ndarray) -> dict[str, np.ndarray]:
     return rows
 
 
+@cache
+def coded_readings(seed: int) -> tuple[Codebook, dict[str, np.ndarray]]:
+    """``coded`` of ``readings(0)``, with six outliers."""
+    return coded(readings(0), 6, seed)
+
+
 def directions(number: int) -> np.ndarray:
     """fp32 [number, N]: of unit length in each layer, as nait's are."""
     v = np.random.default_rng(5).standard_normal((number, LAYOUT.n_neurons)).astype(np.float32)
@@ -90,7 +98,7 @@ def test_less_error_than_the_plain_estimate_and_no_bias(outliers: int) -> None:
 def test_as_good_as_a_fit_to_the_exact_scores() -> None:
     """The weights come without exact scores; a regression of these on the same estimates is hardly better."""
     values, v = readings(0), directions(1)
-    codebook, rows = coded(values, 6, 0)
+    codebook, rows = coded_readings(0)
     exact = values.astype(np.float64) @ v[0].astype(np.float64)
     rotation, estimates = codebook.part, []
     for ordinal in range(len(WIDTHS)):  # each part alone, by the plain estimate
@@ -152,7 +160,7 @@ def test_few_rows_do_no_harm(rows: int) -> None:
     values, v = readings(0), directions(6)
     exact, plain, best = values.astype(np.float64) @ v.T.astype(np.float64), list[np.ndarray](), list[np.ndarray]()
     for seed in range(4):
-        codebook, coded_rows = coded(values, 6, seed)
+        codebook, coded_rows = coded_readings(seed)
         some = {name: x[:rows] for name, x in coded_rows.items()}
         for errors, among in ((plain, []), (best, [some])):
             got = scanned(codebook, v, coded_rows, among)
@@ -165,7 +173,7 @@ def test_pools_that_a_fit_could_fail_on(kind: str) -> None:
     """The estimate is at least about as good as the plain one, over all rows."""
     values, v = readings(0), directions(4)
     generator = np.random.default_rng(8)
-    codebook, rows = coded(values, 6, 0)
+    codebook, rows = coded_readings(0)
     among = rows
     if kind == "repeated":  # nearly as many as there are estimates
         among = {name: np.concatenate([x[:44]] * 30) for name, x in rows.items()}
@@ -200,8 +208,8 @@ def test_a_fit_that_the_other_half_of_the_rows_denies_is_not_used() -> None:
 def test_signatures_blocks_and_damaged_rows() -> None:
     """A signature's scores do not depend on the others', nor on the blocks; a row with a factor that is no number does
     not count."""
-    values, v = readings(0), directions(3)
-    codebook, rows = coded(values, 6, 0)
+    v = directions(3)
+    codebook, rows = coded_readings(0)
     together = scanned(codebook, v, rows, [rows])
     for c in range(3):
         alone = RotatedScan(codebook, v[c : c + 1], rows=[rows])
@@ -217,8 +225,8 @@ def test_signatures_blocks_and_damaged_rows() -> None:
 
 def test_few_rows() -> None:
     """The fewer there are, the fewer components have an estimate of their own; below two a layer nothing is changed."""
-    values, v = readings(0), directions(2)
-    codebook, rows = coded(values, 6, 0)
+    v = directions(2)
+    codebook, rows = coded_readings(0)
     for n, changed in ((0, False), (1, False), (63, False), (64, True), (100, True), (300, True)):
         some = {name: x[:n] for name, x in rows.items()}
         got, shift = weighed(v, codebook, [some])
@@ -227,9 +235,9 @@ def test_few_rows() -> None:
 
 
 def test_a_direction_of_nothing_and_a_pool_of_one_kind() -> None:
-    values, v = readings(0), directions(2)
+    v = directions(2)
     v[1] = 0
-    codebook, rows = coded(values, 6, 0)
+    codebook, rows = coded_readings(0)
     got = scanned(codebook, v, rows, [rows])
     assert got[:, 1] == pytest.approx(0, abs=1e-9)
     alike = {name: np.repeat(x[:1], ROWS, axis=0) for name, x in rows.items()}
