@@ -189,7 +189,7 @@ def capture(
         if set(silent) - idle:
             idle.update(silent)
             warn(f"capture: layers {', '.join(map(str, silent))} did not run in this forward; they are left out")
-        run = sorted(forward.readings)
+        run = list(forward.readings)  # in the order in which they ran, which an index has too
         by_reading = {name: [forward.readings[ordinal][name] for ordinal in run] for name in forward.readings[run[0]]}
         captured._keep([specs[ordinal].layer for ordinal in run], by_reading)
 

@@ -87,7 +87,10 @@ _NAMES = {  # the down projection's name → the up projection's name, and wheth
     "down_proj": (("up_proj", False), ("gate_up_proj", True)),  # Llama-like, Phi3
     "dense_4h_to_h": (("dense_h_to_4h", False),),  # GPT-NeoX
     "c_proj": (("c_fc", False),),  # GPT-2, StarCoder2 (the attention has a c_proj too, but no c_fc beside it)
-    "fc2": (("fc1", False),),  # Phi
+    "fc2": (("fc1", False),),  # Phi, OPT
+    "w2": (("w3", False),),  # LFM2
+    "output_linear": (("input_linear", True),),  # Granite 4
+    "Wo": (("Wi", True),),  # ModernBERT's decoder
     "fc_out": (("fc_in", False),),  # GPT-J, CodeGen
 }
 
@@ -114,14 +117,14 @@ def activations(model, input_ids):
 
     def keep_input(layer):
         def hook(module, args):
-            a[layer] = args[0][0].detach().double().cpu().numpy()
+            a[layer] = args[0].detach().flatten(0, -2).double().cpu().numpy()
 
         return hook
 
     def keep_up(layer, fused):
         def hook(module, args, output):
             half = output.shape[-1] // 2 if fused else 0
-            up[layer] = output[0, :, half:].detach().double().cpu().numpy()
+            up[layer] = output[..., half:].detach().flatten(0, -2).double().cpu().numpy()
 
         return hook
 

@@ -8,10 +8,11 @@ one expert and sequence are adjacent.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from nait_fast.errors import BadInput
 from nait_fast.kernels import expert_sums
@@ -27,24 +28,45 @@ def is_experts(module: Any) -> bool:
     return all(hasattr(module, name) for name in ("_apply_gate", "is_transposed", "has_gate", "has_bias", "down_proj"))
 
 
+def is_scaled_experts(module: Any) -> bool:
+    """Whether ``module`` looks like Llama 4's mixture: a router, experts that get scaled inputs, a shared expert."""
+    experts = getattr(module, "experts", None)
+    parts = (getattr(experts, name, None) for name in ("gate_up_proj", "down_proj"))
+    return (
+        not is_experts(experts)
+        and all(isinstance(part, nn.Parameter) and part.dim() == 3 for part in parts)
+        and all(isinstance(getattr(module, name, None), nn.Module) for name in ("router", "shared_expert"))
+        and all(hasattr(owner, name) for owner, name in ((module, "top_k"), (experts, "act_fn")))
+    )
+
+
 @dataclass(frozen=True)
-class ExpertsSpec(Spec):
-    """The experts of one layer: ``n_experts`` of ``width`` neurons, in the experts' order. Read are their neurons."""
+class RoutedSpec(Spec):
+    """The experts of one layer: ``n_experts`` of ``width`` neurons, in the experts' order.
+
+    ``reads``: their 'neurons', or the 'router'.
+    """
 
     n_experts: int
     width: int
+    reads: ClassVar[str] = "neurons"
 
     @property
     def called(self) -> str:
-        return f"the experts of layer {self.layer}"
+        return f"the {'router' if self.reads == 'router' else 'experts'} of layer {self.layer}"
+
+    @property
+    def n_neurons(self) -> int:
+        return self.n_experts if self.reads == "router" else self.n_experts * self.width
+
+
+@dataclass(frozen=True)
+class ExpertsSpec(RoutedSpec):
+    """Experts that keep transformers' contract. Read are their neurons."""
 
     @property
     def looks_like(self) -> str:
         return "transformers' experts"
-
-    @property
-    def n_neurons(self) -> int:
-        return self.n_experts * self.width
 
     @property
     def hidden_width(self) -> int:
@@ -82,13 +104,7 @@ class RouterSpec(ExpertsSpec):
     """The same experts, of which the weights are read that the router gives them: each is one neuron, whose activation
     at a token is that weight, or 0."""
 
-    @property
-    def called(self) -> str:
-        return f"the router of layer {self.layer}"
-
-    @property
-    def n_neurons(self) -> int:
-        return self.n_experts
+    reads: ClassVar[str] = "router"
 
     def forward(
         self, read: Read, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
@@ -100,6 +116,55 @@ class RouterSpec(ExpertsSpec):
 
         read(hidden_states, op)
         return type(self.module).forward(self.module, hidden_states, top_k_index, top_k_weights)
+
+
+@dataclass(frozen=True)
+class ScaledExpertsSpec(RoutedSpec):
+    """Llama 4's mixture: an expert's input, not its output, is multiplied by the router's weight, and ``module`` is the
+    whole block. What goes into the down projection holds the weight already: it is read as it is."""
+
+    @property
+    def looks_like(self) -> str:
+        return "Llama 4's mixture of experts"
+
+    @property
+    def hidden_width(self) -> int:
+        return int(self.module.experts.gate_up_proj.shape[1])
+
+    def forward(self, read: Read, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the module's own: ``hidden_states`` [.., H] to (output [T, H], the router's logits [T, E])."""
+        from transformers.integrations.moe import _grouped_linear
+
+        experts = self.module.experts
+        x, rows, logits = _routed(self.module, hidden_states)
+        scaled = x[rows.token] * rows.weight[:, None]
+        gate, up = _grouped_linear(scaled, experts.gate_up_proj, rows.ends, is_transposed=True).chunk(2, dim=-1)
+        activation, alike = up * experts.act_fn(gate), replace(rows, weight=torch.ones_like(rows.weight))
+        activation = read(x, lambda *asked: (activation, alike.statistics(activation, *asked)))
+        out = _grouped_linear(activation, experts.down_proj, rows.ends, is_transposed=True)[rows.inverse]
+        return self.module.shared_expert(x) + out.view(len(x), rows.k, -1).sum(dim=1).to(x.dtype), logits
+
+
+@dataclass(frozen=True)
+class ScaledRouterSpec(ScaledExpertsSpec):
+    """The same, of which the router's weights are read."""
+
+    reads: ClassVar[str] = "router"
+
+    def forward(self, read: Read, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the module's own."""
+        x, rows, _ = _routed(self.module, hidden_states)
+        ones = torch.ones(len(rows.token), 1, device=x.device)
+        read(x, lambda *asked: (x, rows.statistics(ones, *asked)))
+        return type(self.module).forward(self.module, hidden_states)
+
+
+def _routed(module: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, "_Rows", torch.Tensor]:
+    """(hidden states [T, H], where Llama 4's router sends them, its logits [T, E])."""
+    x = hidden_states.reshape(-1, hidden_states.shape[-1])
+    scores, logits = module.router(x)
+    index = torch.topk(logits, module.top_k, dim=1).indices
+    return x, _Rows.of(index, scores.gather(1, index), scores.shape[1]), logits
 
 
 @dataclass(frozen=True)
@@ -182,17 +247,20 @@ def plain_forward(module: Any) -> Callable[..., torch.Tensor]:
     return getattr(forward, "__wrapped__", forward).__get__(module)
 
 
-def experts_of(layer: int, module: Any, read: str = "neurons") -> ExpertsSpec:
+def experts_of(layer: int, module: Any, read: str = "neurons") -> RoutedSpec:
     """The experts that ``module`` is; ``read``: their 'neurons', or the 'router'.
 
     Raises BadInput for weights that are not plain numbers.
     """
-    down = module.down_proj
+    scaled = is_scaled_experts(module)
+    experts = module.experts if scaled else module
+    down, transposed = experts.down_proj, scaled or module.is_transposed
     if not isinstance(down, torch.Tensor) or down.dim() != 3 or down.dtype not in _FLOATS:
         raise BadInput(
-            f"its experts' weights are quantised ({type(module).__name__})",
+            f"its experts' weights are quantised ({type(experts).__name__})",
             where=f"layer {layer}",
             remedy="load the checkpoint dequantised",
         )
-    kind = RouterSpec if read == "router" else ExpertsSpec
-    return kind(layer, module, down.shape[0], down.shape[1 if module.is_transposed else 2])
+    kinds: tuple[type[RoutedSpec], ...] = (ScaledExpertsSpec, ScaledRouterSpec) if scaled else (ExpertsSpec, RouterSpec)
+    kind = next(kind for kind in kinds if kind.reads == read)
+    return kind(layer, module, down.shape[0], down.shape[1 if transposed else 2])

@@ -5,21 +5,43 @@ from typing import Any
 from torch import nn
 
 from nait_fast.errors import BadInput
-from nait_fast.models.experts import RouterSpec, experts_of, is_experts
+from nait_fast.models.experts import RoutedSpec, experts_of, is_experts, is_scaled_experts
 from nait_fast.models.families import ACTIVATION_NAMES, FAMILIES, Family
-from nait_fast.models.spec import MlpSpec, Spec, parse_layers, text_config, text_decoder
+from nait_fast.models.mixers import only_mixes
+from nait_fast.models.spec import FormulaSpec, MlpSpec, OwnSpec, Spec, parse_layers, text_config, text_decoder
+from nait_fast.notices import warn
 
 
 def match_family(module: nn.Module) -> Family | None:
     """The row of the table that ``module`` fits, or None."""
-    for family in FAMILIES:
-        parts = [family.up, family.down, family.act, *family.tail] + ([family.gate] if family.gate else [])
-        if all(hasattr(module, part) for part in parts) and not is_experts(module):
-            return family
-    return None
+    if is_experts(module):
+        return None
+    return next((family for family in FAMILIES if family.fits(module)), None)
 
 
-def _activation(model: Any, module: nn.Module, family: Family):
+def _layers_own(layer: nn.Module) -> Family | None:
+    """The row whose parts are ``layer``'s own, beside its attention; None for what is an MLP and no layer."""
+    family = match_family(layer)
+    others = family and [
+        name for name, part in layer.named_children() if name not in family.linears and _matrices(part)
+    ]
+    return family if others else None
+
+
+def _matrices(module: nn.Module) -> bool:
+    """Whether ``module`` holds weights that multiply."""
+    return any(p.dim() > 1 for p in module.parameters())
+
+
+def _spec(model: Any, number: int, module: nn.Module, family: Family) -> MlpSpec:
+    if family.own:
+        return OwnSpec(number, module, family)
+    return FormulaSpec(number, module, family, _activation(model, module, family))
+
+
+def _activation(model: Any, module: nn.Module, family: Family) -> Any:
+    if family.act is None:
+        return family.function
     config = text_config(model)
     for key in ("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"):
         name = ACTIVATION_NAMES.get(getattr(config, key, None) or "")
@@ -39,6 +61,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         m
         for m in lists
         if any(match_family(c) or hasattr(c, "experts") for layer in m for c in layer.modules() if c is not layer)
+        or any(_layers_own(layer) for layer in m)
     ]
     if not lists:
         raise BadInput(
@@ -63,25 +86,43 @@ def find_specs(model: Any, layers: str = "all", experts: str = "neurons") -> lis
     """What is read of ``layers`` of ``model``'s text decoder: of each its MLP, its experts, or both (a shared expert).
 
     In layer order. ``experts``: what is read of experts, 'neurons' or the 'router', which then is all that is read.
-    Raises NaitError for what is of no known kind.
+    Layers that have neither, attention or a state space alone, are left out and said. Raises NaitError for what is of
+    no known kind.
     """
     decoder, found = text_decoder(model), decoder_layers(model)
-    specs = [spec for i in parse_layers(layers, len(found)) for spec in _of_layer(decoder, i, found[i], experts)]
+    chosen = parse_layers(layers, len(found))
+    without = [i for i in chosen if only_mixes(found[i])]
+    where, idle = f"model {type(decoder).__name__}", ", ".join(map(str, without))
+    specs = [spec for i in chosen if i not in without for spec in _of_layer(decoder, i, found[i], experts)]
+    if not specs:
+        raise BadInput(
+            f"none of the chosen layers ({idle}) has an MLP", where=where, remedy="choose others with --layers"
+        )
     if experts == "router":
-        specs = [spec for spec in specs if isinstance(spec, RouterSpec)]
+        specs = [spec for spec in specs if isinstance(spec, RoutedSpec)]
         if not specs:
             where = "all layers" if layers == "all" else f"layers {layers}"
             raise BadInput(
                 f"no experts in {where} of {type(decoder).__name__}", where="--experts router", remedy="leave it out"
             )
+    elif without:
+        warn(f"{where}: layers {idle} have no MLP (attention or a state space alone); they are left out")
     return specs
 
 
 def _of_layer(decoder: Any, number: int, layer: nn.Module, read: str) -> list[Spec]:
     where = f"model {type(decoder).__name__}"
     modules = [module for module in layer.modules() if module is not layer]
-    experts = [module for module in modules if is_experts(module)]
-    inside = {id(part) for module in experts for part in module.modules()}
+    experts: list[Spec] = [
+        experts_of(number, module, read) for module in modules if is_experts(module) or is_scaled_experts(module)
+    ]
+    # What lies in experts is theirs, and a norm's own MLP (AX-K2) scales a hidden state.
+    inside = {
+        id(part)
+        for module in modules
+        if is_experts(module) or type(module).__name__.endswith("Norm")
+        for part in module.modules()
+    }
     dense = [(m, family) for m in modules if id(m) not in inside and (family := match_family(m)) is not None]
     block = next((m for m in modules if hasattr(m, "experts")), None)
     if block is not None and not experts:
@@ -91,14 +132,26 @@ def _of_layer(decoder: Any, number: int, layer: nn.Module, read: str) -> list[Sp
             remedy="choose a dense model, or one whose experts run as most of transformers' do",
             join=": ",
         )
-    if len(experts) > 1 or len(dense) > 1 or not (experts or dense):
-        raise BadInput(f"layer {number} has {len(dense)} MLPs of a known family, expected one", where=where)
-    shared = [name for name, m in layer.named_modules() if "shared" in name.rpartition(".")[2] and list(m.children())]
-    if experts and shared and not dense:
+    if not (experts or dense) and (family := _layers_own(layer)):
+        return [OwnSpec(number, layer, family)]
+    if not (experts or dense):
         raise BadInput(
-            f"layer {number} has shared experts of no known family ({shared[0]}: "
-            f"{type(layer.get_submodule(shared[0])).__name__}); it is not supported",
+            f"layer {number} has no MLP of a known family, and is no attention or state space alone; it is not "
+            "supported",
             where=where,
         )
-    specs: list[Spec] = [MlpSpec(number, m, family, _activation(decoder, m, family)) for m, family in dense]
-    return specs + [experts_of(number, module, read) for module in experts]
+    if len(experts) > 1 or len(dense) > 1:
+        raise BadInput(f"layer {number} has {len(dense)} MLPs of a known family, expected one", where=where)
+    shared = [
+        (name, m)
+        for name, m in layer.named_modules()
+        if "shared" in name.rpartition(".")[2] and not isinstance(m, nn.Linear) and _matrices(m)
+    ]
+    if experts and shared and not dense:
+        name, module = shared[0]
+        raise BadInput(
+            f"layer {number} has shared experts of no known family ({name}: {type(module).__name__}); it is not "
+            "supported",
+            where=where,
+        )
+    return [*(_spec(decoder, number, m, family) for m, family in dense), *experts]

@@ -41,8 +41,9 @@ class _Watch:
         x = args[0] if args else next(iter(kwargs.values()))
         self.rows, self.turn, self.ever = x.numel() // x.shape[-1], next(self._turns), True
 
-    def _after(self, module: Any, args: tuple, output: torch.Tensor) -> None:
-        self.finite &= bool(torch.isfinite(output).all())
+    def _after(self, module: Any, args: tuple, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        self.finite &= bool(torch.isfinite(first).all())
 
     def remove(self) -> None:
         for handle in self._handles:

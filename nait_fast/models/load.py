@@ -15,7 +15,7 @@ from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, first_line, missing_extra
 from nait_fast.kernels import layer_bytes
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
-from nait_fast.models.experts import ExpertsSpec, RouterSpec
+from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.find import find_specs
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
@@ -103,17 +103,17 @@ class LoadedModel:
     @property
     def experts(self) -> str:
         """What is read of experts: their neurons, or the router."""
-        return "router" if isinstance(self.specs[0], RouterSpec) else "neurons"
+        return self.specs[0].reads if isinstance(self.specs[0], RoutedSpec) else "neurons"
 
     @property
     def has_experts(self) -> bool:
         """Whether neurons of experts are read."""
-        return any(type(spec) is ExpertsSpec for spec in self.specs)
+        return any(isinstance(spec, RoutedSpec) and spec.reads == "neurons" for spec in self.specs)
 
     @property
     def router_bytes(self) -> int:
         """Bytes of a sample's code that the router of the same layers would take, one bit an expert."""
-        return sum(layer_bytes(spec.n_experts) for spec in self.specs if isinstance(spec, ExpertsSpec))
+        return sum(layer_bytes(spec.n_experts) for spec in self.specs if isinstance(spec, RoutedSpec))
 
     @property
     def widths(self) -> list[int]:
@@ -122,11 +122,16 @@ class LoadedModel:
 
 
 def _positions(body: Any) -> int | None:
-    """How many positions ``body`` has embeddings for; None where they are computed."""
+    """How many positions ``body`` has embeddings (MPT: biases) for; None where they are computed."""
+    if getattr(body.config, "model_type", "") == "mpt":
+        return body.config.max_seq_len
     count = getattr(body.config, "max_position_embeddings", None)
     tokens = body.get_input_embeddings()
-    tables = (m for n, m in body.named_modules() if type(m) is nn.Embedding and m is not tokens and _POSITION.search(n))
-    return next((table.num_embeddings for table in tables if table.num_embeddings == count), None)
+    tables = (
+        m for n, m in body.named_modules() if isinstance(m, nn.Embedding) and m is not tokens and _POSITION.search(n)
+    )
+    sizes = (table.num_embeddings - getattr(table, "offset", 0) for table in tables)  # OPT's first two are of no token
+    return next((size for size in sizes if size == count), None)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -44,7 +44,10 @@ def _bound(model: Any, sequences: list[torch.Tensor], separate: list[torch.Tenso
         return 1e-3
     if getattr(model.config, "attn_logit_softcapping", None):
         return 5e-2
-    return min(0.2, max(5e-2, 2 * _error(_separate(model, sequences, "sdpa"), separate)))
+    try:
+        return min(0.2, max(5e-2, 2 * _error(_separate(model, sequences, "sdpa"), separate)))
+    except (TypeError, ValueError, AttributeError):  # a model without SDPA (MPT)
+        return 5e-2
 
 
 def _random_sequences(model: Any, lengths: Sequence[int]) -> list[torch.Tensor]:

@@ -103,7 +103,7 @@ class _Tap:
         self.module = module
         self.ordinals: dict[Capture, int] = {}
 
-    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         reading = [(c, self.ordinals[c]) for c in _captures.get() if c in self.ordinals and c.forward is not None]
         if not reading:
             if self.instance_forward is not None:

@@ -1,5 +1,6 @@
 """Proves that what is read of a layer is what it computes: a look-alike must be refused, not misread."""
 
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +11,8 @@ from torch import nn
 from nait_fast.errors import BadInput, first_line
 from nait_fast.kernels.capture import reference
 from nait_fast.kernels.capture.types import Segments
-from nait_fast.models.experts import ExpertsSpec, RouterSpec, plain_forward
-from nait_fast.models.spec import MlpSpec, Op, Spec, input_width
+from nait_fast.models.experts import ExpertsSpec, RouterSpec, ScaledExpertsSpec, ScaledRouterSpec, plain_forward
+from nait_fast.models.spec import FormulaSpec, MlpSpec, Op, OwnSpec, Spec
 
 TOKENS = 8  # of the random input of experts
 
@@ -47,46 +48,94 @@ def activation_dtype(model: Any) -> torch.dtype:
         return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _computes_its_family(spec: MlpSpec, dtype: torch.dtype) -> bool:
-    family = spec.family
-    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    mine = threading.get_ident()
+class _Kept:
+    """(input, output) of each call of an MLP's projections inside the block, by the calling thread."""
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-            if threading.get_ident() == mine:  # another thread may be running the model
-                seen.setdefault(name, []).append((args[0], output))
+    def __init__(self, spec: MlpSpec):
+        self.spec = spec
+        self._calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
-        return hook
+    def __enter__(self) -> "_Kept":
+        mine = threading.get_ident()
 
-    names = (family.up, family.down, *([family.gate] if family.gate else []))
-    handles = [spec.part(name).register_forward_hook(keep(name)) for name in names]
-    device = next((p.device for p in spec.module.parameters()), torch.device("cpu"))
-    width = input_width(spec.part(family.up))
-    x = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    try:
-        with torch.no_grad():
-            expected = spec.module(x)
-    finally:
-        for handle in handles:
+        def hook_of(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+                if threading.get_ident() == mine:  # another thread may be running the model
+                    self._calls.setdefault(name, []).append((args[0], output))
+
+            return hook
+
+        names = self.spec.family.linears
+        self._handles = [self.spec.part(name).register_forward_hook(hook_of(name)) for name in names]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
             handle.remove()
-    if any(len(seen.get(name, ())) != 1 for name in names):
+
+    @property
+    def once(self) -> bool:
+        """Whether each projection has run once."""
+        return all(len(self._calls.get(name, ())) == 1 for name in self.spec.family.linears)
+
+    def __getitem__(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._calls[name][0]
+
+
+def _random(spec: MlpSpec, dtype: torch.dtype, n: int = 1) -> list[torch.Tensor]:
+    """``n`` hidden states [1, 3, H]."""
+    device = next((p.device for p in spec.module.parameters()), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, 3, spec.hidden_width, generator=generator).to(device, dtype) for _ in range(n)]
+
+
+def _computes_its_family(spec: FormulaSpec, dtype: torch.dtype) -> bool:
+    family = spec.family
+    (x,) = _random(spec, dtype)
+    with torch.no_grad(), _Kept(spec) as kept:
+        expected = spec.module(x)
+    if not kept.once:
         return False
-    into, up = seen[family.up][0]
+    into, up = kept[family.up]
     gate = None
     if family.kind == "fused":
         gate, up = up.chunk(2, dim=-1)
     elif family.gate:
-        other, gate = seen[family.gate][0]
+        other, gate = kept[family.gate]
         if not _same(other, x):
             return False
-    activation, out = seen[family.down][0]
+    activation, out = kept[family.down]
     segments = Segments(torch.tensor([0]), torch.tensor([3]), torch.tensor([False]))
     with torch.no_grad():
         hidden, _ = reference.mlp_capture(gate, up, spec.act, segments, frozenset())
         for name in family.tail:
             out = spec.part(name)(out)
     return _same(into, x) and _same(hidden, activation) and _same(out, expected)
+
+
+def _is_read_on_its_way(spec: OwnSpec, dtype: torch.dtype) -> bool:
+    """Whether the forward with its activations read is the module's own, and they are what goes into ``down``, a row of
+    neurons for each token."""
+    parameters = list(inspect.signature(type(spec.module).forward).parameters.values())[1:]
+    needed = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    inputs = _random(spec, dtype, len(needed))  # hidden states, and a residual where one is added
+    segments = Segments(torch.tensor([0]), torch.tensor([3]), torch.tensor([False]))
+    seen: list[torch.Tensor] = []
+
+    def read(x: torch.Tensor, op: Op) -> torch.Tensor:
+        seen.append(op(segments, frozenset(), None)[0])
+        return seen[-1]
+
+    with torch.no_grad():
+        expected = spec.module(*inputs)
+        with _Kept(spec) as kept:
+            got = spec.forward(read, *inputs)
+    if not kept.once or len(seen) != 1 or type(got) is not type(expected):
+        return False
+    activation, _ = kept[spec.family.down]
+    in_rows = activation.numel() == 3 * spec.n_neurons and kept[spec.family.up][0].numel() == inputs[0].numel()
+    pairs = zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]
+    return in_rows and _same(seen[0], activation) and all(_same(a, b) for a, b in pairs if a is not None)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -113,8 +162,30 @@ def _computes_as_experts(spec: ExpertsSpec, dtype: torch.dtype) -> bool:
     return got.shape == expected.shape and not error > (1e-4 if dtype == torch.float32 else 5e-2)
 
 
+def _computes_as_scaled_experts(spec: ScaledExpertsSpec, dtype: torch.dtype) -> bool:
+    """Within rounding of what the routed experts add."""
+    module = spec.module
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(TOKENS, spec.hidden_width, generator=generator).to(module.experts.down_proj.device, dtype)
+    segments = Segments(torch.tensor([0]), torch.tensor([TOKENS]), torch.tensor([False]))
+
+    def read(x: torch.Tensor, op: Op) -> torch.Tensor:
+        return op(segments, frozenset(), None)[0]
+
+    with torch.no_grad():
+        expected, logits = module(x)
+        got, same_logits = spec.forward(read, x)
+        routed = expected.double() - module.shared_expert(x).double()
+    error = (got.double() - expected.double()).norm() / routed.norm()
+    close = not error > (1e-4 if dtype == torch.float32 else 5e-2)
+    return got.shape == expected.shape and _same(logits, same_logits) and close
+
+
 _PROOFS: dict[type[Spec], Callable[[Any, torch.dtype], bool]] = {
-    MlpSpec: _computes_its_family,
+    FormulaSpec: _computes_its_family,
+    OwnSpec: _is_read_on_its_way,
     ExpertsSpec: _computes_as_experts,
+    ScaledExpertsSpec: _computes_as_scaled_experts,
     RouterSpec: lambda spec, dtype: True,  # nothing is taken apart
+    ScaledRouterSpec: lambda spec, dtype: True,
 }

@@ -46,16 +46,18 @@ class Spec(ABC):
         """Numbers in the hidden state that goes in."""
 
     @abstractmethod
-    def forward(self, read: Read, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(self, read: Read, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward, of its arguments, with its activations going through ``read``."""
 
 
 @dataclass(frozen=True)
 class MlpSpec(Spec):
-    """A layer's dense MLP; ``n_neurons`` is the width J of its down projection."""
+    """A layer's dense MLP, or the layer itself where its parts lie in no module of their own (OPT).
+
+    ``n_neurons`` is the width J of its down projection.
+    """
 
     family: Family
-    act: str | Callable[[torch.Tensor], torch.Tensor]
 
     @property
     def called(self) -> str:
@@ -77,6 +79,13 @@ class MlpSpec(Spec):
         """A submodule of the MLP."""
         return getattr(self.module, name)
 
+
+@dataclass(frozen=True)
+class FormulaSpec(MlpSpec):
+    """An MLP that computes its family's formula with the activation function ``act``."""
+
+    act: str | Callable[[torch.Tensor], torch.Tensor]
+
     def forward(self, read: Read, x: torch.Tensor) -> torch.Tensor:
         family = self.family
         up = self.part(family.up)(x)
@@ -93,6 +102,61 @@ class MlpSpec(Spec):
         for name in family.tail:
             out = self.part(name)(out)
         return out
+
+
+@dataclass(frozen=True)
+class OwnSpec(MlpSpec):
+    """An MLP of an arithmetic of its own: its class's forward runs, and what goes into ``down`` is read on its way."""
+
+    def forward(self, read: Read, *args: Any, **kwargs: Any) -> Any:
+        return type(self.module).forward(_OnItsWay(self, read), *args, **kwargs)
+
+
+class _StandIn:
+    """A module in all but what a call of it does."""
+
+    def __init__(self, module: Any, call: Callable[[torch.Tensor], torch.Tensor]):
+        self._module, self._call = module, call
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._call(x)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _OnItsWay:
+    """``self`` of one call of a module's forward: the module, but for its up and down projection.
+
+    It belongs to the call, so that the module, which other threads may be running, stays as it is.
+    """
+
+    def __init__(self, spec: OwnSpec, read: Read):
+        family = spec.family
+        self._module, self._fused, self._read = spec.module, family.kind == "fused", read
+        self._run_up, self._run_down = spec.part(family.up), spec.part(family.down)
+        self._into: torch.Tensor | None = None
+        self._up: torch.Tensor | None = None
+        setattr(self, family.up, _StandIn(self._run_up, self._keep))
+        setattr(self, family.down, _StandIn(self._run_down, self._pass_on))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def _keep(self, x: torch.Tensor) -> torch.Tensor:
+        self._into, self._up = x, self._run_up(x)
+        return self._up
+
+    def _pass_on(self, activation: torch.Tensor) -> torch.Tensor:
+        x, up = self._into, self._up
+        assert x is not None and up is not None, "down before up"
+        if self._fused:
+            up = up.chunk(2, dim=-1)[1]
+
+        def op(segments: Segments, statistics: frozenset[str], bits: BitSpec | None) -> tuple[torch.Tensor, Stats]:
+            return mlp_capture(None, up, lambda _: activation, segments, statistics, bits)
+
+        return self._run_down(self._read(x, op))
 
 
 def dense(specs: Sequence[Spec]) -> list[MlpSpec]:
@@ -126,6 +190,8 @@ def text_decoder(model: Any) -> Any:
     """The text decoder inside ``model``: of a causal LM its body, of a multimodal model the language model's."""
     while True:
         inner = model.get_decoder() if hasattr(model, "get_decoder") else None
+        if inner is not None and not hasattr(inner, "config"):  # what ModernBERT's causal LM calls decoder is its head
+            inner = getattr(model, "model", None)
         if inner is None or inner is model:  # Mllama's causal LM gives itself
             inner = getattr(model, "model", None) if hasattr(model, "lm_head") else None
         if inner is None:

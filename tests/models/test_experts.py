@@ -6,7 +6,7 @@ import torch
 
 import nait_fast
 from nait_fast.errors import NaitError
-from nait_fast.models.experts import is_experts, sequences_of
+from nait_fast.models.experts import RoutedSpec, ScaledExpertsSpec, is_experts, is_scaled_experts, sequences_of
 from nait_fast.models.find import find_specs
 from nait_fast.models.load import prepare
 from nait_fast.models.probe import probe
@@ -51,6 +51,64 @@ QWEN3_5 = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
+NEMOTRON = {
+    "num_hidden_layers": None,
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp", "moe"],
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 8,
+    "ssm_state_size": 8,
+    "n_groups": 1,
+    "chunk_size": 8,
+    "n_routed_experts": E,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": TOP,
+    "moe_intermediate_size": J,
+    "moe_shared_expert_intermediate_size": 20,
+    "moe_latent_size": 8,
+    "n_group": 1,
+    "topk_group": 1,
+}
+GRANITE = {
+    "num_local_experts": E,
+    "num_experts_per_tok": TOP,
+    "intermediate_size": J,
+    "shared_intermediate_size": 20,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
+}
+LFM2 = {"num_dense_layers": 1, "layer_types": ["conv", "full_attention", "conv"], "head_dim": None}
+MINIMAX = {
+    "num_local_experts": E,
+    "num_experts_per_tok": TOP,
+    "intermediate_size": J,
+    "dense_intermediate_size": 40,
+    "shared_intermediate_size": 20,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "layer_types": ["full_attention"] * 3,
+    "swiglu_limit": 0.5,  # small enough that it is met
+    "index_n_heads": 2,
+    "index_head_dim": 8,
+}
+AXK2 = {k: v for k, v in MLA.items() if k not in ("n_group", "topk_group", "first_k_dense_replace")} | {
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "layer_types": ["deepseek_sparse_attention"] * 3,
+    "gated_norm_rank": 4,
+    "index_topk": 64,
+    "index_head_dim": 8,
+    "index_n_heads": 2,
+}
+LLAMA4 = {
+    "num_local_experts": E,
+    "num_experts_per_tok": TOP,
+    "intermediate_size": J,
+    "intermediate_size_mlp": 40,
+    "moe_layers": [1, 2],
+    "no_rope_layers": [1, 1, 0],
+    "layer_types": ["chunked_attention", "chunked_attention", "full_attention"],
+    "attention_chunk_size": 16,
+}
 # name: (model type, what differs from the tiny configuration, widths in the order in which they run)
 KINDS = {
     "mixtral": ("mixtral", {"num_local_experts": E, "num_experts_per_tok": TOP}, [E * 40] * 3),
@@ -67,7 +125,15 @@ KINDS = {
     "olmoe": ("olmoe", {"num_experts": E, "num_experts_per_tok": TOP}, [E * 40] * 3),
     "granite_moe": ("granitemoe", {"num_local_experts": E, "num_experts_per_tok": TOP}, [E * 40] * 3),
     "gemma4_moe": ("gemma4_text", GEMMA4, [40, E * J] * 3),
+    "granite 4": ("granitemoehybrid", GRANITE | {"layer_types": ["mamba", "attention", "mamba"]}, [E * J, 20] * 3),
+    "granite_moe shared": ("granitemoeshared", GRANITE, [E * J, 20] * 3),
+    "lfm2_moe": ("lfm2_moe", GQA | LFM2 | {"num_experts": E, "num_experts_per_tok": TOP}, [40, E * J, E * J]),
+    "nemotron_h": ("nemotron_h", NEMOTRON, [E * J, 20, 40, E * J, 20]),
+    "minimax_m3": ("minimax_m3_vl_text", MINIMAX, [40, 20, E * J, 20, E * J]),
+    "axk2": ("axk2", AXK2, None),
+    "llama4": ("llama4_text", LLAMA4, [40, E * J, J, E * J, J]),
 }
+DOWN = ("down_proj", "output_linear", "w2")
 WEIGHTS = {"qwen3.5_moe": 0.1}  # with larger ones the plain run itself is 6e-5 from fp64
 PREFIX = np.random.default_rng(1).integers(3, 60, 12).astype(np.int32)
 SAMPLES = [*sequences((1, 2, 9, 33)), *sequences((1, 2, 9), seed=2, prefix=PREFIX), PREFIX]
@@ -95,6 +161,19 @@ def by_hand(module, x, index, weights) -> np.ndarray:
     return out.numpy()
 
 
+def scaled_by_hand(block, x) -> np.ndarray:
+    """What goes into the down projections of Llama 4's experts, fp64 [T, E, J]: all of them, a token at a time."""
+    experts, x = block.experts, x.reshape(-1, x.shape[-1])
+    scores, _ = block.router(x)
+    out = torch.zeros(len(x), *experts.down_proj.shape[:2], dtype=torch.float64)
+    for t in range(len(x)):
+        for expert in range(len(experts.down_proj)):
+            scaled = (x[t] * scores[t, expert]).double()
+            gate, up = (scaled @ experts.gate_up_proj[expert].double()).chunk(2)
+            out[t, expert] = up * experts.act_fn(gate)
+    return out.numpy()
+
+
 @torch.no_grad()
 def activations(model, ids: np.ndarray) -> list[np.ndarray]:
     """What goes into each down projection, fp64 [K, J] or [K, E · J], in the order in which they run."""
@@ -104,6 +183,10 @@ def activations(model, ids: np.ndarray) -> list[np.ndarray]:
         flat = by_hand(module, *args, *kwargs.values())
         seen.append(flat.reshape(len(flat), -1))
 
+    def scaled(module, args):
+        flat = scaled_by_hand(module, *args)
+        seen.append(flat.reshape(len(flat), -1))
+
     def dense(module, args):
         seen.append(args[0].double().reshape(-1, args[0].shape[-1]).numpy())
 
@@ -111,7 +194,9 @@ def activations(model, ids: np.ndarray) -> list[np.ndarray]:
     for name, module in model.named_modules():
         if is_experts(module):
             handles.append(module.register_forward_pre_hook(experts, with_kwargs=True))
-        elif name.endswith("down_proj"):
+        elif is_scaled_experts(module):
+            handles.append(module.register_forward_pre_hook(scaled))
+        elif name.endswith(DOWN):
             handles.append(module.register_forward_pre_hook(dense))
     model(input_ids=torch.from_numpy(ids).long()[None], use_cache=False)
     for handle in handles:
@@ -144,7 +229,7 @@ def test_readings(name: str) -> None:
                         assert worst_error(got, values) <= 1e-5, (reading, i, ordinal, prefix is not None)
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3.5_moe", "gpt_oss"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3.5_moe", "gpt_oss", "nemotron_h", "llama4"])
 def test_capture(name: str) -> None:
     """Padded on the right by somebody else, and the outputs stay as they were."""
     model = build(config_for(name))
@@ -195,6 +280,25 @@ def test_what_the_probe_finds() -> None:
         probe(specs)
 
 
+def test_what_the_probe_finds_of_scaled_experts() -> None:
+    """Weights that multiply what comes out, as elsewhere, are none that multiply what goes in."""
+    specs = find_specs(build(config_for("llama4")))
+    probe(specs)
+    block = next(spec.module for spec in specs if isinstance(spec, ScaledExpertsSpec))
+
+    def forward(self, x):
+        x = x.reshape(-1, x.shape[-1])
+        scores, logits = self.router(x)
+        routed = self.experts(x.repeat(scores.shape[1], 1)).reshape(scores.shape[1], *x.shape)
+        return self.shared_expert(x) + (routed * scores.T[..., None]).sum(dim=0), logits
+
+    block.__class__ = type("Weighed", (type(block),), {"forward": forward})
+    with pytest.raises(
+        NaitError, match="layer 1: Weighed looks like Llama 4's mixture of experts but computes something else"
+    ):
+        probe(specs)
+
+
 def test_tokens_of_nobody() -> None:
     """Padding on either side, and a first token that does not count, stay beside their sequence."""
     starts, ends = torch.tensor([2, 6, 8]), torch.tensor([5, 8, 9])
@@ -203,17 +307,21 @@ def test_tokens_of_nobody() -> None:
     assert counted.tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe dense", "qwen3.5_moe", "gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize("name", ["qwen3_moe dense", "qwen3.5_moe", "gpt_oss", "deepseek_v3", "llama4"])
 def test_router(name: str) -> None:
     """The weights that experts are given, of the layers that have experts."""
     config, weight, seen = config_for(name), WEIGHTS.get(name, 0.3), dict[int, np.ndarray]()
     loaded, reference = prepare(build(config, weight=weight), None, experts="router"), build(config, "eager", weight)
-    layers = [spec.layer for spec in find_specs(reference) if is_experts(spec.module)]
-    modules = [module for module in reference.modules() if is_experts(module)]
+    layers = [spec.layer for spec in find_specs(reference) if isinstance(spec, RoutedSpec)]
+    modules = [module for module in reference.modules() if is_experts(module) or is_scaled_experts(module)]
     assert [spec.layer for spec in loaded.specs] == layers and loaded.experts == "router"
     assert loaded.widths == [module.num_experts for module in modules]
 
     def keep(module, args, kwargs):
+        if is_scaled_experts(module):
+            scores, _ = module.router(args[0].reshape(-1, args[0].shape[-1]))
+            seen[modules.index(module)] = scores.double().numpy()
+            return
         _, index, weights = (*args, *kwargs.values())
         mass = torch.zeros(len(index), module.num_experts, dtype=torch.float64)
         seen[modules.index(module)] = mass.scatter_add_(1, index, weights.double()).numpy()

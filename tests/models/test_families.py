@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from nait_fast.errors import NaitError
 from nait_fast.models.load import prepare
@@ -11,6 +12,21 @@ from tests.models.tiny import GPT, MODERN, NEURONS, READINGS, build, config_of, 
 SLIDING = {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
 GEMMA = SLIDING | {"query_pre_attn_scalar": 8}
 FALCON = {"head_dim": None, "ffn_hidden_size": NEURONS}
+GRANITE = {"num_local_experts": 0, "shared_intermediate_size": NEURONS, "position_embedding_type": "rope"}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+NARROW = {"intermediate_size": None, "num_hidden_layers": None, "num_attention_heads": None, "head_dim": None}
+BLOOM = NARROW | {"hidden_size": NEURONS // 4, "n_layer": 3, "n_head": 2}
+MPT = NARROW | {"hidden_size": None, "d_model": NEURONS // 4, "n_layers": 3, "n_heads": 2, "max_seq_len": 128}
+MODERNBERT = {"local_attention": 16, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2}
+LFM2 = {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False, "head_dim": None}
+GEMMA3N = GEMMA | {
+    "num_kv_shared_layers": 0,
+    "intermediate_size": [NEURONS] * 3,
+    "activation_sparsity_pattern": [0.7, 0.7, 0.0],
+    "hidden_size_per_layer_input": 4,
+    "vocab_size_per_layer_input": 60,
+    "laurel_rank": 4,
+}
 # name: (packs, model type, what differs from the tiny configuration)
 FAMILIES = {
     "llama": (True, "llama", {}),
@@ -56,6 +72,18 @@ FAMILIES = {
     "falcon new": (False, "falcon", FALCON | {"new_decoder_architecture": True, "num_kv_heads": 1}),
     "granite_swa": (False, "granite_swa", {}),
     "diffllama": (False, "diffllama", {"num_attention_heads": 4, "num_key_value_heads": 2}),
+    "lfm2": (False, "lfm2", LFM2),
+    "granite 4": (True, "granitemoehybrid", GRANITE | MAMBA | {"layer_types": ["attention"] * 3}),
+    "granite 4 h": (False, "granitemoehybrid", GRANITE | MAMBA | {"layer_types": ["mamba", "attention", "mamba"]}),
+    "bitnet": (True, "bitnet", {}),
+    "modernbert-decoder": (True, "modernbert-decoder", MODERNBERT),
+    "gemma3n": (True, "gemma3n_text", GEMMA3N),
+    "opt": (True, "opt", {"ffn_dim": NEURONS, "word_embed_proj_dim": 16}),
+    "opt 350m": (True, "opt", {"ffn_dim": NEURONS, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
+    "xglm": (False, "xglm", {"ffn_dim": NEURONS, "d_model": 16, "num_layers": 3, "attention_heads": 2}),
+    "biogpt": (True, "biogpt", {}),
+    "bloom": (False, "bloom", BLOOM),
+    "mpt": (False, "mpt", MPT),
     "recurrent_gemma": (False, "recurrent_gemma", {"intermediate_size": 2 * NEURONS}),
 }
 PREFIX = np.random.default_rng(1).integers(3, 60, 12).astype(np.int32)  # longer than the sliding window
@@ -121,11 +149,23 @@ def test_layers_of_different_widths():
     "model_type, extra, message",
     [
         ("jetmoe", {"kv_channels": 8}, r"model JetMoeModel: layer 0 is a mixture of experts of its own kind \(JetMoe"),
+        (
+            "longcat_flash",
+            {"num_layers": 2, "num_hidden_layers": None, "num_key_value_heads": 2},
+            "model LongcatFlashModel: its configuration counts 4 layers, but its lists of layers with MLPs hold 2",
+        ),
+        (
+            "inkling_text",
+            {"mlp_layer_types": ["dense", "sparse", "sparse"], "n_routed_experts": 4, "num_experts_per_tok": 1},
+            r"layer 1 has shared experts of no known family \(mlp.shared_experts: InklingSharedExperts\)",
+        ),
         ("mamba", {}, "model MambaModel: no MLP of a known family"),
-        ("opt", {"ffn_dim": NEURONS, "word_embed_proj_dim": 16}, "model OPTDecoder: no MLP of a known family"),
-        ("bloom", {"n_layer": 2}, "model BloomModel: no MLP of a known family"),
         # These have the parts of a family's MLP but compute something else.
-        ("bitnet", {}, "layer 0: BitNetMLP looks like the family of Llama.* but computes something else"),
+        (
+            "bloom",
+            BLOOM | {"pretraining_tp": 2, "slow_but_exact": True},
+            "layer 0: BloomMLP looks like the family of BLOOM but computes something else",
+        ),
         ("moshi", {}, "layer 0: MoshiGatingMLP looks like the family of Phi.* but computes something else"),
     ],
 )
@@ -133,6 +173,35 @@ def test_refused(model_type, extra, message):
     with pytest.raises(NaitError, match=message) as caught:
         prepare(build(config_of(model_type, **extra)), None)
     assert "\n" not in str(caught.value)
+
+
+def twice(self, x):
+    hidden = self.ffn_sub_norm(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+    return self.down_proj(hidden) + self.down_proj(hidden)
+
+
+def in_part(self, x):
+    return self.down_proj(self.ffn_sub_norm(self.act_fn(self.gate_proj(x)) * self.up_proj(x))[:, :2])
+
+
+def told(self, x):
+    hidden = self.ffn_sub_norm(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+    return self.down_proj(hidden) * (2 if isinstance(self, torch.nn.Module) else 1)
+
+
+@pytest.mark.parametrize("forward", [twice, in_part, told])
+def test_what_is_no_one_reading_a_token_is_refused(forward):
+    """The class's own forward runs, but ``down`` must run once, for each token, and the outcome be the module's."""
+    model = build(config_for("bitnet"))
+    mlp = model.model.layers[1].mlp
+    mlp.__class__ = type("Another", (type(mlp),), {"forward": forward})
+    with pytest.raises(NaitError, match="layer 1: Another looks like the family of BitNet but computes something else"):
+        prepare(model, None)
+
+
+@pytest.mark.parametrize("name", ["opt", "mpt", "gpt2", "biogpt"])
+def test_positions_that_end(name):
+    assert prepare(build(config_for(name)), None).positions == 128
 
 
 def test_training_mode_is_refused():

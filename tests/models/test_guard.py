@@ -177,11 +177,13 @@ def test_a_count_of_layers_that_is_not_there():
 
 
 def test_each_layer_is_probed_not_one_of_a_kind():
-    """Gemma 3n's layers are of one class, and a number in the configuration makes some of them sparse."""
-    extra = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 60, "laurel_rank": 4}
-    extra |= {"activation_sparsity_pattern": [0.0, 0.0, 0.95], "layer_types": ["full_attention"] * 3}
-    model = build(config_of("gemma3n_text", num_kv_shared_layers=0, **extra))
-    message = "layer 2: Gemma3nTextMLP looks like the family of Llama.* but computes something else"
+    """Layers may be of one class, and a number in the configuration makes some of them compute something else."""
+    model = build(config_of("llama"))
+    kind = type(model.model.layers[0].mlp)
+    scaled = type("ScaledMLP", (kind,), {"forward": lambda self, x: kind.forward(self, x) * self.scale})
+    for layer, scale in zip(model.model.layers, (1.0, 1.0, 2.0), strict=True):
+        layer.mlp.__class__, layer.mlp.scale = scaled, scale
+    message = "layer 2: ScaledMLP looks like the family of Llama.* but computes something else"
     for use in (lambda: prepare(model, None), nait_fast.capture(model).__enter__):
         with pytest.raises(NaitError, match=message):
             use()

@@ -18,7 +18,15 @@ from nait_fast.models.load import prepare
 from nait_fast.models.probe import probe
 from tests.models.tiny import GPT, READINGS, build, config_of, llama, run, sequences, worst_error
 
-KINDS = {"llama": {}, "phi3": {}, "gpt_neox": {}, "gemma2": {"sliding_window": 8}, "falcon": {"head_dim": None}}
+KINDS = {
+    "llama": {},
+    "phi3": {},
+    "gpt_neox": {},
+    "gemma2": {"sliding_window": 8},
+    "falcon": {"head_dim": None},
+    "bitnet": {},
+    "opt": {"ffn_dim": 40, "word_embed_proj_dim": 16},
+}
 IDS = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
