@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--pool", type=Path, required=True)
-    parser.add_argument("--target", nargs="+", required=True)
+    parser.add_argument("--target", nargs="+", action="extend", required=True)
     parser.add_argument("--work", type=Path, required=True, help="a new folder")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--compare", type=Path)

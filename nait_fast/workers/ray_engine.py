@@ -220,15 +220,16 @@ def _cluster(address: str | None) -> Iterator[Any]:
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        local: dict[str, Any] = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        named = os.environ.get("RAY_ADDRESS", "")
+        local: dict[str, Any] = {} if address or named else {"include_dashboard": False}
         try:
-            _knock(address or os.environ.get("RAY_ADDRESS", ""))
+            _knock(address or named)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (OSError, RuntimeError, ValueError) as error:
             raise BadInput(
                 f"no Ray cluster answers there ({first_line(error, kind=False, errno=True)})",
-                where=f"--address {address}",
-                remedy="start one with `ray start --head`, or leave the flag out",
+                where=f"--address {address}" if address else f"RAY_ADDRESS={named}" if named else "--engine ray",
+                remedy=f"start one with `ray start --head`, or {'leave the flag out' if address else 'unset it'}",
             ) from None
     context = ray.data.DataContext.get_current()
     before = context.enable_progress_bars

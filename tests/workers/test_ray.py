@@ -88,25 +88,19 @@ def test_failures(tmp_path: Path, cluster, options: dict, capsys) -> None:
         build_index(**options, output=str(tmp_path / "third"), address="auto")
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path, by: str) -> None:
     pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(4))
+    command = ["index", "--model", "x", "--dataset", pool, "--output", tmp_path / "index", "--engine", "ray"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        told = shell(
-            "index",
-            "--model",
-            "x",
-            "--dataset",
-            pool,
-            "--output",
-            tmp_path / "index",
-            "--engine",
-            "ray",
-            "--address",
-            address,
-        )
-    assert f"--address {address}: no Ray cluster answers there" in told.error
+        if by == "flag":
+            error = shell(*command, "--address", address).error
+            assert f"--address {address}: no Ray cluster answers there" in error and "leave the flag out" in error
+        else:
+            error = shell(*command, RAY_ADDRESS=address).error
+            assert f"RAY_ADDRESS={address}: no Ray cluster answers there" in error and "unset it" in error
 
 
 def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
