@@ -122,7 +122,7 @@ def report(*, quiet: bool = True, **options: Unpack[arguments.ReportArguments]) 
 
 
 def inspect(path: str | PathLike[str]) -> dict[str, Any]:
-    """What a pool, index, signature, selection or evaluation holds. Raises NaitError."""
+    """What a pool, index, signature, selection or evaluation holds, or what is read of a model. Raises NaitError."""
     from nait_fast.verbs.inspection import inspect
 
     return inspect(str(path))

@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[type[Options], str, str]] = {
     "bench": (BenchOptions, "bench", "measure the ops, the scan and the index pass on this machine"),
 }
 PATHS = {
-    "inspect": "show what a pool, index, signature, selection or evaluation holds",
+    "inspect": "show what a pool, index, signature, selection or evaluation holds, or what a model gives",
     "verify": "check every byte of an index or selection",
 }
 

@@ -16,8 +16,11 @@ from typing import Any
 import torch
 
 from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.models.adapters import Adapter
+from nait_fast.models.find import find_specs
 from nait_fast.models.guard import refuse_absent
-from nait_fast.models.spec import text_config, text_decoder
+from nait_fast.models.spec import Spec, text_config, text_decoder
+from nait_fast.models.unloaded import EXPERTS_TO_DEQUANTISE, Find, find_unloaded, has_experts, quantiser
 from nait_fast.models.weight_cache import checkpoint_of
 from nait_fast.notices import warn
 
@@ -199,7 +202,7 @@ def _reported(records: Sequence[logging.LogRecord]) -> str | None:
     return ": ".join(parts) if parts else None
 
 
-def _named_class(config: Any) -> Any:
+def named_class(config: Any) -> Any:
     """transformers' class that wrote the checkpoint, by its configuration."""
     import transformers
 
@@ -209,29 +212,43 @@ def _named_class(config: Any) -> Any:
 
 
 def read_model(
-    model: str, source: str, extra: dict[str, str], dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+    model: str,
+    source: str,
+    extra: dict[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool,
+    find: Find = find_specs,
+    adapter: Adapter | None = None,
 ) -> tuple[Any, Loading]:
     """The model at ``source`` as transformers loads it, its decoder on ``device``; how it and the checkpoint agree.
 
     AutoModel's class first (a body without LM head); where that is not the class the checkpoint was written from and
-    does not find its weights, the one that config.json names. Wrappers' prefixes are taken off the weights' names, and
-    that is said. Raises NaitError.
+    does not find its weights, the one that config.json names; for an ``adapter``, the one it was trained in. Wrappers'
+    prefixes are taken off the weights' names, and that is said. ``find`` finds what is read of a model. Raises
+    NaitError: of what ``find`` refuses before a weight is read, as far as the configuration tells.
     """
     from transformers import AutoConfig, AutoModel
 
     named: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, **extra}
     try:
-        other = None
+        auto, other = AutoModel, None
         if not extra:  # a GGUF file names no class, and reading it once more would take seconds
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-            other = _named_class(config)
-            _prepare_quantised(config, device, named)
-        whole, loading, records = _attempt(model, AutoModel, other, source, named)
+            other = named_class(config)
+            if adapter is not None:
+                auto, other = adapter.class_for(config, other), None
+            found = None if trust_remote_code else _refuse_early(config, (auto, other), find)
+            _prepare_quantised(config, device, named, experts=found is not None and has_experts(found))
+        whole, loading, records = _attempt(model, auto, other, source, named)
     except NaitError:
         raise
     except Exception as error:  # transformers raises anything from OSError to KeyError here
+        what = "" if adapter is None else f"its base model {adapter.base} "
         raise BadInput(
-            f"cannot be loaded ({first_line(error)})", where=f"--model {model}", remedy="check the name and the files"
+            f"{what}cannot be loaded ({first_line(error)})",
+            where=f"--model {model}",
+            remedy="check the name and the files",
         ) from None
     if "gguf_file" in extra:
         loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole))
@@ -239,6 +256,8 @@ def read_model(
     elif not getattr(config, "quantization_config", None):
         _check_stored(model, source, whole)
     tell(f"--model {model}", records, _ABOUT_WEIGHTS)
+    if adapter is not None:
+        adapter.put_into(whole)
     body = text_decoder(whole)
     _one_dtype(body, dtype)
     refuse_absent(body, model)
@@ -327,15 +346,30 @@ def _pickled_types(file: Path) -> Iterator[tuple[str, str]]:
             yield str(name), "F8" if kind.startswith("float8") else kind.upper()
 
 
-def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any]) -> None:
-    """What a quantised checkpoint needs of from_pretrained: its device at once, and weights unpacked from the start."""
+def _refuse_early(config: Any, kinds: Sequence[Any], find: Find) -> list[Spec] | None:
+    """What ``find`` finds without weights; None: only loading tells. Raises NaitError."""
+    with heard():  # nothing of this is about the weights
+        found = find_unloaded(config, [kind for kind in kinds if kind is not None], find)
+    return None if found is None else found[1]
+
+
+def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any], experts: bool = False) -> None:
+    """What a quantised checkpoint needs of from_pretrained: its device at once, and weights unpacked from the start.
+
+    ``experts``: the model has some, whose activations show only where their weights are plain numbers.
+    """
     quantised = getattr(config, "quantization_config", None)
     if not quantised:
         return
     if device.type != "cpu":
         named["device_map"] = {"": device}
-    if isinstance(quantised, dict) and quantised.get("quant_method") == "compressed-tensors":
-        quantised["dequantize"] = True  # else at the first forward of the outermost module, which may never run here
+    method = quantiser(config)
+    # compressed-tensors: else at the first forward of the outermost module, which may never run here
+    if method == "compressed-tensors" or (experts and method in EXPERTS_TO_DEQUANTISE):
+        if isinstance(quantised, dict):
+            quantised["dequantize"] = True
+        else:
+            quantised.dequantize = True
         named["config"] = config
 
 
@@ -375,23 +409,6 @@ def _attempt(
             f"it holds LoRA weights ({lora}): merge them into the base (peft's merge_and_unload) and save that"
         )
     return model, loading, records
-
-
-def refuse_adapter(model: str) -> None:
-    """Raise NaitError for a LoRA adapter's folder, which is no model, whatever else lies in it."""
-    path = Path(model).expanduser() / "adapter_config.json"
-    if not path.is_file():
-        return
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = "a base model"
-    raise BadInput(
-        f"an adapter of {base} (adapter_config.json), not a model",
-        where=f"--model {model}",
-        remedy="merge the two first, with peft: PeftModel.from_pretrained(base, adapter).merge_and_unload()"
-        ".save_pretrained(FOLDER), and pass that folder",
-    )
 
 
 def _one_dtype(body: Any, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import nn
 from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, first_line, missing_extra
 from nait_fast.kernels import layer_bytes
-from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, refuse_adapter, tell
+from nait_fast.models.adapters import adapter_of, holds_tokenizer
+from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, tell
 from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.find import find_specs
 from nait_fast.models.fused import Forward, fused_forwards
@@ -77,7 +79,7 @@ class LoadedModel:
     def trained_positions(self) -> int | None:
         """Tokens of the longest text that the model was made for, by its configuration, where a longer one runs all the
         same (RoPE); None where it tells of none."""
-        return None if self.positions is not None else _trained_positions(text_config(self.body))
+        return None if self.positions is not None else trained_positions(text_config(self.body))
 
     @property
     def not_finite(self) -> str:
@@ -152,7 +154,8 @@ def _rope_limit(config: Any) -> int | None:
     return min(limits, default=None)
 
 
-def _trained_positions(config: Any) -> int | None:
+def trained_positions(config: Any) -> int | None:
+    """Tokens of the longest text that ``config`` says a model was made for; None where it says nothing."""
     most = getattr(config, "max_position_embeddings", None)
     if not isinstance(most, int) or most < 1:
         return None
@@ -209,7 +212,9 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
     """The tokenizer of ``model``, or the one at ``tokenizer``. Raises NaitError."""
     from transformers import AutoTokenizer
 
-    source, extra = locate(tokenizer or model)
+    named = tokenizer or model
+    alone = holds_tokenizer(named) and not (Path(named).expanduser() / "config.json").is_file()
+    source, extra = (str(Path(named).expanduser()), {}) if alone else locate(named)
     try:
         with heard() as records:
             loaded = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
@@ -233,14 +238,19 @@ def load_model(
 ) -> LoadedModel:
     """Load ``model`` (folder, .gguf file or Hub id) in evaluation mode on ``device``.
 
-    Raises NaitError for anything that is missing, unreadable or not a decoder with a known MLP family.
+    A LoRA folder is its base model with the adapter beside the weights. Raises NaitError for anything that is missing,
+    unreadable or not a decoder with a known MLP family.
     """
     target = pick_device(device)
-    refuse_adapter(model)
-    source, extra = locate(model)
-    entry = CacheEntry.of(model if extra else source)
+    kind = pick_dtype(dtype, target)
+    adapter = adapter_of(model)
+    source, extra = locate(model if adapter is None else adapter.base)
+    entry = None if adapter is not None else CacheEntry.of(model if extra else source)
+    find = partial(find_specs, layers=layers, experts=experts)
     with without_bars():
-        whole, loading = read_model(model, source, extra, pick_dtype(dtype, target), target, trust_remote_code)
+        whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter)
+    if adapter is not None and tokenizer is None:
+        tokenizer = adapter.tokenizer
     its_tokenizer = load_tokenizer(model, tokenizer, trust_remote_code)
     return prepare(whole, its_tokenizer, layers=layers, experts=experts, name=model, loading=loading, entry=entry)
 

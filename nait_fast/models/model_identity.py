@@ -1,10 +1,11 @@
 """A model's identity: a hash of all that decides what its forward computes up to the last chosen layer.
 
 That is the value of every weight and persistent buffer outside of the decoder's layers and in those up to the last
-chosen one, the configuration but its inert keys, and the chosen layers. Values count, not how they are kept: a tensor
-is hashed in blocks, as bf16 where every number of the block is one, else as fp32, else as fp64, so that a checkpoint in
-bf16 has one identity in bf16 and fp32, from files or in memory, on any device. Weights of other types (quantised ones)
-are hashed as they are kept, together with the configuration of the quantisation.
+chosen one, the configuration but its inert keys, the chosen layers, and of adapters which are on and how strong. Values
+count, not how they are kept: a tensor is hashed in blocks, as bf16 where every number of the block is one, else as
+fp32, else as fp64, so that a checkpoint in bf16 has one identity in bf16 and fp32, from files or in memory, on any
+device. Weights of other types (quantised ones) are hashed as they are kept, together with the configuration of the
+quantisation.
 """
 
 import copy
@@ -22,6 +23,7 @@ from torch import nn
 
 from nait_fast.compatibility import DIGITS
 from nait_fast.errors import BadInput
+from nait_fast.models.adapters import state_of_adapters
 from nait_fast.models.spec import Spec, text_part
 from nait_fast.models.weight_cache import CacheEntry
 
@@ -66,7 +68,14 @@ def decisive(body: Any, specs: Sequence[Spec], entry: CacheEntry | None = None) 
         if entry is not None:
             entry.put(sample, weights)
     plain = all(tensor.dtype in _FLOATS for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
-    return {"weights": weights, "config": config_values(body.config, quantised=not plain), "rotary": _own_rotary(body)}
+    decides = {
+        "weights": weights,
+        "config": config_values(body.config, quantised=not plain),
+        "rotary": _own_rotary(body),
+    }
+    if adapters := state_of_adapters(body, tuple(_beyond(body, specs[-1]))):
+        decides["adapters"] = adapters
+    return decides
 
 
 def _json(value: Any) -> bytes:

@@ -74,6 +74,16 @@ def pads_exactly(model: Any, eager: list[torch.Tensor] | None = None) -> bool:
     return _error(got, [*separate, *separate[1:]]) <= bound
 
 
+def known_to_pad(model: Any) -> str | None:
+    """Why ``model``, which may have no weights, runs padded; None where only a forward tells."""
+    if getattr(model.config, "attention_chunk_size", None):
+        return "its attention runs in chunks"
+    kinds = getattr(model.config, "layer_types", None) or getattr(model.config, "layers_block_type", None) or ()
+    if other := sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention", "attention"}):
+        return f"layers of {', '.join(other)}"
+    return None
+
+
 def packed_attention_for(model: Any, eager: list[torch.Tensor] | None = None) -> str | None:
     """The fastest packed attention that is exact for ``model`` here, None if it must run padded; ``eager`` as above."""
     candidates = [VARLEN, ATTENTION] if suits(model) else [ATTENTION]

@@ -1,6 +1,8 @@
 """``inspect`` and ``verify``: what a file or folder is, and whether it is whole."""
 
 import itertools
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,11 @@ _OF_INDEX = (
 )
 _OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures", "missing")
 
+_DATA = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".gz", ".zst", ".safetensors", ".arrow")
+
 
 def inspect(path: str) -> dict[str, Any]:
-    """Summary of an index, a selection, an evaluation, a signature or a pool. Raises NaitError."""
+    """Summary of an index, a selection, an evaluation, a signature, a model or a pool. Raises NaitError."""
     place = Path(path)
     if place.is_dir() and (place / MANIFEST).exists():
         if read_json(place / MANIFEST).get("kind") == KIND:
@@ -81,6 +85,10 @@ def inspect(path: str) -> dict[str, Any]:
         return {"path": path, **{k: content[k] for k in _OF_EVALUATION if k in content}}
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
         return {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
+    if is_model(path):
+        from nait_fast.verbs.model_inspection import inspect_model  # torch, which none of the others needs
+
+        return inspect_model(path)
     pool = Pool(path, skip_bad_rows=True)
     info = pool.scan()
     pool.warn_of_formats()
@@ -98,6 +106,41 @@ def inspect(path: str) -> dict[str, Any]:
         "unread": unread,
         "first_sample": turns,
     }
+
+
+def is_model(name: str) -> bool:
+    """Whether ``name`` is a model's folder or GGUF file, an adapter's folder, or, where no such path exists, a model of
+    the Hub: one that is here already, or named OWNER/NAME."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.suffix == ".gguf"
+    if path.is_dir():
+        return (path / "adapter_config.json").is_file() or _names_a_model(path / "config.json")
+    if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or path.suffix in _DATA or name.startswith("."):
+        return False
+    from nait_fast.models.weight_cache import checkpoint_of
+
+    if checkpoint_of(name) is not None:
+        return True
+    return "/" in name and any(_on_the_hub(name, file) for file in ("config.json", "adapter_config.json"))
+
+
+def _names_a_model(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and ("model_type" in content or "architectures" in content)
+
+
+def _on_the_hub(name: str, file: str) -> bool:
+    from transformers.utils.hub import cached_file
+
+    quiet = dict.fromkeys((f"_raise_exceptions_for_{what}" for what in ("gated_repo", "missing_entries")), False)
+    try:
+        return cached_file(name, file, _raise_exceptions_for_connection_errors=False, **quiet) is not None
+    except Exception:  # whatever the Hub says of a name that is none of its own
+        return False
 
 
 def _describe(signature: Signature) -> dict[str, Any]:

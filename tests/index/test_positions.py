@@ -10,7 +10,7 @@ import pytest
 
 import nait_fast
 from nait_fast.index.reader import Index
-from nait_fast.models.load import _trained_positions
+from nait_fast.models.load import trained_positions
 from nait_fast.notices import NaitWarning, recorded
 from tests.conftest import make_rows, write_jsonl
 
@@ -85,7 +85,7 @@ def test_samples_beyond_the_models_positions_are_said(short: str, tmp_path: Path
     ],
 )
 def test_what_a_model_was_trained_on(rope: dict | None, most: int) -> None:
-    assert _trained_positions(SimpleNamespace(max_position_embeddings=100, rope_parameters=rope)) == most
+    assert trained_positions(SimpleNamespace(max_position_embeddings=100, rope_parameters=rope)) == most
     for none in (None, -1, "many"):
-        assert _trained_positions(SimpleNamespace(max_position_embeddings=none, rope_parameters=rope)) is None
-    assert _trained_positions(SimpleNamespace()) is None
+        assert trained_positions(SimpleNamespace(max_position_embeddings=none, rope_parameters=rope)) is None
+    assert trained_positions(SimpleNamespace()) is None

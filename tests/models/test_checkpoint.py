@@ -273,17 +273,6 @@ def test_lora_weights_beside_the_base(variant, weights):
     assert "it holds LoRA weights" in refusal(variant(named))
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_an_adapters_folder(variant, whole):
-    folder = Path(variant())
-    if not whole:
-        (folder / "config.json").unlink()
-        (folder / "model.safetensors").unlink()
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
-    message = refusal(str(folder))
-    assert "an adapter of some/base" in message and "merge_and_unload" in message
-
-
 def test_a_class_that_automodel_does_not_find_the_weights_of(tmp_path):
     """Its checkpoints are written by a class that names the weights in another way than AutoModel's."""
     tiny = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}

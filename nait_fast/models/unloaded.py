@@ -1,0 +1,64 @@
+"""A model without its weights: its modules on the meta device, out of its configuration. What is read of it is found
+there, and what is not supported refused, before anything is loaded."""
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from nait_fast.errors import NaitError
+from nait_fast.models.experts import RoutedSpec
+from nait_fast.models.find import find_specs
+from nait_fast.models.spec import Spec, refuse_encoder, text_decoder
+from nait_fast.notices import NaitWarning
+
+# Experts of these run in kernels of their own, where no activation shows; transformers can load them dequantised.
+EXPERTS_TO_DEQUANTISE = ("fp8", "mxfp4")
+
+
+Find: TypeAlias = Callable[[Any], list[Spec]]  # what is read of a text decoder
+
+
+def unloaded(config: Any, kind: Any) -> Any:
+    """A model of ``kind`` (transformers' class, or one of its Auto classes) on the meta device. Raises what
+    transformers raises."""
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):  # how the weights are kept, which are not read here
+        del config.quantization_config
+    with torch.device("meta"):
+        return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+
+
+def find_unloaded(config: Any, kinds: Sequence[Any], find: Find = find_specs) -> tuple[Any, list[Spec]] | None:
+    """(text decoder on the meta device, what ``find`` finds in it) of the first of ``kinds`` that is supported; None
+    where it takes more than ``config`` to know. Raises NaitError where none of them is."""
+    refusal = None
+    for kind in kinds:
+        try:
+            model = unloaded(config, kind)
+        except Exception:  # a class that is not for this, or wants more: loading tells what is wrong
+            continue
+        try:
+            refuse_encoder(model)
+            decoder = text_decoder(model)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NaitWarning)  # said of the model that is loaded
+                return decoder, find(decoder)
+        except NaitError as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
+    return None
+
+
+def quantiser(config: Any) -> str | None:
+    """What a configuration says its weights were quantised with: bitsandbytes, fp8, mxfp4 …"""
+    given = getattr(config, "quantization_config", None)
+    method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def has_experts(specs: Sequence[Spec]) -> bool:
+    return any(isinstance(spec, RoutedSpec) for spec in specs)

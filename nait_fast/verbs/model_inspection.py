@@ -1,0 +1,159 @@
+"""``inspect`` of a model: what would be read of it, what that costs, and what is not supported, without its weights."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from transformers import AutoConfig, AutoModel
+
+from nait_fast.codecs import CODECS, codec_of
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.config import IndexOptions
+from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.extract.representation import MOST_EXPERT_BYTES
+from nait_fast.index.format import bytes_per_row
+from nait_fast.models.adapters import Adapter, adapter_of
+from nait_fast.models.checkpoint import heard, named_class
+from nait_fast.models.experts import RoutedSpec
+from nait_fast.models.load import locate, trained_positions, without_bars
+from nait_fast.models.packing_checks import known_to_pad
+from nait_fast.models.spec import MlpSpec, Spec, text_config
+from nait_fast.models.unloaded import find_unloaded, quantiser
+
+_WIDTH = 80  # of a line of text
+_DTYPES = {"float32": 4, "bfloat16": 2}
+
+
+def inspect_model(name: str) -> dict[str, Any]:
+    """What ``name`` is, by its configuration: ``supported``, or else ``not_supported``, the one line of why. Raises
+    NaitError for a configuration that cannot be read."""
+    summary: dict[str, Any] = {"path": name, "kind": "model"}
+    try:
+        adapter = adapter_of(name)
+    except NaitError as error:
+        return _shown({**summary, "kind": "adapter", "supported": False, "not_supported": _why(error)})
+    if adapter is not None:
+        summary |= {"kind": "LoRA adapter", "base": adapter.base}
+    source, extra = locate(name if adapter is None else adapter.base)
+    try:
+        with without_bars(), heard():
+            config = AutoConfig.from_pretrained(source, **extra)
+    except Exception as error:  # transformers raises anything from OSError to KeyError here
+        raise BadInput(f"its configuration cannot be read ({first_line(error)})", where=name) from None
+    written_by = named_class(config)
+    summary["model_type"] = getattr(config, "model_type", None)
+    summary["class"] = getattr(written_by, "__name__", None)
+    method = "gguf" if extra else quantiser(config)
+    if method is not None:
+        summary["quantised"] = method
+    return _shown({**summary, **_read_of(config, written_by, adapter)})
+
+
+def _read_of(config: Any, written_by: Any, adapter: Adapter | None) -> dict[str, Any]:
+    kinds = (AutoModel, written_by) if adapter is None else (adapter.class_for(config, written_by),)
+    try:
+        with heard():
+            found = find_unloaded(config, [kind for kind in kinds if kind is not None])
+    except NaitError as error:
+        return {"supported": False, "not_supported": _why(error)}
+    if found is None:
+        return {"supported": None, "not_supported": "transformers cannot build it from its configuration alone"}
+    decoder, specs = found
+    return {"supported": True, **_described(decoder, specs)}
+
+
+def _why(error: NaitError) -> str:
+    return str(error.replace(where=""))
+
+
+def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
+    """Of a ``decoder`` on the meta device."""
+    config = text_config(decoder)
+    widths = [spec.n_neurons for spec in specs]
+    routed = [spec.n_experts for spec in specs if isinstance(spec, RoutedSpec)]
+    too_wide = bool(routed) and CodeLayout.of(widths).row_bytes > MOST_EXPERT_BYTES
+    parameters = sum(parameter.numel() for parameter in decoder.parameters())
+    experts = sorted({(spec.n_experts, spec.width) for spec in specs if isinstance(spec, RoutedSpec)})
+    padded = known_to_pad(decoder)
+    return {
+        "decoder": type(decoder).__name__,
+        "families": sorted({spec.family.examples for spec in specs if isinstance(spec, MlpSpec)}),
+        "layers": len({spec.layer for spec in specs}),
+        "hidden_size": specs[0].hidden_width,
+        "widths": widths,
+        "neurons": sum(widths),
+        "experts": [list(pair) for pair in experts],
+        "positions": trained_positions(config),
+        "forward": "packed, if a trial when it is loaded agrees" if padded is None else f"padded ({padded})",
+        "parameters": parameters,
+        "memory": {dtype: parameters * size for dtype, size in _DTYPES.items()},
+        "bytes_per_sample": {} if too_wide else _codes(widths, bool(routed)),
+        "bytes_per_sample_of_router": _codes(routed, True) if routed else {},
+    }
+
+
+def _codes(widths: Sequence[int], experts: bool) -> dict[str, int | str]:
+    """Codec with its default settings -> bytes that it keeps of a sample, or why it keeps none; without those that need
+    a reading which experts do not have."""
+    layout, sizes = CodeLayout.of(widths), dict[str, int | str]()
+    for name in CODECS:
+        codec = codec_of(name)
+        if experts and codec.default_reading == "up_abs":
+            continue
+        options = IndexOptions.from_mapping({"model": "-", "dataset": "-", "output": "-", "codec": name})
+        try:
+            described = codec.described(options.chosen_codec.settings, options, layout, None)
+        except NaitError as error:
+            sizes[name] = error.what
+            continue
+        row = codec.code_layout(widths).row_bytes
+        sizes[name] = bytes_per_row({"codec": name, "widths": list(widths), "row_bytes": row, **described})
+    return sizes
+
+
+def _shown(summary: dict[str, Any]) -> dict[str, Any]:
+    """``summary``, and its ``text`` for a terminal."""
+    lines = [(key, text) for key, value in _lines(summary) if (text := str(value))]
+    return {**summary, "text": "\n".join(_wrapped(f"{key}:", text) for key, text in lines)}
+
+
+def _lines(summary: dict[str, Any]) -> list[tuple[str, Any]]:
+    kind = f"{summary['kind']} of {summary['base']}" if "base" in summary else summary["kind"]
+    names = [str(n) for n in (summary.get("model_type"), summary.get("class"), summary.get("decoder")) if n]
+    lines = [("path", summary["path"]), ("kind", kind), ("type", ", ".join(dict.fromkeys(names)))]
+    lines.append(("quantised", summary.get("quantised", "")))
+    if "widths" in summary:
+        memory = ", ".join(f"{dtype} {_size(size)}" for dtype, size in summary["memory"].items())
+        experts = ", ".join(f"{n:,} of {width:,} neurons a layer" for n, width in summary["experts"])
+        runs = ((width, len(list(group))) for width, group in groupby(summary["widths"]))
+        parts = [f"{n:,} × {width:,}" for width, n in runs]
+        parts = parts if len(parts) <= 4 else [f"{min(summary['widths']):,} to {max(summary['widths']):,} each"]
+        positions = summary["positions"]
+        lines += [
+            ("layers", f"{summary['layers']} that are read, hidden size {summary['hidden_size']:,}"),
+            ("MLP as of", "; ".join(summary["families"])),
+            ("neurons", f"{summary['neurons']:,} ({' + '.join(parts)})"),
+            ("experts", experts),
+            ("positions", "" if positions is None else f"{positions:,}"),
+            ("forward", summary["forward"]),
+            ("decoder", f"{summary['parameters']:,} parameters; {memory}"),
+            ("bytes a sample", _listed(summary["bytes_per_sample"]) or "too many neurons: use --experts router"),
+            ("of the router", _listed(summary["bytes_per_sample_of_router"])),
+        ]
+    lines.append(("supported", {True: "yes", False: "no", None: "unknown"}[summary["supported"]]))
+    lines.append(("why not" if summary["supported"] is False else "note", summary.get("not_supported", "")))
+    return lines
+
+
+def _listed(sizes: Mapping[str, int | str]) -> str:
+    return ", ".join(f"{name} {n:,}" if isinstance(n, int) else f"{name} none ({n})" for name, n in sizes.items())
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"
+
+
+def _wrapped(key: str, text: str) -> str:
+    wrap = textwrap.TextWrapper(_WIDTH, f"{key:<16}", " " * 16, break_long_words=False, break_on_hyphens=False)
+    return wrap.fill(text)
