@@ -7,7 +7,7 @@ from torch import nn
 from nait_fast.errors import BadInput
 from nait_fast.models.experts import RoutedSpec, experts_of, is_experts, is_scaled_experts
 from nait_fast.models.families import ACTIVATION_NAMES, FAMILIES, Family
-from nait_fast.models.mixers import only_mixes
+from nait_fast.models.mixers import matrices, only_mixes
 from nait_fast.models.spec import FormulaSpec, MlpSpec, OwnSpec, Spec, parse_layers, text_config, text_decoder
 from nait_fast.notices import warn
 
@@ -22,15 +22,8 @@ def match_family(module: nn.Module) -> Family | None:
 def _layers_own(layer: nn.Module) -> Family | None:
     """The row whose parts are ``layer``'s own, beside its attention; None for what is an MLP and no layer."""
     family = match_family(layer)
-    others = family and [
-        name for name, part in layer.named_children() if name not in family.linears and _matrices(part)
-    ]
+    others = family and [name for name, part in layer.named_children() if name not in family.linears and matrices(part)]
     return family if others else None
-
-
-def _matrices(module: nn.Module) -> bool:
-    """Whether ``module`` holds weights that multiply."""
-    return any(p.dim() > 1 for p in module.parameters())
 
 
 def _spec(model: Any, number: int, module: nn.Module, family: Family) -> MlpSpec:
@@ -145,7 +138,7 @@ def _of_layer(decoder: Any, number: int, layer: nn.Module, read: str) -> list[Sp
     shared = [
         (name, m)
         for name, m in layer.named_modules()
-        if "shared" in name.rpartition(".")[2] and not isinstance(m, nn.Linear) and _matrices(m)
+        if "shared" in name.rpartition(".")[2] and not isinstance(m, nn.Linear) and matrices(m)
     ]
     if experts and shared and not dense:
         name, module = shared[0]

@@ -28,7 +28,7 @@ MIXERS = (
 )
 
 
-def _matrices(module: nn.Module) -> set[str]:
+def matrices(module: nn.Module) -> set[str]:
     """Full names of what may multiply in ``module``: weights of two and more axes, and linear layers, whose weights may
     be bytes or in a form of their own where they are quantised."""
     weights = {name for name, p in (*module.named_parameters(), *module.named_buffers()) if p.dim() > 1}
@@ -37,10 +37,10 @@ def _matrices(module: nn.Module) -> set[str]:
 
 
 def _roots(module: nn.Module) -> set[str]:
-    return {name.partition(".")[0] for name in _matrices(module)}
+    return {name.partition(".")[0] for name in matrices(module)}
 
 
 def only_mixes(layer: nn.Module) -> bool:
     """Whether all matrices of ``layer`` belong to a mixer of tokens: it has no MLP."""
     mixers = [name for name, part in layer.named_modules() if name and any(mixer.fits(part) for mixer in MIXERS)]
-    return bool(mixers) and all(any(name.startswith(f"{mixer}.") for mixer in mixers) for name in _matrices(layer))
+    return bool(mixers) and all(any(name.startswith(f"{mixer}.") for mixer in mixers) for name in matrices(layer))
