@@ -134,7 +134,8 @@ def _of_layer(decoder: Any, number: int, layer: nn.Module, read: str) -> list[Sp
             where=where,
         )
     if len(experts) > 1 or len(dense) > 1:
-        raise BadInput(f"layer {number} has {len(dense)} MLPs of a known family, expected one", where=where)
+        count = f"{len(dense)} MLPs of a known family and {len(experts)} modules of experts"
+        raise BadInput(f"layer {number} has {count}; more than one of a kind is not supported", where=where)
     shared = [
         (name, m)
         for name, m in layer.named_modules()

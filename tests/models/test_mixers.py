@@ -117,3 +117,17 @@ def test_a_list_of_mlps_is_no_list_of_layers() -> None:
         mlp.fc1, mlp.fc2, mlp.activation_fn = nn.Linear(16, 40), nn.Linear(40, 16), nn.SiLU()
     with pytest.raises(NaitError, match="its configuration counts 3 layers, but its lists of layers with MLPs hold 1"):
         find_specs(model)
+
+
+def test_two_mlps_in_a_layer_are_refused() -> None:
+    model = llama()
+    model.model.layers[2].other = model.model.layers[1].mlp
+    with pytest.raises(NaitError, match="layer 2 has 2 MLPs of a known family and 0 modules of experts; more than one"):
+        find_specs(model)
+
+
+def test_a_norms_own_mlp_is_none_of_the_layer() -> None:
+    """As AX-K2's norms have: it makes a factor of the hidden state."""
+    model = llama()
+    model.model.layers[1].input_layernorm.mlp = model.model.layers[0].mlp
+    assert [spec.module for spec in find_specs(model)] == [layer.mlp for layer in model.model.layers]
