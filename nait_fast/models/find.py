@@ -49,13 +49,18 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     Not the longest list there is: a vision tower may be deeper than the text decoder beside it.
     """
     decoder = text_decoder(model)
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    every = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m)]
     lists = [
         m
-        for m in lists
+        for m in every
         if any(match_family(c) or hasattr(c, "experts") for layer in m for c in layer.modules() if c is not layer)
         or any(_layers_own(layer) for layer in m)
     ]
+    if not lists and any(all(only_mixes(layer) for layer in m) for m in every):
+        raise BadInput(
+            "its layers have no MLP (attention or a state space alone), so there are no neurons to read",
+            where=f"model {type(model).__name__}",
+        )
     if not lists:
         raise BadInput(
             "no MLP of a known family in its layers; nait_fast knows "

@@ -159,7 +159,16 @@ def test_layers_of_different_widths():
             {"mlp_layer_types": ["dense", "sparse", "sparse"], "n_routed_experts": 4, "num_experts_per_tok": 1},
             r"layer 1 has shared experts of no known family \(mlp.shared_experts: InklingSharedExperts\)",
         ),
-        ("mamba", {}, "model MambaModel: no MLP of a known family"),
+        (
+            "mamba",
+            {},
+            r"model MambaModel: its layers have no MLP \(attention or a state space alone\), so there are no",
+        ),
+        (
+            "ctrl",
+            {"n_embd": 16, "dff": NEURONS, "n_layer": 2, "n_head": 2},
+            "model CTRLModel: no MLP of a known family",
+        ),
         # These have the parts of a family's MLP but compute something else.
         (
             "bloom",
