@@ -80,12 +80,23 @@ def test_a_mixture_of_experts(tmp_path, name) -> None:
     assert told["forward"].startswith("padded (layers of linear_attention)" if "3.5" in name else "packed")
 
 
-def test_a_quantised_one(tmp_path) -> None:
-    folder = saved(tmp_path / "m", "llama")
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
-    told = nait_fast.inspect(str(folder))
-    assert told["quantised"] == "fp8" and "quantised:      fp8" in told["text"]
+@pytest.mark.parametrize(
+    "name, method, shown",
+    [
+        ("llama", "fp8", "quantised:      fp8\n"),
+        ("llama", "compressed-tensors", "quantised:      compressed-tensors, loaded dequantised\n"),
+        ("qwen3_moe", "fp8", "quantised:      fp8, loaded dequantised\n"),
+        ("gpt_oss", "mxfp4", "quantised:      mxfp4, loaded dequantised\n"),
+    ],
+)
+def test_a_quantised_one(tmp_path, name, method, shown) -> None:
+    (config_of("llama") if name == "llama" else test_experts.config_for(name)).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": method}}))
+    told = nait_fast.inspect(str(tmp_path))
+    assert told["quantised"] == method and told["supported"] and shown in told["text"]
+    assert told["loaded_dequantised"] is ("dequantised" in shown)
+    assert ("(less as it is quantised)" in " ".join(told["text"].split())) is not told["loaded_dequantised"]
 
 
 def test_an_adapter(tmp_path, capsys) -> None:

@@ -239,7 +239,11 @@ def read_model(
             if adapter is not None:
                 auto, other = adapter.class_for(config, other), None
             found = None if trust_remote_code else _refuse_early(config, (auto, other), find)
-            _prepare_quantised(config, device, named, experts=found is not None and has_experts(found))
+            if _prepare_quantised(config, device, named, experts=found is not None and has_experts(found)):
+                warn(
+                    f"--model {model}: its experts are kept as {quantiser(config)}, in whose kernels no activation "
+                    "shows; the model is loaded dequantised"
+                )
         whole, loading, records = _attempt(model, auto, other, source, named)
     except NaitError:
         raise
@@ -353,24 +357,27 @@ def _refuse_early(config: Any, kinds: Sequence[Any], find: Find) -> list[Spec] |
     return None if found is None else found[1]
 
 
-def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any], experts: bool = False) -> None:
+def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any], experts: bool = False) -> bool:
     """What a quantised checkpoint needs of from_pretrained: its device at once, and weights unpacked from the start.
 
-    ``experts``: the model has some, whose activations show only where their weights are plain numbers.
+    ``experts``: the model has some, whose activations show only where their weights are plain numbers. Whether it is
+    for their sake that the model is loaded dequantised.
     """
     quantised = getattr(config, "quantization_config", None)
     if not quantised:
-        return
+        return False
     if device.type != "cpu":
         named["device_map"] = {"": device}
     method = quantiser(config)
+    for_experts = experts and method in EXPERTS_TO_DEQUANTISE
     # compressed-tensors: else at the first forward of the outermost module, which may never run here
-    if method == "compressed-tensors" or (experts and method in EXPERTS_TO_DEQUANTISE):
+    if for_experts or method == "compressed-tensors":
         if isinstance(quantised, dict):
             quantised["dequantize"] = True
         else:
             quantised.dequantize = True
         named["config"] = config
+    return for_experts
 
 
 def _attempt(

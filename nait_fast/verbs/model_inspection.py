@@ -19,7 +19,7 @@ from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.load import locate, trained_positions, without_bars
 from nait_fast.models.packing_checks import known_to_pad
 from nait_fast.models.spec import MlpSpec, Spec, text_config
-from nait_fast.models.unloaded import find_unloaded, quantiser
+from nait_fast.models.unloaded import EXPERTS_TO_DEQUANTISE, find_unloaded, quantiser
 
 _WIDTH = 80  # of a line of text
 _DTYPES = {"float32": 4, "bfloat16": 2}
@@ -47,7 +47,12 @@ def inspect_model(name: str) -> dict[str, Any]:
     method = "gguf" if extra else quantiser(config)
     if method is not None:
         summary["quantised"] = method
-    return _shown({**summary, **_read_of(config, written_by, adapter)})
+    summary |= _read_of(config, written_by, adapter)
+    if method is not None:
+        summary["loaded_dequantised"] = method in ("gguf", "compressed-tensors") or (
+            method in EXPERTS_TO_DEQUANTISE and bool(summary.get("experts"))
+        )
+    return _shown(summary)
 
 
 def _read_of(config: Any, written_by: Any, adapter: Adapter | None) -> dict[str, Any]:
@@ -122,8 +127,10 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, Any]]:
     kind = f"{summary['kind']} of {summary['base']}" if "base" in summary else summary["kind"]
     names = [str(n) for n in (summary.get("model_type"), summary.get("class"), summary.get("decoder")) if n]
     lines = [("path", summary["path"]), ("kind", kind), ("type", ", ".join(dict.fromkeys(names)))]
-    lines.append(("quantised", summary.get("quantised", "")))
+    unpacked = ", loaded dequantised" if summary.get("loaded_dequantised") else ""
+    lines.append(("quantised", summary.get("quantised", "") + unpacked))
     if "widths" in summary:
+        less = "" if summary.get("loaded_dequantised", True) else " (less as it is quantised)"
         memory = ", ".join(f"{dtype} {_size(size)}" for dtype, size in summary["memory"].items())
         experts = ", ".join(f"{n:,} of {width:,} neurons a layer" for n, width in summary["experts"])
         runs = ((width, len(list(group))) for width, group in groupby(summary["widths"]))
@@ -137,7 +144,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, Any]]:
             ("experts", experts),
             ("positions", "" if positions is None else f"{positions:,}"),
             ("forward", summary["forward"]),
-            ("decoder", f"{summary['parameters']:,} parameters; {memory}"),
+            ("decoder", f"{summary['parameters']:,} parameters; {memory}{less}"),
             ("bytes a sample", _listed(summary["bytes_per_sample"]) or "too many neurons: use --experts router"),
             ("of the router", _listed(summary["bytes_per_sample_of_router"])),
         ]

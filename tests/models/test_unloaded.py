@@ -15,6 +15,7 @@ from nait_fast.models.find import find_specs
 from nait_fast.models.load import load_model, prepare
 from nait_fast.models.packing_checks import known_to_pad
 from nait_fast.models.unloaded import find_unloaded, quantiser
+from nait_fast.notices import NaitWarning
 from tests.conftest import make_tokenizer
 from tests.models import test_experts, test_families
 from tests.models.tiny import NEURONS, build, config_of
@@ -99,7 +100,7 @@ def test_experts_are_loaded_as_plain_numbers() -> None:
     for method, experts, wanted in (("fp8", True, True), ("mxfp4", True, True), ("fp8", False, None)):
         config = SimpleNamespace(quantization_config={"quant_method": method})
         named: dict = {}
-        _prepare_quantised(config, torch.device("cuda"), named, experts)
+        assert _prepare_quantised(config, torch.device("cuda"), named, experts) is bool(wanted)
         assert quantiser(config) == method and config.quantization_config.get("dequantize") is wanted
         assert named.get("config") is (config if wanted else None) and named["device_map"] == {"": torch.device("cuda")}
 
@@ -129,7 +130,8 @@ def test_fp8_experts(tmp_path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    loaded = load_model(str(tmp_path))
+    with pytest.warns(NaitWarning, match="experts are kept as fp8, .* loaded dequantised"):
+        loaded = load_model(str(tmp_path))
     assert loaded.widths == [4 * 32] * 3
     for got, plain in zip(loaded.specs, find_specs(model), strict=True):
         error = (got.module.down_proj - plain.module.down_proj).norm() / plain.module.down_proj.norm()
@@ -160,7 +162,8 @@ def test_mxfp4_experts(tmp_path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head", "self_attn"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    loaded = load_model(str(tmp_path))
+    with pytest.warns(NaitWarning, match="experts are kept as mxfp4, .* loaded dequantised"):
+        loaded = load_model(str(tmp_path))
     assert loaded.widths == [4 * 64] * 3
     for name, values in expected.items():
         got = loaded.body.get_parameter(name)
