@@ -18,7 +18,7 @@ class Family:
 
     ``own``: what goes into ``down`` is no such formula, or more than it comes out of the module (a residual): the
     class's own forward runs and is read on its way. ``when``: the row is for modules where this attribute is there, and
-    is not 0.
+    is not 0. ``causal``: encoders have such modules too, so that the layer's attention must say what it is.
     """
 
     kind: str
@@ -29,6 +29,7 @@ class Family:
     tail: tuple[str, ...] = ()
     function: str | None = None
     own: bool = False
+    causal: bool = False
     when: str | None = None
     examples: str = ""
 
@@ -74,7 +75,7 @@ FAMILIES = (
     Family("fused", "gate_up_proj", "down_proj", None, own=True, when="swiglu_alpha", examples="MiniMax M3"),
     Family("fused", "gate_up_proj", "down_proj", "activation_fn", examples="Phi3, Phi4, GLM, GLM4"),
     Family("fused", "input_linear", "output_linear", "activation", examples="Granite 4"),
-    Family("fused", "Wi", "Wo", "act", examples="ModernBERT's decoder"),
+    Family("fused", "Wi", "Wo", "act", causal=True, examples="ModernBERT's decoder"),
     Family("plain", "up_proj", "down_proj", "act_fn", examples="Nemotron, Arcee"),
     Family("plain", "up_proj", "down_proj", "act", own=True, examples="MPT"),
     Family("plain", "dense_h_to_4h", "dense_4h_to_h", "act", examples="GPT-NeoX, Pythia"),

@@ -130,6 +130,10 @@ def _of_layer(decoder: Any, number: int, layer: nn.Module, read: str) -> list[Sp
             remedy="choose a dense model, or one whose experts run as most of transformers' do",
             join=": ",
         )
+    if any(family.causal for _, family in dense) and not any(getattr(m, "is_causal", False) for m in modules):
+        raise BadInput(
+            f"layer {number} is an encoder's, whose tokens see later ones; nait_fast reads decoders", where=where
+        )
     if not (experts or dense) and (family := _layers_own(layer)):
         return [OwnSpec(number, layer, family)]
     if not (experts or dense):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from nait_fast.errors import NaitError
 from nait_fast.models.load import prepare
@@ -182,6 +183,13 @@ def test_refused(model_type, extra, message):
     with pytest.raises(NaitError, match=message) as caught:
         prepare(build(config_of(model_type, **extra)), None)
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_of_a_decoders_mlp_is_refused():
+    model = AutoModel.from_config(config_of("modernbert", **MODERNBERT)).eval()
+    message = "model ModernBertModel: layer 0 is an encoder's, whose tokens see later ones; nait_fast reads decoders"
+    with pytest.raises(NaitError, match=message):
+        prepare(model, None)
 
 
 def twice(self, x):
