@@ -22,13 +22,11 @@ def without_a_layers_mlp(name: str) -> str | None:
 
 
 def other_models(folder: Path) -> dict[str, Path]:
-    """Models that cannot be used: a mixture of experts, an unknown family, and damaged copies of none."""
-    from transformers import BertConfig, BertModel, MixtralConfig, MixtralForCausalLM
+    """Models that cannot be used: experts of their own kind, an unknown family, and damaged copies of none."""
+    from transformers import BertConfig, BertModel, JetMoeConfig, JetMoeForCausalLM
 
     small = {"vocab_size": 458, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-    experts = MixtralForCausalLM(
-        MixtralConfig(**small, num_attention_heads=2, num_key_value_heads=1, num_local_experts=2)
-    )
+    experts = JetMoeForCausalLM(JetMoeConfig(**small, num_key_value_heads=1, kv_channels=8, num_local_experts=2))
     bert = BertModel(BertConfig(**small, num_attention_heads=2))
     for name, model in (("experts", experts), ("bert", bert)):
         model.save_pretrained(folder / name)
@@ -123,7 +121,7 @@ CASES = [
     (SELECT.replace("{MODEL}", "{NOTOKENIZER}"), "cannot load a tokenizer from {NOTOKENIZER}"),
     (SELECT.replace("{MODEL}", "./nowhere"), "--model ./nowhere: no model folder"),
     (SELECT.replace("{MODEL}", "./nowhere.gguf"), "--model ./nowhere.gguf: no such file"),
-    (SELECT.replace("{MODEL}", "{EXPERTS}"), "experts are not supported: choose a dense model"),
+    (SELECT.replace("{MODEL}", "{EXPERTS}"), "mixture of experts of its own kind (JetMoe"),
     (SELECT.replace("{MODEL}", "{BERT}"), "no MLP of a known family"),
     (SELECT + " --tokenizer ./nowhere", "./nowhere"),
     (SELECT + " --layers 3", "--layers 3: '3' does not lie in this model's 3 layers"),

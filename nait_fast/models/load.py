@@ -245,7 +245,7 @@ def load_model(
     kind = pick_dtype(dtype, target)
     adapter = adapter_of(model)
     source, extra = locate(model if adapter is None else adapter.base)
-    entry = None if adapter is not None else CacheEntry.of(model if extra else source)
+    entry = CacheEntry.of(model if extra else source, *([] if adapter is None else [adapter.source]))
     find = partial(find_specs, layers=layers, experts=experts)
     with without_bars():
         whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter)

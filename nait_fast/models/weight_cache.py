@@ -24,7 +24,7 @@ VARIABLE = "NAIT_FAST_CACHE"
 OFF = ("off", "0", "no", "false", "none")
 SETTLED_NS = 2_000_000_000  # a file changed later than this before it is read may change again unseen
 _READ = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".py")
-_LIBRARIES = ("torch", "transformers", "safetensors", "gguf", "accelerate")
+_LIBRARIES = ("torch", "transformers", "safetensors", "gguf", "accelerate", "peft")
 
 
 def cache_folder() -> Path | None:
@@ -46,14 +46,15 @@ def cache_folder() -> Path | None:
     return base / "nait_fast" / "weights"
 
 
-def stamps_of(source: Path) -> list[list[Any]] | None:
-    """[path, size, mtime, ctime, inode] of each file that a checkpoint is read from: ``source``, or those in that
-    folder. None where that is not all there is to read, or they were changed just now."""
+def stamps_of(*sources: Path) -> list[list[Any]] | None:
+    """[path, size, mtime, ctime, inode] of each file that a checkpoint is read from: of each of ``sources`` itself, or
+    those in that folder; an adapter's comes last. None where that is not all there is to read, or they were changed
+    just now."""
     try:
-        files = sorted(source.iterdir()) if source.is_dir() else [source]
-        files = [file for file in files if file.suffix in _READ and file.is_file()]
-        if any(file.name == "adapter_config.json" for file in files):  # its base model lies elsewhere
+        folders = [sorted(source.iterdir()) if source.is_dir() else [source] for source in sources]
+        if any(file.name == "adapter_config.json" for file in folders[0]):  # its base model lies elsewhere
             return None
+        files = [file for folder in folders for file in folder if file.suffix in _READ and file.is_file()]
         if any(b"/" in _part_names(file) for file in files if file.name.endswith(".index.json")):
             return None  # parts in other folders
         stats = [(file.resolve(), file.stat()) for file in files]
@@ -88,17 +89,20 @@ def checkpoint_of(source: str) -> Path | None:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The place of the hash of weights that are read from ``source`` (a folder or file) as it was at ``stamps``."""
+    """The place of the hash of weights that are read from ``sources`` (folders or files) as they were at ``stamps``."""
 
-    source: Path
+    sources: tuple[Path, ...]
     stamps: list[list[Any]]
 
     @classmethod
-    def of(cls, source: str) -> "CacheEntry | None":
-        """To be made before the files are read; None where nothing can be kept."""
-        path = None if cache_folder() is None else checkpoint_of(source)
-        stamps = None if path is None else stamps_of(path)
-        return None if path is None or stamps is None else cls(path, stamps)
+    def of(cls, *names: str) -> "CacheEntry | None":
+        """To be made before the files are read; None where nothing can be kept. ``names``: of the model, and of an
+        adapter of it."""
+        if cache_folder() is None:
+            return None
+        paths = tuple(path for name in names if (path := checkpoint_of(name)) is not None)
+        stamps = stamps_of(*paths) if len(paths) == len(names) else None
+        return None if stamps is None else cls(paths, stamps)
 
     def _file(self, sample: str) -> Path | None:
         folder = cache_folder()
@@ -118,7 +122,7 @@ class CacheEntry:
     def put(self, sample: str, weights: str) -> None:
         """Keep the hash, unless the files have changed since."""
         file = self._file(sample)
-        if file is None or stamps_of(self.source) != self.stamps:
+        if file is None or stamps_of(*self.sources) != self.stamps:
             return
         with suppress(OSError):
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

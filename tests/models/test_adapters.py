@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nait_fast.errors import MissingExtra, NaitError
+from nait_fast.models import weight_cache
 from nait_fast.models.load import load_model, prepare
+from nait_fast.models.model_identity import weights_hash
 from tests import naive
 from tests.conftest import make_tokenizer
 from tests.models.test_experts import activations
@@ -148,6 +151,27 @@ def test_the_fingerprint_covers_both(adapter, base, tmp_path) -> None:
     off = reference(folder, base)
     off.base_model.disable_adapter_layers()
     assert prepare(off, None).fingerprint not in (first, *others.values())
+
+
+def test_both_are_hashed_once(adapter, base, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(weight_cache.VARIABLE, str(tmp_path / "cache"))
+    calls: list[int] = []
+
+    def counted(tensors):
+        calls.append(len(tensors))
+        return weights_hash(tensors)
+
+    monkeypatch.setattr("nait_fast.models.model_identity.weights_hash", counted)
+    own_base = Path(shutil.copytree(base, tmp_path / "own base"))
+    folder = Path(edit(adapter(), base_model_name_or_path=str(own_base)))
+    for file in (*own_base.iterdir(), *folder.iterdir()):
+        os.utime(file, ns=(10**18, 10**18))
+    first = load_model(str(folder)).fingerprint
+    assert load_model(str(folder)).fingerprint == first and len(calls) == 1
+    for changed in (folder / "adapter_model.safetensors", own_base / "model.safetensors"):
+        os.utime(changed, ns=(10**18 + 1, 10**18 + 1))
+        assert load_model(str(folder)).fingerprint == first
+    assert len(calls) == 3
 
 
 def test_what_lies_behind_the_chosen_layers_does_not_count(adapter) -> None:
