@@ -249,10 +249,9 @@ def read_model(
         raise
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         what = "" if adapter is None else f"its base model {adapter.base} "
+        remedy = "install that package" if isinstance(error, ImportError) else "check the name and the files"
         raise BadInput(
-            f"{what}cannot be loaded ({first_line(error)})",
-            where=f"--model {model}",
-            remedy="check the name and the files",
+            f"{what}cannot be loaded ({first_line(error)})", where=f"--model {model}", remedy=remedy
         ) from None
     if "gguf_file" in extra:
         loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole))
@@ -385,11 +384,19 @@ def _attempt(
 ) -> tuple[Any, Loading, list[logging.LogRecord]]:
     try:
         model, info, records = _from_pretrained(auto, source, **named)
-    except ValueError as error:
-        if named_class is None or "Unrecognized configuration class" not in str(error):
+    except (ValueError, RuntimeError) as error:
+        unknown = "Unrecognized configuration class" in str(error)
+        # A quantiser may know the weights by the names that the class which wrote them gives them (torchao).
+        fails = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        if named_class is None or not (unknown or fails):
             raise
         auto = named_class
-        model, info, records = _from_pretrained(auto, source, **named)
+        try:
+            model, info, records = _from_pretrained(auto, source, **named)
+        except Exception:  # of two failures the first is the better message
+            if unknown:
+                raise
+            raise error from None
     loading = _compare(model, info, called)
     if any(_WRAPPED.search(key) for key in info["unexpected_keys"]) and loading.missing:
         # each name may be wrapped more than once, and a mapping renames once

@@ -1,5 +1,6 @@
 """What is loaded is the checkpoint, whole: weights that are missing, left over or of another shape are refused."""
 
+import importlib.util
 import json
 import logging
 import re
@@ -288,6 +289,31 @@ def test_a_class_that_automodel_does_not_find_the_weights_of(tmp_path):
     assert loaded.widths == [24, 24]
     theirs = model.get_decoder().state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in loaded.body.state_dict().items())
+
+
+def test_weights_that_automodels_class_cannot_unpack(variant, print_of, monkeypatch) -> None:
+    """As torchao's, which go by the names that the class gave them which wrote the checkpoint."""
+    from transformers import LlamaModel
+
+    def fails(cls, *arguments, **named):
+        raise RuntimeError("no such weight")
+
+    folder = variant()
+    monkeypatch.setattr(LlamaModel, "from_pretrained", classmethod(fails))
+    assert load_model(folder).fingerprint == print_of
+    (Path(folder) / "model.safetensors").write_bytes(b"cut")
+    assert "cannot be loaded (RuntimeError: no such weight); check the name" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "method, package", [("awq", "gptqmodel"), ("gptq", "optimum"), ("bitsandbytes", "bitsandbytes")]
+)
+def test_a_quantisers_package_that_is_missing(variant, method, package) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    bits = {"load_in_4bit": True} if method == "bitsandbytes" else {"bits": 4, "group_size": 32}
+    folder = variant(quantization_config={"quant_method": method, **bits})
+    assert re.search(rf"cannot be loaded \(ImportError: .*{package}.*\); install that package", refusal(folder))
 
 
 def test_warnings_of_transformers_are_shown(variant, monkeypatch):
