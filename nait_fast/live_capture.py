@@ -109,7 +109,8 @@ def moves_with_padding(model: Any) -> bool:
                 alone = model(input_ids=ids, use_cache=False)[0][0].float()
                 behind = model(input_ids=torch.cat([ids[:, :3], ids], dim=1), attention_mask=mask, use_cache=False)
             error = (behind[0][0, 3:].float() - alone).norm() / alone.norm()
-            _shifted[model] = bool(error > (1e-3 if embeddings.dtype == torch.float32 else 0.1))
+            same = error <= (1e-3 if embeddings.dtype == torch.float32 else 0.1)  # which NaN is not
+            _shifted[model] = not bool(same)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a model that wants other inputs
             _shifted[model] = False
     return _shifted[model]

@@ -77,6 +77,20 @@ def test_left_padding_that_moves_the_positions_is_said(recwarn):
         assert captured.stacked("mean").shape == (len(SEQUENCES), 3, NEURONS)
 
 
+def test_left_padding_that_gives_no_numbers_is_said():
+    model = llama()
+    ids, mask = padded(SEQUENCES, "left")
+
+    def broken(module, args, kwargs, output):
+        given = kwargs.get("attention_mask")
+        if given is not None and not given.all():
+            output.last_hidden_state.fill_(torch.nan)
+
+    model.model.register_forward_hook(broken, with_kwargs=True)
+    with torch.no_grad(), nait_fast.capture(model), pytest.warns(NaitWarning, match="padding on the left changes"):
+        model(input_ids=ids, attention_mask=mask)
+
+
 @pytest.mark.parametrize("first_token", ["exclude", "include"])
 def test_the_first_token(first_token):
     model = llama()
