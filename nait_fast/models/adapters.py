@@ -45,13 +45,19 @@ class Adapter:
 
     def class_for(self, config: Any, named_class: Any) -> Any:
         """transformers' class of the model that the adapter was trained in, by whose modules its weights are named:
-        its own word for it, else what wrote the base (``named_class``)."""
+        its own word for it, else what wrote the base (``named_class``), unless that is a body alone."""
         import transformers
 
         if self.settings.get("task_type") == "FEATURE_EXTRACTION":
             return transformers.AutoModel
         own = (self.settings.get("auto_mapping") or {}).get("base_model_class")
-        return getattr(transformers, str(own), None) or named_class or transformers.AutoModelForCausalLM
+        if (kind := getattr(transformers, str(own), None)) is not None:
+            return kind
+        if named_class is not None and named_class is not transformers.MODEL_MAPPING.get(type(config), None):
+            return named_class
+        with_heads = (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+        kinds = (mapping.get(type(config), None) for mapping in with_heads)
+        return next((kind for kind in kinds if kind is not None), transformers.AutoModelForCausalLM)
 
     def put_into(self, whole: Any) -> None:
         """Put the adapter into the layers of its base ``whole``, on the device where each is. Raises NaitError for

@@ -4,13 +4,14 @@ import importlib.util
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from nait_fast.errors import MissingExtra, NaitError
 from nait_fast.models import weight_cache
@@ -131,6 +132,19 @@ def test_half_precision(adapter, base) -> None:
     assert worst_error(sink.readings["mean"].reshape(expected.shape), expected) <= 0.1
 
 
+def test_fused_forwards_hold_around_it(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("NAIT_FAST_BACKEND", "triton")
+    wide = tmp_path / "wide"
+    build(config_of("llama", **EVERY, hidden_size=128, head_dim=128), weight=0.1).save_pretrained(wide)
+    make_tokenizer().save_pretrained(wide)
+    loaded = load_model(adapt(wide, tmp_path / "adapter"), dtype="bfloat16")
+    assert len(loaded.fused) == 3 * 3 + 1 and loaded.packs
+    fused, plain = (run(model, SAMPLES, readings=("mean",)) for model in (loaded, replace(loaded, fused={})))
+    got, expected = (sink.readings["mean"].reshape(len(SAMPLES), 3, -1) for sink in (fused, plain))
+    assert worst_error(got, expected) < 0.05
+
+
 def test_the_fingerprint_covers_both(adapter, base, tmp_path) -> None:
     other_base = tmp_path / "other base"
     shutil.copytree(base, other_base)
@@ -196,6 +210,27 @@ def test_a_configuration_beside_it_is_not_the_base(adapter, base) -> None:
     assert load_model(folder).widths == [40] * 3
     shutil.copy(base / "model.safetensors", folder)
     assert "beside a whole model: which of them is meant" in refusal(folder)
+
+
+@pytest.mark.parametrize("named", [None, ["LlamaModel"], ["OfTomorrowForCausalLM"]])
+def test_a_base_that_does_not_name_the_class_it_was_trained_in(adapter, base, tmp_path, named) -> None:
+    folder, bare = adapter(), Path(shutil.copytree(base, tmp_path / "bare"))
+    config = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps(config | {"architectures": named}))
+    expected = load_model(folder).fingerprint
+    assert load_model(edit(folder, base_model_name_or_path=str(bare))).fingerprint == expected
+
+
+def test_an_adapter_of_a_body(base, tmp_path) -> None:
+    """Of a task without a head, and of one that names its class: weights are named without the causal LM's 'model.'."""
+    prints = set()
+    for name, task in (("features", "FEATURE_EXTRACTION"), ("none", None)):
+        torch.manual_seed(0)
+        body = AutoModel.from_pretrained(base, dtype=torch.float32)
+        config = peft.LoraConfig(r=2, target_modules=["up_proj"], task_type=task, init_lora_weights=False)
+        peft.get_peft_model(body, config).save_pretrained(tmp_path / name)
+        prints.add(load_model(str(tmp_path / name)).fingerprint)
+    assert len(prints) == 1
 
 
 def test_peft_is_missing(adapter, monkeypatch) -> None:
