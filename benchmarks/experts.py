@@ -81,8 +81,7 @@ def seconds_of(model: Any, rounds: int) -> tuple[float, float]:
     ids, mask = batch()
 
     def best() -> float:
-        """Seconds of the fastest of some forwards: the first ones have memory to fault in, which a capture's proofs gave
-        back."""
+        """Seconds of the fastest of some: the first have memory to fault in that a capture's proofs gave back."""
         seconds = []
         for _ in range(5):
             start = time.perf_counter()
