@@ -1,0 +1,97 @@
+"""Writes the measured section of docs/models.md from the newest rows of ``benchmarks.models``; ``--check`` only
+compares.
+
+python -m benchmarks.models_page [--check]
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.readme import rewrite
+from benchmarks.record import RESULTS, newest, sourced, table
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
+Row = dict[str, Any]
+TITLES = {
+    "causal": "Causal language models",
+    "multimodal": "Models of images and text",
+    "variants": "Variants of the above",
+}
+
+
+def _type(row: Row) -> str:
+    return f"`{row['type']}`" + (f" ({row['variant']})" if row["variant"] else "")
+
+
+def _counts(rows: list[Row]) -> str:
+    of = {v: [row for row in rows if row["verdict"] == v] for v in ("yes", "refused", "n/a", "wrong", "crash")}
+    read = of["yes"]
+    early = sum(not row["weights_read"] for row in of["refused"])
+    packed, experts = sum(row["path"] == "packed" for row in read), sum(row["experts"] for row in read)
+    return (
+        f"**{len(rows)} tried: {len(read)} read** ({packed} packed, {len(read) - packed} padded; {experts} with "
+        f"experts), **{len(of['refused'])} refused** ({early} of them before a weight was read), {len(of['n/a'])} that "
+        f"transformers could not make here, {len(of['wrong'])} read wrong, {len(of['crash'])} that crashed."
+    )
+
+
+def _read(rows: list[Row]) -> str:
+    return table(
+        ("type", "MLPs", "runs", "error"),
+        (
+            (_type(row), "experts" if row["experts"] else "dense", row["path"], f"{row['error']:.1e}")
+            for row in rows
+            if row["verdict"] == "yes"
+        ),
+    )
+
+
+def _others(rows: list[Row], verdict: str) -> str:
+    """What was said of the rows of a verdict, and of which; what was said most often first."""
+    types: dict[str, list[str]] = {}
+    for row in rows:
+        if row["verdict"] == verdict:
+            line = re.sub(r"^(--)?model \S+: ", "", row["message"])
+            line = re.sub(r"; nait_fast knows .*", "", line)  # the whole table of families
+            types.setdefault(line.replace("<", "\\<"), []).append(_type(row))
+    return table(
+        ("why", "types"), ((line, ", ".join(of)) for line, of in sorted(types.items(), key=lambda item: -len(item[1])))
+    )
+
+
+def _part(title: str, rows: list[Row]) -> str:
+    parts = [f"## {title}\n", _counts(rows), _read(rows)]
+    for verdict, what in (
+        ("wrong", "Read wrong"),
+        ("crash", "Crashed"),
+        ("refused", "Refused"),
+        ("n/a", "Not made here"),
+    ):
+        if others := _others(rows, verdict):
+            parts.append(f"**{what}**\n\n{others}")
+    return sourced("\n\n".join(part.strip() for part in parts) + "\n", rows)
+
+
+def section() -> str:
+    """The text between the markers."""
+    parts = []
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        for which, title in TITLES.items():
+            if rows := newest(folder / "models.jsonl", set=which):
+                parts.append(_part(title, rows))
+    return "\n".join(parts)
+
+
+def write(check: bool = False) -> int:
+    """Write the page, or only compare."""
+    return rewrite(PAGE, section(), check)
+
+
+def main() -> int:
+    return write("--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
