@@ -220,12 +220,21 @@ def examine(case: Case, work: Path) -> Row:
         cls = make(case, folder)
         model = cls.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     except Exception as error:
-        return row | {"verdict": "n/a", "message": line_of(error).replace(str(folder), "FOLDER")}
+        return _without(folder, row | {"verdict": "n/a", "message": line_of(error)})
     try:
         row |= _read_folder(row["notes"], model, cls, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return row | {"seconds": round(time.monotonic() - start, 1)}
+    return _without(folder, row | {"seconds": round(time.monotonic() - start, 1)})
+
+
+def _without(folder: Path, value: Any) -> Any:
+    """``value``, in whose texts FOLDER stands for ``folder``: paths of a machine say nothing to a reader."""
+    if isinstance(value, dict):
+        return {key: _without(folder, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without(folder, item) for item in value]
+    return value.replace(str(folder), "FOLDER") if isinstance(value, str) else value
 
 
 def _read_folder(notes: list[str], model: Any, cls: Any, folder: Path) -> Row:
@@ -235,7 +244,7 @@ def _read_folder(notes: list[str], model: Any, cls: Any, folder: Path) -> Row:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         loaded, verdict, message, weights_read = load_noting(str(folder))
-    notes += [f"said: {w.message}".replace(str(folder), "FOLDER") for w in said if issubclass(w.category, NaitWarning)]
+    notes += [f"said: {w.message}" for w in said if issubclass(w.category, NaitWarning)]
     found: Row = {"weights_read": weights_read}
     places: dict[str, Place] = {}
     expected = None
@@ -269,7 +278,7 @@ def _read_folder(notes: list[str], model: Any, cls: Any, folder: Path) -> Row:
             verdict, message = ("yes" if error <= TOLERANCE else "wrong"), f"{error:.1e}"
             found |= {"error": float(message), **{f"{r}_error": float(f"{errors[r]:.1e}") for r in READINGS}}
         found["bf16"] = _in_bf16(folder, ids, prefix, expected)
-    found |= {"verdict": verdict, "message": message.replace(str(folder), "FOLDER")}
+    found |= {"verdict": verdict, "message": message}
     for side in ("right", "left"):
         got, problem, why = attempt(captured_readings, model, ids, side)
         if problem:

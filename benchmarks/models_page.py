@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import rewrite
-from benchmarks.record import RESULTS, newest, sourced, table
+from benchmarks.record import RESULTS, newest, sourced
+from nait_fast.evaluation.writing import table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 Row = dict[str, Any]
