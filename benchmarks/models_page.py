@@ -34,7 +34,7 @@ def _counts(rows: list[Row]) -> str:
     return (
         f"**{len(rows)} tried: {len(read)} read** ({packed} packed, {len(read) - packed} padded; {experts} with "
         f"experts), **{len(of['refused'])} refused** ({early} of them before a weight was read), {len(of['n/a'])} that "
-        f"transformers could not make here, {len(of['wrong'])} read wrong, {len(of['crash'])} that crashed."
+        f"transformers could not make or run here, {len(of['wrong'])} read wrong, {len(of['crash'])} that crashed."
     )
 
 
@@ -68,7 +68,7 @@ def _part(title: str, rows: list[Row]) -> str:
         ("wrong", "Read wrong"),
         ("crash", "Crashed"),
         ("refused", "Refused"),
-        ("n/a", "Not made here"),
+        ("n/a", "Not made or not run by transformers here"),
     ):
         if others := _others(rows, verdict):
             parts.append(f"**{what}**\n\n{others}")

@@ -188,6 +188,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4_unified_text": GEMMA4,
     "gemma4_vision": {"position_embedding_size": 64},
     "glm5_next_text": {"num_key_value_heads": 4, "qk_rope_head_dim": 0, "head_dim": 0},
+    "glm4v_moe_text": {"rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}, "head_dim": 16},
     "gpt_neo": {
         "attention_types": [[["global", "local"], 2]],
         "num_layers": 4,
