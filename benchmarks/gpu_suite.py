@@ -4,9 +4,9 @@
 
 The tests come first; if one fails, that is recorded and nothing is timed (a part that is named alone, is: each of its
 rows has a check of its own). Then come the ceilings, the kernels and whole index passes of three model shapes with
-random weights, and the scan. What no longer fits into the time gets a row that says so. Rows go to
-``gpu_suite.jsonl`` in ``benchmarks/results/<GPU>/`` (or DIR) as each step ends; the tables come last. Exit status: 0, 1
-when a test or a check failed, 2 where there is no GPU.
+random weights, the scan, and what reading a mixture of experts costs. What no longer fits into the time gets a row that
+says so. Rows go to ``gpu_suite.jsonl`` in ``benchmarks/results/<GPU>/`` (or DIR) as each step ends; the tables come
+last. Exit status: 0, 1 when a test or a check failed, 2 where there is no GPU.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.record import record
 from nait_fast.bench.results import state_of, tables
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("all", "tests", "ceilings", "pipeline", "kernels", "scan", "endtoend")
+PARTS = ("all", "tests", "ceilings", "pipeline", "kernels", "scan", "endtoend", "experts")
 SHAPES = ("llama-2-7b", "smollm2-135m", "qwen2.5-1.5b")  # the one that the targets speak of first: time may run out
 PIPELINE_SHAPE = "smollm2-135m"  # a CPU runs it too
 # Tests outside tests/gpu that run on a GPU where there is one.
@@ -39,6 +39,7 @@ DEVICE_TESTS = [
 # Seconds that a step may measure for, and those it needs besides: compiling, making a model, checking.
 BUDGET = {"ceilings": 6.0, "kernels": 9.0, "scan": 12.0, "endtoend": 25.0}
 BESIDES = {"ceilings": 10.0, "kernels": 12.0, "scan": 15.0, "endtoend": 25.0}
+EXPERTS_SECONDS = 90.0  # with the model's making, and its proofs
 TESTS_SHARE = 0.5  # of the time, at most
 
 
@@ -55,6 +56,11 @@ class Suite:
     def left(self) -> float:
         """Seconds."""
         return self.ends - time.monotonic()
+
+    @property
+    def skipped(self) -> str:
+        """The check of a part for which there is no time."""
+        return f"skipped: {max(0.0, self.left):.0f} s of {self.minutes:g} minutes were left"
 
     def keep(self, rows: list[dict[str, Any]]) -> None:
         """Append a step's rows to the result file and the tables."""
@@ -149,8 +155,7 @@ def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base:
         if part not in parts and part != "ceilings":
             return
         if part != "ceilings" and seconds < BUDGET[part] / 4:
-            skipped = f"skipped: {max(0.0, suite.left):.0f} s of {suite.minutes:g} minutes were left"
-            suite.keep([{**about, "name": part, "check": skipped}])
+            suite.keep([{**about, "name": part, "check": suite.skipped}])
             return
         try:
             for row in measured.rows(part, subject, seconds):
@@ -167,6 +172,18 @@ def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base:
         except Exception as error:  # one step must not cost the others
             failed({**about, "name": "pipeline"}, error)
 
+    def experts() -> None:
+        from benchmarks.experts import rows_on_gpu
+
+        about = {**base, "part": "experts"}
+        if suite.left < EXPERTS_SECONDS:
+            suite.keep([{**about, "name": "experts", "check": suite.skipped}])
+            return
+        try:
+            suite.keep([{**about, **row} for row in rows_on_gpu(device, rounds=2)])
+        except Exception as error:  # one step must not cost the others
+            failed({**about, "name": "experts"}, error)
+
     if "pipeline" in parts:
         pipeline()
     subjects = [Subject(shape, None, device, "auto", seed=0) for shape in shapes]
@@ -178,6 +195,8 @@ def measure(suite: Suite, parts: set[str], shapes: list[str], device: Any, base:
         if number == 0:
             step("scan", subject)
             subject.forget()
+    if "experts" in parts:
+        experts()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_suite
+from benchmarks import experts, gpu_suite
 from nait_fast.bench import pipeline
 from nait_fast.bench.run import MeasuredDevice
 from nait_fast.bench.shapes import SHAPES, build
@@ -50,6 +50,31 @@ def test_gpu_suite_measures_and_skips(suite, monkeypatch, tmp_path: Path) -> Non
     skipped = [row for row in suite.rows if row["part"] != "ceilings"]
     assert [row["part"] for row in skipped] == ["kernels", "scan"]
     assert all(row["check"] == "skipped: 0 s of 60 minutes were left" and "ms" not in row for row in skipped)
+
+
+def test_experts(suite, monkeypatch) -> None:
+    """As on a GPU, with a small model; and readings that are wrong are not timed."""
+    size = experts.Size("small", 4, 16, 32, 2, 2, samples=3, longest=8)
+    monkeypatch.setattr(
+        experts, "rows_on_gpu", lambda device, rounds: [experts.measured(size, device, torch.float32, rounds)]
+    )
+    small = MeasuredDevice.open
+    monkeypatch.setattr(MeasuredDevice, "open", lambda *given: small(*given, small=True))
+    base = {"device": "cpu", "hardware": "Chip"}
+    gpu_suite.measure(suite, {"experts"}, ["tiny"], CPU, base)
+    *_, row = suite.rows
+    assert row["part"] == "experts" and row["check"].startswith("ok") and row["error"] <= 1e-5 and row["seconds"] > 0
+    monkeypatch.setattr(experts, "TOLERANCE", {torch.float32: 0.0})
+    gpu_suite.measure(suite, {"experts"}, ["tiny"], CPU, base)
+    assert suite.rows[-1]["check"].startswith("failed") and "seconds" not in suite.rows[-1] and suite.failed()
+    suite.ends = gpu_suite.time.monotonic()
+    gpu_suite.measure(suite, {"experts"}, ["tiny"], CPU, base)
+    assert suite.rows[-1]["check"] == "skipped: 0 s of 60 minutes were left"
+
+
+def test_the_size_on_a_gpu() -> None:
+    assert experts.on_gpu(140 << 30).layers == 16 and experts.on_gpu(24 << 30).layers == 10
+    assert experts.on_gpu(1 << 30).layers == 1
 
 
 def test_nothing_is_timed_unless_the_tests_passed(capsys, monkeypatch, tmp_path: Path) -> None:

@@ -188,6 +188,14 @@ COLUMNS: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
         _REPEATS,
         _CHECK,
     ],
+    "experts": [
+        _NAME,
+        ("ms with capture", _number("seconds", factor=1000.0)),
+        ("without", _number("seconds_without", factor=1000.0)),
+        ("over", _number("over", "{:+.1f}%", 100.0)),
+        ("tokens", _number("tokens", "{:,.0f}")),
+        _CHECK,
+    ],
 }
 
 # part -> what is set side by side: (words, cell of a row)
