@@ -1,15 +1,15 @@
 """Pure-torch reference of the experts' segmented weighted sum."""
 
 import torch
+import torch.nn.functional as F
 
 
 def expert_sums(hidden: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, n_experts: int) -> torch.Tensor:
     """Same contract as ``launch.expert_sums``."""
-    taken = int(offsets[-1])
-    rows = hidden[:taken].float() * weight[:taken, None].float()
-    counts = offsets.diff()
-    segment = torch.repeat_interleave(torch.arange(len(counts), device=hidden.device), counts, output_size=taken)
-    n = len(counts) // n_experts
-    row = segment % n * n_experts + segment // n  # (expert, sequence) -> (sequence, expert)
-    sums = torch.zeros(len(counts), hidden.shape[1], device=hidden.device).index_add_(0, row, rows)
-    return sums.view(n, n_experts, -1)
+    taken, n = int(offsets[-1]), (len(offsets) - 1) // n_experts
+    if not taken:
+        return torch.zeros(n, n_experts, hidden.shape[1], device=hidden.device)
+    rows, order = hidden[:taken].float(), torch.arange(taken, device=hidden.device)
+    weight = weight[:taken].float()
+    sums = F.embedding_bag(order, rows, offsets[:-1], mode="sum", per_sample_weights=weight)  # nothing between is kept
+    return sums.view(n_experts, n, -1).transpose(0, 1).contiguous()
