@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import nait_fast
-from benchmarks import methods, readme
+from benchmarks import methods, models_page, readme
 from benchmarks.readme import MISSING, gpu_table
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +33,10 @@ def test_readme_shows_what_the_results_say(monkeypatch):
 def test_the_methods_page_shows_what_the_results_say(monkeypatch):
     monkeypatch.setattr("sys.argv", ["methods", "--check"])
     assert methods.main() == 0
+
+
+def test_the_models_page_shows_what_the_results_say():
+    assert models_page.write(check=True) == 0
 
 
 def test_the_gpu_table_shows_what_was_measured_and_what_was_not():
