@@ -18,6 +18,7 @@ AGREE = {
     "template": "--template, --tokenizer and --template-date",
 }
 IDENTITY = (*AGREE, "widths")
+LEFT_OUT = {"experts": "neurons"}  # what an entry that is not there says
 DIGITS = 32  # of model and template; 16 in files made before these hashes covered what they do now
 OLD = "before all weights, the configuration, the tokenizer's content, dtype and --max-length were part of its identity"
 
@@ -43,6 +44,11 @@ def shared_entries(meta: Mapping[str, Any], more: Iterable[str] = ()) -> dict[st
     return {key: meta[key] for key in (*more, *IDENTITY) if key in meta}
 
 
+def value_of(meta: Mapping[str, Any], key: str) -> Any:
+    """An entry, as messages show it."""
+    return meta.get(key, LEFT_OUT.get(key))
+
+
 def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], more: Iterable[str] = ()) -> str | None:
     """The first entry in which the two differ, ``more`` of them included; None if they agree.
 
@@ -66,9 +72,9 @@ def refuse(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str, where:
     key = difference(mine, theirs)
     if key is not None:
         raise Mismatch(
-            f"{what} was made with another {name_of(key)} ({values.short(mine.get(key))}) than {where} "
-            f"({values.short(theirs.get(key))})",
-            remedy=f"rebuild it with {_flag(key, theirs.get(key))}",
+            f"{what} was made with another {name_of(key)} ({values.short(value_of(mine, key))}) than {where} "
+            f"({values.short(value_of(theirs, key))})",
+            remedy=f"rebuild it with {_flag(key, value_of(theirs, key))}",
             join=": ",
         )
 
@@ -83,7 +89,7 @@ def _flag(key: str, value: Any) -> str:
     if key == "dtype":
         return f"--dtype {dtype_option(value)}"
     if key == "experts":
-        return f"--experts {value or 'neurons'}"
+        return f"--experts {value}"
     if key in ("max_length", "first_token"):
         return f"--{key.replace('_', '-')} {value}"
     if key == "layers":

@@ -88,7 +88,7 @@ def test_neurons_and_router_do_not_mix(moe: str, files: dict, tmp_path: Path) ->
     signature = nait_fast.build_signature(
         model=moe, target=[files["target"]], method="nait", reading="mean", output=str(tmp_path / "signatures")
     )["signatures"][0]["file"]
-    with pytest.raises(NaitError, match=r"made with another experts .*rebuild it with --experts router"):
+    with pytest.raises(NaitError, match=r"another experts \('neurons'\) .* \('router'\): rebuild it with --experts r"):
         nait_fast.rank(index=str(tmp_path / "index"), signature=[signature], fraction=0.2, output=str(tmp_path / "out"))
 
 

@@ -112,6 +112,6 @@ def check_codebook(
         raise Mismatch(f"was made {compatibility.OLD}", where=where, remedy="index that pool again")
     key = compatibility.difference(codebook.meta, here, more)
     if key is not None:
-        theirs, mine = (values.short(meta.get(key)) for meta in (codebook.meta, here))
+        theirs, mine = (values.short(compatibility.value_of(meta, key)) for meta in (codebook.meta, here))
         what = f"made with another {compatibility.name_of(key)} ({theirs}, here {mine})"
         raise Mismatch(what, where=where, remedy=remedy)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nait_fast.compatibility import OLD, is_old
+from nait_fast.compatibility import OLD, is_old, value_of
 from nait_fast.data.plan import Plan
 from nait_fast.errors import BadInput, Busy, Damaged, Mismatch, NaitError
 from nait_fast.index.format import FORMAT_VERSION
@@ -155,7 +155,7 @@ class IndexFolder:
                 f"holds an index that was made {OLD}", where=self.path, remedy="choose another folder or delete it"
             )
         if changed:
-            what = ", ".join(f"{_FLAGS.get(k, k)} ({before.get(k)} -> {now.get(k)})" for k in changed[:3])
+            what = ", ".join(f"{_FLAGS.get(k, k)} ({value_of(before, k)} -> {value_of(now, k)})" for k in changed[:3])
             raise Mismatch(
                 f"holds an index made otherwise: {what}", where=self.path, remedy="choose another folder or delete it"
             )

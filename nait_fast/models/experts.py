@@ -197,8 +197,12 @@ class _Rows:
         self, activation: torch.Tensor, segments: Segments, statistics: frozenset[str], bits: BitSpec | None
     ) -> Stats:
         """Of each sequence, fp32 [B, E · J], of ``activation`` [R, J] times the weights."""
-        if beyond := statistics - STATISTICS:
-            raise BadInput(f"experts have no {min(beyond)}", where="model", remedy="choose drift or mean")
+        if not statistics <= STATISTICS:
+            raise BadInput(
+                "the reading up_abs, which method and codec nag take, is of dense MLPs, and this one has experts",
+                where="model",
+                remedy="choose another method or codec, or the readings drift and mean",
+            )
         stats, device = Stats(), activation.device
         starts, ends = segments.starts, segments.ends
         if "first" in statistics:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of
+from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of, value_of
 from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions, RunOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode
@@ -51,7 +51,7 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     session.embed_layer = manifest.get("embed_layer")
     here = session.identity()
     if key := difference(manifest, here):
-        theirs, mine = short(manifest[key]), short(here[key])
+        theirs, mine = short(value_of(manifest, key)), short(value_of(here, key))
         raise Mismatch(
             f"index {index.folder} was made with another {name_of(key)} ({theirs}, here {mine})",
             where=f"--model {options.model}",
