@@ -16,9 +16,10 @@ AGREE = {
     "layers": "--layers",
     "model": "--model",
     "template": "--template, --tokenizer and --template-date",
+    "chosen": "--codebook",  # of a mixture of experts, where not all neurons are kept
 }
 IDENTITY = (*AGREE, "widths")
-LEFT_OUT = {"experts": "neurons"}  # what an entry that is not there says
+LEFT_OUT = {"experts": "neurons", "chosen": "all"}  # what an entry that is not there says
 DIGITS = 32  # of model and template; 16 in files made before these hashes covered what they do now
 OLD = "before all weights, the configuration, the tokenizer's content, dtype and --max-length were part of its identity"
 
@@ -81,7 +82,11 @@ def refuse(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str, where:
 
 def name_of(key: str) -> str:
     """What messages call an entry."""
-    return {"template": "template or tokenizer", "model": "model (or configuration)"}.get(key, key)
+    return {
+        "template": "template or tokenizer",
+        "model": "model (or configuration)",
+        "chosen": "choice of experts' neurons",
+    }.get(key, key)
 
 
 def _flag(key: str, value: Any) -> str:
@@ -90,6 +95,8 @@ def _flag(key: str, value: Any) -> str:
         return f"--dtype {dtype_option(value)}"
     if key == "experts":
         return f"--experts {value}"
+    if key == "chosen" and value != LEFT_OUT["chosen"]:
+        return "--codebook of that index"
     if key in ("max_length", "first_token"):
         return f"--{key.replace('_', '-')} {value}"
     if key == "layers":

@@ -1,9 +1,10 @@
 """Options of every verb as frozen dataclasses: one definition for the API, the command line and replayable YAML."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from nait_fast.codecs import CODECS, codec_of
 from nait_fast.errors import BadInput
@@ -33,6 +34,31 @@ class RunOptions(Options):
     trust_remote_code: bool = option(False, "let the model's own Python code run")
 
 
+@dataclass(frozen=True)
+class Experts:
+    """What is read of a mixture of experts: the 'router', or 'neurons'; of these ``kept`` a layer, all of them ('all'),
+    or as many as an index has room for (None)."""
+
+    reads: str
+    kept: int | Literal["all"] | None = None
+
+
+def experts_of(text: str) -> Experts:
+    """Of the text of --experts. Raises BadInput."""
+    reads, colon, kept = text.partition(":")
+    if reads in EXPERTS and not colon:
+        return Experts(reads)
+    if reads == "neurons" and kept == "all":
+        return Experts(reads, "all")
+    if reads == "neurons" and re.fullmatch("[0-9]{1,9}", kept) and int(kept):
+        return Experts(reads, int(kept))
+    raise BadInput(
+        "is nothing that can be read of experts",
+        where=f"--experts {text[:80]}",
+        remedy="write router, neurons, neurons:N or neurons:all",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(RunOptions):
     model: str = option("", "model: local folder, .gguf file or Hub id", required=True)
@@ -40,8 +66,16 @@ class ModelOptions(RunOptions):
         "all", "layers to capture: all, 0-9, or 0,5,-1 (a leading minus needs =: --layers=-10--1)", metavar="LAYERS"
     )
     experts: str = option(
-        "neurons", "what is read of a mixture of experts: their neurons, or the router's weights", choices=EXPERTS
+        "neurons",
+        "what is read of a mixture of experts: router (its weights), or neurons: all, or, where those are too many for "
+        "an index, those that vary most; neurons:N keeps N a layer, neurons:all refuses to choose",
+        metavar="router|neurons[:N]",
     )
+
+    @property
+    def chosen_experts(self) -> "Experts":
+        """``experts``, read. Raises BadInput."""
+        return experts_of(self.experts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
@@ -80,6 +81,7 @@ class Scorer:
         self._session = session_around(
             model, tokenizer, data, meta["first_token"], ModelOptions.from_mapping(loading, "Scorer"), "Scorer"
         )
+        self._session.choose(self.signatures[0].tensors.get(CHOSEN), meta["widths"])
         for signature in self.signatures:
             check_fits(signature, self._session.identity(), None, "this Scorer")
         embedded = {s.meta["embed_layer"] for s in self.signatures if s.meta["reading"] == "hidden"}

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 import nait_fast
+from nait_fast.codecs.chosen import check_chosen
+from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.errors import NaitError
-from nait_fast.extract import representation
+from nait_fast.extract import indexing, representation
+from nait_fast.extract.session import encode_rows, session_around
+from nait_fast.extract.sinks import Collect
 from nait_fast.index.reader import Index
 from tests.conftest import make_rows, write_jsonl
 from tests.models.tiny import build, config_of
@@ -50,7 +54,12 @@ def files(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("experts", "layers", "widths"), [("neurons", [0, 1, 1, 2, 2], [40, 72, 12, 72, 12]), ("router", [1, 2], [6, 6])]
+    ("experts", "layers", "widths"),
+    [
+        ("neurons", [0, 1, 1, 2, 2], [40, 72, 12, 72, 12]),
+        ("neurons:20", [0, 1, 1, 2, 2], [40, 20, 12, 20, 12]),
+        ("router", [1, 2], [6, 6]),
+    ],
 )
 @pytest.mark.parametrize("method", ["contrast", "nait", "nait:contrast", "embed"])
 def test_select(method: str, experts: str, layers: list, widths: list, moe: str, files: dict, tmp_path: Path) -> None:
@@ -68,9 +77,11 @@ def test_select(method: str, experts: str, layers: list, widths: list, moe: str,
     assert told["rows_selected"] == 12
     index = Index(tmp_path / "one" / "index")
     assert index.verify() == [] and index.manifest["layers"] == layers and index.manifest["widths"] == widths
-    assert index.manifest.get("experts", "neurons") == experts
+    read, chosen = experts.partition(":")[0], ":" in experts
+    assert index.manifest.get("experts", "neurons") == read
+    assert ("chosen" in index.manifest) == chosen == (index.codebook.chosen is not None)
     signature = tmp_path / "one" / "signatures" / "sums.safetensors"
-    assert nait_fast.load_signature(signature).meta.get("experts", "neurons") == experts
+    assert nait_fast.load_signature(signature).meta.get("experts", "neurons") == read
     ranked = nait_fast.rank(
         index=str(index.folder), signature=[str(signature)], fraction=0.2, output=str(tmp_path / "two")
     )
@@ -93,13 +104,114 @@ def test_neurons_and_router_do_not_mix(moe: str, files: dict, tmp_path: Path) ->
 
 
 def test_more_neurons_than_are_kept(moe: str, files: dict, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(representation, "MOST_EXPERT_BYTES", 16)
+    monkeypatch.setattr(representation, "MOST_EXPERT_BYTES", 28)
+    monkeypatch.setattr(representation, "KEPT_BYTES", 24)
+    monkeypatch.setattr(representation, "LEAST_KEPT", 32)
     made = {"model": moe, "dataset": files["pool"], **CALIBRATION}
-    with pytest.raises(NaitError, match=r"experts have 208 neurons.* use --experts router \(8 bytes a sample\)"):
+    router = r"--experts router \(8 bytes a sample\)"
+    with pytest.raises(NaitError, match=rf"experts have 208 neurons.* use --experts neurons, which keeps .*{router}"):
+        nait_fast.build_index(**made, output=str(tmp_path / "index"), experts="neurons:all")
+    with pytest.raises(NaitError, match=rf"experts have 128 neurons.* use fewer layers \(--layers\), or {router}"):
         nait_fast.build_index(**made, output=str(tmp_path / "index"))
-    nait_fast.build_index(**made, output=str(tmp_path / "index"), experts="router")
+    monkeypatch.setattr(representation, "MOST_EXPERT_BYTES", 32)
+    with pytest.warns(UserWarning, match="208 neurons; of the experts' the 32 of each layer are kept that vary most"):
+        nait_fast.build_index(**made, output=str(tmp_path / "index"))
+    assert Index(tmp_path / "index").manifest["widths"] == [40, 32, 12, 32, 12]
+
+
+@pytest.mark.parametrize(
+    ("experts", "says"),
+    [("routers", "nothing that can be read"), ("neurons:0", "nothing"), ("router:3", "nothing"), ("neurons:x", "noth")],
+)
+def test_what_cannot_be_read_of_experts(experts: str, says: str, files: dict, tmp_path: Path) -> None:
+    """Said before a model is looked for."""
+    with pytest.raises(NaitError, match=f"--experts {experts}: is {says}"):
+        nait_fast.build_index(
+            model="absent", dataset=files["pool"], output=str(tmp_path / "index"), experts=experts, **CALIBRATION
+        )
 
 
 def test_a_dense_model_has_no_router(tiny_model: str, files: dict, tmp_path: Path) -> None:
     with pytest.raises(NaitError, match="--experts router: no experts in all layers of LlamaModel; leave it out"):
         nait_fast.build_index(model=tiny_model, dataset=files["pool"], output=str(tmp_path / "index"), experts="router")
+
+
+@pytest.fixture(scope="module")
+def index(moe: str, files: dict, tmp_path_factory) -> Index:
+    """Of the 20 neurons of each layer's experts that vary most."""
+    folder = tmp_path_factory.mktemp("chosen") / "index"
+    given = {"model": moe, "dataset": files["pool"], "calibration_size": 60, "experts": "neurons:20"}
+    nait_fast.build_index(**given, output=str(folder))
+    return Index(folder)
+
+
+def test_chosen_neurons_vary_most(moe: str, index: Index) -> None:
+    """Against all readings of the sample, which is the whole pool here; experts run before the shared one."""
+    session = session_around(moe, None, DataOptions(), "exclude", ModelOptions(model=moe), "test")
+    _, encoded = encode_rows(session.encoder, ROWS, session.conventions)
+    readings = Collect(len(ROWS), session.layout, ["mean"])
+    session.run(encoded, readings, ["mean"], np.zeros(0, dtype=np.int32))
+    values, places, numbers = readings.readings["mean"].numpy(), [], []
+    for ordinal, (kept, counted_before) in enumerate(zip(index.layout.widths, (0, 0, 72, 0, 72), strict=True)):
+        neurons = session.layout.neurons(ordinal)
+        variance = values[:, neurons].astype(np.float64).var(axis=0)
+        most = np.sort(np.argsort(-variance, kind="stable")[:kept])
+        places.append(neurons.start + most)
+        numbers.append(counted_before + most)
+    assert np.array_equal(index.codebook.chosen, np.concatenate(numbers))
+    values = values[:, np.concatenate(places)]
+    expected = values > values.mean(axis=0, dtype=np.float64).astype(np.float32)
+    codes = index.layout.unpack(np.concatenate([np.array(shard.codes) for shard in index.shards()]))
+    assert (codes != expected).mean() < 1e-3
+
+
+def test_a_file_of_chosen_neurons_that_has_changed(index: Index) -> None:
+    chosen = index.codebook.chosen
+    check_chosen({"chosen": chosen}, index.codebook.meta, index.layout)
+    for place, number in ((0, -1), (1, 0), (41, int(chosen[40]))):
+        other = chosen.copy()
+        other[place] = number
+        with pytest.raises(ValueError, match="impossible"):
+            check_chosen({"chosen": other}, index.codebook.meta, index.layout)
+    with pytest.raises(ValueError, match="not there"):
+        check_chosen({}, index.codebook.meta, index.layout)
+
+
+def test_a_signature_is_of_the_same_neurons(moe: str, files: dict, index: Index, tmp_path: Path) -> None:
+    """One of all neurons, or of others, does not fit; one made with the index's codebook does."""
+    given = {"model": moe, "target": [files["target"]]}
+    every = nait_fast.build_signature(**given, method="nait", reading="mean", output=str(tmp_path / "all"))
+    with pytest.raises(NaitError, match=r"experts' neurons \('all'\).*rebuild it with --codebook of that index"):
+        nait_fast.rank(
+            index=str(index.folder),
+            signature=[every["signatures"][0]["file"]],
+            fraction=0.2,
+            output=str(tmp_path / "out"),
+        )
+    with pytest.raises(NaitError, match=r"--experts neurons:20: which are kept stands in an index's codebook"):
+        nait_fast.build_signature(**given, experts="neurons:20", method="nait", output=str(tmp_path / "some"))
+    with pytest.raises(NaitError, match=r"another layers \(\[0, 1, 1, 2, 2\], here \[0, 1, 1\]\)"):
+        nait_fast.build_signature(**given, layers="0-1", codebook=str(index.folder), output=str(tmp_path / "few"))
+    made = nait_fast.build_signature(**given, codebook=str(index.folder), output=str(tmp_path / "fits"))
+    signature = made["signatures"][0]["file"]
+    nait_fast.rank(index=str(index.folder), signature=[signature], fraction=0.2, output=str(tmp_path / "out"))
+    given = {"model": moe, "target": [files["target"]], "sizes": ["8"], "repeats": 2}
+    told = nait_fast.evaluate(**given, index=str(index.folder), signature=[signature], output=str(tmp_path / "new"))
+    assert told["rows"] == 60
+
+
+def test_going_on_with_the_same_neurons(moe: str, files: dict, index: Index, tmp_path: Path, monkeypatch) -> None:
+    """An index that was killed behind its calibration, and one that is added to, keep their neurons."""
+    given = {"model": moe, "dataset": files["pool"], "calibration_size": 60, "experts": "neurons:20"}
+    ours = tmp_path / "index"
+    with monkeypatch.context() as killed:
+        killed.setattr(indexing.IndexBuild, "index_window", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            nait_fast.build_index(**given, output=str(ours))
+    monkeypatch.setattr(indexing.IndexBuild, "_choose", lambda *_: 1 / 0)
+    nait_fast.build_index(**given, output=str(ours))
+    assert Index(ours).manifest["shards"] == index.manifest["shards"]
+    assert Index(ours).codebook_hash == index.codebook_hash
+    more = str(write_jsonl(tmp_path / "more.jsonl", make_rows(20, seed=5)))
+    nait_fast.build_index(model=moe, dataset=more, output=str(ours), append=True)
+    assert Index(ours).rows == 80 and Index(ours).verify() == []

@@ -10,6 +10,7 @@ import numpy as np
 
 from nait_fast import compatibility
 from nait_fast.codecs import CODECS, codec_of
+from nait_fast.codecs.chosen import CHOSEN, check_chosen
 from nait_fast.codecs.layout import CodeLayout, read_code_layout
 from nait_fast.errors import Damaged, Mismatch
 from nait_fast.notices import warn
@@ -35,7 +36,8 @@ class Codebook:
     ``threshold`` τ: mean of ``reading`` over the calibration sample; ``scale`` σ: its standard deviation;
     ``frequency``: share of the sample whose bit is set (p_pool); ``drift_mean``: mean drift of the sample (for nait's
     ``sign=contrast``); ``part``: what the codec needs beside, its centre being ``threshold``; ``hidden_mean`` fp32 [H]:
-    mean over the sample of the hidden state behind embeddings. ``meta``: codec, reading, first_token, dtype,
+    mean over the sample of the hidden state behind embeddings; ``chosen`` int32 [N]: each neuron's number in its layer,
+    where experts' neurons are chosen. ``meta``: codec, reading, first_token, dtype,
     max_length, hashes of model and template, layers, widths, samples, and embed_layer with embeddings. ``sealed``:
     false for one whose file an older nait_fast wrote, without checksums.
     """
@@ -47,6 +49,7 @@ class Codebook:
     drift_mean: np.ndarray | None = None
     part: CodebookPart | None = None
     hidden_mean: np.ndarray | None = None
+    chosen: np.ndarray | None = None
     sealed: bool = True
 
     @property
@@ -54,7 +57,7 @@ class Codebook:
         return CodeLayout.of(self.meta["widths"])
 
     def to_bytes(self) -> bytes:
-        names = (*_TENSORS, HIDDEN_MEAN)
+        names = (*_TENSORS, HIDDEN_MEAN, CHOSEN)
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         arrays |= {} if self.part is None else self.part.tensors()
         return pack_tensors(arrays, {"kind": "codebook", **self.meta}, self.sealed)
@@ -90,6 +93,8 @@ def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebo
         tensors = {k: v for k, v in tensors.items() if k not in codec.tensors}
         if (HIDDEN_MEAN in tensors) != ("embed_layer" in meta) or meta.get("embed_layer", layers[0]) not in layers:
             raise ValueError(f"embed_layer: {values.short(meta.get('embed_layer'))}")
+        check_chosen(tensors, meta, layout)
+        chosen = tensors.pop(CHOSEN, None)
         for name, array in tensors.items():
             fits = array.ndim == 1 and len(array) > 0 if name == HIDDEN_MEAN else array.shape == (n,)
             if name not in (*_TENSORS, HIDDEN_MEAN) or array.dtype != np.float32 or not fits:
@@ -100,7 +105,7 @@ def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebo
         raise Damaged(f"not a valid codebook ({error})", where=file) from None
     if not head.checksum and not vouched:
         warn(f"{file}: a codebook of an older nait_fast, without checksums: changed bytes in it go unseen")
-    arrays = {name: np.array(array) for name, array in tensors.items()}
+    arrays = {name: np.array(array) for name, array in {**tensors, CHOSEN: chosen}.items() if array is not None}
     return Codebook(meta=meta, part=part, sealed=bool(head.checksum), **arrays)
 
 

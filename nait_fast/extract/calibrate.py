@@ -59,10 +59,17 @@ def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> l
 
 
 def make_codebook(
-    collected: Collect, reading: str, meta: dict[str, Any], codec: Codec, entries: Mapping[str, Any], seed: int = 0
+    collected: Collect,
+    reading: str,
+    meta: dict[str, Any],
+    codec: Codec,
+    entries: Mapping[str, Any],
+    seed: int = 0,
+    chosen: np.ndarray | None = None,
 ) -> Codebook:
     """Codebook of the finite samples in ``collected`` (needs ``reading``; drift_mean and hidden_mean where these were
-    collected). ``entries``, ``seed``: what ``codec`` makes its part by."""
+    collected). ``entries``, ``seed``: what ``codec`` makes its part by; ``chosen`` int32 [N]: which neurons of experts
+    they are."""
     finite = np.flatnonzero(collected.finite)
     if len(finite) < 2:
         raise BadInput(
@@ -82,4 +89,5 @@ def make_codebook(
         drift_mean=None if drift is None else drift.numpy()[finite].mean(axis=0, dtype=np.float64).astype(np.float32),
         part=codec.fit(values, threshold, collected.layout, entries, seed),
         hidden_mean=hidden.mean(axis=0, dtype=np.float64).astype(np.float32) if hidden.shape[1] else None,
+        chosen=chosen,
     )

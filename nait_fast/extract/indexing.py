@@ -5,13 +5,14 @@ Every step is deterministic and leaves whole files, so that several workers may 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from nait_fast.codecs.chosen import CHOSEN, digest_of
 from nait_fast.codecs.codebook import Codebook, load_codebook
 from nait_fast.config import IndexOptions
 from nait_fast.data.batching import shared_prefix
@@ -24,9 +25,10 @@ from nait_fast.data.unread import counted
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.extract.calibrate import first_samples, sample_of
 from nait_fast.extract.index_folder import IndexFolder
+from nait_fast.extract.moments import Moments
 from nait_fast.extract.representation import Representation
 from nait_fast.extract.session import OnBatch, Session
-from nait_fast.extract.sinks import Collect, Encode, Placed
+from nait_fast.extract.sinks import Collect, Encode, Placed, Sink
 from nait_fast.index.calibration import load_calibration
 from nait_fast.index.token_hashes import hashes_of
 from nait_fast.progress import Progress, say
@@ -150,26 +152,48 @@ class IndexBuild:
                 self._given.save(path)
             return self._given
         if CODEBOOK in claimed:
-            return load_codebook(path, vouched=True)
+            made = load_codebook(path, vouched=True)
+            self.session.choose(made.chosen, made.meta["widths"])
+            return made
         if self.folder.added or self.folder.complete:
             raise Damaged(f"its {CODEBOOK} or {CALIBRATION} is missing", where=path, remedy="rebuild the index")
         self._sample = sample_of(
             self.pool, self.format, self.session.encoder, self.options.calibration_size, self.options.seed
         )
+        if self.session.must_choose:
+            self._choose(on_batch)
         readings = sorted(self.calibrate_on)
         self._collected = Collect(len(self._sample), self.session.layout, readings)
-        progress = Progress(len(self._sample), "calibrate", self.session.quiet)
+        self._run_sample("calibrate", self.session, self._collected, readings, on_batch)
+        made = self.representation.codebook_of(self._collected)
+        made.save(path)
+        return made
+
+    def _choose(self, on_batch: OnBatch | None) -> None:
+        """Choose the neurons of experts that are kept: of each layer those whose reading varies most over the
+        calibration sample."""
+        every = self.session.of_all_neurons()
+        moments = Moments(every.layout, self.representation.reading)
+        self._run_sample("choose neurons", every, moments, [self.representation.reading], on_batch)
+        model = self.session.model
+        chosen = [
+            first + moments.most_varied(ordinal, width)
+            for ordinal, (width, (first, _)) in enumerate(zip(model.widths, model.places(), strict=True))
+        ]
+        self.session.choose(np.concatenate(chosen).astype(np.int32), model.widths)
+
+    def _run_sample(
+        self, label: str, session: Session, sink: Sink, readings: Sequence[str], on_batch: OnBatch | None
+    ) -> None:
+        progress = Progress(len(self._sample), label, session.quiet)
 
         def on_calibrated(samples: int, tokens: int) -> None:
             progress.add(samples, tokens)
             if on_batch is not None:
                 on_batch(samples, tokens)
 
-        self.session.run(self._sample, self._collected, readings, self.prefix, on_calibrated)
+        session.run(self._sample, sink, readings, self.prefix, on_calibrated)
         self.count(progress)
-        made = self.representation.codebook_of(self._collected)
-        made.save(path)
-        return made
 
     def prepare(self, directions: Directions | None = None, on_batch: OnBatch | None = None) -> None:
         """Fix the exact scores, and load what every unit needs: the codebook and the calibration sample's codes."""
@@ -199,6 +223,7 @@ class IndexBuild:
         self._head = {
             "model_name": self.session.model.name,
             **self.description,
+            **({} if self.session.chosen is None else {CHOSEN: digest_of(self.session.chosen)}),
             "row_bytes": self.representation.layout.row_bytes,
             "codebook": codebook.hash if codebook else None,
             "exact": exact,

@@ -1,12 +1,13 @@
 """What an index keeps of a sample: codec with its settings, reading and embeddings, as the options ask."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from nait_fast.codecs import codec_of
 from nait_fast.codecs.base import Codec, Columns
+from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.codecs.codebook import Codebook, check_codebook
 from nait_fast.config import IndexOptions
 from nait_fast.errors import BadInput
@@ -14,8 +15,14 @@ from nait_fast.extract.calibrate import make_codebook
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.format import columns_of
+from nait_fast.kernels import layer_bytes
+from nait_fast.models.experts import RoutedSpec
+from nait_fast.models.spec import Spec
+from nait_fast.notices import warn
 
 MOST_EXPERT_BYTES = 64 << 10  # a sample, of one bit a neuron
+KEPT_BYTES = 48 << 10  # a sample, where experts' neurons are chosen
+LEAST_KEPT = 256  # neurons of experts a layer, however wide other layers are
 
 
 class Representation:
@@ -34,15 +41,19 @@ class Representation:
         self.reading = self.codec.reading(options.reading)
         session.embed_layer = _embed_layer(options, self.codec, session)
         if given is not None:
+            session.choose(given.chosen, given.meta["widths"])
             self._check(given)
+        elif held is not None and held.chosen is not None and session.experts.kept is None:
+            session.choose(held.chosen, held.meta["widths"])
+        else:
+            _keep_experts(session)
         self._embeds = session.embed_layer is not None
         self.readings = {self.reading} | ({"hidden"} if self._embeds else set())
-        _check_width(session)
         self.layout = self.codec.code_layout(session.model.widths)
         self.description: dict[str, Any] = {
             "codec": self.codec.name,
             "reading": self.reading,
-            **session.identity(),
+            **{key: value for key, value in session.identity().items() if key != CHOSEN},  # decided in calibration
             **self.codec.described(chosen.settings, options, session.layout, given or held),
         }
         if self._embeds:
@@ -68,7 +79,8 @@ class Representation:
         meta = self.session.identity()
         if self._embeds:
             meta["embed_layer"] = self.session.embed_layer
-        return make_codebook(collected, self.reading, meta, self.codec, self.description, self._options.seed)
+        chosen, seed = self.session.chosen, self._options.seed
+        return make_codebook(collected, self.reading, meta, self.codec, self.description, seed, chosen)
 
     def sink(
         self, n: int, codebook: Codebook | None, directions: Mapping[str, tuple[str, torch.Tensor]] | None
@@ -83,16 +95,37 @@ class Representation:
         return Encode(n, layout, coder, directions=directions, hidden_mean=hidden_mean, device=device)
 
 
-def _check_width(session: Session) -> None:
-    """Raises NaitError for experts of more neurons than a row, and calibration, can hold."""
-    kept = session.layout.row_bytes
-    if session.model.has_experts and kept > MOST_EXPERT_BYTES:
-        router = session.model.router_bytes
-        raise BadInput(
-            f"its experts have {session.layout.n_neurons:,} neurons, {kept >> 10:,} KiB a sample even at one bit each",
-            where=f"model {session.model.name}",
-            remedy=f"use --experts router ({router:,} bytes a sample), or fewer layers (--layers)",
+def _keep_experts(session: Session) -> None:
+    """Tell ``session`` how many neurons of experts are kept: as many as are asked for, or fit into a row. Raises
+    NaitError for more than a row, and calibration, can hold."""
+    model, kept = session.model, session.experts.kept
+    if not model.has_experts:
+        if kept is not None:
+            where = f"--experts neurons:{kept}"
+            raise BadInput("no neurons of experts are read of this model", where=where, remedy="leave it out")
+        return
+    if by_default := kept is None and session.layout.row_bytes > MOST_EXPERT_BYTES:
+        kept = kept_by_default(model.specs)
+        warn(
+            f"model {model.name}: its layers have {session.layout.n_neurons:,} neurons; of the experts' the {kept:,} "
+            "of each layer are kept that vary most over the calibration sample"
         )
+    if isinstance(kept, int):
+        session.keep(kept)
+    if (size := session.layout.row_bytes) > MOST_EXPERT_BYTES:
+        less = "fewer layers (--layers)" if by_default else "--experts neurons, which keeps those that vary most"
+        raise BadInput(
+            f"its experts have {session.layout.n_neurons:,} neurons, {size >> 10:,} KiB a sample even at one bit each",
+            where=f"model {model.name}",
+            remedy=f"use {less}, or --experts router ({model.router_bytes:,} bytes a sample)",
+        )
+
+
+def kept_by_default(specs: Sequence[Spec]) -> int:
+    """Neurons of experts that are kept of each layer, so that a row of all ``specs`` is about KEPT_BYTES long."""
+    routed = [spec for spec in specs if isinstance(spec, RoutedSpec)]
+    others = sum(layer_bytes(spec.n_neurons) for spec in specs if not isinstance(spec, RoutedSpec))
+    return max(LEAST_KEPT, (KEPT_BYTES - others) // len(routed) * 8 // 32 * 32)
 
 
 def _embed_layer(options: IndexOptions, codec: Codec, session: Session) -> int | None:

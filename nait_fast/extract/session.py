@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.chosen import CHOSEN, digest_of
 from nait_fast.codecs.layout import CodeLayout
-from nait_fast.config import DataOptions, ModelOptions
+from nait_fast.config import DataOptions, Experts, ModelOptions
 from nait_fast.data.encode import encode, parsed
 from nait_fast.data.formats import RowError, parse_any
 from nait_fast.data.pool import Pool, PoolInfo
@@ -26,6 +27,7 @@ from nait_fast.models.load import LoadedModel, apart, load_model, prepare
 from nait_fast.notices import warn
 from nait_fast.storage.files import sha256
 
+NEURONS = Experts("neurons")
 OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is done
 
 
@@ -34,7 +36,7 @@ class Session:
     """``model`` and ``encoder`` fit each other; ``quiet`` silences progress.
 
     ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
-    ``conventions``: what the user has said of rows in memory.
+    ``conventions``: what the user has said of rows in memory. ``experts``: what has been asked for of theirs.
     ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
     """
 
@@ -43,6 +45,7 @@ class Session:
     first_token: str = "exclude"
     batch_tokens: int | None = None
     quiet: bool = False
+    experts: Experts = NEURONS
     embed_layer: int | None = None
     conventions: RowConventions = field(default_factory=RowConventions)
     run_tokens: int = 0
@@ -85,9 +88,36 @@ class Session:
             "max_length": self.encoder.max_length,
             "first_token": self.first_token,
             **({} if self.model.experts == "neurons" else {"experts": self.model.experts}),
+            **({} if self.chosen is None else {CHOSEN: digest_of(self.chosen)}),
             "layers": [spec.layer for spec in self.model.specs],
             "widths": self.model.widths,
         }
+
+    @property
+    def chosen(self) -> np.ndarray | None:
+        """int32 [N]: each neuron's number in its layer, where experts' neurons have been chosen."""
+        return self.model.chosen
+
+    @property
+    def must_choose(self) -> bool:
+        """Whether which neurons of experts are kept is still to be decided (by ``choose``)."""
+        return self.model.keeps_some and self.chosen is None
+
+    def keep(self, kept: int) -> None:
+        """Of each layer's experts so many neurons are to be kept (all of those that have fewer)."""
+        self.model = self.model.keeping(kept)
+
+    def choose(self, chosen: np.ndarray | None, widths: Sequence[int]) -> None:
+        """Keep the experts' neurons ``chosen`` int32 [N] of layers of ``widths``, those of a codebook or signature.
+
+        Where it has none, or another model's, nothing changes: that shows in ``identity``.
+        """
+        if chosen is not None:
+            self.model = self.model.choosing(chosen, widths) or self.model
+
+    def of_all_neurons(self) -> "Session":
+        """This session, but that all neurons of experts are read."""
+        return replace(self, model=self.model.keeping(None))
 
     def run(
         self,
@@ -125,16 +155,17 @@ def warn_longer(where: str, samples: int, positions: int) -> None:
 
 def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exclude", quiet: bool = False) -> Session:
     """Load the model and make its encoder. Raises NaitError."""
+    experts = model.chosen_experts
     loaded = load_model(
         model.model,
         tokenizer=model.tokenizer,
         dtype=model.dtype,
         device=model.device,
         layers=model.layers,
-        experts=model.experts,
+        experts=experts.reads,
         trust_remote_code=model.trust_remote_code,
     )
-    return _session(loaded, data, first_token, model.batch_tokens, quiet)
+    return _session(loaded, data, first_token, model, quiet)
 
 
 def refuse_in_memory(model: Any, caller: str, **asked: Any) -> None:
@@ -165,17 +196,23 @@ def session_around(
         return open_session(named, data, first_token, quiet=True)
     if tokenizer is None:
         raise BadInput(f"a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)", where=caller)
-    loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers, experts=options.experts)
-    return _session(loaded, data, first_token, options.batch_tokens, quiet=True)
+    reads = options.chosen_experts.reads
+    loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers, experts=reads)
+    return _session(loaded, data, first_token, options, quiet=True)
 
 
-def _session(
-    loaded: LoadedModel, data: DataOptions, first_token: str, batch_tokens: int | None, quiet: bool
-) -> Session:
+def _session(loaded: LoadedModel, data: DataOptions, first_token: str, options: ModelOptions, quiet: bool) -> Session:
     template = Template(data.template, loaded.tokenizer, data.template_date)
     encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary)
+    conventions = make_conventions(data.role, data.ignore)
     return Session(
-        loaded, encoder, first_token, batch_tokens, quiet, conventions=make_conventions(data.role, data.ignore)
+        loaded,
+        encoder,
+        first_token,
+        options.batch_tokens,
+        quiet,
+        experts=options.chosen_experts,
+        conventions=conventions,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast import compatibility
+from nait_fast.codecs.chosen import CHOSEN, check_chosen
 from nait_fast.codecs.layout import CodeLayout, read_code_layout
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.methods import METHODS, method_of
@@ -24,7 +25,8 @@ class Signature:
     ``tensors``: for ``nait`` ``direction`` fp32 [N]; for ``embed`` ``centroid`` and ``hidden_mean`` fp32 [H]; for bit
     methods ``planes`` uint8 [P, row_bytes] and ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p
     plane_weights[p] · popcount(b & planes[p])) beside the float ``weights`` fp32 [N], and for contrast the
-    ``threshold`` fp32 [N] of its codebook. ``meta``: method, reading, first_token, dtype, max_length, hashes of model,
+    ``threshold`` fp32 [N] of its codebook. ``chosen`` int32 [N], where experts' neurons are: each one's number in its
+    layer. ``meta``: method, reading, first_token, dtype, max_length, hashes of model,
     template and codebook, layers, widths, samples and statistics of the target. ``sealed``: false for one whose file
     an older nait_fast wrote, without checksums.
     """
@@ -93,7 +95,8 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
         values.count(meta["samples"], "samples", 1)
         method = method_of(meta["method"])
         method.check_meta(meta)
-        _check_tensors(tensors, method.tensors, layout)
+        check_chosen(tensors, meta, layout)
+        _check_tensors({k: v for k, v in tensors.items() if k != CHOSEN}, method.tensors, layout)
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"not a valid signature ({error})", where=path) from None
     meta = {k: v for k, v in meta.items() if k not in ("kind", "name")}

@@ -8,7 +8,7 @@ one expert and sequence are adjacent.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -44,11 +44,14 @@ def is_scaled_experts(module: Any) -> bool:
 class RoutedSpec(Spec):
     """The experts of one layer: ``n_experts`` of ``width`` neurons, in the experts' order.
 
-    ``reads``: their 'neurons', or the 'router'.
+    ``reads``: their 'neurons', or the 'router'. ``kept``: how many of the neurons are read, None for all; ``chosen``
+    int64 [kept]: which of the n_experts · width, ascending, once that is decided.
     """
 
     n_experts: int
     width: int
+    kept: int | None = None
+    chosen: torch.Tensor | None = field(default=None, compare=False, repr=False)
     reads: ClassVar[str] = "neurons"
 
     @property
@@ -57,7 +60,19 @@ class RoutedSpec(Spec):
 
     @property
     def n_neurons(self) -> int:
-        return self.n_experts if self.reads == "router" else self.n_experts * self.width
+        return self.n_experts if self.reads == "router" else self.kept or self.n_experts * self.width
+
+    def keeping(self, kept: int | None, chosen: torch.Tensor | None = None) -> "RoutedSpec":
+        """The same experts, of which so many neurons are read, or these."""
+        return replace(self, kept=kept, chosen=chosen)
+
+    def _kept_of(self, stats: Stats) -> Stats:
+        """``stats`` of all neurons, of those that are kept."""
+        if self.kept is None:
+            return stats
+        assert self.chosen is not None, "neurons that are still to be chosen"
+        every = {"first": stats.first, "last": stats.last, "sum": stats.sum}
+        return Stats(**{k: v.index_select(1, self.chosen) for k, v in every.items() if v is not None})
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,9 @@ class ExpertsSpec(RoutedSpec):
         up = self._linear("up", hidden_states[rows.token], rows.ends, rows.expert)
         up = up.masked_fill_(rows.nobody[:, None], 0)
         activation = module._apply_gate(up) if module.has_gate else module.act_fn(up)
-        activation = read(hidden_states, lambda *asked: (activation, rows.statistics(activation, *asked)))
+        activation = read(
+            hidden_states, lambda *asked: (activation, self._kept_of(rows.statistics(activation, *asked)))
+        )
         out = self._linear("down", activation, rows.ends, rows.expert).masked_fill_(rows.nobody[:, None], 0)
         out = (out * rows.weight[:, None])[rows.inverse]
         return out.view(len(hidden_states), rows.k, -1).sum(dim=1).to(hidden_states.dtype)
@@ -140,7 +157,7 @@ class ScaledExpertsSpec(RoutedSpec):
         scaled = x[rows.token] * rows.weight[:, None]
         gate, up = _grouped_linear(scaled, experts.gate_up_proj, rows.ends, is_transposed=True).chunk(2, dim=-1)
         activation, alike = up * experts.act_fn(gate), replace(rows, weight=torch.ones_like(rows.weight))
-        activation = read(x, lambda *asked: (activation, alike.statistics(activation, *asked)))
+        activation = read(x, lambda *asked: (activation, self._kept_of(alike.statistics(activation, *asked))))
         out = _grouped_linear(activation, experts.down_proj, rows.ends, is_transposed=True)[rows.inverse]
         return self.module.shared_expert(x) + out.view(len(x), rows.k, -1).sum(dim=1).to(x.dtype), logits
 

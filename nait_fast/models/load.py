@@ -2,13 +2,14 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -110,7 +111,7 @@ class LoadedModel:
     @property
     def has_experts(self) -> bool:
         """Whether neurons of experts are read."""
-        return any(isinstance(spec, RoutedSpec) and spec.reads == "neurons" for spec in self.specs)
+        return any(_has_neurons(spec) for spec in self.specs)
 
     @property
     def router_bytes(self) -> int:
@@ -121,6 +122,67 @@ class LoadedModel:
     def widths(self) -> list[int]:
         """Neurons of each chosen layer."""
         return [spec.n_neurons for spec in self.specs]
+
+    @property
+    def keeps_some(self) -> bool:
+        """Whether not all neurons of experts are read."""
+        return any(_has_neurons(spec) and spec.kept is not None for spec in self.specs)
+
+    @property
+    def chosen(self) -> np.ndarray | None:
+        """int32 [N]: each neuron's number in its layer, where experts' neurons have been chosen; a layer's experts and
+        its shared one are counted on."""
+        numbers = [getattr(spec, "chosen", None) for spec in self.specs]
+        if all(number is None for number in numbers):
+            return None
+        every = (torch.arange(n) if c is None else c.cpu() for n, c in zip(self.widths, numbers, strict=True))
+        counted = [first + number for (first, _), number in zip(self.places(), every, strict=True)]
+        return torch.cat(counted).to(torch.int32).numpy()
+
+    def places(self) -> list[tuple[int, int]]:
+        """(number of its first neuron in its layer, all neurons that it has) of each spec."""
+        counts, places = dict[int, int](), []
+        for spec in self.specs:
+            first, every = counts.get(spec.layer, 0), _every(spec)
+            places.append((first, every))
+            counts[spec.layer] = first + every
+        return places
+
+    def keeping(self, kept: int | None) -> "LoadedModel":
+        """The same model, of whose experts so many neurons a layer are read (of fewer, and None: all)."""
+        specs = [
+            spec.keeping(kept if kept is not None and kept < _every(spec) else None) if _has_neurons(spec) else spec
+            for spec in self.specs
+        ]
+        return replace(self, specs=specs)
+
+    def choosing(self, chosen: np.ndarray, widths: Sequence[int]) -> "LoadedModel | None":
+        """The same model, of whose experts the neurons ``chosen`` int32 [N] are read, of layers of ``widths``; None
+        where it has not such layers."""
+        parts = np.split(chosen, np.cumsum(widths)[:-1])
+        if len(parts) != len(self.specs):
+            return None
+        specs: list[Spec] = []
+        for spec, part, (first, every) in zip(self.specs, parts, self.places(), strict=True):
+            fits = first <= int(part[0]) and int(part[-1]) < first + every
+            if not fits or (len(part) < every and not _has_neurons(spec)):
+                return None
+            if _has_neurons(spec):
+                some = len(part) < every
+                number = torch.from_numpy(part).long().to(self.device) - first
+                spec = spec.keeping(len(part) if some else None, number if some else None)
+            specs.append(spec)
+        return replace(self, specs=specs)
+
+
+def _has_neurons(spec: Spec) -> TypeGuard[RoutedSpec]:
+    """Whether neurons of experts are read."""
+    return isinstance(spec, RoutedSpec) and spec.reads == "neurons"
+
+
+def _every(spec: Spec) -> int:
+    """Neurons of which ``spec`` reads some or all."""
+    return spec.n_experts * spec.width if _has_neurons(spec) else spec.n_neurons
 
 
 def _positions(body: Any) -> int | None:

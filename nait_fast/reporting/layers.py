@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.evaluation.confounds import bit_weights, estimated_parts, layer_scan, variance_shares
 from nait_fast.evaluation.confounds import layer_parts as bit_parts
 from nait_fast.evaluation.rankings import scores_anew
@@ -122,6 +123,8 @@ def deciding_neurons(
         ordinal = int(np.searchsorted(ends, j, side="right"))
         first = layers.index(layers[ordinal])  # experts and a shared one are counted on in their layer
         neuron = j - int(ends[first] - widths[first])
+        if CHOSEN in signature.tensors:
+            neuron = int(signature.tensors[CHOSEN][j])
         neurons.append((layers[ordinal], neuron, float(parts[j]), bool(bits[j]), float(frequency[j])))
     return neurons
 

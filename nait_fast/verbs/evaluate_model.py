@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of, value_of
 from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions, RunOptions
 from nait_fast.data.batching import shared_prefix
@@ -49,6 +50,8 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     )
     session = open_session(model, data, manifest["first_token"], quiet)
     session.embed_layer = manifest.get("embed_layer")
+    if CHOSEN in manifest:
+        session.choose(index.codebook.chosen, manifest["widths"])
     here = session.identity()
     if key := difference(manifest, here):
         theirs, mine = short(value_of(manifest, key)), short(value_of(here, key))

@@ -53,6 +53,8 @@ _OF_INDEX = (
     "template_kind",
     "max_length",
     "dtype",
+    "experts",
+    "chosen",
     "codebook",
     "exact",
     "datasets",

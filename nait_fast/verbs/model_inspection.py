@@ -11,7 +11,7 @@ from nait_fast.codecs import CODECS, codec_of
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import IndexOptions
 from nait_fast.errors import BadInput, NaitError, first_line
-from nait_fast.extract.representation import MOST_EXPERT_BYTES
+from nait_fast.extract.representation import MOST_EXPERT_BYTES, kept_by_default
 from nait_fast.index.format import bytes_per_row
 from nait_fast.models.adapters import Adapter, adapter_of
 from nait_fast.models.checkpoint import heard, named_class
@@ -77,7 +77,10 @@ def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
     config = text_config(decoder)
     widths = [spec.n_neurons for spec in specs]
     routed = [spec.n_experts for spec in specs if isinstance(spec, RoutedSpec)]
-    too_wide = bool(routed) and CodeLayout.of(widths).row_bytes > MOST_EXPERT_BYTES
+    kept, code_widths = None, widths
+    if routed and CodeLayout.of(widths).row_bytes > MOST_EXPERT_BYTES:
+        kept = kept_by_default(specs)
+        code_widths = [min(kept, spec.n_neurons) if isinstance(spec, RoutedSpec) else spec.n_neurons for spec in specs]
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     experts = sorted({(spec.n_experts, spec.width) for spec in specs if isinstance(spec, RoutedSpec)})
     padded = known_to_pad(decoder)
@@ -93,7 +96,8 @@ def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
         "forward": "packed, if a trial when it is loaded agrees" if padded is None else f"padded ({padded})",
         "parameters": parameters,
         "memory": {dtype: parameters * size for dtype, size in _DTYPES.items()},
-        "bytes_per_sample": {} if too_wide else _codes(widths, bool(routed)),
+        "experts_keep": kept,
+        "bytes_per_sample": _codes(code_widths, bool(routed)),
         "bytes_per_sample_of_router": _codes(routed, True) if routed else {},
     }
 
@@ -136,7 +140,8 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, Any]]:
         runs = ((width, len(list(group))) for width, group in groupby(summary["widths"]))
         parts = [f"{n:,} × {width:,}" for width, n in runs]
         parts = parts if len(parts) <= 4 else [f"{min(summary['widths']):,} to {max(summary['widths']):,} each"]
-        positions = summary["positions"]
+        positions, kept = summary["positions"], summary["experts_keep"]
+        kept = "" if kept is None else f" (the {kept:,} neurons of each layer's experts that vary most)"
         lines += [
             ("layers", f"{summary['layers']} that are read, hidden size {summary['hidden_size']:,}"),
             ("MLP as of", "; ".join(summary["families"])),
@@ -145,7 +150,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, Any]]:
             ("positions", "" if positions is None else f"{positions:,}"),
             ("forward", summary["forward"]),
             ("decoder", f"{summary['parameters']:,} parameters; {memory}{less}"),
-            ("bytes a sample", _listed(summary["bytes_per_sample"]) or "too many neurons: use --experts router"),
+            ("bytes a sample", _listed(summary["bytes_per_sample"]) + kept),
             ("of the router", _listed(summary["bytes_per_sample_of_router"])),
         ]
     lines.append(("supported", {True: "yes", False: "no", None: "unknown"}[summary["supported"]]))

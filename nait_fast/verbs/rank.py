@@ -181,6 +181,7 @@ def write_manifest(
         "template_kind",
         "codebook",
         "experts",
+        "chosen",
         "layers",
         "max_length",
         "dtype",

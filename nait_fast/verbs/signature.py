@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.codecs.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.config import METHOD, SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
@@ -119,6 +120,8 @@ def fit_signatures(
         meta = {**session.identity(), "target": target.meta, "reading": reading}
         material = method.material(values, session.layout, threshold, chosen.settings)
         made.append(method.fit(name, material, meta, codebook, chosen.settings))
+    if session.chosen is not None:
+        made = [dataclasses.replace(s, tensors={**s.tensors, CHOSEN: session.chosen}) for s in made]
     for signature in made:
         if why := method.says_nothing(signature):
             raise BadInput(
@@ -132,8 +135,13 @@ def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> 
         raise BadInput(why)
 
 
-def _check_codebook(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
+def _agree(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
+    """Read of experts the neurons that ``codebook`` is of. Raises NaitError where it is of another session."""
+    if isinstance(kept := options.chosen_experts.kept, int):
+        where = f"--experts neurons:{kept}"
+        raise BadInput("which are kept stands in an index's codebook", where=where, remedy="give --codebook alone")
     if codebook is not None:
+        session.choose(codebook.chosen, codebook.meta["widths"])
         here, more = {**session.identity(), "reading": reading}, method_of(options.chosen_method.name).codebook_keys
         check_codebook(codebook, here, f"--codebook {options.codebook}", "use the options of the index", more)
 
@@ -155,7 +163,7 @@ def from_memory(
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
     session = session_around(model, tokenizer, options, options.first_token, options, "signature_of")
-    _check_codebook(codebook, session, reading, options)
+    _agree(codebook, session, reading, options)
     return build_signatures(session, {name: samples}, options, reading, codebook)[0]
 
 
@@ -169,7 +177,7 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     more = [options.dtype, *([] if codebook is None else [codebook.hash])]
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
         session = open_session(options, options, options.first_token, quiet)
-        _check_codebook(codebook, session, reading, options)
+        _agree(codebook, session, reading, options)
         signatures = build_signatures(session, targets, options, reading, codebook)
         files = output.save(signatures)
     return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
@@ -183,7 +191,7 @@ def questions(
 ) -> dict[str, str]:
     """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
     asked = [str(getattr(options, name, None)) for name in _ASKED]
-    if (experts := getattr(options, "experts", None)) == "router":
+    if (experts := getattr(options, "experts", "neurons")) != "neurons":
         asked.append(experts)
     parts = [reading, options.chosen_method.name, *_settings_asked(options), *asked, *more]
     return {
