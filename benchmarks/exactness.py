@@ -40,11 +40,13 @@ def engine_readings(session: Session, encoded: list[Encoded], prefix: bool = Tru
     return {name: values.numpy().reshape(len(encoded), n_layers, -1) for name, values in collected.readings.items()}
 
 
-def engine_scores(session: Session, encoded: list[Encoded], reading: str, direction: np.ndarray) -> np.ndarray:
-    """Exact scores float64 [n] as the index pass computes them."""
-    sink = Encode(len(encoded), session.layout, None, directions={"t": (reading, torch.from_numpy(direction))})
-    session.run(encoded, sink, (reading,), shared_prefix(encoded))
-    return sink.exact["t"]
+def engine_scores(session: Session, encoded: list[Encoded], direction: np.ndarray) -> dict[str, np.ndarray]:
+    """Exact scores float64 [n] by drift and by mean, as the index pass computes them."""
+    names = ("drift", "mean")
+    directions = {name: (name, torch.from_numpy(direction)) for name in names}
+    sink = Encode(len(encoded), session.layout, None, directions=directions)
+    session.run(encoded, sink, names, shared_prefix(encoded))
+    return sink.exact
 
 
 def sample_layer_errors(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -122,8 +124,8 @@ def _of_scores(
         return naive.nait_scores(readings[reading], naive.principal_directions(readings["drift"][target]))
 
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for reading in ("drift", "mean"):
-        engine, fp32 = engine_scores(session, encoded, reading, direction), expected(theirs, reading)
+    for reading, engine in engine_scores(session, encoded, direction).items():
+        fp32 = expected(theirs, reading)
         pairs[f"nait_{reading}"] = engine, fp32
         if exact is not None:
             fp64 = expected(exact, reading)
@@ -131,8 +133,13 @@ def _of_scores(
     return {f"{key}_{name}": value for key, pair in pairs.items() for name, value in _difference(*pair).items()}
 
 
-def compare(session: Session, rows: list[dict[str, Any]], calibration: int = 512, fp64_rows: int = 0) -> dict[str, Any]:
-    """Run both on ``rows``; thresholds are the independent means over the first ``calibration`` rows."""
+def compare(
+    session: Session, rows: list[dict[str, Any]], calibration: int = 512, fp64_rows: int = 0, torch_linear: bool = True
+) -> dict[str, Any]:
+    """Run both on ``rows``; thresholds are the independent means over the first ``calibration`` rows.
+
+    ``torch_linear``: the engine with torch's own linear, too, instead of oneDNN's.
+    """
     samples = [parse(row, detect(row) or "alpaca", i) for i, row in enumerate(rows)]
     encoded = [e for e in session.encoder.encode(samples) if isinstance(e, Encoded)]
     mine = engine_readings(session, encoded)
@@ -141,11 +148,13 @@ def compare(session: Session, rows: list[dict[str, Any]], calibration: int = 512
     out: dict[str, Any] = {"rows": len(encoded), "tokens": sum(len(e.ids) for e in encoded)}
     out |= _of_readings(mine, theirs)
     out |= _of_scores(session, encoded, mine, theirs, exact if fp64_rows >= len(encoded) else None)
-    with mock.patch.dict(os.environ, {"NAIT_FAST_LINEAR": "torch"}):  # torch's own linear, not oneDNN's
-        plain = engine_readings(session, encoded)
-    out |= {f"torch_linear_{key}": value for key, value in _of_readings(plain, theirs).items()}
+    fp32 = {"engine": mine, "independent": theirs}
+    if torch_linear:
+        with mock.patch.dict(os.environ, {"NAIT_FAST_LINEAR": "torch"}):
+            fp32["engine_torch_linear"] = plain = engine_readings(session, encoded)
+        out |= {f"torch_linear_{key}": value for key, value in _of_readings(plain, theirs).items()}
     if exact is not None:
-        out |= against_fp64(exact, engine=mine, engine_torch_linear=plain, independent=theirs)
+        out |= against_fp64(exact, **fp32)
 
     tau = theirs["mean"][:calibration].mean(axis=0).astype(np.float32)
     sigma = theirs["mean"][:calibration].std(axis=0)

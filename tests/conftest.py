@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny model with a real tokenizer that the tests train themselves, and the real SmolLM2."""
 
 import atexit
+import functools
 import importlib.util
 import json
 import os
@@ -155,7 +156,9 @@ def target_file(tmp_path) -> Path:
     return write_jsonl(tmp_path / "sums.jsonl", [r for r in make_rows(40, seed=1) if r["source"] == "sums"])
 
 
-SMOLLM2_FOLDER = "smollm2"
+SMOLLM2 = "smollm2"
+SHALLOW = "smollm2-shallow"
+SHALLOW_LAYERS = 8  # of 30
 
 
 @pytest.fixture(scope="session")
@@ -167,37 +170,59 @@ def smollm2() -> str:
     return str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
 
 
-def of_all_workers(base: Path) -> Path:
-    """The folder that pytest-xdist's workers share, in which each has its own ``base``."""
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(scope="session")
-def smollm2_folder(smollm2, tmp_path_factory) -> str:
-    """The same as safetensors, made once for all workers: reading a GGUF file takes 15 s of a core each time."""
-    from transformers import AutoModel
-
-    from nait_fast.models.load import load_tokenizer, locate
-
-    folder = of_all_workers(tmp_path_factory.getbasetemp()) / SMOLLM2_FOLDER
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> str:
+    """The folder ``name`` that pytest-xdist's workers share, made by the first of them that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            source, named = locate(smollm2)
-            read = AutoModel.from_pretrained(source, dtype=torch.float32, **named)
-            del read.config.quantization_config  # of the file: transformers would not save what it calls quantized
-            model = AutoModel.from_config(read.config)
-            model.load_state_dict(read.state_dict())
-            model.save_pretrained(folder.with_suffix(".part"))
-            load_tokenizer(smollm2).save_pretrained(folder.with_suffix(".part"))
+            make(folder.with_suffix(".part"))
             folder.with_suffix(".part").rename(folder)
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def smollm2_folder(smollm2, tmp_path_factory) -> str:
+    """The same as safetensors: reading a GGUF file takes many seconds of a core each time."""
+
+    def make(folder: Path) -> None:
+        import gguf
+        from safetensors.torch import save_file
+        from transformers import AutoModel
+
+        from nait_fast.models.load import load_tokenizer, locate
+
+        with pytest.MonkeyPatch.context() as patch:  # transformers reads all of the file for each of its parts
+            patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+            patch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
+            source, named = locate(smollm2)
+            model = AutoModel.from_pretrained(source, dtype=torch.float32, **named)
+            load_tokenizer(smollm2).save_pretrained(folder)
+        del model.config.quantization_config  # of the file
+        model.config.save_pretrained(folder)
+        save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+
+    return made_once(tmp_path_factory, SMOLLM2, make)
+
+
+@pytest.fixture(scope="session")
+def smollm2_shallow(smollm2_folder, tmp_path_factory) -> str:
+    """The same with its first layers only, which tell the kinds of the demo's pool apart as well."""
+
+    def make(folder: Path) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        AutoModel.from_pretrained(smollm2_folder, num_hidden_layers=SHALLOW_LAYERS).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(smollm2_folder).save_pretrained(folder)
+
+    return made_once(tmp_path_factory, SHALLOW, make)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if "PYTEST_XDIST_WORKER" not in os.environ:  # 540 MB, which pytest would keep
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # 760 MB, which pytest would keep
         factory = getattr(session.config, "_tmp_path_factory", None)
-        if factory is not None:
-            shutil.rmtree(factory.getbasetemp() / SMOLLM2_FOLDER, ignore_errors=True)
+        for name in (SMOLLM2, SHALLOW) if factory is not None else ():
+            shutil.rmtree(factory.getbasetemp() / name, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

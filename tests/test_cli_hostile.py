@@ -132,13 +132,20 @@ def test_every_option_with_hostile_yaml(tmp_path: Path, kind: type[Options]) -> 
         for field in dataclasses.fields(kind):
             path.write_text(f"{field.name}: {value}\n")
             try:
-                options = kind.from_mapping({**needed, **read_config(str(path), kind)}, "here")
+                read = read_config(str(path), kind)
+            except NaitError as error:
+                assert "\n" not in str(error) and len(str(error)) < 1000
+                if "cannot be read" in str(error):
+                    break  # whatever the option
+                continue
+            try:
+                options = kind.from_mapping({**needed, **read}, "here")
             except NaitError as error:
                 assert "\n" not in str(error) and len(str(error)) < 1000
                 continue
-            assert kind.from_mapping(options.to_mapping()) == options  # a nan would not be equal
-            text = yaml.safe_dump(options.to_mapping(), sort_keys=False)
-            assert "\0" not in text.encode().decode()
+            mapping = options.to_mapping()
+            assert kind.from_mapping(mapping) == options  # a nan would not be equal
+            assert "\0" not in yaml.safe_dump({field.name: mapping.get(field.name)})
             taken += 1
     assert taken < len(VALUES) * len(dataclasses.fields(kind)) / 4
 

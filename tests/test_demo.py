@@ -12,16 +12,8 @@ from nait_fast.verbs.inspection import inspect
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
-LAYERS = 16  # of 30, which take half of the time
-
-
-def test_demo(smollm2_folder, tmp_path):
-    from transformers import AutoModel, AutoTokenizer
-
-    model = tmp_path / "model"
-    AutoModel.from_pretrained(smollm2_folder, num_hidden_layers=LAYERS).save_pretrained(model)
-    AutoTokenizer.from_pretrained(smollm2_folder).save_pretrained(model)
-    command = [sys.executable, "-m", "nait_fast", "demo", "--json", "--model", str(model)]
+def test_demo(smollm2_shallow, tmp_path):
+    command = [sys.executable, "-m", "nait_fast", "demo", "--json", "--model", smollm2_shallow]
     command += ["--output", str(tmp_path / "demo")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr

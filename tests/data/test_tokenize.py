@@ -294,10 +294,10 @@ def test_prepare_and_tokenise_in_threads(kind: str) -> None:
 
 
 @pytest.mark.model
-def test_the_real_tokenizer(smollm2: str) -> None:
+def test_the_real_tokenizer(smollm2_folder: str) -> None:
     from nait_fast.models.load import load_tokenizer
 
-    tokenizer = load_tokenizer(smollm2)
+    tokenizer = load_tokenizer(smollm2_folder)
     sample = talk("What is 2 + 2?", "It is 4.")
     got = ids(tokenizer, sample)
     assert bos_prefix(tokenizer) == []

@@ -11,6 +11,8 @@ from nait_fast.index.reader import Index
 from tests.index.bits import digest
 from tests.workers import runs
 
+pytestmark = pytest.mark.slow
+
 KILLED = -9
 seen: list[str] = []  # one entry for each kill that hit a run
 

@@ -14,6 +14,8 @@ from tests.index.bits import digest
 from tests.workers.runs import ROOT
 from tests.workers.test_workers import events
 
+pytestmark = pytest.mark.slow
+
 # (RANK, WORLD_SIZE) come from torchrun itself; what srun and an array set, per process
 SLURM = {
     "srun": [{"SLURM_PROCID": str(i), "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": str(i)} for i in range(2)],

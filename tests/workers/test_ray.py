@@ -17,6 +17,7 @@ from tests.index.bits import digest
 from tests.workers.test_workers import events, wait_for_units
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest
 from tests.workers import runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def context() -> Any:
