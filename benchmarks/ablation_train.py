@@ -25,7 +25,8 @@ from nait_fast.errors import NaitError
 from nait_fast.models.find import decoder_layers
 from nait_fast.models.linear import usable
 from nait_fast.models.load import LoadedModel, apart
-from nait_fast.models.packed import ATTENTION, Pack, packed_attention_on
+from nait_fast.models.pack import Pack, PrefixState, packed_as
+from nait_fast.models.packed import ATTENTION, packed_attention_on
 
 HEAD_ROWS, GPU_HEAD_ROWS = 128, 1024  # positions whose logits are alive at once
 PRODUCTS = ("torch", "onednn", "onednn-bf16")
@@ -126,7 +127,7 @@ class Learner:
         self.prefix = torch.from_numpy(common_prefix(samples)).long().to(self.device)
         self.attention = ATTENTION
         self._states: dict[int, torch.Tensor] = {}
-        self._record: dict[int, Any] = {}
+        self._record = PrefixState()
         if len(self.prefix):
             with torch.no_grad(), packed_attention_on(self.trunk, ATTENTION):
                 pack = Pack([len(self.prefix)], record=self._record)
@@ -140,7 +141,8 @@ class Learner:
     def _run(self, model: Any, states: torch.Tensor, pack: Pack, first: int) -> torch.Tensor:
         """Hidden states [T, H] -> [T, H] behind ``model``'s layers; positions restart at ``first`` per sequence."""
         positions = torch.cat([torch.arange(first, first + n) for n in pack.lengths]).to(self.device)
-        out = model(inputs_embeds=states[None], position_ids=positions[None], use_cache=False, nait_pack=pack)
+        with packed_as(pack):
+            out = model(inputs_embeds=states[None], position_ids=positions[None], use_cache=False)
         return out.last_hidden_state[0]
 
     def _check_split(self, body: Any) -> None:
@@ -209,7 +211,7 @@ class Learner:
             targets.append(torch.from_numpy(sample.ids[sample.start : sample.start + n]))
             start += first + n
         with packed_attention_on(self.upper, self.attention):
-            record: dict[int, Any] = {}
+            record = PrefixState()
             if p:
                 self._run(self.upper, self._prefix_state, Pack([p], record=record), 0)
             out = self._run(self.upper, torch.cat(states), Pack([len(s) for s in states], prefix=record), p)

@@ -252,7 +252,7 @@ def _read_folder(notes: list[str], model: Any, cls: Any, folder: Path) -> Row:
         if verdict == "crash" and unable:
             verdict, message = "n/a", unable
     else:
-        found |= {"path": "packed" if loaded.packs else "padded", "neurons": loaded.widths}
+        found |= {"path": loaded.forward, "neurons": loaded.widths}
         found |= {"experts": loaded.has_experts}
         places, misread = _places_read(loaded, model)
         verdict, message = ("wrong", misread) if misread else ("", "")
@@ -326,7 +326,7 @@ def _in_bf16(folder: Path, ids: list[np.ndarray], prefix: np.ndarray, expected: 
 
     def readings() -> tuple[str, dict[str, Values]]:
         half = load_model(str(folder), dtype="bfloat16")
-        return "packed" if half.packs else "padded", engine_readings(half, ids, prefix, 10_000)
+        return half.forward, engine_readings(half, ids, prefix, 10_000)
 
     got, verdict, message = attempt(readings)
     return f"{verdict}: {message[:200]}" if got is None else f"{got[0]}, {worst(got[1]['mean'], expected['mean']):.1e}"

@@ -30,7 +30,7 @@ def _counts(rows: list[Row]) -> str:
     of = {v: [row for row in rows if row["verdict"] == v] for v in ("yes", "refused", "n/a", "wrong", "crash")}
     read = of["yes"]
     early = sum(not row["weights_read"] for row in of["refused"])
-    packed, experts = sum(row["path"] == "packed" for row in read), sum(row["experts"] for row in read)
+    packed, experts = sum(row["path"] != "padded" for row in read), sum(row["experts"] for row in read)
     return (
         f"**{len(rows)} tried: {len(read)} read** ({packed} packed, {len(read) - packed} padded; {experts} with "
         f"experts), **{len(of['refused'])} refused** ({early} of them before a weight was read), {len(of['n/a'])} that "

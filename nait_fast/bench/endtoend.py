@@ -39,7 +39,8 @@ from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
-from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
+from nait_fast.models.pack import Pack, PrefixState
+from nait_fast.models.packed import packed_attention_on, packed_forward
 from nait_fast.models.patch import StopForward
 from nait_fast.models.spec import Spec, dense
 from nait_fast.progress import say
@@ -60,7 +61,7 @@ class BareForward:
 
     def __init__(self, model: LoadedModel, batch_tokens: int):
         self.model, self.batch_tokens = model, batch_tokens
-        self._prefix: dict[int, KeysValues] = {}
+        self._prefix = PrefixState()
         self._prefix_ids = np.zeros(0, dtype=np.int32)
 
     def run(self, encoded: list[Encoded], prefix: np.ndarray) -> None:
@@ -78,13 +79,13 @@ class BareForward:
             handle = last.part(last.family.down).register_forward_pre_hook(stop)
             stack.callback(handle.remove)
             if len(prefix) and not np.array_equal(prefix, self._prefix_ids):
-                self._prefix = {}
+                self._prefix = PrefixState()
                 self._forward([prefix], Pack([len(prefix)], record=self._prefix), 0)
                 self._prefix_ids = prefix
             for batch in make_batches(encoded, prefix, self.batch_tokens):
                 sequences = [encoded[i].ids[batch.n_prefix :] for i in batch.items]
-                keys = self._prefix if batch.n_prefix else {}
-                self._forward(sequences, Pack([len(ids) for ids in sequences], prefix=keys), batch.n_prefix)
+                state = self._prefix if batch.n_prefix else PrefixState()
+                self._forward(sequences, Pack([len(ids) for ids in sequences], prefix=state), batch.n_prefix)
 
     def _forward(self, sequences: list[np.ndarray], pack: Pack, first_position: int) -> None:
         ids = to_device(torch.from_numpy(np.concatenate(sequences)).long(), self.model.device)

@@ -22,7 +22,8 @@ from nait_fast.models.fork_safety import at_work
 from nait_fast.models.fused import replaced
 from nait_fast.models.linear import onednn_linear
 from nait_fast.models.load import LoadedModel
-from nait_fast.models.packed import KeysValues, Pack, packed_attention_on, packed_forward
+from nait_fast.models.pack import Pack, PrefixState
+from nait_fast.models.packed import packed_attention_on, packed_forward
 from nait_fast.models.patch import Capture, CapturedForward, StopForward, patched
 from nait_fast.progress import say
 
@@ -93,7 +94,7 @@ class Engine:
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
         self.run_tokens, self.padded_tokens = 0, 0  # through the model, without and with padding
         self._prefix_ids = np.zeros(0, dtype=np.int32)
-        self._prefix_keys: dict[int, KeysValues] = {}
+        self._prefix_state = PrefixState()
         self._prefix_stats: list[Stats] = []
         self._capture = Capture(model.specs, statistics_for(readings), stop=True, hidden_at=hidden_at)
 
@@ -173,17 +174,17 @@ class Engine:
             torch.cuda.empty_cache()  # here the failed forward's frames are gone
 
     def _run_prefix(self, prefix: np.ndarray) -> None:
-        self._prefix_ids, self._prefix_keys, self._prefix_stats = prefix[:0], {}, []
-        pack = Pack([len(prefix)], record=self._prefix_keys)
+        self._prefix_ids, self._prefix_state, self._prefix_stats = prefix[:0], PrefixState(), []
+        pack = Pack([len(prefix)], record=self._prefix_state)
         forward = _Prefix(self._segments(pack.lengths, 0))
         self._forward([prefix], pack, 0, forward)
         self._prefix_ids, self._prefix_stats = prefix, forward.stats  # only now: a forward that failed is run again
 
     def _run_batch(self, samples: list[Encoded], batch: Batch, sink: Sink) -> None:
         n_prefix = batch.n_prefix
-        keys, prefix = (self._prefix_keys, self._prefix_stats) if n_prefix else ({}, [])
+        state, prefix = (self._prefix_state, self._prefix_stats) if n_prefix else (PrefixState(), [])
         beyond = [sample.ids[n_prefix:] for sample in samples]
-        pack = Pack([len(ids) for ids in beyond], prefix=keys)
+        pack = Pack([len(ids) for ids in beyond], prefix=state)
         lengths = torch.tensor([len(sample.ids) for sample in samples])
         segments = self._segments(pack.lengths, n_prefix, mean_counts(lengths, self.first_token))
         lengths = to_device(lengths, self.model.device)

@@ -25,6 +25,7 @@ from nait_fast.models.guard import exercised, refuse_absent
 from nait_fast.models.model_identity import decisive, identity_of
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
 from nait_fast.models.probe import activation_dtype, probe
+from nait_fast.models.rows import row_mixers
 from nait_fast.models.spec import Spec, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import CacheEntry
 
@@ -70,6 +71,13 @@ class LoadedModel:
     def packs(self) -> bool:
         """Whether the padding-free forward is used."""
         return self.attention is not None
+
+    @property
+    def forward(self) -> str:
+        """How it runs: packed, packed with its mixers in rows, or padded."""
+        if not self.packs:
+            return "padded"
+        return "packed, mixers in rows" if row_mixers(self.body) else "packed"
 
     @property
     def positions(self) -> int | None:

@@ -1,17 +1,15 @@
 """Padding-free forward: sequences lie one after another on a single token axis, attention stays within each.
 
-transformers lets a model look its attention function up by name. Ours take the sequence boundaries from the keyword
-``nait_pack`` that ``model(...)`` hands down to every attention module, and put the keys and values of a shared prefix,
-computed once, in front of each sequence. One is made of torch's own attention, one call for each length; the other is
-torch's variable-length FlashAttention, one kernel (half precision on a GPU).
+transformers lets a model look its attention function up by name. Ours take the sequence boundaries from the pack of
+the running forward, and put the keys and values of a shared prefix, computed once, in front of each sequence. One is
+made of torch's own attention, one call for each length; the other is torch's variable-length FlashAttention, one kernel
+(half precision on a GPU). What mixes tokens without attention runs in rows (``models/rows.py``).
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -19,104 +17,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from nait_fast.device_copies import to_device
+from nait_fast.models.pack import Pack, packed_as, running
+from nait_fast.models.rows import mixers_in_rows
 
 ATTENTION = "nait_fast_packed"
 VARLEN = "nait_fast_varlen"
 
-KeysValues = tuple[torch.Tensor, torch.Tensor]
 
-
-@dataclass
-class Pack:
-    """One packed batch: ``lengths`` of its sequences; ``prefix``: layer index -> keys and values [1, H_kv, P, D] that
-    every sequence attends to first; ``record``, if a dict, receives this forward's own keys and values."""
-
-    lengths: Sequence[int]
-    prefix: dict[int, KeysValues] = field(default_factory=dict)
-    record: dict[int, KeysValues] | None = None
-    windows: set[int] = field(default_factory=set)  # sliding windows that attention modules asked for
-
-    _bounds: "Bounds | None" = None
-    _masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
-
-    def mask(self, length: int, n_prefix: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """Additive mask [length, n_prefix + length] of what each query sees (causal, inside the sliding window).
-
-        Kept for the batch: every layer asks for the same ones.
-        """
-        key = (length, n_prefix, window)
-        if key not in self._masks:
-            query = torch.arange(n_prefix, n_prefix + length, device=like.device)[:, None]
-            token = torch.arange(n_prefix + length, device=like.device)[None, :]
-            hidden = token > query
-            if window:
-                hidden |= token <= query - window
-            self._masks[key] = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(
-                hidden, float("-inf")
-            )
-        return self._masks[key]
-
-    def groups(self) -> Iterator[tuple[int, int, int]]:
-        """(first token, number of sequences, length) of each run of equally long sequences: one attention call."""
-        start = 0
-        for length, run in groupby(self.lengths):
-            count = sum(1 for _ in run)
-            yield start, count, length
-            start += count * length
-
-    def start(self, layer: int, key: torch.Tensor, value: torch.Tensor, window: int | None) -> int:
-        """Called first in each attention module: notes its window, keeps its keys and values if they are to be
-        recorded; returns the length of the shared prefix."""
-        if self.record is not None:
-            self.record[layer] = (key, value)
-        if window:
-            self.windows.add(window)
-        return self.prefix[layer][0].shape[2] if layer in self.prefix else 0
-
-    def bounds(self, n_prefix: int, device: torch.device) -> "Bounds":
-        """Boundaries as variable-length attention wants them; made once a batch."""
-        if self._bounds is None or self._bounds.n_prefix != n_prefix:
-            lengths = torch.tensor(list(self.lengths))
-            ends = lengths.cumsum(0)
-            zero = torch.zeros(1, dtype=torch.int64)
-            query = torch.cat([zero, ends])
-            key = torch.cat([zero, ends + n_prefix * torch.arange(1, len(lengths) + 1)])
-            longest = int(lengths.max())
-            gather = zero
-            if n_prefix:
-                # Own token t of sequence s stands at n_prefix + t in [prefix, own tokens]; the prefix before each.
-                sequence = torch.repeat_interleave(torch.arange(len(lengths)), lengths + n_prefix)
-                place = torch.arange(int(key[-1])) - key[sequence]
-                gather = torch.where(place < n_prefix, place, query[sequence] + place)
-            self._bounds = Bounds(
-                n_prefix,
-                to_device(query.int(), device),
-                to_device(key.int(), device),
-                longest,
-                longest + n_prefix,
-                to_device(gather, device),
-            )
-        return self._bounds
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """``query``, ``key`` int32 [B + 1]: where each sequence's queries and keys begin; ``gather`` int64: which rows of
-    [prefix, own keys] make up the keys of all sequences."""
-
-    n_prefix: int
-    query: torch.Tensor
-    key: torch.Tensor
-    longest_query: int
-    longest_key: int
-    gather: torch.Tensor
-
-
-def _softcapped(query, key, value, mask, scaling: float, softcap: float) -> torch.Tensor:
+def _step_by_step(query, key, value, mask, scaling: float, softcap: float | None, sinks) -> torch.Tensor:
+    """Attention of ``query`` [B, H, L, D] over ``key`` and ``value`` [B, H_kv, L_kv, ·], with ``mask`` added to scores
+    that stay below ``softcap``; ``sinks`` [H]: a score each head has beside its keys' and gets nothing for."""
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    scores = torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) * softcap
-    weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32)
+    scores = query @ key.transpose(2, 3) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores + mask
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:3], 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32)[..., : key.shape[2]]
     return weights.to(value.dtype) @ value
 
 
@@ -129,19 +48,20 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    nait_pack: Pack | None = None,
     **others,
 ) -> tuple[torch.Tensor, None]:
     """``query`` [1, H, T, D], ``key`` and ``value`` [1, H_kv, T, D] -> ([1, T, H, D], None)."""
-    assert nait_pack is not None, "packed attention called outside packed_forward"
-    if others.get("s_aux") is not None or others.get("position_bias") is not None:
-        raise ValueError("attention sinks and position biases are not packed")
-    n_prefix = nait_pack.start(module.layer_idx, key, value, sliding_window)
-    before = nait_pack.prefix.get(module.layer_idx)
+    pack = running()
+    assert pack is not None, "packed attention called outside packed_forward"
+    if others.get("position_bias") is not None:
+        raise ValueError("position biases are not packed")
+    sinks = others.get("s_aux")
+    n_prefix = pack.start(module.layer_idx, key, value, sliding_window)
+    before = pack.prefix.keys.get(module.layer_idx)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = query.shape[1] != key.shape[1]
-    out = torch.empty_like(query)
-    for start, count, length in nait_pack.groups():
+    out = query.new_empty(*query.shape[:3], value.shape[-1])  # latent attention's values are narrower than its keys
+    for start, count, length in pack.groups():
         tokens = slice(start, start + count * length)
 
         def split(x, tokens=tokens, count=count, length=length):
@@ -153,11 +73,11 @@ def packed_attention(
             k = torch.cat([before[0].expand(count, -1, -1, -1), k], dim=2)
             v = torch.cat([before[1].expand(count, -1, -1, -1), v], dim=2)
         window = sliding_window if sliding_window and n_prefix + length > sliding_window else None
-        if softcap is not None:
-            result = _softcapped(q, k, v, nait_pack.mask(length, n_prefix, window, q), scaling, softcap)
+        if softcap is not None or sinks is not None:
+            result = _step_by_step(q, k, v, pack.mask(length, n_prefix, window, q), scaling, softcap, sinks)
         else:
             causal = not n_prefix and window is None
-            mask = None if causal else nait_pack.mask(length, n_prefix, window, q)
+            mask = None if causal else pack.mask(length, n_prefix, window, q)
             result = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
             )
@@ -190,19 +110,19 @@ def varlen_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    nait_pack: Pack | None = None,
     **others,
 ) -> tuple[torch.Tensor, None]:
     """Same contract as ``packed_attention``. Raises ValueError for what the kernel cannot do."""
-    assert nait_pack is not None, "packed attention called outside packed_forward"
+    pack = running()
+    assert pack is not None, "packed attention called outside packed_forward"
     varlen = _varlen()
     if varlen is None or any(x is not None for x in (softcap, others.get("s_aux"), others.get("position_bias"))):
         raise ValueError("not for variable-length FlashAttention")
     function, parameters = varlen
-    n_prefix = nait_pack.start(module.layer_idx, key, value, sliding_window)
-    before = nait_pack.prefix.get(module.layer_idx)
+    n_prefix = pack.start(module.layer_idx, key, value, sliding_window)
+    before = pack.prefix.keys.get(module.layer_idx)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, D]
-    bounds = nait_pack.bounds(n_prefix, query.device)
+    bounds = pack.bounds(n_prefix, query.device)
     if before:
         k, v = (torch.cat([p[0].transpose(0, 1), new])[bounds.gather] for p, new in zip(before, (k, v), strict=True))
     options: dict[str, Any] = {}
@@ -229,7 +149,8 @@ def varlen_attention(
 
 @contextmanager
 def packed_attention_on(model: nn.Module, name: str = ATTENTION) -> Iterator[None]:
-    """The model uses packed attention (or the one called ``name``) inside the block, its own after it."""
+    """The model uses packed attention (or the one called ``name``) inside the block, its own after it; with packed
+    attention, its mixers that carry state run in rows."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, packed_attention)
@@ -239,7 +160,8 @@ def packed_attention_on(model: nn.Module, name: str = ATTENTION) -> Iterator[Non
     try:
         for config, _ in before:
             config._attn_implementation = name
-        yield
+        with mixers_in_rows(model) if name in (ATTENTION, VARLEN) else nullcontext():
+            yield
     finally:
         for config, implementation in before:
             config._attn_implementation = implementation
@@ -249,9 +171,7 @@ def packed_forward(model: nn.Module, input_ids: torch.Tensor, pack: Pack, first_
     """Run ``model`` (a body, packed attention on) over ``input_ids`` int64 [T]; positions restart per sequence at
     ``first_position``. ``use_cache=True`` would silently break packing."""
     positions = torch.cat([torch.arange(first_position, first_position + n) for n in pack.lengths])
-    return model(
-        input_ids=input_ids[None],
-        position_ids=to_device(positions, input_ids.device)[None],
-        use_cache=False,
-        nait_pack=pack,
-    )
+    with packed_as(pack):
+        return model(
+            input_ids=input_ids[None], position_ids=to_device(positions, input_ids.device)[None], use_cache=False
+        )

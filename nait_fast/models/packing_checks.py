@@ -7,9 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from nait_fast.models.packed import ATTENTION, VARLEN, Pack, packed_attention_on, packed_forward, suits
+from nait_fast.models.pack import Pack, PrefixState
+from nait_fast.models.packed import ATTENTION, VARLEN, packed_attention_on, packed_forward, suits
+from nait_fast.models.rows import row_mixers
 
 LENGTHS = (3, 9, 9)  # of the random sequences that every proof runs
+# A configuration's names of layers that may run packed; of those that do with their mixers in rows.
+PACKED_LAYERS = {"full_attention", "sliding_attention", "attention", "mlp", "moe"}
+LAYERS_IN_ROWS = {"linear_attention", "mamba", "conv", "recurrent", "hybrid", "hybrid_sliding"}
 
 
 def _error(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
@@ -78,10 +83,25 @@ def known_to_pad(model: Any) -> str | None:
     """Why ``model``, which may have no weights, runs padded; None where only a forward tells."""
     if getattr(model.config, "attention_chunk_size", None):
         return "its attention runs in chunks"
-    kinds = getattr(model.config, "layer_types", None) or getattr(model.config, "layers_block_type", None) or ()
-    if other := sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention", "attention"}):
+    known = PACKED_LAYERS | (LAYERS_IN_ROWS if row_mixers(model) else set())
+    if other := sorted(_layer_kinds(model) - known):
         return f"layers of {', '.join(other)}"
     return None
+
+
+def expected_path(model: Any) -> str:
+    """How ``model``, which may have no weights, runs, as far as is known before a forward."""
+    padded = known_to_pad(model)
+    if padded is not None:
+        return f"padded ({padded})"
+    kinds = ", ".join(sorted(set(row_mixers(model).values())))
+    return f"packed{f', mixers in rows ({kinds})' if kinds else ''}, if a trial when it is loaded agrees"
+
+
+def _layer_kinds(model: Any) -> set[str]:
+    config = model.config
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+    return {str(kind) for kind in kinds}
 
 
 def packed_attention_for(model: Any, eager: list[torch.Tensor] | None = None) -> str | None:
@@ -100,7 +120,7 @@ def packs_exactly(model: Any, attention: str = ATTENTION, eager: list[torch.Tens
     if getattr(config, "attention_chunk_size", None):
         return False
     sequences = _random_sequences(model, LENGTHS)
-    pack, recording = Pack(LENGTHS), Pack([4], record={})
+    pack, recording = Pack(LENGTHS), Pack([4], record=PrefixState())
     with torch.no_grad():
         try:
             separate = eager or _separate(model, sequences, "eager")  # transformers' SDPA leaves softcapping out
@@ -108,13 +128,13 @@ def packs_exactly(model: Any, attention: str = ATTENTION, eager: list[torch.Tens
             with packed_attention_on(model, attention):
                 packed = packed_forward(model, torch.cat(sequences), pack).last_hidden_state[0]
                 packed_forward(model, sequences[1][:4], recording)
-                behind = Pack([5], prefix=recording.record or {})
+                behind = Pack([5], prefix=recording.record or PrefixState())
                 rest = packed_forward(model, sequences[1][4:], behind, 4).last_hidden_state[0]
         except torch.OutOfMemoryError:
             raise
         except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError):
             return False
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    slides = any("sliding" in kind for kind in _layer_kinds(model))
     if slides and not pack.windows:  # the window lives in the mask alone, which packing leaves out
         return False
     return _error([packed, rest], [*separate, separate[1][4:]]) <= bound

@@ -92,6 +92,7 @@ def work_of(build: IndexBuild) -> dict[str, Any]:
     return {
         "shared_prefix_tokens": len(build.prefix),
         "tokens_run": build.tokens,
+        "forward": build.session.model.forward,
         "padding_waste": round(build.session.padding, 4),
         "seconds": round(build.seconds, 3),
         "tokens_per_s": round(rate, 1) if rate else None,

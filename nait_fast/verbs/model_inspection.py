@@ -17,7 +17,7 @@ from nait_fast.models.adapters import Adapter, adapter_of
 from nait_fast.models.checkpoint import heard, named_class
 from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.load import locate, trained_positions, without_bars
-from nait_fast.models.packing_checks import known_to_pad
+from nait_fast.models.packing_checks import expected_path
 from nait_fast.models.spec import MlpSpec, Spec, text_config
 from nait_fast.models.unloaded import EXPERTS_TO_DEQUANTISE, find_unloaded, quantiser
 
@@ -83,7 +83,6 @@ def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
         code_widths = [min(kept, spec.n_neurons) if isinstance(spec, RoutedSpec) else spec.n_neurons for spec in specs]
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     experts = sorted({(spec.n_experts, spec.width) for spec in specs if isinstance(spec, RoutedSpec)})
-    padded = known_to_pad(decoder)
     return {
         "decoder": type(decoder).__name__,
         "families": sorted({spec.family.examples for spec in specs if isinstance(spec, MlpSpec)}),
@@ -93,7 +92,7 @@ def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
         "neurons": sum(widths),
         "experts": [list(pair) for pair in experts],
         "positions": trained_positions(config),
-        "forward": "packed, if a trial when it is loaded agrees" if padded is None else f"padded ({padded})",
+        "forward": expected_path(decoder),
         "parameters": parameters,
         "memory": {dtype: parameters * size for dtype, size in _DTYPES.items()},
         "experts_keep": kept,

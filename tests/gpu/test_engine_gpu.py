@@ -20,7 +20,8 @@ from nait_fast.kernels.popcount import reference
 from nait_fast.kernels.popcount.device import DeviceScan, stream
 from nait_fast.models import packed as packing
 from nait_fast.models.load import prepare
-from nait_fast.models.packed import ATTENTION, VARLEN, Pack, packed_attention
+from nait_fast.models.pack import Pack, PrefixState, packed_as
+from nait_fast.models.packed import ATTENTION, VARLEN, packed_attention
 from tests.conftest import make_rows, write_jsonl
 from tests.models.tiny import READINGS, build, config_of, run, sequences, worst_error
 from tests.ops.sums import segments_of
@@ -146,9 +147,10 @@ def test_variable_length_attention_by_itself(flash, head, n_prefix, window) -> N
 
     def attend(function, dtype: torch.dtype) -> torch.Tensor:
         key, value = (x.to(dtype) for x in before)
-        pack = Pack(LENGTHS, prefix={0: (key, value)} if n_prefix else {})
+        pack = Pack(LENGTHS, prefix=PrefixState({0: (key, value)} if n_prefix else {}))
         args = (x.to(dtype) for x in inputs)
-        out, _ = function(SimpleNamespace(layer_idx=0), *args, None, sliding_window=window, nait_pack=pack)
+        with packed_as(pack):
+            out, _ = function(SimpleNamespace(layer_idx=0), *args, None, sliding_window=window)
         return out.double()
 
     exact = attend(packed_attention, torch.float32)

@@ -88,7 +88,7 @@ def test_bits_under_other_options(tmp_path: Path, tiny_model: str, options: dict
     lengths = [len(naive_ids(tiny_model, row, **shown)) for row in rows]
     assert arrays(index)["n_tokens"].tolist() == lengths
     log = json.loads((tmp_path / "index" / "log.json").read_text())
-    assert (log["shared_prefix_tokens"] > 0) == ("template" in options)
+    assert (log["shared_prefix_tokens"] > 0) == ("template" in options) and log["forward"] == "packed"
     assert index.manifest["truncated"] == sum(n == 9 for n in lengths) * ("max_length" in options)
 
 

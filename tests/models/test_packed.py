@@ -11,7 +11,8 @@ from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect
 from nait_fast.models import packing_checks
 from nait_fast.models.load import prepare
-from nait_fast.models.packed import ATTENTION, Pack, packed_attention_on, packed_forward
+from nait_fast.models.pack import Pack
+from nait_fast.models.packed import ATTENTION, packed_attention_on, packed_forward
 from nait_fast.models.packing_checks import packs_exactly
 from tests import naive
 from tests.models.tiny import GPT, READINGS, build, config_of, llama, run, sequences, worst_error
@@ -73,16 +74,17 @@ def test_softcapping(scale):
     check(loaded, reference, PREFIXED, PREFIX)
 
 
-def test_attention_sinks_are_not_packed_away():
-    """A sink so small that three short sequences would not show it: the model must run padded, and right."""
+@pytest.mark.parametrize("sink", [-14, 3])
+def test_attention_sinks_are_not_packed_away(sink):
+    """One is so small that three short sequences would not show it."""
     config = config_of("granite_swa")
     model, reference = build(config), build(config, "eager")
     for part in (model, reference):
         for name, parameter in part.named_parameters():
             if name.endswith("sinks"):
-                parameter.data.fill_(-14)
+                parameter.data.fill_(sink)
     loaded = prepare(model, None)
-    assert not loaded.packs
+    assert loaded.packs
     check(loaded, reference, PREFIXED, PREFIX)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from nait_fast.models import packed, packing_checks
 from nait_fast.models.load import prepare
-from nait_fast.models.packed import Pack
+from nait_fast.models.pack import Pack
 from tests import naive
 from tests.models.test_packed import PREFIX, PREFIXED
 from tests.models.tiny import READINGS, build, config_of, llama, run, worst_error
