@@ -1,7 +1,8 @@
 """What a model's neurons are, by plain forward hooks: the side of ``benchmarks.models`` that asks nothing of nait_fast.
 
 MLPs and experts are found by the names that transformers gives them. Of an MLP the input of its down projection is
-taken as it is; a mixture's neurons are computed here, expert by expert, in fp64, from what goes into the experts.
+taken as it is; a mixture's neurons are computed here, expert by expert, from what goes into the experts: in fp64 where
+the weights are fp32 or fp64, else in their own precision.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 READINGS = ("mean", "drift")
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer|decoder_layers)\.(\d+)\.(.+)$")
@@ -73,13 +75,17 @@ def experts_by_hand(module: Any, x: torch.Tensor, index: torch.Tensor, weights: 
     ``x``: [T, H]; ``index``, ``weights``: [T, k], which experts a token is sent to.
     """
     gated = module.has_gate
-    up = (module.gate_up_proj if gated else module.up_proj).detach().double()
-    bias = (module.gate_up_proj_bias if gated else module.up_proj_bias).detach().double() if module.has_bias else None
+    up = (module.gate_up_proj if gated else module.up_proj).detach()
+    half = up.dtype in (torch.bfloat16, torch.float16)
+    x, up = (x, up) if half else (x.double(), up.double())
+    bias = (
+        (module.gate_up_proj_bias if gated else module.up_proj_bias).detach().to(up.dtype) if module.has_bias else None
+    )
     out = []
     for expert in range(len(up)):
-        h = x.double() @ (up[expert] if module.is_transposed else up[expert].T)
+        h = x @ (up[expert] if module.is_transposed else up[expert].T)
         h = h if bias is None else h + bias[expert]
-        activation = module._apply_gate(h) if gated else module.act_fn(h)
+        activation = (module._apply_gate(h) if gated else module.act_fn(h)).double()
         weight = (weights.double() * (index == expert)).sum(dim=-1, keepdim=True)
         out.append(torch.where(weight != 0, weight * activation, torch.zeros_like(activation)))
     return torch.cat(out, dim=1).numpy()
@@ -94,6 +100,16 @@ def block_by_hand(block: Any, x: torch.Tensor) -> np.ndarray:
         gate, value = ((x * scores[:, expert : expert + 1]).double() @ up[expert]).chunk(2, dim=-1)
         out.append(value * block.experts.act_fn(gate))
     return torch.cat(out, dim=1).numpy()
+
+
+class Fp32IsFp64(TorchFunctionMode):
+    """Inside the block, fp64 where code asks for fp32: norms, softmax and linear attention of transformers do, whatever
+    the weights are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        args = [torch.float64 if a is torch.float32 else a for a in args]
+        return func(*args, **{k: torch.float64 if a is torch.float32 else a for k, a in (kwargs or {}).items()})
 
 
 @contextmanager

@@ -42,11 +42,18 @@ def _read(rows: list[Row]) -> str:
     return table(
         ("type", "MLPs", "runs", "error"),
         (
-            (_type(row), "experts" if row["experts"] else "dense", row["path"], f"{row['error']:.1e}")
+            (_type(row), "experts" if row["experts"] else "dense", row["path"], _error(row))
             for row in rows
             if row["verdict"] == "yes"
         ),
     )
+
+
+def _error(row: Row) -> str:
+    if "fp64_error" not in row:
+        return f"{row['error']:.1e}"
+    exact, theirs = row["fp64_error"], row["fp64_error_of_transformers"]
+    return f"{row['error']:.1e} ({exact:.1e} from fp64; transformers' own fp32: {theirs:.1e})"
 
 
 def _others(rows: list[Row], verdict: str) -> str:
@@ -75,6 +82,47 @@ def _part(title: str, rows: list[Row]) -> str:
     return sourced("\n\n".join(part.strip() for part in parts) + "\n", rows)
 
 
+PRECISION = """## bf16 and quantised weights
+
+What the engine reads beside what plain forward hooks read, a sample at a time, of the same model in the same format:
+share of neuron bits that differ from an fp32 model's, and the median relative error of a sample's mean reading. bf16
+is held against the fp32 weights, a format against the numbers that its weights stand for, so that rounding in the
+forward is all that shows; how far those numbers are from the original weights is in the columns `of the format`. Rows
+of tiny random mixtures of experts are medians over seeds.
+
+"""
+
+
+def _precision(rows: list[Row]) -> str:
+    """The section of the rows of ``benchmarks.precision``."""
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{value:.2%}"
+
+    def error(value: float | None) -> str:
+        return "" if value is None else f"{value:.1e}"
+
+    titles = ("model", "format", "activations", "bits: engine", "hooks", "error: engine", "hooks", "of the format", "")
+    read = [
+        (
+            row["model"],
+            row["format"],
+            {"float32": "fp32", "bfloat16": "bf16"}[row["activations"]],
+            share(row["engine_bits"]),
+            share(row["hooks_bits"]),
+            error(row["engine_error"]),
+            error(row["hooks_error"]),
+            share(row.get("quantised_bits")),
+            error(row.get("quantised_error")),
+        )
+        for row in rows
+        if "refused" not in row
+    ]
+    refused = sorted({(row["format"], row["refused"]) for row in rows if "refused" in row})
+    said = "".join(f"\nRefused: {name}: {why}.\n" for name, why in refused)
+    return sourced(f"{PRECISION}{table(titles, read)}\n{said}", rows)
+
+
 def section() -> str:
     """The text between the markers."""
     parts = []
@@ -82,6 +130,8 @@ def section() -> str:
         for which, title in TITLES.items():
             if rows := newest(folder / "models.jsonl", set=which):
                 parts.append(_part(title, rows))
+        if rows := newest(folder / "precision.jsonl"):
+            parts.append(_precision(rows))
     return "\n".join(parts)
 
 

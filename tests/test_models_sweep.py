@@ -65,3 +65,28 @@ def test_a_crash_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(models, "load_model", lambda *arguments, **named: [][0])
     row = examine(LLAMA, tmp_path)
     assert row["verdict"] == "crash" and row["message"].startswith("IndexError: list index out of range")
+
+
+def test_more_than_fp32_itself_is_off_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little wrong, less than any tolerance that random weights would need: fp64 tells."""
+    read = models.all_engine_readings
+
+    def a_little_off(loaded, ids, prefix) -> list:
+        return [
+            {reading: [[layer * (1 + 5e-5) for layer in row] for row in rows] for reading, rows in got.items()}
+            for got in read(loaded, ids, prefix)
+        ]
+
+    monkeypatch.setattr(models, "all_engine_readings", a_little_off)
+    row = examine(LLAMA, tmp_path)
+    assert row["verdict"] == "wrong" and row["fp64_error"] == pytest.approx(5e-5, rel=0.1)
+    assert row["fp64_error_of_transformers"] < 1e-5
+
+
+def test_what_fp32_itself_is_off_is_not_held_against_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the random Qwen3.5 both the engine and transformers' own fp32 are more than 1e-5 from fp64."""
+    row = examine(Case("causal", "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"), tmp_path)
+    assert row["verdict"] == "yes" and 1e-5 < row["error"] < 1e-4
+    assert (
+        row["fp64_error"] <= 2 * row["fp64_error_of_transformers"] and "of which transformers' own" in row["notes"][0]
+    )

@@ -19,8 +19,9 @@ from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.models.adapters import Adapter
 from nait_fast.models.find import find_specs
 from nait_fast.models.guard import refuse_absent
+from nait_fast.models.quantised import prepare_quantised, quantisation, quantiser, refuse_unreadable
 from nait_fast.models.spec import Spec, text_config, text_decoder
-from nait_fast.models.unloaded import EXPERTS_TO_DEQUANTISE, Find, find_unloaded, has_experts, quantiser
+from nait_fast.models.unloaded import Find, find_unloaded, has_experts, unloaded
 from nait_fast.models.weight_cache import checkpoint_of
 from nait_fast.notices import warn
 
@@ -98,9 +99,10 @@ class Loading:
                 f"--model {model}: the checkpoint lacks {len(self.missing)} weights behind the chosen layers, first "
                 f"{self.missing[0]}: they are not read, and zero"
             )
+            tensors = dict(body.named_parameters()) | dict(body.named_buffers())
             with torch.no_grad():
                 for name in self.missing:
-                    body.get_parameter(name).zero_()
+                    tensors[name].zero_()
 
 
 def layer_of(name: str) -> int:
@@ -119,6 +121,8 @@ def _compare(model: Any, info: dict[str, Any], called: str) -> Loading:
     place = next((name + "." if name else "" for name, module in model.named_modules() if module is decoder), "")
     parameters = {name for name, _ in decoder.named_parameters(remove_duplicate=False)}
     within = sorted((k.removeprefix(place) for k in info["missing_keys"] if k.startswith(place)), key=_natural)
+    if quantisation(model.config) is not None:  # a quantiser keeps scales, or all of a weight, as buffers
+        parameters |= {name for name, _ in decoder.named_buffers()}
     if buffers := [name for name in within if name not in parameters]:
         warn(
             f"--model {called}: the checkpoint lacks {len(buffers)} buffers of the model, first {buffers[0]}: "
@@ -232,14 +236,16 @@ def read_model(
 
     named: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, **extra}
     try:
-        auto, other = AutoModel, None
+        auto, other, early = AutoModel, None, list[logging.LogRecord]()
         if not extra:  # a GGUF file names no class, and reading it once more would take seconds
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
             other = named_class(config)
             if adapter is not None:
                 auto, other = adapter.class_for(config, other), None
             found = None if trust_remote_code else _refuse_early(config, (auto, other), find)
-            if _prepare_quantised(config, device, named, experts=found is not None and has_experts(found)):
+            with heard() as early:
+                refuse_unreadable(config, device, f"--model {model}")
+            if prepare_quantised(config, device, named, experts=found is not None and has_experts(found)):
                 warn(
                     f"--model {model}: its experts are kept as {quantiser(config)}, in whose kernels no activation "
                     "shows; the model is loaded dequantised"
@@ -256,13 +262,15 @@ def read_model(
     if "gguf_file" in extra:
         loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole))
         loading.hint = "transformers does not read all of this GGUF file: use the model's safetensors"
-    elif not getattr(config, "quantization_config", None):
+    elif quantisation(config) is None:
         _check_stored(model, source, whole)
-    tell(f"--model {model}", records, _ABOUT_WEIGHTS)
+    tell(f"--model {model}", [*early, *records], _ABOUT_WEIGHTS)
     if adapter is not None:
         adapter.put_into(whole)
     body = text_decoder(whole)
     _one_dtype(body, dtype)
+    if not extra and quantisation(config) is not None:
+        _stored_in_fp32(whole, body, dtype)
     refuse_absent(body, model)
     if any(tensor.device != device for tensor in body.parameters()):
         body.to(device)
@@ -356,29 +364,6 @@ def _refuse_early(config: Any, kinds: Sequence[Any], find: Find) -> list[Spec] |
     return None if found is None else found[1]
 
 
-def _prepare_quantised(config: Any, device: torch.device, named: dict[str, Any], experts: bool = False) -> bool:
-    """What a quantised checkpoint needs of from_pretrained: its device at once, and weights unpacked from the start.
-
-    ``experts``: the model has some, whose activations show only where their weights are plain numbers. Whether it is
-    for their sake that the model is loaded dequantised.
-    """
-    quantised = getattr(config, "quantization_config", None)
-    if not quantised:
-        return False
-    if device.type != "cpu":
-        named["device_map"] = {"": device}
-    method = quantiser(config)
-    for_experts = experts and method in EXPERTS_TO_DEQUANTISE
-    # compressed-tensors: else at the first forward of the outermost module, which may never run here
-    if for_experts or method == "compressed-tensors":
-        if isinstance(quantised, dict):
-            quantised["dequantize"] = True
-        else:
-            quantised.dequantize = True
-        named["config"] = config
-    return for_experts
-
-
 def _attempt(
     called: str, auto: Any, named_class: Any, source: str, named: dict[str, Any]
 ) -> tuple[Any, Loading, list[logging.LogRecord]]:
@@ -433,6 +418,35 @@ def _one_dtype(body: Any, dtype: torch.dtype) -> None:
             for tensor in tensors.values():
                 if tensor is not None and tensor.dtype in halves and tensor.dtype != dtype:
                     tensor.data = tensor.data.to(dtype)
+
+
+def _stored_in_fp32(whole: Any, body: Any, dtype: torch.dtype) -> None:
+    """Give ``dtype`` to parameters of a quantised checkpoint that are fp32 since they, or their scales, are stored so.
+
+    Those stay that the class makes fp32 or asks to keep so, and those of modules that a quantiser has put in.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        plain = dict(text_decoder(unloaded(whole.config, type(whole))).named_modules())
+    finally:
+        torch.set_default_dtype(before)
+    for place, module in body.named_modules():
+        made = plain.get(place)
+        for key, parameter in module._parameters.items():
+            asked = getattr(made, key, None)
+            if type(made) is not type(module) or type(parameter) is not torch.nn.Parameter or asked is None:
+                continue
+            if parameter.dtype == torch.float32 != asked.dtype and not _kept_in_fp32(whole, f"{place}.{key}", dtype):
+                parameter.data = parameter.data.to(dtype)
+
+
+def _kept_in_fp32(whole: Any, name: str, dtype: torch.dtype) -> bool:
+    """Whether the class of ``whole`` asks for ``name`` to stay fp32 in a model of ``dtype``."""
+    patterns = set(getattr(whole, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16:
+        patterns |= set(getattr(whole, "_keep_in_fp32_modules", None) or ())
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def _left_in_gguf(path: Path, decoder: Any) -> list[str]:

@@ -89,7 +89,8 @@ def find_specs(model: Any, layers: str = "all", experts: str = "neurons") -> lis
     """
     decoder, found = text_decoder(model), decoder_layers(model)
     chosen = parse_layers(layers, len(found))
-    without = [i for i in chosen if only_mixes(found[i])]
+    # Of a quantised MLP the matrices need not show.
+    without = [i for i in chosen if only_mixes(found[i]) and not any(map(match_family, found[i].modules()))]
     where, idle = f"model {type(decoder).__name__}", ", ".join(map(str, without))
     specs = [spec for i in chosen if i not in without for spec in _of_layer(decoder, i, found[i], experts)]
     if not specs:

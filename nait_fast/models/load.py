@@ -25,6 +25,7 @@ from nait_fast.models.guard import exercised, refuse_absent
 from nait_fast.models.model_identity import decisive, identity_of
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
 from nait_fast.models.probe import activation_dtype, probe
+from nait_fast.models.quantised import refuse_batch_dependent
 from nait_fast.models.rows import row_mixers
 from nait_fast.models.spec import Spec, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import CacheEntry
@@ -359,6 +360,7 @@ def prepare(
     refuse_encoder(model)
     body = text_decoder(model)
     called = name or type(model).__name__
+    refuse_batch_dependent(model.config, f"model {called}")
     if body.training:
         raise BadInput(f"model {called} is in training mode", remedy="call model.eval() first", join=": ")
     specs = find_specs(body, layers, experts)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from nait_fast.models.spec import IN_FEATURES
+
 
 @dataclass(frozen=True)
 class Mixer:
@@ -32,7 +34,7 @@ def matrices(module: nn.Module) -> set[str]:
     """Full names of what may multiply in ``module``: weights of two and more axes, and linear layers, whose weights may
     be bytes or in a form of their own where they are quantised."""
     weights = {name for name, p in (*module.named_parameters(), *module.named_buffers()) if p.dim() > 1}
-    linears = {f"{name}.weight" for name, part in module.named_modules() if hasattr(part, "in_features")}
+    linears = {f"{name}.weight" for name, part in module.named_modules() if any(hasattr(part, n) for n in IN_FEATURES)}
     return weights | linears
 
 

@@ -167,12 +167,26 @@ def dense(specs: Sequence[Spec]) -> list[MlpSpec]:
     return mlps
 
 
+# What linear layers call the number of numbers that go in: torch, and quantisers after AutoGPTQ.
+IN_FEATURES = ("in_features", "infeatures")
+
+
 def input_width(linear: Any) -> int:
-    """Input features of a linear layer, whose ``weight`` may be packed bytes or absent where it is quantised."""
-    if hasattr(linear, "in_features"):
-        return int(linear.in_features)
+    """Input features of a linear layer, whose ``weight`` may be packed bytes or absent where it is quantised.
+
+    Raises BadInput for one that does not tell.
+    """
+    for name in IN_FEATURES:
+        if hasattr(linear, name):
+            return int(getattr(linear, name))
     # transformers' Conv1D (GPT-2) keeps its weight as [in, out], nn.Linear as [out, in].
-    weight = linear.weight
+    weight = getattr(linear, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+        raise BadInput(
+            f"{type(linear).__name__} does not tell how many numbers go in",
+            where="model",
+            remedy="load the checkpoint unquantised",
+        )
     return int(weight.shape[0] if type(linear).__name__ == "Conv1D" else weight.shape[1])
 
 

@@ -14,10 +14,6 @@ from nait_fast.models.find import find_specs
 from nait_fast.models.spec import Spec, refuse_encoder, text_decoder
 from nait_fast.notices import NaitWarning
 
-# Experts of these run in kernels of their own, where no activation shows; transformers can load them dequantised.
-EXPERTS_TO_DEQUANTISE = ("fp8", "mxfp4")
-
-
 Find: TypeAlias = Callable[[Any], list[Spec]]  # what is read of a text decoder
 
 
@@ -51,13 +47,6 @@ def find_unloaded(config: Any, kinds: Sequence[Any], find: Find = find_specs) ->
     if refusal is not None:
         raise refusal
     return None
-
-
-def quantiser(config: Any) -> str | None:
-    """What a configuration says its weights were quantised with: bitsandbytes, fp8, mxfp4 …"""
-    given = getattr(config, "quantization_config", None)
-    method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
-    return None if method is None else str(getattr(method, "value", method))
 
 
 def has_experts(specs: Sequence[Spec]) -> bool:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 from nait_fast.codecs import CODECS, codec_of
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import IndexOptions
+from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.extract.representation import MOST_EXPERT_BYTES, kept_by_default
 from nait_fast.index.format import bytes_per_row
@@ -18,8 +19,9 @@ from nait_fast.models.checkpoint import heard, named_class
 from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.load import locate, trained_positions, without_bars
 from nait_fast.models.packing_checks import expected_path
+from nait_fast.models.quantised import EXPERTS_TO_DEQUANTISE, quantiser, refuse_unreadable
 from nait_fast.models.spec import MlpSpec, Spec, text_config
-from nait_fast.models.unloaded import EXPERTS_TO_DEQUANTISE, find_unloaded, quantiser
+from nait_fast.models.unloaded import find_unloaded
 
 _WIDTH = 80  # of a line of text
 _DTYPES = {"float32": 4, "bfloat16": 2}
@@ -49,9 +51,15 @@ def inspect_model(name: str) -> dict[str, Any]:
         summary["quantised"] = method
     summary |= _read_of(config, written_by, adapter)
     if method is not None:
-        summary["loaded_dequantised"] = method in ("gguf", "compressed-tensors") or (
+        summary["loaded_dequantised"] = method in ("gguf", "compressed-tensors", "metal") or (
             method in EXPERTS_TO_DEQUANTISE and bool(summary.get("experts"))
         )
+    if not extra and summary["supported"] is not False:
+        try:
+            with heard():
+                refuse_unreadable(config, pick_device("auto"), "")
+        except NaitError as error:
+            summary |= {"supported": False, "not_supported": _why(error)}
     return _shown(summary)
 
 

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from nait_fast.errors import NaitError
-from nait_fast.models.checkpoint import _prepare_quantised
 from nait_fast.models.find import find_specs
 from nait_fast.models.load import load_model, prepare
 from nait_fast.models.packing_checks import known_to_pad
-from nait_fast.models.unloaded import find_unloaded, quantiser
+from nait_fast.models.quantised import prepare_quantised, quantiser
+from nait_fast.models.unloaded import find_unloaded
 from nait_fast.notices import NaitWarning
 from tests.conftest import make_tokenizer
 from tests.models import test_experts, test_families
@@ -100,7 +100,7 @@ def test_experts_are_loaded_as_plain_numbers() -> None:
     for method, experts, wanted in (("fp8", True, True), ("mxfp4", True, True), ("fp8", False, None)):
         config = SimpleNamespace(quantization_config={"quant_method": method})
         named: dict = {}
-        assert _prepare_quantised(config, torch.device("cuda"), named, experts) is bool(wanted)
+        assert prepare_quantised(config, torch.device("cuda"), named, experts) is bool(wanted)
         assert quantiser(config) == method and config.quantization_config.get("dequantize") is wanted
         assert named.get("config") is (config if wanted else None) and named["device_map"] == {"": torch.device("cuda")}
 
