@@ -1,53 +1,29 @@
 """Popcount scan on the CPU: Numba, rows in parallel, LLVM's ctpop (VPOPCNT where the processor has it)."""
 
-import os
-import sys
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from threading import Lock
 from typing import Any
 
 import numpy as np
+
+from nait_fast.kernels.common.numba_cpu import load_numba, make_ctpop, one_at_a_time
 
 # Up to this row size four planes at a time are faster, their sums spread over more of the pipeline; beyond it one at a
 # time is, each plane staying in the first cache.
 NARROW_BYTES = 2048
 REST_PLANES = 16  # from here on a second pass over the codes, for the one to three planes left over, pays
 
-_turn = Lock()
-
-
-def _one_at_a_time() -> AbstractContextManager:
-    """Numba's own pool ('workqueue', taken where OpenMP is missing) crashes when two threads use it at once."""
-    import numba
-
-    try:
-        return _turn if numba.threading_layer() == "workqueue" else nullcontext()
-    except ValueError:  # nothing has run in parallel yet: which pool it will be is not known
-        return _turn
-
 
 @cache
 def _compiled():
     # Compiled at first use, not at import: Numba costs half a second to import and one to compile.
-    # Numba sizes OpenMP's pool, which is torch's too, by the cores: OMP_NUM_THREADS must hold for both.
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdigit() and "numba" not in sys.modules:
-        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
-    import numba
+    numba = load_numba()
     from llvmlite import ir
     from numba import types
     from numba.core import cgutils
     from numba.extending import intrinsic
     from numba.np.arrayobj import make_array
 
-    # Numba adds the first argument of an intrinsic itself: for a type checker they are Any.
-    def ctpop_of(typing_context, x):
-        def codegen(context, builder, signature, args):
-            return builder.ctpop(args[0])
-
-        return types.uint64(types.uint64), codegen
-
+    # Numba adds the first argument of an intrinsic itself: for a type checker it is Any.
     def prefetch_of(typing_context, words, row, word):
         def codegen(context, builder, signature, args):
             array = make_array(signature.args[0])(context, builder, args[0])
@@ -61,7 +37,7 @@ def _compiled():
 
         return types.void(words, row, word), codegen
 
-    ctpop: Any = intrinsic(ctpop_of)
+    ctpop = make_ctpop()
     prefetch: Any = intrinsic(prefetch_of)
 
     @numba.njit(parallel=True, nogil=True)
@@ -126,7 +102,7 @@ def popcount_scan(
     words, masks = codes.view(np.uint64), planes.view(np.uint64)
     narrow = codes.shape[1] <= NARROW_BYTES and (len(planes) % 4 == 0 or len(planes) >= REST_PLANES)
     fours = len(planes) // 4 * 4 if narrow else 0
-    with _one_at_a_time():
+    with one_at_a_time():
         if fours:
             scan_narrow(words, masks[:fours], weights[:fours], owners[:fours], out)
         if fours < len(planes):
@@ -149,6 +125,6 @@ def scaled_scan(
         return out
     scan = _compiled()[2]
     words, masks = codes.view(np.uint64), planes.view(np.uint64)
-    with _one_at_a_time():
+    with one_at_a_time():
         scan(words, masks, weights, owners, scales.astype(np.float64), ends // 8, out)
     return out

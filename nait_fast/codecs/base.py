@@ -102,6 +102,10 @@ class Codec(ABC):
         """Where the bits of layers of ``widths`` lie in a row of codes."""
         return CodeLayout.of(widths)
 
+    def most_different(self, layout: CodeLayout, manifest: Mapping[str, Any]) -> int:
+        """Bits in which the codes of two samples can differ at most; 0 where there are no bits."""
+        return sum(self.code_layout(layout.widths).widths)
+
     def columns(self, manifest: Mapping[str, Any]) -> Columns:
         """The tensors of a shard that come with its codes."""
         return {}

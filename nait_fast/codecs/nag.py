@@ -79,6 +79,10 @@ class NagCodec(Codec):
     def check_entries(self, manifest: Mapping[str, Any], layout: CodeLayout) -> None:
         checks.count(manifest["top_k"], "top_k", 1)
 
+    def most_different(self, layout: CodeLayout, manifest: Mapping[str, Any]) -> int:
+        """Two sets of k neurons out of J: twice k, or twice the J - k that are in neither."""
+        return sum(2 * min(manifest["top_k"], width - manifest["top_k"]) for width in layout.widths)
+
     def coder(
         self, layout: CodeLayout, codebook: Codebook | None, entries: Mapping[str, Any], device: torch.device | None
     ) -> Coder:

@@ -1,0 +1,247 @@
+"""Constraints on codes: near-duplicates found among planted edits of real samples, and the speed of both constraints.
+
+    python -m benchmarks.constraints --model FOLDER --dataset POOL.jsonl --work DIR
+
+``edits``: samples of the pool with copies of some of them, one word or sign changed: which are found, by D, and what
+else is dropped. ``near`` and ``coverage``: codes made of those real ones, three rows of the index voting on each bit
+and a thirty-second of the bits turned, so that they lie apart as real ones do; in a file that is mapped.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nait_fast
+from benchmarks.pools import stratified
+from benchmarks.record import record, table
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.index.reader import Index
+from nait_fast.rules.constraints.coverage import coverage
+from nait_fast.rules.constraints.near_duplicates import near_duplicates, near_duplicates_of
+
+SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+NARROW = 512  # bytes of a code, evenly out of the real ones'
+COPIES, TURNED = 20, 0.015  # at scale: one row of so many is another one's copy, with a share of its bits turned
+_PAIRS = (
+    "big:large write:compose create:make make:create find:locate give:provide explain:describe describe:explain "
+    "show:display list:enumerate help:assist good:fine start:begin quick:fast many:numerous buy:purchase get:obtain "
+    "use:employ important:essential answer:reply generate:produce total:overall each:every also:too people:persons "
+    "need:require best:finest new:fresh way:manner different:distinct"
+)
+SYNONYMS = dict(pair.split(":") for pair in _PAIRS.split())
+
+
+def _synonym(word: str) -> str:
+    other = SYNONYMS[word.lower()]
+    return other.capitalize() if word[0].isupper() else other
+
+
+# Kind of edit -> (what may be edited, whether a match of it is, what it becomes).
+EDITS: dict[str, tuple[str, Callable[[str], bool], Callable[[str, random.Random], str]]] = {
+    "case": (r"[A-Za-z]+", bool, lambda word, draw: word.swapcase()),
+    "number": (r"\d+", bool, lambda digits, draw: str(int(digits) + 1)),
+    "synonym": (r"[A-Za-z]+", lambda word: word.lower() in SYNONYMS, lambda word, draw: _synonym(word)),
+    "whitespace": (" ", bool, lambda space, draw: draw.choice(["  ", "\n"])),
+}
+
+
+def edited(text: str, kind: str, draw: random.Random) -> str:
+    """``text`` with one edit of that kind; as it is where there is nothing to edit."""
+    pattern, fits, change = EDITS[kind]
+    if not (matches := [match for match in re.finditer(pattern, text) if fits(match.group())]):
+        return text
+    match = draw.choice(matches)
+    return text[: match.start()] + change(match.group(), draw) + text[match.end() :]
+
+
+def planted(lines: list[bytes], seed: int) -> list[dict[str, Any]]:
+    """The rows, and behind them for each kind of edit 5% of them again, edited in one place of one field. ``kind``: of
+    the edit, "" of the rows themselves; ``of``: the row that it was made of."""
+    draw, rows = random.Random(seed), [json.loads(line) for line in lines]
+    out = [{**row, "kind": "", "of": number} for number, row in enumerate(rows)]
+    for kind in EDITS:
+        made, order = 0, list(range(len(rows)))
+        draw.shuffle(order)
+        for number in order:
+            field = draw.choice([name for name in ("instruction", "input", "output") if rows[number].get(name)])
+            text = edited(rows[number][field], kind, draw)
+            if text == rows[number][field]:
+                continue
+            out.append({**rows[number], field: text, "kind": kind, "of": number})
+            made += 1
+            if made == len(rows) // 20:
+                break
+    return out
+
+
+def edits(index: Index, rows: list[dict[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
+    """For each D: of the edits, the share that does not stay beside its original, by kind; and rows dropped for
+    one that they were not made of."""
+    row = np.concatenate([shard.row for shard in index.shards()])
+    of, kinds = (np.array([rows[r][key] for r in row.tolist()]) for key in ("of", "kind"))
+    order = np.random.default_rng(seed).permutation(len(row))
+    original = {int(of[place]): place for place in np.flatnonzero(kinds == "").tolist()}
+    for share in SHARES:
+        result = near_duplicates_of(index, order, share)
+        gone = np.zeros(len(row), dtype=bool)
+        gone[result.dropped] = True
+        found: dict[str, list[bool]] = {kind: [] for kind in EDITS}
+        for place in np.flatnonzero(kinds != "").tolist():
+            found[kinds[place]].append(bool(gone[place] or gone[original[int(of[place])]]))
+        false = int((of[result.dropped] != of[result.taken_by]).sum())
+        shares = {kind: round(float(np.mean(hits)), 3) for kind, hits in found.items()}
+        yield {"part": "edits", "D": share, "rows": len(row), **shares, "dropped": len(result.dropped), "false": false}
+
+
+def real_codes(index: Index, width: int) -> np.ndarray:
+    """Codes uint8 [n, width] of an index, ``width`` of their bytes."""
+    codes = np.concatenate([np.array(shard.codes) for shard in index.shards()])
+    used = (index.code_layout.n_neurons // 8) // width * width or width
+    return np.ascontiguousarray(codes[:, np.arange(width) * used // width])
+
+
+def alike(real: np.ndarray, n: int, path: Path, seed: int) -> np.ndarray:
+    """Codes uint8 [n, W] in a file, mapped; each bit what most of three rows of ``real`` have, some bits turned."""
+    generator = np.random.default_rng(seed)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, real.shape[1]))
+    step = 4096
+    for start in range(0, n, step):
+        size = min(step, n - start)
+        a, b, c = (real[generator.integers(0, len(real), size)] for _ in range(3))
+        noise = np.full(a.shape, 0xFF, dtype=np.uint8)
+        for _ in range(5):
+            noise &= generator.integers(0, 256, a.shape, np.uint8)
+        out[start : start + size] = ((a & b) | (a & c) | (b & c)) ^ noise
+    out.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def copied(codes: np.ndarray, path: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(codes, originals int64 [k], their copies int64 [k]) in the file at ``path``, which is changed."""
+    generator = np.random.default_rng(seed)
+    n, bits = len(codes), 8 * codes.shape[1]
+    places = generator.permutation(n)[: 2 * (n // COPIES)]
+    originals, copies = places[: len(places) // 2], places[len(places) // 2 :]
+    out = np.load(path, mmap_mode="r+")
+    for a, b in zip(originals.tolist(), copies.tolist(), strict=True):
+        turned = np.zeros(bits, dtype=np.uint8)
+        turned[generator.choice(bits, int(TURNED * bits), replace=False)] = 1
+        out[b] = out[a] ^ np.packbits(turned)
+    out.flush()
+    return np.load(path, mmap_mode="r"), originals, copies
+
+
+class Measured:
+    """Wall and CPU seconds of a block, and the most anonymous memory of the process in it, in MB."""
+
+    def __enter__(self) -> "Measured":
+        self.memory, self._over = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            anonymous = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+            self.memory = max(self.memory, int(anonymous[1]) / 1024 if anonymous else 0.0)
+
+    def row(self) -> dict[str, Any]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            "seconds": round(self.wall, 1),
+            "cpu_seconds": round(self.cpu, 1),
+            "anonymous_mb": round(self.memory),
+            "peak_mb_with_mapped": round(peak),
+            "load": round(os.getloadavg()[0], 1),
+        }
+
+
+def near(index: Index, sizes: list[int], shares: list[float], work: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Near-duplicates of codes of 512 B; ``missed``: planted copies that stay beside their originals."""
+    real, path = real_codes(index, NARROW), work / "alike.npy"
+    near_duplicates(np.zeros((2, 8), np.uint8), np.arange(2), 0.1, 64)
+    for n in sizes:
+        alike(real, n, path, seed)
+        codes, originals, copies = copied(np.load(path, mmap_mode="r"), path, seed + 1)
+        order = np.random.default_rng(seed + 2).permutation(n)
+        for share in shares:
+            with Measured() as measured:
+                result = near_duplicates(codes, order, share, 8 * NARROW)
+            gone = np.zeros(n, dtype=bool)
+            gone[result.dropped] = True
+            missed = int((~gone[originals] & ~gone[copies]).sum())
+            speed = round(n / measured.wall)
+            about = {"D": share, "rows": n, "row_bytes": NARROW, "rows_per_second": speed, "planted": len(copies)}
+            yield {"part": "near", **about, "dropped": len(result.dropped), "missed": missed, **measured.row()}
+
+
+def covered(index: Index, n: int, budgets: list[int], work: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Coverage of ``n`` candidates, narrow codes and whole ones, scores drawn from a normal distribution."""
+    for width in (NARROW, index.code_layout.n_neurons // 8):
+        codes = alike(real_codes(index, width), n, work / "alike.npy", seed)
+        layout = CodeLayout.of((8 * width,))
+        scores = np.sort(np.random.default_rng(seed).standard_normal(n))[::-1]
+        for budget in budgets:
+            for share in (0.5, 0.9):
+                with Measured() as measured:
+                    result = coverage(codes, np.arange(n), scores, budget, share, layout)
+                about = {"W": share, "rows": n, "row_bytes": width, "budget": budget, "computed": result.computed}
+                yield {"part": "coverage", **about, **measured.row()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dataset", required=True, type=Path)
+    parser.add_argument("--work", required=True, type=Path, help="folder of the index, which is used again")
+    parser.add_argument("--rows", type=int, default=1200)
+    parser.add_argument("--max-length", type=int, default=384)
+    parser.add_argument("--parts", nargs="+", default=["edits", "near", "coverage"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[100_000, 1_000_000])
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.01, 0.02, 0.03, 0.05])
+    parser.add_argument("--budgets", nargs="+", type=int, default=[1000, 10_000])
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    pool = arguments.work / "pool.jsonl"
+    rows = planted(stratified(arguments.dataset, arguments.rows, arguments.seed), arguments.seed)
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if not (arguments.work / "index").exists():
+        nait_fast.index(
+            model=arguments.model, dataset=str(pool), output=arguments.work / "index", max_length=arguments.max_length
+        )
+    index = Index(arguments.work / "index")
+    parts = {
+        "edits": lambda: edits(index, rows, arguments.seed),
+        "near": lambda: near(index, arguments.sizes, arguments.shares, arguments.work, arguments.seed),
+        "coverage": lambda: covered(index, arguments.sizes[0], arguments.budgets, arguments.work, arguments.seed),
+    }
+    about = {"model": Path(arguments.model).name, "max_length": arguments.max_length}
+    for part in arguments.parts:
+        made = []
+        for row in parts[part]():
+            made.append({**row, **about})
+            print(json.dumps(row), flush=True)
+        path = record("constraints", made)
+        print(table(made, [key for key in made[0] if key not in ("part", *about)]))
+        print(f"rows appended to {path.name}")
+
+
+if __name__ == "__main__":
+    main()
