@@ -1,6 +1,7 @@
 """Constraints on codes: near-duplicates found among planted edits of real samples, and the speed of both constraints.
 
     python -m benchmarks.constraints --model FOLDER --dataset POOL.jsonl --work DIR
+    python -m benchmarks.constraints --index FOLDER --parts near coverage --work DIR
 
 ``edits``: samples of the pool with copies of some of them, one word or sign changed: which are found, by D, and what
 else is dropped. ``near`` and ``coverage``: codes made of those real ones, three rows of the index voting on each bit
@@ -207,9 +208,10 @@ def covered(index: Index, n: int, budgets: list[int], work: Path, seed: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dataset", required=True, type=Path)
-    parser.add_argument("--work", required=True, type=Path, help="folder of the index, which is used again")
+    parser.add_argument("--model")
+    parser.add_argument("--dataset", type=Path)
+    parser.add_argument("--index", type=Path, help="of real samples, for near and coverage; default: that of the edits")
+    parser.add_argument("--work", required=True, type=Path, help="folder of the edits' index, which is used again")
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--parts", nargs="+", default=["edits", "near", "coverage"])
@@ -218,21 +220,23 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=int, default=[1000, 10_000])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if not (arguments.model and arguments.dataset) and (arguments.index is None or "edits" in arguments.parts):
+        parser.error("--model and --dataset, or --index and other --parts than edits")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    pool = arguments.work / "pool.jsonl"
-    rows = planted(stratified(arguments.dataset, arguments.rows, arguments.seed), arguments.seed)
-    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if not (arguments.work / "index").exists():
-        nait_fast.index(
-            model=arguments.model, dataset=str(pool), output=arguments.work / "index", max_length=arguments.max_length
-        )
-    index = Index(arguments.work / "index")
+    folder, rows = arguments.index or arguments.work / "index", []
+    if arguments.model and arguments.dataset:
+        pool, folder = arguments.work / "pool.jsonl", arguments.work / "index"
+        rows = planted(stratified(arguments.dataset, arguments.rows, arguments.seed), arguments.seed)
+        pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if not folder.exists():
+            nait_fast.index(model=arguments.model, dataset=str(pool), output=folder, max_length=arguments.max_length)
+    edited_index, index = Index(folder), Index(arguments.index or folder)
     parts = {
-        "edits": lambda: edits(index, rows, arguments.seed),
+        "edits": lambda: edits(edited_index, rows, arguments.seed),
         "near": lambda: near(index, arguments.sizes, arguments.shares, arguments.work, arguments.seed),
         "coverage": lambda: covered(index, arguments.sizes[0], arguments.budgets, arguments.work, arguments.seed),
     }
-    about = {"model": Path(arguments.model).name, "max_length": arguments.max_length}
+    about = {"model": Path(index.manifest["model_name"]).name, "real_rows": index.rows}
     for part in arguments.parts:
         made = []
         for row in parts[part]():
