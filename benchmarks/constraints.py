@@ -176,7 +176,8 @@ class Measured:
 def near(index: Index, sizes: list[int], shares: list[float], work: Path, seed: int) -> Iterator[dict[str, Any]]:
     """Near-duplicates of codes of 512 B; ``missed``: planted copies that stay beside their originals."""
     real, path = real_codes(index, NARROW), work / "alike.npy"
-    near_duplicates(np.zeros((2, 8), np.uint8), np.arange(2), 0.1, 64)
+    os.environ["NAIT_FAST_BACKEND"] = "cpu"
+    near_duplicates(np.zeros((2, 8), np.uint8), np.arange(2), 0.1, 64)  # Numba compiles
     for n in sizes:
         alike(real, n, path, seed)
         codes, originals, copies = copied(np.load(path, mmap_mode="r"), path, seed + 1)
@@ -197,6 +198,8 @@ def covered(index: Index, n: int, budgets: list[int], work: Path, seed: int) -> 
     for width in (NARROW, index.code_layout.n_neurons // 8):
         codes = alike(real_codes(index, width), n, work / "alike.npy", seed)
         layout = CodeLayout.of((8 * width,))
+        os.environ["NAIT_FAST_BACKEND"] = "cpu"
+        coverage(codes, np.arange(1), np.zeros(1), 1, 0.5, layout)  # Numba compiles
         scores = np.sort(np.random.default_rng(seed).standard_normal(n))[::-1]
         for budget in budgets:
             for share in (0.5, 0.9):
