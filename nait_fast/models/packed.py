@@ -60,7 +60,8 @@ def packed_attention(
     before = pack.prefix.keys.get(module.layer_idx)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = query.shape[1] != key.shape[1]
-    out = query.new_empty(*query.shape[:3], value.shape[-1])  # latent attention's values are narrower than its keys
+    n_heads, n_tokens = query.shape[1:3]
+    out = query.new_empty(n_tokens, n_heads, value.shape[-1])  # latent attention's values are narrower than its keys
     for start, count, length in pack.groups():
         tokens = slice(start, start + count * length)
 
@@ -81,8 +82,8 @@ def packed_attention(
             result = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
             )
-        out[0, :, tokens] = result.transpose(0, 1).flatten(1, 2)
-    return out.transpose(1, 2), None
+        out[tokens].unflatten(0, (count, length)).copy_(result.transpose(1, 2))
+    return out[None], None
 
 
 @cache

@@ -1,5 +1,7 @@
 """The padding-free forward: what it must refuse, shared prefixes, and that samples never touch one another."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect
 from nait_fast.models import packing_checks
 from nait_fast.models.load import prepare
-from nait_fast.models.pack import Pack
-from nait_fast.models.packed import ATTENTION, packed_attention_on, packed_forward
+from nait_fast.models.pack import Pack, packed_as
+from nait_fast.models.packed import ATTENTION, packed_attention, packed_attention_on, packed_forward
 from nait_fast.models.packing_checks import packs_exactly
 from tests import naive
 from tests.models.tiny import GPT, READINGS, build, config_of, llama, run, sequences, worst_error
@@ -36,6 +38,14 @@ def test_packed_hidden_states_equal_separate_ones():
         with packed_attention_on(model):
             hidden = packed_forward(model, torch.cat(ids), Pack([len(x) for x in ids])).last_hidden_state[0]
     assert worst_error(hidden, separate) <= 1e-5
+
+
+def test_what_attention_gives_is_contiguous():
+    """As transformers' own functions give it: some models (AFMoE) take a view of it."""
+    query, key, value = torch.randn(1, 4, 10, 8), torch.randn(1, 2, 10, 8), torch.randn(1, 2, 10, 6)
+    with packed_as(Pack([3, 3, 4])):
+        out, _ = packed_attention(SimpleNamespace(layer_idx=0), query, key, value, None)
+    assert out.shape == (1, 10, 4, 6) and out.is_contiguous()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
