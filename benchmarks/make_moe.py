@@ -1,5 +1,5 @@
-"""Mixtures of experts small enough for a CPU, to measure on: a dense model's MLPs split into experts and tuned, or random
-weights trained.
+"""Mixtures of experts small enough for a CPU, to measure on: a dense model's MLPs split into experts and tuned, or
+random weights trained.
 
     python -m benchmarks.make_moe --model FOLDER --dataset POOL.jsonl --experts 16 --of-token 8 --output DIR [--scratch]
 
@@ -79,8 +79,8 @@ def clusters(activations: torch.Tensor, number: int) -> torch.Tensor:
 
 
 def router_start(x: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    """Router weights [E, H] whose logits follow the log-norms of the experts' ``outputs`` [T, E], by ridge regression on
-    ``x`` [T, H]."""
+    """Router weights [E, H] whose logits follow the log-norms of the experts' ``outputs`` [T, E], by ridge regression
+    on ``x`` [T, H]."""
     wanted = outputs.clamp(min=1e-6).log()
     wanted = wanted - wanted.mean(dim=1, keepdim=True)
     gram = (x.T @ x).double()
@@ -94,11 +94,15 @@ def split(dense: Any, ids: torch.Tensor, experts: int, of_token: int) -> Any:
     """A Mixtral of the weights of ``dense``, a Llama, split by what its neurons do on ``ids`` [n, LENGTH]."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    keep = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim hidden_act "
-        "max_position_embeddings rms_norm_eps bos_token_id eos_token_id pad_token_id tie_word_embeddings "
-        "rope_parameters"
-    ).split()
+    alike = dense.config.to_dict().keys() & MixtralConfig().to_dict().keys()
+    keep = alike - {
+        "_name_or_path",
+        "model_type",
+        "architectures",
+        "transformers_version",
+        "dtype",
+        "intermediate_size",
+    }
     width = dense.config.intermediate_size // experts
     config = MixtralConfig(
         **{key: getattr(dense.config, key) for key in keep},

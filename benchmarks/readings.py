@@ -51,16 +51,24 @@ class _Keep(Sink):
             raise RuntimeError("activations are not finite")
 
 
-def captured(model: str, pool: Path, targets: Mapping[str, Path], max_length: int, work: Path) -> Readings:
-    """Readings of ``pool`` (mean, drift) and of ``targets`` (drift); what ``work`` holds already is not run again."""
-    key = hashlib.sha256(f"{Path(model).name} {max_length}".encode() + pool.read_bytes()).hexdigest()[:12]
+def captured(
+    model: str, pool: Path, targets: Mapping[str, Path], max_length: int, work: Path, experts: str = "neurons"
+) -> Readings:
+    """Readings of ``pool`` (mean, drift) and of ``targets`` (drift); what ``work`` holds already is not run again.
+
+    ``experts``: what is read of them, as ``--experts`` names it.
+    """
+    of_experts = "" if experts == "neurons" else f" {experts}"
+    about = f"{Path(model).name} {max_length}{of_experts}"
+    key = hashlib.sha256(about.encode() + pool.read_bytes()).hexdigest()[:12]
     folder = work / f"readings-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {"pool": (pool, READINGS), **{name: (path, ("drift",)) for name, path in targets.items()}}
     session: Session | None = None
     for name, (path, readings) in wanted.items():
         if not (folder / f"{name}_len.npy").exists():
-            session = session or open_session(ModelOptions(model=model), DataOptions(max_length=max_length))
+            options = ModelOptions(model=model, experts=experts)
+            session = session or open_session(options, DataOptions(max_length=max_length))
             _capture(session, path, readings, folder / name)
     widths = np.load(folder / "widths.npy")
 
