@@ -5,10 +5,11 @@
 On a model so small that all neurons of a sample can be kept (``benchmarks.make_moe``), or a dense one for comparison.
 The pool is a stratified sample, whose ``source`` is a target's NAME where the row is of its kind; 512 of its samples
 calibrate. The signatures are those of the product, made from what a code reads, and so are the codes and the scan; the
-neurons that are chosen are those of a layer whose mean varies most in the calibration sample, and their bit is set
-where a token was sent to their expert and the mean is above that of the calibration samples where one was. A row for
-each code, method and target: R-precision, AUC, and Spearman and overlap of the best 10% with the scores by all neurons'
-bits (contrast) or by all neurons' readings (nait).
+chosen neurons are those of a layer whose mean varies most in the calibration sample, as ``--experts neurons:N`` takes
+them, and beside them as many drawn at random. "Where routed": a bit is set only where a token was sent to the neuron's
+expert, and the mean is above that of the calibration samples where one was. A row for each code, method and target:
+R-precision, AUC, and Spearman and overlap of the best 10% with the scores by all neurons' bits (contrast) or by all
+neurons' readings (nait).
 """
 
 import json
@@ -126,7 +127,7 @@ def kept_of(
     seed: int,
 ) -> Iterator[Kept]:
     """Everything that is compared; all neurons come first. ``router``: None for a dense model."""
-    layout, routed = neurons[0].layout, router is not None
+    layout = neurons[0].layout
     everyone = np.arange(layout.n_neurons)
     yield Kept("all neurons", *neurons, layout, everyone, routed=False)
     sizes = {max(layout.widths) // share: f"1/{share} of a layer" for share in SHARES}
@@ -139,8 +140,11 @@ def kept_of(
     variance = neurons[0].pool["mean"][sample].var(axis=0, dtype=np.float64)
     at_random = np.random.default_rng(seed).random(layout.n_neurons)
     for each, why in sorted(sizes.items()):
-        yield Kept(f"{each} neurons a layer ({why})", *neurons, *chosen(layout, variance, each), routed)
-        yield Kept(f"{each} neurons a layer, drawn", *neurons, *chosen(layout, at_random, each), routed)
+        most, drawn = chosen(layout, variance, each), chosen(layout, at_random, each)
+        yield Kept(f"{each} neurons a layer ({why})", *neurons, *most, routed=False)
+        if router is not None:
+            yield Kept(f"{each} neurons a layer, where routed", *neurons, *most, routed=True)
+        yield Kept(f"{each} neurons a layer, drawn", *neurons, *drawn, routed=False)
 
 
 def measured(every: Iterator[Kept], sources: np.ndarray, sample: np.ndarray) -> Iterator[dict[str, Any]]:
