@@ -130,7 +130,7 @@ def kept_of(
     layout = neurons[0].layout
     everyone = np.arange(layout.n_neurons)
     yield Kept("all neurons", *neurons, layout, everyone, routed=False)
-    sizes = {max(layout.widths) // share: f"1/{share} of a layer" for share in SHARES}
+    sizes = {max(1, max(layout.widths) // share): f"1/{share} of a layer" for share in SHARES}
     if router is not None:
         yield Kept("all neurons, where routed", *neurons, layout, everyone, routed=True)
         experts = router[0].layout

@@ -12,7 +12,7 @@ from benchmarks.readings import Readings
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.ranking.spearman import spearman
 
-EXPERTS, NEURONS, LAYERS = 4, 10, 2
+EXPERTS, NEURONS, LAYERS = 4, 12, 2
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_chosen_neurons_are_those_of_each_layer_that_vary_most(routed):
     (pool, _), _, _ = routed
     layout, at = chosen(pool.layout, pool.pool["mean"].var(axis=0), NEURONS)
     assert layout.widths == (NEURONS, NEURONS)
-    assert at.tolist() == [*range(30, 40), *range(70, 80)]
+    assert at.tolist() == [*range(36, 48), *range(84, 96)]
 
 
 def test_a_bit_is_set_where_a_token_was_sent_and_the_mean_is_above_that_of_such_samples(routed):
@@ -118,7 +118,7 @@ def test_rows_say_that_the_router_tells_these_sources_apart(routed):
         "nait, mean, exact",
         "nait, drift, exact",
     }
-    assert "| router | 16 |" in lines(rows)
+    assert "| router | 16 |" in lines([{**row, "model": "made"} for row in rows])
 
 
 def test_a_dense_model_has_no_router_and_levels_are_close(routed):
