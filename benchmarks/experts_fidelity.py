@@ -6,10 +6,10 @@ On a model so small that all neurons of a sample can be kept (``benchmarks.make_
 The pool is a stratified sample, whose ``source`` is a target's NAME where the row is of its kind; 512 of its samples
 calibrate. The signatures are those of the product, made from what a code reads, and so are the codes and the scan; the
 chosen neurons are those of a layer whose mean varies most in the calibration sample, as ``--experts neurons:N`` takes
-them, and beside them as many drawn at random. "Where routed": a bit is set only where a token was sent to the neuron's
-expert, and the mean is above that of the calibration samples where one was. A row for each code, method and target:
-R-precision, AUC, and Spearman and overlap of the best 10% with the scores by all neurons' bits (contrast) or by all
-neurons' readings (nait).
+them, and beside them as many of each expert, those of it that vary most, and as many drawn at random. "Where routed": a
+bit is set only where a token was sent to the neuron's expert, and the mean is above that of the samples where one was.
+A row for each code, method and target: R-precision, AUC, and Spearman and overlap of the best 10% with the scores by
+all neurons' bits (contrast) or by all neurons' readings (nait).
 """
 
 import json
@@ -120,6 +120,17 @@ def chosen(layout: CodeLayout, order: np.ndarray, each: int) -> tuple[CodeLayout
     return CodeLayout.of([len(part) for part in parts]), np.concatenate(parts)
 
 
+def of_each_expert(order: np.ndarray, layout: CodeLayout, experts: CodeLayout) -> np.ndarray:
+    """``order`` [N] such that a layer's first neurons are the best one of each of its ``experts``, then the second."""
+    out = np.empty(len(order))
+    for ordinal, number in enumerate(experts.widths):
+        layer = order[layout.neurons(ordinal)]
+        best_first = np.argsort(-layer.reshape(number, -1), axis=1, kind="stable")
+        place = np.argsort(best_first, axis=1)  # of each neuron within its expert
+        out[layout.neurons(ordinal)] = layer / (layer.max() or 1) / 2 - place.ravel()
+    return out
+
+
 def kept_of(
     neurons: tuple[Readings, Mapping[str, Readings]],
     router: tuple[Readings, Mapping[str, Readings]] | None,
@@ -143,7 +154,8 @@ def kept_of(
         most, drawn = chosen(layout, variance, each), chosen(layout, at_random, each)
         yield Kept(f"{each} neurons a layer ({why})", *neurons, *most, routed=False)
         if router is not None:
-            yield Kept(f"{each} neurons a layer, where routed", *neurons, *most, routed=True)
+            spread = chosen(layout, of_each_expert(variance, layout, router[0].layout), each)
+            yield Kept(f"{each} neurons a layer, as many of each expert", *neurons, *spread, routed=False)
         yield Kept(f"{each} neurons a layer, drawn", *neurons, *drawn, routed=False)
 
 

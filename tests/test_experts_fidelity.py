@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.experts_fidelity import Kept, chosen, kept_of, levels, lines, measured
+from benchmarks.experts_fidelity import Kept, chosen, kept_of, levels, lines, measured, of_each_expert
 from benchmarks.make_moe import bits, clusters, masked_experts, router_start, split
 from benchmarks.readings import Readings
 from nait_fast.codecs.layout import CodeLayout
@@ -92,6 +92,16 @@ def test_the_chosen_neurons_are_those_of_each_layer_that_vary_most(routed):
     layout, at = chosen(pool.layout, pool.pool["mean"].var(axis=0), NEURONS)
     assert layout.widths == (NEURONS, NEURONS)
     assert at.tolist() == [*range(36, 48), *range(84, 96)]
+
+
+def test_the_best_of_each_expert_come_first(routed):
+    (pool, _), (router, _), _ = routed
+    variance = pool.pool["mean"].var(axis=0, dtype=np.float64)
+    order = of_each_expert(variance, pool.layout, router.layout)
+    _, at = chosen(pool.layout, order, 2 * EXPERTS)
+    experts = variance.reshape(LAYERS * EXPERTS, NEURONS)
+    expected = NEURONS * np.arange(LAYERS * EXPERTS)[:, None] + np.argsort(-experts, axis=1)[:, :2]
+    assert at.tolist() == sorted(expected.ravel().tolist())
 
 
 def test_a_bit_is_set_where_a_token_was_sent_and_the_mean_is_above_that_of_such_samples(routed):
