@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 HOSTS ?= .venv-hosts
+PIP_ARGS ?=
 PYTEST_ARGS ?=
 # A file at a time by two processes, of one thread each: teams of threads that outnumber the cores spin for each other.
 PYTEST_WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -13,16 +14,17 @@ GPU_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-INSTALL := $(PIP) install -c constraints.txt
+INSTALL := $(PIP) install $(PIP_ARGS) -c constraints.txt
 SOURCES := nait_fast kernels benchmarks tests docs examples setup.py
 
-.PHONY: help demo test lint docs bench gpu env clean hosts test-hosts
+.PHONY: help demo test pytest lint docs bench gpu env clean hosts test-hosts
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    install what the demo needs, then run it"
 	@echo "make test    lint, then the tests (PYTEST_ARGS='-k NAME' and so on)"
+	@echo "make pytest  the tests alone"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the pages and the API reference, into site/; no broken reference"
 	@echo "make bench   the ops on this machine (BENCH_ARGS); whole-process comparisons: benchmarks/compare.py"
@@ -36,7 +38,9 @@ demo: $(VENV)/.demo
 	@echo "== demo"
 	@$(BIN)/nait-fast demo $(DEMO_ARGS)
 
-test: lint docs
+test: lint docs pytest
+
+pytest: $(VENV)/.dev
 	@echo "== pytest"
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
@@ -62,7 +66,7 @@ env: $(VENV)/.dev
 
 hosts: $(HOSTS)/.hosts
 
-test-hosts: $(HOSTS)/.hosts
+test-hosts: $(VENV)/.dev $(HOSTS)/.hosts
 	@echo "== pytest tests/integrations, in $(HOSTS)"
 	@HF_HUB_OFFLINE=1 $(HOSTS)/bin/python -m pytest -q tests/integrations $(PYTEST_ARGS)
 
@@ -106,11 +110,12 @@ $(VENV)/.dev: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py
 	@touch $@
 
 # data-juicer pins a dill and a multiprocess older than those of .venv, and the tools bring a hundred packages: they get a
-# layer that finds .venv's packages after its own. The pins are complete: pip has nothing to solve.
-$(HOSTS)/.hosts: $(VENV)/.dev constraints-hosts.txt
+# layer that finds .venv's packages after its own. The pins are complete: pip has nothing to solve, and needs none of
+# what .venv will hold.
+$(HOSTS)/.hosts: $(VENV)/.python constraints-hosts.txt
 	@echo "== data-juicer, datatrove, NeMo Curator, Ray, TRL, DataFlex and LLaMA-Factory: $(HOSTS), over $(VENV)"
 	@$(PYTHON) -m venv $(HOSTS)
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 		"$$($(HOSTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-	@$(HOSTS)/bin/python -m pip -qq --disable-pip-version-check install --no-deps -r constraints-hosts.txt
+	@$(HOSTS)/bin/python -m pip -qq --disable-pip-version-check install $(PIP_ARGS) --no-deps -r constraints-hosts.txt
 	@touch $@
