@@ -206,6 +206,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "janus_vqgan": VQ,
+    "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "longcat_flash": {"num_key_value_heads": 4, "num_layers": 2, "head_dim": 4, "qk_rope_head_dim": 4},
     "mamba2": {"num_heads": 4, "head_dim": 16},
