@@ -239,7 +239,12 @@ def main() -> None:
         "near": lambda: near(index, arguments.sizes, arguments.shares, arguments.work, arguments.seed),
         "coverage": lambda: covered(index, arguments.sizes[0], arguments.budgets, arguments.work, arguments.seed),
     }
-    about = {"model": Path(index.manifest["model_name"]).name, "real_rows": index.rows}
+    about = {
+        "model": Path(index.manifest["model_name"]).name,
+        "max_length": index.manifest["max_length"],
+        "layers": len(index.layout.widths),
+        "real_rows": index.rows,
+    }
     for part in arguments.parts:
         made = []
         for row in parts[part]():
