@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import rewrite
-from benchmarks.record import RESULTS, newest, sourced
+from benchmarks.record import RESULTS, newest, rows_in, sourced
 from nait_fast.evaluation.writing import table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
@@ -94,7 +94,7 @@ of tiny random mixtures of experts are medians over seeds.
 
 
 def _precision(rows: list[Row]) -> str:
-    """The section of the rows of ``benchmarks.precision``."""
+    """The table of one run of ``benchmarks.precision``."""
 
     def share(value: float | None) -> str:
         return "" if value is None else f"{value:.2%}"
@@ -120,7 +120,7 @@ def _precision(rows: list[Row]) -> str:
     ]
     refused = sorted({(row["format"], row["refused"]) for row in rows if "refused" in row})
     said = "".join(f"\nRefused: {name}: {why}.\n" for name, why in refused)
-    return sourced(f"{PRECISION}{table(titles, read)}\n{said}", rows)
+    return sourced(f"{table(titles, read)}\n{said}", rows)
 
 
 def section() -> str:
@@ -130,8 +130,9 @@ def section() -> str:
         for which, title in TITLES.items():
             if rows := newest(folder / "models.jsonl", set=which):
                 parts.append(_part(title, rows))
-        if rows := newest(folder / "precision.jsonl"):
-            parts.append(_precision(rows))
+        sets = dict.fromkeys(row["set"] for row in rows_in(folder / "precision.jsonl"))
+        runs = [_precision(newest(folder / "precision.jsonl", set=which)) for which in sets]
+        parts += [PRECISION + runs[0], *runs[1:]] if runs else []
     return "\n".join(parts)
 
 

@@ -33,6 +33,8 @@ def test_a_worse_engine_is_told(of_one_seed, monkeypatch) -> None:
 
 def test_either_measure_decides() -> None:
     row = {"bits": 1000, "engine_bits": 0.01, "hooks_bits": 0.01, "engine_error": 1e-2, "hooks_error": 1e-2}
+    row |= {"samples": 16, "worse": 1.0}
     assert checked(row)["check"] == "ok: 1.00% of bits, where hooks have 1.00%"
     for worse in ({"engine_bits": 0.014}, {"engine_error": 1.2e-2}):
         assert checked(row | worse)["check"].startswith("failed: ")
+        assert checked(row | worse | {"worse": 0.87})["check"].startswith("ok: ")  # of 16 fair coins
