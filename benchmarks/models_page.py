@@ -130,8 +130,10 @@ def section() -> str:
         for which, title in TITLES.items():
             if rows := newest(folder / "models.jsonl", set=which):
                 parts.append(_part(title, rows))
-        sets = dict.fromkeys(row["set"] for row in rows_in(folder / "precision.jsonl"))
-        runs = [_precision(newest(folder / "precision.jsonl", set=which)) for which in sets]
+        latest: dict[str, dict[tuple[str, ...], Row]] = {}
+        for row in rows_in(folder / "precision.jsonl"):  # a run may be of some formats
+            latest.setdefault(row["set"], {})[row["model"], row["format"], row["activations"]] = row
+        runs = [_precision(list(rows.values())) for rows in latest.values()]
         parts += [PRECISION + runs[0], *runs[1:]] if runs else []
     return "\n".join(parts)
 

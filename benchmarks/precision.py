@@ -50,7 +50,7 @@ NOISE = 1.1
 BITS = 2  # that may differ without meaning anything
 ROUNDINGS = 2e-6  # of fp32, relative: the engine multiplies in blocks of its own
 DTYPES = ("float32", "bfloat16")
-DENSE = tuple(name for name in FORMATS if name not in ("mxfp4", "gemma", "bitnet"))
+DENSE = ("plain", *(name for name in FORMATS if name not in ("mxfp4", "gemma", "bitnet")))
 # Model type, class, what is different from the tiny configuration, the formats that its experts are kept in
 MIXTURES: list[tuple[str, str, dict[str, Any], tuple[str, ...]]] = [
     ("mixtral", "MixtralForCausalLM", {"intermediate_size": 64}, ()),
@@ -183,8 +183,10 @@ def checked(row: Row) -> Row:
 
 def _made(names: tuple[str, ...], source: Path, work: Path) -> Iterator[tuple[str, Path]]:
     """(name, folder) of the plain weights and of each format that can be made here; its folder goes again."""
-    yield "plain", source
     for name in names:
+        if name == "plain":
+            yield name, source
+            continue
         if any(importlib.util.find_spec(package) is None for package in FORMATS[name].packages):
             print(f"{name}: without {', '.join(FORMATS[name].packages)} it is left out", flush=True)
             continue
@@ -199,14 +201,14 @@ def _made(names: tuple[str, ...], source: Path, work: Path) -> Iterator[tuple[st
         shutil.rmtree(folder)
 
 
-def of_real(folder: Path, dataset: Path, rows: int, max_length: int, work: Path) -> list[Row]:
+def of_real(folder: Path, dataset: Path, rows: int, max_length: int, work: Path, formats: tuple[str, ...]) -> list[Row]:
     session = open_session(ModelOptions(model=str(folder)), DataOptions(max_length=max_length), quiet=True)
     lines = [json.loads(line) for line in stratified(dataset, rows, 0)]
     samples = [parse(line, detect(line) or "alpaca", i) for i, line in enumerate(lines)]
     ids = [np.asarray(e.ids) for e in session.encoder.encode(samples) if isinstance(e, Encoded)]
     source = Source.of(folder, ids)
     out = []
-    for name, place in _made(DENSE, folder, work):
+    for name, place in _made(formats, folder, work):
         for row in of_format(source, name, place):
             out.append({"model": folder.name, **checked(row)})
             print(folder.name, name, row["activations"], out[-1].get("check", row.get("refused")), flush=True)
@@ -223,7 +225,7 @@ def of_mixture(case: Case, formats: tuple[str, ...], seeds: int, work: Path) -> 
         generator = np.random.default_rng(seed)
         lengths = generator.integers(5, 60, SAMPLES)
         source = Source.of(folder, [generator.integers(10, 250, n).astype(np.int32) for n in lengths])
-        for name, place in _made(formats, folder, work):
+        for name, place in _made(("plain", *formats), folder, work):
             for row in of_format(source, name, place):
                 every.setdefault((name, row["activations"]), []).append(row)
     out = []
@@ -245,6 +247,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--formats", nargs="+", default=DENSE, choices=DENSE, metavar="NAME", help="of --model")
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--max-length", type=int, default=96)
     parser.add_argument("--seeds", type=int, default=5)
@@ -254,7 +257,8 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     rows = []
     if options.model is not None:
-        rows = of_real(options.model, options.dataset, options.rows, options.max_length, options.work)
+        sizes = options.rows, options.max_length
+        rows = of_real(options.model, options.dataset, *sizes, options.work, tuple(options.formats))
     for type_, name, extra, formats in MIXTURES if options.model is None else ():
         case = Case("causal", type_, name, extra={"hidden_size": 64, **extra})
         rows += of_mixture(case, formats, options.seeds, options.work)
