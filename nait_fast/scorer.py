@@ -17,7 +17,7 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.env import check_variables
 from nait_fast.errors import BadInput, Mismatch, NaitError
-from nait_fast.extract.session import refuse_in_memory, session_around
+from nait_fast.extract.session import Terms, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Tee
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, check_fits, load_signature
@@ -78,20 +78,25 @@ class Scorer:
             "experts": meta.get("experts", "neurons"),
             "batch_tokens": batch_tokens,
         }
-        self._session = session_around(
-            model, tokenizer, data, meta["first_token"], ModelOptions.from_mapping(loading, "Scorer"), "Scorer"
-        )
-        self._session.choose(self.signatures[0].tensors.get(CHOSEN), meta["widths"])
-        for signature in self.signatures:
-            check_fits(signature, self._session.identity(), None, "this Scorer")
+        self._readings = sorted({s.meta["reading"] for s in self.signatures})
+        options = ModelOptions.from_mapping(loading, "Scorer")
+        self._session = session_around(model, tokenizer, data, meta["first_token"], options, "Scorer", self._agree)
+        self._agree(self._session)
         embedded = {s.meta["embed_layer"] for s in self.signatures if s.meta["reading"] == "hidden"}
         if len(embedded) > 1:
             raise Mismatch("the signatures embed by different layers", where="Scorer", remedy="use two Scorers")
         self._session.embed_layer = next(iter(embedded), None)
-        self._readings = sorted({s.meta["reading"] for s in self.signatures})
         self._warned_keys: set[str] = {*data.ignore}
         self._warned_of_positions = False
         self._turn, self._process = fork_safety.ForkSafeLock(), os.getpid()
+
+    def _agree(self, session: Terms) -> None:
+        """Read of experts the neurons that the signatures are of. Raises NaitError where they do not fit."""
+        first = self.signatures[0]
+        session.choose(first.tensors.get(CHOSEN), first.meta["widths"])
+        for signature in self.signatures:
+            check_fits(signature, session.identity(signature.meta), None, "this Scorer")
+        session.refuse_readings(self._readings)
 
     @property
     def names(self) -> list[str]:

@@ -152,7 +152,7 @@ CASES = [
     (SELECT + " --batch-tokens 0", "--batch-tokens 0: must be at least 1"),
     (SELECT + " --calibration-size 1", "--calibration-size 1: must be at least 2"),
     (SELECT + " --seed -1", "--seed -1: must be at least 0"),
-    (SELECT + " --method nag:73", "--codec nag:top_k=73: the model's layers have only 72 neurons"),
+    (SELECT + " --method nag:73", "--method nag:top_k=73: the model's layers have only 72 neurons"),
     (SELECT + " --method nag --reading mean", "--reading: method nag has a reading of its own"),
     (SELECT + " --method best", "--method best: choose contrast, nait, nag, embed"),
     (SELECT + " --top-k many", "argument --top-k: invalid int value: 'many'"),

@@ -8,6 +8,7 @@ import pytest
 from transformers import PreTrainedModel
 
 import nait_fast
+from benchmarks.tiny_configs import tiny_config
 from tests.commands import run
 from tests.models import test_experts
 from tests.models.tiny import NEURONS, config_of
@@ -99,7 +100,36 @@ def test_a_quantised_one(tmp_path, name, method, shown) -> None:
     there = method != "compressed-tensors" or importlib.util.find_spec("compressed_tensors") is not None
     assert told["quantised"] == method and told["supported"] is there and shown in told["text"]
     assert told["loaded_dequantised"] is ("dequantised" in shown)
-    assert ("(less as it is quantised)" in " ".join(told["text"].split())) is not told["loaded_dequantised"]
+    assert ("(less where it stays quantised)" in " ".join(told["text"].split())) is not told["loaded_dequantised"]
+
+
+@pytest.mark.parametrize(
+    "settings, package, message",
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes", "requires bitsandbytes"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "gptqmodel", "requires gptqmodel"),
+        ({"quant_method": "tomorrow"}, None, "weights quantised by tomorrow, which transformers"),
+    ],
+)
+def test_what_its_weights_need_is_not_there(tmp_path, settings, package, message) -> None:
+    if package is not None and importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    saved(tmp_path, "llama", quantization_config=settings)
+    told = nait_fast.inspect(str(tmp_path))
+    assert told["supported"] is False and message in told["not_supported"] and told["widths"] == [NEURONS] * 3
+
+
+def test_what_is_left_out_is_told(tmp_path) -> None:
+    kinds = ["mamba", "mlp", "attention", "moe"]
+    config = tiny_config("nemotron_h", layers_block_type=kinds)
+    config.save_pretrained(tmp_path)
+    told = nait_fast.inspect(str(tmp_path))
+    assert "layers:         2 of 4 are read, the others have no MLP" in told["text"]
+    assert told["bytes_per_sample"]["nag"] == "its reading is of dense MLPs"
+    tiny_config("mllama").save_pretrained(tmp_path)
+    told = nait_fast.inspect(str(tmp_path))
+    assert told["layers_that_may_not_run"] == [3] and "not on text:    layer 3 with cross-attention" in told["text"]
+    assert all(len(line) <= 80 for line in told["text"].splitlines() if str(tmp_path) not in line)
 
 
 def test_an_adapter(tmp_path, capsys) -> None:

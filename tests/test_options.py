@@ -491,10 +491,12 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     known: dict[Any, Any] = {}
     patch = pytest.MonkeyPatch()
 
-    def load_once(model: str, **options: Any) -> Any:
+    def load_once(model: str, *, check: Any, **options: Any) -> Any:
         key = (model, *sorted(options.items()))
-        if key not in loaded:
-            loaded[key] = real_load(model, **options)
+        if key in loaded:
+            check(loaded[key])
+        else:
+            loaded[key] = real_load(model, check=check, **options)
         return loaded[key]
 
     def make_engine(self: Any, *given: Any, **options: Any) -> None:

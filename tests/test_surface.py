@@ -16,6 +16,7 @@ from nait_fast import api, arguments, config, options
 from nait_fast.cli import build_parser
 from nait_fast.integrations.batch import BatchScorer
 from nait_fast.scorer import Scorer
+from tests.models.tiny import config_of
 
 FLAGS = Path(__file__).parent / "flags.txt"
 CLASSES = {
@@ -85,6 +86,23 @@ def test_of_memory_are_those_of_the_files_but_for_these() -> None:
 def test_a_name_alone_loads_no_torch(name: str) -> None:
     code = f"import sys, nait_fast; nait_fast.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_inspecting_a_model_imports_what_it_needs(tmp_path: Path) -> None:
+    """And looks for no garbage meanwhile: imports are all that a short command takes."""
+    config_of("llama").save_pretrained(tmp_path)
+    code = """
+import gc, sys
+from nait_fast.cli import main
+whole = []
+gc.callbacks.append(lambda phase, info: whole.append(1) if phase == "start" and info["generation"] == 2 else None)
+main(["inspect", sys.argv[1], "--json"])
+print(*(m for m in ("torch", "torch._inductor.compile_fx", "torchvision", "numba", "scipy", "sklearn", "pandas",
+    "pyarrow", "datasets", "peft", "gguf", "matplotlib", 
+    "nait_fast.workers") if m in sys.modules), len(whole) <= 2, gc.isenabled())
+"""
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "torch True True", ran.stdout.splitlines()[-1]
 
 
 def test_every_public_name_is_there() -> None:

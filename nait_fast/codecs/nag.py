@@ -49,6 +49,12 @@ def top_sets(values: torch.Tensor, layout: CodeLayout, k: int) -> np.ndarray:
     return torch.cat([kernels.unpack(kernels.topk_bits(v, k), v.shape[1]) for v in layers], dim=1).numpy()
 
 
+def refuse_narrow(layout: CodeLayout, k: int, flag: str) -> None:
+    """Raise NaitError for sets of more neurons than a layer has. ``flag``: where ``k`` was asked for."""
+    if k > (narrowest := min(layout.widths)):
+        raise BadInput(f"the model's layers have only {narrowest} neurons", where=f"{flag} nag:top_k={k}")
+
+
 class NagCodec(Codec):
     name = "nag"
     about = "the set of the strongest neurons a layer"
@@ -71,9 +77,7 @@ class NagCodec(Codec):
     def described(
         self, settings: Any, options: IndexOptions, layout: CodeLayout, codebook: Codebook | None
     ) -> dict[str, Any]:
-        if settings.top_k > (narrowest := min(layout.widths)):
-            where = f"--codec nag:top_k={settings.top_k}"
-            raise BadInput(f"the model's layers have only {narrowest} neurons", where=where)
+        refuse_narrow(layout, settings.top_k, "--codec")
         return {"top_k": settings.top_k}
 
     def check_entries(self, manifest: Mapping[str, Any], layout: CodeLayout) -> None:

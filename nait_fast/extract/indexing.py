@@ -27,7 +27,7 @@ from nait_fast.extract.calibrate import first_samples, sample_of
 from nait_fast.extract.index_folder import IndexFolder
 from nait_fast.extract.moments import Moments
 from nait_fast.extract.representation import Representation
-from nait_fast.extract.session import OnBatch, Session
+from nait_fast.extract.session import OnBatch, Session, Terms
 from nait_fast.extract.sinks import Collect, Encode, Placed, Sink
 from nait_fast.index.calibration import load_calibration
 from nait_fast.index.token_hashes import hashes_of
@@ -78,6 +78,16 @@ def _held(folder: Path) -> Codebook | None:
         return None
 
 
+def representation_of(session: Terms, options: IndexOptions, folder: Path, given: Codebook | None) -> Representation:
+    """What the index in ``folder`` is to keep; ``given``: the codebook of ``--codebook``. Raises NaitError for options
+    that do not fit each other, the model or the codebook."""
+    if options.append and options.repair:
+        raise BadInput("one at a time, --repair first", where="--append and --repair")
+    if options.append and options.codebook:
+        raise BadInput("the index has its codebook already", where="--append", remedy="leave --codebook out")
+    return Representation(session, options, given, _held(folder) if options.append or options.repair else None)
+
+
 class IndexBuild:
     """One index under construction: ``codebook``, ``prepare``, ``index_window`` for each unit, ``finish``.
 
@@ -97,13 +107,8 @@ class IndexBuild:
         with_drift: bool = False,
     ):
         self.session, self.pool, self.options = session, pool, options
-        if options.append and options.repair:
-            raise BadInput("one at a time, --repair first", where="--append and --repair")
-        if options.append and options.codebook:
-            raise BadInput("the index has its codebook already", where="--append", remedy="leave --codebook out")
         self._given = load_codebook(options.codebook) if options.codebook else None
-        before = _held(folder) if options.append or options.repair else None
-        self.representation = Representation(session, options, self._given, before)
+        self.representation = representation_of(session, options, folder, self._given)
         self.calibrate_on = self.representation.readings | exact_readings | ({"drift"} if with_drift else set())
         plan = pool.plan()
         self.format = pool.detect()
@@ -165,7 +170,7 @@ class IndexBuild:
         readings = sorted(self.calibrate_on)
         self._collected = Collect(len(self._sample), self.session.layout, readings)
         self._run_sample("calibrate", self.session, self._collected, readings, on_batch)
-        made = self.representation.codebook_of(self._collected)
+        made = self.representation.codebook_of(self._collected, self.session.chosen)
         made.save(path)
         return made
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from nait_fast.codecs import codec_of
@@ -12,7 +13,7 @@ from nait_fast.codecs.codebook import Codebook, check_codebook
 from nait_fast.config import IndexOptions
 from nait_fast.errors import BadInput
 from nait_fast.extract.calibrate import make_codebook
-from nait_fast.extract.session import Session
+from nait_fast.extract.session import Terms
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.index.format import columns_of
 from nait_fast.kernels import layer_bytes
@@ -27,19 +28,22 @@ LEAST_KEPT = 256  # neurons of experts a layer, however wide other layers are
 
 class Representation:
     """``given``: the codebook of ``--codebook``; ``held``: that of the index which is added to or repaired, whose sizes
-    hold unless others are asked for. Tells ``session`` the layer of ``--embed``. Raises NaitError for options that do
-    not fit the model or the codebook.
+    hold unless others are asked for. Tells ``session``, or what is known before there is one, the layer of ``--embed``
+    and which neurons of experts are kept. Raises NaitError for options that do not fit the model or the codebook.
 
     ``readings``: what the index pass must capture; ``description``: what the manifest says of the codes;
     ``layout``: where their bits lie in a row.
     """
 
-    def __init__(self, session: Session, options: IndexOptions, given: Codebook | None, held: Codebook | None = None):
+    def __init__(self, session: Terms, options: IndexOptions, given: Codebook | None, held: Codebook | None = None):
         self.session, self._options = session, options
         chosen = options.chosen_codec
         self.codec = codec_of(chosen.name)
         self.reading = self.codec.reading(options.reading)
         session.embed_layer = _embed_layer(options, self.codec, session)
+        self._embeds = session.embed_layer is not None
+        self.readings = {self.reading} | ({"hidden"} if self._embeds else set())
+        session.refuse_readings(self.readings)
         if given is not None:
             session.choose(given.chosen, given.meta["widths"])
             self._check(given)
@@ -47,8 +51,6 @@ class Representation:
             session.choose(held.chosen, held.meta["widths"])
         else:
             _keep_experts(session)
-        self._embeds = session.embed_layer is not None
-        self.readings = {self.reading} | ({"hidden"} if self._embeds else set())
         self.layout = self.codec.code_layout(session.model.widths)
         self.description: dict[str, Any] = {
             "codec": self.codec.name,
@@ -67,20 +69,19 @@ class Representation:
     def _check(self, codebook: Codebook) -> None:
         if not self.codec.calibrates:
             raise BadInput(f"codec {self.codec.name} has no codebook", where="--codebook", remedy="leave the flag out")
-        expected = {**self.session.identity(), "reading": self.reading, "codec": self.codec.name}
+        expected = {**self.session.identity(codebook.meta), "reading": self.reading, "codec": self.codec.name}
         if self.session.embed_layer is not None:
             expected["embed_layer"] = self.session.embed_layer
         more = [key for key in ("reading", "codec", "embed_layer") if key in expected]
         remedy = "recalibrate (leave --codebook out) or use the same options"
         check_codebook(codebook, expected, f"--codebook {self._options.codebook}", remedy, more)
 
-    def codebook_of(self, collected: Collect) -> Codebook:
-        """The codebook of a calibration sample. Raises NaitError."""
+    def codebook_of(self, collected: Collect, chosen: np.ndarray | None) -> Codebook:
+        """The codebook of a calibration sample, of the neurons ``chosen`` int32 [N] of experts. Raises NaitError."""
         meta = self.session.identity()
         if self._embeds:
             meta["embed_layer"] = self.session.embed_layer
-        chosen, seed = self.session.chosen, self._options.seed
-        return make_codebook(collected, self.reading, meta, self.codec, self.description, seed, chosen)
+        return make_codebook(collected, self.reading, meta, self.codec, self.description, self._options.seed, chosen)
 
     def sink(
         self, n: int, codebook: Codebook | None, directions: Mapping[str, tuple[str, torch.Tensor]] | None
@@ -95,7 +96,7 @@ class Representation:
         return Encode(n, layout, coder, directions=directions, hidden_mean=hidden_mean, device=device)
 
 
-def _keep_experts(session: Session) -> None:
+def _keep_experts(session: Terms) -> None:
     """Tell ``session`` how many neurons of experts are kept: as many as are asked for, or fit into a row. Raises
     NaitError for more than a row, and calibration, can hold."""
     model, kept = session.model, session.experts.kept
@@ -128,9 +129,9 @@ def kept_by_default(specs: Sequence[Spec]) -> int:
     return max(LEAST_KEPT, (KEPT_BYTES - others) // len(routed) * 8 // 32 * 32)
 
 
-def _embed_layer(options: IndexOptions, codec: Codec, session: Session) -> int | None:
+def _embed_layer(options: IndexOptions, codec: Codec, session: Terms) -> int | None:
     """The layer of ``--embed``. Raises NaitError for one that is not captured."""
-    layers = [spec.layer for spec in session.model.specs]
+    layers = session.model.layers
     if options.embed == "none":
         return None
     if not codec.calibrates:

@@ -3,14 +3,16 @@
 import copy
 import json
 import os
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from nait_fast.codecs.chosen import CHOSEN, digest_of
+from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import DataOptions, Experts, ModelOptions
 from nait_fast.data.encode import encode, parsed
@@ -22,9 +24,12 @@ from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.errors import BadInput
 from nait_fast.extract.engine import Engine
+from nait_fast.extract.pooling import statistics_for
 from nait_fast.extract.sinks import Sink
+from nait_fast.models.experts import refuse_statistics
+from nait_fast.models.known import KnownModel
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
-from nait_fast.notices import warn
+from nait_fast.notices import NaitWarning, warn
 from nait_fast.storage.files import sha256
 
 NEURONS = Experts("neurons")
@@ -32,30 +37,18 @@ OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is don
 
 
 @dataclass
-class Session:
-    """``model`` and ``encoder`` fit each other; ``quiet`` silences progress.
+class Terms:
+    """What an index or a signature must agree with, as far as it is known before the weights are read.
 
-    ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
-    ``conventions``: what the user has said of rows in memory. ``experts``: what has been asked for of theirs.
-    ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
+    ``model`` and ``encoder`` fit each other. ``experts``: what has been asked for of theirs. ``embed_layer``: the layer
+    whose hidden state the reading ``hidden`` is.
     """
 
-    model: LoadedModel
+    model: KnownModel
     encoder: Encoder
     first_token: str = "exclude"
-    batch_tokens: int | None = None
-    quiet: bool = False
-    experts: Experts = NEURONS
-    embed_layer: int | None = None
-    conventions: RowConventions = field(default_factory=RowConventions)
-    run_tokens: int = 0
-    padded_tokens: int = 0
-    _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
-
-    @property
-    def padding(self) -> float:
-        """Share of padding in what went through the model."""
-        return 1 - self.run_tokens / self.padded_tokens if self.padded_tokens else 0.0
+    experts: Experts = field(default=NEURONS, kw_only=True)
+    embed_layer: int | None = field(default=None, kw_only=True)
 
     @property
     def layout(self) -> CodeLayout:
@@ -65,6 +58,60 @@ class Session:
     def hidden_width(self) -> int:
         """Numbers in a hidden state."""
         return self.model.specs[0].hidden_width
+
+    def identity(self, like: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """What a signature, a codebook or an index must share with this session to fit it. What is not known yet is
+        taken to be as ``like``, such an identity, says."""
+        known = self.model.identity(like)
+        return {
+            "model": known["model"],
+            "dtype": self.model.dtype_class,
+            "template": self.encoder.template.hash,
+            "max_length": self.encoder.max_length,
+            "first_token": self.first_token,
+            **({} if self.model.experts == "neurons" else {"experts": self.model.experts}),
+            **({CHOSEN: known[CHOSEN]} if CHOSEN in known else {}),
+            "layers": known["layers"],
+            "widths": known["widths"],
+        }
+
+    def refuse_readings(self, readings: Iterable[str]) -> None:
+        """Raise NaitError for ``readings`` that the model does not have."""
+        refuse_statistics(self.model.specs, statistics_for(readings))
+
+    def keep(self, kept: int) -> None:
+        """Of each layer's experts so many neurons are to be kept (all of those that have fewer)."""
+        self.model = self.model.keeping(kept)
+
+    def choose(self, chosen: np.ndarray | None, widths: Sequence[int]) -> None:
+        """Keep the experts' neurons ``chosen`` int32 [N] of layers of ``widths``, those of a codebook or signature.
+
+        Where it has none, or another model's, nothing changes: that shows in ``identity``. Nor does it before the
+        model is there, as its forward alone tells the order in which they are counted.
+        """
+        return
+
+
+@dataclass
+class Session(Terms):
+    """``quiet`` silences progress.
+
+    ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
+    ``conventions``: what the user has said of rows in memory.
+    """
+
+    model: LoadedModel
+    batch_tokens: int | None = None
+    quiet: bool = False
+    conventions: RowConventions = field(default_factory=RowConventions)
+    run_tokens: int = 0
+    padded_tokens: int = 0
+    _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
+
+    @property
+    def padding(self) -> float:
+        """Share of padding in what went through the model."""
+        return 1 - self.run_tokens / self.padded_tokens if self.padded_tokens else 0.0
 
     @property
     def positions(self) -> int | None:
@@ -79,20 +126,6 @@ class Session:
             warn_longer(where, longer, self.positions)
         return longer > 0
 
-    def identity(self) -> dict[str, Any]:
-        """What a signature, a codebook or an index must share with this session to fit it."""
-        return {
-            "model": self.model.fingerprint,
-            "dtype": self.model.dtype_class,
-            "template": self.encoder.template.hash,
-            "max_length": self.encoder.max_length,
-            "first_token": self.first_token,
-            **({} if self.model.experts == "neurons" else {"experts": self.model.experts}),
-            **({} if self.chosen is None else {CHOSEN: digest_of(self.chosen)}),
-            "layers": [spec.layer for spec in self.model.specs],
-            "widths": self.model.widths,
-        }
-
     @property
     def chosen(self) -> np.ndarray | None:
         """int32 [N]: each neuron's number in its layer, where experts' neurons have been chosen."""
@@ -103,15 +136,7 @@ class Session:
         """Whether which neurons of experts are kept is still to be decided (by ``choose``)."""
         return self.model.keeps_some and self.chosen is None
 
-    def keep(self, kept: int) -> None:
-        """Of each layer's experts so many neurons are to be kept (all of those that have fewer)."""
-        self.model = self.model.keeping(kept)
-
     def choose(self, chosen: np.ndarray | None, widths: Sequence[int]) -> None:
-        """Keep the experts' neurons ``chosen`` int32 [N] of layers of ``widths``, those of a codebook or signature.
-
-        Where it has none, or another model's, nothing changes: that shows in ``identity``.
-        """
         if chosen is not None:
             self.model = self.model.choosing(chosen, widths) or self.model
 
@@ -129,8 +154,7 @@ class Session:
     ) -> None:
         """Capture ``readings`` of ``encoded`` into ``sink``; ``on_batch(samples, tokens)`` after each batch."""
         budget = self._fitting or self.batch_tokens
-        layers = [spec.layer for spec in self.model.specs]
-        hidden_at = None if self.embed_layer is None else layers.index(self.embed_layer)
+        hidden_at = None if self.embed_layer is None else self.model.layers.index(self.embed_layer)
         engine = Engine(
             self.model,
             readings,
@@ -153,9 +177,28 @@ def warn_longer(where: str, samples: int, positions: int) -> None:
     )
 
 
-def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exclude", quiet: bool = False) -> Session:
-    """Load the model and make its encoder. Raises NaitError."""
-    experts = model.chosen_experts
+Check: TypeAlias = Callable[[Terms], object]
+
+
+def open_session(
+    model: ModelOptions,
+    data: DataOptions,
+    first_token: str = "exclude",
+    quiet: bool = False,
+    check: Check = lambda terms: None,
+) -> Session:
+    """Load the model and make its encoder. ``check`` raises NaitError, before a weight is read, where what is to be
+    done cannot be done by what is known then; it may change the terms that it is given. Raises NaitError."""
+    experts, template = model.chosen_experts, None
+
+    def before(known: KnownModel) -> None:
+        nonlocal template
+        template = Template(data.template, known.tokenizer, data.template_date)
+        encoder = Encoder(known.tokenizer, template, data.max_length, known.vocabulary)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NaitWarning)  # said once the model is there
+            check(Terms(known, encoder, first_token, experts=experts))
+
     loaded = load_model(
         model.model,
         tokenizer=model.tokenizer,
@@ -164,8 +207,9 @@ def open_session(model: ModelOptions, data: DataOptions, first_token: str = "exc
         layers=model.layers,
         experts=experts.reads,
         trust_remote_code=model.trust_remote_code,
+        check=before,
     )
-    return _session(loaded, data, first_token, model, quiet)
+    return _session(loaded, data, first_token, model, quiet, template)
 
 
 def refuse_in_memory(model: Any, caller: str, **asked: Any) -> None:
@@ -179,12 +223,18 @@ def refuse_in_memory(model: Any, caller: str, **asked: Any) -> None:
 
 
 def session_around(
-    model: Any, tokenizer: Any, data: DataOptions, first_token: str, options: ModelOptions, caller: str
+    model: Any,
+    tokenizer: Any,
+    data: DataOptions,
+    first_token: str,
+    options: ModelOptions,
+    caller: str,
+    check: Check = lambda terms: None,
 ) -> Session:
     """A session for samples in memory. Raises NaitError.
 
-    ``model``: a name, loaded as ``options`` say, or a transformers model: its weights are shared, its modules left
-    alone; ``caller``: what messages call whoever asks.
+    ``model``: a name, loaded as ``options`` and ``check`` say, or a transformers model: its weights are shared, its
+    modules left alone; ``caller``: what messages call whoever asks.
     """
     if isinstance(model, (str, os.PathLike)):
         if not (tokenizer is None or isinstance(tokenizer, (str, os.PathLike))):
@@ -193,7 +243,7 @@ def session_around(
             )
         tokenizer = None if tokenizer is None else os.fspath(tokenizer)
         named = replace(options, model=os.fspath(model), tokenizer=tokenizer)
-        return open_session(named, data, first_token, quiet=True)
+        return open_session(named, data, first_token, quiet=True, check=check)
     if tokenizer is None:
         raise BadInput(f"a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)", where=caller)
     reads = options.chosen_experts.reads
@@ -201,8 +251,15 @@ def session_around(
     return _session(loaded, data, first_token, options, quiet=True)
 
 
-def _session(loaded: LoadedModel, data: DataOptions, first_token: str, options: ModelOptions, quiet: bool) -> Session:
-    template = Template(data.template, loaded.tokenizer, data.template_date)
+def _session(
+    loaded: LoadedModel,
+    data: DataOptions,
+    first_token: str,
+    options: ModelOptions,
+    quiet: bool,
+    template: Template | None = None,
+) -> Session:
+    template = template or Template(data.template, loaded.tokenizer, data.template_date)
     encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary)
     conventions = make_conventions(data.role, data.ignore)
     return Session(

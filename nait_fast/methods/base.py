@@ -76,10 +76,14 @@ class Method(ABC):
         """Whether the codebook must hold the pool's mean drift."""
         return False
 
-    def codebook_missing(self, codebook: Codebook | None, path: str | None) -> str | None:
-        """Why ``codebook`` is not what ``fit`` needs, in a message that names the flag; None where it is.
-        ``path``: of ``--codebook``."""
+    def codebook_missing(self, codebook: Codebook | None, path: str | None, settings: Any) -> str | None:
+        """Why ``codebook`` is not what ``fit`` needs by ``settings``, in a message that names the flag; None where it
+        is. ``path``: of ``--codebook``."""
         return None
+
+    def check_layout(self, layout: CodeLayout, settings: Any) -> None:
+        """Raises NaitError for ``settings`` that do not fit a model of the neurons in ``layout``."""
+        return
 
     def material(
         self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, settings: Any

@@ -118,7 +118,7 @@ class Contrast(BitMethod):
     def index_options(self, reading: str, settings: Any) -> dict[str, Any]:
         return {**super().index_options(reading, settings), "reading": reading}
 
-    def codebook_missing(self, codebook: Codebook | None, path: str | None) -> str | None:
+    def codebook_missing(self, codebook: Codebook | None, path: str | None, settings: Any) -> str | None:
         if codebook is None:
             return "--codebook is missing: method contrast needs the index (or codebook) that it will rank"
         if (codec := codebook.meta["codec"]) != self.codec:

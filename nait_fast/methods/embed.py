@@ -78,7 +78,7 @@ class Embed(Method):
     def index_options(self, reading: str, settings: Any) -> dict[str, Any]:
         return {**super().index_options(reading, settings), "embed": "last"}
 
-    def codebook_missing(self, codebook: Codebook | None, path: str | None) -> str | None:
+    def codebook_missing(self, codebook: Codebook | None, path: str | None, settings: Any) -> str | None:
         if codebook is None or codebook.hidden_mean is None:
             return "--codebook: method embed needs the index that it will rank, made with --embed"
         return None

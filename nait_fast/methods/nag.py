@@ -10,7 +10,7 @@ import numpy as np
 
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
-from nait_fast.codecs.nag import CODEC, NagSettings, TopKCoder, top_sets
+from nait_fast.codecs.nag import CODEC, NagSettings, TopKCoder, refuse_narrow, top_sets
 from nait_fast.errors import BadInput, Mismatch
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
@@ -72,6 +72,9 @@ class Nag(BitMethod):
             "reading": None,
             "codec": f"{self.codec}:top_k={settings.top_k}",
         }
+
+    def check_layout(self, layout: CodeLayout, settings: Any) -> None:
+        refuse_narrow(layout, settings.top_k, "--method")
 
     def material(
         self, values: np.ndarray, layout: CodeLayout, threshold: np.ndarray | None, settings: Any

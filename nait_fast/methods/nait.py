@@ -14,7 +14,7 @@ from nait_fast.codecs import codec_of
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.pca import principal
-from nait_fast.errors import BadInput, Mismatch
+from nait_fast.errors import Mismatch
 from nait_fast.index import token_hashes
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
@@ -127,16 +127,15 @@ class Nait(Method):
     def needs_drift(self, settings: Any) -> bool:
         return settings.sign == "contrast"
 
+    def codebook_missing(self, codebook: Codebook | None, path: str | None, settings: Any) -> str | None:
+        if settings.sign != "contrast" or (codebook is not None and codebook.drift_mean is not None):
+            return None
+        return "--method nait:sign=contrast: needs a --codebook that holds the pool's mean drift; build it with select"
+
     def fit(
         self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, settings: Any
     ) -> Signature:
         pool_drift = codebook.drift_mean if codebook and settings.sign == "contrast" else None
-        if settings.sign == "contrast" and pool_drift is None:
-            raise BadInput(
-                "needs a --codebook that holds the pool's mean drift",
-                where="--method nait:sign=contrast",
-                remedy="build it with select",
-            )
         return nait_signature(
             name, material, dict(meta), reading=meta["reading"], sign=settings.sign, pool_drift=pool_drift
         )

@@ -7,7 +7,7 @@ that nobody reads. Here both are errors where they concern the part of the model
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.libraries import uncollected
 from nait_fast.models.adapters import Adapter
 from nait_fast.models.find import find_specs
 from nait_fast.models.guard import refuse_absent
@@ -224,15 +225,18 @@ def read_model(
     trust_remote_code: bool,
     find: Find = find_specs,
     adapter: Adapter | None = None,
+    before: Callable[[Any, list[Spec]], None] = lambda decoder, specs: None,
 ) -> tuple[Any, Loading]:
     """The model at ``source`` as transformers loads it, its decoder on ``device``; how it and the checkpoint agree.
 
     AutoModel's class first (a body without LM head); where that is not the class the checkpoint was written from and
     does not find its weights, the one that config.json names; for an ``adapter``, the one it was trained in. Wrappers'
-    prefixes are taken off the weights' names, and that is said. ``find`` finds what is read of a model. Raises
-    NaitError: of what ``find`` refuses before a weight is read, as far as the configuration tells.
+    prefixes are taken off the weights' names, and that is said. ``find`` finds what is read of a model; ``before``
+    takes the text decoder on the meta device and that. Raises NaitError: what they raise before a weight is read, as
+    far as the configuration tells.
     """
-    from transformers import AutoConfig, AutoModel
+    with uncollected():
+        from transformers import AutoConfig, AutoModel
 
     named: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, **extra}
     try:
@@ -242,10 +246,12 @@ def read_model(
             other = named_class(config)
             if adapter is not None:
                 auto, other = adapter.class_for(config, other), None
-            found = None if trust_remote_code else _refuse_early(config, (auto, other), find)
+            found = None if trust_remote_code else _found_early(config, (auto, other), find)
             with heard() as early:
                 refuse_unreadable(config, device, f"--model {model}")
-            if prepare_quantised(config, device, named, experts=found is not None and has_experts(found)):
+            if found is not None:
+                before(*found)
+            if prepare_quantised(config, device, named, experts=found is not None and has_experts(found[1])):
                 warn(
                     f"--model {model}: its experts are kept as {quantiser(config)}, in whose kernels no activation "
                     "shows; the model is loaded dequantised"
@@ -357,11 +363,10 @@ def _pickled_types(file: Path) -> Iterator[tuple[str, str]]:
             yield str(name), "F8" if kind.startswith("float8") else kind.upper()
 
 
-def _refuse_early(config: Any, kinds: Sequence[Any], find: Find) -> list[Spec] | None:
-    """What ``find`` finds without weights; None: only loading tells. Raises NaitError."""
+def _found_early(config: Any, kinds: Sequence[Any], find: Find) -> tuple[Any, list[Spec]] | None:
+    """(text decoder, what ``find`` finds in it) without weights; None: only loading tells. Raises NaitError."""
     with heard():  # nothing of this is about the weights
-        found = find_unloaded(config, [kind for kind in kinds if kind is not None], find)
-    return None if found is None else found[1]
+        return find_unloaded(config, [kind for kind in kinds if kind is not None], find)
 
 
 def _attempt(

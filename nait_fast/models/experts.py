@@ -7,7 +7,7 @@ wide MLP is w_te · a_te[j], and 0 where token t was not sent to expert e. trans
 one expert and sequence are adjacent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -73,6 +73,16 @@ class RoutedSpec(Spec):
         assert self.chosen is not None, "neurons that are still to be chosen"
         every = {"first": stats.first, "last": stats.last, "sum": stats.sum}
         return Stats(**{k: v.index_select(1, self.chosen) for k, v in every.items() if v is not None})
+
+
+def refuse_statistics(specs: Sequence[Spec], statistics: Set[str]) -> None:
+    """Raise BadInput where ``specs`` do not give all of ``statistics``."""
+    if not statistics - {"hidden_sum"} <= STATISTICS and any(isinstance(spec, RoutedSpec) for spec in specs):
+        raise BadInput(
+            "the reading up_abs, which method and codec nag take, is of dense MLPs, and this one has experts",
+            where="model",
+            remedy="choose another method or codec, or the readings drift and mean",
+        )
 
 
 @dataclass(frozen=True)
@@ -214,12 +224,6 @@ class _Rows:
         self, activation: torch.Tensor, segments: Segments, statistics: frozenset[str], bits: BitSpec | None
     ) -> Stats:
         """Of each sequence, fp32 [B, E · J], of ``activation`` [R, J] times the weights."""
-        if not statistics <= STATISTICS:
-            raise BadInput(
-                "the reading up_abs, which method and codec nag take, is of dense MLPs, and this one has experts",
-                where="model",
-                remedy="choose another method or codec, or the readings drift and mean",
-            )
         stats, device = Stats(), activation.device
         starts, ends = segments.starts, segments.ends
         if "first" in statistics:

@@ -2,26 +2,27 @@
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import Self
 
+from nait_fast.codecs.chosen import CHOSEN, digest_of
 from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, first_line, missing_extra
-from nait_fast.kernels import layer_bytes
 from nait_fast.models.adapters import adapter_of, holds_tokenizer
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, tell
-from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.find import find_specs
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
+from nait_fast.models.known import KnownModel, every_neuron, has_neurons
 from nait_fast.models.model_identity import decisive, identity_of
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
 from nait_fast.models.probe import activation_dtype, probe
@@ -35,7 +36,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass
-class LoadedModel:
+class LoadedModel(KnownModel):
     """A decoder body (no LM head) ready to capture from.
 
     ``specs`` are the chosen layers; ``attention``: the name of the packed attention that is exact here (None: it runs
@@ -45,10 +46,6 @@ class LoadedModel:
     ``fused``: modules and the faster forwards proved equal to theirs.
     """
 
-    name: str
-    body: nn.Module
-    tokenizer: Any
-    specs: list[Spec]
     attention: str | None
     fingerprint: str
     max_tokens: int | None = None
@@ -57,16 +54,6 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         return next(self.body.parameters()).device
-
-    @property
-    def precision(self) -> str:
-        """The type of the weights, by the token embeddings' (others may be quantised)."""
-        return str(activation_dtype(self.body)).removeprefix("torch.")
-
-    @property
-    def dtype_class(self) -> str:
-        """The type of the weights as far as numbers of one must not meet those of another: both halves are ``half``."""
-        return "half" if self.precision in ("bfloat16", "float16") else self.precision
 
     @property
     def packs(self) -> bool:
@@ -107,37 +94,6 @@ class LoadedModel:
         return f"{self.not_finite}; {self.finite_remedy or 'leave the row out: the model has no numbers for it'}"
 
     @property
-    def vocabulary(self) -> int:
-        """Tokens that the model embeds (its tokenizer may have more)."""
-        body: Any = self.body  # transformers' own method: nn.Module has none
-        return int(body.get_input_embeddings().weight.shape[0])
-
-    @property
-    def experts(self) -> str:
-        """What is read of experts: their neurons, or the router."""
-        return self.specs[0].reads if isinstance(self.specs[0], RoutedSpec) else "neurons"
-
-    @property
-    def has_experts(self) -> bool:
-        """Whether neurons of experts are read."""
-        return any(_has_neurons(spec) for spec in self.specs)
-
-    @property
-    def router_bytes(self) -> int:
-        """Bytes of a sample's code that the router of the same layers would take, one bit an expert."""
-        return sum(layer_bytes(spec.n_experts) for spec in self.specs if isinstance(spec, RoutedSpec))
-
-    @property
-    def widths(self) -> list[int]:
-        """Neurons of each chosen layer."""
-        return [spec.n_neurons for spec in self.specs]
-
-    @property
-    def keeps_some(self) -> bool:
-        """Whether not all neurons of experts are read."""
-        return any(_has_neurons(spec) and spec.kept is not None for spec in self.specs)
-
-    @property
     def chosen(self) -> np.ndarray | None:
         """int32 [N]: each neuron's number in its layer, where experts' neurons have been chosen; a layer's experts and
         its shared one are counted on."""
@@ -152,20 +108,12 @@ class LoadedModel:
         """(number of its first neuron in its layer, all neurons that it has) of each spec."""
         counts, places = dict[int, int](), []
         for spec in self.specs:
-            first, every = counts.get(spec.layer, 0), _every(spec)
+            first, every = counts.get(spec.layer, 0), every_neuron(spec)
             places.append((first, every))
             counts[spec.layer] = first + every
         return places
 
-    def keeping(self, kept: int | None) -> "LoadedModel":
-        """The same model, of whose experts so many neurons a layer are read (of fewer, and None: all)."""
-        specs = [
-            spec.keeping(kept if kept is not None and kept < _every(spec) else None) if _has_neurons(spec) else spec
-            for spec in self.specs
-        ]
-        return replace(self, specs=specs)
-
-    def choosing(self, chosen: np.ndarray, widths: Sequence[int]) -> "LoadedModel | None":
+    def choosing(self, chosen: np.ndarray, widths: Sequence[int]) -> Self | None:
         """The same model, of whose experts the neurons ``chosen`` int32 [N] are read, of layers of ``widths``; None
         where it has not such layers."""
         parts = np.split(chosen, np.cumsum(widths)[:-1])
@@ -174,24 +122,19 @@ class LoadedModel:
         specs: list[Spec] = []
         for spec, part, (first, every) in zip(self.specs, parts, self.places(), strict=True):
             fits = first <= int(part[0]) and int(part[-1]) < first + every
-            if not fits or (len(part) < every and not _has_neurons(spec)):
+            if not fits or (len(part) < every and not has_neurons(spec)):
                 return None
-            if _has_neurons(spec):
+            if has_neurons(spec):
                 some = len(part) < every
                 number = torch.from_numpy(part).long().to(self.device) - first
                 spec = spec.keeping(len(part) if some else None, number if some else None)
             specs.append(spec)
         return replace(self, specs=specs)
 
-
-def _has_neurons(spec: Spec) -> TypeGuard[RoutedSpec]:
-    """Whether neurons of experts are read."""
-    return isinstance(spec, RoutedSpec) and spec.reads == "neurons"
-
-
-def _every(spec: Spec) -> int:
-    """Neurons of which ``spec`` reads some or all."""
-    return spec.n_experts * spec.width if _has_neurons(spec) else spec.n_neurons
+    def identity(self, like: Mapping[str, Any]) -> dict[str, Any]:
+        """All of it, whatever ``like`` says."""
+        chosen = {} if self.chosen is None else {CHOSEN: digest_of(self.chosen)}
+        return {"model": self.fingerprint, **chosen, "layers": self.layers, "widths": self.widths}
 
 
 def _positions(body: Any) -> int | None:
@@ -306,24 +249,30 @@ def load_model(
     layers: str = "all",
     experts: str = "neurons",
     trust_remote_code: bool = False,
+    check: Callable[[KnownModel], None] = lambda known: None,
 ) -> LoadedModel:
     """Load ``model`` (folder, .gguf file or Hub id) in evaluation mode on ``device``.
 
-    A LoRA folder is its base model with the adapter beside the weights. Raises NaitError for anything that is missing,
-    unreadable or not a decoder with a known MLP family.
+    A LoRA folder is its base model with the adapter beside the weights. ``check`` sees what is known of it before a
+    weight is read; of a GGUF file and of remote code nothing is. Raises NaitError for anything that is missing,
+    unreadable or not a decoder with a known MLP family, and what ``check`` raises.
     """
     target = pick_device(device)
     kind = pick_dtype(dtype, target)
     adapter = adapter_of(model)
     source, extra = locate(model if adapter is None else adapter.base)
     entry = CacheEntry.of(model if extra else source, *([] if adapter is None else [adapter.source]))
-    find = partial(find_specs, layers=layers, experts=experts)
-    with without_bars():
-        whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter)
     if adapter is not None and tokenizer is None:
         tokenizer = adapter.tokenizer
-    its_tokenizer = load_tokenizer(model, tokenizer, trust_remote_code)
-    return prepare(whole, its_tokenizer, layers=layers, experts=experts, name=model, loading=loading, entry=entry)
+    tokenizer_of = cache(partial(load_tokenizer, model, tokenizer, trust_remote_code))
+
+    def before(decoder: Any, specs: list[Spec]) -> None:
+        check(KnownModel(model, decoder.to(kind), tokenizer_of(), specs))
+
+    find = partial(find_specs, layers=layers, experts=experts)
+    with without_bars():
+        whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter, before)
+    return prepare(whole, tokenizer_of(), layers=layers, experts=experts, name=model, loading=loading, entry=entry)
 
 
 def apart(model: Any) -> Any:

@@ -18,6 +18,7 @@ from torch import nn
 from nait_fast.kernels import segment_sums
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
 from nait_fast.models import fork_safety
+from nait_fast.models.experts import refuse_statistics
 from nait_fast.models.spec import Op, Spec
 
 
@@ -51,10 +52,12 @@ class Capture:
     """Which MLPs are read, and for which ``statistics``; ``stop``: the forward need not go on behind the last of them.
 
     Set ``forward`` before each forward (each thread has its own), and to None where none is awaited. The statistic
-    ``hidden_sum``, of what goes into the MLP, is taken at ``hidden_at`` only.
+    ``hidden_sum``, of what goes into the MLP, is taken at ``hidden_at`` only. Raises NaitError for statistics that a
+    spec does not give.
     """
 
     def __init__(self, specs: Sequence[Spec], statistics: frozenset[str], stop: bool, hidden_at: int | None = None):
+        refuse_statistics(specs, statistics)
         self.specs, self.stop = specs, stop
         self.statistics = statistics - {"hidden_sum"}
         self.hidden_at = hidden_at if "hidden_sum" in statistics else None

@@ -19,7 +19,7 @@ from nait_fast.errors import Mismatch, NaitError
 from nait_fast.evaluation.rankings import IndexScores
 from nait_fast.evaluation.row_content import datasets_of
 from nait_fast.extract.projection import Project
-from nait_fast.extract.session import Session, encode_all, open_session
+from nait_fast.extract.session import Session, Terms, encode_all, open_session
 from nait_fast.extract.sinks import Collect
 from nait_fast.index.pool_rows import PoolRows
 from nait_fast.index.reader import Index
@@ -48,18 +48,22 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
         template_date=manifest.get("template_date"),
         max_length=manifest["max_length"],
     )
-    session = open_session(model, data, manifest["first_token"], quiet)
-    session.embed_layer = manifest.get("embed_layer")
-    if CHOSEN in manifest:
-        session.choose(index.codebook.chosen, manifest["widths"])
-    here = session.identity()
-    if key := difference(manifest, here):
-        theirs, mine = short(value_of(manifest, key)), short(value_of(here, key))
-        raise Mismatch(
-            f"index {index.folder} was made with another {name_of(key)} ({theirs}, here {mine})",
-            where=f"--model {options.model}",
-            remedy="name the model of the index",
-        )
+
+    def agree(session: Terms) -> None:
+        session.embed_layer = manifest.get("embed_layer")
+        if CHOSEN in manifest:
+            session.choose(index.codebook.chosen, manifest["widths"])
+        here = session.identity(manifest)
+        if key := difference(manifest, here):
+            theirs, mine = short(value_of(manifest, key)), short(value_of(here, key))
+            raise Mismatch(
+                f"index {index.folder} was made with another {name_of(key)} ({theirs}, here {mine})",
+                where=f"--model {options.model}",
+                remedy="name the model of the index",
+            )
+
+    session = open_session(model, data, manifest["first_token"], quiet, agree)
+    agree(session)
     return session
 
 

@@ -15,8 +15,8 @@ from nait_fast.data.row_conventions import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
 from nait_fast.env import environment
 from nait_fast.errors import BadInput
-from nait_fast.extract.indexing import Directions, IndexBuild, open_pool
-from nait_fast.extract.session import Session, open_session, warn_longer
+from nait_fast.extract.indexing import Directions, IndexBuild, open_pool, representation_of
+from nait_fast.extract.session import Terms, open_session, warn_longer
 from nait_fast.index.format import bytes_per_row
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, check_fits, load_signature
@@ -40,7 +40,8 @@ def directions_of(signatures: list[Signature]) -> Directions:
     return {s.name: (s.meta["reading"], s.tensors["direction"], s.hash) for s in nait}
 
 
-def check_scored(signatures: list[Signature], session: Session) -> None:
+def check_scored(signatures: list[Signature], session: Terms) -> None:
+    """Raises NaitError for signatures that the pass cannot score, as far as is known of ``session``."""
     for signature in signatures:
         if not signature.is_direction:
             raise BadInput(
@@ -48,7 +49,7 @@ def check_scored(signatures: list[Signature], session: Session) -> None:
                 "pass, the others rank the finished index",
                 where="--exact",
             )
-        check_fits(signature, session.identity(), None, "this index")
+        check_fits(signature, session.identity(signature.meta), None, "this index")
 
 
 def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
@@ -148,10 +149,14 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
     pool = open_pool(options, folder)
     pool.detect()
     signatures = [load_signature(path) for path in options.exact]
-    if options.codebook:
-        load_codebook(options.codebook)
+    given_codebook = load_codebook(options.codebook) if options.codebook else None
     options = dataclasses.replace(options, device=device_of(options.device, worker))
-    session = open_session(options, options, options.first_token, quiet)
+
+    def check(session: Terms) -> None:
+        check_scored(signatures, session)
+        representation_of(session, options, folder, given_codebook)
+
+    session = open_session(options, options, options.first_token, quiet, check)
     check_scored(signatures, session)
     directions = directions_of(signatures)
     build = IndexBuild(

@@ -1,8 +1,8 @@
 """``inspect`` of a model: what would be read of it, what that costs, and what is not supported, without its weights."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from transformers import AutoConfig, AutoModel
@@ -12,11 +12,13 @@ from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import IndexOptions
 from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.extract.pooling import statistics_for
 from nait_fast.extract.representation import MOST_EXPERT_BYTES, kept_by_default
 from nait_fast.index.format import bytes_per_row
 from nait_fast.models.adapters import Adapter, adapter_of
 from nait_fast.models.checkpoint import heard, named_class
-from nait_fast.models.experts import RoutedSpec
+from nait_fast.models.experts import RoutedSpec, refuse_statistics
+from nait_fast.models.find import decoder_layers
 from nait_fast.models.load import locate, trained_positions, without_bars
 from nait_fast.models.packing_checks import expected_path
 from nait_fast.models.quantised import EXPERTS_TO_DEQUANTISE, quantiser, refuse_unreadable
@@ -40,7 +42,7 @@ def inspect_model(name: str) -> dict[str, Any]:
     source, extra = locate(name if adapter is None else adapter.base)
     try:
         with without_bars(), heard():
-            config = AutoConfig.from_pretrained(source, **extra)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)  # else it asks, and waits
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         raise BadInput(f"its configuration cannot be read ({first_line(error)})", where=name) from None
     written_by = named_class(config)
@@ -91,10 +93,16 @@ def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
         code_widths = [min(kept, spec.n_neurons) if isinstance(spec, RoutedSpec) else spec.n_neurons for spec in specs]
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     experts = sorted({(spec.n_experts, spec.width) for spec in specs if isinstance(spec, RoutedSpec)})
+    every = decoder_layers(decoder)
     return {
         "decoder": type(decoder).__name__,
         "families": sorted({spec.family.examples for spec in specs if isinstance(spec, MlpSpec)}),
         "layers": len({spec.layer for spec in specs}),
+        "layers_in_all": len(every),
+        # What looks at images runs on no text, which a forward alone proves.
+        "layers_that_may_not_run": sorted(
+            {spec.layer for spec in specs if "CrossAttention" in type(every[spec.layer]).__name__}
+        ),
         "hidden_size": specs[0].hidden_width,
         "widths": widths,
         "neurons": sum(widths),
@@ -104,20 +112,23 @@ def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
         "parameters": parameters,
         "memory": {dtype: parameters * size for dtype, size in _DTYPES.items()},
         "experts_keep": kept,
-        "bytes_per_sample": _codes(code_widths, bool(routed)),
-        "bytes_per_sample_of_router": _codes(routed, True) if routed else {},
+        "bytes_per_sample": _codes(specs, code_widths),
+        "bytes_per_sample_of_router": _codes(specs, routed) if routed else {},
     }
 
 
-def _codes(widths: Sequence[int], experts: bool) -> dict[str, int | str]:
-    """Codec with its default settings -> bytes that it keeps of a sample, or why it keeps none; without those that need
-    a reading which experts do not have."""
+def _codes(specs: Sequence[Spec], widths: Sequence[int]) -> dict[str, int | str]:
+    """Codec with its default settings -> bytes that it keeps of a sample, or why it keeps none. ``widths``: of what is
+    read of ``specs``."""
     layout, sizes = CodeLayout.of(widths), dict[str, int | str]()
     for name in CODECS:
         codec = codec_of(name)
-        if experts and codec.default_reading == "up_abs":
-            continue
         options = IndexOptions.from_mapping({"model": "-", "dataset": "-", "output": "-", "codec": name})
+        try:
+            refuse_statistics(specs, statistics_for([codec.default_reading]))
+        except NaitError:  # which says what to do instead
+            sizes[name] = "its reading is of dense MLPs"
+            continue
         try:
             described = codec.described(options.chosen_codec.settings, options, layout, None)
         except NaitError as error:
@@ -141,17 +152,19 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, Any]]:
     unpacked = ", loaded dequantised" if summary.get("loaded_dequantised") else ""
     lines.append(("quantised", summary.get("quantised", "") + unpacked))
     if "widths" in summary:
-        less = "" if summary.get("loaded_dequantised", True) else " (less as it is quantised)"
+        less = "" if summary.get("loaded_dequantised", True) else " (less where it stays quantised)"
         memory = ", ".join(f"{dtype} {_size(size)}" for dtype, size in summary["memory"].items())
-        experts = ", ".join(f"{n:,} of {width:,} neurons a layer" for n, width in summary["experts"])
-        runs = ((width, len(list(group))) for width, group in groupby(summary["widths"]))
-        parts = [f"{n:,} × {width:,}" for width, n in runs]
+        experts = ", ".join(f"{n:,} of them a layer, of {width:,} neurons each" for n, width in summary["experts"])
+        parts = [f"{n:,} × {width:,}" for width, n in Counter(summary["widths"]).items()]
         parts = parts if len(parts) <= 4 else [f"{min(summary['widths']):,} to {max(summary['widths']):,} each"]
-        positions, kept = summary["positions"], summary["experts_keep"]
-        kept = "" if kept is None else f" (the {kept:,} neurons of each layer's experts that vary most)"
+        positions, read, of = summary["positions"], summary["layers"], summary["layers_in_all"]
+        kept = summary["experts_keep"]
+        kept = "" if kept is None else f" (of the {kept:,} neurons of each layer's experts that vary most)"
+        layers = f"{read} are read" if read == of else f"{read} of {of} are read, the others have no MLP"
         lines += [
-            ("layers", f"{summary['layers']} that are read, hidden size {summary['hidden_size']:,}"),
-            ("MLP as of", "; ".join(summary["families"])),
+            ("layers", f"{layers}; hidden size {summary['hidden_size']:,}"),
+            ("not on text", _idle(summary["layers_that_may_not_run"])),
+            ("MLPs as in", "; ".join(summary["families"])),
             ("neurons", f"{summary['neurons']:,} ({' + '.join(parts)})"),
             ("experts", experts),
             ("positions", "" if positions is None else f"{positions:,}"),
@@ -169,7 +182,16 @@ def _listed(sizes: Mapping[str, int | str]) -> str:
     return ", ".join(f"{name} {n:,}" if isinstance(n, int) else f"{name} none ({n})" for name, n in sizes.items())
 
 
+def _idle(layers: Sequence[int]) -> str:
+    if not layers:
+        return ""
+    named = f"layer{'' if len(layers) == 1 else 's'} {', '.join(map(str, layers))}"
+    return f"{named} with cross-attention, to images say: left out if a trial when it is loaded agrees"
+
+
 def _size(n_bytes: int) -> str:
+    if n_bytes < 1e6:
+        return f"{n_bytes / 1e3:,.0f} kB"
     return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"
 
 

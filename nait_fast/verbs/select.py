@@ -9,8 +9,8 @@ from typing import Any
 
 from nait_fast.config import IndexOptions, SelectOptions, split_target
 from nait_fast.errors import BadInput, Mismatch
-from nait_fast.extract.indexing import IndexBuild, open_pool
-from nait_fast.extract.session import open_session
+from nait_fast.extract.indexing import IndexBuild, open_pool, representation_of
+from nait_fast.extract.session import Terms, open_session
 from nait_fast.index.pool_rows import rows_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
@@ -26,7 +26,14 @@ from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import SELECTION, answers, rank_index, recognise, selection_folder, write_manifest
-from nait_fast.verbs.signature import build_signatures, describe, open_targets, questions, signature_output
+from nait_fast.verbs.signature import (
+    build_signatures,
+    check_method,
+    describe,
+    open_targets,
+    questions,
+    signature_output,
+)
 from nait_fast.workers.local import default_workers, run_workers
 from nait_fast.workers.watch import Watch
 from nait_fast.workers.worker import Worker, device_of, index_pool, worker_of
@@ -69,7 +76,13 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     asked = question([pool.plan().sha256, questions(targets, options, reading)])
     _check_asked(output, asked, options)
     number = options.workers or default_workers(options.device)
-    session = open_session(passing, passing, options.first_token, quiet)
+
+    def check(session: Terms) -> None:
+        check_method(session, options, reading)
+        representation_of(session, passing, index_folder, None)
+
+    session = open_session(passing, passing, options.first_token, quiet, check)
+    check_method(session, options, reading)
     build = _open_build(session, pool, passing, options, reading)
     codebook = build.codebook()
     signatures = build_signatures(session, targets, options, reading, codebook)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import RowConventions, make_conventions
 from nait_fast.errors import BadInput, NaitError
-from nait_fast.extract.session import Session, encode_all, encode_rows, open_session, refuse_in_memory, session_around
+from nait_fast.extract.session import (
+    Session,
+    Terms,
+    encode_all,
+    encode_rows,
+    open_session,
+    refuse_in_memory,
+    session_around,
+)
 from nait_fast.extract.sinks import Collect
 from nait_fast.index import token_hashes
 from nait_fast.methods import method_of
@@ -131,18 +140,30 @@ def fit_signatures(
 
 
 def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> None:
-    if why := method_of(options.chosen_method.name).codebook_missing(codebook, options.codebook):
+    chosen = options.chosen_method
+    if why := method_of(chosen.name).codebook_missing(codebook, options.codebook, chosen.settings):
         raise BadInput(why)
-
-
-def _agree(codebook: Codebook | None, session: Session, reading: str, options: SignatureBuildOptions) -> None:
-    """Read of experts the neurons that ``codebook`` is of. Raises NaitError where it is of another session."""
     if isinstance(kept := options.chosen_experts.kept, int):
         where = f"--experts neurons:{kept}"
         raise BadInput("which are kept stands in an index's codebook", where=where, remedy="give --codebook alone")
+
+
+def check_method(session: Terms, options: SignatureOptions, reading: str) -> None:
+    """Raises NaitError where the model does not have what the method needs."""
+    chosen = options.chosen_method
+    method = method_of(chosen.name)
+    session.refuse_readings((method.target_reading(reading),))
+    method.check_layout(session.layout, chosen.settings)
+
+
+def _agree(session: Terms, codebook: Codebook | None, reading: str, options: SignatureBuildOptions) -> None:
+    """Read of experts the neurons that ``codebook`` is of. Raises NaitError where it is of another session, or the
+    model lacks what the method needs."""
+    check_method(session, options, reading)
     if codebook is not None:
         session.choose(codebook.chosen, codebook.meta["widths"])
-        here, more = {**session.identity(), "reading": reading}, method_of(options.chosen_method.name).codebook_keys
+        more = method_of(options.chosen_method.name).codebook_keys
+        here = {**session.identity(codebook.meta), "reading": reading}
         check_codebook(codebook, here, f"--codebook {options.codebook}", "use the options of the index", more)
 
 
@@ -162,8 +183,9 @@ def from_memory(
     reading = method_of(options.chosen_method.name).reading(options.reading)
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
-    session = session_around(model, tokenizer, options, options.first_token, options, "signature_of")
-    _agree(codebook, session, reading, options)
+    agree = partial(_agree, codebook=codebook, reading=reading, options=options)
+    session = session_around(model, tokenizer, options, options.first_token, options, "signature_of", agree)
+    agree(session)
     return build_signatures(session, {name: samples}, options, reading, codebook)[0]
 
 
@@ -176,8 +198,9 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     _check_needed(codebook, options)
     more = [options.dtype, *([] if codebook is None else [codebook.hash])]
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
-        session = open_session(options, options, options.first_token, quiet)
-        _agree(codebook, session, reading, options)
+        agree = partial(_agree, codebook=codebook, reading=reading, options=options)
+        session = open_session(options, options, options.first_token, quiet, agree)
+        agree(session)
         signatures = build_signatures(session, targets, options, reading, codebook)
         files = output.save(signatures)
     return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}

@@ -280,5 +280,6 @@ def test_weights_that_do_not_fit(adapter, base, tmp_path) -> None:
     assert "the adapter lacks 30 weights" in refusal(renamed)
     wide = tmp_path / "wide"
     build(config_of("llama", **EVERY, intermediate_size=48)).save_pretrained(wide)
+    make_tokenizer().save_pretrained(wide)
     other = edit(adapter("other"), base_model_name_or_path=str(wide))
     assert "the adapter does not fit its base model" in refusal(other) and "merge the two first" in refusal(other)
