@@ -68,7 +68,7 @@ class ModelOptions(RunOptions):
     experts: str = option(
         "neurons",
         "what is read of a mixture of experts: router (its weights), or neurons: all, or, where those are too many for "
-        "an index, those that vary most; neurons:N keeps N a layer, neurons:all refuses to choose",
+        "an index, some of each layer; neurons:N keeps N a layer, neurons:all refuses to choose",
         metavar="router|neurons[:N]",
     )
 

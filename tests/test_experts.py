@@ -80,6 +80,8 @@ def test_select(method: str, experts: str, layers: list, widths: list, moe: str,
     read, chosen = experts.partition(":")[0], ":" in experts
     assert index.manifest.get("experts", "neurons") == read
     assert ("chosen" in index.manifest) == chosen == (index.codebook.chosen is not None)
+    by = "variance" if method.startswith("nait") else "random"  # sums are of large numbers, bits of all alike
+    assert index.codebook.meta.get("chosen_by") == (by if chosen else None)
     signature = tmp_path / "one" / "signatures" / "sums.safetensors"
     assert nait_fast.load_signature(signature).meta.get("experts", "neurons") == read
     ranked = nait_fast.rank(
@@ -114,7 +116,7 @@ def test_more_neurons_than_are_kept(moe: str, files: dict, tmp_path: Path, monke
     with pytest.raises(NaitError, match=rf"experts have 128 neurons.* use fewer layers \(--layers\), or {router}"):
         nait_fast.build_index(**made, output=str(tmp_path / "index"))
     monkeypatch.setattr(representation, "MOST_EXPERT_BYTES", 32)
-    with pytest.warns(UserWarning, match="208 neurons; of the experts' the 32 of each layer are kept that vary most"):
+    with pytest.warns(UserWarning, match="208 neurons; an index keeps 32 of the experts' of each layer"):
         nait_fast.build_index(**made, output=str(tmp_path / "index"))
     assert Index(tmp_path / "index").manifest["widths"] == [40, 32, 12, 32, 12]
 
@@ -138,27 +140,30 @@ def test_a_dense_model_has_no_router(tiny_model: str, files: dict, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def index(moe: str, files: dict, tmp_path_factory) -> Index:
-    """Of the 20 neurons of each layer's experts that vary most."""
+    """Of 20 neurons of each layer's experts, a random sample."""
     folder = tmp_path_factory.mktemp("chosen") / "index"
     given = {"model": moe, "dataset": files["pool"], "calibration_size": 60, "experts": "neurons:20"}
     nait_fast.build_index(**given, output=str(folder))
     return Index(folder)
 
 
-def test_chosen_neurons_vary_most(moe: str, index: Index) -> None:
-    """Against all readings of the sample, which is the whole pool here; experts run before the shared one."""
+def test_which_neurons_are_kept(moe: str, files: dict, index: Index, tmp_path: Path) -> None:
+    """By codec neuron a random sample, the others those that vary most: against all readings of the calibration sample,
+    which is the whole pool here. Experts run before the shared one."""
+    given = {"model": moe, "dataset": files["pool"], "calibration_size": 60, "experts": "neurons:20"}
+    nait_fast.build_index(**given, output=str(tmp_path / "varied"), codec="components:24", reading="mean")
+    varied = Index(tmp_path / "varied").codebook.chosen
     session = session_around(moe, None, DataOptions(), "exclude", ModelOptions(model=moe), "test")
     _, encoded = encode_rows(session.encoder, ROWS, session.conventions)
     readings = Collect(len(ROWS), session.layout, ["mean"])
     session.run(encoded, readings, ["mean"], np.zeros(0, dtype=np.int32))
     values, places, numbers = readings.readings["mean"].numpy(), [], []
     for ordinal, (kept, counted_before) in enumerate(zip(index.layout.widths, (0, 0, 72, 0, 72), strict=True)):
-        neurons = session.layout.neurons(ordinal)
+        neurons, code = session.layout.neurons(ordinal), index.layout.neurons(ordinal)
         variance = values[:, neurons].astype(np.float64).var(axis=0)
-        most = np.sort(np.argsort(-variance, kind="stable")[:kept])
-        places.append(neurons.start + most)
-        numbers.append(counted_before + most)
-    assert np.array_equal(index.codebook.chosen, np.concatenate(numbers))
+        numbers.append(counted_before + np.sort(np.argsort(-variance, kind="stable")[:kept]))
+        places.append(neurons.start + index.codebook.chosen[code] - counted_before)
+    assert np.array_equal(varied, np.concatenate(numbers)) and not np.array_equal(index.codebook.chosen, varied)
     values = values[:, np.concatenate(places)]
     expected = values > values.mean(axis=0, dtype=np.float64).astype(np.float32)
     codes = index.layout.unpack(np.concatenate([np.array(shard.codes) for shard in index.shards()]))
@@ -192,6 +197,8 @@ def test_a_signature_is_of_the_same_neurons(moe: str, files: dict, index: Index,
         nait_fast.build_signature(**given, experts="neurons:20", method="nait", output=str(tmp_path / "some"))
     with pytest.raises(NaitError, match=r"another layers \(\[0, 1, 1, 2, 2\], here \[0, 1, 1\]\)"):
         nait_fast.build_signature(**given, layers="0-1", codebook=str(index.folder), output=str(tmp_path / "few"))
+    with pytest.warns(UserWarning, match="its sums are of a random sample of the experts' neurons"):
+        nait_fast.build_signature(**given, codebook=str(index.folder), method="nait", output=str(tmp_path / "nait"))
     made = nait_fast.build_signature(**given, codebook=str(index.folder), output=str(tmp_path / "fits"))
     signature = made["signatures"][0]["file"]
     nait_fast.rank(index=str(index.folder), signature=[signature], fraction=0.2, output=str(tmp_path / "out"))

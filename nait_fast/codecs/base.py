@@ -65,7 +65,9 @@ class Codec(ABC):
     ``about``: what it is, in a few words; ``settings``: what it can be told; ``default_reading``: what is coded unless
     another is asked for; ``calibrates``: it has a codebook; ``entries``: of an index's manifest, those that only this
     codec writes; ``tensors``: names of its part of a codebook; ``estimates``: nait scores come out of its codes;
-    ``planes``: bit planes of a direction that an estimate scans the codes with.
+    ``planes``: bit planes of a direction that an estimate scans the codes with; ``keeps_varied``: where not all neurons
+    of experts are kept, those whose reading varies most are, else a random sample
+    (unless exact scores are wanted).
     """
 
     name: ClassVar[str]
@@ -77,6 +79,7 @@ class Codec(ABC):
     tensors: ClassVar[frozenset[str]] = frozenset()
     estimates: ClassVar[bool] = False
     planes: ClassVar[int] = 0
+    keeps_varied: ClassVar[bool] = True
 
     def unused(self, options: IndexOptions) -> dict[str, str]:
         """Options of ``index`` that change nothing under this codec -> why."""

@@ -6,9 +6,13 @@ from typing import Any
 import numpy as np
 
 from nait_fast.codecs.layout import CodeLayout
+from nait_fast.storage import values
 from nait_fast.storage.files import sha256
 
 CHOSEN = "chosen"  # the tensor of a codebook and a signature, and the entry of an identity that holds its digest
+
+CHOSEN_BY = "chosen_by"  # the entry of a codebook that says how: by
+VARIANCE, RANDOM = "variance", "random"
 
 
 def digest_of(chosen: np.ndarray) -> str:
@@ -24,6 +28,8 @@ def check_chosen(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], lay
         raise ValueError("chosen neurons that are not there, or not told of")
     if chosen is None:
         return
+    if meta.get(CHOSEN_BY, VARIANCE) not in (VARIANCE, RANDOM):
+        raise ValueError(f"{CHOSEN_BY}: {values.short(meta[CHOSEN_BY])}")
     if chosen.dtype != np.int32 or chosen.shape != (layout.n_neurons,):
         raise ValueError("'chosen' does not fit the layers")
     layers = (chosen[layout.neurons(ordinal)] for ordinal in range(len(layout.widths)))

@@ -32,6 +32,9 @@ class NeuronCodec(Codec):
     name = "neuron"
     about = "one bit a neuron"
     default_reading = "mean"
+    keeps_varied = (
+        False  # a bit knows no scale: those that vary most lie in few experts, and retrieve less (docs/methods.md)
+    )
 
     def coder(
         self, layout: CodeLayout, codebook: Codebook | None, entries: Mapping[str, Any], device: torch.device | None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nait_fast.codecs.chosen import CHOSEN, digest_of
+from nait_fast.codecs.chosen import CHOSEN, RANDOM, VARIANCE, digest_of
 from nait_fast.codecs.codebook import Codebook, load_codebook
 from nait_fast.config import IndexOptions
 from nait_fast.data.batching import shared_prefix
@@ -109,6 +109,7 @@ class IndexBuild:
         self.session, self.pool, self.options = session, pool, options
         self._given = load_codebook(options.codebook) if options.codebook else None
         self.representation = representation_of(session, options, folder, self._given)
+        self._exact_readings = exact_readings
         self.calibrate_on = self.representation.readings | exact_readings | ({"drift"} if with_drift else set())
         plan = pool.plan()
         self.format = pool.detect()
@@ -170,22 +171,29 @@ class IndexBuild:
         readings = sorted(self.calibrate_on)
         self._collected = Collect(len(self._sample), self.session.layout, readings)
         self._run_sample("calibrate", self.session, self._collected, readings, on_batch)
-        made = self.representation.codebook_of(self._collected, self.session.chosen)
+        by = VARIANCE if self._keeps_varied else RANDOM
+        made = self.representation.codebook_of(self._collected, self.session.chosen, by)
         made.save(path)
         return made
 
     def _choose(self, on_batch: OnBatch | None) -> None:
         """Choose the neurons of experts that are kept: of each layer those whose reading varies most over the
-        calibration sample."""
-        every = self.session.of_all_neurons()
-        moments = Moments(every.layout, self.representation.reading)
-        self._run_sample("choose neurons", every, moments, [self.representation.reading], on_batch)
-        model = self.session.model
-        chosen = [
-            first + moments.most_varied(ordinal, width)
-            for ordinal, (width, (first, _)) in enumerate(zip(model.widths, model.places(), strict=True))
-        ]
+        calibration sample, where exact scores are wanted or the codec says so, else a random sample."""
+        model, every = self.session.model, self.session.of_all_neurons()
+        kept = list(zip(model.widths, model.places(), strict=True))
+        if self._keeps_varied:
+            reading = min(self._exact_readings, default=self.representation.reading)
+            moments = Moments(every.layout, reading)
+            self._run_sample("choose neurons", every, moments, [reading], on_batch)
+            chosen = [first + moments.most_varied(i, width) for i, (width, (first, _)) in enumerate(kept)]
+        else:
+            generator = np.random.default_rng(self.options.seed)
+            chosen = [first + np.sort(generator.permutation(count)[:width]) for width, (first, count) in kept]
         self.session.choose(np.concatenate(chosen).astype(np.int32), model.widths)
+
+    @property
+    def _keeps_varied(self) -> bool:
+        return self.representation.codec.keeps_varied or bool(self._exact_readings)
 
     def _run_sample(
         self, label: str, session: Session, sink: Sink, readings: Sequence[str], on_batch: OnBatch | None

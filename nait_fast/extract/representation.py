@@ -8,7 +8,7 @@ import torch
 
 from nait_fast.codecs import codec_of
 from nait_fast.codecs.base import Codec, Columns
-from nait_fast.codecs.chosen import CHOSEN
+from nait_fast.codecs.chosen import CHOSEN, CHOSEN_BY
 from nait_fast.codecs.codebook import Codebook, check_codebook
 from nait_fast.config import IndexOptions
 from nait_fast.errors import BadInput
@@ -76,9 +76,12 @@ class Representation:
         remedy = "recalibrate (leave --codebook out) or use the same options"
         check_codebook(codebook, expected, f"--codebook {self._options.codebook}", remedy, more)
 
-    def codebook_of(self, collected: Collect, chosen: np.ndarray | None) -> Codebook:
-        """The codebook of a calibration sample, of the neurons ``chosen`` int32 [N] of experts. Raises NaitError."""
+    def codebook_of(self, collected: Collect, chosen: np.ndarray | None, by: str) -> Codebook:
+        """The codebook of a calibration sample, of the neurons ``chosen`` int32 [N] of experts, ``by`` variance or at
+        random. Raises NaitError."""
         meta = self.session.identity()
+        if chosen is not None:
+            meta[CHOSEN_BY] = by
         if self._embeds:
             meta["embed_layer"] = self.session.embed_layer
         return make_codebook(collected, self.reading, meta, self.codec, self.description, self._options.seed, chosen)
@@ -108,13 +111,13 @@ def _keep_experts(session: Terms) -> None:
     if by_default := kept is None and session.layout.row_bytes > MOST_EXPERT_BYTES:
         kept = kept_by_default(model.specs)
         warn(
-            f"model {model.name}: its layers have {session.layout.n_neurons:,} neurons; of the experts' the {kept:,} "
-            "of each layer are kept that vary most over the calibration sample"
+            f"model {model.name}: its layers have {session.layout.n_neurons:,} neurons; an index keeps {kept:,} of the "
+            "experts' of each layer"
         )
     if isinstance(kept, int):
         session.keep(kept)
     if (size := session.layout.row_bytes) > MOST_EXPERT_BYTES:
-        less = "fewer layers (--layers)" if by_default else "--experts neurons, which keeps those that vary most"
+        less = "fewer layers (--layers)" if by_default else "--experts neurons, which keeps some"
         raise BadInput(
             f"its experts have {session.layout.n_neurons:,} neurons, {size >> 10:,} KiB a sample even at one bit each",
             where=f"model {model.name}",

@@ -112,9 +112,6 @@ class Nait(Method):
         "nait-fast evaluate wrote (--evaluation)."
     )
 
-    def unused(self, settings: Any) -> dict[str, str]:
-        return {"codebook": "method nait:sign=mean needs none"} if settings.sign == "mean" else {}
-
     def reading(self, asked: str | None) -> str:
         return asked or "drift"
 
@@ -128,7 +125,10 @@ class Nait(Method):
         return settings.sign == "contrast"
 
     def codebook_missing(self, codebook: Codebook | None, path: str | None, settings: Any) -> str | None:
-        if settings.sign != "contrast" or (codebook is not None and codebook.drift_mean is not None):
+        if settings.sign == "mean":
+            idle = codebook is not None and codebook.chosen is None
+            return f"--codebook {path}: method nait:sign=mean needs none; leave it out" if idle else None
+        if codebook is not None and codebook.drift_mean is not None:
             return None
         return "--method nait:sign=contrast: needs a --codebook that holds the pool's mean drift; build it with select"
 

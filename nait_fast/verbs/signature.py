@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.codecs.chosen import CHOSEN
+from nait_fast.codecs.chosen import CHOSEN, CHOSEN_BY, RANDOM
 from nait_fast.codecs.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.config import METHOD, SignatureBuildOptions, SignatureOptions, split_target
 from nait_fast.data.batching import shared_prefix
@@ -29,6 +29,7 @@ from nait_fast.index import token_hashes
 from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
+from nait_fast.notices import warn
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import State, question
@@ -130,6 +131,12 @@ def fit_signatures(
         material = method.material(values, session.layout, threshold, chosen.settings)
         made.append(method.fit(name, material, meta, codebook, chosen.settings))
     if session.chosen is not None:
+        if codebook is not None and codebook.meta.get(CHOSEN_BY) == RANDOM and any(s.is_direction for s in made):
+            warn(
+                f"method {chosen.name}: its sums are of a random sample of the experts' neurons, which the codebook is "
+                "of, and may rank rows quite otherwise than those of all; an index of --codec components keeps those "
+                "that vary most"
+            )
         made = [dataclasses.replace(s, tensors={**s.tensors, CHOSEN: session.chosen}) for s in made]
     for signature in made:
         if why := method.says_nothing(signature):
