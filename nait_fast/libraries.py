@@ -8,7 +8,7 @@ from contextlib import contextmanager
 @contextmanager
 def uncollected() -> Iterator[None]:
     """No garbage is looked for inside the block, which is for imports: all that torch and transformers make stays, and
-    going through it again and again is a fifth of the time that they take."""
+    going through it again and again finds nothing."""
     was_on = gc.isenabled()
     gc.disable()
     try:
