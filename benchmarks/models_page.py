@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import rewrite
-from benchmarks.record import RESULTS, newest, rows_in, sourced
+from benchmarks.record import RESULTS, newest, rows_in, source_of, sourced
 from nait_fast.evaluation.writing import table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
@@ -132,7 +132,10 @@ def _precision(rows: list[Row]) -> str:
     ]
     refused = sorted({(row["format"], row["refused"]) for row in rows if "refused" in row})
     said = "".join(f"\nRefused: {name}: {why}.\n" for name, why in refused)
-    return sourced(f"{table(titles, read)}\n{said}", rows)
+    runs = {row["time"]: row for row in rows}.values()
+    return sourced(f"{table(titles, read)}\n{said}", rows[:1]) + "".join(
+        f"\n{source_of([row])}\n" for row in [*runs][1:]
+    )
 
 
 def section() -> str:
