@@ -29,7 +29,6 @@ from nait_fast.config import (
 )
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
-from nait_fast.libraries import uncollected
 from nait_fast.notices import NaitWarning, recorded, warn
 from nait_fast.options import Options, Registry, flag_of, named
 from nait_fast.terminal import printable
@@ -165,9 +164,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         _hush_libraries(quiet)
         if options.keeps_config:
             _check_config(options)
-        with uncollected():
-            verb = import_module(f"nait_fast.verbs.{module}")
-        summary = verb.run(options, quiet)
+        summary = import_module(f"nait_fast.verbs.{module}").run(options, quiet)
         if options.keeps_config:
             _keep_config(options)
         return summary

@@ -89,20 +89,18 @@ def test_a_name_alone_loads_no_torch(name: str) -> None:
 
 
 def test_inspecting_a_model_imports_what_it_needs(tmp_path: Path) -> None:
-    """And looks for no garbage meanwhile: imports are all that a short command takes."""
+    """Imports are all that a short command takes."""
     config_of("llama").save_pretrained(tmp_path)
     code = """
-import gc, sys
+import sys
 from nait_fast.cli import main
-whole = []
-gc.callbacks.append(lambda phase, info: whole.append(1) if phase == "start" and info["generation"] == 2 else None)
 main(["inspect", sys.argv[1], "--json"])
 print(*(m for m in ("torch", "torch._inductor.compile_fx", "torchvision", "numba", "scipy", "sklearn", "pandas",
     "pyarrow", "datasets", "peft", "gguf", "matplotlib", 
-    "nait_fast.workers") if m in sys.modules), len(whole) <= 2, gc.isenabled())
+    "nait_fast.workers") if m in sys.modules))
 """
     ran = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines()[-1] == "torch True True", ran.stdout.splitlines()[-1]
+    assert ran.stdout.splitlines()[-1] == "torch", ran.stdout.splitlines()[-1]
 
 
 def test_every_public_name_is_there() -> None:

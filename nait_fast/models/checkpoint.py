@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from nait_fast.errors import BadInput, NaitError, first_line
-from nait_fast.libraries import uncollected
 from nait_fast.models.adapters import Adapter
 from nait_fast.models.find import find_specs
 from nait_fast.models.guard import refuse_absent
@@ -235,8 +234,7 @@ def read_model(
     takes the text decoder on the meta device and that. Raises NaitError: what they raise before a weight is read, as
     far as the configuration tells.
     """
-    with uncollected():
-        from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel
 
     named: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, **extra}
     try:

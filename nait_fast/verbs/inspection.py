@@ -15,7 +15,6 @@ from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.index import token_hashes
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import problems_of
-from nait_fast.libraries import uncollected
 from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.exports import EXPORTS
@@ -89,8 +88,7 @@ def inspect(path: str) -> dict[str, Any]:
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
         return {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
     if is_model(path):
-        with uncollected():
-            from nait_fast.verbs.model_inspection import inspect_model  # torch, which none of the others needs
+        from nait_fast.verbs.model_inspection import inspect_model  # torch, which none of the others needs
 
         return inspect_model(path)
     pool = Pool(path, skip_bad_rows=True)
