@@ -198,6 +198,30 @@ def lines(rows: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def page(rows: list[dict[str, Any]]) -> str:
+    """What docs/methods.md shows: a table for each mixture, means over the targets; of the sizes those that take the
+    router's bytes, at a bit and at a byte an expert."""
+    parts = []
+    for model in dict.fromkeys(row["model"] for row in rows if row["code"] == "router"):
+        every = [row for row in rows if row["model"] == model]
+        codes = dict.fromkeys(row["code"] for row in every)
+        sizes = {code.partition(" ")[0] for code in codes if "bytes of" in code}
+        shown = []
+        for code in (code for code in codes if not code[0].isdigit() or code.partition(" ")[0] in sizes):
+            cells: dict[str, str] = {"kept": code, "bytes": ""}
+            for method, keys in (("contrast", ("r_precision", "spearman", "top10")), (DRIFT, ("spearman", "top10"))):
+                mine = [row for row in every if (row["code"], row["method"]) == (code, method)]
+                cells["bytes"] = cells["bytes"] or f"{mine[0]['bytes']:,}"
+                name = method.partition(",")[0]
+                cells |= {f"{name}: {HEADS[key]}": f"{np.mean([row[key] for row in mine]):.3f}" for key in keys}
+            shown.append(cells)
+        about = f"{every[0]['rows']} rows, {every[0]['environment']['cpu']}, {every[0]['environment']['cores']} cores"
+        parts.append(f"`{model}`, {about}; `{every[0]['command']}`:\n\n{table(shown, list(shown[0]))}\n")
+    return "\n".join(parts)
+
+
+DRIFT = "nait, drift, exact"
+HEADS = {"r_precision": "R-precision", "spearman": "Spearman", "top10": "best 10%"}
 COLUMNS = ("r_precision", "auc", "spearman", "top10")
 
 

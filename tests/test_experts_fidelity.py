@@ -1,12 +1,15 @@
 """benchmarks/make_moe and benchmarks/experts_fidelity: the split of a dense model, and what codes of experts keep."""
 
 import copy
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.experts_fidelity import Kept, chosen, kept_of, levels, lines, measured, of_each_expert
+import benchmarks
+from benchmarks.experts_fidelity import Kept, chosen, kept_of, levels, lines, measured, of_each_expert, page
 from benchmarks.make_moe import bits, clusters, masked_experts, router_start, split
 from benchmarks.readings import Readings
 from nait_fast.codecs.layout import CodeLayout
@@ -129,6 +132,12 @@ def test_rows_say_that_the_router_tells_these_sources_apart(routed):
         "nait, drift, exact",
     }
     assert "| router | 16 |" in lines([{**row, "model": "made"} for row in rows])
+
+
+def test_the_page_shows_the_rows():
+    file = Path(benchmarks.__path__[0]) / "results" / "cpu-amd-epyc-2c" / "experts_fidelity.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert page(rows) in (Path(benchmarks.__path__[0]).parent / "docs" / "methods.md").read_text()
 
 
 def test_a_dense_model_has_no_router_and_levels_are_close(routed):
