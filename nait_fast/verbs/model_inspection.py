@@ -159,7 +159,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, Any]]:
         parts = parts if len(parts) <= 4 else [f"{min(summary['widths']):,} to {max(summary['widths']):,} each"]
         positions, read, of = summary["positions"], summary["layers"], summary["layers_in_all"]
         kept = summary["experts_keep"]
-        kept = "" if kept is None else f" (of the {kept:,} neurons of each layer's experts)"
+        kept = "" if kept is None else f" (of {kept:,} neurons of each layer's experts)"
         layers = f"{read} are read" if read == of else f"{read} of {of} are read, the others have no MLP"
         lines += [
             ("layers", f"{layers}; hidden size {summary['hidden_size']:,}"),
