@@ -9,9 +9,8 @@ import os
 import sys
 import types
 import typing
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,9 @@ from nait_fast.config import (
 )
 from nait_fast.env import check_variables
 from nait_fast.errors import NaitError
-from nait_fast.notices import NaitWarning, recorded, warn
+from nait_fast.notices import recorded, warn
 from nait_fast.options import Options, Registry, flag_of, named
-from nait_fast.terminal import printable
+from nait_fast.terminal import printable, warnings_on_stderr
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
 # verb -> (options, module with run(options, quiet), help)
@@ -256,24 +255,6 @@ def _print(summary: dict[str, Any], as_json: bool) -> None:
             print(printable(f"{key}: {shown}"))
 
 
-@contextmanager
-def _warnings_on_stderr() -> Iterator[None]:
-    """Notices as one line each, without the place in the code that Python would tell."""
-    show = warnings.showwarning
-
-    def tell(message: Warning | str, category: type[Warning], *place: Any, **named: Any) -> None:
-        if issubclass(category, NaitWarning):
-            print(printable(f"nait-fast: warning: {' '.join(str(message).splitlines())}"), file=sys.stderr)
-        else:
-            show(message, category, *place, **named)
-
-    warnings.showwarning = tell
-    try:
-        yield
-    finally:
-        warnings.showwarning = show
-
-
 def _ready_streams() -> None:
     """Streams that take whatever is written to them: one that is closed swallows it, and a character that the locale
     lacks is written as its escape."""
@@ -312,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
         _drop_stdout()
         return GONE
     try:
-        with _warnings_on_stderr(), recorded() as warnings:
+        with warnings_on_stderr(), recorded() as warnings:
             check_variables()
             summary = _run(arguments)
         try:

@@ -119,9 +119,11 @@ class ReadingOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class PassOptions(Options):
     calibration_size: int = option(
-        512, "pool samples that set the thresholds and the pool's bit frequencies", minimum=2
+        512,
+        "pool samples that set the thresholds, the pool's bit frequencies and which neurons of experts are kept",
+        minimum=2,
     )
-    seed: int = option(0, "seed of the calibration sample and of --pick random", minimum=0)
+    seed: int = option(0, "seed of the calibration sample, of what is kept of experts and of --pick random", minimum=0)
     too_long: str = option(
         "cut",
         "pool samples longer than --max-length: cut them, or leave them out and list them",

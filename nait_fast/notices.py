@@ -7,6 +7,7 @@ and hands them out in its summary.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 
@@ -14,9 +15,24 @@ class NaitWarning(UserWarning):
     """One line: what (and how many), where, what to do about it."""
 
 
+# Of the running thread or task: Python's own filters are of the whole process, and threads would undo each other's.
+_hushed: ContextVar[bool] = ContextVar("nait_fast hushed", default=False)
+
+
 def warn(text: str) -> None:
     """Say ``text``, one line, to whoever runs this."""
-    warnings.warn(text, NaitWarning, stacklevel=3)
+    if not _hushed.get():
+        warnings.warn(text, NaitWarning, stacklevel=3)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Nothing is said inside the block, by this thread."""
+    before = _hushed.set(True)
+    try:
+        yield
+    finally:
+        _hushed.reset(before)
 
 
 @contextmanager

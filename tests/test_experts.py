@@ -222,3 +222,43 @@ def test_going_on_with_the_same_neurons(moe: str, files: dict, index: Index, tmp
     more = str(write_jsonl(tmp_path / "more.jsonl", make_rows(20, seed=5)))
     nait_fast.build_index(model=moe, dataset=more, output=str(ours), append=True)
     assert Index(ours).rows == 80 and Index(ours).verify() == []
+
+
+def test_exact_scores_are_of_the_kept_neurons(moe: str, files: dict, index: Index, tmp_path: Path) -> None:
+    """In a pass that chooses there can be none; under a codebook, and in what is added to an index, they are
+    Scorer's."""
+    made = {"model": moe, "dataset": files["pool"], **CALIBRATION}
+    target = {"model": moe, "target": [files["target"]], "method": "nait"}
+    every = nait_fast.build_signature(**target, output=str(tmp_path / "all"))["signatures"][0]["file"]
+    with pytest.raises(NaitError, match=r"was made before this index chooses which neurons .*; give --codebook of an"):
+        nait_fast.build_index(**made, experts="neurons:20", exact=[every], output=str(tmp_path / "none"))
+    codebook = str(index.folder)
+    with pytest.warns(UserWarning, match="a random sample"):
+        some = nait_fast.build_signature(**target, codebook=codebook, output=str(tmp_path / "some"))
+    some = some["signatures"][0]["file"]
+    given = {"model": moe, "dataset": files["pool"], "codebook": codebook, "exact": [some]}
+    nait_fast.build_index(**given, output=str(tmp_path / "scored"))
+    (shard,) = Index(tmp_path / "scored").shards()
+    np.testing.assert_allclose(
+        shard.exact["sums"], nait_fast.Scorer(moe, [some]).score(ROWS)[:, 0], rtol=1e-5, atol=1e-6
+    )
+    more = str(write_jsonl(tmp_path / "more.jsonl", make_rows(20, seed=5)))
+    selected = tmp_path / "selected"
+    nait_fast.select(
+        **made, target=[files["target"]], method="nait", experts="neurons:20", fraction=0.2, output=str(selected)
+    )
+    signature = str(selected / "signatures" / "sums.safetensors")
+    # the index of the selection is of its own options
+    added = {"model": moe, "dataset": more, "exact": [signature], "append": True, "output": str(selected / "index")}
+    nait_fast.build_index(**added)
+    assert Index(selected / "index").rows == 80 and Index(selected / "index").verify() == []
+
+
+@pytest.mark.parametrize("experts", ["neurons:8", "neurons:all"])
+def test_other_neurons_than_the_codebook_is_of(experts: str, moe: str, files: dict, index: Index, tmp_path) -> None:
+    given = {"model": moe, "codebook": str(index.folder), "experts": experts, "output": str(tmp_path / "out")}
+    with pytest.raises(NaitError, match=f"--experts {experts}: the codebook is of other neurons; leave it out"):
+        nait_fast.build_index(**given, dataset=files["pool"])
+    which = "the codebook is of other neurons" if experts == "neurons:all" else "which are kept stands in an index's"
+    with pytest.raises(NaitError, match=f"--experts {experts}: {which}"):
+        nait_fast.build_signature(**given, target=[files["target"]])

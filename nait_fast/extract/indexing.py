@@ -219,6 +219,7 @@ class IndexBuild:
             exact = {name: digest for name, (_, _, digest) in directions.items()}
             self.folder.claim_exact(exact)
             self._directions = {name: (r, torch.from_numpy(v)) for name, (r, v, _) in directions.items()}
+            assert all(len(v) == self.session.layout.n_neurons for _, v in self._directions.values()), "other neurons"
             self._codebook = codebook
             made = self._collected is not None
             self._calibration = self._calibrated()

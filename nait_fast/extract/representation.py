@@ -45,9 +45,11 @@ class Representation:
         self.readings = {self.reading} | ({"hidden"} if self._embeds else set())
         session.refuse_readings(self.readings)
         if given is not None:
+            check_kept(session, given)
             session.choose(given.chosen, given.meta["widths"])
             self._check(given)
-        elif held is not None and held.chosen is not None and session.experts.kept is None:
+        elif held is not None and held.chosen is not None:
+            check_kept(session, held)
             session.choose(held.chosen, held.meta["widths"])
         else:
             _keep_experts(session)
@@ -99,14 +101,30 @@ class Representation:
         return Encode(n, layout, coder, directions=directions, hidden_mean=hidden_mean, device=device)
 
 
+def check_kept(session: Terms, codebook: Codebook | None) -> None:
+    """Raises NaitError where so many neurons of experts are asked for as the model, or ``codebook``, has not."""
+    model, kept = session.model, session.experts.kept
+    if kept is None:
+        return
+    where = f"--experts neurons:{kept}"
+    if not model.has_experts:
+        raise BadInput("no neurons of experts are read of this model", where=where, remedy="leave it out")
+    if codebook is None:
+        return
+    theirs = sorted(zip(codebook.meta["layers"], codebook.meta["widths"], strict=True))
+    widths = (model if kept == "all" else model.keeping(kept)).widths
+    if [layer for layer, _ in theirs] == sorted(model.layers) and theirs != sorted(
+        zip(model.layers, widths, strict=True)
+    ):
+        raise BadInput("the codebook is of other neurons", where=where, remedy="leave it out")
+
+
 def _keep_experts(session: Terms) -> None:
     """Tell ``session`` how many neurons of experts are kept: as many as are asked for, or fit into a row. Raises
     NaitError for more than a row, and calibration, can hold."""
     model, kept = session.model, session.experts.kept
+    check_kept(session, None)
     if not model.has_experts:
-        if kept is not None:
-            where = f"--experts neurons:{kept}"
-            raise BadInput("no neurons of experts are read of this model", where=where, remedy="leave it out")
         return
     if by_default := kept is None and session.layout.row_bytes > MOST_EXPERT_BYTES:
         kept = kept_by_default(model.specs)

@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from nait_fast.extract.sinks import Sink
 from nait_fast.models.experts import refuse_statistics
 from nait_fast.models.known import KnownModel
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
-from nait_fast.notices import NaitWarning, warn
+from nait_fast.notices import hushed, warn
 from nait_fast.storage.files import sha256
 
 NEURONS = Experts("neurons")
@@ -74,6 +73,11 @@ class Terms:
             "layers": known["layers"],
             "widths": known["widths"],
         }
+
+    @property
+    def must_choose(self) -> bool:
+        """Whether which neurons of experts are kept is still to be decided (by ``choose``)."""
+        return self.model.must_choose
 
     def refuse_readings(self, readings: Iterable[str]) -> None:
         """Raise NaitError for ``readings`` that the model does not have."""
@@ -130,11 +134,6 @@ class Session(Terms):
     def chosen(self) -> np.ndarray | None:
         """int32 [N]: each neuron's number in its layer, where experts' neurons have been chosen."""
         return self.model.chosen
-
-    @property
-    def must_choose(self) -> bool:
-        """Whether which neurons of experts are kept is still to be decided (by ``choose``)."""
-        return self.model.keeps_some and self.chosen is None
 
     def choose(self, chosen: np.ndarray | None, widths: Sequence[int]) -> None:
         if chosen is not None:
@@ -195,8 +194,7 @@ def open_session(
         nonlocal template
         template = Template(data.template, known.tokenizer, data.template_date)
         encoder = Encoder(known.tokenizer, template, data.max_length, known.vocabulary)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NaitWarning)  # said once the model is there
+        with hushed():  # said once the model is there
             check(Terms(known, encoder, first_token, experts=experts))
 
     loaded = load_model(

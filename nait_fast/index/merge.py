@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.codecs import codec_of
-from nait_fast.compatibility import OLD, is_old
+from nait_fast.compatibility import OLD, is_old, name_of, value_of
 from nait_fast.data.plan import read_plan
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.index.format import FORMAT_VERSION
@@ -51,10 +51,11 @@ def check_joinable(indexes: Sequence[Index]) -> None:
         if changed:
             key = changed[0]
             before, now = (ours, theirs) if key in same else (runs[0], run)
-            remedy = f"index it with --codebook {first.folder}" if key == "codebook" else "index it again with the same"
+            shared = key in ("codebook", "chosen")
+            remedy = f"index it with --codebook {first.folder}" if shared else "index it again with the same"
             raise Mismatch(
-                f"was made with another {key} than {first.folder} ({str(now.get(key))[:60]}, not "
-                f"{str(before.get(key))[:60]})",
+                f"was made with another {name_of(key)} than {first.folder} ({str(value_of(now, key))[:60]}, not "
+                f"{str(value_of(before, key))[:60]})",
                 where=index.folder,
                 remedy=remedy,
             )

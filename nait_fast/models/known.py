@@ -72,9 +72,9 @@ class KnownModel:
         return [spec.n_neurons for spec in self.specs]
 
     @property
-    def keeps_some(self) -> bool:
-        """Whether not all neurons of experts are read."""
-        return any(has_neurons(spec) and spec.kept is not None for spec in self.specs)
+    def must_choose(self) -> bool:
+        """Whether which neurons of experts are kept is still to be decided."""
+        return any(has_neurons(spec) and spec.kept is not None and spec.chosen is None for spec in self.specs)
 
     def keeping(self, kept: int | None) -> Self:
         """The same model, of whose experts so many neurons a layer are read (of fewer, and None: all)."""

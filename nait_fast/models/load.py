@@ -52,10 +52,6 @@ class LoadedModel(KnownModel):
     fused: dict[nn.Module, Forward] = field(default_factory=dict, repr=False)
 
     @property
-    def device(self) -> torch.device:
-        return next(self.body.parameters()).device
-
-    @property
     def packs(self) -> bool:
         """Whether the padding-free forward is used."""
         return self.attention is not None

@@ -42,7 +42,8 @@ def refuse_batch_dependent(config: Any, where: str) -> None:
     batch (Dettmers et al. 2022, section 3.2); short random sequences need not show that.
     """
     kept = quantisation(config)
-    threshold = _of(kept, "llm_int8_threshold", _OUTLIERS)
+    given = _of(kept, "llm_int8_threshold", _OUTLIERS)
+    threshold = given if isinstance(given, (int, float)) else _OUTLIERS  # transformers refuses what is no number
     if quantiser(config) == "bitsandbytes" and _of(kept, "load_in_8bit") and threshold > 0:
         raise BadInput(
             "its weights are bitsandbytes' 8 bits, by which a token's activations depend on the other samples of its "

@@ -2,7 +2,6 @@
 there, and what is not supported refused, before anything is loaded."""
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -12,7 +11,7 @@ from nait_fast.errors import NaitError
 from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.find import find_specs
 from nait_fast.models.spec import Spec, refuse_encoder, text_decoder
-from nait_fast.notices import NaitWarning
+from nait_fast.notices import hushed
 
 Find: TypeAlias = Callable[[Any], list[Spec]]  # what is read of a text decoder
 
@@ -39,8 +38,7 @@ def find_unloaded(config: Any, kinds: Sequence[Any], find: Find = find_specs) ->
         try:
             refuse_encoder(model)
             decoder = text_decoder(model)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NaitWarning)  # said of the model that is loaded
+            with hushed():  # said of the model that is loaded
                 return decoder, find(decoder)
         except NaitError as error:
             refusal = refusal or error

@@ -49,6 +49,12 @@ def check_scored(signatures: list[Signature], session: Terms) -> None:
                 "pass, the others rank the finished index",
                 where="--exact",
             )
+        if session.must_choose:
+            raise BadInput(
+                f"signature '{signature.name}' was made before this index chooses which neurons of experts it keeps",
+                where="--exact",
+                remedy="give --codebook of an index, and a signature made with it",
+            )
         check_fits(signature, session.identity(signature.meta), None, "this index")
 
 
@@ -153,11 +159,11 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
     options = dataclasses.replace(options, device=device_of(options.device, worker))
 
     def check(session: Terms) -> None:
+        representation_of(session, options, folder, given_codebook)  # tells the session which neurons are kept
         check_scored(signatures, session)
-        representation_of(session, options, folder, given_codebook)
 
     session = open_session(options, options, options.first_token, quiet, check)
-    check_scored(signatures, session)
+    check(session)
     directions = directions_of(signatures)
     build = IndexBuild(
         session,

@@ -15,7 +15,7 @@ from nait_fast.index.pool_rows import rows_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import load_signature
-from nait_fast.notices import recorded
+from nait_fast.notices import hushed, recorded
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import question
@@ -142,9 +142,10 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
     with ExitStack() as stack:
         pool = open_pool(passing, hold_folder(passing, stack))
         passing = dataclasses.replace(passing, device=device_of(options.device, worker))
-        session = open_session(passing, passing, options.first_token, quiet)
-        signatures = [load_signature(file) for file in given["signatures"]]
-        index_pool(_open_build(session, pool, passing, options, reading), directions_of(signatures), worker)
+        with hushed():  # whoever started the workers has said it
+            session = open_session(passing, passing, options.first_token, quiet)
+            build = _open_build(session, pool, passing, options, reading)
+        index_pool(build, directions_of([load_signature(file) for file in given["signatures"]]), worker)
 
 
 def _free_gpu() -> None:

@@ -15,6 +15,7 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import RowConventions, make_conventions
 from nait_fast.errors import BadInput, NaitError
+from nait_fast.extract.representation import check_kept
 from nait_fast.extract.session import (
     Session,
     Terms,
@@ -167,6 +168,7 @@ def _agree(session: Terms, codebook: Codebook | None, reading: str, options: Sig
     """Read of experts the neurons that ``codebook`` is of. Raises NaitError where it is of another session, or the
     model lacks what the method needs."""
     check_method(session, options, reading)
+    check_kept(session, codebook)
     if codebook is not None:
         session.choose(codebook.chosen, codebook.meta["widths"])
         more = method_of(options.chosen_method.name).codebook_keys

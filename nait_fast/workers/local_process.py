@@ -5,6 +5,8 @@ import os
 import sys
 
 from nait_fast.errors import NaitError, one_line
+from nait_fast.notices import hushed
+from nait_fast.terminal import warnings_on_stderr
 from nait_fast.workers.function_names import named
 from nait_fast.workers.stop_switch import Stopped
 from nait_fast.workers.worker import Worker, silence_libraries
@@ -22,7 +24,8 @@ def run_from_stdin() -> int:
         torch.set_num_threads(max(1, torch.get_num_threads() // worker.world))
     silence_libraries()
     try:
-        named(given["call"])(given["options"], worker, True)
+        with warnings_on_stderr() if worker.rank == 0 else hushed():  # all would say the same
+            named(given["call"])(given["options"], worker, True)
     except Stopped:
         return 130
     except (NaitError, OSError) as error:

@@ -252,3 +252,11 @@ def test_layers_whose_matrices_do_not_show(tells: bool) -> None:
         return
     with pytest.raises(NaitError, match="Packed does not tell how many numbers go in; load the checkpoint unquantised"):
         [spec.n_neurons for spec in find_specs(model)]
+
+
+@pytest.mark.parametrize("threshold", [None, "six"])
+def test_a_threshold_that_is_no_number(threshold) -> None:
+    config = config_of("llama")
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": threshold}
+    with pytest.raises(NaitError, match="8 bits, by which a token's activations depend on the other samples"):
+        refuse_batch_dependent(config, "model")
