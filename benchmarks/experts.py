@@ -11,7 +11,7 @@ import argparse
 import ctypes
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def on_gpu(free: int) -> Size:
     """Qwen3-30B-A3B, cut to the layers that half of ``free`` bytes hold, and a batch that fills a GPU."""
     whole = Size("Qwen3-30B-A3B", 128, 768, 2048, 8, 48, samples=128, longest=512)
     layers = max(1, min(16, free // 2 // whole.layer_bytes))  # of 16 a forward takes about a second
-    return Size(f"{whole.name}, {layers} layers", *(128, 768, 2048, 8), layers, whole.samples, whole.longest)
+    return replace(whole, name=f"{whole.name}, {layers} layers", layers=layers)
 
 
 def model_of(size: Size, device: torch.device, dtype: torch.dtype) -> Any:
@@ -118,14 +118,14 @@ def seconds_of(model: Any, size: Size, rounds: int) -> tuple[float, float]:
     import nait_fast
 
     ids, mask = batch(size, model.device)
-    on_gpu = model.device.type == "cuda"
+    asynchronous = model.device.type == "cuda"
 
     def best() -> float:
         seconds = []
         for _ in range(FORWARDS):
             start = time.perf_counter()
             model(input_ids=ids, attention_mask=mask, use_cache=False)
-            if on_gpu:
+            if asynchronous:
                 torch.cuda.synchronize(model.device)
             seconds.append(time.perf_counter() - start)
         return min(seconds)

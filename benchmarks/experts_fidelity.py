@@ -6,10 +6,10 @@ On a model so small that all neurons of a sample can be kept (``benchmarks.make_
 The pool is a stratified sample, whose ``source`` is a target's NAME where the row is of its kind; 512 of its samples
 calibrate. The signatures are those of the product, made from what a code reads, and so are the codes and the scan; the
 chosen neurons are those of a layer whose mean varies most in the calibration sample, as ``--experts neurons:N`` takes
-them, and beside them as many of each expert, those of it that vary most, and as many drawn at random. "Where routed": a
-bit is set only where a token was sent to the neuron's expert, and the mean is above that of the samples where one was.
-A row for each code, method and target: R-precision, AUC, and Spearman and overlap of the best 10% with the scores by
-all neurons' bits (contrast) or by all neurons' readings (nait).
+them for codec components, and beside them as many of each expert, those of it that vary most, and as many drawn at
+random, as codec neuron takes them. "Where routed": a bit is set only where a token was sent to the neuron's expert, and
+the mean is above that of the samples where one was. A row for each code, method and target: R-precision, AUC, and
+Spearman and overlap of the best 10% with the scores by all neurons' bits (contrast) or by all neurons' readings (nait).
 """
 
 import json

@@ -29,10 +29,8 @@ LARGEST_E4M3 = 448.0
 
 @dataclass(frozen=True)
 class Format:
-    """How a checkpoint is kept: ``make(source, folder)``; ``method`` as config.json calls it, ``packages`` that
-    loading needs."""
+    """How a checkpoint is kept: ``make(source, folder)``; ``packages`` that loading needs."""
 
-    method: str
     make: Callable[[Path, Path], Weights]
     packages: tuple[str, ...] = ()
 
@@ -259,38 +257,28 @@ def compressed_tensors(kind: str, **arguments: Any) -> Callable[[Path, Path], We
 EXPERTS = re.compile(r"experts\.(gate_up|down)_proj$")
 _FOUR_BITS = {"bits": 4, "group_size": GROUP}
 FORMATS = {
-    "nf4": Format("bitsandbytes", by_transformers(lambda: _bitsandbytes(4)), ("bitsandbytes",)),
-    "LLM.int8()": Format("bitsandbytes", by_transformers(lambda: _bitsandbytes(8)), ("bitsandbytes",)),
-    "torchao int8": Format("torchao", by_transformers(_torchao), ("torchao",)),
+    "nf4": Format(by_transformers(lambda: _bitsandbytes(4)), ("bitsandbytes",)),
+    "LLM.int8()": Format(by_transformers(lambda: _bitsandbytes(8)), ("bitsandbytes",)),
+    "torchao int8": Format(by_transformers(_torchao), ("torchao",)),
     "W4A16": Format(
-        "compressed-tensors",
         compressed_tensors("pack-quantized", num_bits=4, type="int", strategy="group", group_size=GROUP),
         ("compressed_tensors",),
     ),
     "W8A16 fp8": Format(
-        "compressed-tensors",
-        compressed_tensors("float-quantized", num_bits=8, type="float", strategy="channel"),
-        ("compressed_tensors",),
+        compressed_tensors("float-quantized", num_bits=8, type="float", strategy="channel"), ("compressed_tensors",)
     ),
-    "awq": Format(
-        "awq", by_hand(awq, quant_method="awq", zero_point=True, version="gemm", **_FOUR_BITS), ("gptqmodel",)
-    ),
+    "awq": Format(by_hand(awq, quant_method="awq", zero_point=True, version="gemm", **_FOUR_BITS), ("gptqmodel",)),
     "gptq": Format(
-        "gptq", by_hand(gptq, quant_method="gptq", sym=False, desc_act=False, **_FOUR_BITS), ("optimum", "gptqmodel")
+        by_hand(gptq, quant_method="gptq", sym=False, desc_act=False, **_FOUR_BITS), ("optimum", "gptqmodel")
     ),
     "auto-round": Format(
-        "auto-round",
         by_hand(auto_round, quant_method="auto-round", sym=False, packing_format="auto_round:auto_gptq", **_FOUR_BITS),
         ("auto_round", "auto_round_kernel"),
     ),
-    "fp8": Format("fp8", by_hand(fp8(GROUP), quant_method="fp8", fmt="e4m3", weight_block_size=[GROUP, GROUP])),
-    "mxfp8": Format("mxfp8", by_hand(mxfp8, quant_method="mxfp8", weight_block_size=[1, GROUP])),
-    "mxfp4": Format(
-        "mxfp4", by_hand(mxfp4, EXPERTS, quant_method="mxfp4", modules_to_not_convert=["lm_head", "self_attn"])
-    ),
-    "metal": Format("metal", by_hand(metal, quant_method="metal", **_FOUR_BITS)),
-    "gemma": Format("gemma", by_hand(gemma, quant_method="gemma", num_bits=4, modules_to_not_convert=["lm_head"])),
-    "bitnet": Format(
-        "bitnet", by_hand(bitnet, quant_method="bitnet", linear_class="autobitlinear", quantization_mode="offline")
-    ),
+    "fp8": Format(by_hand(fp8(GROUP), quant_method="fp8", fmt="e4m3", weight_block_size=[GROUP, GROUP])),
+    "mxfp8": Format(by_hand(mxfp8, quant_method="mxfp8", weight_block_size=[1, GROUP])),
+    "mxfp4": Format(by_hand(mxfp4, EXPERTS, quant_method="mxfp4", modules_to_not_convert=["lm_head", "self_attn"])),
+    "metal": Format(by_hand(metal, quant_method="metal", **_FOUR_BITS)),
+    "gemma": Format(by_hand(gemma, quant_method="gemma", num_bits=4, modules_to_not_convert=["lm_head"])),
+    "bitnet": Format(by_hand(bitnet, quant_method="bitnet", linear_class="autobitlinear", quantization_mode="offline")),
 }

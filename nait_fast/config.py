@@ -73,7 +73,7 @@ class ModelOptions(RunOptions):
     )
 
     @property
-    def chosen_experts(self) -> "Experts":
+    def chosen_experts(self) -> Experts:
         """``experts``, read. Raises BadInput."""
         return experts_of(self.experts)
 
@@ -120,7 +120,8 @@ class ReadingOptions(Options):
 class PassOptions(Options):
     calibration_size: int = option(
         512,
-        "pool samples that set the thresholds, the pool's bit frequencies and which neurons of experts are kept",
+        "pool samples that set the thresholds, the pool's bit frequencies and, but for codec neuron, which neurons of "
+        "experts are kept",
         minimum=2,
     )
     seed: int = option(0, "seed of the calibration sample, of what is kept of experts and of --pick random", minimum=0)

@@ -96,7 +96,7 @@ import sys
 from nait_fast.cli import main
 main(["inspect", sys.argv[1], "--json"])
 print(*(m for m in ("torch", "torch._inductor.compile_fx", "torchvision", "numba", "scipy", "sklearn", "pandas",
-    "pyarrow", "datasets", "peft", "gguf", "matplotlib", 
+    "pyarrow", "datasets", "peft", "gguf", "matplotlib",
     "nait_fast.workers") if m in sys.modules))
 """
     ran = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)

@@ -15,7 +15,6 @@ REST_PLANES = 16  # from here on a second pass over the codes, for the one to th
 
 @cache
 def _compiled():
-    # Compiled at first use, not at import: Numba costs half a second to import and one to compile.
     numba = load_numba()
     from llvmlite import ir
     from numba import types

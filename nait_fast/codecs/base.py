@@ -66,8 +66,7 @@ class Codec(ABC):
     another is asked for; ``calibrates``: it has a codebook; ``entries``: of an index's manifest, those that only this
     codec writes; ``tensors``: names of its part of a codebook; ``estimates``: nait scores come out of its codes;
     ``planes``: bit planes of a direction that an estimate scans the codes with; ``keeps_varied``: where not all neurons
-    of experts are kept, those whose reading varies most are, else a random sample
-    (unless exact scores are wanted).
+    of experts are kept, those whose reading varies most are; else, unless exact scores are wanted, a random sample.
     """
 
     name: ClassVar[str]

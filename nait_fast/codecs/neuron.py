@@ -32,9 +32,8 @@ class NeuronCodec(Codec):
     name = "neuron"
     about = "one bit a neuron"
     default_reading = "mean"
-    keeps_varied = (
-        False  # a bit knows no scale: those that vary most lie in few experts, and retrieve less (docs/methods.md)
-    )
+    # A bit knows no scale: those that vary most lie in few experts, and rank less as all do (docs/methods.md).
+    keeps_varied = False
 
     def coder(
         self, layout: CodeLayout, codebook: Codebook | None, entries: Mapping[str, Any], device: torch.device | None

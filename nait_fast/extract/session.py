@@ -93,12 +93,12 @@ class Terms:
         Where it has none, or another model's, nothing changes: that shows in ``identity``. Nor does it before the
         model is there, as its forward alone tells the order in which they are counted.
         """
-        return
 
 
 @dataclass
 class Session(Terms):
-    """``quiet`` silences progress.
+    """Terms of a model that is loaded. ``batch_tokens``: how many run at once, None for the device's default;
+    ``quiet`` silences progress.
 
     ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
     ``conventions``: what the user has said of rows in memory.

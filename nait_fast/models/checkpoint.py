@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import torch
 
 from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.models.adapters import Adapter
-from nait_fast.models.find import find_specs
+from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.guard import refuse_absent
 from nait_fast.models.quantised import prepare_quantised, quantisation, quantiser, refuse_unreadable
 from nait_fast.models.spec import Spec, text_config, text_decoder
-from nait_fast.models.unloaded import Find, find_unloaded, has_experts, unloaded
+from nait_fast.models.unloaded import Find, find_unloaded, unloaded
 from nait_fast.models.weight_cache import checkpoint_of
 from nait_fast.notices import warn
 
@@ -52,8 +53,9 @@ WRONG_TOKENS = re.compile(r"incorrect|wrong|mismatch|unexpected|not the same|dif
 class Loading:
     """What differs between checkpoint and model, by the names in the model's text decoder, the part that runs.
 
-    ``missing``: parameters that the checkpoint lacks; ``unexpected``: what it holds and the decoder has no place for;
-    ``mismatched``: (name, stored shape, the model's shape); ``hint``: what to do about it.
+    ``missing``: parameters, of quantised weights buffers too, that the checkpoint lacks; ``unexpected``: what it holds
+    and the decoder has no place for; ``mismatched``: (name, stored shape, the model's shape); ``hint``: what to do
+    about it.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -99,7 +101,8 @@ class Loading:
                 f"--model {model}: the checkpoint lacks {len(self.missing)} weights behind the chosen layers, first "
                 f"{self.missing[0]}: they are not read, and zero"
             )
-            tensors = dict(body.named_parameters()) | dict(body.named_buffers())
+            named = (body.named_parameters(remove_duplicate=False), body.named_buffers(remove_duplicate=False))
+            tensors = dict(chain(*named))
             with torch.no_grad():
                 for name in self.missing:
                     tensors[name].zero_()
@@ -119,11 +122,11 @@ def _compare(model: Any, info: dict[str, Any], called: str) -> Loading:
     """``info``, transformers' own words about a load, less what is outside of the text decoder of ``model``."""
     decoder = text_decoder(model)
     place = next((name + "." if name else "" for name, module in model.named_modules() if module is decoder), "")
-    parameters = {name for name, _ in decoder.named_parameters(remove_duplicate=False)}
+    needed = {name for name, _ in decoder.named_parameters(remove_duplicate=False)}
     within = sorted((k.removeprefix(place) for k in info["missing_keys"] if k.startswith(place)), key=_natural)
     if quantisation(model.config) is not None:  # a quantiser keeps scales, or all of a weight, as buffers
-        parameters |= {name for name, _ in decoder.named_buffers()}
-    if buffers := [name for name in within if name not in parameters]:
+        needed |= {name for name, _ in decoder.named_buffers(remove_duplicate=False)}
+    if buffers := [name for name in within if name not in needed]:
         warn(
             f"--model {called}: the checkpoint lacks {len(buffers)} buffers of the model, first {buffers[0]}: "
             "they have their initial values"
@@ -143,7 +146,7 @@ def _compare(model: Any, info: dict[str, Any], called: str) -> Loading:
     mismatched = sorted(
         (k.removeprefix(place), tuple(a), tuple(b)) for k, a, b in info["mismatched_keys"] if k.startswith(place)
     )
-    return Loading([name for name in within if name in parameters], unexpected, mismatched)
+    return Loading([name for name in within if name in needed], unexpected, mismatched)
 
 
 def _prefix_before(unexpected: Sequence[str], missing: Sequence[str]) -> str | None:
@@ -222,9 +225,9 @@ def read_model(
     dtype: torch.dtype,
     device: torch.device,
     trust_remote_code: bool,
-    find: Find = find_specs,
-    adapter: Adapter | None = None,
-    before: Callable[[Any, list[Spec]], None] = lambda decoder, specs: None,
+    find: Find,
+    adapter: Adapter | None,
+    before: Callable[[Any, list[Spec]], None],
 ) -> tuple[Any, Loading]:
     """The model at ``source`` as transformers loads it, its decoder on ``device``; how it and the checkpoint agree.
 
@@ -249,7 +252,7 @@ def read_model(
                 refuse_unreadable(config, device, f"--model {model}")
             if found is not None:
                 before(*found)
-            if prepare_quantised(config, device, named, experts=found is not None and has_experts(found[1])):
+            if prepare_quantised(config, device, named, experts=found is not None and _any_routed(found[1])):
                 warn(
                     f"--model {model}: its experts are kept as {quantiser(config)}, in whose kernels no activation "
                     "shows; the model is loaded dequantised"
@@ -361,6 +364,10 @@ def _pickled_types(file: Path) -> Iterator[tuple[str, str]]:
             yield str(name), "F8" if kind.startswith("float8") else kind.upper()
 
 
+def _any_routed(specs: Sequence[Spec]) -> bool:
+    return any(isinstance(spec, RoutedSpec) for spec in specs)
+
+
 def _found_early(config: Any, kinds: Sequence[Any], find: Find) -> tuple[Any, list[Spec]] | None:
     """(text decoder, what ``find`` finds in it) without weights; None: only loading tells. Raises NaitError."""
     with heard():  # nothing of this is about the weights
@@ -432,6 +439,8 @@ def _stored_in_fp32(whole: Any, body: Any, dtype: torch.dtype) -> None:
     torch.set_default_dtype(dtype)
     try:
         plain = dict(text_decoder(unloaded(whole.config, type(whole))).named_modules())
+    except Exception:  # a class that cannot be made without weights: what it keeps in fp32 is not known
+        return
     finally:
         torch.set_default_dtype(before)
     for place, module in body.named_modules():

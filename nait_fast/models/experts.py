@@ -77,7 +77,7 @@ class RoutedSpec(Spec):
 
 def refuse_statistics(specs: Sequence[Spec], statistics: Set[str]) -> None:
     """Raise BadInput where ``specs`` do not give all of ``statistics``."""
-    if not statistics - {"hidden_sum"} <= STATISTICS and any(isinstance(spec, RoutedSpec) for spec in specs):
+    if statistics - STATISTICS - {"hidden_sum"} and any(isinstance(spec, RoutedSpec) for spec in specs):
         raise BadInput(
             "the reading up_abs, which method and codec nag take, is of dense MLPs, and this one has experts",
             where="model",
@@ -98,16 +98,19 @@ class ExpertsSpec(RoutedSpec):
         up = self._weight("up")
         return int(up.shape[1 if self.module.is_transposed else 2])
 
+    def _full(self, name: str) -> str:
+        """What the module calls its projection ``name``, up or down."""
+        return "down_proj" if name == "down" else "gate_up_proj" if self.module.has_gate else "up_proj"
+
     def _weight(self, name: str) -> torch.Tensor:
-        up = "gate_up_proj" if self.module.has_gate else "up_proj"
-        return getattr(self.module, up if name == "up" else "down_proj")
+        return getattr(self.module, self._full(name))
 
     def _linear(self, name: str, x: torch.Tensor, ends: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
         """A projection of rows ``x`` [R, ·] sorted by ``expert`` int64 [R], those of each up to ``ends`` int32 [E]."""
         from transformers.integrations.moe import _grouped_linear
 
-        module, full = self.module, {"up": "gate_up_proj" if self.module.has_gate else "up_proj", "down": "down_proj"}
-        bias = getattr(module, f"{full[name]}_bias")[expert] if module.has_bias else None
+        module = self.module
+        bias = getattr(module, f"{self._full(name)}_bias")[expert] if module.has_bias else None
         return _grouped_linear(x, self._weight(name), ends, bias=bias, is_transposed=module.is_transposed)
 
     def forward(

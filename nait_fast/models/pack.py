@@ -28,11 +28,12 @@ class PrefixState:
 @dataclass
 class Pack:
     """One packed batch: ``lengths`` of its sequences; ``prefix``: what all of them stand behind; ``record``, if given,
-    receives what this forward's own tokens leave."""
+    receives what this forward's own tokens leave; ``row_padding``: the most among the rows of one call of a mixer."""
 
     lengths: Sequence[int]
     prefix: PrefixState = field(default_factory=PrefixState)
     record: PrefixState | None = None
+    row_padding: float = MAX_ROW_PADDING
     windows: set[int] = field(default_factory=set)  # sliding windows that attention modules asked for
 
     _bounds: "Bounds | None" = None
@@ -78,7 +79,7 @@ class Pack:
         if self._rows is None:
             self._rows, first, start = [], 0, 0
             while first < len(self.lengths):
-                stop = _similar(self.lengths, first)
+                stop = _similar(self.lengths, first, self.row_padding)
                 self._rows.append(Rows.of(self.lengths[first:stop], start, device))
                 first, start = stop, start + sum(self.lengths[first:stop])
         return self._rows
@@ -154,12 +155,12 @@ class Rows:
         return flat if self.places is None else flat[self.places]
 
 
-def _similar(lengths: Sequence[int], first: int) -> int:
-    """Behind the last of the sequences from ``first`` on that fit into rows with little padding."""
+def _similar(lengths: Sequence[int], first: int, padding: float) -> int:
+    """Behind the last of the sequences from ``first`` on that fit into rows with at most this share of padding."""
     longest, tokens = 0, 0
     for i in range(first, len(lengths)):
         longest, tokens = max(longest, lengths[i]), tokens + lengths[i]
-        if tokens < (1 - MAX_ROW_PADDING) * longest * (i + 1 - first):
+        if tokens < (1 - padding) * longest * (i + 1 - first):
             return i
     return len(lengths)
 

@@ -114,21 +114,22 @@ def packs_exactly(model: Any, attention: str = ATTENTION, eager: list[torch.Tens
     """Whether the packed forward with ``attention`` equals separate forwards on short random sequences, one behind a
     prefix.
 
-    Some architectures keep state between tokens or mask in ways of their own: those run padded instead.
+    Some architectures keep state between tokens in ways that ``models/rows.py`` does not know, or mask in ways of their
+    own: those run padded instead.
     """
     config = model.config
     if getattr(config, "attention_chunk_size", None):
         return False
     sequences = _random_sequences(model, LENGTHS)
-    pack, recording = Pack(LENGTHS), Pack([4], record=PrefixState())
+    pack, state = Pack(LENGTHS, row_padding=1.0), PrefixState()  # mixers see rows of different lengths at once
     with torch.no_grad():
         try:
             separate = eager or _separate(model, sequences, "eager")  # transformers' SDPA leaves softcapping out
             bound = _bound(model, sequences, separate)
             with packed_attention_on(model, attention):
                 packed = packed_forward(model, torch.cat(sequences), pack).last_hidden_state[0]
-                packed_forward(model, sequences[1][:4], recording)
-                behind = Pack([5], prefix=recording.record or PrefixState())
+                packed_forward(model, sequences[1][:4], Pack([4], record=state))
+                behind = Pack([5], prefix=state)
                 rest = packed_forward(model, sequences[1][4:], behind, 4).last_hidden_state[0]
         except torch.OutOfMemoryError:
             raise

@@ -92,7 +92,7 @@ def device_map(config: Any, device: torch.device) -> dict[str, torch.device] | N
     return {"": device} if device.type != "cpu" or quantiser(config) == "metal" else None
 
 
-def prepare_quantised(config: Any, device: torch.device, named: dict[str, Any], experts: bool = False) -> bool:
+def prepare_quantised(config: Any, device: torch.device, named: dict[str, Any], experts: bool) -> bool:
     """What a quantised checkpoint needs of from_pretrained: its device at once, and weights unpacked from the start.
 
     ``experts``: the model has some, whose activations show only where their weights are plain numbers. Whether it is

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import torch
 
 from nait_fast.errors import NaitError
-from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.find import find_specs
 from nait_fast.models.spec import Spec, refuse_encoder, text_decoder
 from nait_fast.notices import hushed
@@ -45,7 +44,3 @@ def find_unloaded(config: Any, kinds: Sequence[Any], find: Find = find_specs) ->
     if refusal is not None:
         raise refusal
     return None
-
-
-def has_experts(specs: Sequence[Spec]) -> bool:
-    return any(isinstance(spec, RoutedSpec) for spec in specs)

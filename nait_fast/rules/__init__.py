@@ -1,1 +1,1 @@
-"""What turns scores into one order, and what else decides about a row."""
+"""What else decides about a row than its score."""

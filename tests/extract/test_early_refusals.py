@@ -42,15 +42,15 @@ def files(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-def identity(files: dict[str, Path], **other) -> dict:
+def identity(**other) -> dict:
     """Of what was made with the dense model, as far as it is known without weights."""
     tokenizer = make_tokenizer()
     made = {"model": "0" * 32, "dtype": "float32", "template": Template("auto", tokenizer).hash, "max_length": 512}
     return {**made, "first_token": "exclude", "layers": [0, 1, 2], "widths": [NEURONS] * 3, **other}
 
 
-def codebook(files: dict[str, Path], folder: Path, reading: str = "mean", **other) -> Path:
-    meta = {"codec": "neuron", "reading": reading, "samples": 9, **identity(files, **other)}
+def codebook(folder: Path, reading: str = "mean", **other) -> Path:
+    meta = {"codec": "neuron", "reading": reading, "samples": 9, **identity(**other)}
     zeros = np.zeros(sum(meta["widths"]), np.float32)
     folder.mkdir(exist_ok=True)
     Codebook(zeros, meta, zeros, zeros).save(folder)
@@ -99,11 +99,9 @@ def codebook(files: dict[str, Path], folder: Path, reading: str = "mean", **othe
     ],
 )
 def test_by_the_command_line(verb: str, model: str, given: str, message: str, files, tmp_path, capsys) -> None:
-    words = given.format(FLOAT=codebook(files, tmp_path / "codebook"), NOWHERE=files["bare"]).split()
+    words = given.format(FLOAT=codebook(tmp_path / "codebook"), NOWHERE=files["bare"]).split()
     rows = ["--dataset", files["pool"]] if verb != "signature" else []
     rows += ["--target", files["target"]] if verb != "index" else []
-    if verb == "signature" and not words:
-        words = ["--method", "nait"]
     error = run(capsys, verb, "--model", files[model], *rows, "--output", tmp_path / "out", *words).error
     assert message in error
 
@@ -117,7 +115,7 @@ def test_more_neurons_than_are_kept(files, tmp_path, capsys, monkeypatch) -> Non
 
 def test_by_a_scorer(files) -> None:
     def signature(**other):
-        meta = identity(files, reading="drift", target={}, **other)
+        meta = identity(reading="drift", target={}, **other)
         drifts = np.random.default_rng(0).normal(size=(4, sum(meta["widths"])))
         return nait_signature("sums", drifts, meta)
 
@@ -129,6 +127,6 @@ def test_by_a_scorer(files) -> None:
 
 def test_layers_that_a_trial_may_leave_out_are_not_refused(files, tmp_path, capsys) -> None:
     """Those of a codebook may be fewer than the configuration tells: what runs on text shows later."""
-    fewer = codebook(files, tmp_path / "codebook", layers=[0, 2], widths=[NEURONS] * 2)
+    fewer = codebook(tmp_path / "codebook", layers=[0, 2], widths=[NEURONS] * 2)
     words = ("--model", files["dense"], "--dataset", files["pool"], "--output", tmp_path / "out", "--codebook", fewer)
     assert "cannot be loaded (SafetensorError" in run(capsys, "index", *words).error

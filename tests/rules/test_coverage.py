@@ -103,7 +103,7 @@ def test_padding_does_not_count(backend: str) -> None:
     bits, relevance = pool(30, layout, 4)
     codes = layout.pack(bits)
     dirty = codes | layout.pack(np.ones((1, 10), dtype=bool)) ^ 0xFF  # all bits of no neuron set
-    clean, mine = (coverage(c, np.arange(30), relevance, 30, 0.8, layout) for c in (codes, dirty & 0xFF))
+    clean, mine = (coverage(c, np.arange(30), relevance, 30, 0.8, layout) for c in (codes, dirty))
     assert (dirty != codes).any()
     assert mine.rows.tolist() == clean.rows.tolist() and mine.gains.tolist() == clean.gains.tolist()
 
