@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nait_fast.models.load import prepare
-from nait_fast.models.pack import MAX_ROW_PADDING, Pack
+from nait_fast.models.pack import MAX_ROW_PADDING, Pack, Rows
 from nait_fast.models.packed import packed_attention_on, packed_forward
 from nait_fast.models.packing_checks import expected_path, packs_exactly
 from nait_fast.models.rows import row_mixers
@@ -116,3 +116,11 @@ def test_a_broken_sample_breaks_no_other_in_its_rows() -> None:
     for i in (0, 3):
         assert worst_error(hidden[i], alone[i]) <= 1e-5
     assert not hidden[1].isfinite().all() and not hidden[2].isfinite().all()
+
+
+def test_the_proof_sees_rows_with_padding(monkeypatch) -> None:
+    """Tokens taken from the wrong places of such rows would go unseen where all rows of the trial are full."""
+    model = hybrid()
+    assert packs_exactly(model)
+    monkeypatch.setattr(Rows, "take", lambda rows, x: x.flatten(0, 1)[: rows.tokens])
+    assert not packs_exactly(model)
