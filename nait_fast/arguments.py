@@ -93,7 +93,14 @@ class BudgetArguments(TypedDict, total=False):
     export: Sequence[Literal["llama_factory", "dataflex", "messages"]]
 
 
+class ConstraintArguments(TypedDict, total=False):
+    """Of ``config.ConstraintOptions``."""
+
+    near_duplicates: float | None
+
+
 class SelectArguments(
+    ConstraintArguments,
     BudgetArguments,
     SignatureArguments,
     PassArguments,
@@ -147,7 +154,7 @@ class SignatureBuildArguments(
     output: Required[Path]
 
 
-class RankArguments(BudgetArguments, OutputArguments, total=False):
+class RankArguments(ConstraintArguments, BudgetArguments, OutputArguments, total=False):
     """Of ``config.RankOptions``."""
 
     index: Required[Path]

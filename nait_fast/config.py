@@ -181,8 +181,24 @@ class BudgetOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConstraintOptions(Options):
+    """What else decides than the score; ``rules.constraints`` has a module for each."""
+
+    near_duplicates: float | None = option(
+        None, "no two selected rows whose codes differ in less than this share of their bits; the better stays"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectOptions(
-    BudgetOptions, SignatureOptions, PassOptions, ReadingOptions, DataOptions, ModelOptions, OutputOptions
+    ConstraintOptions,
+    BudgetOptions,
+    SignatureOptions,
+    PassOptions,
+    ReadingOptions,
+    DataOptions,
+    ModelOptions,
+    OutputOptions,
 ):
     """Options of ``select``."""
 
@@ -263,7 +279,7 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankOptions(BudgetOptions, OutputOptions):
+class RankOptions(ConstraintOptions, BudgetOptions, OutputOptions):
     """Options of ``rank``."""
 
     index: str = option("", "index folder", required=True)

@@ -103,12 +103,14 @@ _BUDGET = {
     "scores": ("none", {}),
     "export": (["messages"], {}),
 }
+_CONSTRAINTS = {"near_duplicates": (0.4, {"fraction": 0.5})}
 USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "select": {
         **_MODEL,
         **_PASS,
         **_SIGNATURE,
         **_BUDGET,
+        **_CONSTRAINTS,
         "combine": ("roundrobin", TWO),
         "overwrite": (True, {"output": "{STALE}"}),
     },
@@ -146,6 +148,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     },
     "rank": {
         **_BUDGET,
+        **_CONSTRAINTS,
         "index": ("{MORE}", {}),
         "signature": (["{BITS}/texts.safetensors"], {}),
         "output": ("{OUT}/elsewhere", {}),

@@ -65,6 +65,16 @@ class Spill:
             raise self._failed("read", error) from None
         return out
 
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Values [n] of a single column at ``places`` int64 [n], in any order; reads the blocks that hold one."""
+        out, by_place, step = np.empty(len(places), dtype=self.dtype), np.argsort(places, kind="stable"), block_rows(1)
+        ascending = places[by_place]
+        for block in np.unique(ascending // step).tolist():
+            some = slice(*np.searchsorted(ascending, (block * step, (block + 1) * step)))
+            first, last = int(ascending[some.start]), int(ascending[some.stop - 1])
+            out[by_place[some]] = self.read(first, last + 1)[ascending[some] - first]
+        return out
+
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, values [n]) of a single column, block by block."""
         rows = block_rows(1)

@@ -4,7 +4,7 @@ An order is a key of every row (``order.py``): smaller is better, ties go to the
 that are selected, not with those that there are.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +12,14 @@ import numpy as np
 
 from nait_fast.config import BudgetOptions
 from nait_fast.errors import BadInput
+from nait_fast.notices import warn
 from nait_fast.options import flag_of
 from nait_fast.ranking.columns import ScoreTable, Spill, block_rows
 from nait_fast.ranking.external import ranks
-from nait_fast.ranking.order import Cut, Items, ZScores, descending, find_cut, shuffled
+from nait_fast.ranking.order import GATHERED, Cut, Items, ZScores, descending, find_cut, shuffled
+from nait_fast.rules.best_first import Budget, Column, Order
+from nait_fast.rules.constraints.base import Constraint, Dropped
+from nait_fast.rules.constraints.selecting import Chosen, select_rows
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Selection:
     """``places`` int64 [k]: the selected rows' places in the table, ascending; ``rows`` int64 [k]: their numbers.
 
     ``order`` int64 [k]: indices into these, best first. ``tokens``: of all of them. ``keys``: of all rows' order.
+    ``dropped``: what constraints took; ``looked``: rows that were offered to them, as of ``Chosen``.
     """
 
     places: np.ndarray
@@ -30,6 +35,8 @@ class Selection:
     order: np.ndarray
     tokens: int
     keys: Spill
+    dropped: Sequence[Dropped] = ()
+    looked: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,34 @@ class _End:
         for start, stop in blocks(self.rows):
             keys, places = self.read(start, stop)
             yield keys, places, np.ones(len(keys), np.int64) if weights is None else weights.read(start, stop)
+
+
+@dataclass(frozen=True)
+class KeyOrder:
+    """The ``Order`` that the keys of an end give. What is looked at is sorted, ``first`` rows to begin with and twice
+    as many whenever more are asked for: memory grows with it, and each time costs some passes over the keys."""
+
+    end: _End
+    first: int = GATHERED
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """As ``Order`` has it."""
+        before: Cut | None = None
+        depth = max(self.first, GATHERED)
+        while True:
+            cut = None if depth >= self.end.rows else find_cut(partial(self.end.items, None), depth)
+            found = []
+            for keys, places, _ in self.end.items(None):
+                rows = np.ones(len(keys), bool) if cut is None else cut.before(keys, places)
+                if before is not None:
+                    rows &= ~before.before(keys, places)
+                found.append((keys[rows], places[rows]))
+            keys, places = (np.concatenate(column) for column in zip(*found, strict=True))
+            some = places[np.lexsort((places, keys))]
+            yield self.end.rows - 1 - some if self.end.bottom else some
+            if cut is None:
+                return
+            before, depth = cut, 2 * depth
 
 
 def blocks(rows: int) -> Iterator[tuple[int, int]]:
@@ -111,12 +146,15 @@ def check_budget(options: BudgetOptions, rows: int = 10**18) -> None:
     _count(rows, options)
 
 
-def select(table: ScoreTable, options: BudgetOptions, seed: int = 0) -> Selection:
-    """Order the rows and choose within the budget.
+def select(
+    table: ScoreTable, options: BudgetOptions, seed: int = 0, constraints: Sequence[Constraint] = ()
+) -> Selection:
+    """Order the rows and choose within the budget what ``constraints`` leave.
 
-    ``pick``: from the top, the bottom, or at random (seeded). ``combine=union`` with a count or fraction gives every
-    target its own budget and selects all their rows. A token budget takes samples in order up to the first that would
-    exceed it. Raises NaitError for budgets that do not fit the rows.
+    ``pick``: from the top, the bottom, or at random (seeded); constraints see the rows from that end. ``combine=union``
+    with a count or fraction gives every target its own budget and selects all their rows. A token budget takes samples
+    in order up to the first that would exceed it. Raises NaitError for budgets that do not fit the rows, and where no
+    row is left.
     """
     if table.rows == 0:
         raise BadInput("the pool has no usable samples to select from")
@@ -130,11 +168,68 @@ def select(table: ScoreTable, options: BudgetOptions, seed: int = 0) -> Selectio
         ends = [_End(partial(_score_keys, table.scores, column), table.rows, bottom) for column in columns]
     weights = None if options.token_budget is None else table.n_tokens
     budget = _count(table.rows, options) if options.token_budget is None else options.token_budget
+    if constraints:
+        check_constrained(options, len(table.names))
+        limit = Budget(rows=budget) if weights is None else Budget(tokens=budget)
+        order = KeyOrder(ends[0], 2 * budget if weights is None else 0)
+        score = table.scores.take if options.pick == "top" and len(table.names) == 1 else None
+        return constrained(table, keys, order, limit, constraints, score)
     cuts = [find_cut(partial(end.items, weights), budget) for end in ends]
     chosen = _collect(table, keys, list(zip(ends, cuts, strict=True)))
     if not len(chosen.places) and weights is not None and cuts[0] is not None:
         raise BadInput(f"below the first sample's {cuts[0].weight} tokens", where=f"--token-budget {budget}")
     return chosen
+
+
+def check_constrained(options: BudgetOptions, targets: int) -> None:
+    """Raises NaitError where there is no one order of the rows that constraints could see."""
+    if options.combine == "union" and targets > 1 and options.token_budget is None and options.pick != "random":
+        raise BadInput(
+            "gives every target an order and a budget of its own; constraints see one order",
+            where="--combine union",
+            remedy="choose mean, max or roundrobin, or a --token-budget",
+        )
+
+
+def constrained(
+    table: ScoreTable,
+    keys: Spill,
+    order: Order,
+    budget: Budget,
+    constraints: Sequence[Constraint],
+    score: Column | None = None,
+) -> Selection:
+    """What ``constraints`` leave of ``order``, within ``budget``; ``keys``: of all rows, by which ``rank`` is told;
+    ``score``: what it goes by, if it goes by one.
+
+    Says where that is less than the budget. Raises NaitError where no row is left.
+    """
+    chosen = select_rows(order, budget, constraints, n_tokens=table.n_tokens.take, row=table.row.take, score=score)
+    if chosen.stopped is not None and not len(chosen.places):
+        first = int(table.n_tokens.take(np.array([chosen.stopped]))[0])
+        raise BadInput(f"below the first sample's {first} tokens", where=f"--token-budget {budget.size}")
+    if not len(chosen.places):
+        raise BadInput(f"no row is left to select: {_taken(chosen)}", remedy="loosen what takes most")
+    if not chosen.full and chosen.dropped:
+        size = f"({chosen.tokens:,} of {budget.size:,} tokens)" if budget.tokens else f"of {budget.size:,}"
+        warn(
+            f"{len(chosen.places):,} rows {size} are selected: no more are left of the {table.rows:,}; {_taken(chosen)}"
+        )
+    ascending = np.argsort(chosen.places)
+    places = chosen.places[ascending]
+    if any(constraint.reorders for constraint in constraints):
+        best_first = np.argsort(ascending)
+    else:
+        best_first = np.argsort(keys.take(places), kind="stable")
+    return Selection(places, table.row.take(places), best_first, chosen.tokens, keys, chosen.dropped, chosen.looked)
+
+
+def _taken(chosen: Chosen) -> str:
+    """How many rows which constraint took."""
+    counts: dict[str, int] = {}
+    for dropped in chosen.dropped:
+        counts[dropped.constraint] = counts.get(dropped.constraint, 0) + len(dropped.places)
+    return ", ".join(f"{name} took {number:,}" for name, number in counts.items())
 
 
 def _score_keys(scores: Spill, column: int, start: int, stop: int) -> np.ndarray:

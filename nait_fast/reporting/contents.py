@@ -129,12 +129,15 @@ def _evaluation(options: ReportOptions, chosen: SelectionFolder) -> Evaluation |
     return next((load_evaluation(path) for path in places if path.exists()), None)
 
 
+WITHOUT_INDEX = "without index and signatures they cannot be made again"
+
+
 def _scores(chosen: SelectionFolder, folder: Path, notes: list[str]) -> tuple[ScoreFile | None, bool]:
     """(the scores, whether they are those of all rows)."""
     option = chosen.manifest["scores"]
     if option == "all":
-        return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.rows), True
-    if chosen.index is not None and chosen.signatures:
+        return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.rows, chosen.constrained), True
+    if chosen.index is not None and chosen.signatures and not chosen.constrained:  # those would read the pool again
         notes.append(f"The selection was made with --scores {option}: all rows were scored again from the index.")
         return rescan(chosen, folder), True
     if option == "selected":
@@ -142,8 +145,10 @@ def _scores(chosen: SelectionFolder, folder: Path, notes: list[str]) -> tuple[Sc
             "Only the selected rows' scores were kept (--scores selected): the pool's are not shown, and the worst "
             "samples are the worst of those selected."
         )
-        return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.manifest["rows_selected"]), False
-    notes.append("The scores were not kept (--scores none); without index and signatures they cannot be made again.")
+        rows = chosen.manifest["rows_selected"]
+        return ScoreFile(chosen.file(SCORES), chosen.targets, rows, chosen.constrained), False
+    without = "a selection with constraints is not made again" if chosen.constrained else WITHOUT_INDEX
+    notes.append(f"The scores were not kept (--scores none); {without}.")
     return None, False
 
 

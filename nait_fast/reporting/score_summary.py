@@ -14,7 +14,7 @@ from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import select
-from nait_fast.ranking.selection_files import SCORES, write_scores
+from nait_fast.ranking.selection_files import DROPPED_BY, SCORES, write_scores
 from nait_fast.reporting.layers import spread
 from nait_fast.reporting.selection_folder import SelectionFolder
 
@@ -98,9 +98,10 @@ class ScoreSummary:
 
 
 class ScoreFile:
-    """A scores.parquet of a selection. Raises NaitError where it is missing, damaged or another's."""
+    """A scores.parquet of a selection; ``constrained``: whether it tells what constraints took. Raises NaitError where
+    it is missing, damaged or another's."""
 
-    def __init__(self, path: Path, targets: list[str], rows: int):
+    def __init__(self, path: Path, targets: list[str], rows: int, constrained: bool = False):
         from pyarrow import parquet
 
         self.path, self.targets, self.rows = path, targets, rows
@@ -114,6 +115,7 @@ class ScoreFile:
             "rank": "int64",
             "selected": "bool",
         }
+        expected |= {DROPPED_BY: "string"} if constrained else {}
         try:
             with parquet.ParquetFile(path) as file:
                 columns = {field.name: str(field.type) for field in file.schema_arrow}

@@ -36,6 +36,11 @@ class SelectionFolder:
         """Rows that were scored."""
         return self.manifest["rows_scored"]
 
+    @property
+    def constrained(self) -> bool:
+        """Whether more than scores decided."""
+        return "constraints" in self.manifest
+
     def file(self, name: str) -> Path:
         """The selection's file ``name``. Raises NaitError where it is not the one that the manifest tells of."""
         return _checked(self.folder, self.manifest, name)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nait_fast.config import BudgetOptions, RankOptions
+from nait_fast.config import BudgetOptions, ConstraintOptions, RankOptions
 from nait_fast.env import environment
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import PoolRows, open_rows
@@ -21,10 +21,21 @@ from nait_fast.ranking.exports import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
-from nait_fast.ranking.select import Selection, check_budget, select
-from nait_fast.ranking.selection_files import KIND, REPORT, SCORES, SELECTED, write_scores, write_selected
+from nait_fast.ranking.select import Selection, check_budget, check_constrained, select
+from nait_fast.ranking.selection_files import (
+    DROPPED,
+    KIND,
+    REPORT,
+    SCORES,
+    SELECTED,
+    write_dropped,
+    write_scores,
+    write_selected,
+)
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
+from nait_fast.rules.constraints import constraints_of, wanted_of
+from nait_fast.rules.constraints.base import Constraint, ScoredRows
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -45,7 +56,7 @@ def selection_folder(path: str) -> Path:
 
 
 # files of one; the manifest, which tells of the others, takes its place last
-SELECTION = (SELECTED, SCORES, *(file for file, _ in EXPORTS.values()), MANIFEST)
+SELECTION = (SELECTED, SCORES, DROPPED, *(file for file, _ in EXPORTS.values()), MANIFEST)
 
 
 def answers(signatures: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]) -> str:
@@ -80,9 +91,12 @@ def rank_index(
     pool: PoolRows,
     device: str = "auto",
     begin: Callable[[], Path] | None = None,
+    constraining: ConstraintOptions | None = None,
+    targets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score, select and write the outputs; returns what the manifest says of them. ``folder``: where they will lie;
-    ``begin``, called before anything is written, gives the folder to write them in."""
+    ``begin``, called before anything is written, gives the folder to write them in; ``targets``: files of the targets'
+    samples, where they are at hand."""
     check_exports(options.export, pool.format)
     before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
     clock = Laps()
@@ -94,10 +108,13 @@ def rank_index(
         check_spread(index, signatures, table.low, table.high)
         in_targets = rows_of_targets(index, signatures)
         clock.lap("scan")
-        selection = select(table, options, seed)
+        rows = ScoredRows(index, pool, table.rows, table.row.take, table.n_tokens.take, targets)
+        constraints = constraints_of(constraining, rows) if constraining else []
+        selection = select(table, options, seed, constraints)
         check_kept(index, selection.rows)
         clock.lap("select")
-        files = _write(index, table, selection, options, begin() if begin else folder, pool, clock)
+        constrained = bool(constraints)
+        files = _write(index, table, selection, options, begin() if begin else folder, pool, clock, constrained)
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
     page = folder / REPORT
@@ -117,12 +134,30 @@ def rank_index(
         "rows_of_targets": in_targets,
         "rows_selected": len(selection.rows),
         "tokens_selected": selection.tokens,
+        **_constrained(constraints, selection),
         "spearman_with_length": spearman,
         "spearman_rows": spearman_rows,
         "scan_seconds": clock.seconds["scan"],
         "seconds": clock.seconds,
         "files": files,
     }
+
+
+def _constrained(constraints: Sequence[Constraint], selection: Selection) -> dict[str, Any]:
+    """What the manifest says of constraints: nothing where there are none."""
+    if not constraints:
+        return {}
+    counts: dict[str, int] = {}
+    for dropped in selection.dropped:
+        counts[dropped.constraint] = counts.get(dropped.constraint, 0) + len(dropped.places)
+    said = [{"constraint": c.name, "dropped": counts.pop(c.name, 0), **c.described()} for c in constraints]
+    return {"rows_looked_at": selection.looked, "constraints": said}
+
+
+def check_constraints(options: BudgetOptions, constraining: ConstraintOptions, targets: int) -> None:
+    """Raises NaitError where constraints cannot be read, or do not go with how ``targets`` targets are combined."""
+    if wanted_of(constraining):
+        check_constrained(options, targets)
 
 
 def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
@@ -155,6 +190,7 @@ def _write(
     folder: Path,
     pool: PoolRows,
     clock: Laps,
+    constrained: bool,
 ) -> dict[str, str]:
     """Write the files of a selection: name -> SHA-256."""
     files = {}
@@ -164,9 +200,12 @@ def _write(
     scores = folder / SCORES
     if options.scores != "none":
         with ranks(selection.keys, folder) as ranked:
-            write_scores(scores, index, table, selection, ranked, options.scores == "all")
+            write_scores(scores, index, table, selection, ranked, options.scores == "all", constrained)
         files[SCORES] = sha256_file(scores)
     clock.lap("scores")
+    if constrained:
+        files[DROPPED] = write_dropped(folder / DROPPED, index, table, selection)
+        clock.lap("dropped")
     return {**files, **write_exports(folder, options.export, index, selection)}
 
 
@@ -203,6 +242,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     """Rank an index; returns a summary."""
     with recorded() as warnings:
         check_budget(options)
+        check_constraints(options, options, len(options.signature))
         folder = selection_folder(options.output)
         index = Index(options.index)
         check_budget(options, index.rows)
@@ -214,7 +254,9 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         of = answers({s.name: s.hash for s in signatures}, index.datasets)
         with Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
             output.check_question(of, "other signatures or another index")
-            summary = rank_index(index, signatures, options, options.seed, folder, pool, options.device, output.begin)
+            summary = rank_index(
+                index, signatures, options, options.seed, folder, pool, options.device, output.begin, options
+            )
             write_manifest(output.stage, "rank", options.to_mapping(), index, {**summary, "warnings": warnings})
             output.done(of, asked=None)
     return {"output": str(folder), **summary}

@@ -25,7 +25,15 @@ from nait_fast.storage.files import make_folder, read_json
 from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
-from nait_fast.verbs.rank import SELECTION, answers, rank_index, recognise, selection_folder, write_manifest
+from nait_fast.verbs.rank import (
+    SELECTION,
+    answers,
+    check_constraints,
+    rank_index,
+    recognise,
+    selection_folder,
+    write_manifest,
+)
 from nait_fast.verbs.signature import (
     build_signatures,
     check_method,
@@ -52,6 +60,7 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
 def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Output, str, Index, dict[str, Any]]:
     """(the folder, which is ours until ``stack`` ends, what was asked, the index, what the manifest says)."""
     check_budget(options)
+    check_constraints(options, options, len(options.target))
     if worker_of().world > 1 and "RANK" in os.environ:
         raise BadInput(
             "starts its own workers (--workers)",
@@ -103,7 +112,18 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     index = Index(index_folder)
     if output.asked != asked:  # else the very question; its signatures' hashes may be those of another version
         output.check_question(answers({s.name: s.hash for s in signatures}, index.datasets), "another question")
-    ranked = rank_index(index, signatures, options, options.seed, folder, rows_of(pool), options.device, output.begin)
+    ranked = rank_index(
+        index,
+        signatures,
+        options,
+        options.seed,
+        folder,
+        rows_of(pool),
+        options.device,
+        output.begin,
+        options,
+        [split_target(target)[1] for target in options.target],
+    )
     described = [describe(s, f) for s, f in zip(signatures, files, strict=True)]
     return (
         output,

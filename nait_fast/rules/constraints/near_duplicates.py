@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,9 +22,13 @@ from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.kernels.common.dispatch import forced, pick
 from nait_fast.notices import warn
+from nait_fast.rules.constraints.base import Constraint, ScoredRows, Walk
 from nait_fast.rules.constraints.code_rows import CodeRows
 from nait_fast.rules.constraints.hamming_join import HammingJoin
 from nait_fast.rules.constraints.sketches import SAMPLE, SignedSums
+
+if TYPE_CHECKING:
+    from nait_fast.config import ConstraintOptions
 
 SMALL_PAIR_BYTES = 1 << 33  # below, NumPy has compared all pairs before Numba has compiled
 SLOW_SECONDS = 600.0  # a search that takes longer says so
@@ -50,7 +55,7 @@ def most_bits(share: float, n_bits: int) -> int:
     """The most bits that are less than ``share`` of ``n_bits``, the share taken as it is written: .05 of 200 are 10.
     Raises NaitError for a share that is not above 0 and at most 1."""
     if not 0 < share <= 1:
-        raise BadInput("is a share of a code's bits, above 0 and at most 1", where=f"near-duplicates {share}")
+        raise BadInput("is a share of a code's bits, above 0 and at most 1", where=f"--near-duplicates {share}")
     return math.ceil(Decimal(str(share)) * n_bits) - 1
 
 
@@ -93,14 +98,59 @@ def near_duplicates_of(
     """``near_duplicates`` of an index's samples, numbered from 0 as they follow one another in its shards. The share is
     of the bits in which two of its codes can differ. Raises NaitError where its codec keeps no bits, or shards are
     damaged."""
-    bits = codec_of(index.manifest["codec"]).most_different(index.layout, index.manifest)
-    if not bits:
-        raise BadInput(
-            f"codec {index.manifest['codec']} keeps no bits, by which near-duplicates are found",
-            where=index.folder,
-            remedy="index with codec neuron, rotated or nag",
-        )
-    return near_duplicates([shard.codes for shard in index.shards()], order, share, bits, limit, progress)
+    return near_duplicates([shard.codes for shard in index.shards()], order, share, bits_of(index), limit, progress)
+
+
+def bits_of(index: Index) -> int:
+    """Bits in which two of the index's codes can differ. Raises NaitError where its codec keeps no bits."""
+    if bits := codec_of(index.manifest["codec"]).most_different(index.layout, index.manifest):
+        return bits
+    raise BadInput(
+        f"codec {index.manifest['codec']} keeps no bits, by which near-duplicates are found",
+        where=index.folder,
+        remedy="index with codec neuron, rotated or nag",
+    )
+
+
+class NearDuplicateFilter(Constraint):
+    """As ``near_duplicates``, of rows as they are offered: ``codes``, ``share`` and ``n_bits`` as there, rows by place.
+
+    A dropped row's details: ``duplicate_of``, the number of the best-ranked row that was left and is near, and the
+    ``bits`` in which the two differ.
+    """
+
+    name = "near-duplicates"
+
+    def __init__(self, codes: np.ndarray | Sequence[np.ndarray], share: float, n_bits: int):
+        self._most = most_bits(share, n_bits)
+        self._codes, self._share, self._bits = codes, share, n_bits
+
+    @classmethod
+    def wanted(cls, options: "ConstraintOptions") -> bool:
+        if options.near_duplicates is None:
+            return False
+        most_bits(options.near_duplicates, 1)
+        return True
+
+    @classmethod
+    def of(cls, options: "ConstraintOptions", rows: ScoredRows) -> "NearDuplicateFilter":
+        assert options.near_duplicates is not None
+        bits = bits_of(rows.index)
+        return cls([shard.codes for shard in rows.index.shards()], options.near_duplicates, bits)
+
+    def leave(self, offered: Iterator[np.ndarray], walk: Walk) -> Iterator[np.ndarray]:
+        kept = np.empty(0, dtype=np.int64)
+        for places in offered:
+            # Those that were left before all stay again, before all others: they are no neighbours of one another.
+            order = np.concatenate([kept, places])
+            of_all = near_duplicates(self._codes, order, self._share, self._bits)
+            fresh, kept = of_all.kept[len(kept) :], of_all.kept
+            walk.drop(self.name, of_all.dropped, duplicate_of=walk.row(of_all.taken_by), bits=of_all.distance)
+            if len(fresh):
+                yield fresh
+
+    def described(self) -> dict[str, Any]:
+        return {"share": self._share, "most_bits": self._most}
 
 
 def _best(
@@ -181,3 +231,6 @@ def plain_near_duplicates(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.
             kept[number], ranks[number] = words[i], i
             number += 1
     return best, distance
+
+
+CONSTRAINT = NearDuplicateFilter

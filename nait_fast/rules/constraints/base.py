@@ -1,0 +1,98 @@
+"""What a constraint is: it takes rows out of an order, or puts them in another one, and says of each why."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from nait_fast.rules.best_first import Budget, Column
+
+if TYPE_CHECKING:
+    from nait_fast.config import ConstraintOptions
+    from nait_fast.index.pool_rows import PoolRows
+    from nait_fast.index.reader import Index
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Rows that lost their places to ``constraint``: ``places`` int64 [m], and why: ``details``, [m] each by name."""
+
+    constraint: str
+    places: np.ndarray
+    details: Mapping[str, np.ndarray]
+
+    def only(self, which: np.ndarray) -> Dropped:
+        """Those of ``which`` bool [m]."""
+        return Dropped(self.constraint, self.places[which], {name: of[which] for name, of in self.details.items()})
+
+
+@dataclass
+class Walk:
+    """One way down an order: the ``budget`` that ends it, what is known of rows by their places, and what was
+    ``dropped`` on the way. ``row``: the rows' numbers in the pool; ``score``: what they are ordered by, greater is
+    better."""
+
+    budget: Budget
+    n_tokens: Column
+    row: Column
+    score: Column
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def weights(self, places: np.ndarray) -> np.ndarray:
+        """What each row takes of the budget, int64 [n]."""
+        return self.budget.weights(places, self.n_tokens)
+
+    def drop(self, constraint: str, places: np.ndarray, **details: np.ndarray) -> None:
+        """Say that the rows at ``places`` int64 [m] lose them to ``constraint``, and why."""
+        if len(places):
+            self.dropped.append(Dropped(constraint, places, details))
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """What constraints of a command may read: an ``index``, its ``pool``, and ``number`` scored rows: their numbers in
+    the pool (``row``, ascending) and tokens by place. ``targets``: files of the targets' samples, where they are at
+    hand."""
+
+    index: Index
+    pool: PoolRows
+    number: int
+    row: Column
+    n_tokens: Column
+    targets: Sequence[str] = ()
+
+
+class Constraint(ABC):
+    """``name``: as ``dropped_by`` says it; ``reorders``: rows leave it in another order than they came.
+
+    An instance is made for the rows of one table, of arrays or by ``of``; it keeps nothing of a walk but its counts.
+    """
+
+    name: ClassVar[str]
+    reorders: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def wanted(cls, options: ConstraintOptions) -> bool:
+        """Whether ``options`` ask for it. Raises BadInput where what they say cannot be read."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, options: ConstraintOptions, rows: ScoredRows) -> Constraint:
+        """The one that ``options`` ask for. Raises NaitError where the rows do not have what it needs."""
+
+    @abstractmethod
+    def leave(self, offered: Iterator[np.ndarray], walk: Walk) -> Iterator[np.ndarray]:
+        """The rows of ``offered`` that stay, places int64 [n] best first as they come; the others are told to
+        ``walk.drop``. Asks for no more than it must."""
+
+    def described(self) -> dict[str, Any]:
+        """What the manifest says of it, beside how many rows it took: plain values."""
+        return {}
+
+
+Progress = Callable[[float], None]

@@ -1,0 +1,81 @@
+"""From an order to a selection: rows go, best first, through one constraint after another until the budget is full."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nait_fast.rules.best_first import Budget, Column, Order, pieces
+from nait_fast.rules.constraints.base import Constraint, Dropped, Walk
+
+SPARE = 1.1  # of the budget: what is looked at first
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """``places`` int64 [k] of the selected rows, best first, ``tokens`` of all of them; ``full``: whether they fill the
+    budget; ``stopped``: the row that would have exceeded it, if one ended the selection.
+
+    ``looked``: how many rows of the order, from the best on, are selected or ``dropped``: every row that ranks above
+    the last of them is the one or the other, and those below only where the order ended before the budget.
+    """
+
+    places: np.ndarray
+    tokens: int
+    full: bool
+    stopped: int | None
+    looked: int
+    dropped: list[Dropped]
+
+
+def select_rows(
+    order: Order,
+    budget: Budget,
+    constraints: Sequence[Constraint] = (),
+    *,
+    n_tokens: Column | None = None,
+    row: Column | None = None,
+    score: Column | None = None,
+) -> Chosen:
+    """Select from ``order`` within ``budget`` what ``constraints``, asked in turn, leave of it.
+
+    ``n_tokens``: needed for a budget of tokens; ``row``: numbers by which drops name other rows, by default their
+    places; ``score``: by default, minus the rank. Memory grows with the rows that are looked at.
+    """
+    offered: list[np.ndarray] = []
+
+    def ranks(places: np.ndarray) -> np.ndarray:
+        """int64 [n], from 0."""
+        seen = np.concatenate([*offered, np.empty(0, np.int64)])
+        by_place = np.argsort(seen)
+        return by_place[np.searchsorted(seen, places, sorter=by_place)]
+
+    def kept(order: Order) -> Iterator[np.ndarray]:
+        for places in pieces(order, budget, walk.n_tokens, SPARE):
+            offered.append(places)
+            yield places
+
+    if n_tokens is None and budget.tokens is not None:
+        raise ValueError("a budget of tokens needs the rows' tokens")
+    walk = Walk(budget, n_tokens or np.zeros_like, row or (lambda places: places), score or (lambda p: -ranks(p)))
+    left = kept(order)
+    for constraint in constraints:
+        left = constraint.leave(left, walk)
+    chosen, used, full, stopped = [np.empty(0, np.int64)], 0, False, None
+    for places in left:
+        ends = used + np.cumsum(walk.weights(places))
+        number = int(np.searchsorted(ends, budget.size, side="right"))
+        chosen.append(places[:number])
+        used = int(ends[number - 1]) if number else used
+        if number < len(places):
+            stopped = int(places[number])
+        if stopped is not None or used == budget.size:
+            full = True
+            break
+    selected = np.concatenate(chosen)
+    looked = int(ranks(selected).max()) + 1 if len(selected) else 0
+    if not full:
+        looked = sum(map(len, offered))
+    dropped = [d.only((ranks(d.places) < looked) & ~np.isin(d.places, selected)) for d in walk.dropped]
+    tokens = int(walk.n_tokens(selected).sum(dtype=np.int64))
+    return Chosen(selected, tokens, full, stopped, looked, [d for d in dropped if len(d.places)])
