@@ -83,10 +83,13 @@ def _case(kernel: Any, values: dict[str, Any], hip: bool, **about: Any) -> Case:
     for i, parameter in enumerate(kernel.params):
         name, value = parameter.name, values.pop(parameter.name)
         varies = parameter.do_not_specialize
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not varies):
+        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1 and not varies):
             signature[name], constants[name] = "constexpr", value
             continue
         tensor = isinstance(value, torch.Tensor)
+        if isinstance(value, float):
+            signature[name] = "fp32"
+            continue
         signature[name] = f"*{TYPES[str(value.dtype)]}" if tensor else "i32"
         if (value.data_ptr() if tensor else value) % 16 == 0 and not varies:
             attrs[(i,)] = [["tt.divisibility", 16]]
@@ -245,6 +248,23 @@ def _experts_runs() -> Iterator[tuple[str, str, bool, Run]]:
     yield "sums_kernel", "odd width", False, run(1001)
 
 
+def _nll_runs() -> Iterator[tuple[str, str, bool, Run]]:
+    import torch
+
+    from nait_fast.kernels.nll.launch import token_losses
+
+    def run(width: int, dtype: torch.dtype = torch.bfloat16, bias: bool = False, softcap: float | None = None) -> Run:
+        x, weight = (torch.zeros(n, width, dtype=dtype) for n in (ROWS, 32000))
+        labels = torch.zeros(ROWS, dtype=torch.int64)
+        return lambda: token_losses(x, weight, labels, torch.zeros(32000, dtype=dtype) if bias else None, 0.5, softcap)
+
+    yield "losses_kernel", "width 4096", True, run(4096)
+    yield "losses_kernel", "width 2304, cap", True, run(2304, softcap=30.0)
+    yield "losses_kernel", "width 2048, bias, float16", True, run(2048, torch.float16, bias=True)
+    yield "losses_kernel", "width 576, float32", True, run(576, torch.float32)
+    yield "losses_kernel", "odd width", False, run(1001)
+
+
 def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
     """What one iteration of a launch's loop does, by the fields of ``Case``."""
 
@@ -270,6 +290,10 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
         return {}
     if kernel == "dot_kernel":  # one product for each of a byte's eight bits
         return {"tile": product("BLOCK_N", "BLOCK_K"), "macs": 8 * product("BLOCK_N", "BLOCK_K", "BLOCK_M")}
+    if kernel == "losses_kernel":
+        macs = product("BLOCK_N", "BLOCK_V", "BLOCK_K") * (values["x"].element_size() == 2)
+        tile = (values["BLOCK_N"] + values["BLOCK_V"]) * values["BLOCK_K"] * values["x"].element_size()
+        return {"tile": tile, "macs": macs}
     words = product("BLOCK_N", "BLOCK_W")
     counted = words * values["N_PLANES"]
     work = {"tile": words * values["codes"].element_size(), "loads": 1}
@@ -280,7 +304,7 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
     return work | {"words": (steps * counted, 2 * steps * counted), "loads": steps}
 
 
-_RUNS = (_capture_runs, _bitpack_runs, _popcount_runs, _rotate_runs, _norm_runs, _rotary_runs, _experts_runs)
+_RUNS = (_capture_runs, _bitpack_runs, _popcount_runs, _rotate_runs, _norm_runs, _rotary_runs, _experts_runs, _nll_runs)
 
 
 def cases() -> list[Case]:

@@ -26,6 +26,7 @@ _OPS = {
     "rotate_bits": "rotate.launch",
     "rms_norm": "norm.launch",
     "apply_rotary": "rotary.launch",
+    "token_losses": "nll.launch",
 }
 __all__ = list(_OPS)
 
