@@ -6,12 +6,14 @@ marks, EOS) is neither pooled nor, since a decoder looks backwards only, needed.
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from nait_fast.compatibility import DIGITS
 from nait_fast.data.chat import TEMPLATE_DATE, apply_chat_template, clock_of, day_of, draws, sources_of
 from nait_fast.data.formats import RowError, Sample
+from nait_fast.data.spans import ASSISTANT, SENTINEL, ChatSpans, Span, spans_of_pieces
 from nait_fast.data.tokenizer_identity import tokenizer_identity
 from nait_fast.data.turns import CALLS, ROLES, as_json, call_texts, plain_call
 from nait_fast.data.unread import is_metadata, texts_in
@@ -20,7 +22,6 @@ from nait_fast.errors import BadInput, first_line
 TEMPLATES = ("auto", "chat", "alpaca", "none")
 # What a role is for a chat template that refuses it or leaves its turns out.
 _STANDS_FOR = {"developer": "system", "environment": "tool"}
-_SENTINEL = "\u241fcontent\u241f"
 
 _ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -67,6 +68,7 @@ class Template:
         self._clock = clock_of(day_of(self.date)) if self.date else None
         self._closings: dict[str, str | None] = {}
         self._taken: dict[str, bool] = {}
+        self._chat_spans = ChatSpans(self._apply)
 
     @cached_property
     def hash(self) -> str:
@@ -86,9 +88,30 @@ class Template:
             return self._without_end(sample.text)
         if self.kind == "chat":
             return self._chat(sample), False
-        if self.kind == "alpaca":
-            return self._alpaca(sample), True
-        return "\n".join(message.text for message in sample.messages), True
+        return "".join(text for text, _ in self._pieces(sample)), True
+
+    def response(self, sample: Sample, text: str) -> tuple[Span, ...]:
+        """Half-open spans of the characters of ``text``, its rendering, that the assistant says: one a turn, ascending.
+
+        Raises RowError where that cannot be told.
+        """
+        if not sample.messages:
+            kind = "text" if sample.text is not None else "input_ids"
+            raise RowError(
+                f"a row of the format {kind} does not say which tokens are the assistant's; use --tokens all"
+            )
+        if self.kind != "chat":
+            return spans_of_pieces(self._pieces(sample))
+        if not sample.tools and not any(message.fields for message in sample.messages):
+            spans = self._chat_spans.of_plain(self._turns(sample), text)
+            if spans is not None:
+                return spans
+
+        def cut(last: int) -> str:
+            return self._chat(replace(sample, messages=sample.messages[: last + 1]))
+
+        full, turns = self._whole(sample)
+        return self._chat_spans.of(turns, _listed(sample.tools), full, text, cut)
 
     def closing(self, role: str = "assistant") -> str | None:
         """What the chat template writes after the content of a last message of ``role``.
@@ -96,11 +119,11 @@ class Template:
         None if it refuses or hides the plain conversation that would tell.
         """
         if role not in self._closings:
-            turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _SENTINEL}]
+            turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": SENTINEL}]
             if role == "user":
-                turns = [{"role": "user", "content": _SENTINEL}]
+                turns = [{"role": "user", "content": SENTINEL}]
             try:
-                _, sentinel, after = self._apply(turns).rpartition(_SENTINEL)
+                _, sentinel, after = self._apply(turns).rpartition(SENTINEL)
             except RowError:
                 sentinel, after = "", ""
             self._closings[role] = after if sentinel else None
@@ -162,8 +185,8 @@ class Template:
         turns, tools = self._turns(sample), _listed(sample.tools)
         try:
             if place is not None and isinstance(turns[place][key], str):
-                turns[place] = {**turns[place], key: _SENTINEL}
-                return _occurs(_SENTINEL, self._apply(turns, tools))
+                turns[place] = {**turns[place], key: SENTINEL}
+                return _occurs(SENTINEL, self._apply(turns, tools))
             before = self._apply(turns, tools)
             if place is None:
                 return self._apply(turns, None) != before
@@ -172,9 +195,10 @@ class Template:
         except RowError:
             return True
 
-    def _apply(self, turns: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
+    def _apply(self, turns: list[dict[str, Any]], tools: list[Any] | None = None, header: bool = False) -> str:
+        """What the chat template makes of ``turns``; ``header``: with what it writes to have the assistant speak."""
         try:
-            return apply_chat_template(self.tokenizer, turns, tools, self._clock)
+            return apply_chat_template(self.tokenizer, turns, tools, self._clock, header)
         except Exception as error:  # jinja2 raises whatever the template's author chose
             raise RowError(f"the chat template refuses it: {first_line(error, kind=False)}") from None
 
@@ -193,24 +217,28 @@ class Template:
     def _takes(self, role: str) -> bool:
         """Whether the template shows what a turn of ``role`` says."""
         if role not in self._taken:
-            turns = [{"role": role, "content": _SENTINEL}, {"role": "user", "content": "a"}]
+            turns = [{"role": role, "content": SENTINEL}, {"role": "user", "content": "a"}]
             if role != "developer":
                 turns = [turns[1], {"role": "assistant", "content": "b"}, turns[0]]
             try:
-                self._taken[role] = _SENTINEL in self._apply([*turns, {"role": "assistant", "content": "c"}])
+                self._taken[role] = SENTINEL in self._apply([*turns, {"role": "assistant", "content": "c"}])
             except RowError:
                 self._taken[role] = False
         return self._taken[role]
 
-    def _chat(self, sample: Sample) -> str:
+    def _whole(self, sample: Sample) -> tuple[str, list[dict[str, Any]]]:
+        """All that the chat template makes of a conversation, and what it got."""
         turns, tools = self._turns(sample), _listed(sample.tools)
         try:
-            text = self._apply(turns, tools)
+            return self._apply(turns, tools), turns
         except RowError:
             plainer = [_with_plain_calls(turn) for turn in turns]
             if plainer == turns:
                 raise
-            turns, text = plainer, self._apply(plainer, tools)
+            return self._apply(plainer, tools), plainer
+
+    def _chat(self, sample: Sample) -> str:
+        (text, turns), tools = self._whole(sample), _listed(sample.tools)
         last = sample.messages[-1]
         if last.fields and (calls := last.calls):
             place, said = len(turns) - 1, _said(sample)
@@ -221,8 +249,8 @@ class Template:
         closing = self.closing(last.role) if last.role in ("user", "assistant") else None
         if closing is None or not _ends_in(text, last.content, closing):
             # A closing that depends on the conversation: find it with this very conversation.
-            marked = self._apply([*turns[:-1], {**turns[-1], "content": _SENTINEL}], tools)
-            before, sentinel, closing = marked.rpartition(_SENTINEL)
+            marked = self._apply([*turns[:-1], {**turns[-1], "content": SENTINEL}], tools)
+            before, sentinel, closing = marked.rpartition(SENTINEL)
             if not sentinel or not text.endswith(closing):
                 raise RowError("the chat template does not show the last message")
         return text[: len(text) - len(closing)]
@@ -231,10 +259,10 @@ class Template:
         """``text`` without what the template writes after the calls of the last turn."""
         said = {k: v for k, v in turns[-1].items() if k not in CALLS}
         try:
-            marked = self._apply([*turns[:-1], {**said, "content": _SENTINEL}], tools)
+            marked = self._apply([*turns[:-1], {**said, "content": SENTINEL}], tools)
         except RowError:
             marked = ""
-        _, sentinel, closing = marked.rpartition(_SENTINEL)
+        _, sentinel, closing = marked.rpartition(SENTINEL)
         if sentinel and closing.strip() and text.endswith(closing):
             return text[: len(text) - len(closing)]
         # It ends calls in another way than answers: with special tokens, as all templates do.
@@ -258,20 +286,29 @@ class Template:
                 break
         return text, not rendered
 
-    def _alpaca(self, sample: Sample) -> str:
+    def _pieces(self, sample: Sample) -> list[tuple[str, bool]]:
+        """The text of a conversation in pieces, and whether the assistant says them: kinds ``alpaca`` and ``none``."""
+        if self.kind == "none":
+            turns = [[("\n", False), (message.text, message.role == ASSISTANT)] for message in sample.messages]
+            return [piece for turn in turns for piece in turn][1:]
         if sample.alpaca is not None and len(sample.messages) == 2:
             instruction, extra, output = sample.alpaca
-            return (_ALPACA_WITH_INPUT if extra else _ALPACA).format(instruction, extra) + output
+            return [((_ALPACA_WITH_INPUT if extra else _ALPACA).format(instruction, extra), False), (output, True)]
         # Conversations: a block a turn, the preamble once, system messages in place of the preamble.
-        preamble, parts = "", []
+        preamble = ""
+        pieces: list[tuple[str, bool]] = []
         for message in sample.messages:
             if message.role in ("system", "developer"):
                 preamble += message.content + "\n\n"
-            elif message.role == "assistant":
-                parts.append(f"### Response:\n{message.text}")
+                continue
+            pieces.append(("\n\n" if pieces else "", False))
+            if message.role == ASSISTANT:
+                pieces += ("### Response:\n", False), (message.text, True)
             else:
-                parts.append(f"### {'Instruction' if message.role == 'user' else 'Input'}:\n{message.content}")
-        return (preamble or _ALPACA.partition("### Instruction:")[0]) + "\n\n".join(parts)
+                pieces.append(
+                    (f"### {'Instruction' if message.role == 'user' else 'Input'}:\n{message.content}", False)
+                )
+        return [(preamble or _ALPACA.partition("### Instruction:")[0], False), *pieces]
 
 
 def _listed(tools: tuple[Any, ...] | None) -> list[Any] | None:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from nait_fast.data.formats import RowError, Sample
+from nait_fast.data.spans import ASSISTANT, PROBE, Span, moved, spans_of_pieces, token_ranges
 from nait_fast.data.template import Template
+from nait_fast.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,8 @@ class Encoded:
     """``ids`` int32 [K]: the sample's tokens from the first of its text to the last of its content.
 
     ``length``: how many there were before truncation (the Encoder always sets it). ``unread``: as of `Sample`;
-    ``unshown``: what of the sample the template leaves out, as `Template.unshown` says it.
+    ``unshown``: what of the sample the template leaves out, as `Template.unshown` says it. ``response``: half-open
+    ranges of the tokens among ``ids`` that the assistant says, ascending, none empty; None where not asked for.
     """
 
     row: int
@@ -24,6 +27,7 @@ class Encoded:
     length: int = 0
     unread: tuple[str, ...] = ()
     unshown: tuple[str, ...] = ()
+    response: tuple[Span, ...] | None = None
 
     @property
     def truncated(self) -> bool:
@@ -39,13 +43,24 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """Of a text: its sample's place, whether BOS is to come, what is unshown, and the characters that the assistant
+    says (None where they are not asked for)."""
+
+    sample: int
+    add_bos: bool
+    unshown: tuple[str, ...]
+    response: tuple[Span, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Samples on their way: ``texts`` await the tokenizer, all other samples have their result."""
 
     samples: Sequence[Sample]
     results: list[Encoded | Refused | None]
     texts: list[str]
-    places: list[tuple[int, bool, tuple[str, ...]]]  # of each text: its sample's place, is BOS to come, what is unshown
+    places: list[_Place]  # of each text
 
 
 def bos_prefix(tokenizer: Any) -> list[int]:
@@ -77,8 +92,12 @@ def _rust(tokenizer: Any) -> Any:
 class Encoder:
     """Turns samples into ``Encoded``, at most ``max_length`` tokens each (the front is kept)."""
 
-    def __init__(self, tokenizer: Any, template: Template, max_length: int, vocabulary: int | None = None):
-        """``vocabulary``: rows of the model's embedding, where they may be fewer than the tokenizer's tokens."""
+    def __init__(
+        self, tokenizer: Any, template: Template, max_length: int, vocabulary: int | None = None, spans: bool = False
+    ):
+        """``vocabulary``: rows of the model's embedding, where they may be fewer than the tokenizer's tokens.
+
+        ``spans``: whether ``Encoded.response`` is wanted. Raises BadInput where this tokenizer cannot give it."""
         self.tokenizer, self.template, self.max_length = tokenizer, template, max_length
         self.vocabulary = min(len(tokenizer), vocabulary or len(tokenizer))
         self._bos = bos_prefix(tokenizer)
@@ -88,6 +107,10 @@ class Encoder:
         closing = template.closing() if template.kind == "chat" else None
         forms = dict.fromkeys((closing, closing.rstrip())) if closing else {}
         self._closings = [list(tokenizer(form, add_special_tokens=False)["input_ids"]) for form in forms if form]
+        self.spans = spans
+        self._added = frozenset(getattr(tokenizer, "added_tokens_decoder", ()))
+        if spans:
+            self._check_spans()
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded | Refused]:
         """One result for each sample, in order."""
@@ -98,36 +121,85 @@ class Encoder:
         results: list[Encoded | Refused | None] = [None] * len(samples)
         texts, places = [], []
         for i, sample in enumerate(samples):
-            if sample.input_ids is not None:
-                results[i] = self._finish(sample, self._strip(list(sample.input_ids)))
-                continue
             try:
+                if sample.input_ids is not None:
+                    if self.spans:
+                        self.template.response(sample, "")
+                    results[i] = self._finish(sample, self._strip(list(sample.input_ids)))
+                    continue
                 text, add_bos = self.template.render(sample)
+                response = self.template.response(sample, text) if self.spans else None
             except RowError as error:
                 results[i] = Refused(sample.row, str(error))
                 continue
             texts.append(text)
-            places.append((i, add_bos, self.template.unshown(sample, text) if sample.messages else ()))
+            unshown = self.template.unshown(sample, text) if sample.messages else ()
+            places.append(_Place(i, add_bos, unshown, response))
         return Prepared(samples, results, texts, places)
 
     def tokenise(self, prepared: Prepared) -> list[Encoded | Refused]:
         """The half of ``encode`` that is mostly the tokenizer's, which lets other threads run."""
         results = list(prepared.results)
-        if prepared.texts:
-            for (i, add_bos, unshown), ids in zip(prepared.places, self._ids(prepared.texts), strict=True):
-                results[i] = self._finish(prepared.samples[i], self._bos + ids if add_bos else ids, unshown)
+        if not prepared.texts:
+            return [r for r in results if r is not None]
+        spans = [place.response for place in prepared.places]
+        tokens = self._ranges(prepared.texts, spans) if self.spans else self._ids(prepared.texts)
+        for place, (ids, response) in zip(prepared.places, tokens, strict=True):
+            if place.add_bos:
+                ids = self._bos + ids
+                response = response and moved(response, len(self._bos), len(ids))
+            results[place.sample] = self._finish(prepared.samples[place.sample], ids, place.unshown, response)
         return [r for r in results if r is not None]
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
+    def _ids(self, texts: list[str]) -> list[tuple[list[int], None]]:
         rust = _rust(self.tokenizer)
         if rust is None:
-            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            return [(ids, None) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         # The same ids as encode_batch, which also makes tokens and offsets.
-        return [encoding.ids for encoding in rust.encode_batch_fast(texts, add_special_tokens=False)]
+        return [(encoding.ids, None) for encoding in rust.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def _finish(self, sample: Sample, ids: list[int], unshown: tuple[str, ...] = ()) -> Encoded | Refused:
+    def _ranges(
+        self, texts: list[str], spans: Sequence[tuple[Span, ...] | None]
+    ) -> list[tuple[list[int], tuple[Span, ...]]]:
+        """Of each text its ids, and the ranges of them that ``spans`` of its characters come to."""
+        rust = _rust(self.tokenizer)
+        if rust is None:
+            batch = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+            tokens = list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))
+        else:
+            tokens = [(e.ids, e.offsets) for e in rust.encode_batch(texts, add_special_tokens=False)]
+        return [
+            (ids, token_ranges(own or (), ids, offsets, self._added))
+            for own, (ids, offsets) in zip(spans, tokens, strict=True)
+        ]
+
+    def _check_spans(self) -> None:
+        """Raises BadInput unless this tokenizer's offsets lead to the very tokens of two answers."""
+        where, remedy = "--tokens response", "use --tokens all"
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise BadInput("this tokenizer does not say where its tokens stand in the text", where=where, remedy=remedy)
+        sample = Sample(0, None, PROBE)
+        try:
+            text, _ = self.template.render(sample)
+            spans = self.template.response(sample, text)
+        except RowError:  # it may take other conversations
+            pieces = [piece for turn in PROBE for piece in ((turn.content, turn.role == ASSISTANT), ("\n", False))]
+            text, spans = "".join(piece for piece, _ in pieces), spans_of_pieces(pieces)
+        said = [text[start:end] for start, end in spans]
+        ids, ranges = self._ranges([text], [spans])[0]
+        alone = self.tokenizer(said, add_special_tokens=False)["input_ids"]
+        if [self._decoded(ids[a:b]) for a, b in ranges] != [self._decoded(one) for one in alone]:
+            raise BadInput("this tokenizer's offsets do not tell its tokens apart", where=where, remedy=remedy)
+
+    def _decoded(self, ids: list[int]) -> str:
+        """What ``ids`` say, without white space, of which tokenizers add some in front of a text."""
+        return "".join(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).replace("\u2581", " ").split())
+
+    def _finish(
+        self, sample: Sample, ids: list[int], unshown: tuple[str, ...] = (), response: tuple[Span, ...] | None = None
+    ) -> Encoded | Refused:
         # A text may bring the BOS that the tokenizer adds as well: never two.
-        bos = self._front
+        bos, whole = self._front, len(ids)
         while bos and ids[: len(bos)] == bos == ids[len(bos) : 2 * len(bos)]:
             del ids[: len(bos)]
         if not ids:
@@ -136,7 +208,8 @@ class Encoder:
         if highest >= self.vocabulary:
             return Refused(sample.row, f"token id {highest} is outside the model's {self.vocabulary} tokens")
         front = np.array(ids[: self.max_length], dtype=np.int32)
-        return Encoded(sample.row, sample.id, front, len(ids), sample.unread, unshown)
+        response = response and moved(response, len(ids) - whole, len(front))
+        return Encoded(sample.row, sample.id, front, len(ids), sample.unread, unshown, response)
 
     def _strip(self, ids: list[int]) -> list[int]:
         # Pre-tokenised rows usually end in the template's closing, EOS or padding, and may be padded on the left: none

@@ -306,3 +306,8 @@ def test_the_real_tokenizer(smollm2_folder: str) -> None:
     full = list(full["input_ids"] if hasattr(full, "keys") else full)
     assert full[: len(got)] == got and tokenizer.decode(full[len(got) :]) == "<|im_end|>\n"
     assert ids(tokenizer, tokens(*full)) == got
+    talked = [talk("What is 2 + 2?", " It is 4.", "And 3?", "七 🙂"), talk("user", "assistant"), talk("only this")]
+    for one, answers in zip(
+        encode(tokenizer, talked, spans=True), ([" It is 4.", "七 🙂"], ["assistant"], []), strict=True
+    ):
+        assert [tokenizer.decode(one.ids[start:end]) for start, end in one.response] == answers
