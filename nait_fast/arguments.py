@@ -97,6 +97,8 @@ class ConstraintArguments(TypedDict, total=False):
     """Of ``config.ConstraintOptions``."""
 
     near_duplicates: float | None
+    quota: Names
+    length: Literal["quota"] | None
 
 
 class SelectArguments(

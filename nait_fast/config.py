@@ -14,6 +14,7 @@ from nait_fast.options import Choice, Options, Registry, option
 COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
 SCORES = ("all", "selected", "none")
+LENGTHS = ("quota",)
 EXPERTS = ("neurons", "router")
 EXPORTS = ("llama_factory", "dataflex", "messages")
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
@@ -186,6 +187,17 @@ class ConstraintOptions(Options):
 
     near_duplicates: float | None = option(
         None, "no two selected rows whose codes differ in less than this share of their bits; the better stays"
+    )
+    quota: tuple[str, ...] = option(
+        (),
+        "a group's share of the budget at most, by a key of the pool's rows: KEY=VALUE:SHARE …, or KEY:equal, KEY:pool "
+        "or KEY:target (as in the targets' samples)",
+        metavar="KEY=VALUE:SHARE",
+    )
+    length: str | None = option(
+        None,
+        "quota: the selection has the pool's distribution of tokens, the best rows of each length",
+        choices=LENGTHS,
     )
 
 

@@ -1,7 +1,6 @@
-"""What the pool says of its rows: a label, and their text."""
+"""What the pool says of its rows: their text."""
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,6 @@ from nait_fast.data.row_conventions import conventions_of
 from nait_fast.index.reader import Index
 
 TEXT_CHARACTERS = 300
-
-
-def label_values(lines: Iterable[bytes], column: str) -> tuple[np.ndarray, dict[str, int]]:
-    """(number of each row's value, int32 [n], −1 where a row has none; value -> number) of a key of the pool's rows.
-
-    Values that are no text count as their JSON.
-    """
-    values: dict[str, int] = {}
-    numbers = []
-    for line in lines:
-        value = json.loads(line).get(column)
-        if value is None:
-            numbers.append(-1)
-        else:
-            numbers.append(values.setdefault(value if isinstance(value, str) else json.dumps(value), len(values)))
-    return np.array(numbers, dtype=np.int32), values
 
 
 def datasets_of(index: Index, rows: np.ndarray) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,22 @@ class PoolRows:
                 f"{', '.join(self.paths)}: {mended:,} chosen rows hold NaN or infinite numbers, which are no JSON; "
                 "they are written as null"
             )
+
+
+def label_values(lines: Iterable[bytes], column: str) -> tuple[np.ndarray, dict[str, int]]:
+    """(number of each row's value, int32 [n], −1 where a row has none; value -> number) of a key of the pool's rows.
+
+    Values that are no text count as their JSON.
+    """
+    values: dict[str, int] = {}
+    numbers = []
+    for line in lines:
+        value = json.loads(line).get(column)
+        if value is None:
+            numbers.append(-1)
+        else:
+            numbers.append(values.setdefault(value if isinstance(value, str) else json.dumps(value), len(values)))
+    return np.array(numbers, dtype=np.int32), values
 
 
 def rows_of(pool: Pool) -> PoolRows:

@@ -7,6 +7,7 @@ that are selected, not with those that there are.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Selection:
     """``places`` int64 [k]: the selected rows' places in the table, ascending; ``rows`` int64 [k]: their numbers.
 
     ``order`` int64 [k]: indices into these, best first. ``tokens``: of all of them. ``keys``: of all rows' order.
-    ``dropped``: what constraints took; ``looked``: rows that were offered to them, as of ``Chosen``.
+    ``dropped``: what constraints took, ``looked`` and ``described``: as of ``Chosen``.
     """
 
     places: np.ndarray
@@ -37,6 +38,7 @@ class Selection:
     keys: Spill
     dropped: Sequence[Dropped] = ()
     looked: int = 0
+    described: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -221,15 +223,14 @@ def constrained(
         best_first = np.argsort(ascending)
     else:
         best_first = np.argsort(keys.take(places), kind="stable")
-    return Selection(places, table.row.take(places), best_first, chosen.tokens, keys, chosen.dropped, chosen.looked)
+    return Selection(
+        places, table.row.take(places), best_first, chosen.tokens, keys, chosen.dropped, chosen.looked, chosen.described
+    )
 
 
 def _taken(chosen: Chosen) -> str:
     """How many rows which constraint took."""
-    counts: dict[str, int] = {}
-    for dropped in chosen.dropped:
-        counts[dropped.constraint] = counts.get(dropped.constraint, 0) + len(dropped.places)
-    return ", ".join(f"{name} took {number:,}" for name, number in counts.items())
+    return ", ".join(f"{name} took {number:,}" for name, number in chosen.counts.items())
 
 
 def _score_keys(scores: Spill, column: int, start: int, stop: int) -> np.ndarray:

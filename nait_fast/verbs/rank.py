@@ -35,7 +35,7 @@ from nait_fast.ranking.selection_files import (
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.rules.constraints import constraints_of, wanted_of
-from nait_fast.rules.constraints.base import Constraint, ScoredRows
+from nait_fast.rules.constraints.base import ScoredRows
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -134,24 +134,13 @@ def rank_index(
         "rows_of_targets": in_targets,
         "rows_selected": len(selection.rows),
         "tokens_selected": selection.tokens,
-        **_constrained(constraints, selection),
+        **({"rows_looked_at": selection.looked, "constraints": selection.described} if constraints else {}),
         "spearman_with_length": spearman,
         "spearman_rows": spearman_rows,
         "scan_seconds": clock.seconds["scan"],
         "seconds": clock.seconds,
         "files": files,
     }
-
-
-def _constrained(constraints: Sequence[Constraint], selection: Selection) -> dict[str, Any]:
-    """What the manifest says of constraints: nothing where there are none."""
-    if not constraints:
-        return {}
-    counts: dict[str, int] = {}
-    for dropped in selection.dropped:
-        counts[dropped.constraint] = counts.get(dropped.constraint, 0) + len(dropped.places)
-    said = [{"constraint": c.name, "dropped": counts.pop(c.name, 0), **c.described()} for c in constraints]
-    return {"rows_looked_at": selection.looked, "constraints": said}
 
 
 def check_constraints(options: BudgetOptions, constraining: ConstraintOptions, targets: int) -> None:

@@ -34,13 +34,14 @@ class Dropped:
 class Walk:
     """One way down an order: the ``budget`` that ends it, what is known of rows by their places, and what was
     ``dropped`` on the way. ``row``: the rows' numbers in the pool; ``score``: what they are ordered by, greater is
-    better."""
+    better; ``full``: set by a constraint by which the budget has no room left for any row."""
 
     budget: Budget
     n_tokens: Column
     row: Column
     score: Column
     dropped: list[Dropped] = field(default_factory=list)
+    full: bool = False
 
     def weights(self, places: np.ndarray) -> np.ndarray:
         """What each row takes of the budget, int64 [n]."""
@@ -69,7 +70,7 @@ class ScoredRows:
 class Constraint(ABC):
     """``name``: as ``dropped_by`` says it; ``reorders``: rows leave it in another order than they came.
 
-    An instance is made for the rows of one table, of arrays or by ``of``; it keeps nothing of a walk but its counts.
+    An instance is made for the rows of one table, of arrays or by ``of``, and keeps nothing of a walk.
     """
 
     name: ClassVar[str]
@@ -90,8 +91,13 @@ class Constraint(ABC):
         """The rows of ``offered`` that stay, places int64 [n] best first as they come; the others are told to
         ``walk.drop``. Asks for no more than it must."""
 
-    def described(self) -> dict[str, Any]:
-        """What the manifest says of it, beside how many rows it took: plain values."""
+    def described(self, counts: Mapping[str, int], selected: np.ndarray, walk: Walk) -> list[dict[str, Any]]:
+        """What a manifest says of it, plain values: a mapping for each name that rows of its lost their places to.
+        ``counts``: of these by name; ``selected`` int64 [k]: places of the rows that were selected in the end."""
+        return [{"constraint": self.name, "dropped": counts.get(self.name, 0), **self.details()}]
+
+    def details(self) -> dict[str, Any]:
+        """What else it says of itself there."""
         return {}
 
 

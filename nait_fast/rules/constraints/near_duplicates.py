@@ -149,7 +149,7 @@ class NearDuplicateFilter(Constraint):
             if len(fresh):
                 yield fresh
 
-    def described(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         return {"share": self._share, "most_bits": self._most}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class Chosen:
 
     ``looked``: how many rows of the order, from the best on, are selected or ``dropped``: every row that ranks above
     the last of them is the one or the other, and those below only where the order ended before the budget.
+    ``counts``: how many rows each constraint took, by name; ``described``: what the constraints say of themselves.
     """
 
     places: np.ndarray
@@ -26,6 +28,8 @@ class Chosen:
     stopped: int | None
     looked: int
     dropped: list[Dropped]
+    counts: dict[str, int]
+    described: list[dict[str, Any]]
 
 
 def select_rows(
@@ -72,10 +76,15 @@ def select_rows(
         if stopped is not None or used == budget.size:
             full = True
             break
+    full = full or walk.full
     selected = np.concatenate(chosen)
     looked = int(ranks(selected).max()) + 1 if len(selected) else 0
     if not full:
         looked = sum(map(len, offered))
     dropped = [d.only((ranks(d.places) < looked) & ~np.isin(d.places, selected)) for d in walk.dropped]
+    counts: dict[str, int] = {}
+    for some in dropped:
+        counts[some.constraint] = counts.get(some.constraint, 0) + len(some.places)
+    described = [line for constraint in constraints for line in constraint.described(counts, selected, walk)]
     tokens = int(walk.n_tokens(selected).sum(dtype=np.int64))
-    return Chosen(selected, tokens, full, stopped, looked, [d for d in dropped if len(d.places)])
+    return Chosen(selected, tokens, full, stopped, looked, [d for d in dropped if len(d.places)], counts, described)
