@@ -103,7 +103,11 @@ _BUDGET = {
     "scores": ("none", {}),
     "export": (["messages"], {}),
 }
-_CONSTRAINTS = {"near_duplicates": (0.4, {"fraction": 0.5})}
+_CONSTRAINTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "near_duplicates": (0.4, {"fraction": 0.5}),
+    "quota": (["source=sums:0.2"], {"fraction": 0.5}),
+    "length": ("quota", {"fraction": 0.5}),
+}
 USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "select": {
         **_MODEL,
