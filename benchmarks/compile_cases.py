@@ -114,9 +114,10 @@ def _capture_runs() -> Iterator[tuple[str, str, bool, Run]]:
     readings = frozenset({"first", "last", "sum"})
     n = CHUNK + 1  # of two chunks: a second pass joins them
 
-    def run(act, dtype=torch.bfloat16, statistics=readings, gated=True, bits="", width=WIDTH) -> Run:
+    def run(act, dtype=torch.bfloat16, statistics=readings, gated=True, bits="", width=WIDTH, weighted=False) -> Run:
         up = torch.zeros(n, width, dtype=dtype)
-        segments = Segments(torch.tensor([0]), torch.tensor([n]), torch.tensor([True]))
+        weights = torch.zeros(n) if weighted else None
+        segments = Segments(torch.tensor([0]), torch.tensor([n]), torch.tensor([True]), weights=weights)
         row = torch.zeros(width)
         spec = BitSpec(row, row if bits == "prefix" else None) if bits else None
         return lambda: mlp_capture(up if gated else None, up, act, segments, statistics, spec)
@@ -128,6 +129,19 @@ def _capture_runs() -> Iterator[tuple[str, str, bool, Run]]:
     yield "capture_kernel", "gated silu, none", True, run("silu", statistics=frozenset())
     yield "capture_kernel", "gated silu, bits", True, run("silu", statistics=frozenset(), bits="own")
     yield "capture_kernel", "gated silu, bits after a prefix", True, run("silu", statistics=frozenset(), bits="prefix")
+    yield "capture_kernel", "gated silu, weighted", True, run("silu", weighted=True)
+    yield (
+        "capture_kernel",
+        "gated silu, all, weighted",
+        True,
+        run("silu", statistics=readings | {"up_abs_sum"}, weighted=True),
+    )
+    yield (
+        "capture_kernel",
+        "gated silu, bits, weighted",
+        True,
+        run("silu", statistics=frozenset(), bits="own", weighted=True),
+    )
     yield "capture_kernel", "gated silu, odd width", False, run("silu", bits="own", width=ODD_WIDTH)
     for act in ("gelu", "gelu_tanh"):
         yield "capture_kernel", f"gated {act}", True, run(act)
@@ -135,6 +149,7 @@ def _capture_runs() -> Iterator[tuple[str, str, bool, Run]]:
         yield "capture_kernel", f"plain {act}", True, run(act, gated=False)
     yield "capture_kernel", "plain gelu_new float32", True, run("gelu_new", torch.float32, gated=False)
     yield "capture_kernel", "pool of hidden", True, run(torch.sin)
+    yield "capture_kernel", "pool of hidden, weighted", True, run(torch.sin, weighted=True)
     yield "capture_kernel", "pool of up", True, run(torch.sin, statistics=frozenset({"up_abs_sum"}))
     yield "join_kernel", "sums", True, run("silu")
     yield "join_kernel", "sums and bits", True, run("silu", bits="own")

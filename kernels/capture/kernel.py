@@ -4,9 +4,9 @@ A program owns one *chunk* (at most ``CHUNK`` tokens of one sequence) of one blo
 sequence's own start, so a sum does not depend on what else is in the batch; sums of a sequence of several chunks meet
 in ``join_kernel``. No atomics: the same input gives the same bits.
 
-Chunk table, int32 [C, 8]: begin, end (tokens), sequence (-1: padding, only the hidden state is wanted), its first
-token, its last token, first token of the sum, row of the partial sums (-1: the sequence is this chunk), tokens in its
-mean.
+Chunk table, int32 [C, 8]: begin, end (tokens), sequence (-1: padding, only the hidden state is wanted), the tokens
+where its ``first`` and ``last`` are read (-1: none), first token of the sum, row of the partial sums (-1: the sequence
+is this chunk), tokens in its mean.
 """
 
 import triton
@@ -74,6 +74,7 @@ def capture_kernel(
     up,
     hidden,
     chunks,
+    weights,
     first,
     last,
     total,
@@ -96,12 +97,16 @@ def capture_kernel(
     UP: tl.constexpr,
     PACK: tl.constexpr,
     PREFIX: tl.constexpr,
+    WEIGHTED: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_J: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """gate, up [T, J] (rows ``*_stride`` apart) -> hidden [T, J]; first, last, total, up_total fp32 [B, J]; partial,
-    up_partial fp32 [P, J]; codes int32 [B, n_words] of mean > threshold, mean = (total + prefix) / count."""
+    up_partial fp32 [P, J]; codes int32 [B, n_words] of mean > threshold, mean = (total + prefix) / count.
+
+    With WEIGHTED a token counts ``weights`` fp32 [T] times in total and up_total; not at all where that is 0, even if
+    it is NaN or infinite."""
     DTYPE: tl.constexpr = up.dtype.element_ty
     blocks = tl.cdiv(n_neurons, BLOCK_J)
     entry = chunks + (tl.program_id(0) // blocks) * 8
@@ -117,6 +122,10 @@ def capture_kernel(
         mask = (tokens < end)[:, None] & inside[None, :]
         wide = tokens.to(tl.int64)[:, None]
         u = tl.load(up + wide * up_stride + neurons[None, :], mask=mask, other=0.0).to(tl.float32)
+        counted = mask
+        if WEIGHTED and (SUM or UP):
+            weight = tl.load(weights + tokens, mask=tokens < end, other=0.0)[:, None]
+            counted = mask & (weight != 0.0)
         if WRITE or SUM:
             if HAS_GATE:
                 g = tl.load(gate + wide * gate_stride + neurons[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -126,20 +135,26 @@ def capture_kernel(
             if WRITE:
                 tl.store(hidden + wide * n_neurons + neurons[None, :], h.to(DTYPE), mask=mask)
             if SUM:
-                acc += tl.where(mask & (tokens >= sum_from)[:, None], h, 0.0)
+                h = tl.where(counted & (tokens >= sum_from)[:, None], h, 0.0)
+                if WEIGHTED:
+                    h *= weight
+                acc += h
         if UP:
-            up_acc += tl.where(mask, tl.abs(u), 0.0)
+            size = tl.where(counted, tl.abs(u), 0.0)
+            if WEIGHTED:
+                size *= weight
+            up_acc += size
         token += BLOCK_T
 
     # A chunk holds its sequence's first or last token at most once: that row is computed again rather than looked for
     # in every step.
     if FIRST:
-        here = inside & (begin == first_token)
-        h = _row(gate, up, begin, gate_stride, up_stride, neurons, here, ACT, HAS_GATE, INTERPRETED)
+        here = inside & (begin <= first_token) & (first_token < end)
+        h = _row(gate, up, first_token, gate_stride, up_stride, neurons, here, ACT, HAS_GATE, INTERPRETED)
         tl.store(first + sequence * n_neurons + neurons, h, mask=here)
     if LAST:
-        here = inside & (end == last_token + 1)
-        h = _row(gate, up, end - 1, gate_stride, up_stride, neurons, here, ACT, HAS_GATE, INTERPRETED)
+        here = inside & (begin <= last_token) & (last_token < end)
+        h = _row(gate, up, last_token, gate_stride, up_stride, neurons, here, ACT, HAS_GATE, INTERPRETED)
         tl.store(last + sequence * n_neurons + neurons, h, mask=here)
 
     if SUM or UP:

@@ -26,11 +26,12 @@ JOIN_BLOCK = (16, 128)  # partial rows, neurons
 @dataclass
 class LaunchPlan:
     """Chunks of one batch on the device (see kernel.py): ``chunks`` int32 [C, 8], ``joins`` int32 [S, 4],
-    ``n_partial`` rows of partial sums."""
+    ``n_partial`` rows of partial sums; ``everywhere``: each sequence has a token where its first and last are read."""
 
     chunks: torch.Tensor
     joins: torch.Tensor
     n_partial: int
+    everywhere: bool
 
 
 def make_launch_plan(segments: Segments, n_tokens: int, chunk: int = CHUNK) -> tuple[np.ndarray, np.ndarray, int]:
@@ -39,6 +40,12 @@ def make_launch_plan(segments: Segments, n_tokens: int, chunk: int = CHUNK) -> t
     lengths = ends - starts
     if len(lengths) and (lengths.min() < 1 or starts.min() < 0 or ends.max() > n_tokens):
         raise ValueError(f"every sequence needs a token, inside the {n_tokens} given")
+    if segments.weights is not None and segments.weights.shape != (n_tokens,):
+        raise ValueError(f"weights {tuple(segments.weights.shape)} of {n_tokens} tokens do not fit")
+    first, last = (at.numpy().astype(np.int64) for at in (segments.first_tokens, segments.last_tokens))
+    for at in (first, last):
+        if not ((at == -1) | ((starts <= at) & (at < ends))).all():
+            raise ValueError("a sequence's first and last are read at its own tokens, or at none (-1)")
     counts = lengths if segments.counts is None else segments.counts.numpy()
     skip = segments.skip_first.numpy() & (lengths > 1)
     pieces = -(-lengths // chunk)
@@ -54,8 +61,8 @@ def make_launch_plan(segments: Segments, n_tokens: int, chunk: int = CHUNK) -> t
             begin,
             np.minimum(begin + chunk, ends[sequence]),
             sequence,
-            starts[sequence],
-            ends[sequence] - 1,
+            first[sequence],
+            last[sequence],
             (starts + skip)[sequence],
             slot,
             counts[sequence],
@@ -89,7 +96,8 @@ def plan_of(segments: Segments, n_tokens: int, device: torch.device) -> LaunchPl
     chunks, joins, n_partial = make_launch_plan(segments, n_tokens)
     table = torch.from_numpy(np.concatenate([chunks.reshape(-1), joins.reshape(-1)]))
     table, split = to_device(table, device), chunks.size
-    plan = LaunchPlan(table[:split].view(-1, 8), table[split:].view(-1, 4), n_partial)
+    everywhere = not any(bool((at < 0).any()) for at in (segments.first_tokens, segments.last_tokens))
+    plan = LaunchPlan(table[:split].view(-1, 8), table[split:].view(-1, 4), n_partial, everywhere)
     segments.plan = ((n_tokens, device), plan)
     return plan
 
@@ -144,7 +152,8 @@ def mlp_capture(
 
 
 def segment_sums(x: torch.Tensor, segments: Segments) -> torch.Tensor:
-    """Sums fp32 [B, H] of ``x`` [..., H] over the tokens of each sequence, but for a skipped first one."""
+    """Sums fp32 [B, H] of ``x`` [..., H] over the tokens of each sequence, but for a skipped first one, each times its
+    weight."""
     flat = x.reshape(-1, x.shape[-1])
     if x.dtype not in DTYPES or pick(x.device.type, ("triton", "reference")) == "reference":
         sums = reference.pool(flat, segments, frozenset({"sum"})).sum
@@ -178,15 +187,17 @@ def _launch(
     plan = plan_of(segments, n_tokens, up.device)
     with_sum = "sum" in statistics or bits is not None
 
-    def fp32(rows: int, wanted: bool) -> torch.Tensor:
-        return torch.empty(rows if wanted else 0, width, dtype=torch.float32, device=up.device)
+    def fp32(rows: int, wanted: bool, written: bool = True) -> torch.Tensor:
+        make = torch.empty if written else torch.zeros
+        return make(rows if wanted else 0, width, dtype=torch.float32, device=up.device)
 
     hidden = torch.empty(up.shape, dtype=up.dtype, device=up.device) if write else up
-    first, last = fp32(n, "first" in statistics), fp32(n, "last" in statistics)
+    first, last = (fp32(n, name in statistics, plan.everywhere) for name in ("first", "last"))
     total, partial = fp32(n, with_sum), fp32(plan.n_partial, with_sum)
     ups, up_partial = fp32(n, "up_abs_sum" in statistics), fp32(plan.n_partial, "up_abs_sum" in statistics)
     words = layer_bytes(width) // 4
     codes = torch.empty(n if bits else 0, words, dtype=torch.int32, device=up.device)
+    weights = segments.weights_on(up.device)
     threshold = total if bits is None else bits.threshold.float().contiguous()
     prefix = None if bits is None else bits.prefix_sum
     pack = {"PACK": bits is not None, "PREFIX": prefix is not None}
@@ -200,6 +211,7 @@ def _launch(
             u,
             hidden,
             plan.chunks,
+            total if weights is None else weights,
             first,
             last,
             total,
@@ -221,6 +233,7 @@ def _launch(
             SUM=with_sum,
             UP="up_abs_sum" in statistics,
             **pack,
+            WEIGHTED=weights is not None,
             BLOCK_T=tokens,
             BLOCK_J=neurons,
             INTERPRETED=interpreted(),

@@ -36,8 +36,32 @@ def activate(gate: torch.Tensor | None, up: torch.Tensor, act: str | Callable[[t
     return function(up) if gate is None else function(gate) * up
 
 
-def _segment_sums(x: torch.Tensor, starts: list[int], ends: list[int]) -> torch.Tensor:
-    return torch.stack([x[a:b].sum(0, dtype=torch.float32) for a, b in zip(starts, ends, strict=True)])
+def _segment_sums(
+    x: torch.Tensor, starts: list[int], ends: list[int], weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    parts = [(a, x[a:b]) for a, b in zip(starts, ends, strict=True)]
+    if weights is None:
+        return torch.stack([part.sum(0, dtype=torch.float32) for _, part in parts])
+    return torch.stack([_weighted_sum(part, weights[a : a + len(part)]) for a, part in parts])
+
+
+def _weighted_sum(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Σ w_t x_t fp32 [J] of ``x`` [n, J], over the tokens of weight other than 0 (``weights`` [n] of the CPU)."""
+    chosen = weights.nonzero()[:, 0]
+    if not len(chosen):
+        return torch.zeros(x.shape[1], device=x.device)
+    first, last = int(chosen[0]), int(chosen[-1])
+    x = x[first : last + 1] if last - first < len(chosen) else x[chosen.to(x.device)]
+    counted = weights[chosen]
+    if bool((counted == 1).all()):
+        return x.sum(0, dtype=torch.float32)
+    return (x.float() * counted[:, None].to(x.device)).sum(0)
+
+
+def _rows_at(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """``x`` fp32 [B, J] at ``tokens`` int64 [B] of the CPU; zeros for -1."""
+    rows, nowhere = x[tokens.clamp(min=0).to(x.device)].float(), tokens < 0
+    return rows.masked_fill(nowhere[:, None].to(x.device), 0) if bool(nowhere.any()) else rows
 
 
 def pool(hidden: torch.Tensor, segments: Segments, statistics: frozenset[str], up: torch.Tensor | None = None) -> Stats:
@@ -45,15 +69,15 @@ def pool(hidden: torch.Tensor, segments: Segments, statistics: frozenset[str], u
     starts, ends = segments.starts, segments.ends
     out = Stats()
     if "first" in statistics:
-        out.first = hidden[starts.to(hidden.device)].float()
+        out.first = _rows_at(hidden, segments.first_tokens)
     if "last" in statistics:
-        out.last = hidden[(ends - 1).to(hidden.device)].float()
+        out.last = _rows_at(hidden, segments.last_tokens)
     if "sum" in statistics:
         skip = segments.skip_first & (ends - starts > 1)
-        out.sum = _segment_sums(hidden, (starts + skip).tolist(), ends.tolist())
+        out.sum = _segment_sums(hidden, (starts + skip).tolist(), ends.tolist(), segments.weights)
     if "up_abs_sum" in statistics:
         assert up is not None
-        out.up_abs_sum = _segment_sums(up.abs(), starts.tolist(), ends.tolist())
+        out.up_abs_sum = _segment_sums(up.abs(), starts.tolist(), ends.tolist(), segments.weights)
     return out
 
 

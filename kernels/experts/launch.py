@@ -15,8 +15,8 @@ def expert_sums(hidden: torch.Tensor, weight: torch.Tensor, offsets: torch.Tenso
 
     ``hidden`` [R, J] and ``weight`` [R]: one row a (token, expert), sorted by expert, then sequence; ``offsets`` int64
     [E · B + 1], on the same device: rows ``offsets[e · B + b]`` to ``offsets[e · B + b + 1]`` are those of expert e and
-    sequence b, and rows from ``offsets[-1]`` on are nobody's. Returns fp32 [B, E, J], 0
-    where there are no rows. Raises ValueError on shapes that do not fit.
+    sequence b, and rows from ``offsets[-1]`` on are nobody's. A row of weight 0 is left out, whatever it holds. Returns
+    fp32 [B, E, J], 0 where there are no rows. Raises ValueError on shapes that do not fit.
     """
     if hidden.dim() != 2 or weight.shape != hidden.shape[:1] or n_experts < 1 or (len(offsets) - 1) % n_experts:
         raise ValueError(

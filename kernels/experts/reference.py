@@ -11,5 +11,7 @@ def expert_sums(hidden: torch.Tensor, weight: torch.Tensor, offsets: torch.Tenso
         return torch.zeros(n, n_experts, hidden.shape[1], device=hidden.device)
     rows, order = hidden[:taken].float(), torch.arange(taken, device=hidden.device)
     weight = weight[:taken].float()
+    nothing = weight == 0
+    rows = rows.masked_fill(nothing[:, None], 0) if bool(nothing.any()) else rows
     sums = F.embedding_bag(order, rows, offsets[:-1], mode="sum", per_sample_weights=weight)  # nothing between is kept
     return sums.view(n_experts, n, -1).transpose(0, 1).contiguous()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from nait_fast.device_copies import to_device
 from nait_fast.errors import BadInput
 from nait_fast.kernels import expert_sums
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
@@ -230,9 +231,9 @@ class _Rows:
         stats, device = Stats(), activation.device
         starts, ends = segments.starts, segments.ends
         if "first" in statistics:
-            stats.first = self._at(activation, starts.to(device))
+            stats.first = self._at(activation, segments.first_tokens)
         if "last" in statistics:
-            stats.last = self._at(activation, (ends - 1).to(device))
+            stats.last = self._at(activation, segments.last_tokens)
         if "sum" in statistics:
             skip = segments.skip_first & (ends - starts > 1)
             sequence, counted = sequences_of(starts + skip, ends, len(self.token) // self.k, device)
@@ -241,18 +242,23 @@ class _Rows:
             key = torch.where(self.nobody, n * self.n_experts, key)  # behind all others already
             counts = torch.bincount(key, minlength=n * self.n_experts)[: n * self.n_experts]
             offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+            if (weights := segments.weights_on(device)) is not None:
+                counted = counted * weights
             weight = self.weight.float() * counted[self.token]
             stats.sum = expert_sums(activation, weight, offsets, self.n_experts).flatten(1)
         return stats
 
     def _at(self, activation: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """w · a fp32 [B, E · J] at ``tokens`` int64 [B]: 0 for experts that they were not sent to."""
-        places = self.inverse.view(-1, self.k)[tokens]  # [B, k], of sorted rows
-        out = torch.zeros(len(tokens), self.n_experts, activation.shape[1], device=tokens.device)
+        """w · a fp32 [B, E · J] at ``tokens`` int64 [B]: 0 for experts that they were not sent to, and at -1."""
+        device, nowhere = activation.device, tokens < 0
+        places = self.inverse.view(-1, self.k)[tokens.clamp(min=0).to(device)]  # [B, k], of sorted rows
+        out = torch.zeros(len(tokens), self.n_experts, activation.shape[1], device=device)
         weight = torch.where(self.nobody, 0, self.weight.float())
-        which = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(places)
+        which = torch.arange(len(tokens), device=device)[:, None].expand_as(places)
         values = activation[places].float() * weight[places][..., None]
         out.index_put_((which, self.expert[places]), values, accumulate=True)
+        if bool(nowhere.any()):
+            out[to_device(nowhere, device)] = 0
         return out.flatten(1)
 
 

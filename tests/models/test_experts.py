@@ -6,9 +6,11 @@ import torch
 
 import nait_fast
 from nait_fast.errors import NaitError
+from nait_fast.kernels.capture.types import Segments, Stats
 from nait_fast.models.experts import RoutedSpec, ScaledExpertsSpec, is_experts, is_scaled_experts, sequences_of
 from nait_fast.models.find import find_specs
 from nait_fast.models.load import prepare
+from nait_fast.models.patch import Capture, CapturedForward, patched
 from nait_fast.models.probe import probe
 from tests.models.tiny import build, config_of, run, sequences, worst_error
 
@@ -305,6 +307,41 @@ def test_tokens_of_nobody() -> None:
     sequence, counted = sequences_of(starts, ends, 11, torch.device("cpu"))
     assert sequence.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2]
     assert counted.tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0]
+
+
+class Kept(CapturedForward):
+    """The statistics of each layer, as they come."""
+
+    def __init__(self, segments: Segments):
+        super().__init__(segments)
+        self.stats: list[Stats] = []
+
+    def take(self, ordinal: int, stats: Stats) -> None:
+        self.stats.append(stats)
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v3", "llama4"])
+def test_weighted_tokens(name: str) -> None:
+    """Experts heed a token's weight, and where first and last are read, as dense MLPs do."""
+    model = build(config_for(name))
+    ids = sequences((11,))[0]
+    segments = Segments(torch.tensor([0, 5]), torch.tensor([5, 11]), torch.tensor([True, False]))
+    segments.weights = torch.tensor([3.0, 0, 1, 2, 0, 0, 0, 1, 2.5, 3, 0])
+    segments.first_at, segments.last_at = torch.tensor([2, -1]), torch.tensor([-1, 9])
+    specs = find_specs(model)
+    capture = Capture(specs, frozenset({"first", "last", "sum"}), stop=False)
+    with torch.no_grad(), patched(capture):
+        capture.forward = forward = Kept(segments)
+        model(input_ids=torch.from_numpy(ids).long()[None], use_cache=False)
+    expected = activations(model, ids)
+    assert len(forward.stats) == len(expected)
+    weights = segments.weights.double().numpy()[:, None]
+    for stats, a in zip(forward.stats, expected, strict=True):
+        sums = [(weights * a)[1:5].sum(axis=0), (weights * a)[5:].sum(axis=0)]
+        nothing = np.zeros_like(a[0])
+        pairs = [(stats.sum, sums), (stats.first, [a[2], nothing]), (stats.last, [nothing, a[9]])]
+        for got, values in pairs:
+            assert worst_error(got, np.stack(values)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe dense", "qwen3.5_moe", "gpt_oss", "deepseek_v3", "llama4"])

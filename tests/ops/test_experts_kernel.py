@@ -77,6 +77,15 @@ def test_rows_of_nobody_are_not_read():
     assert torch.isfinite(expert_sums(*arguments)).all()
 
 
+@pytest.mark.parametrize("op", [expert_sums, reference.expert_sums])
+def test_a_row_of_weight_0_may_be_anything(op):
+    hidden, weight, offsets, n_experts = draw([3, 33, 0, 2], 2, 40)
+    weight[[1, 20, 37]] = 0
+    expected = op(hidden, weight, offsets, n_experts)
+    hidden[[1, 20]], hidden[37] = torch.nan, torch.inf
+    assert torch.equal(op(hidden, weight, offsets, n_experts), expected)
+
+
 def test_rows_of_a_wider_tensor():
     hidden, weight, offsets, n_experts = draw([4, 6], 2, 96)
     part = hidden[:, 32:64]
