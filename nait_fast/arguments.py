@@ -87,6 +87,7 @@ class BudgetArguments(TypedDict, total=False):
     fraction: float | None
     top_k: int | None
     token_budget: int | None
+    rule: Literal["centroid", "roundrobin", "max"] | None
     pick: Literal["top", "bottom", "random"]
     combine: Literal["mean", "max", "union", "roundrobin"]
     scores: Literal["all", "selected", "none"]
@@ -154,6 +155,7 @@ class SignatureBuildArguments(
     target: Required[Paths]
     codebook: Path | None
     output: Required[Path]
+    keep_samples: bool
 
 
 class RankArguments(ConstraintArguments, BudgetArguments, OutputArguments, total=False):
@@ -243,3 +245,4 @@ class MemoryArguments(SignatureArguments, ReadingArguments, DataArguments, total
     layers: str
     experts: Literal["neurons", "router"]
     codebook: Path | None
+    keep_samples: bool

@@ -13,6 +13,7 @@ from nait_fast.options import Choice, Options, Registry, option
 
 COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
+RULES = ("centroid", "roundrobin", "max")
 SCORES = ("all", "selected", "none")
 LENGTHS = ("quota",)
 EXPERTS = ("neurons", "router")
@@ -171,6 +172,12 @@ class BudgetOptions(Options):
     fraction: float | None = option(None, "select this share of the pool's samples (default 0.1)")
     top_k: int | None = option(None, "select this many samples", minimum=1)
     token_budget: int | None = option(None, "select samples up to this many tokens in all", minimum=1)
+    rule: str | None = option(
+        None,
+        "how a target's samples score a row: centroid (as a whole), max (the sample that is most like it), roundrobin "
+        "(they take turns, each taking its best row; default for rds and crds)",
+        choices=RULES,
+    )
     pick: str = option("top", "which end of the ranking", choices=PICKS)
     combine: str = option("mean", "several targets: how their z-scored scores become one order", choices=COMBINES)
     scores: str = option("all", "rows that scores.parquet holds; none: do not write it", choices=SCORES)
@@ -284,6 +291,9 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
     target: tuple[str, ...] = option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
     codebook: str | None = option(None, "index folder or codebook file (contrast; nait:sign=contrast)")
     output: str = option("", "folder for NAME.safetensors", required=True)
+    keep_samples: bool = option(
+        False, "keep what is known of each target sample in the signature, for --rule max and roundrobin"
+    )
 
     def idle(self) -> dict[str, str]:
         unused = {"skip_bad_rows": "a signature is made of all of its samples; fix the row or delete it"}

@@ -116,6 +116,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         **_BUDGET,
         **_CONSTRAINTS,
         "combine": ("roundrobin", TWO),
+        "rule": ("max", {}),
         "overwrite": (True, {"output": "{STALE}"}),
     },
     "index": {
@@ -148,6 +149,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "role": (["robot=assistant"], {"target": ["robots={ROBOTS}"]}),
         "ignore": (["rationale"], {"target": ["unread={UNREAD}"]}),
         "output": ("{OUT}/elsewhere", {}),
+        "keep_samples": (True, {}),
         "overwrite": (True, {"output": "{STALESIGNATURES}", "weights": "logodds"}),
     },
     "rank": {
@@ -160,6 +162,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "device": ("tpu7", {}),
         "overwrite": (True, {"output": "{STALE}", "signature": ["{BITS}/texts.safetensors"]}),
         "seed": (1, {"pick": "random"}),
+        "rule": ("max", {"signature": ["{KEPT}/sums.safetensors"]}),
         "combine": ("roundrobin", {"signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"]}),
     },
     "evaluate": {
@@ -238,6 +241,10 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("select", "seed", 1, NAG, "nothing is drawn"),
     ("select", "combine", "max", {}, "there is one target, nothing to combine"),
     ("rank", "combine", "max", {}, "there is one signature, nothing to combine"),
+    ("rank", "rule", "max", {}, "does not keep its target's samples"),
+    ("rank", "rule", "roundrobin", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "method nait"),
+    ("select", "rule", "max", {"method": "nait"}, "method nait does not compare rows with single samples"),
+    ("signature", "keep_samples", True, {**NAIT, "codebook": WITHOUT}, "method nait compares no rows with samples"),
     ("rank", "seed", 1, {}, "nothing is drawn but by --pick random"),
     ("rank", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a device"),
     ("rank", "top_k", 3, {"fraction": 0.1}, "give one budget only"),
@@ -379,8 +386,10 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
     nait_fast.build_index(
         model=model, dataset=paths["OTHER"], codebook=paths["INDEX"], shard_rows=6, output=paths["MORE"]
     )
-    paths["BITS"], paths["NAIT"] = folder / "bits", folder / "nait"
+    paths["BITS"], paths["NAIT"], paths["KEPT"] = folder / "bits", folder / "nait", folder / "kept"
     nait_fast.build_signature(model=model, target=target, codebook=paths["INDEX"], output=paths["BITS"])
+    kept = {"codebook": paths["INDEX"], "output": paths["KEPT"], "keep_samples": True}
+    nait_fast.build_signature(model=model, target=target, **kept)
     nait_fast.build_signature(model=model, target=target, method="nait", output=paths["NAIT"])
     paths["SCORED"] = folder / "SCORED"
     nait_fast.build_index(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from nait_fast.config import SelectOptions
     from nait_fast.extract.sinks import Encode
+    from nait_fast.methods.similarity import Similarities
 
 LEAST_WEIGHT = 1e-6  # of the strongest neuron: below it is what rounding leaves of equal frequencies
 
@@ -36,7 +37,9 @@ class Method(ABC):
     with its type and a letter an axis: N neurons, W bytes of a code, any other as long wherever it stands;
     ``of_codebook``: its signatures fit only what was made with the same codebook; ``codebook_keys``: what of a
     codebook must agree beside its identity; ``rounds``: its planes round the weights; ``layers_untold``: why an index
-    does not tell which layers made a score, where that can be.
+    does not tell which layers made a score, where that can be. ``rules``: those that its signatures can be ranked by,
+    the first where none is asked for; ``sample``: what a signature can keep of each target sample for the others, as
+    ``tensors`` has it, None for nothing.
     """
 
     name: ClassVar[str]
@@ -47,6 +50,8 @@ class Method(ABC):
     codebook_keys: ClassVar[tuple[str, ...]] = ()
     rounds: ClassVar[bool] = False
     layers_untold: ClassVar[str] = ""
+    rules: ClassVar[tuple[str, ...]] = ("centroid",)
+    sample: ClassVar[tuple[str, str] | None] = None
 
     def unused(self, settings: Any) -> dict[str, str]:
         """Options of any verb that change nothing under this method with its ``settings`` -> why."""
@@ -98,6 +103,14 @@ class Method(ABC):
     ) -> Signature:
         """The signature of samples, by the method's ``settings``. ``meta``: the session's identity, the reading, and
         what is said of the target. Raises NaitError."""
+
+    def samples_of(self, material: np.ndarray, layout: CodeLayout, codebook: Codebook | None) -> np.ndarray:
+        """What a signature keeps of target samples, [n, …] as ``sample`` says, from their ``material``."""
+        raise NotImplementedError(f"method {self.name} keeps no samples")
+
+    def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
+        """How like each of the signature's samples is to rows of ``index``. The rest as of ``PopcountScan``."""
+        raise NotImplementedError(f"method {self.name} keeps no samples")
 
     def settings_of(self, signature: Signature) -> Settings:
         """Those by which a signature's ``material`` was taken."""

@@ -13,10 +13,13 @@ from nait_fast import compatibility
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import CODEC, NeuronCoder
+from nait_fast.config import RULES
 from nait_fast.errors import BadInput
+from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import PLANES, signed_planes, top_m_planes
-from nait_fast.methods.signature import Signature
+from nait_fast.methods.signature import SAMPLES, Signature
+from nait_fast.methods.similarity import BitCosines, Similarities
 from nait_fast.options import Settings, option
 from nait_fast.storage import values
 
@@ -111,6 +114,8 @@ class Contrast(BitMethod):
     tensors = MappingProxyType({"weights": ("f4", "N"), "threshold": ("f4", "N"), **PLANES})
     codec = CODEC.name
     of_codebook, codebook_keys, rounds = True, ("reading",), True
+    rules = RULES
+    sample = ("u1", "SW")
 
     def reading(self, asked: str | None) -> str:
         return asked or "mean"
@@ -154,6 +159,15 @@ class Contrast(BitMethod):
             raise BadInput(f"signature '{signature.name}' does not say how its weights were made", remedy="rebuild it")
         how: dict[str, Any] = {kind: int(number)}
         return contrast_signature(name, material, codebook, weights=weights, **how)
+
+    def samples_of(self, material: np.ndarray, layout: CodeLayout, codebook: Codebook | None) -> np.ndarray:
+        """Codes uint8 [n, W]."""
+        return layout.pack(material)
+
+    def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
+        """Cosines of bits less the pool's frequencies."""
+        samples, frequency = signature.tensors[SAMPLES], index.codebook.frequency
+        return BitCosines(samples, frequency, signature.layout, device, code_bytes)
 
     def check_meta(self, meta: Mapping[str, Any]) -> None:
         super().check_meta(meta)

@@ -10,18 +10,19 @@ import numpy as np
 
 from nait_fast import compatibility
 from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.config import RULES
 from nait_fast.errors import BadInput, Mismatch
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
-from nait_fast.methods.signature import Signature
+from nait_fast.methods.signature import SAMPLES, Signature
+from nait_fast.methods.similarity import Cosines, Similarities, cosines
 from nait_fast.storage import values
 
 if TYPE_CHECKING:
     import torch
 
     from nait_fast.extract.sinks import Encode
-
-CHUNK_NUMBERS = 1 << 20  # of embeddings turned into float64 at once
 
 
 def embed_signature(
@@ -45,27 +46,13 @@ def embed_signature(
     return Signature(name, meta, {"centroid": centroid, "hidden_mean": codebook.hidden_mean})
 
 
-def cosines(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """float64 [n, C]: cosines of ``embeddings`` int8 [n, H], at any scale a row, with ``centroids`` [C, H].
-
-    0 where one of the two is 0.
-    """
-    wanted = centroids.astype(np.float64)
-    wanted /= np.maximum(np.linalg.norm(wanted, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    out = np.empty((len(embeddings), len(centroids)))
-    step = max(1, CHUNK_NUMBERS // max(1, embeddings.shape[1]))
-    for start in range(0, len(embeddings), step):
-        levels = embeddings[start : start + step].astype(np.float64)
-        norms = np.maximum(np.linalg.norm(levels, axis=1, keepdims=True), 1)  # of whole numbers: below 1 only for 0
-        out[start : start + step] = levels @ wanted.T / norms
-    return out
-
-
 class Embed(Method):
     name = "embed"
     about = "cosine with the target's mean hidden state"
     tensors = MappingProxyType({"centroid": ("f4", "H"), "hidden_mean": ("f4", "H")})
     of_codebook = True
+    rules = RULES
+    sample = ("f4", "SH")
     layers_untold = "they compare embeddings, which are no sum over layers."
 
     def reading(self, asked: str | None) -> str:
@@ -92,6 +79,15 @@ class Embed(Method):
     def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
         assert codebook is not None
         return embed_signature(name, material, codebook)
+
+    def samples_of(self, material: np.ndarray, layout: CodeLayout, codebook: Codebook | None) -> np.ndarray:
+        """h − μ fp32 [n, H]."""
+        assert codebook is not None and codebook.hidden_mean is not None
+        return material - codebook.hidden_mean
+
+    def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
+        """Cosines of h − μ."""
+        return Cosines(signature.tensors[SAMPLES], "embedding")
 
     def check_meta(self, meta: Mapping[str, Any]) -> None:
         values.digest(meta["codebook"], "codebook", 16)

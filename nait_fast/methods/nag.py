@@ -11,11 +11,13 @@ import numpy as np
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.nag import CODEC, NagSettings, TopKCoder, refuse_narrow, top_sets
+from nait_fast.config import RULES
 from nait_fast.errors import BadInput, Mismatch
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
 from nait_fast.methods.planes import PLANES, count_planes
-from nait_fast.methods.signature import Signature
+from nait_fast.methods.signature import SAMPLES, Signature
+from nait_fast.methods.similarity import Overlaps, Similarities
 from nait_fast.storage import values
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Nag(BitMethod):
     settings = NagSettings
     tensors = MappingProxyType({"weights": ("f4", "N"), **PLANES})
     codec = CODEC.name
+    rules = RULES
+    sample = ("u1", "SW")
 
     def unused(self, settings: Any) -> dict[str, str]:
         return {"codebook": "method nag needs none"}
@@ -88,6 +92,15 @@ class Nag(BitMethod):
         self, name: str, material: np.ndarray, meta: Mapping[str, Any], codebook: Codebook | None, settings: Any
     ) -> Signature:
         return nag_signature(name, material, {**meta, "top_k": settings.top_k})
+
+    def samples_of(self, material: np.ndarray, layout: CodeLayout, codebook: Codebook | None) -> np.ndarray:
+        """Codes uint8 [n, W]."""
+        return layout.pack(material)
+
+    def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
+        """The mean over layers of the share of its set that a sample has in common with a row."""
+        in_a_set = signature.meta["top_k"] * len(signature.layout.widths)
+        return Overlaps(signature.tensors[SAMPLES], 1 / in_a_set, device, code_bytes)
 
     def settings_of(self, signature: Signature) -> NagSettings:
         return NagSettings(top_k=signature.meta["top_k"])

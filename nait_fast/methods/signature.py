@@ -17,6 +17,8 @@ from nait_fast.notices import warn
 from nait_fast.storage import values
 from nait_fast.storage.files import pack_tensors, read_all, read_head, sha256, write_atomic
 
+SAMPLES, LENGTHS = "samples", "lengths"  # what a signature may keep of each target sample, and its tokens
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -25,10 +27,11 @@ class Signature:
     ``tensors``: for ``nait`` ``direction`` fp32 [N]; for ``embed`` ``centroid`` and ``hidden_mean`` fp32 [H]; for bit
     methods ``planes`` uint8 [P, row_bytes] and ``plane_weights`` int64 [P] (score = ``meta['scale']`` · Σ_p
     plane_weights[p] · popcount(b & planes[p])) beside the float ``weights`` fp32 [N], and for contrast the
-    ``threshold`` fp32 [N] of its codebook. ``chosen`` int32 [N], where experts' neurons are: each one's number in its
-    layer. ``meta``: method, reading, first_token, dtype, max_length, hashes of model,
-    template and codebook, layers, widths, samples and statistics of the target. ``sealed``: false for one whose file
-    an older nait_fast wrote, without checksums.
+    ``threshold`` fp32 [N] of its codebook. One that keeps its target's samples has ``samples``, uint8 [S, row_bytes]
+    (codes) or fp32 [S, H], and ``lengths`` int32 [S], their tokens. ``chosen`` int32 [N], where experts' neurons are:
+    each one's number in its layer. ``meta``: method, reading, first_token, dtype, max_length, hashes of model, template
+    and codebook, layers, widths, samples and statistics of the target. ``sealed``: false for one whose file an older
+    nait_fast wrote, without checksums.
     """
 
     name: str
@@ -49,6 +52,11 @@ class Signature:
     def is_direction(self) -> bool:
         """Whether its scores are sums of a reading's projections, which only a model gives exactly."""
         return "direction" in self.tensors
+
+    @property
+    def samples(self) -> int:
+        """How many target samples it keeps, for rules that ask each."""
+        return len(self.tensors[SAMPLES]) if SAMPLES in self.tensors else 0
 
     @property
     def layout(self) -> CodeLayout:
@@ -96,7 +104,12 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
         method = method_of(meta["method"])
         method.check_meta(meta)
         check_chosen(tensors, meta, layout)
-        _check_tensors({k: v for k, v in tensors.items() if k != CHOSEN}, method.tensors, layout)
+        expected = dict(method.tensors)
+        if method.sample is not None and SAMPLES in tensors:
+            expected |= {SAMPLES: method.sample, LENGTHS: ("i4", "S")}
+        _check_tensors({k: v for k, v in tensors.items() if k != CHOSEN}, expected, layout)
+        if SAMPLES in tensors and len(tensors[SAMPLES]) != meta["samples"]:
+            raise ValueError(f"{len(tensors[SAMPLES])} samples, of {meta['samples']}")
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"not a valid signature ({error})", where=path) from None
     meta = {k: v for k, v in meta.items() if k not in ("kind", "name")}

@@ -15,8 +15,9 @@ from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sanity import check_spread
-from nait_fast.ranking.sources import check_index, code_counter, source_of, works_of
+from nait_fast.ranking.sources import Sampled, check_index, code_counter, source_of, works_of
 from nait_fast.ranking.streaming_topk import TopK, check_k
+from nait_fast.rules.round_robin import Sift, Sifted
 
 GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU
 GPU_BUFFER_BYTES = 64 << 20  # of codes: a device's copies want more at once than a processor's cache holds
@@ -25,11 +26,13 @@ SCORE_BYTES = 2 << 20  # of scores in a block
 
 @dataclass(frozen=True)
 class Block:
-    """Scores of consecutive rows: ``row`` int64 [n], ``n_tokens`` int32 [n], ``scores`` float64 [n, C]."""
+    """Scores of consecutive rows: ``row`` int64 [n], ``n_tokens`` int32 [n], ``scores`` float64 [n, C]; ``sifted``:
+    for rule roundrobin, what target samples may take of them."""
 
     row: np.ndarray
     n_tokens: np.ndarray
     scores: np.ndarray
+    sifted: Sifted | None = None
 
 
 def score_codes(codes: np.ndarray, signatures: Sequence[Signature]) -> np.ndarray:
@@ -56,16 +59,18 @@ def check_device(device: str, index: Index, signatures: Sequence[Signature], fla
     pick_device(device)
 
 
-def _planes(index: Index, signatures: Sequence[Signature]) -> int:
+def _planes(index: Index, signatures: Sequence[Signature], rule: str = "centroid") -> int:
     """Bit planes to scan the codes with."""
+    if rule != "centroid":
+        return sum(s.samples for s in signatures if s.is_bits)
     estimated = sum(source_of(index, s) == "estimated" for s in signatures)
     of_bits = sum(len(s.tensors["planes"]) for s in signatures if s.is_bits)
     return of_bits + estimated * codec_of(index.manifest["codec"]).planes
 
 
-def scan_device(device: str, index: Index, signatures: Sequence[Signature]) -> str:
+def scan_device(device: str, index: Index, signatures: Sequence[Signature], rule: str = "centroid") -> str:
     """Where to scan: 'auto' takes a GPU once the work outweighs starting torch. Bit scores are the same everywhere."""
-    planes = _planes(index, signatures)
+    planes = _planes(index, signatures, rule)
     if device == "cpu" or not planes:
         return "cpu"
     small = index.rows * index.manifest["row_bytes"] * planes < GPU_SCAN_BYTES
@@ -74,22 +79,31 @@ def scan_device(device: str, index: Index, signatures: Sequence[Signature]) -> s
     return str(pick_device(device))
 
 
-def scan(index: Index, signatures: Sequence[Signature], device: str = "cpu") -> Iterator[Block]:
-    """Scores of all rows in order, in blocks of some MB, on ``device`` (auto, cpu, cuda …).
+def scan(
+    index: Index, signatures: Sequence[Signature], device: str = "cpu", rule: str = "centroid", sift: Sift | None = None
+) -> Iterator[Block]:
+    """Scores of all rows in order by ``rule``, in blocks of some MB, on ``device`` (auto, cpu, cuda …). ``sift``: a
+    ``RoundRobin``'s, of the samples of all signatures; without one, rule roundrobin scores as max does.
 
     Whatever must be compiled is, before this returns. Raises NaitError for signatures that do not fit and, on the way,
     for damaged shards.
     """
     check_index(index, signatures)
     sources = {source_of(index, s) for s in signatures}
-    chosen = scan_device(device, index, signatures)
-    works = works_of(index, signatures, chosen)
+    chosen = scan_device(device, index, signatures, rule)
+    works = works_of(index, signatures, chosen, rule)
     coded = bool(sources & {"bits", "estimated"})
-    columns = [name for work in works for name in work.columns]
+    columns = list(dict.fromkeys(name for work in works for name in work.columns))
     exact = [s.name for s in signatures if source_of(index, s) == "exact"]
-    rows = max(1, SCORE_BYTES // (8 * max(1, len(signatures))))
+    sampled = [work for work in works if isinstance(work, Sampled)]
+    numbers = sum(work.similarities.queries for work in sampled) + len(signatures) - len(sampled)
+    rows = max(1, SCORE_BYTES // (8 * max(1, numbers)))
 
     def block(part: Part) -> Block:
+        if sift is not None:
+            each = [work.similarities(part) for work in sampled]
+            reduced = np.stack([work.reduced(one) for work, one in zip(sampled, each, strict=True)], axis=1)
+            return Block(part.row, part.n_tokens, reduced, sift(part.row, np.concatenate(each, axis=1)))
         if len(works) == 1:
             return Block(part.row, part.n_tokens, works[0].score(part))
         scores = np.empty((len(part.row), len(signatures)))

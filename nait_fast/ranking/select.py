@@ -129,7 +129,8 @@ def _take_turns(table: ScoreTable, z: ZScores, column: int, turns: Spill) -> Non
                 turns.write(start, np.minimum(turn, turns.read(start, start + len(turn))) if column else turn)
 
 
-def _count(n: int, options: BudgetOptions) -> int:
+def count_of(n: int, options: BudgetOptions) -> int:
+    """The budget of ``options`` in rows, out of ``n``. Raises NaitError for one that does not fit."""
     if options.top_k is not None:
         if options.top_k > n:
             raise BadInput(f"the pool has only {n} usable samples", where=f"--top-k {options.top_k}")
@@ -145,7 +146,7 @@ def check_budget(options: BudgetOptions, rows: int = 10**18) -> None:
     given = [n for n in ("fraction", "top_k", "token_budget") if getattr(options, n) is not None]
     if len(given) > 1:
         raise BadInput("give one budget only", where=" and ".join(map(flag_of, given)))
-    _count(rows, options)
+    count_of(rows, options)
 
 
 def select(
@@ -158,8 +159,7 @@ def select(
     in order up to the first that would exceed it. Raises NaitError for budgets that do not fit the rows, and where no
     row is left.
     """
-    if table.rows == 0:
-        raise BadInput("the pool has no usable samples to select from")
+    budget = budget_of(table, options)
     keys = order_keys(table, options.combine)
     bottom = options.pick == "bottom"
     ends = [_End(keys.read, table.rows, bottom)]
@@ -169,18 +169,25 @@ def select(
         columns = range(len(table.names))
         ends = [_End(partial(_score_keys, table.scores, column), table.rows, bottom) for column in columns]
     weights = None if options.token_budget is None else table.n_tokens
-    budget = _count(table.rows, options) if options.token_budget is None else options.token_budget
     if constraints:
         check_constrained(options, len(table.names))
-        limit = Budget(rows=budget) if weights is None else Budget(tokens=budget)
-        order = KeyOrder(ends[0], 2 * budget if weights is None else 0)
+        order = KeyOrder(ends[0], 2 * budget.size if weights is None else 0)
         score = table.scores.take if options.pick == "top" and len(table.names) == 1 else None
-        return constrained(table, keys, order, limit, constraints, score)
-    cuts = [find_cut(partial(end.items, weights), budget) for end in ends]
+        return constrained(table, keys, order, budget, constraints, score)
+    cuts = [find_cut(partial(end.items, weights), budget.size) for end in ends]
     chosen = _collect(table, keys, list(zip(ends, cuts, strict=True)))
     if not len(chosen.places) and weights is not None and cuts[0] is not None:
-        raise BadInput(f"below the first sample's {cuts[0].weight} tokens", where=f"--token-budget {budget}")
+        raise BadInput(f"below the first sample's {cuts[0].weight} tokens", where=f"--token-budget {budget.size}")
     return chosen
+
+
+def budget_of(table: ScoreTable, options: BudgetOptions) -> Budget:
+    """Of ``options``, for the rows of ``table``. Raises NaitError where there are none, or not so many."""
+    if table.rows == 0:
+        raise BadInput("the pool has no usable samples to select from")
+    if options.token_budget is not None:
+        return Budget(tokens=options.token_budget)
+    return Budget(rows=count_of(table.rows, options))
 
 
 def check_constrained(options: BudgetOptions, targets: int) -> None:

@@ -15,16 +15,41 @@ from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.index.stream import Part
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods import method_of
-from nait_fast.methods.embed import cosines
 from nait_fast.methods.signature import Signature, check_fits
+from nait_fast.methods.similarity import cosines
 from nait_fast.notices import warn
 
 SAMPLE_ROWS = 4096  # of the index: by them an estimate is made the best for it
 
 
 def source_of(index: Index, signature: Signature) -> str:
-    """Where a signature's scores come from: 'exact' numbers in the index, 'bits', 'embedding', or 'estimated'."""
+    """Where a signature's scores come from: 'exact' numbers in the index, 'bits', 'embedding', 'samples' (compared with
+    each target sample), or 'estimated'."""
     return method_of(signature.method).source(index, signature)
+
+
+def rule_of(signatures: Sequence[Signature], asked: str | None) -> str:
+    """The rule that they are ranked by: as asked, or that of their methods. Raises NaitError where it cannot be."""
+    rules = {method_of(signature.method).rules[0] for signature in signatures}
+    if asked is None and len(rules) > 1:
+        methods = " and ".join(sorted({signature.method for signature in signatures}))
+        raise BadInput(f"methods {methods} have rules of their own", where="--signature", remedy="give --rule")
+    rule = asked or rules.pop()
+    for signature in signatures:
+        method = method_of(signature.method)
+        if rule not in method.rules:
+            raise BadInput(
+                f"method {method.name} does not compare rows with single samples ('{signature.name}')",
+                where=f"--rule {rule}",
+                remedy="leave it out, or use another method",
+            )
+        if rule != "centroid" and not signature.samples:
+            raise BadInput(
+                f"signature '{signature.name}' does not keep its target's samples",
+                where=f"--rule {rule}",
+                remedy="make it again with --keep-samples",
+            )
+    return rule
 
 
 def check_index(index: Index, signatures: Sequence[Signature]) -> None:
@@ -104,6 +129,25 @@ class _Bits(Work):
         return pays
 
 
+class Sampled(Work):
+    """How like a row is to a signature's target samples: to the most like of them, or (rule centroid) on average."""
+
+    def __init__(self, place: int, signature: Signature, index: Index, device: str, code_bytes: int, rule: str):
+        super().__init__([place])
+        self.similarities = method_of(signature.method).similarities(index, signature, device, code_bytes)
+        self.columns, self._mean = self.similarities.columns, rule == "centroid"
+
+    def score(self, part: Part) -> np.ndarray:
+        return self.reduced(self.similarities(part))[:, None]
+
+    def reduced(self, similarities: np.ndarray) -> np.ndarray:
+        """Scores float64 [n] from similarities [n, samples]."""
+        return similarities.mean(axis=1) if self._mean else similarities.max(axis=1)
+
+    def compile(self) -> bool:
+        return self.similarities.compile()
+
+
 class _Estimated(Work):
     def __init__(self, places: list[int], signatures: Sequence[Signature], index: Index, device: str, code_bytes: int):
         super().__init__(places)
@@ -130,10 +174,12 @@ def estimator(
     return codec_of(codebook.meta["codec"]).estimator(codebook, directions, device, code_bytes, rows)
 
 
-def works_of(index: Index, signatures: Sequence[Signature], device: str) -> list[Work]:
-    """What computes the scores of ``signatures``, which fit ``index``; codes are scanned on ``device``."""
+def works_of(index: Index, signatures: Sequence[Signature], device: str, rule: str = "centroid") -> list[Work]:
+    """What computes the scores of ``signatures``, which fit ``index``, by ``rule``; codes are scanned on ``device``."""
     sources, works = [source_of(index, s) for s in signatures], list[Work]()
     code_bytes = index.rows * index.code_layout.row_bytes
+    if rule != "centroid":
+        return [Sampled(i, s, index, device, code_bytes, rule) for i, s in enumerate(signatures)]
     for source in sorted(set(sources)):
         places = [i for i, other in enumerate(sources) if other == source]
         mine = [signatures[i] for i in places]
@@ -141,6 +187,8 @@ def works_of(index: Index, signatures: Sequence[Signature], device: str) -> list
             works.append(_Exact(places, mine))
         elif source == "embedding":
             works.append(_Embedding(places, mine))
+        elif source == "samples":
+            works += (Sampled(i, signatures[i], index, device, code_bytes, rule) for i in places)
         elif source == "estimated":
             works.append(_Estimated(places, mine, index, device, code_bytes))
         else:

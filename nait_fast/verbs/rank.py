@@ -1,7 +1,8 @@
 """``rank``: an index and signatures in, the chosen rows out; needs no model."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nait_fast.ranking.exports import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
-from nait_fast.ranking.select import Selection, check_budget, check_constrained, select
+from nait_fast.ranking.select import Selection, check_budget, check_constrained, count_of, select
 from nait_fast.ranking.selection_files import (
     DROPPED,
     KIND,
@@ -32,10 +33,12 @@ from nait_fast.ranking.selection_files import (
     write_scores,
     write_selected,
 )
-from nait_fast.ranking.sources import check_index, source_of
+from nait_fast.ranking.sources import check_index, rule_of, source_of
 from nait_fast.ranking.spearman import with_length
+from nait_fast.ranking.turns import select_in_turns
 from nait_fast.rules.constraints import constraints_of, wanted_of
 from nait_fast.rules.constraints.base import ScoredRows
+from nait_fast.rules.round_robin import RoundRobin, Sift, Sifted
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -82,6 +85,33 @@ def recognise(path: Path) -> tuple[State, str | None]:
         return (damaged(path, KIND) if path == place else State.FOREIGN), None
 
 
+def check_rule(signatures: Sequence[Signature], options: BudgetOptions) -> str:
+    """The rule that the signatures are ranked by. Raises NaitError where it, or what stands beside it, does not fit."""
+    rule = rule_of(signatures, options.rule)
+    if rule == "roundrobin":
+        for flag, value in (("pick", options.pick), ("combine", options.combine)):
+            if value != {f.name: f.default for f in dataclasses.fields(options)}[flag]:
+                why = "targets take turns" if flag == "combine" else "samples take their best rows, in turns"
+                raise BadInput(
+                    f"by rule roundrobin {why}", where=f"--{flag} {value}", remedy="leave it out, or use --rule max"
+                )
+    return rule
+
+
+def round_robin_of(index: Index, signatures: Sequence[Signature], options: BudgetOptions, device: str) -> RoundRobin:
+    """The order of rule roundrobin, which awaits its first pass over ``index``."""
+    wanted = count_of(max(1, index.rows), options)
+    if options.token_budget is not None:
+        wanted = min(index.rows, options.token_budget * index.rows // max(1, index.manifest["tokens"]) + 1)
+
+    def again(sift: Sift) -> Iterator[Sifted]:
+        for block in scan(index, signatures, device, "roundrobin", sift):
+            assert block.sifted is not None
+            yield block.sifted
+
+    return RoundRobin([s.samples for s in signatures], index.rows, wanted, again)
+
+
 def rank_index(
     index: Index,
     signatures: list[Signature],
@@ -99,18 +129,24 @@ def rank_index(
     samples, where they are at hand."""
     check_exports(options.export, pool.format)
     before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
-    clock = Laps()
-    blocks = scan(index, signatures, device)
+    clock, rule = Laps(), check_rule(signatures, options)
+    turns = round_robin_of(index, signatures, options, device) if rule == "roundrobin" else None
+    blocks = scan(index, signatures, device, rule, None if turns is None else turns.sift)
     clock.lap("prepare")
     with ScoreTable(folder, sum(entry.rows for entry in index.entries), [s.name for s in signatures]) as table:
         for block in blocks:
             table.add(block)
+            if turns is not None and block.sifted is not None:
+                turns.add(block.sifted)
         check_spread(index, signatures, table.low, table.high)
         in_targets = rows_of_targets(index, signatures)
         clock.lap("scan")
         rows = ScoredRows(index, pool, table.rows, table.row.take, table.n_tokens.take, targets)
         constraints = constraints_of(constraining, rows) if constraining else []
-        selection = select(table, options, seed, constraints)
+        if turns is None:
+            selection = select(table, options, seed, constraints)
+        else:
+            selection = select_in_turns(table, turns, options, constraints)
         check_kept(index, selection.rows)
         clock.lap("select")
         constrained = bool(constraints)
@@ -123,6 +159,7 @@ def rank_index(
     return {
         "method": [s.method for s in signatures],
         "reading": [s.meta["reading"] for s in signatures],
+        **({} if options.rule is None and rule == "centroid" else {"rule": rule}),
         "targets": table.names,
         "approximate": [s.name for s in signatures if source_of(index, s) == "estimated"],
         "signatures": signed,
@@ -237,6 +274,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         check_budget(options, index.rows)
         signatures = [load_signature(path) for path in options.signature]
         check_index(index, signatures)
+        check_rule(signatures, options)
         check_device(options.device, index, signatures)
         pool = open_rows(index, options.dataset)
         inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]

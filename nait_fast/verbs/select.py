@@ -67,7 +67,15 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
             where="select",
             remedy="with torchrun use index, then signature and rank",
         )
-    reading = method_of(options.chosen_method.name).reading(options.reading)
+    method = method_of(options.chosen_method.name)
+    reading = method.reading(options.reading)
+    if options.rule is not None and options.rule not in method.rules:
+        raise BadInput(
+            f"method {method.name} does not compare rows with single samples",
+            where=f"--rule {options.rule}",
+            remedy="leave it out, or use another method",
+        )
+    by_sample = (options.rule or method.rules[0]) != "centroid"
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
     output = stack.enter_context(
@@ -81,8 +89,11 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     check_exports(options.export, pool.detect())
     pool.warn_of_formats()
     targets = open_targets(options.target, "auto", pool.conventions)
-    made = stack.enter_context(signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs))
-    asked = question([pool.plan().sha256, questions(targets, options, reading)])
+    more = ["samples"] * by_sample
+    made = stack.enter_context(
+        signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs, more)
+    )
+    asked = question([pool.plan().sha256, questions(targets, options, reading, more)])
     _check_asked(output, asked, options)
     number = options.workers or default_workers(options.device)
 
@@ -94,7 +105,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     check_method(session, options, reading)
     build = _open_build(session, pool, passing, options, reading)
     codebook = build.codebook()
-    signatures = build_signatures(session, targets, options, reading, codebook)
+    signatures = build_signatures(session, targets, options, reading, codebook, by_sample)
     files = made.save(signatures)
     if number == 1:
         manifest = index_pool(build, directions_of(signatures))

@@ -29,7 +29,7 @@ from nait_fast.extract.sinks import Collect
 from nait_fast.index import token_hashes
 from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
-from nait_fast.methods.signature import Signature, load_signature
+from nait_fast.methods.signature import LENGTHS, SAMPLES, Signature, load_signature
 from nait_fast.notices import warn
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
@@ -65,23 +65,25 @@ def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventi
 @dataclasses.dataclass(frozen=True)
 class TargetReadings:
     """``values``: reading -> [n, N] fp32 (drift fp64), ``hidden`` fp32 [n, H], of a target's samples; ``meta``: what
-    its signatures say of them."""
+    its signatures say of them; ``lengths`` int32 [n]: their tokens."""
 
     values: dict[str, np.ndarray]
     meta: dict[str, Any]
+    lengths: np.ndarray
 
 
-def read_target(session: Session, name: str, target: Pool | Sequence[Any], readings: Sequence[str]) -> TargetReadings:
-    """``readings`` of the samples of a target (its pool, or its rows in memory), in one pass. Raises NaitError."""
+def read_target(session: Session, name: str, target: Pool | Sequence[Any], names: Sequence[str]) -> TargetReadings:
+    """The readings ``names`` of the samples of a target (its pool, or its rows in memory), in one pass. Raises
+    NaitError."""
     if isinstance(target, Pool):
         info, encoded = encode_all(session.encoder, target)
         digest, where = info.sha256, f"{target.path} row"
     else:
         (digest, encoded), where = encode_rows(session.encoder, target, session.conventions), "sample"
     session.warn_of_positions(target.path if isinstance(target, Pool) else "the samples", encoded)
-    collected = Collect(len(encoded), session.layout, readings)
+    collected = Collect(len(encoded), session.layout, names)
     progress = Progress(len(encoded), f"target {name}", session.quiet)
-    session.run(encoded, collected, readings, shared_prefix(encoded), progress.add)
+    session.run(encoded, collected, names, shared_prefix(encoded), progress.add)
     progress.close()
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
@@ -91,8 +93,9 @@ def read_target(session: Session, name: str, target: Pool | Sequence[Any], readi
     meta[token_hashes.NAME] = token_hashes.as_text(token_hashes.hashes_of(e.ids for e in encoded))
     if session.encoder.template.date is not None:
         meta["template_date"] = session.encoder.template.date
-    kept = {**collected.readings, **({"hidden": collected.hidden} if "hidden" in readings else {})}
-    return TargetReadings({reading: values.numpy() for reading, values in kept.items()}, meta)
+    kept = {**collected.readings, **({"hidden": collected.hidden} if "hidden" in names else {})}
+    readings = {reading: values.numpy() for reading, values in kept.items()}
+    return TargetReadings(readings, meta, np.array(tokens, dtype=np.int32))
 
 
 def build_signatures(
@@ -101,8 +104,10 @@ def build_signatures(
     options: SignatureOptions,
     reading: str,
     codebook: Codebook | None,
+    keep_samples: bool = False,
 ) -> list[Signature]:
-    """One signature a target (its pool, or its rows in memory). Raises NaitError.
+    """One signature a target (its pool, or its rows in memory), which keeps its samples where that is asked for. Raises
+    NaitError.
 
     ``codebook``: for contrast, embed, and for nait with ``sign=contrast``.
     """
@@ -111,7 +116,7 @@ def build_signatures(
         session.embed_layer = codebook.meta["embed_layer"]
     wanted = (method_of(options.chosen_method.name).target_reading(reading),)
     read = {name: read_target(session, name, target, wanted) for name, target in targets.items()}
-    return fit_signatures(session, read, options, reading, codebook)
+    return fit_signatures(session, read, options, reading, codebook, keep_samples)
 
 
 def fit_signatures(
@@ -120,6 +125,7 @@ def fit_signatures(
     options: SignatureOptions,
     reading: str,
     codebook: Codebook | None,
+    keep_samples: bool = False,
 ) -> list[Signature]:
     """As ``build_signatures``, of targets that have been read. Raises NaitError."""
     chosen = options.chosen_method
@@ -130,7 +136,11 @@ def fit_signatures(
         values = target.values[method.target_reading(reading)]
         meta = {**session.identity(), "target": target.meta, "reading": reading}
         material = method.material(values, session.layout, threshold, chosen.settings)
-        made.append(method.fit(name, material, meta, codebook, chosen.settings))
+        signature = method.fit(name, material, meta, codebook, chosen.settings)
+        if keep_samples and SAMPLES not in signature.tensors:
+            kept = {SAMPLES: method.samples_of(material, session.layout, codebook), LENGTHS: target.lengths}
+            signature = dataclasses.replace(signature, tensors={**signature.tensors, **kept})
+        made.append(signature)
     if session.chosen is not None:
         if codebook is not None and codebook.meta.get(CHOSEN_BY) == RANDOM and any(s.is_direction for s in made):
             warn(
@@ -149,8 +159,13 @@ def fit_signatures(
 
 def _check_needed(codebook: Codebook | None, options: SignatureBuildOptions) -> None:
     chosen = options.chosen_method
-    if why := method_of(chosen.name).codebook_missing(codebook, options.codebook, chosen.settings):
+    method = method_of(chosen.name)
+    if why := method.codebook_missing(codebook, options.codebook, chosen.settings):
         raise BadInput(why)
+    if options.keep_samples and method.sample is None:
+        raise BadInput(
+            f"method {chosen.name} compares no rows with samples", where="--keep-samples", remedy="leave it out"
+        )
     if isinstance(kept := options.chosen_experts.kept, int):
         where = f"--experts neurons:{kept}"
         raise BadInput("which are kept stands in an index's codebook", where=where, remedy="give --codebook alone")
@@ -195,7 +210,7 @@ def from_memory(
     agree = partial(_agree, codebook=codebook, reading=reading, options=options)
     session = session_around(model, tokenizer, options, options.first_token, options, "signature_of", agree)
     agree(session)
-    return build_signatures(session, {name: samples}, options, reading, codebook)[0]
+    return build_signatures(session, {name: samples}, options, reading, codebook, options.keep_samples)[0]
 
 
 def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
@@ -205,12 +220,12 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     targets = open_targets(options.target, options.format, make_conventions(options.role, options.ignore))
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
-    more = [options.dtype, *([] if codebook is None else [codebook.hash])]
+    more = [options.dtype, *([] if codebook is None else [codebook.hash]), *["samples"] * options.keep_samples]
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
         agree = partial(_agree, codebook=codebook, reading=reading, options=options)
         session = open_session(options, options, options.first_token, quiet, agree)
         agree(session)
-        signatures = build_signatures(session, targets, options, reading, codebook)
+        signatures = build_signatures(session, targets, options, reading, codebook, options.keep_samples)
         files = output.save(signatures)
     return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
 

@@ -1,0 +1,123 @@
+"""How like each of a target's samples is to rows of an index: S[q, i], by what the index keeps of both.
+
+Bits (method contrast): the cosine of b_q − p and b_i − p, p the pool's bit frequencies, rounded to 1/4095, so that all
+sums are of whole numbers and S is the same on every device. Top-k sets (nag): the share of a set that two have in
+common. Vectors (embed): their cosine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nait_fast.codecs.layout import CodeLayout
+from nait_fast.kernels import PopcountScan
+
+if TYPE_CHECKING:
+    from nait_fast.index.stream import Part
+
+FREQUENCY_BITS = 12
+LEVELS = (1 << FREQUENCY_BITS) - 1  # of a frequency: finer than any calibration sample tells it
+CHUNK_NUMBERS = 1 << 20  # of vectors turned into float64 at once
+
+
+class Similarities(ABC):
+    """``queries`` target samples; ``columns``: what is read of rows beside their codes; ``planes``: bit planes that
+    their codes are scanned with, 0 where they are not read."""
+
+    queries: int
+    columns: Sequence[str] = ()
+    planes: int = 0
+
+    @abstractmethod
+    def __call__(self, part: Part) -> np.ndarray:
+        """S float64 [n, queries] of consecutive rows; several threads may ask at once."""
+
+    def compile(self) -> bool:
+        """Compile what must be, where that pays; whether Numba has been asked to."""
+        return False
+
+
+class _Counted(Similarities):
+    """Of codes: sums of their bits under ``planes`` uint8 [P, W], weighted, into as many sums as ``owners`` names."""
+
+    def __init__(self, planes: np.ndarray, weights: np.ndarray, owners: np.ndarray, device: str, code_bytes: int):
+        self.planes = len(planes)
+        self._counter = PopcountScan(planes, weights, owners, int(owners.max()) + 1, device, code_bytes)
+
+    def compile(self) -> bool:
+        if pays := not self._counter.on_device and self._counter.compiles(0):
+            self._counter(np.zeros((1, self._counter.planes.shape[1]), np.uint8))
+        return pays
+
+
+class BitCosines(_Counted):
+    """Σ_j (b_q,j − p_j)(b_i,j − p_j) over both's lengths, 0 where one has none."""
+
+    def __init__(
+        self, samples: np.ndarray, frequency: np.ndarray, layout: CodeLayout, device: str = "cpu", code_bytes: int = 0
+    ):
+        """``samples`` uint8 [Q, W]: codes; ``frequency`` [N]: p, shares of the pool."""
+        levels = np.rint(np.asarray(frequency, dtype=np.float64) * LEVELS).astype(np.int64)
+        bits = [(levels >> place & 1).astype(bool) for place in range(FREQUENCY_BITS)]
+        every = np.ones((1, layout.n_neurons), dtype=bool)
+        self.queries = len(samples)
+        of_level = 1 << np.arange(FREQUENCY_BITS, dtype=np.int64)
+        planes = np.concatenate([samples, layout.pack(np.concatenate([every, np.stack(bits)]))])
+        weights = np.concatenate([np.ones(self.queries + 1, dtype=np.int64), of_level])
+        owners = np.concatenate([np.arange(self.queries + 1), np.full(FREQUENCY_BITS, self.queries + 1)])
+        super().__init__(planes, weights, owners, device, code_bytes)
+        self._square = int(levels @ levels)
+        counts = PopcountScan(planes[self.queries :], weights[self.queries :], owners[self.queries :] - self.queries, 2)
+        self._samples = counts(np.ascontiguousarray(samples))
+        self._lengths = self._lengths_of(self._samples)
+
+    def _lengths_of(self, sums: np.ndarray) -> np.ndarray:
+        """|b − p| · LEVELS float64 [n] from ``sums`` int64 [n, 2]: Σ b_j and Σ LEVELS · p_j b_j."""
+        return np.sqrt(LEVELS**2 * sums[:, 0] - 2 * LEVELS * sums[:, 1] + self._square)
+
+    def __call__(self, part: Part) -> np.ndarray:
+        counts = self._counter(part.codes)
+        common, sums = counts[:, : self.queries], counts[:, self.queries :]
+        products = LEVELS**2 * common - LEVELS * sums[:, 1:] + (self._square - LEVELS * self._samples[:, 1])
+        lengths = self._lengths_of(sums)[:, None] * self._lengths
+        return np.divide(products, lengths, out=np.zeros(products.shape), where=lengths > 0)
+
+
+class Overlaps(_Counted):
+    """How many bits two codes have in common, times ``scale``."""
+
+    def __init__(self, samples: np.ndarray, scale: float, device: str = "cpu", code_bytes: int = 0):
+        """``samples`` uint8 [Q, W]."""
+        self.queries, self._scale = len(samples), scale
+        weights, owners = np.ones(self.queries, dtype=np.int64), np.arange(self.queries)
+        super().__init__(samples, weights, owners, device, code_bytes)
+
+    def __call__(self, part: Part) -> np.ndarray:
+        return self._counter(part.codes) * self._scale
+
+
+class Cosines(Similarities):
+    """Cosines of ``samples`` [Q, H] with what a ``column`` of the index holds, at any scale a row."""
+
+    def __init__(self, samples: np.ndarray, column: str):
+        self.queries, self.columns, self._samples = len(samples), (column,), samples
+
+    def __call__(self, part: Part) -> np.ndarray:
+        return cosines(part.columns[self.columns[0]], self._samples)
+
+
+def cosines(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """float64 [n, Q]: cosines of ``vectors`` [n, H], at any scale a row, with ``others`` [Q, H]; 0 where one is 0."""
+    wanted = others.astype(np.float64)
+    wanted /= np.maximum(np.linalg.norm(wanted, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    out = np.empty((len(vectors), len(others)))
+    step = max(1, CHUNK_NUMBERS // max(1, vectors.shape[1]))
+    for start in range(0, len(vectors), step):
+        some = vectors[start : start + step].astype(np.float64)
+        norms = np.linalg.norm(some, axis=1, keepdims=True)
+        out[start : start + step] = some @ wanted.T / np.maximum(norms, np.finfo(np.float64).tiny)
+    return out

@@ -1,0 +1,68 @@
+"""The order of rule roundrobin over a table: the rows that target samples take in turns."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from nait_fast.config import BudgetOptions
+from nait_fast.ranking.columns import ScoreTable, Spill
+from nait_fast.ranking.order import descending
+from nait_fast.ranking.select import Selection, blocks, budget_of, constrained
+from nait_fast.rules.constraints.base import Constraint
+from nait_fast.rules.round_robin import RoundRobin
+
+_LATER = np.uint64(1 << 63)
+
+
+class Turns:
+    """``order``, which must have got its first pass, as an ``Order`` of places in ``table``.
+
+    ``keys``: by them the rows that have been looked at come in their turns, and behind them all others by their
+    greatest score.
+    """
+
+    def __init__(self, table: ScoreTable, order: RoundRobin):
+        self._table, self._rest, self._given = table, order.chunks(), list[np.ndarray]()
+        self._number = 0
+        self.keys = table.scratch(np.uint64)
+        for start, stop in blocks(table.rows):
+            scores = [table.scores.read(start, stop, column) for column in range(len(table.names))]
+            self.keys.write(start, descending(np.max(scores, axis=0)) >> np.uint64(1) | _LATER)
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """As ``Order`` has it."""
+        yield from self._given
+        for rows, _ in self._rest:
+            places = places_of(self._table.row, rows)
+            self._given.append(places)
+            self._note(places)
+            yield places
+
+    def _note(self, places: np.ndarray) -> None:
+        order = np.argsort(places)
+        ascending, number = places[order], self._number + order.astype(np.uint64)
+        for start, stop in blocks(self._table.rows):
+            here = slice(*np.searchsorted(ascending, (start, stop)))
+            if here.start < here.stop:
+                keys = self.keys.read(start, stop)
+                keys[ascending[here] - start] = number[here]
+                self.keys.write(start, keys)
+        self._number += len(places)
+
+
+def places_of(column: Spill, rows: np.ndarray) -> np.ndarray:
+    """Where in ``column``, which ascends, each of ``rows`` int64 [k] stands; all must be there."""
+    order = np.argsort(rows)
+    wanted, out = rows[order], np.empty(len(rows), dtype=np.int64)
+    for start, block in column.blocks():
+        some = slice(*np.searchsorted(wanted, (block[0], block[-1] + 1)))
+        out[order[some]] = start + np.searchsorted(block, wanted[some])
+    return out
+
+
+def select_in_turns(
+    table: ScoreTable, order: RoundRobin, options: BudgetOptions, constraints: Sequence[Constraint] = ()
+) -> Selection:
+    """As ``select``, by rule roundrobin."""
+    budget, turns = budget_of(table, options), Turns(table, order)
+    return constrained(table, turns.keys, turns, budget, constraints)
