@@ -17,37 +17,43 @@ _LATER = np.uint64(1 << 63)
 class Turns:
     """``order``, which must have got its first pass, as an ``Order`` of places in ``table``.
 
-    ``keys``: by them the rows that have been looked at come in their turns, and behind them all others by their
-    greatest score.
+    ``keys``: by them rows that have been given come in their turns, and behind them all others by their greatest
+    score.
     """
 
     def __init__(self, table: ScoreTable, order: RoundRobin):
         self._table, self._rest, self._given = table, order.chunks(), list[np.ndarray]()
-        self._number = 0
         self.keys = table.scratch(np.uint64)
         for start, stop in blocks(table.rows):
-            scores = [table.scores.read(start, stop, column) for column in range(len(table.names))]
-            self.keys.write(start, descending(np.max(scores, axis=0)) >> np.uint64(1) | _LATER)
+            self.keys.write(start, self._by_score(start, stop))
+
+    def _by_score(self, start: int, stop: int) -> np.ndarray:
+        scores = [self._table.scores.read(start, stop, column) for column in range(len(self._table.names))]
+        return descending(np.max(scores, axis=0)) >> np.uint64(1) | _LATER
 
     def chunks(self) -> Iterator[np.ndarray]:
         """As ``Order`` has it."""
         yield from self._given
         for rows, _ in self._rest:
-            places = places_of(self._table.row, rows)
+            places, first = places_of(self._table.row, rows), sum(map(len, self._given))
             self._given.append(places)
-            self._note(places)
+            self._note(places, first + np.arange(len(places), dtype=np.uint64))
             yield places
 
-    def _note(self, places: np.ndarray) -> None:
+    def forget(self, number: int) -> None:
+        """Order rows behind the first ``number`` by their scores, whatever of them has been given."""
+        self._note(np.concatenate([*self._given, np.zeros(0, np.int64)])[number:], None)
+
+    def _note(self, places: np.ndarray, keys: np.ndarray | None) -> None:
+        """``keys`` uint64 [k] of the rows at ``places`` int64 [k]; None: by their scores."""
         order = np.argsort(places)
-        ascending, number = places[order], self._number + order.astype(np.uint64)
+        ascending = places[order]
         for start, stop in blocks(self._table.rows):
             here = slice(*np.searchsorted(ascending, (start, stop)))
             if here.start < here.stop:
-                keys = self.keys.read(start, stop)
-                keys[ascending[here] - start] = number[here]
-                self.keys.write(start, keys)
-        self._number += len(places)
+                some, block = ascending[here] - start, self.keys.read(start, stop)
+                block[some] = self._by_score(start, stop)[some] if keys is None else keys[order[here]]
+                self.keys.write(start, block)
 
 
 def places_of(column: Spill, rows: np.ndarray) -> np.ndarray:
@@ -65,4 +71,6 @@ def select_in_turns(
 ) -> Selection:
     """As ``select``, by rule roundrobin."""
     budget, turns = budget_of(table, options), Turns(table, order)
-    return constrained(table, turns.keys, turns, budget, constraints)
+    chosen = constrained(table, turns.keys, turns, budget, constraints)
+    turns.forget(chosen.looked)
+    return chosen
