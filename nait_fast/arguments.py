@@ -99,7 +99,7 @@ class ConstraintArguments(TypedDict, total=False):
 
     near_duplicates: float | None
     quota: Names
-    length: Literal["quota"] | None
+    length: Literal["free", "matched", "quota"]
 
 
 class SelectArguments(

@@ -15,7 +15,7 @@ COMBINES = ("mean", "max", "union", "roundrobin")
 PICKS = ("top", "bottom", "random")
 RULES = ("centroid", "roundrobin", "max")
 SCORES = ("all", "selected", "none")
-LENGTHS = ("quota",)
+LENGTHS = ("free", "matched", "quota")  # the first is the default
 EXPERTS = ("neurons", "router")
 EXPORTS = ("llama_factory", "dataflex", "messages")
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
@@ -201,9 +201,10 @@ class ConstraintOptions(Options):
         "or KEY:target (as in the targets' samples)",
         metavar="KEY=VALUE:SHARE",
     )
-    length: str | None = option(
-        None,
-        "quota: the selection has the pool's distribution of tokens, the best rows of each length",
+    length: str = option(
+        LENGTHS[0],
+        "matched: a target against rows of the pool as long as its samples (method contrast); quota: the selection has "
+        "the pool's distribution of tokens, the best rows of each length",
         choices=LENGTHS,
     )
 

@@ -242,6 +242,8 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("select", "combine", "max", {}, "there is one target, nothing to combine"),
     ("rank", "combine", "max", {}, "there is one signature, nothing to combine"),
     ("rank", "rule", "max", {}, "does not keep its target's samples"),
+    ("rank", "length", "matched", {}, "does not keep its target's samples"),
+    ("select", "length", "matched", {"method": "embed"}, "method embed holds no target against the pool"),
     ("rank", "rule", "roundrobin", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "method nait"),
     ("select", "rule", "max", {"method": "nait"}, "method nait does not compare rows with single samples"),
     ("signature", "keep_samples", True, {**NAIT, "codebook": WITHOUT}, "method nait compares no rows with samples"),

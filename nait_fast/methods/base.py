@@ -37,9 +37,10 @@ class Method(ABC):
     with its type and a letter an axis: N neurons, W bytes of a code, any other as long wherever it stands;
     ``of_codebook``: its signatures fit only what was made with the same codebook; ``codebook_keys``: what of a
     codebook must agree beside its identity; ``rounds``: its planes round the weights; ``layers_untold``: why an index
-    does not tell which layers made a score, where that can be. ``rules``: those that its signatures can be ranked by,
-    the first where none is asked for; ``sample``: what a signature can keep of each target sample for the others, as
-    ``tensors`` has it, None for nothing.
+    does not tell which layers made a score, where that can be. ``has_background``: a target is held against the pool,
+    which can be that of its own lengths. ``rules``: those that its signatures can be ranked by, the first where none is
+    asked for; ``sample``: what a signature can keep of each target sample for the others, as ``tensors`` has it, None
+    for nothing.
     """
 
     name: ClassVar[str]
@@ -50,6 +51,7 @@ class Method(ABC):
     codebook_keys: ClassVar[tuple[str, ...]] = ()
     rounds: ClassVar[bool] = False
     layers_untold: ClassVar[str] = ""
+    has_background: ClassVar[bool] = False
     rules: ClassVar[tuple[str, ...]] = ("centroid",)
     sample: ClassVar[tuple[str, str] | None] = None
 
@@ -111,6 +113,11 @@ class Method(ABC):
     def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
         """How like each of the signature's samples is to rows of ``index``. The rest as of ``PopcountScan``."""
         raise NotImplementedError(f"method {self.name} keeps no samples")
+
+    def matched(self, signature: Signature, index: Index) -> Signature:
+        """``signature``, which keeps its samples, against rows of ``index`` as long as these instead of all: in memory
+        only. ``has_background`` says whether there is such a thing."""
+        raise NotImplementedError(f"method {self.name} has no background")
 
     def settings_of(self, signature: Signature) -> Settings:
         """Those by which a signature's ``material`` was taken."""

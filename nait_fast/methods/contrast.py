@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from nait_fast.config import RULES
 from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
+from nait_fast.methods.lengths import frequencies_at, groups_of
 from nait_fast.methods.planes import PLANES, signed_planes, top_m_planes
-from nait_fast.methods.signature import SAMPLES, Signature
+from nait_fast.methods.signature import LENGTHS, SAMPLES, Signature
 from nait_fast.methods.similarity import BitCosines, Similarities
 from nait_fast.options import Settings, option
 from nait_fast.storage import values
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # One scale for all layers: 4 round the weak ones away (top 10% of SmolLM2's drift: 0.33 instead of 0.72).
 PROXY_PLANES = 12
+BACKGROUND, GROUP = "background", "group"  # of a signature in memory, matched to an index: [G, N], int [S]
 
 
 def contrast_signature(
@@ -114,7 +116,7 @@ class Contrast(BitMethod):
     tensors = MappingProxyType({"weights": ("f4", "N"), "threshold": ("f4", "N"), **PLANES})
     codec = CODEC.name
     of_codebook, codebook_keys, rounds = True, ("reading",), True
-    rules = RULES
+    has_background, rules = True, RULES
     sample = ("u1", "SW")
 
     def reading(self, asked: str | None) -> str:
@@ -167,7 +169,22 @@ class Contrast(BitMethod):
     def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
         """Cosines of bits less the pool's frequencies."""
         samples, frequency = signature.tensors[SAMPLES], index.codebook.frequency
-        return BitCosines(samples, frequency, signature.layout, device, code_bytes)
+        centres = None
+        if BACKGROUND in signature.tensors:
+            centres = signature.tensors[BACKGROUND], signature.tensors[GROUP]
+        return BitCosines(samples, frequency, signature.layout, device, code_bytes, centres)
+
+    def matched(self, signature: Signature, index: Index) -> Signature:
+        """w = p_target − p_pool(ℓ), the pool's frequencies at the lengths of the target's samples, averaged over these;
+        single samples are compared less the frequencies at their own lengths, in groups."""
+        lengths, bits = signature.tensors[LENGTHS], signature.layout.unpack(signature.tensors[SAMPLES])
+        groups = groups_of(lengths)
+        centres, codebook = frequencies_at(index, lengths, groups), index.codebook
+        at_target = (np.bincount(groups) / len(groups)) @ centres
+        there = replace(codebook, frequency=at_target.astype(np.float32))
+        made = self.refit(signature, bits, there, signature.name)
+        tensors = {**signature.tensors, **made.tensors, BACKGROUND: centres, GROUP: groups}
+        return replace(signature, meta={**signature.meta, "scale": made.meta["scale"]}, tensors=tensors)
 
     def check_meta(self, meta: Mapping[str, Any]) -> None:
         super().check_meta(meta)

@@ -55,36 +55,57 @@ class _Counted(Similarities):
 
 
 class BitCosines(_Counted):
-    """Σ_j (b_q,j − p_j)(b_i,j − p_j) over both's lengths, 0 where one has none."""
+    """Σ_j (b_q,j − c_q,j)(b_i,j − p_j) over both' lengths, 0 where one has none. c_q: p, or the pool's frequencies
+    among samples like q (``methods/lengths.py``)."""
 
     def __init__(
-        self, samples: np.ndarray, frequency: np.ndarray, layout: CodeLayout, device: str = "cpu", code_bytes: int = 0
+        self,
+        samples: np.ndarray,
+        frequency: np.ndarray,
+        layout: CodeLayout,
+        device: str = "cpu",
+        code_bytes: int = 0,
+        centres: tuple[np.ndarray, np.ndarray] | None = None,
     ):
-        """``samples`` uint8 [Q, W]: codes; ``frequency`` [N]: p, shares of the pool."""
-        levels = np.rint(np.asarray(frequency, dtype=np.float64) * LEVELS).astype(np.int64)
+        """``samples`` uint8 [Q, W]: codes; ``frequency`` [N]: p, shares of the pool; ``centres``: those of groups of
+        samples [G, N], and the group of each, int [Q]."""
+        shares = np.asarray(frequency, dtype=np.float64)[None]
+        group = np.zeros(len(samples), dtype=np.int64)
+        if centres is not None:
+            shares, group = np.concatenate([shares, centres[0]]), centres[1] + 1
+        levels = np.rint(shares * LEVELS).astype(np.int64)
         bits = [(levels >> place & 1).astype(bool) for place in range(FREQUENCY_BITS)]
         every = np.ones((1, layout.n_neurons), dtype=bool)
         self.queries = len(samples)
-        of_level = 1 << np.arange(FREQUENCY_BITS, dtype=np.int64)
-        planes = np.concatenate([samples, layout.pack(np.concatenate([every, np.stack(bits)]))])
-        weights = np.concatenate([np.ones(self.queries + 1, dtype=np.int64), of_level])
-        owners = np.concatenate([np.arange(self.queries + 1), np.full(FREQUENCY_BITS, self.queries + 1)])
-        super().__init__(planes, weights, owners, device, code_bytes)
-        self._square = int(levels @ levels)
-        counts = PopcountScan(planes[self.queries :], weights[self.queries :], owners[self.queries :] - self.queries, 2)
-        self._samples = counts(np.ascontiguousarray(samples))
-        self._lengths = self._lengths_of(self._samples)
-
-    def _lengths_of(self, sums: np.ndarray) -> np.ndarray:
-        """|b − p| · LEVELS float64 [n] from ``sums`` int64 [n, 2]: Σ b_j and Σ LEVELS · p_j b_j."""
-        return np.sqrt(LEVELS**2 * sums[:, 0] - 2 * LEVELS * sums[:, 1] + self._square)
+        # Sums behind those of the samples: all bits, then those weighted by p and by each centre.
+        of_bits = layout.pack(np.concatenate([every, *bits]))
+        weights = np.concatenate([[1], np.repeat(1 << np.arange(FREQUENCY_BITS), len(levels))]).astype(np.int64)
+        owners = np.concatenate([[0], np.tile(1 + np.arange(len(levels)), FREQUENCY_BITS)])
+        super().__init__(
+            np.concatenate([samples, of_bits]),
+            np.concatenate([np.ones(self.queries, dtype=np.int64), weights]),
+            np.concatenate([np.arange(self.queries), self.queries + owners]),
+            device,
+            code_bytes,
+        )
+        sums = PopcountScan(of_bits, weights, owners, 1 + len(levels))(np.ascontiguousarray(samples))
+        own = sums[np.arange(self.queries), 1 + group]
+        self._group, self._square = group, int(levels[0] @ levels[0])
+        self._constant = (levels @ levels[0])[group] - LEVELS * sums[:, 1]
+        self._lengths = _length(sums[:, 0], own, np.einsum("gj,gj->g", levels, levels)[group])
 
     def __call__(self, part: Part) -> np.ndarray:
         counts = self._counter(part.codes)
-        common, sums = counts[:, : self.queries], counts[:, self.queries :]
-        products = LEVELS**2 * common - LEVELS * sums[:, 1:] + (self._square - LEVELS * self._samples[:, 1])
-        lengths = self._lengths_of(sums)[:, None] * self._lengths
+        common, (every, of_pool, *_) = counts[:, : self.queries], counts[:, self.queries :].T
+        of_centres = counts[:, self.queries + 1 :][:, self._group]
+        products = LEVELS**2 * common - LEVELS * of_centres + self._constant
+        lengths = _length(every, of_pool, self._square)[:, None] * self._lengths
         return np.divide(products, lengths, out=np.zeros(products.shape), where=lengths > 0)
+
+
+def _length(every: np.ndarray, weighted: np.ndarray, square: np.ndarray | int) -> np.ndarray:
+    """|b − c| · LEVELS float64 [n] from Σ b_j, Σ LEVELS · c_j b_j and Σ (LEVELS · c_j)²: whole numbers."""
+    return np.sqrt(LEVELS**2 * every - 2 * LEVELS * weighted + square)
 
 
 class Overlaps(_Counted):

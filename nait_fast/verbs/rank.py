@@ -12,6 +12,7 @@ from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
+from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs.inputs import inputs_of
@@ -98,6 +99,23 @@ def check_rule(signatures: Sequence[Signature], options: BudgetOptions) -> str:
     return rule
 
 
+def check_matched(signatures: Sequence[Signature]) -> None:
+    """Raises NaitError where one cannot be held against rows of its target's lengths."""
+    for signature in signatures:
+        if not method_of(signature.method).has_background:
+            raise BadInput(
+                f"method {signature.method} holds no target against the pool ('{signature.name}')",
+                where="--length matched",
+                remedy="use method contrast, or --length quota",
+            )
+        if not signature.samples:
+            raise BadInput(
+                f"signature '{signature.name}' does not keep its target's samples",
+                where="--length matched",
+                remedy="make it again with --keep-samples",
+            )
+
+
 def round_robin_of(index: Index, signatures: Sequence[Signature], options: BudgetOptions, device: str) -> RoundRobin:
     """The order of rule roundrobin, which awaits its first pass over ``index``."""
     wanted = count_of(max(1, index.rows), options)
@@ -129,9 +147,13 @@ def rank_index(
     samples, where they are at hand."""
     check_exports(options.export, pool.format)
     before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
-    clock, rule = Laps(), check_rule(signatures, options)
-    turns = round_robin_of(index, signatures, options, device) if rule == "roundrobin" else None
-    blocks = scan(index, signatures, device, rule, None if turns is None else turns.sift)
+    clock, rule, scored = Laps(), check_rule(signatures, options), signatures
+    matched = constraining is not None and constraining.length == "matched"
+    if matched:
+        check_matched(signatures)
+        scored = [method_of(signature.method).matched(signature, index) for signature in signatures]
+    turns = round_robin_of(index, scored, options, device) if rule == "roundrobin" else None
+    blocks = scan(index, scored, device, rule, None if turns is None else turns.sift)
     clock.lap("prepare")
     with ScoreTable(folder, sum(entry.rows for entry in index.entries), [s.name for s in signatures]) as table:
         for block in blocks:
@@ -160,6 +182,7 @@ def rank_index(
         "method": [s.method for s in signatures],
         "reading": [s.meta["reading"] for s in signatures],
         **({} if options.rule is None and rule == "centroid" else {"rule": rule}),
+        **({"length": "matched"} if matched else {}),
         "targets": table.names,
         "approximate": [s.name for s in signatures if source_of(index, s) == "estimated"],
         "signatures": signed,
@@ -275,6 +298,8 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         signatures = [load_signature(path) for path in options.signature]
         check_index(index, signatures)
         check_rule(signatures, options)
+        if options.length == "matched":
+            check_matched(signatures)
         check_device(options.device, index, signatures)
         pool = open_rows(index, options.dataset)
         inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]

@@ -75,7 +75,13 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
             where=f"--rule {options.rule}",
             remedy="leave it out, or use another method",
         )
-    by_sample = (options.rule or method.rules[0]) != "centroid"
+    if options.length == "matched" and not method.has_background:
+        raise BadInput(
+            f"method {method.name} holds no target against the pool",
+            where="--length matched",
+            remedy="use method contrast, or --length quota",
+        )
+    by_sample = options.length == "matched" or (options.rule or method.rules[0]) != "centroid"
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
     output = stack.enter_context(

@@ -74,12 +74,12 @@ class Quotas(Constraint):
 
     @classmethod
     def wanted(cls, options: "ConstraintOptions") -> bool:
-        return bool(read_quotas(options.quota)) or options.length is not None
+        return bool(read_quotas(options.quota)) or options.length == "quota"
 
     @classmethod
     def of(cls, options: "ConstraintOptions", rows: ScoredRows) -> "Quotas":
         partitions = [key_partition(rows, key, shares) for key, shares in read_quotas(options.quota).items()]
-        if options.length is not None:
+        if options.length == "quota":
             partitions.append(length_partition(rows.n_tokens, rows.number))
         return cls(partitions)
 
