@@ -97,6 +97,8 @@ class BudgetArguments(TypedDict, total=False):
 class ConstraintArguments(TypedDict, total=False):
     """Of ``config.ConstraintOptions``."""
 
+    decontaminate: Paths
+    decontaminate_ngram: int
     near_duplicates: float | None
     quota: Names
     length: Literal["free", "matched", "quota"]

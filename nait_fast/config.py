@@ -192,6 +192,10 @@ class BudgetOptions(Options):
 class ConstraintOptions(Options):
     """What else decides than the score; ``rules.constraints`` has a module for each."""
 
+    decontaminate: tuple[str, ...] = option(
+        (), "evaluation sets: without rows that share a run of words with one of their samples", metavar="FILE"
+    )
+    decontaminate_ngram: int = option(13, "words of such a run", minimum=3, maximum=1000)
     near_duplicates: float | None = option(
         None, "no two selected rows whose codes differ in less than this share of their bits; the better stays"
     )
@@ -207,6 +211,10 @@ class ConstraintOptions(Options):
         "the pool's distribution of tokens, the best rows of each length",
         choices=LENGTHS,
     )
+
+    def idle(self) -> dict[str, str]:
+        unused = {} if self.decontaminate else {"decontaminate_ngram": "is for --decontaminate, which names no file"}
+        return super().idle() | unused
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,8 @@ _BUDGET = {
     "export": (["messages"], {}),
 }
 _CONSTRAINTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "decontaminate": (["{POOL}"], {}),
+    "decontaminate_ngram": (3, {"decontaminate": ["{SUMS}"], "fraction": 0.5}),
     "near_duplicates": (0.4, {"fraction": 0.5}),
     "quota": (["source=sums:0.2"], {"fraction": 0.5}),
     "length": ("quota", {"fraction": 0.5}),
@@ -248,6 +250,10 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("select", "rule", "max", {"method": "nait"}, "method nait does not compare rows with single samples"),
     ("signature", "keep_samples", True, {**NAIT, "codebook": WITHOUT}, "method nait compares no rows with samples"),
     ("rank", "seed", 1, {}, "nothing is drawn but by --pick random"),
+    *(
+        (verb, "decontaminate_ngram", 8, {}, "is for --decontaminate, which names no file")
+        for verb in ("select", "rank")
+    ),
     ("rank", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a device"),
     ("rank", "top_k", 3, {"fraction": 0.1}, "give one budget only"),
     ("signature", "codebook", "{INDEX}", NAIT, "method nait:sign=mean needs none"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,6 +63,12 @@ def label_values(lines: Iterable[bytes], column: str) -> tuple[np.ndarray, dict[
         else:
             numbers.append(values.setdefault(value if isinstance(value, str) else json.dumps(value), len(values)))
     return np.array(numbers, dtype=np.int32), values
+
+
+def datasets_of(index: Index, rows: np.ndarray) -> list[dict[str, Any]]:
+    """What the index says of the dataset of each of ``rows`` int64 [m], numbers in its pools."""
+    ends = np.cumsum([dataset["rows"] for dataset in index.datasets])
+    return [index.datasets[number] for number in np.searchsorted(ends, rows, side="right").tolist()]
 
 
 def rows_of(pool: Pool) -> PoolRows:

@@ -22,6 +22,7 @@ _READ = (
     "signature",
     "selection",
     "evaluation",
+    "decontaminate",
 )
 _MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is not looked up
 

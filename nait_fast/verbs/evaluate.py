@@ -25,9 +25,9 @@ from nait_fast.evaluation import (
 from nait_fast.evaluation.comparison import best, count_of
 from nait_fast.evaluation.labels import kind_of
 from nait_fast.evaluation.rankings import ExactScores, Rankings, fits
-from nait_fast.evaluation.row_content import datasets_of, text_of
+from nait_fast.evaluation.row_content import text_of
 from nait_fast.evaluation.writing import json_values, tables
-from nait_fast.index.pool_rows import PoolRows, label_values, open_rows
+from nait_fast.index.pool_rows import PoolRows, datasets_of, label_values, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import drawn_places
 from nait_fast.methods.signature import load_signature

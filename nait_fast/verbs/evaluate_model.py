@@ -17,11 +17,10 @@ from nait_fast.data.row_conventions import conventions_of
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import Mismatch, NaitError
 from nait_fast.evaluation.rankings import IndexScores
-from nait_fast.evaluation.row_content import datasets_of
 from nait_fast.extract.projection import Project
 from nait_fast.extract.session import Session, Terms, encode_all, open_session
 from nait_fast.extract.sinks import Collect
-from nait_fast.index.pool_rows import PoolRows
+from nait_fast.index.pool_rows import PoolRows, datasets_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature

@@ -205,8 +205,11 @@ def rank_index(
 
 def check_constraints(options: BudgetOptions, constraining: ConstraintOptions, targets: int) -> None:
     """Raises NaitError where constraints cannot be read, or do not go with how ``targets`` targets are combined."""
-    if wanted_of(constraining):
+    wanted = wanted_of(constraining)
+    if wanted:
         check_constrained(options, targets)
+    for constraint in wanted:
+        constraint.check(constraining)
 
 
 def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:

@@ -15,8 +15,8 @@ from nait_fast.evaluation.agreement import cosine
 from nait_fast.evaluation.comparison import compared
 from nait_fast.evaluation.labels import families_of, groups_of, labels_of
 from nait_fast.evaluation.rankings import ExactScores, Rankings, exact_column, score, score_places
-from nait_fast.evaluation.row_content import datasets_of, text_of
-from nait_fast.index.pool_rows import label_values
+from nait_fast.evaluation.row_content import text_of
+from nait_fast.index.pool_rows import datasets_of, label_values
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.methods.contrast import contrast_signature, neuron_proxy

@@ -81,6 +81,10 @@ class Constraint(ABC):
     def wanted(cls, options: ConstraintOptions) -> bool:
         """Whether ``options`` ask for it. Raises BadInput where what they say cannot be read."""
 
+    @classmethod  # noqa: B027 - most have nothing to read
+    def check(cls, options: ConstraintOptions) -> None:
+        """Look, before anything else is done, at the files that ``options`` name. Raises NaitError."""
+
     @classmethod
     @abstractmethod
     def of(cls, options: ConstraintOptions, rows: ScoredRows) -> Constraint:
