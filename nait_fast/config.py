@@ -18,6 +18,7 @@ SCORES = ("all", "selected", "none")
 LENGTHS = ("free", "matched", "quota")  # the first is the default
 EXPERTS = ("neurons", "router")
 EXPORTS = ("llama_factory", "dataflex", "messages")
+RDS_TYPES = ("float16", "int8", "float32")  # of the numbers of ``rds`` in an index; the first is the default
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
 BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend")
@@ -59,6 +60,34 @@ def experts_of(text: str) -> Experts:
         where=f"--experts {text[:80]}",
         remedy="write router, neurons, neurons:N or neurons:all",
     )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What an index keeps beside codes: the mean hidden state at ``layer`` ('last', or its number, which need not be
+    one), and ``rds``, as numbers of that type; None: not."""
+
+    layer: str | None = None
+    rds: str | None = None
+
+
+def embeddings_of(text: str) -> Embeddings:
+    """Of the text of --embed. Raises BadInput."""
+    where, kept = f"--embed {text[:80]}", Embeddings()
+    if text == "none":
+        return kept
+    for part in text.split(","):
+        name, colon, dtype = part.partition(":")
+        if name == "rds":
+            if colon and dtype not in RDS_TYPES:
+                raise BadInput(f"'{part}' is no rds", where=where, remedy=f"write rds, rds:{', rds:'.join(RDS_TYPES)}")
+            twice, kept = kept.rds, dataclasses.replace(kept, rds=dtype or RDS_TYPES[0])
+        else:
+            twice, kept = kept.layer, dataclasses.replace(kept, layer=part)
+        if twice is not None:
+            kind = "rds" if name == "rds" else "layer"
+            raise BadInput(f"'{part}' is the second {kind}", where=where, remedy="one index keeps one")
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +289,10 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     outliers: int | None = option(None, "an old spelling", setting=("codec", "outliers"))
     bytes_per_sample: int | None = option(None, "an old spelling", setting=("codec", "bytes"))
     embed: str = option(
-        "none", "keep embeddings for method embed: none, last (of the captured layers) or a layer", metavar="LAYER"
+        "none",
+        "keep embeddings: none; for method embed last (of the captured layers) or a layer; rds, the body's last hidden "
+        "states weighted by place, as rds:float16 (the default), rds:int8 or rds:float32; or both: last,rds",
+        metavar="LAYER|rds[:TYPE]",
     )
     shard_rows: int = option(2048, "rows of the pool a shard: what a killed run loses at most", minimum=1)
     engine: str = option(
@@ -274,6 +306,11 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     def chosen_codec(self) -> Choice:
         """``codec`` with its settings."""
         return CODEC.choice(self.codec)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """``embed``, read. Raises BadInput."""
+        return embeddings_of(self.embed)
 
     def idle(self) -> dict[str, str]:
         codec = codec_of(self.chosen_codec.name)

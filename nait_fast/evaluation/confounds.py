@@ -55,7 +55,7 @@ def layer_scan(index: Index, signature: Signature) -> Estimator:
 
 def estimated_parts(codes: dict[str, np.ndarray], scan: Estimator) -> np.ndarray:
     """A nait score's parts by layer, float64 [n, L], of ``codes`` and what comes with them, by a ``layer_scan``."""
-    return scan(codes["codes"], {name: column for name, column in codes.items() if name not in ("codes", "embedding")})
+    return scan(codes["codes"], codes)
 
 
 def variance_shares(parts: np.ndarray) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """The engine: token ids in, the readings of every captured layer out, layer by layer.
 
-Only the decoder body runs, and it stops at the last captured activation. A layer's activations live until they are
-pooled; what is kept of them is the sink's business.
+Only the decoder body runs, and it stops at the last captured activation, unless a reading is of its end. A layer's
+activations live until they are pooled; what is kept of them is the sink's business.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +14,8 @@ from nait_fast.data.batching import Batch, make_batches
 from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
 from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.extract.body_end import READINGS as OF_THE_END
+from nait_fast.extract.body_end import PlaceSums, place_sums, rds_of
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.extract.sinks import Sink
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
@@ -96,7 +98,11 @@ class Engine:
         self._prefix_ids = np.zeros(0, dtype=np.int32)
         self._prefix_state = PrefixState()
         self._prefix_stats: list[Stats] = []
-        self._capture = Capture(model.specs, statistics_for(readings), stop=True, hidden_at=hidden_at)
+        self._prefix_end: PlaceSums | None = None
+        self._of_layers = [reading for reading in readings if reading not in OF_THE_END]
+        self._to_the_end = len(self._of_layers) < len(self.readings)
+        stop = not self._to_the_end
+        self._capture = Capture(model.specs, statistics_for(readings), stop=stop, hidden_at=hidden_at)
 
     def run(
         self,
@@ -177,7 +183,8 @@ class Engine:
         self._prefix_ids, self._prefix_state, self._prefix_stats = prefix[:0], PrefixState(), []
         pack = Pack([len(prefix)], record=self._prefix_state)
         forward = _Prefix(self._segments(pack.lengths, 0))
-        self._forward([prefix], pack, 0, forward)
+        states = self._forward([prefix], pack, 0, forward)
+        self._prefix_end = place_sums(states, forward.segments, 0) if states is not None else None
         self._prefix_ids, self._prefix_stats = prefix, forward.stats  # only now: a forward that failed is run again
 
     def _run_batch(self, samples: list[Encoded], batch: Batch, sink: Sink) -> None:
@@ -188,8 +195,12 @@ class Engine:
         lengths = torch.tensor([len(sample.ids) for sample in samples])
         segments = self._segments(pack.lengths, n_prefix, mean_counts(lengths, self.first_token))
         lengths = to_device(lengths, self.model.device)
-        forward = _BatchForward(segments, batch.items, lengths, sink, prefix, self.first_token, self.readings)
-        self._forward(beyond, pack, n_prefix, forward)
+        forward = _BatchForward(segments, batch.items, lengths, sink, prefix, self.first_token, self._of_layers)
+        states = self._forward(beyond, pack, n_prefix, forward)
+        if states is not None:
+            end = rds_of(place_sums(states, segments, n_prefix), self._prefix_end if n_prefix else None)
+            forward.finite.logical_and_(torch.isfinite(end).all(dim=1))
+            sink.of_body(batch.items, {"rds": end})
         sink.finish(batch.items, forward.finite)
 
     def _segments(self, lengths: Sequence[int], n_prefix: int, counts: torch.Tensor | None = None) -> Segments:
@@ -201,7 +212,8 @@ class Engine:
 
     def _forward(
         self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int, forward: CapturedForward
-    ) -> None:
+    ) -> torch.Tensor | None:
+        """The body's last hidden states, [1, T, H] packed or [B, W, H] padded; None where it stopped before."""
         width, packs = max(pack.lengths), self.model.packs
         self.run_tokens += sum(pack.lengths)
         self.padded_tokens += sum(pack.lengths) if packs else width * len(pack.lengths)
@@ -210,13 +222,14 @@ class Engine:
         try:
             if packs:
                 ids = to_device(torch.from_numpy(np.concatenate(sequences)).long(), device)
-                packed_forward(self.model.body, ids, pack, first_position)
+                output = packed_forward(self.model.body, ids, pack, first_position)
             else:
                 padded, mask = _right_padded(sequences, width)
                 padded, mask = to_device(padded, device), to_device(mask, device)
-                self.model.body(input_ids=padded, attention_mask=mask, use_cache=False)
+                output = self.model.body(input_ids=padded, attention_mask=mask, use_cache=False)
+            return output.last_hidden_state if self._to_the_end else None
         except StopForward:
-            pass
+            return None
         except (torch.OutOfMemoryError, NaitError):
             raise
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

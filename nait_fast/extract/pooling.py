@@ -7,7 +7,13 @@ import torch
 
 from nait_fast.kernels.capture.types import Stats
 
-NEEDS = {"drift": ("first", "last"), "mean": ("sum",), "up_abs": ("up_abs_sum",), "hidden": ("hidden_sum",)}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "drift": ("first", "last"),
+    "mean": ("sum",),
+    "up_abs": ("up_abs_sum",),
+    "hidden": ("hidden_sum",),
+    "rds": (),  # of the body's end (body_end.py)
+}
 READINGS = ("drift", "mean", "up_abs")  # of a layer's neurons
 FIRST_TOKEN = ("exclude", "include")
 

@@ -41,8 +41,8 @@ class Representation:
         self.codec = codec_of(chosen.name)
         self.reading = self.codec.reading(options.reading)
         session.embed_layer = _embed_layer(options, self.codec, session)
-        self._embeds = session.embed_layer is not None
-        self.readings = {self.reading} | ({"hidden"} if self._embeds else set())
+        self._embeds, self._rds = session.embed_layer is not None, options.embeddings.rds
+        self.readings = {self.reading} | ({"hidden"} if self._embeds else set()) | ({"rds"} if self._rds else set())
         session.refuse_readings(self.readings)
         if given is not None:
             check_kept(session, given)
@@ -62,6 +62,9 @@ class Representation:
         }
         if self._embeds:
             self.description |= {"embedding": session.hidden_width, "embed_layer": session.embed_layer}
+        if self._rds:
+            model = session.model
+            self.description |= {"rds": self._rds, "rds_width": model.end_width, "rds_model": model.whole_fingerprint}
 
     @property
     def columns(self) -> Columns:
@@ -98,7 +101,8 @@ class Representation:
             hidden_mean = torch.from_numpy(codebook.hidden_mean)
         layout, device = self.session.layout, self.session.model.device
         coder = self.codec.coder(layout, codebook, self.description, device)
-        return Encode(n, layout, coder, directions=directions, hidden_mean=hidden_mean, device=device)
+        rds = (self._rds, self.description["rds_width"]) if self._rds else None
+        return Encode(n, layout, coder, directions=directions, hidden_mean=hidden_mean, rds=rds, device=device)
 
 
 def check_kept(session: Terms, codebook: Codebook | None) -> None:
@@ -152,16 +156,18 @@ def kept_by_default(specs: Sequence[Spec]) -> int:
 
 def _embed_layer(options: IndexOptions, codec: Codec, session: Terms) -> int | None:
     """The layer of ``--embed``. Raises NaitError for one that is not captured."""
-    layers = session.model.layers
-    if options.embed == "none":
+    layers, layer = session.model.layers, options.embeddings.layer
+    if layer is None:
         return None
     if not codec.calibrates:
         raise BadInput(
-            f"codec {codec.name} has no codebook to centre embeddings by", where="--embed", remedy="use another codec"
+            f"codec {codec.name} has no codebook to centre embeddings by",
+            where="--embed",
+            remedy="use another codec (rds needs none)",
         )
-    if options.embed != "last" and options.embed not in map(str, layers):
+    if layer != "last" and layer not in map(str, layers):
         raise BadInput(
-            f"write none, last or one of the captured layers ({layers[0]} to {layers[-1]})",
+            f"write none, last or one of the captured layers ({layers[0]} to {layers[-1]}), or rds; or both: last,rds",
             where=f"--embed {options.embed[:80]}",
         )
-    return layers[-1] if options.embed == "last" else int(options.embed)
+    return layers[-1] if layer == "last" else int(layer)

@@ -81,7 +81,15 @@ class Terms:
 
     def refuse_readings(self, readings: Iterable[str]) -> None:
         """Raise NaitError for ``readings`` that the model does not have."""
+        readings = tuple(readings)
         refuse_statistics(self.model.specs, statistics_for(readings))
+        if "rds" in readings and self.model.lacking:
+            raise BadInput(
+                f"the checkpoint lacks {self.model.lacking} weights behind the chosen layers, and rds is what "
+                "comes out of all layers",
+                where=f"model {self.model.name}",
+                remedy="fetch or save the checkpoint anew, whole",
+            )
 
     def keep(self, kept: int) -> None:
         """Of each layer's experts so many neurons are to be kept (all of those that have fewer)."""

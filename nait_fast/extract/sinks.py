@@ -9,7 +9,9 @@ import torch
 from nait_fast.codecs.base import Coder
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.device_copies import Outbox
+from nait_fast.extract.body_end import READINGS as OF_THE_END
 from nait_fast.extract.pooling import dtype_of
+from nait_fast.index.format import rds_columns
 
 
 class Sink(ABC):
@@ -26,6 +28,11 @@ class Sink(ABC):
         """Readings fp32 (drift fp64) [B, J] of captured layer ``ordinal`` for the samples ``items`` of the window;
         ``codes`` uint8 [B, layer_bytes]: the layer's bits where the capture op has packed them."""
 
+    def of_body(self, items: Sequence[int], readings: dict[str, torch.Tensor]) -> None:
+        """Readings fp32 [B, H] of the body's end for the samples ``items``, where any were asked for: after the last
+        layer's."""
+        return
+
     @abstractmethod
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         """The batch is done; ``finite`` bool [B]: no reading of the sample was NaN or infinite."""
@@ -37,11 +44,12 @@ class Sink(ABC):
 
 class Collect(Sink):
     """Keeps the readings of ``n`` samples: ``readings[name]`` [n, N], fp32 (drift fp64), N = all neurons in order;
-    ``hidden`` fp32 [n, H], of the one layer that has it, at ordinal ``hidden_at``."""
+    ``hidden`` fp32 [n, H], of the one layer that has it, at ordinal ``hidden_at``; ``rds`` fp32 [n, H]."""
 
     def __init__(self, n: int, layout: CodeLayout, names: Sequence[str]):
         self.layout, self.hidden, self.hidden_at = layout, torch.empty(n, 0), -1
-        ours = [name for name in names if name != "hidden"]
+        self.rds = torch.empty(n, 0)
+        ours = [name for name in names if name not in ("hidden", *OF_THE_END)]
         self.readings = {name: torch.zeros(n, layout.n_neurons, dtype=dtype_of(name)) for name in ours}
         self.finite = np.zeros(n, dtype=bool)
         self._outbox = Outbox(depth=8)
@@ -68,6 +76,16 @@ class Collect(Sink):
 
         self._outbox.send([hidden], receive)
 
+    def of_body(self, items: Sequence[int], readings: dict[str, torch.Tensor]) -> None:
+        rds = readings["rds"]
+        if self.rds.shape[1] != rds.shape[1]:
+            self.rds = torch.zeros(len(self.finite), rds.shape[1])
+
+        def receive(arrays: list[np.ndarray]) -> None:
+            self.rds[items] = torch.from_numpy(arrays[0])
+
+        self._outbox.send([rds], receive)
+
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         def receive(arrays: list[np.ndarray]) -> None:
             self.finite[items] = arrays[0]
@@ -86,6 +104,8 @@ class Collect(Sink):
             if ordinal == self.hidden_at:
                 readings["hidden"] = self.hidden.to(device)
             sink.layer(everyone, ordinal, readings, None)
+        if self.rds.shape[1]:
+            sink.of_body(everyone, {"rds": self.rds.to(device)})
         sink.finish(everyone, torch.from_numpy(self.finite))
         sink.flush()
 
@@ -103,6 +123,9 @@ class Placed(Sink):
         self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
         self.sink.layer([self.places[i] for i in items], ordinal, readings, codes)
+
+    def of_body(self, items: Sequence[int], readings: dict[str, torch.Tensor]) -> None:
+        self.sink.of_body([self.places[i] for i in items], readings)
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         self.sink.finish([self.places[i] for i in items], finite)
@@ -123,6 +146,10 @@ class Tee(Sink):
         for sink in self.sinks:
             sink.layer(items, ordinal, readings, None)
 
+    def of_body(self, items: Sequence[int], readings: dict[str, torch.Tensor]) -> None:
+        for sink in self.sinks:
+            sink.of_body(items, readings)
+
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         for sink in self.sinks:
             sink.finish(items, finite)
@@ -135,7 +162,7 @@ class Tee(Sink):
 class Encode(Sink):
     """Codes each layer, and projects it on the directions of exact scores, as it comes.
 
-    ``codes`` uint8 [n, row_bytes]; ``columns``: what comes with them, and the ``embedding`` int8 [n, H];
+    ``codes`` uint8 [n, row_bytes]; ``columns``: what comes with them, the ``embedding`` int8 [n, H] and ``rds``;
     ``exact[name]`` float64 [n] = Σ_l A_l · v_l (NAIT, with the reading of each direction). A batch is put together on
     its device and comes home in one piece, while the next one runs.
     """
@@ -148,16 +175,21 @@ class Encode(Sink):
         *,
         directions: Mapping[str, tuple[str, torch.Tensor]] | None = None,
         hidden_mean: torch.Tensor | None = None,
+        rds: tuple[str, int] | None = None,
         device: torch.device | None = None,
     ):
         """``layout``: of the neurons; ``coder``: None for no codes; ``directions``: name -> (reading, direction fp32
-        [N]); ``hidden_mean`` fp32 [H]: keep embeddings, less this."""
+        [N]); ``hidden_mean`` fp32 [H]: keep embeddings, less this; ``rds``: keep it, as which of RDS_TYPES and of how
+        many numbers."""
         self.layout, self.coder = layout, coder
         self.codes = np.zeros((n, coder.layout.row_bytes if coder else 0), dtype=np.uint8)
         columns = dict(coder.columns) if coder else {}
         self._hidden_mean = None if hidden_mean is None else hidden_mean.to(device)
         if hidden_mean is not None:
             columns["embedding"] = ("i1", tuple(hidden_mean.shape))
+        self._rds = rds
+        if rds is not None:
+            columns |= rds_columns(*rds)
         self.columns = {name: np.zeros((n, *shape), dtype) for name, (dtype, shape) in columns.items()}
         self.directions = {name: (r, v.to(device, torch.float64)) for name, (r, v) in (directions or {}).items()}
         self.exact = {name: np.zeros(n) for name in self.directions}
@@ -187,6 +219,11 @@ class Encode(Sink):
             # fp64: a score is a small difference of large terms, and one matrix-vector product costs nothing
             scores += readings[reading].double() @ direction[neurons]
 
+    def of_body(self, items: Sequence[int], readings: dict[str, torch.Tensor]) -> None:
+        if self._rds is not None:
+            for name, values in rds_parts(readings["rds"], self._rds[0]).items():
+                self._columns[name][:] = values
+
     def _begin(self, n: int) -> None:
         device = self._device
         self._codes = torch.zeros(n, self.codes.shape[1], dtype=torch.uint8, device=device)
@@ -215,3 +252,22 @@ def embedding_levels(centred: torch.Tensor) -> torch.Tensor:
     """int8 [B, H] of ``centred`` fp32 [B, H]: each row scaled to ±127. A cosine needs no more: it knows no scale."""
     largest = centred.abs().amax(dim=1, keepdim=True)
     return (centred * (127 / largest.clamp(min=torch.finfo(torch.float32).tiny))).round().to(torch.int8)
+
+
+def rds_parts(e: torch.Tensor, dtype: str) -> dict[str, torch.Tensor]:
+    """``e`` fp32 [B, H] as ``rds`` [B, H] of ``dtype``, of RDS_TYPES, and its ``rds_scale`` fp32 [B]: e ≈ rds · scale.
+
+    int8: the largest number of a row is ±127. float16: the scale is a power of two, which rounds nothing, by which the
+    largest is 2¹⁴ to 2¹⁵: below overflow, and as far as can be from numbers too small for 11 bits. A row that is not
+    finite, which no shard keeps, becomes zeros.
+    """
+    e = torch.where(torch.isfinite(e).all(dim=1, keepdim=True), e, 0)
+    if dtype == "float32":
+        return {"rds": e}
+    largest = e.abs().amax(dim=1)
+    if dtype == "int8":
+        scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        return {"rds": (e / scale[:, None]).round().clamp(-127, 127).to(torch.int8), "rds_scale": scale}
+    exponent = (torch.frexp(largest).exponent - 15).clamp(min=-100)
+    scale = torch.ldexp(torch.ones_like(largest), exponent)
+    return {"rds": (e / scale[:, None]).to(torch.float16), "rds_scale": scale}

@@ -14,12 +14,26 @@ READ_VERSIONS = (2, FORMAT_VERSION)  # 2: without checksums, which Index says
 
 
 def columns_of(manifest: Mapping[str, Any]) -> Columns:
-    """The tensors of a shard that come with its codes, by what a manifest says: its codec's, and ``embedding`` [H]
-    where one is kept."""
+    """The tensors of a shard that come with its codes, by what a manifest says: its codec's, and ``embedding`` [H] and
+    ``rds`` [H] where they are kept."""
     columns = dict(codec_of(manifest["codec"]).columns(manifest))
     if manifest.get("embedding"):
         columns["embedding"] = ("i1", (manifest["embedding"],))
+    if "rds" in manifest:
+        columns |= rds_columns(manifest["rds"], manifest["rds_width"])
     return columns
+
+
+def rds_columns(dtype: str, width: int) -> Columns:
+    """The tensors that hold ``rds``, ``width`` numbers of ``dtype``, one of RDS_TYPES, a row."""
+    scale: dict[str, tuple[str, tuple[int, ...]]] = {} if dtype == "float32" else {"rds_scale": ("<f4", ())}
+    return {"rds": (np.dtype(dtype).str.replace("|", ""), (width,)), **scale}
+
+
+def rds_vectors(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """e fp32 [n, H], not normalised, of the columns of rows."""
+    e = columns["rds"].astype(np.float32)
+    return e * columns["rds_scale"][:, None] if "rds_scale" in columns else e
 
 
 def bytes_per_row(manifest: Mapping[str, Any]) -> int:

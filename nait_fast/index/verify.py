@@ -118,7 +118,7 @@ def _content_problem(index: Index, entry: ShardEntry, shard: Shard) -> Damaged |
         if not np.isfinite(scores).all():
             return _damaged(f"exact scores of '{name}' that are not finite", entry.path)
     for name, column in shard.columns.items():
-        if column.dtype.kind == "f" and not (np.isfinite(column).all() and (column >= 0).all()):
+        if column.dtype.kind == "f" and not (np.isfinite(column).all() and (name == "rds" or (column >= 0).all())):
             return _damaged(f"impossible '{name}'", entry.path)
     shard.ids()
     return None

@@ -62,6 +62,21 @@ class KnownModel:
         return any(has_neurons(spec) for spec in self.specs)
 
     @property
+    def lacking(self) -> int:
+        """Weights behind the chosen layers that the checkpoint lacks."""
+        return 0
+
+    @property
+    def end_width(self) -> int:
+        """Numbers in the body's last hidden state."""
+        return self.specs[0].hidden_width
+
+    @property
+    def whole_fingerprint(self) -> str | None:
+        """As the fingerprint, of all layers whichever are chosen; None before the weights are read."""
+        return None
+
+    @property
     def router_bytes(self) -> int:
         """Bytes of a sample's code that the router of the same layers would take, one bit an expert."""
         return sum(layer_bytes(spec.n_experts) for spec in self.specs if isinstance(spec, RoutedSpec))

@@ -43,13 +43,16 @@ class LoadedModel(KnownModel):
     padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/model_identity.py``);
     ``max_tokens``: a longer sample would change the others of its batch (RoPE that depends on the longest), None
     without such a limit;
-    ``fused``: modules and the faster forwards proved equal to theirs.
+    ``fused``: modules and the faster forwards proved equal to theirs; ``missing``: how many weights behind the chosen
+    layers the checkpoint lacks; ``entry``: where the hash of its weights is kept.
     """
 
     attention: str | None
     fingerprint: str
     max_tokens: int | None = None
     fused: dict[nn.Module, Forward] = field(default_factory=dict, repr=False)
+    missing: int = 0
+    entry: CacheEntry | None = field(default=None, repr=False)
 
     @property
     def packs(self) -> bool:
@@ -62,6 +65,22 @@ class LoadedModel(KnownModel):
         if not self.packs:
             return "padded"
         return "packed, mixers in rows" if row_mixers(self.body) else "packed"
+
+    @property
+    def lacking(self) -> int:
+        return self.missing
+
+    @property
+    def end_width(self) -> int:
+        """Numbers in the body's last hidden state; a forward of two tokens tells, for a body may project it (OPT)."""
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        with torch.inference_mode():
+            return int(self.body(input_ids=ids, use_cache=False).last_hidden_state.shape[-1])
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """As ``fingerprint``, of all layers whichever are chosen."""
+        return identity_of(decisive(self.body, (), self.entry), ())
 
     @property
     def positions(self) -> int | None:
@@ -333,4 +352,6 @@ def prepare(
         identity_of(decides, specs),
         _rope_limit(body.config),
         fused_forwards(body),
+        0 if loading is None else len(loading.missing),
+        entry,
     )

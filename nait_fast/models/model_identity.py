@@ -55,7 +55,8 @@ def identity_of(decides: Mapping[str, Any], specs: Sequence[Spec]) -> str:
 
 
 def decisive(body: Any, specs: Sequence[Spec], entry: CacheEntry | None = None) -> dict[str, Any]:
-    """What decides the numbers of a forward of the decoder ``body`` to the last of ``specs``, its chosen layers.
+    """What decides the numbers of a forward of the decoder ``body`` to the last of ``specs``, its chosen layers, or to
+    the body's end where there are none.
 
     ``entry``: where the hash of the weights is kept, for those read from files. Raises NaitError for weights that
     cannot be read.
@@ -73,7 +74,7 @@ def decisive(body: Any, specs: Sequence[Spec], entry: CacheEntry | None = None) 
         "config": config_values(body.config, quantised=not plain),
         "rotary": _own_rotary(body),
     }
-    if adapters := state_of_adapters(body, tuple(_beyond(body, specs[-1]))):
+    if adapters := state_of_adapters(body, tuple(_beyond(body, specs))):
         decides["adapters"] = adapters
     return decides
 
@@ -113,8 +114,8 @@ def _inert(key: str) -> bool:
 
 def read_tensors(body: nn.Module, specs: Sequence[Spec]) -> Iterator[tuple[str, Any]]:
     """(name, weight or persistent buffer, or what else a module keeps as its state) that a forward to the last of
-    ``specs`` may read, by name. Raises NaitError for a weight that has no values."""
-    unread = tuple(_beyond(body, specs[-1]))
+    ``specs`` may read (to the body's end, without any), by name. Raises NaitError for a weight that has no values."""
+    unread = tuple(_beyond(body, specs))
     state = _state_of(body)
     for name in sorted(state):
         if name.startswith(unread):
@@ -144,8 +145,11 @@ def _state_of(body: nn.Module) -> dict[str, Any]:
     return state
 
 
-def _beyond(body: nn.Module, last: Spec) -> Iterator[str]:
-    """Prefixes of the names of what lies in layers after the ``last`` chosen one."""
+def _beyond(body: nn.Module, specs: Sequence[Spec]) -> Iterator[str]:
+    """Prefixes of the names of what lies in layers after the last one of ``specs``."""
+    if not specs:
+        return
+    last = specs[-1]
     for name, module in body.named_modules():
         if not isinstance(module, nn.ModuleList) or len(module) <= last.layer:
             continue

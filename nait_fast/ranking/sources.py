@@ -151,7 +151,7 @@ class Sampled(Work):
 class _Estimated(Work):
     def __init__(self, places: list[int], signatures: Sequence[Signature], index: Index, device: str, code_bytes: int):
         super().__init__(places)
-        self.columns = [name for name in index.columns if name != "embedding"]
+        self.columns = list(codec_of(index.manifest["codec"]).columns(index.manifest))
         self._scan = estimator(index.codebook, signatures, device, code_bytes, sample_of(index))
 
     def score(self, part: Part) -> np.ndarray:

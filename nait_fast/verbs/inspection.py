@@ -49,6 +49,8 @@ _OF_INDEX = (
     "row_bytes",
     "embedding",
     "embed_layer",
+    "rds",
+    "rds_width",
     "model",
     "template_kind",
     "max_length",

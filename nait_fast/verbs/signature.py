@@ -64,8 +64,8 @@ def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventi
 
 @dataclasses.dataclass(frozen=True)
 class TargetReadings:
-    """``values``: reading -> [n, N] fp32 (drift fp64), ``hidden`` fp32 [n, H], of a target's samples; ``meta``: what
-    its signatures say of them; ``lengths`` int32 [n]: their tokens."""
+    """``values``: reading -> [n, N] fp32 (drift fp64), ``hidden`` and ``rds`` fp32 [n, H], of a target's samples;
+    ``meta``: what its signatures say of them; ``lengths`` int32 [n]: their tokens."""
 
     values: dict[str, np.ndarray]
     meta: dict[str, Any]
@@ -93,7 +93,7 @@ def read_target(session: Session, name: str, target: Pool | Sequence[Any], names
     meta[token_hashes.NAME] = token_hashes.as_text(token_hashes.hashes_of(e.ids for e in encoded))
     if session.encoder.template.date is not None:
         meta["template_date"] = session.encoder.template.date
-    kept = {**collected.readings, **({"hidden": collected.hidden} if "hidden" in names else {})}
+    kept = collected.readings | {name: getattr(collected, name) for name in ("hidden", "rds") if name in names}
     readings = {reading: values.numpy() for reading, values in kept.items()}
     return TargetReadings(readings, meta, np.array(tokens, dtype=np.int32))
 

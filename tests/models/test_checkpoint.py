@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nait_fast.errors import NaitError
+from nait_fast.extract.session import Session
 from nait_fast.models import checkpoint
 from nait_fast.models.load import load_model
 from nait_fast.notices import NaitWarning
@@ -145,6 +146,15 @@ def test_what_is_missing_behind_the_chosen_layers_is_said(variant, weights):
         with pytest.warns(NaitWarning, match=r"lacks 3 weights behind the chosen layers, first layers\.2\.mlp"):
             prints.add(load_model(folder, layers="0-1").fingerprint)
     assert len(prints) == 1  # nothing random is left
+
+
+@pytest.mark.filterwarnings("ignore:--model:nait_fast.notices.NaitWarning")
+def test_what_is_missing_behind_the_chosen_layers_is_not_missed_by_rds(variant, weights):
+    folder = variant({name: weight for name, weight in weights.items() if "layers.2.mlp" not in name})
+    session = Session(load_model(folder, layers="0-1"), None)
+    session.refuse_readings(("mean",))
+    with pytest.raises(NaitError, match="lacks 3 weights behind the chosen layers, and rds is what comes out of all"):
+        session.refuse_readings(("mean", "rds"))
 
 
 def test_more_layers_than_the_checkpoint_holds(variant):
