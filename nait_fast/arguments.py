@@ -101,6 +101,9 @@ class ConstraintArguments(TypedDict, total=False):
     decontaminate_ngram: int
     near_duplicates: float | None
     quota: Names
+    quality: Path | None
+    quality_weight: float
+    quality_scale: Literal["minmax", "z", "rank"]
     length: Literal["free", "matched", "quota"]
 
 

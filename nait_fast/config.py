@@ -240,9 +240,19 @@ class ConstraintOptions(Options):
         "the pool's distribution of tokens, the best rows of each length",
         choices=LENGTHS,
     )
+    quality: str | None = option(
+        None,
+        "a number a row that is mixed into its scores: a key of the pool's rows, a column of the index, or FILE#COLUMN "
+        "of a file with row or id; :asc where small is good",
+        metavar="COLUMN[:asc]",
+    )
+    quality_weight: float = option(0.5, "share that quality has beside relevance", minimum=0, maximum=1)
+    quality_scale: str = option("minmax", "how both are scaled before they are mixed", choices=("minmax", "z", "rank"))
 
     def idle(self) -> dict[str, str]:
         unused = {} if self.decontaminate else {"decontaminate_ngram": "is for --decontaminate, which names no file"}
+        if self.quality is None:
+            unused |= dict.fromkeys(("quality_weight", "quality_scale"), "is for --quality, which is not given")
         return super().idle() | unused
 
 

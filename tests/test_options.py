@@ -107,6 +107,9 @@ _CONSTRAINTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "decontaminate": (["{POOL}"], {}),
     "decontaminate_ngram": (3, {"decontaminate": ["{SUMS}"], "fraction": 0.5}),
     "near_duplicates": (0.4, {"fraction": 0.5}),
+    "quality": ("{NUMBERS}#number", {}),
+    "quality_weight": (0.9, {"quality": "{NUMBERS}#number:asc"}),
+    "quality_scale": ("rank", {"quality": "{NUMBERS}#number:asc"}),
     "quota": (["source=sums:0.2"], {"fraction": 0.5}),
     "length": ("quota", {"fraction": 0.5}),
 }
@@ -250,6 +253,11 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("select", "rule", "max", {"method": "nait"}, "method nait does not compare rows with single samples"),
     ("signature", "keep_samples", True, {**NAIT, "codebook": WITHOUT}, "method nait compares no rows with samples"),
     ("rank", "seed", 1, {}, "nothing is drawn but by --pick random"),
+    *(
+        (verb, name, value, {}, "is for --quality, which is not given")
+        for verb in ("select", "rank")
+        for name, value in (("quality_weight", 0.1), ("quality_scale", "z"))
+    ),
     *(
         (verb, "decontaminate_ngram", 8, {}, "is for --decontaminate, which names no file")
         for verb in ("select", "rank")
@@ -418,6 +426,8 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
     paths["UNREAD"] = write_jsonl(folder / "unread.jsonl", [{**row, "rationale": "seven plus two"} for row in rows])
     paths["DATED"] = Path(shutil.copytree(paths["MODEL"], folder / "dated"))
     make_tokenizer("{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE).save_pretrained(paths["DATED"])
+    numbers = [{"row": number, "number": number * number % 11} for number in range(len(rows))]
+    paths["NUMBERS"] = write_jsonl(folder / "numbers.jsonl", numbers)
     row = {"part": "scan", "hardware": "a machine", "device": "cpu", "name": "scan", "gb_per_s": 1.0}
     paths["BENCH"] = write_jsonl(folder / "bench.jsonl", [row])
     for name in KEPT:

@@ -35,7 +35,8 @@ def inputs_of(options: Options) -> list[tuple[str, str]]:
         for item in value if isinstance(value, tuple) else (value,):
             if item:
                 inputs.append((f"--{name}", split_target(item)[1] if name == "target" else str(item)))
-    return inputs
+    quality = getattr(options, "quality", None) or ""
+    return [*inputs, ("--quality", quality.rpartition("#")[0])] if "#" in quality else inputs
 
 
 def check_inputs(

@@ -1,8 +1,9 @@
 """What a ranking holds of every row, its number, tokens and scores: on disk, in files that no crash leaves behind."""
 
+import copy
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,18 @@ class ScoreTable:
             self.scores.write(self._filled, column, number)
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         self._filled, self._last = self._filled + len(block.row), int(block.row[-1])
+
+    def rescored(self, change: Callable[[np.ndarray], np.ndarray]) -> "ScoreTable":
+        """The same rows with other scores, ``change`` of each target's, float64 [n] both; closed with this one."""
+        other = copy.copy(self)
+        other.scores = self.scratch(np.float64, len(self.names))
+        other.low, other.high = self.low.copy(), self.high.copy()
+        for column in range(len(self.names)):
+            scores = change(self.scores.read(0, self.rows, column))
+            other.scores.write(0, scores, column)
+            if len(scores):
+                other.low[column], other.high[column] = scores.min(), scores.max()
+        return other
 
     def __enter__(self) -> "ScoreTable":
         return self

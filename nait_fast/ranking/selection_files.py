@@ -20,6 +20,7 @@ from nait_fast.storage.files import atomic_file
 KIND = "nait_fast selection"  # `kind` in a selection's manifest
 SELECTED, SCORES, DROPPED = "selected.jsonl", "scores.parquet", "dropped.jsonl"
 DROPPED_BY = "dropped_by"  # column of scores.parquet, where constraints were asked for
+QUALITY = "quality"  # column of scores.parquet, where one was mixed in
 REPORT = "report.html"  # of a selection, where nobody names another file
 GROUP_CELLS = 1 << 20  # numbers in a row group of scores.parquet
 COPIED_LINES = 4096  # lines put in order at a time
@@ -54,12 +55,13 @@ def write_scores(
     ranks: Spill,
     all_rows: bool,
     constrained: bool = False,
+    quality: np.ndarray | None = None,
 ) -> None:
     """``scores.parquet``, in the order of the rows: all of them, or those of ``selection``.
 
-    Columns: row int64, id string, n_tokens int32, score.<target> float64, rank int64, selected bool, and where
-    ``constrained``, dropped_by string: the constraint that took the row, or null. ``ranks``: of all rows. Written a row
-    group at a time. Raises NaitError.
+    Columns: row int64, id string, n_tokens int32, score.<target> float64, rank int64, selected bool; of ``quality``
+    float64 [n], quality float64; and where ``constrained``, dropped_by string: the constraint that took the row, or
+    null. ``ranks``: of all rows. Written a row group at a time. Raises NaitError.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -72,6 +74,7 @@ def write_scores(
         *((f"score.{name}", pa.float64()) for name in table.names),
         ("rank", pa.int64()),
         ("selected", pa.bool_()),
+        *([(QUALITY, pa.float64())] if quality is not None else []),
         *([(DROPPED_BY, pa.string())] if constrained else []),
     ]
     names, waiting, dropped = _Ids(index, group), [], _DroppedBy(selection)
@@ -86,6 +89,7 @@ def write_scores(
             scores = [table.scores.read(start, stop, column) for column in range(len(table.names))]
             row, n_tokens, rank = (spill.read(start, stop) for spill in (table.row, table.n_tokens, ranks))
             arrays = [row, names.take(stop - start), n_tokens, *scores, rank, chosen]
+            arrays += [quality[start:stop]] if quality is not None else []
             arrays += [dropped.of(start, stop)] if constrained else []
             rows = pa.table(arrays, schema=writer.schema)
             waiting.append(rows if all_rows else rows.filter(pa.array(chosen)))

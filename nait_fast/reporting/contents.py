@@ -136,8 +136,8 @@ def _scores(chosen: SelectionFolder, folder: Path, notes: list[str]) -> tuple[Sc
     """(the scores, whether they are those of all rows)."""
     option = chosen.manifest["scores"]
     if option == "all":
-        return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.rows, chosen.constrained), True
-    if chosen.index is not None and chosen.signatures and not chosen.constrained:  # those would read the pool again
+        return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.rows, chosen.more_columns), True
+    if chosen.index is not None and chosen.signatures and not chosen.more_columns:  # those would read the pool again
         notes.append(f"The selection was made with --scores {option}: all rows were scored again from the index.")
         return rescan(chosen, folder), True
     if option == "selected":
@@ -146,8 +146,8 @@ def _scores(chosen: SelectionFolder, folder: Path, notes: list[str]) -> tuple[Sc
             "samples are the worst of those selected."
         )
         rows = chosen.manifest["rows_selected"]
-        return ScoreFile(chosen.file(SCORES), chosen.targets, rows, chosen.constrained), False
-    without = "a selection with constraints is not made again" if chosen.constrained else WITHOUT_INDEX
+        return ScoreFile(chosen.file(SCORES), chosen.targets, rows, chosen.more_columns), False
+    without = "a selection by more than scores is not made again" if chosen.more_columns else WITHOUT_INDEX
     notes.append(f"The scores were not kept (--scores none); {without}.")
     return None, False
 

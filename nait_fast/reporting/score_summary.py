@@ -1,7 +1,7 @@
 """What scores.parquet says: two passes over it, a batch of rows at a time; memory does not grow with its rows."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import select
-from nait_fast.ranking.selection_files import DROPPED_BY, SCORES, write_scores
+from nait_fast.ranking.selection_files import SCORES, write_scores
 from nait_fast.reporting.layers import spread
 from nait_fast.reporting.selection_folder import SelectionFolder
 
+NO_MORE: Mapping[str, str] = {}
 BATCH_ROWS = 1 << 16
 SAMPLE_ROWS = 100_000  # rows that correlations between targets are taken over
 BINS, LENGTH_BINS, SCORE_BINS = 50, 32, 26  # of many rows; few rows get fewer
@@ -98,10 +99,10 @@ class ScoreSummary:
 
 
 class ScoreFile:
-    """A scores.parquet of a selection; ``constrained``: whether it tells what constraints took. Raises NaitError where
-    it is missing, damaged or another's."""
+    """A scores.parquet of a selection; ``more``: columns that it has behind the usual ones, and their types. Raises
+    NaitError where it is missing, damaged or another's."""
 
-    def __init__(self, path: Path, targets: list[str], rows: int, constrained: bool = False):
+    def __init__(self, path: Path, targets: list[str], rows: int, more: Mapping[str, str] = NO_MORE):
         from pyarrow import parquet
 
         self.path, self.targets, self.rows = path, targets, rows
@@ -115,7 +116,7 @@ class ScoreFile:
             "rank": "int64",
             "selected": "bool",
         }
-        expected |= {DROPPED_BY: "string"} if constrained else {}
+        expected |= more
         try:
             with parquet.ParquetFile(path) as file:
                 columns = {field.name: str(field.type) for field in file.schema_arrow}

@@ -10,7 +10,7 @@ from nait_fast.config import SCORES
 from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.ranking.selection_files import KIND, SELECTED
+from nait_fast.ranking.selection_files import DROPPED_BY, KIND, QUALITY, SELECTED
 from nait_fast.ranking.selection_files import SCORES as SCORES_FILE
 from nait_fast.ranking.sources import check_index
 from nait_fast.storage import values
@@ -37,9 +37,10 @@ class SelectionFolder:
         return self.manifest["rows_scored"]
 
     @property
-    def constrained(self) -> bool:
-        """Whether more than scores decided."""
-        return "constraints" in self.manifest
+    def more_columns(self) -> dict[str, str]:
+        """What scores.parquet tells where more than scores decided: column -> type; nothing where they alone did."""
+        more = {QUALITY: "double"} if "quality" in self.manifest else {}
+        return more | ({DROPPED_BY: "string"} if "constraints" in self.manifest else {})
 
     def file(self, name: str) -> Path:
         """The selection's file ``name``. Raises NaitError where it is not the one that the manifest tells of."""

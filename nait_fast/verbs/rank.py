@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nait_fast.config import BudgetOptions, ConstraintOptions, RankOptions
 from nait_fast.env import environment
 from nait_fast.errors import BadInput, NaitError
@@ -21,6 +23,7 @@ from nait_fast.outputs.recognise import HTML, State, damaged, question, seal_of
 from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.exports import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
+from nait_fast.ranking.mixing import with_quality
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
 from nait_fast.ranking.select import Selection, check_budget, check_constrained, count_of, select
@@ -39,6 +42,7 @@ from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.turns import select_in_turns
 from nait_fast.rules.constraints import constraints_of, wanted_of
 from nait_fast.rules.constraints.base import ScoredRows
+from nait_fast.rules.constraints.quality import check_quality, quality_of, read_quality
 from nait_fast.rules.round_robin import RoundRobin, Sift, Sifted
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
@@ -148,6 +152,8 @@ def rank_index(
     check_exports(options.export, pool.format)
     before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
     clock, rule, scored = Laps(), check_rule(signatures, options), signatures
+    if constraining is not None:
+        check_mixing(constraining, options, rule)
     matched = constraining is not None and constraining.length == "matched"
     if matched:
         check_matched(signatures)
@@ -165,14 +171,19 @@ def rank_index(
         clock.lap("scan")
         rows = ScoredRows(index, pool, table.rows, table.row.take, table.n_tokens.take, targets)
         constraints = constraints_of(constraining, rows) if constraining else []
+        quality, ordered, described = None, table, dict[str, Any]()
+        if constraining is not None and constraining.quality is not None:
+            quality = quality_of(constraining, rows)
+            ordered, described = _mixed(table, quality, constraining)
+            clock.lap("quality")
         if turns is None:
-            selection = select(table, options, seed, constraints)
+            selection = select(ordered, options, seed, constraints)
         else:
             selection = select_in_turns(table, turns, options, constraints)
         check_kept(index, selection.rows)
         clock.lap("select")
-        constrained = bool(constraints)
-        files = _write(index, table, selection, options, begin() if begin else folder, pool, clock, constrained)
+        made = Made(index, table, selection, bool(constraints), quality)
+        files = _write(made, options, begin() if begin else folder, pool, clock)
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
     page = folder / REPORT
@@ -195,6 +206,7 @@ def rank_index(
         "rows_selected": len(selection.rows),
         "tokens_selected": selection.tokens,
         **({"rows_looked_at": selection.looked, "constraints": selection.described} if constraints else {}),
+        **described,
         "spearman_with_length": spearman,
         "spearman_rows": spearman_rows,
         "scan_seconds": clock.seconds["scan"],
@@ -210,6 +222,18 @@ def check_constraints(options: BudgetOptions, constraining: ConstraintOptions, t
         check_constrained(options, targets)
     for constraint in wanted:
         constraint.check(constraining)
+    check_quality(constraining)
+    check_mixing(constraining, options, options.rule)
+
+
+def check_mixing(constraining: ConstraintOptions, options: BudgetOptions, rule: str | None) -> None:
+    """Raises NaitError where there is nothing that quality could be mixed into."""
+    where = f"--quality {constraining.quality}"
+    if constraining.quality is not None and options.pick == "random":
+        raise BadInput("rows drawn at random have no scores to mix it into", where=where, remedy="leave it out")
+    if constraining.quality is not None and rule == "roundrobin":
+        why = "by rule roundrobin each target sample has scores of its own, which it is not mixed into"
+        raise BadInput(why, where=where, remedy="choose --rule max or centroid")
 
 
 def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
@@ -234,31 +258,42 @@ class Laps:
         self.seconds[stage], self._last = round(now - self._last, 4), now
 
 
-def _write(
-    index: Index,
-    table: ScoreTable,
-    selection: Selection,
-    options: BudgetOptions,
-    folder: Path,
-    pool: PoolRows,
-    clock: Laps,
-    constrained: bool,
-) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A ``selection`` from the scores of an ``index``, to be written; ``quality`` float64 [n]: what was mixed in."""
+
+    index: Index
+    table: ScoreTable
+    selection: Selection
+    constrained: bool
+    quality: np.ndarray | None
+
+
+def _mixed(table: ScoreTable, quality: np.ndarray, options: ConstraintOptions) -> tuple[ScoreTable, dict[str, Any]]:
+    """(the scores with ``quality`` mixed in, what the manifest says of that)."""
+    assert options.quality is not None
+    good = -quality if read_quality(options.quality).ascending else quality
+    said = {"column": options.quality, "weight": options.quality_weight, "scale": options.quality_scale}
+    described = {"quality": said | {"least": float(quality.min()), "greatest": float(quality.max())}}
+    return with_quality(table, good, options.quality_weight, options.quality_scale), described
+
+
+def _write(made: Made, options: BudgetOptions, folder: Path, pool: PoolRows, clock: Laps) -> dict[str, str]:
     """Write the files of a selection: name -> SHA-256."""
-    files = {}
-    lines = pool.lines(selection.rows)
-    files[SELECTED] = write_selected(folder / SELECTED, lines, selection.order)
+    files, selection = {}, made.selection
+    files[SELECTED] = write_selected(folder / SELECTED, pool.lines(selection.rows), selection.order)
     clock.lap("lines")
     scores = folder / SCORES
     if options.scores != "none":
+        every = options.scores == "all"
         with ranks(selection.keys, folder) as ranked:
-            write_scores(scores, index, table, selection, ranked, options.scores == "all", constrained)
+            write_scores(scores, made.index, made.table, selection, ranked, every, made.constrained, made.quality)
         files[SCORES] = sha256_file(scores)
     clock.lap("scores")
-    if constrained:
-        files[DROPPED] = write_dropped(folder / DROPPED, index, table, selection)
+    if made.constrained:
+        files[DROPPED] = write_dropped(folder / DROPPED, made.index, made.table, selection)
         clock.lap("dropped")
-    return {**files, **write_exports(folder, options.export, index, selection)}
+    return {**files, **write_exports(folder, options.export, made.index, selection)}
 
 
 def write_manifest(

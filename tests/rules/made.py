@@ -44,14 +44,18 @@ class MadePool:
 
 
 def make_pool(
-    folder: Path, codes: np.ndarray, seed: int = 0, columns: Callable[[int], dict[str, Any]] = lambda row: {}
+    folder: Path,
+    codes: np.ndarray,
+    seed: int = 0,
+    columns: Callable[[int], dict[str, Any]] = lambda row: {},
+    ids: Callable[[int], str] = lambda row: f"é{row}",
 ) -> MadePool:
-    """A pool of rows that ``columns`` says more of, with ``codes`` uint8 [n, 32] and random lengths."""
+    """A pool of rows that ``columns`` says more of, with ``codes`` uint8 [n, 32], ``ids`` and random lengths."""
     folder.mkdir(parents=True, exist_ok=True)
     n, generator = len(codes), np.random.default_rng(seed)
     row = np.arange(n) + np.arange(n) // 6
     lines = [
-        {"id": f"é{i}", "instruction": f"question {i}", "output": f"answer {i * i}", **columns(i)}
+        {"id": ids(i), "instruction": f"question {i}", "output": f"answer {i * i}", **columns(i)}
         for i in range(int(row[-1]) + 1)
     ]
     pool = write_jsonl(folder / "pool.jsonl", lines)
@@ -59,8 +63,8 @@ def make_pool(
     n_tokens = generator.integers(3, 60, n).astype(np.int32)
     shards = []
     for part in np.array_split(np.arange(n), 3):
-        ids = id_tensors([f"é{r}" for r in row[part].tolist()])
-        shards.append({"codes": codes[part], "row": row[part], "n_tokens": n_tokens[part], **ids})
+        of_ids = id_tensors([ids(r) for r in row[part].tolist()])
+        shards.append({"codes": codes[part], "row": row[part], "n_tokens": n_tokens[part], **of_ids})
     about = {"path": str(pool), "kind": plan.kind, "format": "alpaca", "rows": plan.rows, "sha256": plan.sha256}
     index = write_index(folder / "index", shards, WIDTHS, datasets=[about])
     signature = contrast("a", WIDTHS, seed + 1)

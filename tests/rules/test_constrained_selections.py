@@ -72,7 +72,7 @@ def test_a_report_and_a_check_of_it(made: MadePool, tmp_path: Path, scores: str)
     made.rank(out, fraction=0.2, near_duplicates=0.3, scores=scores)
     nait_fast.report(selection=out)
     page = (out / "report.html").read_text()
-    assert ("a selection with constraints is not made again" in page) == (scores == "none")
+    assert ("a selection by more than scores is not made again" in page) == (scores == "none")
     assert ("Only the selected rows" in page) == (scores == "selected")
     if scores != "none":
         held = parquet.read_table(out / "scores.parquet")["dropped_by"].to_pylist()
