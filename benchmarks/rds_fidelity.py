@@ -1,0 +1,152 @@
+"""What ``--embed rds`` costs in the index pass, and how well each of its types ranks as float32 does.
+
+    python -m benchmarks.rds_fidelity --model DIR --dataset POOL.jsonl.gz --target NAME=FILE … [--rows 3000]
+        [--cost-rows 300] [--rounds 2]
+
+Cost: CPU-seconds of this process for the same samples with and without rds, in turn A B B A ``--rounds`` times, the
+medians; what the products and the norm behind the last captured activation take of a token's operations is told beside
+it. Fidelity: cosines of the pool's rows with ``QUERIES`` samples of each target, plain (method rds) and after PCA with
+whitening (method crds), rows kept as each type against rows in float32, the queries being float32 in both: Spearman and
+the overlap of the best tenth, a query at a time.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.pools import pool_parser, stratified
+from benchmarks.record import record, table
+from nait_fast.codecs.neuron import NeuronCoder
+from nait_fast.config import RDS_TYPES, DataOptions, ModelOptions
+from nait_fast.data.batching import shared_prefix
+from nait_fast.data.pool import Pool
+from nait_fast.data.tokenize import Encoded
+from nait_fast.extract.session import Session, encode_all, open_session
+from nait_fast.extract.sinks import Collect, Encode, rds_parts
+from nait_fast.index.format import rds_vectors
+from nait_fast.ranking.spearman import spearman
+
+QUERIES = 64
+COMPONENTS = (128, 512)
+TOP = 0.1
+
+
+def seconds(session: Session, encoded: list[Encoded], with_rds: bool) -> float:
+    """CPU-seconds of the pass over ``encoded`` that packs bits of the mean, with thresholds of 0."""
+    model = session.model
+    coder = NeuronCoder(session.layout, "mean", torch.zeros(session.layout.n_neurons))
+    rds = ("float16", model.end_width) if with_rds else None
+    sink = Encode(len(encoded), session.layout, coder, rds=rds, device=model.device)
+    readings = sorted({coder.reading} | ({"rds"} if with_rds else set()))
+    start = process_time()
+    session.run(encoded, sink, readings, shared_prefix(encoded))
+    return process_time() - start
+
+
+def products_behind(session: Session) -> float:
+    """What the last layer's down projection has of the operations of all matrices that run without rds."""
+    weights = [p.numel() for name, p in session.model.body.layers.named_parameters() if p.dim() == 2]
+    last = session.model.specs[-1].module.down_proj.weight.numel()
+    return last / (sum(weights) - last)
+
+
+def cost(session: Session, encoded: list[Encoded], rounds: int) -> dict[str, Any]:
+    seconds(session, encoded[:20], True)  # what is compiled or allocated once
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(rounds):
+        for with_rds in (False, True, True, False):
+            taken[with_rds].append(seconds(session, encoded, with_rds))
+    without, with_it = median(taken[False]), median(taken[True])
+    return {
+        "case": "cost of the pass",
+        "rows": len(encoded),
+        "tokens": sum(len(e.ids) for e in encoded),
+        "cpu_seconds": round(without, 2),
+        "with_rds": round(with_it, 2),
+        "over": round(with_it / without - 1, 4),
+        "products_behind": round(products_behind(session), 4),
+        "every": {str(k): [round(s, 2) for s in v] for k, v in taken.items()},
+    }
+
+
+def vectors(session: Session, encoded: list[Encoded]) -> torch.Tensor:
+    """e fp32 [n, H]."""
+    sink = Collect(len(encoded), session.layout, ("rds",))
+    session.run(encoded, sink, ("rds",), shared_prefix(encoded))
+    return sink.rds
+
+
+def normalised(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def whitening(pool: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
+    """(mean [H], projection [H, components]) of the pool's PCA with whitening."""
+    mean = pool.mean(axis=0)
+    _, s, directions = np.linalg.svd(pool - mean, full_matrices=False)
+    return mean, directions[:components].T * (np.sqrt(len(pool) - 1) / s[:components])
+
+
+def scores(pool: np.ndarray, queries: np.ndarray, components: int) -> np.ndarray:
+    """Cosines [Q, n]; after PCA with whitening, fitted to ``pool``, where ``components`` is not 0."""
+    if components:
+        mean, projection = whitening(pool, components)
+        pool, queries = (pool - mean) @ projection, (queries - mean) @ projection
+    return normalised(queries) @ normalised(pool).T
+
+
+def agreement(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    k = max(1, int(TOP * got.shape[1]))
+    tops = [(set(np.argsort(-a)[:k]), set(np.argsort(-b)[:k])) for a, b in zip(got, expected, strict=True)]
+    overlaps = [len(a & b) / k for a, b in tops]
+    correlations = [spearman(a, b) for a, b in zip(got, expected, strict=True)]
+    return {
+        "spearman": round(float(np.mean(correlations)), 6),
+        "worst": round(float(np.min(correlations)), 6),
+        "overlap": round(float(np.mean(overlaps)), 4),
+        "worst_overlap": round(float(np.min(overlaps)), 4),
+    }
+
+
+def main() -> None:
+    parser = pool_parser(__doc__)
+    parser.add_argument("--cost-rows", type=int, default=300, help="samples of the cost's runs")
+    parser.add_argument("--rounds", type=int, default=2, help="A B B A, so often")
+    parser.add_argument("--scratch", type=Path, required=True, help="folder for the sampled pool")
+    arguments: argparse.Namespace = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.scratch.mkdir(parents=True, exist_ok=True)
+    path = arguments.scratch / "pool.jsonl"
+    path.write_bytes(b"".join(stratified(arguments.dataset, arguments.rows, arguments.seed)))
+    session = open_session(ModelOptions(model=arguments.model), DataOptions(max_length=arguments.max_length))
+    _, encoded = encode_all(session.encoder, Pool(str(path)))
+    about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
+    rows: list[dict[str, Any]] = [
+        about | cost(session, encoded[:: max(1, len(encoded) // arguments.cost_rows)], arguments.rounds)
+    ]
+    print(table(rows, ["case", "rows", "tokens", "cpu_seconds", "with_rds", "over", "products_behind"]))
+    targets = dict(text.split("=", 1) for text in arguments.target)
+    samples = [encode_all(session.encoder, Pool(file))[1][:QUERIES] for file in targets.values()]
+    queries = {name: vectors(session, some).double().numpy() for name, some in zip(targets, samples, strict=True)}
+    pool = vectors(session, encoded)
+    exact = pool.double().numpy()
+    for dtype in RDS_TYPES[:2]:
+        parts = {name: values.numpy() for name, values in rds_parts(pool, dtype).items()}
+        kept = rds_vectors(parts).astype(np.float64)
+        for components in (0, *COMPONENTS):
+            for name, some in queries.items():
+                case = {"case": "fidelity", "type": dtype, "components": components, "target": name}
+                found = agreement(scores(kept, some, components), scores(exact, some, components))
+                rows.append({**about, **case, "rows": len(exact), "queries": len(some), **found})
+    columns = ["type", "components", "target", "rows", "queries", "spearman", "worst", "overlap", "worst_overlap"]
+    print(table(rows[1:], columns))
+    print(record("rds_fidelity", rows))
+
+
+if __name__ == "__main__":
+    main()
