@@ -126,9 +126,8 @@ def main() -> None:
     session = open_session(ModelOptions(model=arguments.model), DataOptions(max_length=arguments.max_length))
     _, encoded = encode_all(session.encoder, Pool(str(path)))
     about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
-    rows: list[dict[str, Any]] = [
-        about | cost(session, encoded[:: max(1, len(encoded) // arguments.cost_rows)], arguments.rounds)
-    ]
+    some_rows = encoded[:: max(1, len(encoded) // arguments.cost_rows)]
+    rows: list[dict[str, Any]] = [about | cost(session, some_rows, arguments.rounds)]
     print(table(rows, ["case", "rows", "tokens", "cpu_seconds", "with_rds", "over", "products_behind"]))
     targets = dict(text.split("=", 1) for text in arguments.target)
     samples = [encode_all(session.encoder, Pool(file))[1][:QUERIES] for file in targets.values()]

@@ -9,7 +9,7 @@ from nait_fast.device_copies import to_device
 from nait_fast.kernels import segment_sums
 from nait_fast.kernels.capture.types import Segments
 
-READINGS = ("rds",)  # of a sample, not of a layer
+OF_THE_END = ("rds",)  # of a sample, not of a layer
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from nait_fast.data.batching import Batch, make_batches
 from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
 from nait_fast.errors import BadInput, NaitError, first_line
-from nait_fast.extract.body_end import READINGS as OF_THE_END
-from nait_fast.extract.body_end import PlaceSums, place_sums, rds_of
+from nait_fast.extract.body_end import OF_THE_END, PlaceSums, place_sums, rds_of
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.extract.sinks import Sink
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats

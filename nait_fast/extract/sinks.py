@@ -9,7 +9,7 @@ import torch
 from nait_fast.codecs.base import Coder
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.device_copies import Outbox
-from nait_fast.extract.body_end import READINGS as OF_THE_END
+from nait_fast.extract.body_end import OF_THE_END
 from nait_fast.extract.pooling import dtype_of
 from nait_fast.index.format import rds_columns
 
