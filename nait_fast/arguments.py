@@ -53,6 +53,7 @@ class ReadingArguments(TypedDict, total=False):
 
     reading: Literal["drift", "mean"] | None
     first_token: Literal["exclude", "include"]
+    tokens: Literal["all", "response", "prompt"]
 
 
 class PassArguments(TypedDict, total=False):

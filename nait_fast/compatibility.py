@@ -12,6 +12,7 @@ AGREE = {
     "dtype": "--dtype",
     "max_length": "--max-length",
     "first_token": "--first-token",
+    "reading_tokens": "--tokens",  # where readings do not run over all
     "experts": "--experts",  # of a mixture of experts, where it is not their neurons
     "layers": "--layers",
     "model": "--model",
@@ -19,7 +20,7 @@ AGREE = {
     "chosen": "--codebook",  # of a mixture of experts, where not all neurons are kept
 }
 IDENTITY = (*AGREE, "widths")
-LEFT_OUT = {"experts": "neurons", "chosen": "all"}  # what an entry that is not there says
+LEFT_OUT = {"reading_tokens": "all", "experts": "neurons", "chosen": "all"}  # what an entry that is not there says
 DIGITS = 32  # of model and template; 16 in files made before these hashes covered what they do now
 OLD = "before all weights, the configuration, the tokenizer's content, dtype and --max-length were part of its identity"
 
@@ -85,6 +86,7 @@ def name_of(key: str) -> str:
     return {
         "template": "template or tokenizer",
         "model": "model (or configuration)",
+        "reading_tokens": "choice of tokens",
         "chosen": "choice of experts' neurons",
     }.get(key, key)
 
@@ -97,6 +99,8 @@ def _flag(key: str, value: Any) -> str:
         return f"--experts {value}"
     if key == "chosen" and value != LEFT_OUT["chosen"]:
         return "--codebook of that index"
+    if key == "reading_tokens":
+        return f"--tokens {value}"
     if key in ("max_length", "first_token"):
         return f"--{key.replace('_', '-')} {value}"
     if key == "layers":

@@ -145,6 +145,12 @@ class ReadingOptions(Options):
     first_token: str = option(
         "exclude", "whether the mean counts a sample's first token", choices=("exclude", "include")
     )
+    tokens: str = option(
+        "all",
+        "tokens of a sample that readings run over: all, the response (what the assistant says in any turn), or the "
+        "prompt (all others)",
+        choices=("all", "response", "prompt"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,9 +124,9 @@ def capture(
 
     ``model``: a transformers decoder in evaluation mode, with or without LM head; its outputs do not change and it is
     untouched after the block. Padding is told by ``attention_mask``, on either side. ``readings``: any of drift, mean,
-    up_abs. Threads (or asyncio tasks) may each have a block of their own on one model: a block sees the forwards of the
-    thread that opened it. Blocks within one another each have readings of their own. Raises NaitError for models that
-    are not supported.
+    up_abs, over all tokens (which of them are a response is not known here). Threads (or asyncio tasks) may each have a
+    block of their own on one model: a block sees the forwards of the thread that opened it. Blocks within one another
+    each have readings of their own. Raises NaitError for models that are not supported.
     """
     unknown = [r for r in readings if r not in READINGS] + ([] if first_token in FIRST_TOKEN else [first_token])
     if unknown:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.codecs.chosen import CHOSEN
-from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of
+from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of, value_of
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode, parsed
@@ -80,7 +80,10 @@ class Scorer:
         }
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
         options = ModelOptions.from_mapping(loading, "Scorer")
-        self._session = session_around(model, tokenizer, data, meta["first_token"], options, "Scorer", self._agree)
+        first_token, tokens = meta["first_token"], value_of(meta, "reading_tokens")
+        self._session = session_around(
+            model, tokenizer, data, first_token, options, "Scorer", self._agree, tokens=tokens
+        )
         self._agree(self._session)
         embedded = {s.meta["embed_layer"] for s in self.signatures if s.meta["reading"] == "hidden"}
         if len(embedded) > 1:

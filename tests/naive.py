@@ -108,11 +108,16 @@ def mlps(model):
     return found
 
 
-@torch.no_grad()
 def activations(model, input_ids):
     """(a, up): per layer float64 arrays [K, J], the down projection's input and the up projection's output."""
+    return hooked(model, input_ids)[:2]
+
+
+@torch.no_grad()
+def hooked(model, input_ids):
+    """(a, up, hidden): as of `activations`, and per layer float64 [K, H], what goes into the MLP."""
     layers = mlps(model)
-    a, up = [None] * len(layers), [None] * len(layers)
+    a, up, hidden = ([None] * len(layers) for _ in range(3))
     handles = []
 
     def keep_input(layer):
@@ -123,6 +128,7 @@ def activations(model, input_ids):
 
     def keep_up(layer, fused):
         def hook(module, args, output):
+            hidden[layer] = args[0].detach().flatten(0, -2).double().cpu().numpy()
             half = output.shape[-1] // 2 if fused else 0
             up[layer] = output[..., half:].detach().flatten(0, -2).double().cpu().numpy()
 
@@ -137,25 +143,39 @@ def activations(model, input_ids):
     finally:
         for handle in handles:
             handle.remove()
-    return a, up
+    return a, up, hidden
 
 
-def pooled(model, input_ids):
+def pooled(model, input_ids, chosen=None):
     """The readings of one sample: a dict of float64 arrays [L, J], named as in READINGS.
 
-    `mean` leaves out the first token unless it is the only one; `mean_all` and `up_abs` are over all tokens.
+    `chosen`: the places of the tokens that count, None for all. `mean` leaves out the sample's first token unless it is
+    the only one; `mean_all` and `up_abs` are over all of them.
     """
     a, up = activations(model, input_ids)
-    first = np.stack([x[0] for x in a])
-    last = np.stack([x[-1] for x in a])
+    places, later = _counted(input_ids, chosen)
+    first = np.stack([x[places[0]] for x in a])
+    last = np.stack([x[places[-1]] for x in a])
     return {
         "first": first,
         "last": last,
         "drift": last - first,
-        "mean": np.stack([(x[1:] if len(x) > 1 else x).mean(axis=0) for x in a]),
-        "mean_all": np.stack([x.mean(axis=0) for x in a]),
-        "up_abs": np.stack([np.abs(x).mean(axis=0) for x in up]),
+        "mean": np.stack([x[later].mean(axis=0) for x in a]),
+        "mean_all": np.stack([x[places].mean(axis=0) for x in a]),
+        "up_abs": np.stack([np.abs(x[places]).mean(axis=0) for x in up]),
     }
+
+
+def _counted(input_ids, chosen):
+    """(places of the tokens that count, those of them that a mean runs over)."""
+    places = list(range(len(input_ids))) if chosen is None else sorted(chosen)
+    return places, places[1:] if places[0] == 0 and len(places) > 1 else places
+
+
+def mean_hidden(model, input_ids, chosen=None):
+    """Mean of what goes into each layer's MLP, float64 [L, H], over the tokens that `mean` runs over."""
+    _, later = _counted(input_ids, chosen)
+    return np.stack([x[later].mean(axis=0) for x in hooked(model, input_ids)[2]])
 
 
 def pooled_all(model, samples):

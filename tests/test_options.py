@@ -76,6 +76,7 @@ _MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
     "max_length": (6, {}),
     "reading": ("drift", {}),
     "first_token": ("include", {}),
+    "tokens": ("response", {}),
 }
 _PASS = {
     "calibration_size": (6, {}),

@@ -22,19 +22,21 @@ class Batch:
 def shared_prefix(encoded: Sequence[Encoded], share: float = 0.8) -> np.ndarray:
     """The longest token prefix that at least ``share`` of the samples begin with, int32 [P]; empty below 4 tokens.
 
-    Samples also need a token of their own behind it.
+    Samples also need a token of their own behind it, and have none of their response in it where readings do not run
+    over all tokens.
     """
-    alive = [e.ids for e in encoded]
+    limits = [min(len(e.ids) - 1, e.lead) for e in encoded]
+    alive = [(e.ids, limit) for e, limit in zip(encoded, limits, strict=True)]
     needed = max(2, share * len(alive))
     prefix: list[int] = []
     while True:
         position = len(prefix)
-        counts = Counter(int(ids[position]) for ids in alive if len(ids) > position + 1)
+        counts = Counter(int(ids[position]) for ids, limit in alive if limit > position)
         token, count = counts.most_common(1)[0] if counts else (0, 0)
         if count < needed:
             break
         prefix.append(token)
-        alive = [ids for ids in alive if len(ids) > position + 1 and ids[position] == token]
+        alive = [(ids, limit) for ids, limit in alive if limit > position and ids[position] == token]
     return np.array(prefix if len(prefix) >= MIN_PREFIX else [], dtype=np.int32)
 
 
@@ -45,12 +47,15 @@ def make_batches(
 
     ``max_padding``: for models that pad a batch to its longest sample, the share of padding that one may have; a batch
     of too different lengths ends early. Samples behind the shared prefix and others never mix. The order depends only
-    on the lengths and places.
+    on the lengths and places. Where readings do not run over all tokens, those stand behind the prefix whose response
+    begins behind it, with one of their chosen tokens behind it.
     """
     n = len(prefix)
     groups: dict[int, list[int]] = {n: [], 0: []}
     for place, item in enumerate(encoded):
         behind = n and len(item.ids) > n and np.array_equal(item.ids[:n], prefix)
+        if behind and item.chosen is not None:
+            behind = item.lead >= n and item.chosen[-1][1] > n
         groups[n if behind else 0].append(place)
     for n_prefix, members in groups.items():
         members.sort(key=lambda i: (len(encoded[i].ids), i))

@@ -13,6 +13,7 @@ import numpy as np
 from nait_fast.data.turns import CALLS, Message, RowError
 
 Span = tuple[int, int]  # half-open
+TOKENS = ("all", "response", "prompt")  # which of a sample's tokens readings run over; prompt: all but the response
 Turn = dict[str, Any]
 Apply = Callable[..., str]  # (turns, tools, header=False) -> what the chat template makes of them; raises RowError
 
@@ -232,6 +233,12 @@ def token_ranges(
         inside[1:-1] |= within
     edges = np.flatnonzero(inside[1:] != inside[:-1]).tolist()
     return tuple(zip(edges[::2], edges[1::2], strict=True))
+
+
+def beside(ranges: Sequence[Span], length: int) -> tuple[Span, ...]:
+    """Those ranges of ``length`` tokens that are not among ``ranges``."""
+    edges = [0, *(edge for span in ranges for edge in span), length]
+    return tuple((start, end) for start, end in zip(edges[::2], edges[1::2], strict=True) if start < end)
 
 
 def moved(ranges: Sequence[Span], by: int, length: int) -> tuple[Span, ...]:

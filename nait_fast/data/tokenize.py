@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.data.formats import RowError, Sample
-from nait_fast.data.spans import ASSISTANT, PROBE, Span, moved, spans_of_pieces, token_ranges
+from nait_fast.data.spans import ASSISTANT, PROBE, Span, beside, moved, spans_of_pieces, token_ranges
 from nait_fast.data.template import Template
 from nait_fast.errors import BadInput
 
@@ -19,6 +19,7 @@ class Encoded:
     ``length``: how many there were before truncation (the Encoder always sets it). ``unread``: as of `Sample`;
     ``unshown``: what of the sample the template leaves out, as `Template.unshown` says it. ``response``: half-open
     ranges of the tokens among ``ids`` that the assistant says, ascending, none empty; None where not asked for.
+    ``chosen``: likewise those over which readings run, at least one; None: all.
     """
 
     row: int
@@ -28,6 +29,12 @@ class Encoded:
     unread: tuple[str, ...] = ()
     unshown: tuple[str, ...] = ()
     response: tuple[Span, ...] | None = None
+    chosen: tuple[Span, ...] | None = None
+
+    @property
+    def lead(self) -> int:
+        """Tokens in front of the response, where readings do not run over all tokens; else all."""
+        return self.response[0][0] if self.chosen is not None and self.response else len(self.ids)
 
     @property
     def truncated(self) -> bool:
@@ -43,7 +50,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Rendered:
     """Of a text: its sample's place, whether BOS is to come, what is unshown, and the characters that the assistant
     says (None where they are not asked for)."""
 
@@ -60,7 +67,7 @@ class Prepared:
     samples: Sequence[Sample]
     results: list[Encoded | Refused | None]
     texts: list[str]
-    places: list[_Place]  # of each text
+    places: list[_Rendered]  # of each text
 
 
 def bos_prefix(tokenizer: Any) -> list[int]:
@@ -93,11 +100,18 @@ class Encoder:
     """Turns samples into ``Encoded``, at most ``max_length`` tokens each (the front is kept)."""
 
     def __init__(
-        self, tokenizer: Any, template: Template, max_length: int, vocabulary: int | None = None, spans: bool = False
+        self,
+        tokenizer: Any,
+        template: Template,
+        max_length: int,
+        vocabulary: int | None = None,
+        spans: bool = False,
+        tokens: str = "all",
     ):
         """``vocabulary``: rows of the model's embedding, where they may be fewer than the tokenizer's tokens.
 
-        ``spans``: whether ``Encoded.response`` is wanted. Raises BadInput where this tokenizer cannot give it."""
+        ``spans``: whether ``Encoded.response`` is wanted; ``tokens``: of TOKENS, over which readings run: samples
+        without any are refused. Raises BadInput where this tokenizer cannot give the response."""
         self.tokenizer, self.template, self.max_length = tokenizer, template, max_length
         self.vocabulary = min(len(tokenizer), vocabulary or len(tokenizer))
         self._bos = bos_prefix(tokenizer)
@@ -107,9 +121,9 @@ class Encoder:
         closing = template.closing() if template.kind == "chat" else None
         forms = dict.fromkeys((closing, closing.rstrip())) if closing else {}
         self._closings = [list(tokenizer(form, add_special_tokens=False)["input_ids"]) for form in forms if form]
-        self.spans = spans
+        self.tokens, self.spans = tokens, spans or tokens != "all"
         self._added = frozenset(getattr(tokenizer, "added_tokens_decoder", ()))
-        if spans:
+        if self.spans:
             self._check_spans()
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded | Refused]:
@@ -134,7 +148,7 @@ class Encoder:
                 continue
             texts.append(text)
             unshown = self.template.unshown(sample, text) if sample.messages else ()
-            places.append(_Place(i, add_bos, unshown, response))
+            places.append(_Rendered(i, add_bos, unshown, response))
         return Prepared(samples, results, texts, places)
 
     def tokenise(self, prepared: Prepared) -> list[Encoded | Refused]:
@@ -175,7 +189,8 @@ class Encoder:
 
     def _check_spans(self) -> None:
         """Raises BadInput unless this tokenizer's offsets lead to the very tokens of two answers."""
-        where, remedy = "--tokens response", "use --tokens all"
+        where = "the assistant's tokens" if self.tokens == "all" else f"--tokens {self.tokens}"
+        remedy = "" if self.tokens == "all" else "use --tokens all"
         if not getattr(self.tokenizer, "is_fast", False):
             raise BadInput("this tokenizer does not say where its tokens stand in the text", where=where, remedy=remedy)
         sample = Sample(0, None, PROBE)
@@ -209,7 +224,13 @@ class Encoder:
             return Refused(sample.row, f"token id {highest} is outside the model's {self.vocabulary} tokens")
         front = np.array(ids[: self.max_length], dtype=np.int32)
         response = response and moved(response, len(ids) - whole, len(front))
-        return Encoded(sample.row, sample.id, front, len(ids), sample.unread, unshown, response)
+        chosen = None
+        if self.tokens != "all" and response is not None:
+            chosen = response if self.tokens == "response" else beside(response, len(front))
+            if not chosen:
+                within = f" within --max-length {self.max_length}" if len(ids) > len(front) else ""
+                return Refused(sample.row, f"no token of its {self.tokens}{within}")
+        return Encoded(sample.row, sample.id, front, len(ids), sample.unread, unshown, response, chosen)
 
     def _strip(self, ids: list[int]) -> list[int]:
         # Pre-tokenised rows usually end in the template's closing, EOS or padding, and may be padded on the left: none

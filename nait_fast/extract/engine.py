@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nait_fast.data.batching import Batch, make_batches
+from nait_fast.data.spans import Span, moved
 from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
 from nait_fast.errors import BadInput, NaitError, first_line
@@ -46,7 +47,7 @@ class _Prefix(CapturedForward):
 
 class _BatchForward(CapturedForward):
     """Combines each layer's statistics with ``prefix``, those of the shared tokens (none: empty), into ``readings``,
-    and hands them to ``sink`` for the samples ``items``, of ``lengths`` int64 [B] tokens."""
+    and hands them to ``sink`` for the samples ``items``; ``lengths``, ``with_first``: as of ``combine``."""
 
     def __init__(
         self,
@@ -57,10 +58,11 @@ class _BatchForward(CapturedForward):
         prefix: Sequence[Stats],
         first_token: str,
         readings: Sequence[str],
+        with_first: torch.Tensor | None = None,
     ):
         super().__init__(segments)
         self._items, self._lengths, self._sink, self._prefix = items, lengths, sink, prefix
-        self._first_token, self._readings = first_token, readings
+        self._first_token, self._readings, self._with_first = first_token, readings, with_first
         self.finite = torch.ones(len(items), dtype=torch.bool, device=lengths.device)
 
     def bits(self, ordinal: int) -> BitSpec | None:
@@ -71,7 +73,7 @@ class _BatchForward(CapturedForward):
 
     def take(self, ordinal: int, stats: Stats) -> None:
         before = self._prefix[ordinal] if self._prefix else None
-        readings = combine(stats, self._lengths, before, self._first_token, self._readings)
+        readings = combine(stats, self._lengths, before, self._first_token, self._readings, self._with_first)
         for reading in readings.values():
             self.finite.logical_and_(torch.isfinite(reading).all(dim=1))
         self._sink.layer(self._items, ordinal, readings, stats.codes)
@@ -86,12 +88,15 @@ class Engine:
         readings: Sequence[str],
         *,
         first_token: str = "exclude",
+        tokens: str = "all",
         batch_tokens: int | None = None,
         quiet: bool = True,
         hidden_at: int | None = None,
     ):
-        """``hidden_at``: ordinal of the captured layer whose hidden state the reading ``hidden`` is."""
+        """``tokens``: which of its samples' tokens are ``chosen``, of TOKENS; ``hidden_at``: ordinal of the captured
+        layer whose hidden state the reading ``hidden`` is."""
         self.model, self.readings, self.first_token, self.quiet = model, tuple(readings), first_token, quiet
+        self.tokens = tokens
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
         self.run_tokens, self.padded_tokens = 0, 0  # through the model, without and with padding
         self._prefix_ids = np.zeros(0, dtype=np.int32)
@@ -181,9 +186,14 @@ class Engine:
     def _run_prefix(self, prefix: np.ndarray) -> None:
         self._prefix_ids, self._prefix_state, self._prefix_stats = prefix[:0], PrefixState(), []
         pack = Pack([len(prefix)], record=self._prefix_state)
-        forward = _Prefix(self._segments(pack.lengths, 0))
+        # It is all prompt where that makes a difference.
+        chosen = None if self.tokens == "all" else [((0, len(prefix)),) if self.tokens == "prompt" else ()]
+        forward = _Prefix(self._segments(pack.lengths, 0, chosen=chosen))
         states = self._forward([prefix], pack, 0, forward)
         self._prefix_end = place_sums(states, forward.segments, 0) if states is not None else None
+        if self.tokens == "response":
+            for stats in forward.stats:
+                stats.first = None
         self._prefix_ids, self._prefix_stats = prefix, forward.stats  # only now: a forward that failed is run again
 
     def _run_batch(self, samples: list[Encoded], batch: Batch, sink: Sink) -> None:
@@ -191,10 +201,22 @@ class Engine:
         state, prefix = (self._prefix_state, self._prefix_stats) if n_prefix else (PrefixState(), [])
         beyond = [sample.ids[n_prefix:] for sample in samples]
         pack = Pack([len(ids) for ids in beyond], prefix=state)
-        lengths = torch.tensor([len(sample.ids) for sample in samples])
-        segments = self._segments(pack.lengths, n_prefix, mean_counts(lengths, self.first_token))
+        if self.tokens == "all":
+            chosen, with_first = None, None
+            lengths = torch.tensor([len(sample.ids) for sample in samples])
+        else:
+            every = [sample.chosen or () for sample in samples]
+            chosen = [moved(ranges, -n_prefix, len(ids)) for ranges, ids in zip(every, beyond, strict=True)]
+            lengths = torch.tensor([sum(end - start for start, end in ranges) for ranges in every])
+            with_first = torch.tensor([ranges[0][0] == 0 for ranges in every])
+        segments = self._segments(
+            pack.lengths, n_prefix, mean_counts(lengths, self.first_token, with_first), chosen=chosen
+        )
         lengths = to_device(lengths, self.model.device)
-        forward = _BatchForward(segments, batch.items, lengths, sink, prefix, self.first_token, self._of_layers)
+        with_first = None if with_first is None else to_device(with_first, self.model.device)
+        forward = _BatchForward(
+            segments, batch.items, lengths, sink, prefix, self.first_token, self._of_layers, with_first
+        )
         states = self._forward(beyond, pack, n_prefix, forward)
         if states is not None:
             end = rds_of(place_sums(states, segments, n_prefix), self._prefix_end if n_prefix else None)
@@ -202,12 +224,24 @@ class Engine:
             sink.of_body(batch.items, {"rds": end})
         sink.finish(batch.items, forward.finite)
 
-    def _segments(self, lengths: Sequence[int], n_prefix: int, counts: torch.Tensor | None = None) -> Segments:
-        """Where sequences of ``lengths`` lie: packed, or padded to the longest of them."""
+    def _segments(
+        self,
+        lengths: Sequence[int],
+        n_prefix: int,
+        counts: torch.Tensor | None = None,
+        chosen: Sequence[Sequence[Span]] | None = None,
+    ) -> Segments:
+        """Where sequences of ``lengths`` lie: packed, or padded to the longest of them.
+
+        ``chosen``: ranges of each one's own tokens that readings run over; None: all."""
         tokens = torch.tensor(lengths)
         starts = tokens.cumsum(0) - tokens if self.model.packs else torch.arange(len(tokens)) * int(tokens.max())
         skip = torch.full((len(tokens),), self.first_token == "exclude" and n_prefix == 0)
-        return Segments(starts, starts + tokens, skip, counts)
+        segments = Segments(starts, starts + tokens, skip, counts)
+        if chosen is not None:
+            n_tokens = sum(lengths) if self.model.packs else max(lengths) * len(lengths)
+            _choose(segments, chosen, n_tokens)
+        return segments
 
     def _forward(
         self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int, forward: CapturedForward
@@ -236,6 +270,20 @@ class Engine:
                 f"a forward of {len(sequences)} samples, the longest of {width} tokens, fails ({first_line(error)})",
                 where=f"model {self.model.name}",
             ) from error
+
+
+def _choose(segments: Segments, chosen: Sequence[Sequence[Span]], n_tokens: int) -> None:
+    """Let ``segments`` of ``n_tokens`` in all be read over the ``chosen`` ranges of each sequence's tokens only."""
+    weights, first, last, alone = np.zeros(n_tokens, dtype=np.float32), [], [], []
+    for start, ranges in zip(segments.starts.tolist(), chosen, strict=True):
+        for begin, end in ranges:
+            weights[start + begin : start + end] = 1
+        first.append(start + ranges[0][0] if ranges else -1)
+        last.append(start + ranges[-1][1] - 1 if ranges else -1)
+        alone.append(sum(end - begin for begin, end in ranges) == 1)
+    segments.weights = torch.from_numpy(weights)
+    segments.first_at, segments.last_at = torch.tensor(first), torch.tensor(last)
+    segments.skip_first &= ~torch.tensor(alone)  # a first token that is the only one counts
 
 
 def _right_padded(sequences: Sequence[np.ndarray], width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,18 +28,30 @@ def dtype_of(reading: str) -> torch.dtype:
     return torch.float64 if reading == "drift" else torch.float32
 
 
-def mean_counts(lengths: torch.Tensor, first_token: str) -> torch.Tensor:
-    """Tokens that a sample's mean runs over, int64 [B]."""
-    return (lengths - 1).clamp(min=1) if first_token == "exclude" else lengths
+def mean_counts(lengths: torch.Tensor, first_token: str, with_first: torch.Tensor | None = None) -> torch.Tensor:
+    """Tokens that a sample's mean runs over, int64 [B], of ``lengths`` int64 [B] that readings run over.
+
+    ``with_first`` bool [B]: whether its first token is one of them; None: it always is.
+    """
+    if first_token != "exclude":
+        return lengths
+    without = (lengths - 1).clamp(min=1)
+    return without if with_first is None else torch.where(with_first, without, lengths)
 
 
 def combine(
-    stats: Stats, lengths: torch.Tensor, prefix: Stats | None, first_token: str, readings: Iterable[str]
+    stats: Stats,
+    lengths: torch.Tensor,
+    prefix: Stats | None,
+    first_token: str,
+    readings: Iterable[str],
+    with_first: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """The readings [B, J] of one layer: fp32, drift fp64; ``hidden`` [B, H] only of the layer that has it.
 
-    ``lengths`` int64 [B], best on the statistics' device: all tokens K of each sample, its prefix included;
-    ``prefix``: statistics [1, J] of the shared prefix, whose first token is the sample's first. With
+    ``lengths`` int64 [B], best on the statistics' device: the K tokens of each sample that readings run over, those in
+    its prefix included; ``with_first``: as of ``mean_counts``; ``prefix``: statistics [1, J] of the shared prefix,
+    which begins the sample, ``first`` None where readings run over none of its tokens. With
     ``first_token="exclude"`` the mean runs over K − 1 tokens (over the one token where K = 1): that token is an
     attention sink. It is also why the drift is fp64: a neuron of a[t_1] may be thousands of times larger than its
     neighbours, and a difference rounded to fp32 turns the first principal component of a layer by 4e-6, enough to move
@@ -49,17 +61,17 @@ def combine(
     for reading in readings:
         if reading == "drift":
             assert stats.last is not None
-            first = stats.first if prefix is None else prefix.first
+            first = stats.first if prefix is None or prefix.first is None else prefix.first
             assert first is not None
             out[reading] = stats.last.double() - first.double()
         elif reading == "mean":
             assert stats.sum is not None
             total = stats.sum if prefix is None else stats.sum + prefix.sum
-            out[reading] = total / mean_counts(lengths, first_token)[:, None].to(total.device)
+            out[reading] = total / mean_counts(lengths, first_token, with_first)[:, None].to(total.device)
         elif reading == "hidden":
             if stats.hidden_sum is not None:
                 total = stats.hidden_sum if prefix is None else stats.hidden_sum + prefix.hidden_sum
-                out[reading] = total / mean_counts(lengths, first_token)[:, None].to(total.device)
+                out[reading] = total / mean_counts(lengths, first_token, with_first)[:, None].to(total.device)
         else:
             assert stats.up_abs_sum is not None
             total = stats.up_abs_sum if prefix is None else stats.up_abs_sum + prefix.up_abs_sum

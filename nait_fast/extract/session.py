@@ -39,13 +39,14 @@ OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is don
 class Terms:
     """What an index or a signature must agree with, as far as it is known before the weights are read.
 
-    ``model`` and ``encoder`` fit each other. ``experts``: what has been asked for of theirs. ``embed_layer``: the layer
-    whose hidden state the reading ``hidden`` is.
+    ``model`` and ``encoder`` fit each other. ``tokens``: which of its samples' tokens the encoder chooses. ``experts``:
+    what has been asked for of theirs. ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
     """
 
     model: KnownModel
     encoder: Encoder
     first_token: str = "exclude"
+    tokens: str = field(default="all", kw_only=True)
     experts: Experts = field(default=NEURONS, kw_only=True)
     embed_layer: int | None = field(default=None, kw_only=True)
 
@@ -68,6 +69,7 @@ class Terms:
             "template": self.encoder.template.hash,
             "max_length": self.encoder.max_length,
             "first_token": self.first_token,
+            **({} if self.tokens == "all" else {"reading_tokens": self.tokens}),
             **({} if self.model.experts == "neurons" else {"experts": self.model.experts}),
             **({CHOSEN: known[CHOSEN]} if CHOSEN in known else {}),
             "layers": known["layers"],
@@ -166,6 +168,7 @@ class Session(Terms):
             self.model,
             readings,
             first_token=self.first_token,
+            tokens=self.tokens,
             batch_tokens=budget,
             quiet=self.quiet,
             hidden_at=hidden_at,
@@ -193,17 +196,20 @@ def open_session(
     first_token: str = "exclude",
     quiet: bool = False,
     check: Check = lambda terms: None,
+    *,
+    tokens: str = "all",
 ) -> Session:
     """Load the model and make its encoder. ``check`` raises NaitError, before a weight is read, where what is to be
-    done cannot be done by what is known then; it may change the terms that it is given. Raises NaitError."""
+    done cannot be done by what is known then; it may change the terms that it is given. ``tokens``: as of the Encoder.
+    Raises NaitError."""
     experts, template = model.chosen_experts, None
 
     def before(known: KnownModel) -> None:
         nonlocal template
         template = Template(data.template, known.tokenizer, data.template_date)
-        encoder = Encoder(known.tokenizer, template, data.max_length, known.vocabulary)
+        encoder = Encoder(known.tokenizer, template, data.max_length, known.vocabulary, tokens=tokens)
         with hushed():  # said once the model is there
-            check(Terms(known, encoder, first_token, experts=experts))
+            check(Terms(known, encoder, first_token, tokens=tokens, experts=experts))
 
     loaded = load_model(
         model.model,
@@ -215,7 +221,7 @@ def open_session(
         trust_remote_code=model.trust_remote_code,
         check=before,
     )
-    return _session(loaded, data, first_token, model, quiet, template)
+    return _session(loaded, data, first_token, model, quiet, template, tokens=tokens)
 
 
 def refuse_in_memory(model: Any, caller: str, **asked: Any) -> None:
@@ -236,6 +242,8 @@ def session_around(
     options: ModelOptions,
     caller: str,
     check: Check = lambda terms: None,
+    *,
+    tokens: str = "all",
 ) -> Session:
     """A session for samples in memory. Raises NaitError.
 
@@ -249,12 +257,12 @@ def session_around(
             )
         tokenizer = None if tokenizer is None else os.fspath(tokenizer)
         named = replace(options, model=os.fspath(model), tokenizer=tokenizer)
-        return open_session(named, data, first_token, quiet=True, check=check)
+        return open_session(named, data, first_token, quiet=True, check=check, tokens=tokens)
     if tokenizer is None:
         raise BadInput(f"a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)", where=caller)
     reads = options.chosen_experts.reads
     loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers, experts=reads)
-    return _session(loaded, data, first_token, options, quiet=True)
+    return _session(loaded, data, first_token, options, quiet=True, tokens=tokens)
 
 
 def _session(
@@ -264,9 +272,11 @@ def _session(
     options: ModelOptions,
     quiet: bool,
     template: Template | None = None,
+    *,
+    tokens: str,
 ) -> Session:
     template = template or Template(data.template, loaded.tokenizer, data.template_date)
-    encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary)
+    encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary, tokens=tokens)
     conventions = make_conventions(data.role, data.ignore)
     return Session(
         loaded,
@@ -274,6 +284,7 @@ def _session(
         first_token,
         options.batch_tokens,
         quiet,
+        tokens=tokens,
         experts=options.chosen_experts,
         conventions=conventions,
     )

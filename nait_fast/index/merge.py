@@ -24,7 +24,7 @@ from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, RUN, 
 def _same(index: Index) -> tuple[str, ...]:
     """What the manifest says of a code, and so must be the same in all: a row's bits then mean the same."""
     of_codec = codec_of(index.manifest["codec"]).entries
-    read = ("experts", "chosen", "layers", "widths", "reading", "first_token")
+    read = ("experts", "chosen", "layers", "widths", "reading", "first_token", "reading_tokens")
     what = ("dtype", "model", *read, "codec", *of_codec, "template")
     how = ("template_kind", "template_date", "max_length", "row_bytes", "embedding", "embed_layer", "codebook", "exact")
     return *what, *how, "rds", "rds_width", "rds_model"

@@ -21,6 +21,7 @@ def tables(chosen: SelectionFolder) -> list[tuple[str, list[tuple[str, str]]]]:
         ("codebook", manifest.get("codebook") or "none (codec nag)"),
         ("layers", spans(manifest.get("layers"))),
         ("longest sample", f"{manifest.get('max_length')} tokens"),
+        *([("tokens read", manifest["reading_tokens"])] if "reading_tokens" in manifest else []),
     ]
     captioned = [
         ("Rows", list(_rows(manifest))),

@@ -61,7 +61,8 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
                 remedy="name the model of the index",
             )
 
-    session = open_session(model, data, manifest["first_token"], quiet, agree)
+    tokens = value_of(manifest, "reading_tokens")
+    session = open_session(model, data, manifest["first_token"], quiet, agree, tokens=tokens)
     agree(session)
     return session
 

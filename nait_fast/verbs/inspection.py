@@ -41,6 +41,7 @@ _OF_INDEX = (
     "kind",
     "codec",
     "reading",
+    "reading_tokens",
     "rows",
     "tokens",
     "truncated",

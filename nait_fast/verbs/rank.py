@@ -310,6 +310,7 @@ def write_manifest(
         "chosen",
         "layers",
         "max_length",
+        "reading_tokens",
         "dtype",
         "datasets",
     )

@@ -107,7 +107,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         check_method(session, options, reading)
         representation_of(session, passing, index_folder, None)
 
-    session = open_session(passing, passing, options.first_token, quiet, check)
+    session = open_session(passing, passing, options.first_token, quiet, check, tokens=options.tokens)
     check_method(session, options, reading)
     build = _open_build(session, pool, passing, options, reading)
     codebook = build.codebook()
@@ -180,7 +180,7 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
         pool = open_pool(passing, hold_folder(passing, stack))
         passing = dataclasses.replace(passing, device=device_of(options.device, worker))
         with hushed():  # whoever started the workers has said it
-            session = open_session(passing, passing, options.first_token, quiet)
+            session = open_session(passing, passing, options.first_token, quiet, tokens=options.tokens)
             build = _open_build(session, pool, passing, options, reading)
         index_pool(build, directions_of([load_signature(file) for file in given["signatures"]]), worker)
 

@@ -208,7 +208,9 @@ def from_memory(
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
     agree = partial(_agree, codebook=codebook, reading=reading, options=options)
-    session = session_around(model, tokenizer, options, options.first_token, options, "signature_of", agree)
+    session = session_around(
+        model, tokenizer, options, options.first_token, options, "signature_of", agree, tokens=options.tokens
+    )
     agree(session)
     return build_signatures(session, {name: samples}, options, reading, codebook, options.keep_samples)[0]
 
@@ -223,7 +225,7 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     more = [options.dtype, *([] if codebook is None else [codebook.hash]), *["samples"] * options.keep_samples]
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
         agree = partial(_agree, codebook=codebook, reading=reading, options=options)
-        session = open_session(options, options, options.first_token, quiet, agree)
+        session = open_session(options, options, options.first_token, quiet, agree, tokens=options.tokens)
         agree(session)
         signatures = build_signatures(session, targets, options, reading, codebook, options.keep_samples)
         files = output.save(signatures)
@@ -240,6 +242,8 @@ def questions(
     asked = [str(getattr(options, name, None)) for name in _ASKED]
     if (experts := getattr(options, "experts", "neurons")) != "neurons":
         asked.append(experts)
+    if (tokens := getattr(options, "tokens", "all")) != "all":
+        asked.append(f"tokens={tokens}")
     parts = [reading, options.chosen_method.name, *_settings_asked(options), *asked, *more]
     return {
         f"{name}.safetensors": question([*parts, pool.conventions.described(), pool.scan().sha256])

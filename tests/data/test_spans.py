@@ -355,8 +355,8 @@ def test_tokenizers_whose_offsets_do_not_tell_are_refused() -> None:
             return min(ord(token), 127)
 
     slow = Words(bos_token="<s>", eos_token="</s>", chat_template=CHATML)
-    with pytest.raises(BadInput, match=r"--tokens response: .* where its tokens stand .*; use --tokens all"):
-        Encoder(slow, Template("chat", slow), 512, spans=True)
+    with pytest.raises(BadInput, match=r"--tokens prompt: .* where its tokens stand .*; use --tokens all"):
+        Encoder(slow, Template("chat", slow), 512, tokens="prompt")
     assert Encoder(slow, Template("chat", slow), 512).encode([talk("a", "b")])
 
     shifted = make_tokenizer(CHATML)
