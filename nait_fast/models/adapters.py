@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.errors import BadInput, first_line, missing_extra
+from nait_fast.models.head import class_with_head
 from nait_fast.models.spec import text_decoder
 
 FILE = "adapter_config.json"
@@ -51,13 +52,8 @@ class Adapter:
         if self.settings.get("task_type") == "FEATURE_EXTRACTION":
             return transformers.AutoModel
         own = (self.settings.get("auto_mapping") or {}).get("base_model_class")
-        if (kind := getattr(transformers, str(own), None)) is not None:
-            return kind
-        if named_class is not None and named_class is not transformers.MODEL_MAPPING.get(type(config), None):
-            return named_class
-        with_heads = (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
-        kinds = (mapping.get(type(config), None) for mapping in with_heads)
-        return next((kind for kind in kinds if kind is not None), transformers.AutoModelForCausalLM)
+        kind = getattr(transformers, str(own), None)
+        return class_with_head(config, named_class) if kind is None else kind
 
     def put_into(self, whole: Any) -> None:
         """Put the adapter into the layers of its base ``whole``, on the device where each is. Raises NaitError for

@@ -20,6 +20,7 @@ from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.models.adapters import Adapter
 from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.guard import refuse_absent
+from nait_fast.models.head import class_with_head, head_weights
 from nait_fast.models.quantised import prepare_quantised, quantisation, quantiser, refuse_unreadable
 from nait_fast.models.spec import Spec, text_config, text_decoder
 from nait_fast.models.unloaded import Find, find_unloaded, unloaded
@@ -54,18 +55,30 @@ class Loading:
     """What differs between checkpoint and model, by the names in the model's text decoder, the part that runs.
 
     ``missing``: parameters, of quantised weights buffers too, that the checkpoint lacks; ``unexpected``: what it holds
-    and the decoder has no place for; ``mismatched``: (name, stored shape, the model's shape); ``hint``: what to do
-    about it.
+    and the decoder has no place for; ``mismatched``: (name, stored shape, the model's shape); ``head``: parameters of
+    the language-model head, by their names in the whole model, that it lacks or has in another shape; ``hint``: what to
+    do about it.
     """
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    head: list[str] = field(default_factory=list)
     hint: str = "fetch or save the checkpoint anew, whole and with the config.json that belongs to it"
 
     @property
     def clean(self) -> bool:
         return not (self.missing or self.unexpected or self.mismatched)
+
+    def check_head(self, model: str) -> None:
+        """Raise NaitError where the language-model head is not the checkpoint's."""
+        if self.head:
+            raise BadInput(
+                f"the checkpoint lacks {self.head[0]}, of the language-model head, or has it in another shape; losses "
+                "need it",
+                where=f"--model {model}",
+                remedy="use the checkpoint of the causal language model",
+            )
 
     def check(self, model: str, body: Any, last: int) -> None:
         """Raise NaitError where a weight of a layer up to ``last`` or outside of the layers is not the checkpoint's.
@@ -146,7 +159,9 @@ def _compare(model: Any, info: dict[str, Any], called: str) -> Loading:
     mismatched = sorted(
         (k.removeprefix(place), tuple(a), tuple(b)) for k, a, b in info["mismatched_keys"] if k.startswith(place)
     )
-    return Loading([name for name in within if name in needed], unexpected, mismatched)
+    not_loaded = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    head = sorted(not_loaded & head_weights(model), key=_natural)
+    return Loading([name for name in within if name in needed], unexpected, mismatched, head)
 
 
 def _prefix_before(unexpected: Sequence[str], missing: Sequence[str]) -> str | None:
@@ -228,25 +243,29 @@ def read_model(
     find: Find,
     adapter: Adapter | None,
     before: Callable[[Any, list[Spec]], None],
+    head: bool = False,
 ) -> tuple[Any, Loading]:
     """The model at ``source`` as transformers loads it, its decoder on ``device``; how it and the checkpoint agree.
 
     AutoModel's class first (a body without LM head); where that is not the class the checkpoint was written from and
-    does not find its weights, the one that config.json names; for an ``adapter``, the one it was trained in. Wrappers'
+    does not find its weights, the one that config.json names; for an ``adapter``, the one it was trained in. ``head``:
+    the class with a language-model head instead, which is on ``device``, too, with all of the model. Wrappers'
     prefixes are taken off the weights' names, and that is said. ``find`` finds what is read of a model; ``before``
     takes the text decoder on the meta device and that. Raises NaitError: what they raise before a weight is read, as
     far as the configuration tells.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     named: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, **extra}
     try:
-        auto, other, early = AutoModel, None, list[logging.LogRecord]()
+        auto, other, early = AutoModelForCausalLM if head else AutoModel, None, list[logging.LogRecord]()
         if not extra:  # a GGUF file names no class, and reading it once more would take seconds
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
             other = named_class(config)
             if adapter is not None:
                 auto, other = adapter.class_for(config, other), None
+            elif head and not trust_remote_code:
+                auto, other = class_with_head(config, other), None
             found = None if trust_remote_code else _found_early(config, (auto, other), find)
             with heard() as early:
                 refuse_unreadable(config, device, f"--model {model}")
@@ -275,12 +294,13 @@ def read_model(
     if adapter is not None:
         adapter.put_into(whole)
     body = text_decoder(whole)
-    _one_dtype(body, dtype)
+    run = whole if head else body
+    _one_dtype(run, dtype)
     if not extra and quantisation(config) is not None:
         _stored_in_fp32(whole, body, dtype)
     refuse_absent(body, model)
-    if any(tensor.device != device for tensor in body.parameters()):
-        body.to(device)
+    if any(tensor.device != device for tensor in run.parameters()):
+        run.to(device)
     return whole, loading
 
 
@@ -420,10 +440,10 @@ def _attempt(
     return model, loading, records
 
 
-def _one_dtype(body: Any, dtype: torch.dtype) -> None:
+def _one_dtype(run: Any, dtype: torch.dtype) -> None:
     """What a quantiser unpacked into another half precision gets ``dtype``; fp32 that a model keeps stays."""
     halves = (torch.bfloat16, torch.float16)
-    for module in body.modules():
+    for module in run.modules():
         for tensors in (module._parameters, module._buffers):
             for tensor in tensors.values():
                 if tensor is not None and tensor.dtype in halves and tensor.dtype != dtype:

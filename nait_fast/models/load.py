@@ -22,6 +22,7 @@ from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model
 from nait_fast.models.find import find_specs
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
+from nait_fast.models.head import LMHead, head_of
 from nait_fast.models.known import KnownModel, every_neuron, has_neurons
 from nait_fast.models.model_identity import decisive, identity_of
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
@@ -37,7 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class LoadedModel(KnownModel):
-    """A decoder body (no LM head) ready to capture from.
+    """A decoder body ready to capture from, and its language-model head where that was asked for.
 
     ``specs`` are the chosen layers; ``attention``: the name of the packed attention that is exact here (None: it runs
     padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/model_identity.py``);
@@ -53,6 +54,7 @@ class LoadedModel(KnownModel):
     fused: dict[nn.Module, Forward] = field(default_factory=dict, repr=False)
     missing: int = 0
     entry: CacheEntry | None = field(default=None, repr=False)
+    head: LMHead | None = field(default=None, repr=False)
 
     @property
     def packs(self) -> bool:
@@ -265,8 +267,10 @@ def load_model(
     experts: str = "neurons",
     trust_remote_code: bool = False,
     check: Callable[[KnownModel], None] = lambda known: None,
+    head: bool = False,
 ) -> LoadedModel:
-    """Load ``model`` (folder, .gguf file or Hub id) in evaluation mode on ``device``.
+    """Load ``model`` (folder, .gguf file or Hub id) in evaluation mode on ``device``, with its language-model ``head``
+    where that is asked for.
 
     A LoRA folder is its base model with the adapter beside the weights. ``check`` sees what is known of it before a
     weight is read; of a GGUF file and of remote code nothing is. Raises NaitError for anything that is missing,
@@ -286,8 +290,10 @@ def load_model(
 
     find = partial(find_specs, layers=layers, experts=experts)
     with without_bars():
-        whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter, before)
-    return prepare(whole, tokenizer_of(), layers=layers, experts=experts, name=model, loading=loading, entry=entry)
+        whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter, before, head)
+    return prepare(
+        whole, tokenizer_of(), layers=layers, experts=experts, name=model, loading=loading, entry=entry, head=head
+    )
 
 
 def apart(model: Any) -> Any:
@@ -314,12 +320,13 @@ def prepare(
     name: str = "",
     loading: Loading | None = None,
     entry: CacheEntry | None = None,
+    head: bool = False,
 ) -> LoadedModel:
     """A ``LoadedModel`` around a transformers model in memory (causal LM or body); it is not changed.
 
     The model must be in evaluation mode. ``loading``: how its checkpoint agreed with it; ``entry``: where the hash of
-    the checkpoint's weights is kept. Raises NaitError for unknown families, experts, weights that were not loaded and
-    layers that do not run once a token.
+    the checkpoint's weights is kept; ``head``: its language-model head is wanted, too. Raises NaitError for unknown
+    families, experts and heads, weights that were not loaded and layers that do not run once a token.
     """
     refuse_encoder(model)
     body = text_decoder(model)
@@ -330,6 +337,8 @@ def prepare(
     specs = find_specs(body, layers, experts)
     if loading is not None:
         loading.check(called, body, specs[-1].layer)
+        if head:
+            loading.check_head(called)
     refuse_absent(body, called)
     decides, last = decisive(body, specs, entry), specs[-1]  # before a forward: a quantiser may pack its weights anew
     probe(specs, activation_dtype(body))
@@ -354,4 +363,5 @@ def prepare(
         fused_forwards(body),
         0 if loading is None else len(loading.missing),
         entry,
+        head_of(model, body, called) if head else None,
     )
