@@ -101,6 +101,7 @@ class ConstraintArguments(TypedDict, total=False):
     decontaminate: Paths
     decontaminate_ngram: int
     near_duplicates: float | None
+    coverage: float | None
     quota: Names
     quality: Path | None
     quality_weight: float

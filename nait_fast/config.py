@@ -234,6 +234,9 @@ class ConstraintOptions(Options):
     near_duplicates: float | None = option(
         None, "no two selected rows whose codes differ in less than this share of their bits; the better stays"
     )
+    coverage: float | None = option(
+        None, "pick, out of the best rows, those that fire what others do not: its share beside relevance, 0 to 1"
+    )
     quota: tuple[str, ...] = option(
         (),
         "a group's share of the budget at most, by a key of the pool's rows: KEY=VALUE:SHARE …, or KEY:equal, KEY:pool "

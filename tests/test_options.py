@@ -108,6 +108,7 @@ _CONSTRAINTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "decontaminate": (["{POOL}"], {}),
     "decontaminate_ngram": (3, {"decontaminate": ["{SUMS}"], "fraction": 0.5}),
     "near_duplicates": (0.4, {"fraction": 0.5}),
+    "coverage": (1.0, {"fraction": 0.2}),
     "quality": ("{NUMBERS}#number", {}),
     "quality_weight": (0.9, {"quality": "{NUMBERS}#number:asc"}),
     "quality_scale": ("rank", {"quality": "{NUMBERS}#number:asc"}),

@@ -34,7 +34,8 @@ class Dropped:
 class Walk:
     """One way down an order: the ``budget`` that ends it, what is known of rows by their places, and what was
     ``dropped`` on the way. ``row``: the rows' numbers in the pool; ``score``: what they are ordered by, greater is
-    better; ``full``: set by a constraint by which the budget has no room left for any row."""
+    better; ``full``: set by a constraint by which the budget has no room left for any row; ``notes``: what constraints
+    say of it, by their names."""
 
     budget: Budget
     n_tokens: Column
@@ -42,15 +43,21 @@ class Walk:
     score: Column
     dropped: list[Dropped] = field(default_factory=list)
     full: bool = False
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def weights(self, places: np.ndarray) -> np.ndarray:
         """What each row takes of the budget, int64 [n]."""
         return self.budget.weights(places, self.n_tokens)
 
     def drop(self, constraint: str, places: np.ndarray, **details: np.ndarray) -> None:
-        """Say that the rows at ``places`` int64 [m] lose them to ``constraint``, and why."""
+        """Say that the rows at ``places`` int64 [m] lose them to ``constraint``, and why; unless they are selected in
+        the end, or another constraint says later that it took them."""
         if len(places):
             self.dropped.append(Dropped(constraint, places, details))
+
+    def note(self, constraint: str, **values: Any) -> None:
+        """Keep what ``constraint`` has to say of this walk when it is described."""
+        self.notes.setdefault(constraint, {}).update(values)
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,25 @@ only candidates whose bound is above the best gain are computed anew (Minoux 197
 numbers of 2^-30 of the greatest weight: their sums are exact in any order, and the picks those of plain greedy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nait_fast.codecs import codec_of
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.errors import BadInput
 from nait_fast.kernels.common.dispatch import forced, pick
 from nait_fast.kernels.common.numba_cpu import load_numba, make_word, one_at_a_time
+from nait_fast.rules.constraints.base import Constraint, ScoredRows, Walk
 from nait_fast.rules.constraints.code_rows import CodeRows
 
+if TYPE_CHECKING:
+    from nait_fast.config import ConstraintOptions
+
+CANDIDATES, FEWEST = 4, 1000  # what is picked from: so many times the budget, and at least so many rows
 SCALE = 1 << 30
 BATCH, MOST = 16, 4096  # candidates that are computed at a time, at first and at most
 PARALLEL_WORDS = 1 << 17  # of codes, about a millisecond's work: below, threads would wait for one another longer
@@ -43,6 +49,12 @@ class Coverage:
     curve: np.ndarray
     unit: float
     computed: int
+
+
+def check_share(share: float) -> None:
+    """Raises NaitError for a share out of range."""
+    if not 0 <= share <= 1:
+        raise BadInput("is a share, from 0 (relevance alone) to 1 (coverage alone)", where=f"--coverage {share}")
 
 
 def steps_of(concave: str, number: int) -> np.ndarray:
@@ -86,8 +98,7 @@ def coverage(
     neurons, none negative. Memory: some 50 bytes a candidate, beside what is mapped. Raises NaitError for a share out
     of range and ValueError for arrays that do not fit.
     """
-    if not 0 <= share <= 1:
-        raise BadInput("is a share, from 0 (relevance alone) to 1 (coverage alone)", where=f"coverage {share}")
+    check_share(share)
     rows, candidates = CodeRows(codes), np.asarray(candidates, dtype=np.int64)
     if rows.width != layout.row_bytes:
         raise ValueError(f"codes of {rows.width} bytes, the layout has {layout.row_bytes}")
@@ -273,3 +284,75 @@ def _compiled() -> Any:
         return unit, computed
 
     return lazy
+
+
+class CoveragePicks(Constraint):
+    """As ``coverage``, of the rows that are offered: ``codes``, ``share`` and ``layout`` as there, rows by place.
+
+    Picked are the best rows of four budgets, and at least a thousand; they leave in the order of their picks, rows
+    behind them as they rank. Relevance is what rows are ordered by, where that is one score, else minus the rank.
+    """
+
+    name = "coverage"
+    reorders = True
+
+    def __init__(self, codes: np.ndarray | Sequence[np.ndarray], share: float, layout: CodeLayout):
+        check_share(share)
+        self._codes, self._share, self._layout = codes, share, layout
+
+    @classmethod
+    def wanted(cls, options: "ConstraintOptions") -> bool:
+        if options.coverage is None:
+            return False
+        check_share(options.coverage)
+        return True
+
+    @classmethod
+    def of(cls, options: "ConstraintOptions", rows: ScoredRows) -> "CoveragePicks":
+        assert options.coverage is not None
+        if codec_of(rows.index.manifest["codec"]).estimates:
+            raise BadInput(
+                f"codec {rows.index.manifest['codec']} keeps no bits of neurons, which coverage counts",
+                where=rows.index.folder,
+                remedy="index with codec neuron or nag",
+            )
+        return cls([shard.codes for shard in rows.index.shards()], options.coverage, rows.index.code_layout)
+
+    def leave(self, offered: Iterator[np.ndarray], walk: Walk) -> Iterator[np.ndarray]:
+        candidates, behind = _candidates(offered, walk)
+        walk.note(self.name, candidates=len(candidates))
+        # Of those that are picked in the end, whoever takes them next says so, or they are selected.
+        walk.drop(self.name, candidates)
+        relevance, given = walk.score(candidates), 0
+        number = np.searchsorted(np.cumsum(walk.weights(candidates)), walk.budget.size) + 1
+        while given < len(candidates):
+            # As many again whenever more are asked for: the picks before them are the same.
+            number = min(len(candidates), 2 * int(number) if given else int(number))
+            picked = coverage(self._codes, candidates, relevance, number, self._share, self._layout)
+            yield picked.rows[given:]
+            given = number
+        yield behind
+        yield from offered
+
+    def described(self, counts: Mapping[str, int], selected: np.ndarray, walk: Walk) -> list[dict[str, Any]]:
+        """As of ``Constraint``."""
+        (line,) = super().described(counts, selected, walk)
+        return [{**line, "share": self._share, **walk.notes.get(self.name, {})}]
+
+
+def _candidates(offered: Iterator[np.ndarray], walk: Walk) -> tuple[np.ndarray, np.ndarray]:
+    """(the first rows that are offered, those offered with them): places int64."""
+    parts, used, rows, wanted = [np.empty(0, dtype=np.int64)], 0, 0, CANDIDATES * walk.budget.size
+    while used < wanted or rows < FEWEST:
+        if (places := next(offered, None)) is None:
+            break
+        ends = used + np.cumsum(walk.weights(places))
+        number = max(int(np.searchsorted(ends, wanted, side="left")) + 1, FEWEST - rows)
+        if number < len(places):
+            return np.concatenate([*parts, places[:number]]), places[number:]
+        parts.append(places)
+        used, rows = int(ends[-1]) if len(ends) else used, rows + len(places)
+    return np.concatenate(parts), np.empty(0, dtype=np.int64)
+
+
+CONSTRAINT = CoveragePicks

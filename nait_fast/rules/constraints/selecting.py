@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,17 @@ def select_rows(
     """
     offered: list[np.ndarray] = []
 
+    @lru_cache(maxsize=1)
+    def by_place(chunks: int) -> tuple[np.ndarray, np.ndarray]:
+        """(places of the first ``chunks`` that were offered, ascending; their ranks)."""
+        seen = np.concatenate([*offered[:chunks], np.empty(0, np.int64)])
+        order = np.argsort(seen)
+        return seen[order], order
+
     def ranks(places: np.ndarray) -> np.ndarray:
-        """int64 [n], from 0."""
-        seen = np.concatenate([*offered, np.empty(0, np.int64)])
-        by_place = np.argsort(seen)
-        return by_place[np.searchsorted(seen, places, sorter=by_place)]
+        """int64 [n], from 0, of rows that were offered."""
+        seen, rank = by_place(len(offered))
+        return rank[np.searchsorted(seen, places)]
 
     def kept(order: Order) -> Iterator[np.ndarray]:
         for places in pieces(order, budget, walk.n_tokens, SPARE):
@@ -81,10 +88,15 @@ def select_rows(
     looked = int(ranks(selected).max()) + 1 if len(selected) else 0
     if not full:
         looked = sum(map(len, offered))
-    dropped = [d.only((ranks(d.places) < looked) & ~np.isin(d.places, selected)) for d in walk.dropped]
+    dropped, settled = list[Dropped](), selected
+    for some in reversed(walk.dropped):  # the last that took a row
+        lost = some.only((ranks(some.places) < looked) & ~np.isin(some.places, settled))
+        settled = np.concatenate([settled, lost.places])
+        if len(lost.places):
+            dropped.insert(0, lost)
     counts: dict[str, int] = {}
     for some in dropped:
         counts[some.constraint] = counts.get(some.constraint, 0) + len(some.places)
     described = [line for constraint in constraints for line in constraint.described(counts, selected, walk)]
     tokens = int(walk.n_tokens(selected).sum(dtype=np.int64))
-    return Chosen(selected, tokens, full, stopped, looked, [d for d in dropped if len(d.places)], counts, described)
+    return Chosen(selected, tokens, full, stopped, looked, dropped, counts, described)
