@@ -169,7 +169,8 @@ class RankArguments(ConstraintArguments, BudgetArguments, OutputArguments, total
     """Of ``config.RankOptions``."""
 
     index: Required[Path]
-    signature: Required[Paths]
+    signature: Paths
+    foreign_scores: Paths
     output: Required[Path]
     dataset: Paths
     device: str

@@ -370,14 +370,20 @@ class RankOptions(ConstraintOptions, BudgetOptions, OutputOptions):
     """Options of ``rank``."""
 
     index: str = option("", "index folder", required=True)
-    signature: tuple[str, ...] = option((), "signature files", required=True)
+    signature: tuple[str, ...] = option((), "signature files")
+    foreign_scores: tuple[str, ...] = option(
+        (),
+        "scores of another tool, ranked like a signature's: .parquet of row (or id) and score, or .npy [rows] or "
+        "[queries, rows]",
+        metavar="NAME=FILE",
+    )
     output: str = option("", "folder for the results", required=True)
     dataset: tuple[str, ...] = option((), "the pool, if it has moved since it was indexed (all of them, in order)")
     device: str = option("auto", "where to scan: auto (a GPU for large scans), cpu, cuda, cuda:1")
     seed: int = option(0, "seed of --pick random", minimum=0)
 
     def idle(self) -> dict[str, str]:
-        unused = _idle_combine(self.signature, "signature")
+        unused = _idle_combine((*self.signature, *self.foreign_scores), "signature")
         if self.pick != "random":
             unused["seed"] = "nothing is drawn but by --pick random"
         return super().idle() | unused
@@ -473,23 +479,23 @@ class BenchOptions(Options):
         return super().idle() | unused
 
 
-def split_target(text: str) -> tuple[str, str]:
-    """``NAME=FILE`` or ``FILE`` (its stem is the name) -> (name, file)."""
+def split_target(text: str, flag: str = "--target") -> tuple[str, str]:
+    """``NAME=FILE`` or ``FILE`` (its stem is the name) -> (name, file). Raises BadInput, naming ``flag``."""
     name, equals, path = text.partition("=")
     if not equals or "/" in name:
         name, path = Path(text).name.split(".")[0], text
     if not name or not path or not all(c.isalnum() or c in "._-" for c in name):
-        raise BadInput("write NAME=FILE, the name of letters, digits, '.', '_' and '-'", where=f"--target {text}")
+        raise BadInput("write NAME=FILE, the name of letters, digits, '.', '_' and '-'", where=f"{flag} {text}")
     if name.startswith("."):
         raise BadInput(
             f"'{name}' begins with a dot, as hidden files do",
-            where=f"--target {text}",
+            where=f"{flag} {text}",
             remedy="write NAME=FILE with another",
         )
     if len(name.encode(errors="surrogateescape")) > MOST_NAME_BYTES:
         raise BadInput(
             f"a name of {len(name.encode(errors='surrogateescape'))} bytes, which no file can have",
-            where=f"--target {text[:40]}…",
+            where=f"{flag} {text[:40]}…",
             remedy=f"write NAME=FILE with one of at most {MOST_NAME_BYTES}",
         )
     return name, path

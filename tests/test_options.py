@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,7 @@ BASE: dict[str, dict[str, Any]] = {
 
 NAG = {"method": "nag", "calibration_size": WITHOUT}
 NAIT = {"method": "nait"}
+RDS = {"method": "rds", "codebook": WITHOUT}
 TWO = {"target": ["sums={SUMS}", "texts={TEXTS}"]}
 EXACT = {"index": "{SCORED}", "model": "{MODEL}", "signature": ["{NAIT}/sums.safetensors"], "rows": 8}
 STABLE = {"model": "{MODEL}", "target": ["sums={SUMS}"], "repeats": 2, "sizes": ["8"]}
@@ -170,6 +172,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "overwrite": (True, {"output": "{STALE}", "signature": ["{BITS}/texts.safetensors"]}),
         "seed": (1, {"pick": "random"}),
         "rule": ("max", {"signature": ["{KEPT}/sums.safetensors"]}),
+        "foreign_scores": (["sums={SCORES}"], {"signature": WITHOUT}),
         "combine": ("roundrobin", {"signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"]}),
     },
     "evaluate": {
@@ -249,6 +252,9 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("select", "combine", "max", {}, "there is one target, nothing to combine"),
     ("rank", "combine", "max", {}, "there is one signature, nothing to combine"),
     ("rank", "rule", "max", {}, "does not keep its target's samples"),
+    ("signature", "keep_samples", True, RDS, "method rds always does"),
+    ("signature", "codebook", "{INDEX}", {"method": "rds"}, "method rds needs none"),
+    ("signature", "reading", "mean", RDS, "method rds has none"),
     ("rank", "length", "matched", {}, "does not keep its target's samples"),
     ("select", "length", "matched", {"method": "embed"}, "method embed holds no target against the pool"),
     ("rank", "rule", "roundrobin", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "method nait"),
@@ -409,6 +415,8 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
     kept = {"codebook": paths["INDEX"], "output": paths["KEPT"], "keep_samples": True}
     nait_fast.build_signature(model=model, target=target, **kept)
     nait_fast.build_signature(model=model, target=target, method="nait", output=paths["NAIT"])
+    paths["SCORES"] = folder / "scores.npy"
+    np.save(paths["SCORES"], np.arange(24.0))
     paths["SCORED"] = folder / "SCORED"
     nait_fast.build_index(
         model=model,

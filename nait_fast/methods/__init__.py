@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nait_fast.methods.base import Method
 
-METHODS = ("contrast", "nait", "nag", "embed")  # the first is the default
+METHODS = ("contrast", "nait", "nag", "embed", "rds", "crds")  # the first is the default
 
 
 def method_of(name: str) -> Method:

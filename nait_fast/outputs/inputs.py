@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nait_fast.config import split_target
 from nait_fast.errors import BadInput
-from nait_fast.options import Options
+from nait_fast.options import Options, flag_of
 from nait_fast.outputs.recognise import CLAIM
 
 _READ = (
@@ -20,10 +20,12 @@ _READ = (
     "exact",
     "index",
     "signature",
+    "foreign_scores",
     "selection",
     "evaluation",
     "decontaminate",
 )
+_NAMED = ("target", "foreign_scores")  # as NAME=FILE
 _MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is not looked up
 
 
@@ -34,7 +36,7 @@ def inputs_of(options: Options) -> list[tuple[str, str]]:
         value = getattr(options, name, None)
         for item in value if isinstance(value, tuple) else (value,):
             if item:
-                inputs.append((f"--{name}", split_target(item)[1] if name == "target" else str(item)))
+                inputs.append((flag_of(name), split_target(item)[1] if name in _NAMED else str(item)))
     quality = getattr(options, "quality", None) or ""
     return [*inputs, ("--quality", quality.rpartition("#")[0])] if "#" in quality else inputs
 

@@ -3,6 +3,7 @@
 MANIFEST = "manifest.json"
 CODEBOOK = "codebook.safetensors"
 CALIBRATION = "calibration.safetensors"
+WHITENING = "whitening.safetensors"
 SKIPPED = "skipped.jsonl"
 RUN = "run.json"
 WORK = "work"

@@ -10,9 +10,20 @@ from pathlib import Path
 
 from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.storage.files import is_other_tensors, read_head, read_json
-from nait_fast.storage.names import CALIBRATION, CODEBOOK, INDEX_KIND, MANIFEST, PLAN_KIND, RUN, SKIPPED, WORK
+from nait_fast.storage.names import (
+    CALIBRATION,
+    CODEBOOK,
+    INDEX_KIND,
+    MANIFEST,
+    PLAN_KIND,
+    RUN,
+    SKIPPED,
+    WHITENING,
+    WORK,
+)
 
 EVENTS = "events.jsonl"
+_KINDS = {CODEBOOK: "codebook", CALIBRATION: "calibration", WHITENING: "whitening"}
 _SHARD = re.compile(r"shard-\d{5,}\.safetensors")
 _PLAN = re.compile(r"plan-(\d{2,}|next)\.json")
 _LOG = re.compile(r"log(-\d+)?\.json")
@@ -23,7 +34,7 @@ _WORK_LEFT = re.compile(rf"{WORK}\.\d+-[0-9a-f]{{8}}\.tmp")
 
 def is_name(name: str) -> bool:
     """Whether an index's build may write or delete a file or folder of this name in its folder."""
-    fixed = (MANIFEST, CODEBOOK, CALIBRATION, SKIPPED, RUN, WORK, EVENTS)
+    fixed = (MANIFEST, CODEBOOK, CALIBRATION, WHITENING, SKIPPED, RUN, WORK, EVENTS)
     return name in fixed or any(pattern.fullmatch(name) for pattern in (_SHARD, _PLAN, _LOG))
 
 
@@ -78,7 +89,9 @@ def _is_ours(path: Path, begun: bool) -> bool:
         if begun:
             return not is_other_tensors(path)
         try:
-            read_head(path, {CODEBOOK: "codebook", CALIBRATION: "calibration"}.get(path.name, "shard"))
+            read_head(
+                path, {CODEBOOK: "codebook", CALIBRATION: "calibration", WHITENING: "whitening"}.get(path.name, "shard")
+            )
         except NaitError:
             return False
         return True

@@ -15,6 +15,7 @@ from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.methods import method_of
+from nait_fast.methods.foreign import foreign_scores
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs.inputs import inputs_of
@@ -330,11 +331,14 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     """Rank an index; returns a summary."""
     with recorded() as warnings:
         check_budget(options)
-        check_constraints(options, options, len(options.signature))
+        check_constraints(options, options, len(options.signature) + len(options.foreign_scores))
         folder = selection_folder(options.output)
         index = Index(options.index)
         check_budget(options, index.rows)
+        if not (options.signature or options.foreign_scores):
+            raise BadInput("--signature (or --foreign-scores) is missing", where="rank")
         signatures = [load_signature(path) for path in options.signature]
+        signatures += [foreign_scores(text, index) for text in options.foreign_scores]
         check_index(index, signatures)
         check_rule(signatures, options)
         if options.length == "matched":

@@ -135,9 +135,11 @@ def fit_signatures(
     for name, target in targets.items():
         values = target.values[method.target_reading(reading)]
         meta = {**session.identity(), "target": target.meta, "reading": reading}
+        if reading == "rds":  # of all layers, whichever are captured
+            meta["rds_model"] = session.model.whole_fingerprint
         material = method.material(values, session.layout, threshold, chosen.settings)
         signature = method.fit(name, material, meta, codebook, chosen.settings)
-        if keep_samples and SAMPLES not in signature.tensors:
+        if keep_samples or SAMPLES in method.tensors:
             kept = {SAMPLES: method.samples_of(material, session.layout, codebook), LENGTHS: target.lengths}
             signature = dataclasses.replace(signature, tensors={**signature.tensors, **kept})
         made.append(signature)

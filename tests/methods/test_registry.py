@@ -10,6 +10,7 @@ from nait_fast.methods.base import Method
 from nait_fast.options import Settings
 
 PACKAGE = Path(__file__).parents[2] / "nait_fast"
+KEPT = {"rds"}  # a representation: index --embed rds
 SHOWN = {"verbs/demo.py"}  # runs two of them side by side
 
 
@@ -21,13 +22,13 @@ def test_a_method_is_what_its_name_says(name: str) -> None:
 
 
 def test_nobody_else_spells_a_name() -> None:
-    """But codecs, one of which has a method's name."""
+    """But codecs, one of which has a method's name, as has what an index keeps for another."""
     wrong = []
     for file in sorted(PACKAGE.rglob("*.py")):
         name = file.relative_to(PACKAGE).as_posix()
         if name.startswith(("methods/", "codecs/")) or name in SHOWN:
             continue
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in METHODS:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in {*METHODS} - KEPT:
                 wrong.append(f"{name}:{node.lineno}: {node.value}")
     assert not wrong

@@ -15,7 +15,7 @@ from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.errors import NaitError
 from nait_fast.kernels import popcount_scan
-from nait_fast.methods import METHODS
+from nait_fast.methods import METHODS, method_of
 from nait_fast.methods.contrast import contrast_signature
 from nait_fast.methods.embed import embed_signature
 from nait_fast.methods.nag import nag_signature
@@ -59,6 +59,11 @@ def made(method: str) -> Signature:
         hidden = RNG.normal(size=(6, 8)).astype(np.float32)
         codebook = replace(CODEBOOK, meta={**CODEBOOK.meta, "embed_layer": 1}, hidden_mean=hidden[0])
         return embed_signature("sums", hidden, codebook)
+    if method in ("rds", "crds"):
+        meta = {**IDENTITY, "reading": "rds", "rds_model": "d" * 32, "target": {}}
+        e, asked = RNG.normal(size=(6, 8)).astype(np.float32), method_of(method)
+        signature = asked.fit("sums", e, meta, None, asked.settings())
+        return replace(signature, tensors={"samples": e, "lengths": np.arange(6, dtype=np.int32)})
     assert method == "nait"
     return nait_signature("sums", RNG.normal(size=(6, N)).astype(np.float32), IDENTITY)
 

@@ -63,9 +63,8 @@ def _ranked(
     from pyarrow import parquet
 
     folder = index.folder.parent / "chosen"
-    told = summary(
-        capsys, "rank", "--index", index.folder, "--signature", *files, "--output", folder, "--overwrite", *options
-    )
+    of = ["--signature", *files] if files else []
+    told = summary(capsys, "rank", "--index", index.folder, *of, "--output", folder, "--overwrite", *options)
     table = parquet.read_table(folder / "scores.parquet").to_pydict()
     places = zip(table["rank"], table["row"], table["selected"], strict=True)
     rows = sorted((rank, row) for rank, row, chosen in places if chosen)
