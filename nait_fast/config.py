@@ -12,6 +12,7 @@ from nait_fast.methods import METHODS, method_of
 from nait_fast.options import Choice, Options, Registry, option
 
 COMBINES = ("mean", "max", "union", "roundrobin")
+TOKENS = ("all", "response", "prompt")  # of a sample; prompt: all but the response
 PICKS = ("top", "bottom", "random")
 RULES = ("centroid", "roundrobin", "max")
 SCORES = ("all", "selected", "none")
@@ -149,7 +150,7 @@ class ReadingOptions(Options):
         "all",
         "tokens of a sample that readings run over: all, the response (what the assistant says in any turn), or the "
         "prompt (all others)",
-        choices=("all", "response", "prompt"),
+        choices=TOKENS,
     )
 
 

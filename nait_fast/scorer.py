@@ -30,8 +30,8 @@ class Scorer:
     ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
     weights are shared, its modules left alone. ``signatures``: one or several files or ``Signature`` objects made with
     the same model, template and options; ``layers``, ``max_length``, ``dtype`` and ``template_date`` are theirs unless
-    told. ``role`` and ``ignore``: as the command's options. Threads may share a Scorer; they take turns, as one batch
-    fills the device. Raises NaitError.
+    told, the tokens that readings run over always. ``role`` and ``ignore``: as the command's options. Threads may share
+    a Scorer; they take turns, as one batch fills the device. Raises NaitError.
     """
 
     def __init__(

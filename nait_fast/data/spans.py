@@ -13,7 +13,6 @@ import numpy as np
 from nait_fast.data.turns import CALLS, Message, RowError
 
 Span = tuple[int, int]  # half-open
-TOKENS = ("all", "response", "prompt")  # which of a sample's tokens readings run over; prompt: all but the response
 Turn = dict[str, Any]
 Apply = Callable[..., str]  # (turns, tools, header=False) -> what the chat template makes of them; raises RowError
 
@@ -95,7 +94,8 @@ class ChatSpans:
             spans.append((start, end))
         for i, turn in enumerate(turns):
             if turn["role"] == "tool":  # some write results, and what the assistant says of them, into its turn
-                marked = self._marked(turns, i, tools, {**turn, "content": SENTINEL})
+                mark = _mark_for(full)
+                marked = self._marked(turns, i, tools, {**turn, "content": mark}, mark)
                 if marked is not None and any(start < len(marked[0]) < end for start, end in spans):
                     raise RowError(_UNKNOWN)
         return tuple(spans)
@@ -110,11 +110,12 @@ class ChatSpans:
                 return starts[0]
         # What precedes makes another text alone, the header of a turn to come is not that of one that is over, or what
         # the turn says begins like the end of the header: then from its first word.
-        said = {"role": ASSISTANT, "content": SENTINEL}
-        thought = {**turns[i], **{key: SENTINEL for key in _REASONING if isinstance(turns[i].get(key), str)}}
-        thought["content"] = SENTINEL + content[max(content.find("</think>"), 0) :]
+        mark = _mark_for(full)
+        said = {"role": ASSISTANT, "content": mark}
+        thought = {**turns[i], **{key: mark for key in _REASONING if isinstance(turns[i].get(key), str)}}
+        thought["content"] = mark + content[max(content.find("</think>"), 0) :]
         for turn in (said, thought):
-            marked = self._marked(turns, i, tools, turn)
+            marked = self._marked(turns, i, tools, turn, mark)
             if marked is not None and full.startswith(marked[0]):
                 return min([*starts, len(marked[0])])
         return starts[0] if starts else None
@@ -129,15 +130,17 @@ class ChatSpans:
             text = ""
         if len(text) >= start and text and full.startswith(text):
             return len(text)
-        said = {k: v for k, v in turns[i].items() if k not in CALLS}
-        marked = self._marked(turns, i, tools, {**said, "content": SENTINEL})
+        said, mark = {k: v for k, v in turns[i].items() if k not in CALLS}, _mark_for(full)
+        marked = self._marked(turns, i, tools, {**said, "content": mark}, mark)
         return None if marked is None or not full.endswith(marked[1]) else len(full) - len(marked[1])
 
-    def _marked(self, turns: Sequence[Turn], i: int, tools: list[Any] | None, turn: Turn) -> tuple[str, str] | None:
-        """What stands before and after the sentinel of ``turn``, in place of the i-th one; None if it is not shown."""
+    def _marked(
+        self, turns: Sequence[Turn], i: int, tools: list[Any] | None, turn: Turn, mark: str
+    ) -> tuple[str, str] | None:
+        """What stands before and after the ``mark`` in ``turn``, in place of the i-th one; None if it is not shown."""
         text = self._rendered([*turns[:i], turn, *turns[i + 1 :]], tools)
-        before, sentinel, after = (text or "").partition(SENTINEL)
-        return (before, after) if sentinel else None
+        before, found, after = (text or "").partition(mark)
+        return (before, after) if found else None
 
     def _up_to_header(self, turns: Sequence[Turn], tools: list[Any] | None) -> str | None:
         """``turns`` and the header of an answer to them; None where the template writes no header."""
@@ -190,6 +193,14 @@ class ChatSpans:
                 own[-1] = place - begins
             place += len(marks[i])
         return Frame(tuple(pieces[:-1]), tuple(zip(left[:-1], right[1:], strict=True)), tuple(own))
+
+
+def _mark_for(text: str) -> str:
+    """A mark for a content that ``text`` does not hold itself."""
+    mark = SENTINEL
+    while mark in text:
+        mark = f"\u241f{mark}\u241f"
+    return mark
 
 
 def _split(text: str | None, marks: Sequence[str]) -> list[str] | None:

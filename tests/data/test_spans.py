@@ -372,7 +372,19 @@ def test_tokenizers_whose_offsets_do_not_tell_are_refused() -> None:
         Encoder(shifted, Template("chat", shifted), 512, spans=True)
 
 
-pieces = ["a", "user", "assistant", " ", "\n", "é", "😀", "<|end|>", "<|start|>", "\u241f0\u241f"]
+pieces = [
+    "a",
+    "user",
+    "assistant",
+    " ",
+    "\n",
+    "é",
+    "😀",
+    "<|end|>",
+    "<|start|>",
+    "\u241f0\u241f",
+    "\u241fcontent\u241f",
+]
 words = st.lists(st.sampled_from(pieces), max_size=5).map("".join)
 PLAIN = {name: make_tokenizer(REAL[name]) for name in ("chatml", "llama3", "phi3")}
 SPANS = {name: Template("chat", tokenizer) for name, tokenizer in PLAIN.items()}
@@ -400,6 +412,9 @@ def test_any_contents(contents: list[str], style: str, system: bool) -> None:
         written += content + ("<|end|>" if trims else "<|end|>\n")
     assert written.startswith(text)
     assert list(spans) == expected
+    with pytest.MonkeyPatch.context() as patch:  # and without what is known of plain turns
+        patch.setattr(ChatSpans, "of_plain", lambda *_: None)
+        assert list(template.response(sample, text)) == expected
 
 
 def test_two_rows_of_one_pool_in_two_formats() -> None:
