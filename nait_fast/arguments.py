@@ -106,7 +106,7 @@ class ConstraintArguments(TypedDict, total=False):
     quality: Path | None
     quality_weight: float
     quality_scale: Literal["minmax", "z", "rank"]
-    length: Literal["free", "matched", "quota"]
+    length: Literal["free", "matched", "quota", "quota:target"]
 
 
 class SelectArguments(

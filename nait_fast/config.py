@@ -16,7 +16,7 @@ TOKENS = ("all", "response", "prompt")  # of a sample; prompt: all but the respo
 PICKS = ("top", "bottom", "random")
 RULES = ("centroid", "roundrobin", "max")
 SCORES = ("all", "selected", "none")
-LENGTHS = ("free", "matched", "quota")  # the first is the default
+LENGTHS = ("free", "matched", "quota", "quota:target")  # the first is the default
 EXPERTS = ("neurons", "router")
 EXPORTS = ("llama_factory", "dataflex", "messages")
 RDS_TYPES = ("float16", "int8", "float32")  # of the numbers of ``rds`` in an index; the first is the default
@@ -247,7 +247,7 @@ class ConstraintOptions(Options):
     length: str = option(
         LENGTHS[0],
         "matched: a target against rows of the pool as long as its samples (method contrast); quota: the selection has "
-        "the pool's distribution of tokens, the best rows of each length",
+        "the pool's distribution of tokens, the best rows of each length; quota:target: that of the target's samples",
         choices=LENGTHS,
     )
     quality: str | None = option(

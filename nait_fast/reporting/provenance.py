@@ -57,6 +57,11 @@ def _rows(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "cut to the longest sample", number(_plain(manifest.get("rows_truncated")))
     yield "selected", f"{manifest['rows_selected']:,}"
     yield "tokens selected", f"{manifest['tokens_selected']:,}"
+    for line in manifest.get("constraints", []):
+        yield f"lost their places to {line['constraint']}", f"{line['dropped']:,}"
+    if "quality" in manifest:
+        said = manifest["quality"]
+        yield "quality mixed in", f"{said['column']}, weight {said['weight']:g}, {said['scale']}"
 
 
 def _pools(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -120,6 +120,14 @@ def _check(manifest: dict[str, Any]) -> None:
         values.count(dataset["rows"], "datasets")
     for key in ("model", "model_name", "template", "template_kind"):
         values.text(manifest[key], key)
+    for line in values.entries(manifest.get("constraints", []), "constraints"):
+        values.text(line["constraint"], "constraints")
+        values.count(line["dropped"], "constraints")
+    if "quality" in manifest:
+        quality = values.mapping(manifest["quality"], "quality")
+        values.text(quality["column"], "quality")
+        values.text(quality["scale"], "quality")
+        values.number(quality["weight"], "quality")
 
 
 def _candidates(path: Any, folder: Path) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.methods import method_of
 from nait_fast.methods.foreign import foreign_scores
-from nait_fast.methods.signature import Signature, load_signature
+from nait_fast.methods.signature import LENGTHS, Signature, load_signature
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
@@ -121,6 +121,17 @@ def check_matched(signatures: Sequence[Signature]) -> None:
             )
 
 
+def check_lengths(signatures: Sequence[Signature]) -> None:
+    """Raises NaitError where one does not tell how long its target's samples are."""
+    if other := next((s for s in signatures if LENGTHS not in s.tensors), None):
+        kept = method_of(other.method).sample is not None
+        raise BadInput(
+            f"signature '{other.name}' does not keep its target's samples",
+            where="--length quota:target",
+            remedy="make it again with --keep-samples" if kept else "use another method, or --length quota",
+        )
+
+
 def round_robin_of(index: Index, signatures: Sequence[Signature], options: BudgetOptions, device: str) -> RoundRobin:
     """The order of rule roundrobin, which awaits its first pass over ``index``."""
     wanted = count_of(max(1, index.rows), options)
@@ -170,7 +181,9 @@ def rank_index(
         check_spread(index, signatures, table.low, table.high)
         in_targets = rows_of_targets(index, signatures)
         clock.lap("scan")
-        rows = ScoredRows(index, pool, table.rows, table.row.take, table.n_tokens.take, targets)
+        lengths = [s.tensors[LENGTHS] for s in signatures if LENGTHS in s.tensors]
+        of_targets = np.concatenate(lengths) if lengths and len(lengths) == len(signatures) else None
+        rows = ScoredRows(index, pool, table.rows, table.row.take, table.n_tokens.take, targets, of_targets)
         constraints = constraints_of(constraining, rows) if constraining else []
         quality, ordered, described = None, table, dict[str, Any]()
         if constraining is not None and constraining.quality is not None:
@@ -343,6 +356,8 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         check_rule(signatures, options)
         if options.length == "matched":
             check_matched(signatures)
+        if options.length == "quota:target":
+            check_lengths(signatures)
         check_device(options.device, index, signatures)
         pool = open_rows(index, options.dataset)
         inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]

@@ -81,7 +81,13 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
             where="--length matched",
             remedy="use method contrast, or --length quota",
         )
-    by_sample = options.length == "matched" or (options.rule or method.rules[0]) != "centroid"
+    if options.length == "quota:target" and method.sample is None:
+        raise BadInput(
+            f"method {method.name} keeps no samples of a target",
+            where="--length quota:target",
+            remedy="use another method, or --length quota",
+        )
+    by_sample = options.length in ("matched", "quota:target") or (options.rule or method.rules[0]) != "centroid"
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
     output = stack.enter_context(

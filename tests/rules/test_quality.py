@@ -128,6 +128,8 @@ def test_with_constraints_and_in_a_report(made: MadePool, tmp_path: Path) -> Non
         out = tmp_path / str(number)
         made.rank(out, top_k=12, quality="q", length="quota", scores=scores)
         nait_fast.report(selection=out)
+        page = (out / "report.html").read_text()
+        assert "lost their places to length" in page and "q, weight 0.5, minmax" in page
     table = parquet.read_table(tmp_path / "0" / "scores.parquet")
     assert table.column_names[-2:] == ["quality", "dropped_by"]
 

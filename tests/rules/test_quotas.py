@@ -1,6 +1,7 @@
 """Quotas against the definition: row after row, best first, each asked whether all of its groups have room."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nait_fast.errors import BadInput, NaitError
+from nait_fast.methods.signature import load_signature
 from nait_fast.rules.best_first import Budget
 from nait_fast.rules.constraints.quotas import Partition, Quotas, length_partition, read_quotas
 from nait_fast.rules.constraints.selecting import select_rows
+from nait_fast.verbs.rank import check_lengths
 from tests.conftest import write_jsonl
 from tests.rules.made import MadePool, make_pool, rows_of
 from tests.rules.orders import Chunked
@@ -133,9 +136,17 @@ def test_bins_of_length_have_the_share_of_their_rows() -> None:
         first, last = map(int, label.split("-"))
         inside = (tokens >= first) & (tokens <= last)
         assert (bins.group(np.flatnonzero(inside)) == number).all() and inside.sum() == counts[number]
-    alike = length_partition(np.array([7, 7, 7, 7, 7, 9]).__getitem__, 6)
+    alike = length_partition(np.repeat([7, 9], [25, 5]).__getitem__, 30)
     assert alike.labels == ["7-7", "8-9"] and alike.shares == [Fraction(5, 6), Fraction(1, 6)]
     assert length_partition(np.array([7]).__getitem__, 1).labels == ["7-7"]
+
+
+def test_bins_of_samples_leave_longer_and_shorter_rows_without_a_share() -> None:
+    tokens, lengths = np.array([3, 10, 14, 15, 20, 25, 90]), np.repeat([20, 10, 15, 20], 4)
+    bins = length_partition(tokens.__getitem__, len(tokens), lengths)
+    assert bins.labels == ["10-10", "11-15", "16-20", "above 20", "below 10"]
+    assert bins.shares == [Fraction(1, 4), Fraction(1, 4), Fraction(1, 2), 0, 0]
+    assert bins.group(np.arange(7)).tolist() == [4, 0, 1, 1, 2, 3, 3]
 
 
 SOURCES = ("math", "code", "chat")
@@ -199,6 +210,30 @@ def test_by_length(made: MadePool, tmp_path: Path) -> None:
         assert {int(made.row[p]) for p in best} <= set(rows)
 
 
+def test_by_the_lengths_of_the_target(made: MadePool, tmp_path: Path) -> None:
+    signature = load_signature(made.signature)
+    with pytest.raises(
+        NaitError, match="--length quota:target: signature 'a' does not keep its target's samples; make"
+    ):
+        made.rank(tmp_path / "out", length="quota:target")
+    lengths = np.array([8, 8, 9, 10, 30, 31, 32, 33], dtype=np.int32)
+    kept = {"samples": made.codes[:8], "lengths": lengths}
+    (tmp_path / "kept").mkdir()
+    replace(signature, tensors={**signature.tensors, **kept}).save(tmp_path / "kept")
+    summary = made.rank(
+        tmp_path / "out", top_k=8, length="quota:target", signature=[tmp_path / "kept" / "a.safetensors"]
+    )
+    length = dict(zip(made.row.tolist(), made.n_tokens.tolist(), strict=True))
+    found = sorted(length[int(row["id"][1:])] for row in rows_of(tmp_path / "out" / "selected.jsonl"))
+    assert sum(8 <= number <= 10 for number in found) == 4 == sum(11 <= number <= 33 for number in found)
+    of = summary["constraints"][0]["of"]
+    assert of["above 33"] == of["below 8"] == [0, 0] and all(used == share for used, share in of.values())
+    assert sum(used for used, _ in of.values()) == 8
+    nait = replace(signature, meta={**signature.meta, "method": "nait"})
+    with pytest.raises(NaitError, match="use another method, or --length quota"):
+        check_lengths([nait])
+
+
 def test_rows_without_the_key_are_a_group(made: MadePool, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     summary = made.rank(tmp_path / "out", top_k=30, quota="topic:equal")
     assert summary["constraints"][0]["of"] == {"x": [15, 15], "null": [15, 15]}
@@ -212,7 +247,6 @@ def test_as_in_the_targets(made: MadePool, tmp_path: Path) -> None:
     from nait_fast.data.pool import Pool
     from nait_fast.index.pool_rows import rows_of as pool_rows
     from nait_fast.index.reader import Index
-    from nait_fast.methods.signature import load_signature
     from nait_fast.verbs.rank import rank_index
 
     def rank(rows: list[dict[str, Any]]) -> dict[str, Any]:

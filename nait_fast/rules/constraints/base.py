@@ -64,7 +64,7 @@ class Walk:
 class ScoredRows:
     """What constraints of a command may read: an ``index``, its ``pool``, and ``number`` scored rows: their numbers in
     the pool (``row``, ascending) and tokens by place. ``targets``: files of the targets' samples, where they are at
-    hand."""
+    hand; ``lengths`` int32 [s]: their tokens, where signatures keep them."""
 
     index: Index
     pool: PoolRows
@@ -72,6 +72,7 @@ class ScoredRows:
     row: Column
     n_tokens: Column
     targets: Sequence[str] = ()
+    lengths: np.ndarray | None = None
 
 
 class Constraint(ABC):

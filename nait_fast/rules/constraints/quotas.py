@@ -27,9 +27,10 @@ from nait_fast.rules.constraints.base import Constraint, ScoredRows, Walk
 if TYPE_CHECKING:
     from nait_fast.config import ConstraintOptions
 
+OF_LENGTH = ("quota", "quota:target")  # of --length
 MODES = ("equal", "pool", "target")
 MOST_GROUPS = 1000  # that share a budget
-LENGTH_BINS = 10
+LENGTH_BINS, LEAST_IN_BIN = 10, 4
 BLOCK_ROWS = 1 << 18
 _BOUNDLESS = 1 << 62
 
@@ -74,13 +75,16 @@ class Quotas(Constraint):
 
     @classmethod
     def wanted(cls, options: "ConstraintOptions") -> bool:
-        return bool(read_quotas(options.quota)) or options.length == "quota"
+        return bool(read_quotas(options.quota)) or options.length in OF_LENGTH
 
     @classmethod
     def of(cls, options: "ConstraintOptions", rows: ScoredRows) -> "Quotas":
         partitions = [key_partition(rows, key, shares) for key, shares in read_quotas(options.quota).items()]
-        if options.length == "quota":
-            partitions.append(length_partition(rows.n_tokens, rows.number))
+        if options.length in OF_LENGTH:
+            lengths = rows.lengths if options.length == "quota:target" else None
+            if options.length == "quota:target" and lengths is None:
+                raise BadInput("the signatures do not keep their targets' samples", where="--length quota:target")
+            partitions.append(length_partition(rows.n_tokens, rows.number, lengths))
         return cls(partitions)
 
     def leave(self, offered: Iterator[np.ndarray], walk: Walk) -> Iterator[np.ndarray]:
@@ -262,21 +266,37 @@ def target_counts(rows: ScoredRows, key: str, labels: Sequence[str]) -> np.ndarr
     return np.array([counts[names.index(label)] if label in names else 0 for label in labels])
 
 
-def length_partition(n_tokens: Column, number: int) -> Partition:
-    """Of ``number`` rows in bins of tokens, about as many rows in each (fewer bins where many have one length), with
-    the share of the rows that are in it."""
-    counts = np.zeros(1, dtype=np.int64)
-    for start in range(0, number, BLOCK_ROWS):
-        some = np.bincount(n_tokens(np.arange(start, min(start + BLOCK_ROWS, number))))
-        counts, some = (np.pad(x, (0, max(len(some), len(counts)) - len(x))) for x in (counts, some))
-        counts += some
-    ends = np.cumsum(counts)
-    quantiles = [-(-number * part // LENGTH_BINS) for part in range(1, LENGTH_BINS)]
-    lasts = np.unique([*np.searchsorted(ends, quantiles), len(counts) - 1])
-    firsts = [int(np.flatnonzero(counts)[0]), *(last + 1 for last in lasts[:-1].tolist())]
-    labels = [f"{first}-{last}" for first, last in zip(firsts, lasts.tolist(), strict=True)]
-    shares = [Fraction(int(n), number) for n in np.diff(ends[lasts], prepend=0)]
-    return Partition("length", "tokens", labels, lambda p: np.searchsorted(lasts, n_tokens(p)), shares)
+def length_partition(n_tokens: Column, number: int, lengths: np.ndarray | None = None) -> Partition:
+    """Of ``number`` rows in bins of tokens, with the share of all rows that are in it; or, of ``lengths`` int [s] of
+    samples, of these: rows that are longer or shorter than all of them have none. About as many rows, or samples, are
+    in each bin, of which there are fewer where many have one length."""
+    if lengths is None:
+        counts = np.zeros(1, dtype=np.int64)
+        for start in range(0, number, BLOCK_ROWS):
+            some = np.bincount(n_tokens(np.arange(start, min(start + BLOCK_ROWS, number))))
+            counts, some = (np.pad(x, (0, max(len(some), len(counts)) - len(x))) for x in (counts, some))
+            counts += some
+        tokens = np.flatnonzero(counts)
+        counts = counts[tokens]
+    else:
+        tokens, counts = np.unique(lengths, return_counts=True)
+    ends, whole = np.cumsum(counts), int(counts.sum())
+    bins = min(LENGTH_BINS, max(1, whole // LEAST_IN_BIN))
+    quantiles = [-(-whole * part // bins) for part in range(1, bins)]
+    last = np.unique([*np.searchsorted(ends, quantiles), len(tokens) - 1])
+    first, lasts = int(tokens[0]), tokens[last]
+    firsts = [first, *(high + 1 for high in lasts[:-1].tolist())]
+    labels = [f"{low}-{high}" for low, high in zip(firsts, lasts.tolist(), strict=True)]
+    shares: list[Fraction | None] = [Fraction(int(n), whole) for n in np.diff(ends[last], prepend=0)]
+    if lengths is None:
+        return Partition("length", "tokens", labels, lambda p: np.searchsorted(lasts, n_tokens(p)), shares)
+
+    def group(places: np.ndarray) -> np.ndarray:
+        mine = n_tokens(places)
+        return np.where(mine < first, len(lasts) + 1, np.searchsorted(lasts, mine))
+
+    labels += [f"above {lasts[-1]}", f"below {first}"]
+    return Partition("length", "tokens", labels, group, [*shares, Fraction(0), Fraction(0)])
 
 
 CONSTRAINT = Quotas
