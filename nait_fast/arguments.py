@@ -140,6 +140,7 @@ class IndexArguments(PassArguments, ReadingArguments, DataArguments, ModelArgume
     outliers: int | None
     bytes_per_sample: int | None
     embed: str
+    nll: Literal["none", "loss", "ifd"]
     shard_rows: int
     engine: Literal["local", "ray"]
     address: str | None

@@ -74,6 +74,8 @@ def _flag(parser: "_Parser", field: dataclasses.Field, hint: Any) -> None:
             arguments["metavar"] = "NAME[:KEY=VALUE,…]"
         if {"setting", "renamed"} & field.metadata.keys():
             arguments["help"] = argparse.SUPPRESS
+    if "bare" in field.metadata:
+        arguments |= {"nargs": "?", "const": field.metadata["bare"]}
     if field.default not in (None, "", (), False) and not field.metadata.get("required"):
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
         arguments["help"] += f" (default {default})"

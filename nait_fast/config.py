@@ -19,6 +19,7 @@ SCORES = ("all", "selected", "none")
 LENGTHS = ("free", "matched", "quota", "quota:target")  # the first is the default
 EXPERTS = ("neurons", "router")
 EXPORTS = ("llama_factory", "dataflex", "messages")
+NLL = ("none", "loss", "ifd")  # what an index keeps of losses; the first is the default
 RDS_TYPES = ("float16", "int8", "float32")  # of the numbers of ``rds`` in an index; the first is the default
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
@@ -313,6 +314,12 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
         "keep embeddings: none; for method embed last (of the captured layers) or a layer; rds, the body's last hidden "
         "states weighted by place, as rds:float16 (the default), rds:int8 or rds:float32; or both: last,rds",
         metavar="LAYER|rds[:TYPE]",
+    )
+    nll: str = option(
+        NLL[0],
+        "keep the mean loss of each sample's response tokens; ifd: also that loss over the one of the response alone",
+        choices=NLL,
+        bare="loss",
     )
     shard_rows: int = option(2048, "rows of the pool a shard: what a killed run loses at most", minimum=1)
     engine: str = option(

@@ -25,9 +25,9 @@ T = TypeVar("T", bound="Options")
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
-    """A field of ``Options``. ``extra``: required, choices, minimum, maximum, metavar, positional; ``registry``: it
-    names a method or codec, with its settings; ``setting``: (such a field, the setting) that this is the old spelling
-    of; ``renamed``: the option that this is the old name of."""
+    """A field of ``Options``. ``extra``: required, choices, minimum, maximum, metavar, positional; ``bare``: its flag's
+    value where that has none; ``registry``: it names a method or codec, with its settings; ``setting``: (such a field,
+    the setting) that this is the old spelling of; ``renamed``: the option that this is the old name of."""
     return field(default=default, metadata={"help": help, **extra})
 
 

@@ -139,6 +139,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "outliers": (5, {"codec": "rotated"}),
         "bytes_per_sample": (20, {"codec": "components", "calibration_size": 24}),
         "embed": ("last", {}),
+        "nll": ("loss", {}),
         "shard_rows": (5, {}),
         "engine": ("ray", {}),
         "address": ("localhost:1", {"engine": "ray"}),

@@ -18,7 +18,7 @@ Apply = Callable[..., str]  # (turns, tools, header=False) -> what the chat temp
 
 ASSISTANT = "assistant"
 SENTINEL = "\u241fcontent\u241f"
-_UNKNOWN = "the chat template does not tell which tokens are the assistant's; use --tokens all"
+_UNKNOWN = "the chat template does not tell which tokens are the assistant's; use --tokens all, and no --nll"
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 # Two answers whose tokens must give them back: distinct, with spaces around, of one and of several bytes a character.
 PROBE = (

@@ -98,7 +98,8 @@ class Template:
         if not sample.messages:
             kind = "text" if sample.text is not None else "input_ids"
             raise RowError(
-                f"a row of the format {kind} does not say which tokens are the assistant's; use --tokens all"
+                f"a row of the format {kind} does not say which tokens are the assistant's; use --tokens all, and no "
+                "--nll"
             )
         if self.kind != "chat":
             return spans_of_pieces(self._pieces(sample))

@@ -107,11 +107,13 @@ class Encoder:
         vocabulary: int | None = None,
         spans: bool = False,
         tokens: str = "all",
+        nll: str = "none",
     ):
         """``vocabulary``: rows of the model's embedding, where they may be fewer than the tokenizer's tokens.
 
         ``spans``: whether ``Encoded.response`` is wanted; ``tokens``: of TOKENS, over which readings run: samples
-        without any are refused. Raises BadInput where this tokenizer cannot give the response."""
+        without any are refused; ``nll``: of NLL: samples without the losses that it asks for are refused. Raises
+        BadInput where this tokenizer cannot give the response."""
         self.tokenizer, self.template, self.max_length = tokenizer, template, max_length
         self.vocabulary = min(len(tokenizer), vocabulary or len(tokenizer))
         self._bos = bos_prefix(tokenizer)
@@ -121,7 +123,7 @@ class Encoder:
         closing = template.closing() if template.kind == "chat" else None
         forms = dict.fromkeys((closing, closing.rstrip())) if closing else {}
         self._closings = [list(tokenizer(form, add_special_tokens=False)["input_ids"]) for form in forms if form]
-        self.tokens, self.spans = tokens, spans or tokens != "all"
+        self.tokens, self.nll, self.spans = tokens, nll, spans or tokens != "all" or nll != "none"
         self._added = frozenset(getattr(tokenizer, "added_tokens_decoder", ()))
         if self.spans:
             self._check_spans()
@@ -230,7 +232,23 @@ class Encoder:
             if not chosen:
                 within = f" within --max-length {self.max_length}" if len(ids) > len(front) else ""
                 return Refused(sample.row, f"no token of its {self.tokens}{within}")
+        if self.nll != "none" and (reason := self._lacks_losses(response or (), len(ids) > len(front))):
+            return Refused(sample.row, reason)
         return Encoded(sample.row, sample.id, front, len(ids), sample.unread, unshown, response, chosen)
+
+    @property
+    def front(self) -> list[int]:
+        """The ids that a text of its own stands behind: BOS, or none."""
+        return list(self._front)
+
+    def _lacks_losses(self, response: tuple[Span, ...], cut: bool) -> str:
+        """Why a sample with these tokens of its response has not the losses that are asked for; "" where it has."""
+        within = f" within --max-length {self.max_length}" if cut else ""
+        if not any(end > max(start, 1) for start, end in response):
+            return f"no token of its response{within} that another stands before, and so no loss (--nll)"
+        if self.nll == "ifd" and not self._front and sum(end - start for start, end in response) == 1:
+            return f"one token of its response{within}, which has no loss alone: the tokenizer has no BOS (--nll ifd)"
+        return ""
 
     def _strip(self, ids: list[int]) -> list[int]:
         # Pre-tokenised rows usually end in the template's closing, EOS or padding, and may be padded on the left: none

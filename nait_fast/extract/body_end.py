@@ -1,15 +1,20 @@
-"""What is read of the body's end, its last hidden state: e = Σ_t w_t h_t of a sample, w_t = t / Σ t (``rds``)."""
+"""What is read of the body's end, its last hidden states: e = Σ_t w_t h_t of a sample, w_t = t / Σ t (``rds``), and the
+mean loss of its response (``nll``), also over that of the response alone (``ifd``)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from nait_fast.data.spans import Span
 from nait_fast.device_copies import to_device
 from nait_fast.kernels import segment_sums
 from nait_fast.kernels.capture.types import Segments
+from nait_fast.models.head import LMHead
 
-OF_THE_END = ("rds",)  # of a sample, not of a layer
+LOSSES = ("nll", "ifd")
+OF_THE_END = ("rds", *LOSSES)  # of a sample, not of a layer
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,37 @@ def rds_of(own: PlaceSums, prefix: PlaceSums | None) -> torch.Tensor:
         hidden, places = hidden + prefix.hidden, places + prefix.places
     # fp64: whole numbers beyond 2 ** 24 would be rounded, and it is one division a sample
     return (hidden.double() / to_device(places.double(), hidden.device)[:, None]).float()
+
+
+def mean_losses(
+    head: LMHead,
+    states: torch.Tensor,
+    starts: Sequence[int],
+    samples: Sequence[np.ndarray],
+    ranges: Sequence[Sequence[Span]],
+    n_prefix: int = 0,
+    prefix: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean loss, fp32 [B], of the tokens of each sample that lie in its ``ranges``, each predicted from the last hidden
+    state before it; a sample's first token has none. One of a sample without any such token is NaN.
+
+    ``states`` [..., H]: those of sample b from its token ``n_prefix`` on lie from ``starts[b]`` on; ``prefix``
+    [n_prefix, H]: those of the tokens before. ``samples``: all ids int32 [K] of each.
+    """
+    tokens = [np.concatenate([np.arange(max(a, 1), b) for a, b in own] or [np.zeros(0, int)]) for own in ranges]
+    behind = [own - 1 - n_prefix for own in tokens]  # of the state before, below 0 in the prefix
+    every = np.concatenate(behind)
+    places = np.concatenate([np.where(own < 0, 0, start + own) for start, own in zip(starts, behind, strict=True)])
+    labels = np.concatenate([ids[own] for ids, own in zip(samples, tokens, strict=True)]).astype(np.int64)
+    counts = torch.tensor([len(own) for own in tokens])
+    device = states.device
+    rows = states.reshape(-1, states.shape[-1])[to_device(torch.from_numpy(places), device)]
+    inside = np.flatnonzero(every < 0)
+    if len(inside):
+        assert prefix is not None
+        of_prefix = prefix[to_device(torch.from_numpy(every[inside] + n_prefix), device)]
+        rows[to_device(torch.from_numpy(inside), device)] = of_prefix
+    losses = head.losses(rows, to_device(torch.from_numpy(labels), device))
+    # A sum of each sample's own, in order; lengths add up to what there is.
+    sums = torch.segment_reduce(losses.double(), "sum", lengths=to_device(counts, device), unsafe=True)
+    return (sums / to_device(counts.double(), device)).clamp(min=0).float()

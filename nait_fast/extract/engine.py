@@ -15,7 +15,7 @@ from nait_fast.data.spans import Span, moved
 from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
 from nait_fast.errors import BadInput, NaitError, first_line
-from nait_fast.extract.body_end import OF_THE_END, PlaceSums, place_sums, rds_of
+from nait_fast.extract.body_end import LOSSES, OF_THE_END, PlaceSums, mean_losses, place_sums, rds_of
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.extract.sinks import Sink
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
@@ -92,9 +92,11 @@ class Engine:
         batch_tokens: int | None = None,
         quiet: bool = True,
         hidden_at: int | None = None,
+        front: Sequence[int] = (),
     ):
         """``tokens``: which of its samples' tokens are ``chosen``, of TOKENS; ``hidden_at``: ordinal of the captured
-        layer whose hidden state the reading ``hidden`` is."""
+        layer whose hidden state the reading ``hidden`` is; ``front``: ids that a response alone stands behind. Losses
+        need a model with its head."""
         self.model, self.readings, self.first_token, self.quiet = model, tuple(readings), first_token, quiet
         self.tokens = tokens
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
@@ -103,6 +105,9 @@ class Engine:
         self._prefix_state = PrefixState()
         self._prefix_stats: list[Stats] = []
         self._prefix_end: PlaceSums | None = None
+        self._prefix_states: torch.Tensor | None = None  # [P, H] of the body's end, for losses
+        self._front = np.array(front, dtype=np.int32)
+        self._losses = [name for name in LOSSES if name in readings]
         self._of_layers = [reading for reading in readings if reading not in OF_THE_END]
         self._to_the_end = len(self._of_layers) < len(self.readings)
         stop = not self._to_the_end
@@ -190,7 +195,11 @@ class Engine:
         chosen = None if self.tokens == "all" else [((0, len(prefix)),) if self.tokens == "prompt" else ()]
         forward = _Prefix(self._segments(pack.lengths, 0, chosen=chosen))
         states = self._forward([prefix], pack, 0, forward)
-        self._prefix_end = place_sums(states, forward.segments, 0) if states is not None else None
+        self._prefix_end = self._prefix_states = None
+        if states is not None and "rds" in self.readings:
+            self._prefix_end = place_sums(states, forward.segments, 0)
+        if states is not None and self._losses:
+            self._prefix_states = states[0]
         if self.tokens == "response":
             for stats in forward.stats:
                 stats.first = None
@@ -219,10 +228,38 @@ class Engine:
         )
         states = self._forward(beyond, pack, n_prefix, forward)
         if states is not None:
-            end = rds_of(place_sums(states, segments, n_prefix), self._prefix_end if n_prefix else None)
-            forward.finite.logical_and_(torch.isfinite(end).all(dim=1))
-            sink.of_body(batch.items, {"rds": end})
+            end: dict[str, torch.Tensor] = {}
+            if "rds" in self.readings:
+                end["rds"] = rds_of(place_sums(states, segments, n_prefix), self._prefix_end if n_prefix else None)
+            if self._losses:
+                end |= self._losses_of(samples, states, segments, n_prefix)
+            for values in end.values():
+                forward.finite.logical_and_(torch.isfinite(values).reshape(len(samples), -1).all(dim=1))
+            sink.of_body(batch.items, end)
         sink.finish(batch.items, forward.finite)
+
+    def _losses_of(
+        self, samples: Sequence[Encoded], states: torch.Tensor, segments: Segments, n_prefix: int
+    ) -> dict[str, torch.Tensor]:
+        """``nll`` fp32 [B] of ``samples`` with these last hidden states behind the shared prefix; ``ifd``, where asked
+        for, after a forward of their responses alone: the tokens of all their turns, one behind the other."""
+        head = self.model.head
+        assert head is not None, "losses are of a model that was loaded with its head"
+        ids, ranges = [sample.ids for sample in samples], [sample.response or () for sample in samples]
+        nll = mean_losses(head, states, segments.starts.tolist(), ids, ranges, n_prefix, self._prefix_states)
+        if "ifd" not in self._losses:
+            return {"nll": nll}
+        del states  # of a batch as large as the next
+        alone = [
+            np.concatenate([self._front, *(sample.ids[start:end] for start, end in own)])
+            for sample, own in zip(samples, ranges, strict=True)
+        ]
+        pack = Pack([len(each) for each in alone])
+        last = self._forward(alone, pack, 0, None)
+        assert last is not None
+        own = [((len(self._front), len(each)),) for each in alone]
+        starts = self._segments(pack.lengths, 0).starts.tolist()
+        return {"nll": nll, "ifd": nll / mean_losses(head, last, starts, alone, own)}
 
     def _segments(
         self,
@@ -244,9 +281,11 @@ class Engine:
         return segments
 
     def _forward(
-        self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int, forward: CapturedForward
+        self, sequences: Sequence[np.ndarray], pack: Pack, first_position: int, forward: CapturedForward | None
     ) -> torch.Tensor | None:
-        """The body's last hidden states, [1, T, H] packed or [B, W, H] padded; None where it stopped before."""
+        """The body's last hidden states, [1, T, H] packed or [B, W, H] padded; None where it stopped before.
+
+        ``forward``: what is captured; None: nothing, and it does not stop."""
         width, packs = max(pack.lengths), self.model.packs
         self.run_tokens += sum(pack.lengths)
         self.padded_tokens += sum(pack.lengths) if packs else width * len(pack.lengths)

@@ -12,7 +12,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "mean": ("sum",),
     "up_abs": ("up_abs_sum",),
     "hidden": ("hidden_sum",),
-    "rds": (),  # of the body's end (body_end.py)
+    "rds": (),  # of the body's end (body_end.py), and so are these
+    "nll": (),
+    "ifd": (),
 }
 READINGS = ("drift", "mean", "up_abs")  # of a layer's neurons
 FIRST_TOKEN = ("exclude", "include")

@@ -15,7 +15,7 @@ from nait_fast.errors import BadInput
 from nait_fast.extract.calibrate import make_codebook
 from nait_fast.extract.session import Terms
 from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.index.format import columns_of
+from nait_fast.index.format import columns_of, loss_columns
 from nait_fast.kernels import layer_bytes
 from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.spec import Spec
@@ -43,6 +43,7 @@ class Representation:
         session.embed_layer = _embed_layer(options, self.codec, session)
         self._embeds, self._rds = session.embed_layer is not None, options.embeddings.rds
         self.readings = {self.reading} | ({"hidden"} if self._embeds else set()) | ({"rds"} if self._rds else set())
+        self.readings |= set(loss_columns(options.nll))
         session.refuse_readings(self.readings)
         if given is not None:
             check_kept(session, given)
@@ -65,6 +66,8 @@ class Representation:
         if self._rds:
             model = session.model
             self.description |= {"rds": self._rds, "rds_width": model.end_width, "rds_model": model.whole_fingerprint}
+        if options.nll != "none":
+            self.description |= {"nll": options.nll, "nll_model": session.model.head_fingerprint}
 
     @property
     def columns(self) -> Columns:
@@ -102,7 +105,16 @@ class Representation:
         layout, device = self.session.layout, self.session.model.device
         coder = self.codec.coder(layout, codebook, self.description, device)
         rds = (self._rds, self.description["rds_width"]) if self._rds else None
-        return Encode(n, layout, coder, directions=directions, hidden_mean=hidden_mean, rds=rds, device=device)
+        return Encode(
+            n,
+            layout,
+            coder,
+            directions=directions,
+            hidden_mean=hidden_mean,
+            rds=rds,
+            nll=self._options.nll,
+            device=device,
+        )
 
 
 def check_kept(session: Terms, codebook: Codebook | None) -> None:

@@ -22,6 +22,7 @@ from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.errors import BadInput
+from nait_fast.extract.body_end import OF_THE_END
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.pooling import statistics_for
 from nait_fast.extract.sinks import Sink
@@ -85,10 +86,10 @@ class Terms:
         """Raise NaitError for ``readings`` that the model does not have."""
         readings = tuple(readings)
         refuse_statistics(self.model.specs, statistics_for(readings))
-        if "rds" in readings and self.model.lacking:
+        if self.model.lacking and (of_the_end := [name for name in OF_THE_END if name in readings]):
             raise BadInput(
-                f"the checkpoint lacks {self.model.lacking} weights behind the chosen layers, and rds is what "
-                "comes out of all layers",
+                f"the checkpoint lacks {self.model.lacking} weights behind the chosen layers, and {of_the_end[0]} is "
+                "what comes out of all layers",
                 where=f"model {self.model.name}",
                 remedy="fetch or save the checkpoint anew, whole",
             )
@@ -172,6 +173,7 @@ class Session(Terms):
             batch_tokens=budget,
             quiet=self.quiet,
             hidden_at=hidden_at,
+            front=self.encoder.front if "ifd" in readings else (),
         )
         engine.run(encoded, sink, prefix=prefix, on_batch=on_batch)
         self._fitting = engine.batch_tokens
@@ -198,16 +200,17 @@ def open_session(
     check: Check = lambda terms: None,
     *,
     tokens: str = "all",
+    nll: str = "none",
 ) -> Session:
     """Load the model and make its encoder. ``check`` raises NaitError, before a weight is read, where what is to be
-    done cannot be done by what is known then; it may change the terms that it is given. ``tokens``: as of the Encoder.
-    Raises NaitError."""
+    done cannot be done by what is known then; it may change the terms that it is given. ``tokens``, ``nll``: as of
+    the Encoder; losses need the model's head. Raises NaitError."""
     experts, template = model.chosen_experts, None
 
     def before(known: KnownModel) -> None:
         nonlocal template
         template = Template(data.template, known.tokenizer, data.template_date)
-        encoder = Encoder(known.tokenizer, template, data.max_length, known.vocabulary, tokens=tokens)
+        encoder = Encoder(known.tokenizer, template, data.max_length, known.vocabulary, tokens=tokens, nll=nll)
         with hushed():  # said once the model is there
             check(Terms(known, encoder, first_token, tokens=tokens, experts=experts))
 
@@ -220,8 +223,9 @@ def open_session(
         experts=experts.reads,
         trust_remote_code=model.trust_remote_code,
         check=before,
+        head=nll != "none",
     )
-    return _session(loaded, data, first_token, model, quiet, template, tokens=tokens)
+    return _session(loaded, data, first_token, model, quiet, template, tokens=tokens, nll=nll)
 
 
 def refuse_in_memory(model: Any, caller: str, **asked: Any) -> None:
@@ -274,9 +278,10 @@ def _session(
     template: Template | None = None,
     *,
     tokens: str,
+    nll: str = "none",
 ) -> Session:
     template = template or Template(data.template, loaded.tokenizer, data.template_date)
-    encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary, tokens=tokens)
+    encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary, tokens=tokens, nll=nll)
     conventions = make_conventions(data.role, data.ignore)
     return Session(
         loaded,

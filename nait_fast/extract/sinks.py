@@ -9,9 +9,9 @@ import torch
 from nait_fast.codecs.base import Coder
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.device_copies import Outbox
-from nait_fast.extract.body_end import OF_THE_END
+from nait_fast.extract.body_end import LOSSES, OF_THE_END
 from nait_fast.extract.pooling import dtype_of
-from nait_fast.index.format import rds_columns
+from nait_fast.index.format import loss_columns, rds_columns
 
 
 class Sink(ABC):
@@ -29,8 +29,8 @@ class Sink(ABC):
         ``codes`` uint8 [B, layer_bytes]: the layer's bits where the capture op has packed them."""
 
     def of_body(self, items: Sequence[int], readings: dict[str, torch.Tensor]) -> None:
-        """Readings fp32 [B, H] of the body's end for the samples ``items``, where any were asked for: after the last
-        layer's."""
+        """Readings fp32 [B, H] (losses [B]) of the body's end for the samples ``items``, where any were asked for:
+        after the last layer's."""
         return
 
     @abstractmethod
@@ -44,11 +44,13 @@ class Sink(ABC):
 
 class Collect(Sink):
     """Keeps the readings of ``n`` samples: ``readings[name]`` [n, N], fp32 (drift fp64), N = all neurons in order;
-    ``hidden`` fp32 [n, H], of the one layer that has it, at ordinal ``hidden_at``; ``rds`` fp32 [n, H]."""
+    ``hidden`` fp32 [n, H], of the one layer that has it, at ordinal ``hidden_at``; ``rds`` fp32 [n, H];
+    ``losses[name]`` fp32 [n]."""
 
     def __init__(self, n: int, layout: CodeLayout, names: Sequence[str]):
         self.layout, self.hidden, self.hidden_at = layout, torch.empty(n, 0), -1
         self.rds = torch.empty(n, 0)
+        self.losses = {name: torch.zeros(n) for name in names if name in LOSSES}
         ours = [name for name in names if name not in ("hidden", *OF_THE_END)]
         self.readings = {name: torch.zeros(n, layout.n_neurons, dtype=dtype_of(name)) for name in ours}
         self.finite = np.zeros(n, dtype=bool)
@@ -77,14 +79,15 @@ class Collect(Sink):
         self._outbox.send([hidden], receive)
 
     def of_body(self, items: Sequence[int], readings: dict[str, torch.Tensor]) -> None:
-        rds = readings["rds"]
-        if self.rds.shape[1] != rds.shape[1]:
-            self.rds = torch.zeros(len(self.finite), rds.shape[1])
+        if "rds" in readings and self.rds.shape[1] != readings["rds"].shape[1]:
+            self.rds = torch.zeros(len(self.finite), readings["rds"].shape[1])
+        kept = {name: self.rds if name == "rds" else self.losses[name] for name in readings}
 
         def receive(arrays: list[np.ndarray]) -> None:
-            self.rds[items] = torch.from_numpy(arrays[0])
+            for values, array in zip(kept.values(), arrays, strict=True):
+                values[items] = torch.from_numpy(array)
 
-        self._outbox.send([rds], receive)
+        self._outbox.send(list(readings.values()), receive)
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         def receive(arrays: list[np.ndarray]) -> None:
@@ -104,8 +107,9 @@ class Collect(Sink):
             if ordinal == self.hidden_at:
                 readings["hidden"] = self.hidden.to(device)
             sink.layer(everyone, ordinal, readings, None)
-        if self.rds.shape[1]:
-            sink.of_body(everyone, {"rds": self.rds.to(device)})
+        of_body = self.losses | ({"rds": self.rds} if self.rds.shape[1] else {})
+        if of_body:
+            sink.of_body(everyone, {name: values.to(device) for name, values in of_body.items()})
         sink.finish(everyone, torch.from_numpy(self.finite))
         sink.flush()
 
@@ -162,7 +166,7 @@ class Tee(Sink):
 class Encode(Sink):
     """Codes each layer, and projects it on the directions of exact scores, as it comes.
 
-    ``codes`` uint8 [n, row_bytes]; ``columns``: what comes with them, the ``embedding`` int8 [n, H] and ``rds``;
+    ``codes`` uint8 [n, row_bytes]; ``columns``: what comes with them, ``embedding`` int8 [n, H], ``rds``, losses;
     ``exact[name]`` float64 [n] = Σ_l A_l · v_l (NAIT, with the reading of each direction). A batch is put together on
     its device and comes home in one piece, while the next one runs.
     """
@@ -176,11 +180,12 @@ class Encode(Sink):
         directions: Mapping[str, tuple[str, torch.Tensor]] | None = None,
         hidden_mean: torch.Tensor | None = None,
         rds: tuple[str, int] | None = None,
+        nll: str = "none",
         device: torch.device | None = None,
     ):
         """``layout``: of the neurons; ``coder``: None for no codes; ``directions``: name -> (reading, direction fp32
         [N]); ``hidden_mean`` fp32 [H]: keep embeddings, less this; ``rds``: keep it, as which of RDS_TYPES and of how
-        many numbers."""
+        many numbers; ``nll``: keep losses, of NLL."""
         self.layout, self.coder = layout, coder
         self.codes = np.zeros((n, coder.layout.row_bytes if coder else 0), dtype=np.uint8)
         columns = dict(coder.columns) if coder else {}
@@ -190,6 +195,8 @@ class Encode(Sink):
         self._rds = rds
         if rds is not None:
             columns |= rds_columns(*rds)
+        self._losses = loss_columns(nll)
+        columns |= self._losses
         self.columns = {name: np.zeros((n, *shape), dtype) for name, (dtype, shape) in columns.items()}
         self.directions = {name: (r, v.to(device, torch.float64)) for name, (r, v) in (directions or {}).items()}
         self.exact = {name: np.zeros(n) for name in self.directions}
@@ -223,6 +230,8 @@ class Encode(Sink):
         if self._rds is not None:
             for name, values in rds_parts(readings["rds"], self._rds[0]).items():
                 self._columns[name][:] = values
+        for name in self._losses:
+            self._columns[name][:] = readings[name]
 
     def _begin(self, n: int) -> None:
         device = self._device

@@ -14,14 +14,20 @@ READ_VERSIONS = (2, FORMAT_VERSION)  # 2: without checksums, which Index says
 
 
 def columns_of(manifest: Mapping[str, Any]) -> Columns:
-    """The tensors of a shard that come with its codes, by what a manifest says: its codec's, and ``embedding`` [H] and
-    ``rds`` [H] where they are kept."""
+    """The tensors of a shard that come with its codes, by what a manifest says: its codec's, and ``embedding`` [H],
+    ``rds`` [H] and losses where they are kept."""
     columns = dict(codec_of(manifest["codec"]).columns(manifest))
     if manifest.get("embedding"):
         columns["embedding"] = ("i1", (manifest["embedding"],))
     if "rds" in manifest:
         columns |= rds_columns(manifest["rds"], manifest["rds_width"])
-    return columns
+    return columns | dict(loss_columns(manifest.get("nll", "none")))
+
+
+def loss_columns(nll: str) -> Columns:
+    """The tensors that hold the losses that ``nll``, of NLL, asks for."""
+    names: tuple[str, ...] = {"none": (), "loss": ("nll",), "ifd": ("nll", "ifd")}[nll]
+    return {name: ("<f4", ()) for name in names}
 
 
 def rds_columns(dtype: str, width: int) -> Columns:

@@ -27,7 +27,7 @@ def _same(index: Index) -> tuple[str, ...]:
     read = ("experts", "chosen", "layers", "widths", "reading", "first_token", "reading_tokens")
     what = ("dtype", "model", *read, "codec", *of_codec, "template")
     how = ("template_kind", "template_date", "max_length", "row_bytes", "embedding", "embed_layer", "codebook", "exact")
-    return *what, *how, "rds", "rds_width", "rds_model"
+    return *what, *how, "rds", "rds_width", "rds_model", "nll", "nll_model"
 
 
 def check_joinable(indexes: Sequence[Index]) -> None:

@@ -13,7 +13,7 @@ from nait_fast import compatibility
 from nait_fast.codecs import CODECS, codec_of
 from nait_fast.codecs.codebook import Codebook, load_codebook
 from nait_fast.codecs.layout import read_code_layout
-from nait_fast.config import RDS_TYPES
+from nait_fast.config import NLL, RDS_TYPES
 from nait_fast.errors import BadInput, Damaged
 from nait_fast.index import ids, token_hashes
 from nait_fast.index.format import FORMAT_VERSION, READ_VERSIONS, columns_of
@@ -172,6 +172,10 @@ class Index:
                 raise ValueError(f"rds: {values.short(manifest['rds'])}")
             values.at_most(manifest["rds_width"], "rds_width", values.MAX_NEURONS, 1)
             values.digest(manifest["rds_model"], "rds_model", 32)
+        if "nll" in manifest:
+            if manifest["nll"] not in NLL[1:]:
+                raise ValueError(f"nll: {values.short(manifest['nll'])}")
+            values.digest(manifest["nll_model"], "nll_model", 32)
         self.columns = columns_of(manifest)
         if manifest["codebook"] is not None or codec.calibrates:
             values.digest(manifest["codebook"], "codebook", 16)

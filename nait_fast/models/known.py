@@ -77,6 +77,11 @@ class KnownModel:
         return None
 
     @property
+    def head_fingerprint(self) -> str | None:
+        """As ``whole_fingerprint``, with the language-model head."""
+        return None
+
+    @property
     def router_bytes(self) -> int:
         """Bytes of a sample's code that the router of the same layers would take, one bit an expert."""
         return sum(layer_bytes(spec.n_experts) for spec in self.specs if isinstance(spec, RoutedSpec))

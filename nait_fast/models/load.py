@@ -24,7 +24,7 @@ from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.guard import exercised, refuse_absent
 from nait_fast.models.head import LMHead, head_of
 from nait_fast.models.known import KnownModel, every_neuron, has_neurons
-from nait_fast.models.model_identity import decisive, identity_of
+from nait_fast.models.model_identity import decisive, identity_of, weights_hash
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
 from nait_fast.models.probe import activation_dtype, probe
 from nait_fast.models.quantised import refuse_batch_dependent
@@ -83,6 +83,16 @@ class LoadedModel(KnownModel):
     def whole_fingerprint(self) -> str:
         """As ``fingerprint``, of all layers whichever are chosen."""
         return identity_of(decisive(self.body, (), self.entry), ())
+
+    @property
+    def head_fingerprint(self) -> str | None:
+        """As ``whole_fingerprint``, with the language-model head; None without one."""
+        head = self.head
+        if head is None:
+            return None
+        tensors = {"weight": head.weight} | ({} if head.bias is None else {"bias": head.bias})
+        formula = {"scale": head.scale, "softcap": head.softcap, "weights": weights_hash(tensors)}
+        return identity_of({"body": self.whole_fingerprint, "head": formula}, ())
 
     @property
     def positions(self) -> int | None:

@@ -162,7 +162,7 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
         representation_of(session, options, folder, given_codebook)  # tells the session which neurons are kept
         check_scored(signatures, session)
 
-    session = open_session(options, options, options.first_token, quiet, check, tokens=options.tokens)
+    session = open_session(options, options, options.first_token, quiet, check, tokens=options.tokens, nll=options.nll)
     check(session)
     directions = directions_of(signatures)
     build = IndexBuild(

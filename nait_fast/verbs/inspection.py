@@ -52,6 +52,7 @@ _OF_INDEX = (
     "embed_layer",
     "rds",
     "rds_width",
+    "nll",
     "model",
     "template_kind",
     "max_length",

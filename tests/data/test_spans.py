@@ -225,7 +225,7 @@ def test_a_template_that_does_not_tell(template: str) -> None:
     (refused,) = encoder.encode([row(AGENT[:4], tools=TOOLS)])
     assert isinstance(refused, Refused)
     assert "show the last message" in refused.reason or refused.reason == (
-        "the chat template does not tell which tokens are the assistant's; use --tokens all"
+        "the chat template does not tell which tokens are the assistant's; use --tokens all, and no --nll"
     )
 
 
@@ -241,7 +241,7 @@ def test_rows_without_roles_are_refused() -> None:
         [Sample(0, None, text="a story"), Sample(1, None, input_ids=(5, 6)), Sample(2, None, input_ids=(10**6,))]
     )
     assert text == Refused(
-        0, "a row of the format text does not say which tokens are the assistant's; use --tokens all"
+        0, "a row of the format text does not say which tokens are the assistant's; use --tokens all, and no --nll"
     )
     assert isinstance(ids, Refused) and ids.reason.startswith("a row of the format input_ids does not say")
     assert isinstance(bad, Refused)
