@@ -100,6 +100,8 @@ class ConstraintArguments(TypedDict, total=False):
 
     decontaminate: Paths
     decontaminate_ngram: int
+    decontaminate_codes: Paths
+    decontaminate_distance: float
     near_duplicates: float | None
     coverage: float | None
     quota: Names

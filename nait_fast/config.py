@@ -233,6 +233,12 @@ class ConstraintOptions(Options):
         (), "evaluation sets: without rows that share a run of words with one of their samples", metavar="FILE"
     )
     decontaminate_ngram: int = option(13, "words of such a run", minimum=3, maximum=1000)
+    decontaminate_codes: tuple[str, ...] = option(
+        (), "signatures that keep an evaluation set's samples: without rows whose codes lie next to one", metavar="FILE"
+    )
+    decontaminate_distance: float = option(
+        0.05, "how near that is: rows that differ from a sample in less than this share of their bits"
+    )
     near_duplicates: float | None = option(
         None, "no two selected rows whose codes differ in less than this share of their bits; the better stays"
     )
@@ -262,6 +268,8 @@ class ConstraintOptions(Options):
 
     def idle(self) -> dict[str, str]:
         unused = {} if self.decontaminate else {"decontaminate_ngram": "is for --decontaminate, which names no file"}
+        if not self.decontaminate_codes:
+            unused["decontaminate_distance"] = "is for --decontaminate-codes, which names no file"
         if self.quality is None:
             unused |= dict.fromkeys(("quality_weight", "quality_scale"), "is for --quality, which is not given")
         return super().idle() | unused

@@ -108,6 +108,8 @@ _BUDGET = {
 }
 _CONSTRAINTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "decontaminate": (["{POOL}"], {}),
+    "decontaminate_codes": (["{KEPT}/sums.safetensors"], {}),
+    "decontaminate_distance": (2.0, {"decontaminate_codes": ["{KEPT}/sums.safetensors"], "fraction": 0.5}),
     "decontaminate_ngram": (3, {"decontaminate": ["{SUMS}"], "fraction": 0.5}),
     "near_duplicates": (0.4, {"fraction": 0.5}),
     "coverage": (1.0, {"fraction": 0.2}),
@@ -266,6 +268,10 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
         (verb, name, value, {}, "is for --quality, which is not given")
         for verb in ("select", "rank")
         for name, value in (("quality_weight", 0.1), ("quality_scale", "z"))
+    ),
+    *(
+        (verb, "decontaminate_distance", 0.1, {}, "is for --decontaminate-codes, which names no file")
+        for verb in ("select", "rank")
     ),
     *(
         (verb, "decontaminate_ngram", 8, {}, "is for --decontaminate, which names no file")

@@ -24,6 +24,7 @@ _READ = (
     "selection",
     "evaluation",
     "decontaminate",
+    "decontaminate_codes",
 )
 _NAMED = ("target", "foreign_scores")  # as NAME=FILE
 _MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is not looked up

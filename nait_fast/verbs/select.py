@@ -14,7 +14,7 @@ from nait_fast.extract.session import Terms, open_session
 from nait_fast.index.pool_rows import rows_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
-from nait_fast.methods.signature import load_signature
+from nait_fast.methods.signature import check_fits, load_signature
 from nait_fast.notices import hushed, recorded
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import Output
@@ -117,6 +117,9 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     check_method(session, options, reading)
     build = _open_build(session, pool, passing, options, reading)
     codebook = build.codebook()
+    digest = None if codebook is None else codebook.hash
+    for path in options.decontaminate_codes:  # before the pool is read: the rest shows with the index
+        check_fits(load_signature(path), session.identity(), digest, "this selection's index")
     signatures = build_signatures(session, targets, options, reading, codebook, by_sample)
     files = made.save(signatures)
     if number == 1:

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from nait_fast.config import ConstraintOptions
     from nait_fast.rules.constraints.base import Constraint, ScoredRows
 
-CONSTRAINTS = ("decontaminate", "near_duplicates", "coverage", "quotas")  # in the order in which they see the rows
+CONSTRAINTS = (
+    "decontaminate",
+    "near_evaluation",
+    "near_duplicates",
+    "coverage",
+    "quotas",
+)  # in the order in which they see the rows
 
 
 def constraint_of(name: str) -> type[Constraint]:

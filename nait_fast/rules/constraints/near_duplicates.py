@@ -51,11 +51,11 @@ class NearDuplicates:
     seen: int
 
 
-def most_bits(share: float, n_bits: int) -> int:
+def most_bits(share: float, n_bits: int, flag: str = "--near-duplicates") -> int:
     """The most bits that are less than ``share`` of ``n_bits``, the share taken as it is written: .05 of 200 are 10.
-    Raises NaitError for a share that is not above 0 and at most 1."""
+    Raises NaitError, naming ``flag``, for a share that is not above 0 and at most 1."""
     if not 0 < share <= 1:
-        raise BadInput("is a share of a code's bits, above 0 and at most 1", where=f"--near-duplicates {share}")
+        raise BadInput("is a share of a code's bits, above 0 and at most 1", where=f"{flag} {share}")
     return math.ceil(Decimal(str(share)) * n_bits) - 1
 
 
