@@ -126,19 +126,22 @@ class Engine:
         ``prefix``: leading ids that many samples share; they are run once. ``on_batch(samples, tokens)`` is called
         after each batch, tokens counting each sample's own K.
         """
-        limit, longest = self.model.max_tokens, max((len(e.ids) for e in encoded), default=0)
+        limit, longest, beyond = self.model.max_tokens, max((len(e.ids) for e in encoded), default=0), 0
+        if "ifd" in self._losses:  # a response that its sample begins with is longer alone, behind its front
+            alone = max((len(self._front) + sum(b - a for a, b in e.response or ()) for e in encoded), default=0)
+            longest, beyond = max(longest, alone), max(0, alone - longest)
         if limit is not None and longest > limit:
             raise BadInput(
                 f"its RoPE changes for a whole batch when a sample passes {limit} tokens (one has {longest})",
                 where=f"model {self.model.name}",
-                remedy=f"use --max-length {limit}",
+                remedy=f"use --max-length {limit - beyond}",
             )
         positions = self.model.positions
         if positions is not None and longest > positions:
             raise BadInput(
                 f"it has {positions} positions, and a sample {longest} tokens",
                 where=f"model {self.model.name}",
-                remedy=f"use --max-length {positions}",
+                remedy=f"use --max-length {positions - beyond}",
             )
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from benchmarks.tiny_configs import tiny_config
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.tokenize import Encoded
+from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect
 from nait_fast.models.load import prepare
@@ -127,6 +128,15 @@ def test_no_memory_for_a_batch(monkeypatch):
     assert failed
     for name in ("nll", "ifd"):
         np.testing.assert_allclose(again.losses[name].numpy(), plain.losses[name].numpy(), rtol=1e-5)
+
+
+def test_a_response_that_is_too_long_alone():
+    """One that its sample begins with has the front's token more than that."""
+    loaded = prepare(build(config_of("gpt2", GPT)), None, head=True)
+    ids = sequences((128,))
+    run(loaded, None, ids, [((1, 128),)], batch_tokens=200)
+    with pytest.raises(NaitError, match="it has 128 positions, and a sample 129 tokens; use --max-length 127"):
+        run(loaded, None, ids, [((0, 128),)], batch_tokens=200)
 
 
 def test_a_loss_that_is_not_finite():
