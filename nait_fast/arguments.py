@@ -92,7 +92,7 @@ class BudgetArguments(TypedDict, total=False):
     pick: Literal["top", "bottom", "random"]
     combine: Literal["mean", "max", "union", "roundrobin"]
     scores: Literal["all", "selected", "none"]
-    export: Sequence[Literal["llama_factory", "dataflex", "messages"]]
+    export: Sequence[Literal["llama_factory", "dataflex", "messages", "near", "cossim"]]
 
 
 class ConstraintArguments(TypedDict, total=False):

@@ -18,7 +18,9 @@ RULES = ("centroid", "roundrobin", "max")
 SCORES = ("all", "selected", "none")
 LENGTHS = ("free", "matched", "quota", "quota:target")  # the first is the default
 EXPERTS = ("neurons", "router")
-EXPORTS = ("llama_factory", "dataflex", "messages")
+SELECTED_EXPORTS = ("llama_factory", "dataflex", "messages")  # of the selected rows
+SIMILARITY_EXPORTS = ("near", "cossim")  # of all rows
+EXPORTS = (*SELECTED_EXPORTS, *SIMILARITY_EXPORTS)
 NLL = ("none", "loss", "ifd")  # what an index keeps of losses; the first is the default
 RDS_TYPES = ("float16", "int8", "float32")  # of the numbers of ``rds`` in an index; the first is the default
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
@@ -220,7 +222,8 @@ class BudgetOptions(Options):
     scores: str = option("all", "rows that scores.parquet holds; none: do not write it", choices=SCORES)
     export: tuple[str, ...] = option(
         ("llama_factory",),
-        "files for tools that train: dataset_info.json, top_indices.npy, messages.jsonl",
+        "files for tools that train: dataset_info.json, top_indices.npy, messages.jsonl; how like target samples rows "
+        "are: near (the best rows of each), cossim (all)",
         choices=EXPORTS,
     )
 

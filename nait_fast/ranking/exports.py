@@ -35,7 +35,8 @@ def write_exports(folder: Path, names: Sequence[str], index: Index, selection: S
     for name, (_, write) in EXPORTS.items():
         if name in names:
             write(folder, index, selection)
-    return {EXPORTS[name][0]: sha256_file(folder / EXPORTS[name][0]) for name in dict.fromkeys(names)}
+    written = [EXPORTS[name][0] for name in dict.fromkeys(names) if name in EXPORTS]
+    return {file: sha256_file(folder / file) for file in written}
 
 
 def _write_top_indices(folder: Path, index: Index, selection: Selection) -> None:

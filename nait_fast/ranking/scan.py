@@ -1,9 +1,10 @@
 """Scores of every indexed row: scans of the codes, the embeddings, or the exact scores stored beside them."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,22 +18,25 @@ from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sanity import check_spread
 from nait_fast.ranking.sources import Sampled, check_index, code_counter, source_of, works_of
 from nait_fast.ranking.streaming_topk import TopK, check_k
-from nait_fast.rules.round_robin import Sift, Sifted
 
 GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU
 GPU_BUFFER_BYTES = 64 << 20  # of codes: a device's copies want more at once than a processor's cache holds
 SCORE_BYTES = 2 << 20  # of scores in a block
 
 
+# Of rows int64 [n] and their similarities float64 [n, samples of all signatures].
+Look = Callable[[np.ndarray, np.ndarray], Any]
+
+
 @dataclass(frozen=True)
 class Block:
-    """Scores of consecutive rows: ``row`` int64 [n], ``n_tokens`` int32 [n], ``scores`` float64 [n, C]; ``sifted``:
-    for rule roundrobin, what target samples may take of them."""
+    """Scores of consecutive rows: ``row`` int64 [n], ``n_tokens`` int32 [n], ``scores`` float64 [n, C]; ``seen``: what
+    ``look`` of a scan made of them."""
 
     row: np.ndarray
     n_tokens: np.ndarray
     scores: np.ndarray
-    sifted: Sifted | None = None
+    seen: Any = None
 
 
 def score_codes(codes: np.ndarray, signatures: Sequence[Signature]) -> np.ndarray:
@@ -80,10 +84,11 @@ def scan_device(device: str, index: Index, signatures: Sequence[Signature], rule
 
 
 def scan(
-    index: Index, signatures: Sequence[Signature], device: str = "cpu", rule: str = "centroid", sift: Sift | None = None
+    index: Index, signatures: Sequence[Signature], device: str = "cpu", rule: str = "centroid", look: Look | None = None
 ) -> Iterator[Block]:
-    """Scores of all rows in order by ``rule``, in blocks of some MB, on ``device`` (auto, cpu, cuda …). ``sift``: a
-    ``RoundRobin``'s, of the samples of all signatures; without one, rule roundrobin scores as max does.
+    """Scores of all rows in order by ``rule``, in blocks of some MB, on ``device`` (auto, cpu, cuda …). Rule
+    roundrobin scores as max does; ``look`` is shown, in several threads, the similarities of the samples of all
+    signatures, where rows are scored by them.
 
     Whatever must be compiled is, before this returns. Raises NaitError for signatures that do not fit and, on the way,
     for damaged shards.
@@ -100,10 +105,10 @@ def scan(
     rows = max(1, SCORE_BYTES // (8 * max(1, numbers)))
 
     def block(part: Part) -> Block:
-        if sift is not None:
+        if look is not None:
             each = [work.similarities(part) for work in sampled]
             reduced = np.stack([work.reduced(one) for work, one in zip(sampled, each, strict=True)], axis=1)
-            return Block(part.row, part.n_tokens, reduced, sift(part.row, np.concatenate(each, axis=1)))
+            return Block(part.row, part.n_tokens, reduced, look(part.row, np.concatenate(each, axis=1)))
         if len(works) == 1:
             return Block(part.row, part.n_tokens, works[0].score(part))
         scores = np.empty((len(part.row), len(signatures)))

@@ -30,11 +30,12 @@ Sift = Callable[[np.ndarray, np.ndarray], Sifted]
 Pass = Callable[[Sift], Iterator[Sifted]]  # the results of a ``Sift`` of all rows, block by block in their order
 
 
-class _Best:
-    """The best ``depth`` rows of each of ``samples``, of all that are added."""
+class BestRows:
+    """The best ``depth`` rows of each of ``samples`` samples, of all that are added; equal ones by ascending row.
+    ``bound`` float64 [samples]: what scores less is not among a sample's best."""
 
     def __init__(self, samples: int, depth: int):
-        self.depth, self.bound = depth, np.full(samples, -np.inf)  # below it, nothing is among a sample's best
+        self.depth, self.bound = depth, np.full(samples, -np.inf)
         self._waiting: list[Sifted] = []
         self._number = 0
 
@@ -81,7 +82,7 @@ class RoundRobin:
         number = sum(samples)
         self._most = max(LEAST, MOST // number)
         self._depth = min(max(LEAST, SPARE * -(-wanted // number)), self._most)
-        self._best = _Best(number, self._depth)
+        self._best = BestRows(number, self._depth)
         self._taken = np.zeros(0, dtype=np.int64)  # before the pass that the lists are of, ascending
 
     def sift(self, row: np.ndarray, scores: np.ndarray) -> Sifted:
@@ -130,7 +131,7 @@ class RoundRobin:
     def _look_again(self, taken: np.ndarray) -> None:
         self._taken = np.union1d(self._taken, taken)
         self._depth = min(2 * self._depth, self._most)
-        self._best = _Best(sum(self._samples), self._depth)
+        self._best = BestRows(sum(self._samples), self._depth)
         for sifted in self._again(self.sift):
             self._best.add(sifted)
 

@@ -38,6 +38,7 @@ from nait_fast.ranking.selection_files import (
     write_scores,
     write_selected,
 )
+from nait_fast.ranking.similarity_files import check_similarities, names_of, write_similarities
 from nait_fast.ranking.sources import check_index, rule_of, source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.turns import select_in_turns
@@ -64,8 +65,12 @@ def selection_folder(path: str) -> Path:
     return folder
 
 
-# files of one; the manifest, which tells of the others, takes its place last
-SELECTION = (SELECTED, SCORES, DROPPED, *(file for file, _ in EXPORTS.values()), MANIFEST)
+SELECTION = (SELECTED, SCORES, DROPPED, *(file for file, _ in EXPORTS.values()))
+
+
+def selection_names(targets: Sequence[str]) -> list[str]:
+    """Files of a selection for ``targets``; the manifest, which tells of the others, takes its place last."""
+    return [*SELECTION, *names_of(targets), MANIFEST]
 
 
 def answers(signatures: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]) -> str:
@@ -139,9 +144,7 @@ def round_robin_of(index: Index, signatures: Sequence[Signature], options: Budge
         wanted = min(index.rows, options.token_budget * index.rows // max(1, index.manifest["tokens"]) + 1)
 
     def again(sift: Sift) -> Iterator[Sifted]:
-        for block in scan(index, signatures, device, "roundrobin", sift):
-            assert block.sifted is not None
-            yield block.sifted
+        return (block.seen for block in scan(index, signatures, device, "roundrobin", sift))
 
     return RoundRobin([s.samples for s in signatures], index.rows, wanted, again)
 
@@ -162,6 +165,7 @@ def rank_index(
     ``begin``, called before anything is written, gives the folder to write them in; ``targets``: files of the targets'
     samples, where they are at hand."""
     check_exports(options.export, pool.format)
+    check_similarities(options.export, signatures)
     before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
     clock, rule, scored = Laps(), check_rule(signatures, options), signatures
     if constraining is not None:
@@ -176,8 +180,8 @@ def rank_index(
     with ScoreTable(folder, sum(entry.rows for entry in index.entries), [s.name for s in signatures]) as table:
         for block in blocks:
             table.add(block)
-            if turns is not None and block.sifted is not None:
-                turns.add(block.sifted)
+            if turns is not None:
+                turns.add(block.seen)
         check_spread(index, signatures, table.low, table.high)
         in_targets = rows_of_targets(index, signatures)
         clock.lap("scan")
@@ -196,8 +200,10 @@ def rank_index(
             selection = select_in_turns(table, turns, options, constraints)
         check_kept(index, selection.rows)
         clock.lap("select")
-        made = Made(index, table, selection, bool(constraints), quality)
-        files = _write(made, options, begin() if begin else folder, pool, clock)
+        made, stage = Made(index, table, selection, bool(constraints), quality), begin() if begin else folder
+        files = _write(made, options, stage, pool, clock)
+        files |= write_similarities(stage, options.export, index, scored, device, len(selection.rows))
+        clock.lap("exports")
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
     page = folder / REPORT
@@ -354,6 +360,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         signatures += [foreign_scores(text, index) for text in options.foreign_scores]
         check_index(index, signatures)
         check_rule(signatures, options)
+        check_similarities(options.export, signatures)
         if options.length == "matched":
             check_matched(signatures)
         if options.length == "quota:target":
@@ -362,7 +369,8 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         pool = open_rows(index, options.dataset)
         inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]
         of = answers({s.name: s.hash for s in signatures}, index.datasets)
-        with Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
+        names = selection_names([signature.name for signature in signatures])
+        with Output(folder, names, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
             output.check_question(of, "other signatures or another index")
             summary = rank_index(
                 index, signatures, options, options.seed, folder, pool, options.device, output.begin, options

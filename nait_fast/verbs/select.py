@@ -14,6 +14,7 @@ from nait_fast.extract.session import Terms, open_session
 from nait_fast.index.pool_rows import rows_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
+from nait_fast.methods.base import Method
 from nait_fast.methods.signature import check_fits, load_signature
 from nait_fast.notices import hushed, recorded
 from nait_fast.outputs.inputs import check_inputs, inputs_of
@@ -21,17 +22,18 @@ from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import question
 from nait_fast.ranking.exports import check_exports
 from nait_fast.ranking.select import check_budget
+from nait_fast.ranking.similarity_files import of_similarities
 from nait_fast.storage.files import make_folder, read_json
 from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import (
-    SELECTION,
     answers,
     check_constraints,
     rank_index,
     recognise,
     selection_folder,
+    selection_names,
     write_manifest,
 )
 from nait_fast.verbs.signature import (
@@ -69,30 +71,11 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         )
     method = method_of(options.chosen_method.name)
     reading = method.reading(options.reading)
-    if options.rule is not None and options.rule not in method.rules:
-        raise BadInput(
-            f"method {method.name} does not compare rows with single samples",
-            where=f"--rule {options.rule}",
-            remedy="leave it out, or use another method",
-        )
-    if options.length == "matched" and not method.has_background:
-        raise BadInput(
-            f"method {method.name} holds no target against the pool",
-            where="--length matched",
-            remedy="use method contrast, or --length quota",
-        )
-    if options.length == "quota:target" and method.sample is None:
-        raise BadInput(
-            f"method {method.name} keeps no samples of a target",
-            where="--length quota:target",
-            remedy="use another method, or --length quota",
-        )
-    by_sample = options.length in ("matched", "quota:target") or (options.rule or method.rules[0]) != "centroid"
+    by_sample = _by_sample(options, method)
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
-    output = stack.enter_context(
-        Output(folder, SELECTION, recognise=recognise, inputs=inputs, overwrite=options.overwrite)
-    )
+    names = selection_names([split_target(target)[0] for target in options.target])
+    output = stack.enter_context(Output(folder, names, recognise=recognise, inputs=inputs, overwrite=options.overwrite))
     passing = _index_options(options, folder / "index", reading)
     index_folder = hold_folder(passing, stack)
     check_inputs(index_folder, is_name, inputs)
@@ -157,6 +140,26 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         index,
         {"output": str(folder), **ranked, "extraction": extraction, "targets_described": described},
     )
+
+
+def _by_sample(options: SelectOptions, method: Method) -> bool:
+    """Whether signatures must keep their samples. Raises NaitError for options that ask for what ``method`` lacks."""
+    if options.length == "matched" and not method.has_background:
+        raise BadInput(
+            f"method {method.name} holds no target against the pool",
+            where="--length matched",
+            remedy="use method contrast, or --length quota",
+        )
+    asking = [f"--export {export}" for export in of_similarities(options.export)]
+    asking += [f"--rule {options.rule}"] * (options.rule not in (None, "centroid"))
+    asking += [f"--length {options.length}"] * (options.length in ("matched", "quota:target"))
+    if asking and method.sample is None:
+        raise BadInput(
+            f"method {method.name} does not compare rows with single samples",
+            where=asking[0],
+            remedy="leave it out, or use another method",
+        )
+    return bool(asking) or method.rules[0] != "centroid"
 
 
 def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import nait_fast
 from nait_fast import NaitError
-from nait_fast.config import EXPORTS, SelectOptions
+from nait_fast.config import SELECTED_EXPORTS, SelectOptions
 from nait_fast.notices import NaitWarning
 from nait_fast.outputs.recognise import CLAIM
 from nait_fast.ranking import exports
@@ -43,16 +43,16 @@ def index(tmp_path_factory, tiny_model: str) -> dict[str, Any]:
 
 
 def test_names_are_those_of_the_options() -> None:
-    assert tuple(exports.EXPORTS) == EXPORTS
+    assert tuple(exports.EXPORTS) == SELECTED_EXPORTS
     assert SelectOptions.from_mapping({"model": "m", "dataset": "d", "target": ["t"], "output": "o"}).export == (
         "llama_factory",
     )
 
 
-@pytest.mark.parametrize("names", [("llama_factory",), ("dataflex",), EXPORTS, ()])
+@pytest.mark.parametrize("names", [("llama_factory",), ("dataflex",), SELECTED_EXPORTS, ()])
 def test_the_files_that_are_asked_for(tmp_path: Path, index, names) -> None:
     out = tmp_path / "out"
-    nait_fast.rank(**index, output=str(out), fraction=1.0, export=list(EXPORTS))
+    nait_fast.rank(**index, output=str(out), fraction=1.0, export=list(SELECTED_EXPORTS))
     told = nait_fast.rank(**index, output=str(out), fraction=0.9, export=list(names))
     files = {exports.EXPORTS[name][0] for name in names}
     assert {path.name for path in out.iterdir()} - {"manifest.json", CLAIM, FOLDER_LOCK} == {
@@ -143,7 +143,8 @@ def test_roles_that_the_user_has_named(tmp_path: Path, tiny_model: str, index) -
         model=tiny_model, dataset=str(pool), output=place, codebook=index["index"], role=["boss=user"]
     )
     out = tmp_path / "o"
-    nait_fast.rank(index=place, signature=index["signature"], output=str(out), fraction=1.0, export=list(EXPORTS))
+    files = list(SELECTED_EXPORTS)
+    nait_fast.rank(index=place, signature=index["signature"], output=str(out), fraction=1.0, export=files)
     assert json.loads((out / "messages.jsonl").read_text().splitlines()[0])["messages"][0] == {
         "role": "user",
         "content": "why",

@@ -165,3 +165,26 @@ def test_constraints_see_the_turns(tmp_path: Path, tiny_model: str, capsys: pyte
             kept.append(row)
     rows, _, told = _ranked(capsys, index, files, "--rule", "roundrobin", "--top-k", 30, "--near-duplicates", 0.35)
     assert rows == kept[:30] and told["constraints"][0]["dropped"] > 0
+
+
+def test_exported_similarities(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole, and each sample's best rows; read back as another tool's, they select the same."""
+    index, files, signatures, lines = made
+    exports = ["--export", "near", "cossim"]
+    rows, _, _ = _ranked(capsys, index, files, "--rule", "roundrobin", "--top-k", 25, *exports)
+    folder = index.folder.parent / "chosen"
+    numbers, theirs = [signature.samples for signature in signatures], []
+    for signature, own in zip(signatures, np.split(lines, np.cumsum(numbers)[:-1]), strict=True):
+        held = np.load(folder / f"{signature.name}_cossim.npy")
+        assert held.dtype == np.float32 and np.allclose(held, own, atol=1e-6)
+        theirs += [f"{signature.name}={(folder.parent / signature.name).with_suffix('.npy')}"]
+        np.save(folder.parent / signature.name, own)  # in full precision, or ties would be others
+    near = np.load(folder / "near.npy")
+    best = np.stack([np.lexsort((np.arange(90), -np.round(line, 9)))[:25] for line in lines])
+    assert near.dtype == np.int64 and near.shape == best.shape
+    assert np.allclose(np.take_along_axis(lines, near, 1), np.take_along_axis(lines, best, 1))
+    assert all(
+        name in json.loads((folder / "manifest.json").read_text())["files"] for name in ("near.npy", "a_cossim.npy")
+    )
+    again, _, _ = _ranked(capsys, index, [], "--foreign-scores", *theirs, "--rule", "roundrobin", "--top-k", 25)
+    assert len(set(again) & set(rows)) >= 23  # but for ties

@@ -1,0 +1,75 @@
+"""How like each target sample is to each row, for other tools: whole matrices, and each sample's best rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nait_fast.config import SIMILARITY_EXPORTS
+from nait_fast.errors import BadInput
+from nait_fast.index.reader import Index
+from nait_fast.methods.signature import Signature
+from nait_fast.ranking.scan import scan
+from nait_fast.rules.round_robin import MOST, BestRows, Sifted
+from nait_fast.storage.files import atomic_file, sha256_file
+
+NEAR, COSSIM = "near.npy", "_cossim.npy"  # the latter behind a target's name
+
+
+def names_of(targets: Sequence[str]) -> list[str]:
+    """The files that there may be."""
+    return [NEAR, *(target + COSSIM for target in targets)]
+
+
+def of_similarities(exports: Sequence[str]) -> list[str]:
+    """Those of ``exports`` that are written here."""
+    return [export for export in exports if export in SIMILARITY_EXPORTS]
+
+
+def check_similarities(exports: Sequence[str], signatures: Sequence[Signature]) -> None:
+    """Raises NaitError where ``exports`` ask for similarities of samples that a signature does not keep."""
+    for export in of_similarities(exports):
+        for signature in signatures:
+            if not signature.samples:
+                raise BadInput(
+                    f"signature '{signature.name}' does not keep its target's samples",
+                    where=f"--export {export}",
+                    remedy="make it again with --keep-samples",
+                )
+
+
+def write_similarities(
+    folder: Path, exports: Sequence[str], index: Index, signatures: Sequence[Signature], device: str, selected: int
+) -> dict[str, str]:
+    """Write the files that ``exports`` ask for; returns file name -> SHA-256. One more pass over the index.
+
+    ``near.npy`` int64 [M, K], as DataFlex's ``near`` reads it, column by column: of each target sample, target after
+    target, its K best rows, numbers in the pool, best first; K: as many as are ``selected``, or what makes ``MOST``
+    numbers in all. ``NAME_cossim.npy`` float32 [samples, rows of the pool]: the similarities, as the rules of arXiv
+    2602.14696's code take them; NaN for rows of the pool that are not in the index. Raises NaitError.
+    """
+    if not of_similarities(exports):
+        return {}
+    numbers, files = [signature.samples for signature in signatures], list[Path]()
+    best = BestRows(sum(numbers), min(selected, max(1, MOST // sum(numbers)))) if "near" in exports else None
+    matrices = list[np.memmap]()
+    if "cossim" in exports:
+        for signature in signatures:
+            files.append(folder / (signature.name + COSSIM))
+            shape = (signature.samples, index.pool_rows)
+            matrices.append(np.lib.format.open_memmap(files[-1], "w+", np.float32, shape))
+            matrices[-1][:] = np.nan
+    for block in scan(index, signatures, device, "roundrobin", lambda row, similarities: similarities):
+        row, similarities = block.row, block.seen
+        if best is not None:
+            place, sample = np.nonzero(similarities >= best.bound)
+            best.add(Sifted(sample.astype(np.int32), row[place], similarities[place, sample]))
+        for matrix, own in zip(matrices, np.split(similarities, np.cumsum(numbers)[:-1], axis=1), strict=False):
+            matrix[:, row] = own.T
+    for matrix in matrices:
+        matrix.flush()
+    if best is not None:
+        files.append(folder / NEAR)
+        with atomic_file(files[-1]) as file:
+            np.save(file, np.stack(best.lists()), allow_pickle=False)
+    return {file.name: sha256_file(file) for file in files}
