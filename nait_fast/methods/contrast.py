@@ -17,7 +17,7 @@ from nait_fast.config import RULES
 from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import BitMethod
-from nait_fast.methods.lengths import frequencies_at, groups_of
+from nait_fast.methods.length_matching import frequencies_at, groups_of
 from nait_fast.methods.planes import PLANES, signed_planes, top_m_planes
 from nait_fast.methods.signature import LENGTHS, SAMPLES, Signature
 from nait_fast.methods.similarity import BitCosines, Similarities

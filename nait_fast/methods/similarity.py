@@ -56,7 +56,7 @@ class _Counted(Similarities):
 
 class BitCosines(_Counted):
     """Σ_j (b_q,j − c_q,j)(b_i,j − p_j) over both' lengths, 0 where one has none. c_q: p, or the pool's frequencies
-    among samples like q (``methods/lengths.py``)."""
+    among samples like q (``methods/length_matching.py``)."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ from nait_fast.ranking.selection_files import (
 from nait_fast.ranking.similarity_files import check_similarities, names_of, write_similarities
 from nait_fast.ranking.sources import check_index, rule_of, source_of
 from nait_fast.ranking.spearman import with_length
-from nait_fast.ranking.turns import select_in_turns
+from nait_fast.ranking.taking_turns import select_in_turns
 from nait_fast.rules.constraints import constraints_of, wanted_of
 from nait_fast.rules.constraints.base import ScoredRows
 from nait_fast.rules.constraints.quality import check_quality, quality_of, read_quality

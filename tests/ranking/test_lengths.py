@@ -7,7 +7,7 @@ import pytest
 
 from nait_fast.index.reader import Index
 from nait_fast.methods.contrast import METHOD
-from nait_fast.methods.lengths import groups_of
+from nait_fast.methods.length_matching import groups_of
 from nait_fast.methods.signature import Signature, load_signature
 from tests.commands import run
 from tests.ranking.test_rules import TARGETS, _made, _ranked
