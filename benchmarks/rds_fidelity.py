@@ -1,7 +1,7 @@
 """What ``--embed rds`` costs in the index pass, and how well each of its types ranks as float32 does.
 
-    python -m benchmarks.rds_fidelity --model DIR --dataset POOL.jsonl.gz --target NAME=FILE … [--rows 3000]
-        [--cost-rows 300] [--rounds 2]
+    python -m benchmarks.rds_fidelity --model DIR --dataset POOL.jsonl.gz --target NAME=FILE … --scratch DIR
+        [--part cost|fidelity|all] [--rows 3040] [--dtype bfloat16] [--cost-rows 300] [--rounds 2]
 
 Cost: CPU-seconds of this process for the same samples with and without rds, in turn A B B A ``--rounds`` times, the
 medians; what the products and the norm behind the last captured activation take of a token's operations is told beside
@@ -61,6 +61,7 @@ def cost(session: Session, encoded: list[Encoded], rounds: int) -> dict[str, Any
     for _ in range(rounds):
         for with_rds in (False, True, True, False):
             taken[with_rds].append(seconds(session, encoded, with_rds))
+            print(f"{'with' if with_rds else 'without'} rds: {taken[with_rds][-1]:.2f} CPU-seconds", flush=True)
     without, with_it = median(taken[False]), median(taken[True])
     return {
         "case": "cost of the pass",
@@ -115,6 +116,8 @@ def agreement(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     parser = pool_parser(__doc__)
+    parser.add_argument("--part", choices=("cost", "fidelity", "all"), default="all")
+    parser.add_argument("--dtype", default="auto", help="of the model")
     parser.add_argument("--cost-rows", type=int, default=300, help="samples of the cost's runs")
     parser.add_argument("--rounds", type=int, default=2, help="A B B A, so often")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for the sampled pool")
@@ -123,12 +126,23 @@ def main() -> None:
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     path = arguments.scratch / "pool.jsonl"
     path.write_bytes(b"".join(stratified(arguments.dataset, arguments.rows, arguments.seed)))
-    session = open_session(ModelOptions(model=arguments.model), DataOptions(max_length=arguments.max_length))
+    model = ModelOptions(model=arguments.model, dtype=arguments.dtype)
+    session = open_session(model, DataOptions(max_length=arguments.max_length))
     _, encoded = encode_all(session.encoder, Pool(str(path)))
-    about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
-    some_rows = encoded[:: max(1, len(encoded) // arguments.cost_rows)]
-    rows: list[dict[str, Any]] = [about | cost(session, some_rows, arguments.rounds)]
-    print(table(rows, ["case", "rows", "tokens", "cpu_seconds", "with_rds", "over", "products_behind"]))
+    about: dict[str, Any] = {
+        "model": Path(arguments.model).name,
+        "max_length": arguments.max_length,
+        "seed": arguments.seed,
+    }
+    about |= {"dtype": session.model.precision}
+    if arguments.part != "fidelity":
+        some_rows = encoded[:: max(1, len(encoded) // arguments.cost_rows)]
+        rows = [about | cost(session, some_rows, arguments.rounds)]
+        print(table(rows, ["case", "rows", "tokens", "cpu_seconds", "with_rds", "over", "products_behind"]))
+        print(record("rds_fidelity", rows), flush=True)
+    if arguments.part == "cost":
+        return
+    rows = []
     targets = dict(text.split("=", 1) for text in arguments.target)
     samples = [encode_all(session.encoder, Pool(file))[1][:QUERIES] for file in targets.values()]
     queries = {name: vectors(session, some).double().numpy() for name, some in zip(targets, samples, strict=True)}
@@ -143,7 +157,7 @@ def main() -> None:
                 found = agreement(scores(kept, some, components), scores(exact, some, components))
                 rows.append({**about, **case, "rows": len(exact), "queries": len(some), **found})
     columns = ["type", "components", "target", "rows", "queries", "spearman", "worst", "overlap", "worst_overlap"]
-    print(table(rows[1:], columns))
+    print(table(rows, columns))
     print(record("rds_fidelity", rows))
 
 
