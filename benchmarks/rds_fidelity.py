@@ -5,7 +5,7 @@
 
 Cost: CPU-seconds of this process for the same samples with and without rds, in turn A B B A ``--rounds`` times, the
 medians; what the products and the norm behind the last captured activation take of a token's operations is told beside
-it. Fidelity: cosines of the pool's rows with ``QUERIES`` samples of each target, plain (method rds) and after PCA with
+it. Fidelity: cosines of the pool's rows with ``--queries`` samples of each target, plain (method rds) and after PCA with
 whitening (method crds), rows kept as each type against rows in float32, the queries being float32 in both: Spearman and
 the overlap of the best tenth, a query at a time.
 """
@@ -31,7 +31,6 @@ from nait_fast.extract.sinks import Collect, Encode, rds_parts
 from nait_fast.index.format import rds_vectors
 from nait_fast.ranking.spearman import spearman
 
-QUERIES = 64
 COMPONENTS = (128, 512)
 TOP = 0.1
 
@@ -118,6 +117,7 @@ def main() -> None:
     parser = pool_parser(__doc__)
     parser.add_argument("--part", choices=("cost", "fidelity", "all"), default="all")
     parser.add_argument("--dtype", default="auto", help="of the model")
+    parser.add_argument("--queries", type=int, default=64, help="samples of each target")
     parser.add_argument("--cost-rows", type=int, default=300, help="samples of the cost's runs")
     parser.add_argument("--rounds", type=int, default=2, help="A B B A, so often")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for the sampled pool")
@@ -144,14 +144,14 @@ def main() -> None:
         return
     rows = []
     targets = dict(text.split("=", 1) for text in arguments.target)
-    samples = [encode_all(session.encoder, Pool(file))[1][:QUERIES] for file in targets.values()]
+    samples = [encode_all(session.encoder, Pool(file))[1][: arguments.queries] for file in targets.values()]
     queries = {name: vectors(session, some).double().numpy() for name, some in zip(targets, samples, strict=True)}
     pool = vectors(session, encoded)
     exact = pool.double().numpy()
     for dtype in RDS_TYPES[:2]:
         parts = {name: values.numpy() for name, values in rds_parts(pool, dtype).items()}
         kept = rds_vectors(parts).astype(np.float64)
-        for components in (0, *COMPONENTS):
+        for components in (0, *(c for c in COMPONENTS if c < len(exact))):
             for name, some in queries.items():
                 case = {"case": "fidelity", "type": dtype, "components": components, "target": name}
                 found = agreement(scores(kept, some, components), scores(exact, some, components))
