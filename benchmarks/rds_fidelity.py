@@ -5,7 +5,7 @@
 
 Cost: CPU-seconds of this process for the same samples with and without rds, in turn A B B A ``--rounds`` times, the
 medians; what the products and the norm behind the last captured activation take of a token's operations is told beside
-it. Fidelity: cosines of the pool's rows with ``--queries`` samples of each target, plain (method rds) and after PCA with
+it. Fidelity: cosines of rows with ``--queries`` samples of each target, plain (method rds) and after PCA with
 whitening (method crds), rows kept as each type against rows in float32, the queries being float32 in both: Spearman and
 the overlap of the best tenth, a query at a time.
 """
