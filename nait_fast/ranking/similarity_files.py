@@ -10,7 +10,7 @@ from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.scan import scan
-from nait_fast.rules.round_robin import MOST, BestRows, Sifted
+from nait_fast.rules.round_robin import MOST, BestRows
 from nait_fast.storage.files import atomic_file, sha256_file
 
 NEAR, COSSIM = "near.npy", "_cossim.npy"  # the latter behind a target's name
@@ -62,8 +62,7 @@ def write_similarities(
     for block in scan(index, signatures, device, "roundrobin", lambda row, similarities: similarities):
         row, similarities = block.row, block.seen
         if best is not None:
-            place, sample = np.nonzero(similarities >= best.bound)
-            best.add(Sifted(sample.astype(np.int32), row[place], similarities[place, sample]))
+            best.add(best.sift(row, similarities))
         for matrix, own in zip(matrices, np.split(similarities, np.cumsum(numbers)[:-1], axis=1), strict=False):
             matrix[:, row] = own.T
     for matrix in matrices:

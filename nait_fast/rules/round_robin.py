@@ -8,13 +8,13 @@ the rows that are taken, never with those that there are.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 
 LEAST = 64  # rows that a sample keeps
 MOST = 1 << 22  # rows that all of them keep: 100 MB
-SPARE = 2  # rows kept for each that a sample takes if all take as many: samples of one target like the same rows
+SPARE = 8  # rows kept for each that a sample takes if all take as many: samples of one target like the same rows
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,19 @@ Pass = Callable[[Sift], Iterator[Sifted]]  # the results of a ``Sift`` of all ro
 
 
 class BestRows:
-    """The best ``depth`` rows of each of ``samples`` samples, of all that are added; equal ones by ascending row.
-    ``bound`` float64 [samples]: what scores less is not among a sample's best."""
+    """The best ``depth`` rows of each of ``samples`` samples, of all that are added, block by block in the order of the
+    rows; equal ones by ascending row. ``bound`` float64 [samples]: what scores no more is not among a sample's best."""
 
     def __init__(self, samples: int, depth: int):
         self.depth, self.bound = depth, np.full(samples, -np.inf)
         self._waiting: list[Sifted] = []
         self._number = 0
+
+    def sift(self, row: np.ndarray, scores: np.ndarray) -> Sifted:
+        """What of a block is worth adding: ``row`` int64 [n] ascending, ``scores`` float64 [n, samples]. Several
+        threads may ask at once."""
+        place, sample = np.nonzero(scores > self.bound)
+        return Sifted(sample.astype(np.int32), row[place], scores[place, sample])
 
     def add(self, sifted: Sifted) -> None:
         self._waiting.append(sifted)
@@ -46,26 +52,32 @@ class BestRows:
             self._settle()
 
     def _settle(self) -> tuple[Sifted, np.ndarray]:
-        """(what is kept, sample after sample, best first; where each sample's begins [samples + 1])."""
+        """(what is kept, sample after sample, of each in the order of the rows; where each begins [samples + 1])."""
         columns = ("sample", "row", "score")
         sample, row, score = (np.concatenate([getattr(one, name) for one in self._waiting]) for name in columns)
-        order = np.lexsort((row, -score, sample))
+        narrow = sample.astype(np.uint16) if len(self.bound) < 1 << 16 else sample  # NumPy sorts those by radix
+        order = np.argsort(narrow, kind="stable")
         begins = np.searchsorted(sample[order], np.arange(len(self.bound) + 1))
-        place = np.arange(len(order)) - np.repeat(begins[:-1], np.diff(begins))
-        order = order[place < self.depth]
-        kept = Sifted(sample[order], row[order], score[order])
-        begins = np.searchsorted(kept.sample, np.arange(len(self.bound) + 1))
-        full = np.flatnonzero(np.diff(begins) == self.depth)
-        self.bound[full] = kept.score[begins[full + 1] - 1]
+        row, score, stays = row[order], score[order], np.ones(len(order), dtype=bool)
+        for number, (start, stop) in enumerate(pairwise(begins.tolist())):
+            if (over := stop - start - self.depth) >= 0:
+                own = score[start:stop]
+                bound = np.partition(own, over)[over]
+                stays[start:stop] = own > bound
+                equal = start + np.flatnonzero(own == bound)
+                stays[equal[: self.depth - int(stays[start:stop].sum())]] = True
+                self.bound[number] = bound
+        kept = Sifted(sample[order][stays], row[stays], score[stays])
         self._waiting, self._number = [kept], len(kept.row)
-        return kept, begins
+        return kept, np.searchsorted(kept.sample, np.arange(len(self.bound) + 1))
 
     def lists(self) -> list[np.ndarray]:
         """Of each sample: rows int64, best first."""
         if not self._waiting:
             return [np.zeros(0, dtype=np.int64)] * len(self.bound)
         kept, begins = self._settle()
-        return np.split(kept.row, begins[1:-1])
+        parts = (slice(start, stop) for start, stop in pairwise(begins))
+        return [kept.row[part][np.argsort(-kept.score[part], kind="stable")] for part in parts]
 
 
 class RoundRobin:
@@ -93,8 +105,7 @@ class RoundRobin:
             if len(inside):
                 free = np.isin(row, inside, assume_unique=True, invert=True)
                 row, scores = row[free], scores[free]
-        place, sample = np.nonzero(scores >= self._best.bound)
-        return Sifted(sample.astype(np.int32), row[place], scores[place, sample])
+        return self._best.sift(row, scores)
 
     def add(self, sifted: Sifted) -> None:
         self._best.add(sifted)
