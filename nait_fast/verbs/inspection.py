@@ -17,11 +17,11 @@ from nait_fast.index.reader import Index
 from nait_fast.index.verify import problems_of
 from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.ranking.exports import EXPORTS
-from nait_fast.ranking.selection_files import DROPPED, KIND, SCORES, SELECTED
+from nait_fast.ranking.selection_files import KIND, SELECTED
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
+from nait_fast.verbs.rank import names_told
 
 _OF_SELECTION = (
     "kind",
@@ -199,7 +199,7 @@ def _files_of(folder: Path) -> tuple[dict[Path, str], bool, int]:
     manifest = read_sealed(folder / MANIFEST)
     try:
         files = values.mapping(manifest["files"], "files")
-        if not {SELECTED} <= files.keys() <= {SELECTED, SCORES, DROPPED, *(file for file, _ in EXPORTS.values())}:
+        if not {SELECTED} <= files.keys() <= {*names_told(manifest)}:
             raise ValueError(f"files: {values.short(sorted(files))}")
         expected = {folder / name: values.digest(digest, name) for name, digest in files.items()}
         if manifest["verb"] not in ("select", "rank"):

@@ -46,6 +46,7 @@ from nait_fast.rules.constraints import constraints_of, wanted_of
 from nait_fast.rules.constraints.base import ScoredRows
 from nait_fast.rules.constraints.quality import check_quality, quality_of, read_quality
 from nait_fast.rules.round_robin import RoundRobin, Sift, Sifted
+from nait_fast.storage import values
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -68,9 +69,21 @@ def selection_folder(path: str) -> Path:
 SELECTION = (SELECTED, SCORES, DROPPED, *(file for file, _ in EXPORTS.values()))
 
 
-def selection_names(targets: Sequence[str]) -> list[str]:
-    """Files of a selection for ``targets``; the manifest, which tells of the others, takes its place last."""
-    return [*SELECTION, *names_of(targets), MANIFEST]
+def names_told(manifest: Mapping[str, Any]) -> list[str]:
+    """Files that the ``manifest`` of a selection may tell of. Raises KeyError and ValueError for no valid one."""
+    targets = values.entries(manifest["targets"], "targets")
+    return [*SELECTION, *names_of([values.name(target, "targets") for target in targets])]
+
+
+def selection_names(folder: Path, targets: Sequence[str]) -> list[str]:
+    """Files of a selection for ``targets`` in ``folder``, and of the one that is there, whose targets may be others;
+    the manifest, which tells of the rest, takes its place last."""
+    try:
+        manifest = read_sealed(folder / MANIFEST)
+        before = [name for name in names_told(manifest) if name in manifest["files"]]
+    except (NaitError, KeyError, TypeError, ValueError):
+        before = []
+    return [*dict.fromkeys([*SELECTION, *names_of(targets), *before]), MANIFEST]
 
 
 def answers(signatures: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]) -> str:
@@ -369,7 +382,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         pool = open_rows(index, options.dataset)
         inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]
         of = answers({s.name: s.hash for s in signatures}, index.datasets)
-        names = selection_names([signature.name for signature in signatures])
+        names = selection_names(folder, [signature.name for signature in signatures])
         with Output(folder, names, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
             output.check_question(of, "other signatures or another index")
             summary = rank_index(

@@ -74,7 +74,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     by_sample = _by_sample(options, method)
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
-    names = selection_names([split_target(target)[0] for target in options.target])
+    names = selection_names(folder, [split_target(target)[0] for target in options.target])
     output = stack.enter_context(Output(folder, names, recognise=recognise, inputs=inputs, overwrite=options.overwrite))
     passing = _index_options(options, folder / "index", reading)
     index_folder = hold_folder(passing, stack)

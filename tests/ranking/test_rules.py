@@ -10,6 +10,7 @@ import pytest
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.rules import round_robin
+from nait_fast.verbs.inspection import verify
 from tests.commands import run, summary
 from tests.conftest import make_rows, write_jsonl
 from tests.rules.test_round_robin import by_definition
@@ -186,5 +187,10 @@ def test_exported_similarities(made: Any, capsys: pytest.CaptureFixture[str]) ->
     assert all(
         name in json.loads((folder / "manifest.json").read_text())["files"] for name in ("near.npy", "a_cossim.npy")
     )
+    assert verify(str(folder)) == {"path": str(folder), "ok": True, "files": 5, "rows_selected": 25}
+    (folder / "mine_cossim.npy").write_bytes(b"another's")
+    _ranked(capsys, index, [], "--foreign-scores", *theirs[:1], "--export", "cossim")
+    left = {file.name for file in folder.glob("*.npy")}  # not what the selection before had of another target
+    assert left == {"a_cossim.npy", "mine_cossim.npy"} and verify(str(folder))["files"] == 3
     again, _, _ = _ranked(capsys, index, [], "--foreign-scores", *theirs, "--rule", "roundrobin", "--top-k", 25)
     assert len(set(again) & set(rows)) >= 23  # but for ties
