@@ -132,7 +132,7 @@ def _array(file: Path, index: Index, where: str) -> np.ndarray:
     try:
         scores = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise Damaged(f"is no array ({error})", where=where) from None
+        raise Damaged("is no array of numbers as NumPy writes them", where=where) from error
     scores = scores[None] if scores.ndim == 1 else scores
     if scores.ndim != 2 or scores.dtype.kind not in "fiu" or not len(scores):
         raise BadInput(f"is no matrix of scores ({scores.dtype}, {scores.shape})", where=where)

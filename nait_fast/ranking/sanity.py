@@ -33,6 +33,8 @@ def check_spread(index: Index, signatures: Sequence[Signature], low: np.ndarray,
             )
         warn(f"all {index.rows:,} rows hold the same tokens: they rank as they lie in the pool")
         return
+    if all(s.meta["reading"] == "none" for s in signatures):  # scores of other tools
+        raise BadInput(f"all {index.rows:,} rows have the same score", where=where, remedy="give scores that differ")
     if _same_codes(index):
         raise BadInput(
             f"all {index.rows:,} rows have the same score, for all have one and the same code: the chosen layers tell "

@@ -63,16 +63,16 @@ def check_device(device: str, index: Index, signatures: Sequence[Signature], fla
     pick_device(device)
 
 
-def _planes(index: Index, signatures: Sequence[Signature], rule: str = "centroid") -> int:
+def _planes(index: Index, signatures: Sequence[Signature], rule: str | None = None) -> int:
     """Bit planes to scan the codes with."""
-    if rule != "centroid":
+    if rule in ("max", "roundrobin"):
         return sum(s.samples for s in signatures if s.is_bits)
     estimated = sum(source_of(index, s) == "estimated" for s in signatures)
     of_bits = sum(len(s.tensors["planes"]) for s in signatures if s.is_bits)
     return of_bits + estimated * codec_of(index.manifest["codec"]).planes
 
 
-def scan_device(device: str, index: Index, signatures: Sequence[Signature], rule: str = "centroid") -> str:
+def scan_device(device: str, index: Index, signatures: Sequence[Signature], rule: str | None = None) -> str:
     """Where to scan: 'auto' takes a GPU once the work outweighs starting torch. Bit scores are the same everywhere."""
     planes = _planes(index, signatures, rule)
     if device == "cpu" or not planes:
@@ -84,11 +84,15 @@ def scan_device(device: str, index: Index, signatures: Sequence[Signature], rule
 
 
 def scan(
-    index: Index, signatures: Sequence[Signature], device: str = "cpu", rule: str = "centroid", look: Look | None = None
+    index: Index,
+    signatures: Sequence[Signature],
+    device: str = "cpu",
+    rule: str | None = None,
+    look: Look | None = None,
 ) -> Iterator[Block]:
-    """Scores of all rows in order by ``rule``, in blocks of some MB, on ``device`` (auto, cpu, cuda …). Rule
-    roundrobin scores as max does; ``look`` is shown, in several threads, the similarities of the samples of all
-    signatures, where rows are scored by them.
+    """Scores of all rows in order by ``rule`` (None: each method's own), in blocks of some MB, on ``device`` (auto,
+    cpu, cuda …). Rule roundrobin scores as max does; ``look`` is shown, in several threads, the similarities of the
+    samples of all signatures, where rows are scored by them.
 
     Whatever must be compiled is, before this returns. Raises NaitError for signatures that do not fit and, on the way,
     for damaged shards.

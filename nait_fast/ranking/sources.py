@@ -174,11 +174,12 @@ def estimator(
     return codec_of(codebook.meta["codec"]).estimator(codebook, directions, device, code_bytes, rows)
 
 
-def works_of(index: Index, signatures: Sequence[Signature], device: str, rule: str = "centroid") -> list[Work]:
-    """What computes the scores of ``signatures``, which fit ``index``, by ``rule``; codes are scanned on ``device``."""
+def works_of(index: Index, signatures: Sequence[Signature], device: str, rule: str | None = None) -> list[Work]:
+    """What computes the scores of ``signatures``, which fit ``index``, by ``rule`` (None: each method's own); codes are
+    scanned on ``device``."""
     sources, works = [source_of(index, s) for s in signatures], list[Work]()
     code_bytes = index.rows * index.code_layout.row_bytes
-    if rule != "centroid":
+    if rule in ("max", "roundrobin"):
         return [Sampled(i, s, index, device, code_bytes, rule) for i, s in enumerate(signatures)]
     for source in sorted(set(sources)):
         places = [i for i, other in enumerate(sources) if other == source]
@@ -188,7 +189,8 @@ def works_of(index: Index, signatures: Sequence[Signature], device: str, rule: s
         elif source == "embedding":
             works.append(_Embedding(places, mine))
         elif source == "samples":
-            works += (Sampled(i, signatures[i], index, device, code_bytes, rule) for i in places)
+            own = (rule or method_of(s.method).rules[0] for s in mine)
+            works += (Sampled(i, signatures[i], index, device, code_bytes, r) for i, r in zip(places, own, strict=True))
         elif source == "estimated":
             works.append(_Estimated(places, mine, index, device, code_bytes))
         else:

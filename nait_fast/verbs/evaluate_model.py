@@ -100,7 +100,7 @@ def layer_scores(
 
 
 def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[str]) -> dict[str, Any]:
-    """Reading -> tensor [n, N] of a target's samples; ``hidden`` [n, H]. Raises NaitError."""
+    """Reading -> tensor [n, N] of a target's samples; ``hidden`` and ``rds`` [n, H]. Raises NaitError."""
     _, encoded = encode_all(session.encoder, pool)
     session.warn_of_positions(pool.path, encoded)
     collected = Collect(len(encoded), session.layout, readings)
@@ -108,7 +108,7 @@ def target_readings(session: Session, name: str, pool: Pool, readings: Sequence[
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row
         raise NaitError(f"--target {name}: {pool.path} row {row}: {session.model.overflow}")
-    return {**collected.readings, "hidden": collected.hidden}
+    return {**collected.readings, "hidden": collected.hidden, "rds": collected.rds}
 
 
 def reading_of(signature: Signature) -> str:

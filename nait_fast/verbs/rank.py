@@ -112,6 +112,12 @@ def recognise(path: Path) -> tuple[State, str | None]:
 def check_rule(signatures: Sequence[Signature], options: BudgetOptions) -> str:
     """The rule that the signatures are ranked by. Raises NaitError where it, or what stands beside it, does not fit."""
     rule = rule_of(signatures, options.rule)
+    check_turns(rule, options)
+    return rule
+
+
+def check_turns(rule: str, options: BudgetOptions) -> None:
+    """Raises NaitError for what has no meaning by ``rule``."""
     if rule == "roundrobin":
         for flag, value in (("pick", options.pick), ("combine", options.combine)):
             if value != {f.name: f.default for f in dataclasses.fields(options)}[flag]:
@@ -119,7 +125,6 @@ def check_rule(signatures: Sequence[Signature], options: BudgetOptions) -> str:
                 raise BadInput(
                     f"by rule roundrobin {why}", where=f"--{flag} {value}", remedy="leave it out, or use --rule max"
                 )
-    return rule
 
 
 def check_matched(signatures: Sequence[Signature]) -> None:
@@ -144,7 +149,7 @@ def check_lengths(signatures: Sequence[Signature]) -> None:
     if other := next((s for s in signatures if LENGTHS not in s.tensors), None):
         kept = method_of(other.method).sample is not None
         raise BadInput(
-            f"signature '{other.name}' does not keep its target's samples",
+            f"signature '{other.name}' does not tell how long its target's samples are",
             where="--length quota:target",
             remedy="make it again with --keep-samples" if kept else "use another method, or --length quota",
         )

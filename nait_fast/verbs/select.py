@@ -30,6 +30,8 @@ from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_o
 from nait_fast.verbs.rank import (
     answers,
     check_constraints,
+    check_mixing,
+    check_turns,
     rank_index,
     recognise,
     selection_folder,
@@ -71,7 +73,9 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         )
     method = method_of(options.chosen_method.name)
     reading = method.reading(options.reading)
-    by_sample = _by_sample(options, method)
+    by_sample, rule = _by_sample(options, method), options.rule or method.rules[0]
+    check_turns(rule, options)
+    check_mixing(options, options, rule)
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
     names = selection_names(folder, [split_target(target)[0] for target in options.target])

@@ -14,6 +14,7 @@ from nait_fast.index.reader import Index
 from nait_fast.methods import whitening
 from nait_fast.methods.signature import load_signature
 from nait_fast.methods.whitening import fit, whitening_of
+from nait_fast.ranking.scan import scan
 from nait_fast.scorer import Scorer
 from tests import naive
 from tests.commands import run, summary
@@ -93,6 +94,17 @@ def test_select_scorer_and_rules(tmp_path: Path, tiny_model: str, capsys: pytest
             summary(capsys, "rank", *again, "--top-k", 9, "--output", tmp_path / f"{method[:3]} {rule}")
             table = parquet.read_table(tmp_path / f"{method[:3]} {rule}" / "scores.parquet").to_pydict()
             assert np.allclose(table["score.t"], scores, atol=1e-9)
+        index, signature = Index(out / "index"), load_signature(out / "signatures" / "t.safetensors")
+        scanned = np.concatenate([block.scores[:, 0] for block in scan(index, [signature])])
+        assert np.allclose(scanned, lines.max(axis=0))
+        asked = ["--index", out / "index", "--signature", out / "signatures" / "t.safetensors", "--model", tiny_model]
+        asked += ["--target", f"t={target}", "--sizes", 4, "--repeats", 2]
+        assert run(capsys, "evaluate", *asked, "--output", tmp_path / f"{method[:3]} measured").status == 0
+        assert json.loads((tmp_path / f"{method[:3]} measured" / "evaluation.json").read_text())["stability"]
+        for more in (["--pick", "bottom"], ["--quality", "n"]):
+            early = ["--model", tmp_path / "no model", "--dataset", pool, "--target", target, "--method", method]
+            error = run(capsys, "select", *early, *more, "--output", tmp_path / "none").error
+            assert "rule roundrobin" in error
     rows = [json.loads(line) for line in pool.read_text().splitlines()]
     scorer = Scorer(tiny_model, tmp_path / "rds" / "signatures" / "t.safetensors")
     table = parquet.read_table(tmp_path / "rds max" / "scores.parquet").to_pydict()

@@ -213,7 +213,7 @@ def test_by_length(made: MadePool, tmp_path: Path) -> None:
 def test_by_the_lengths_of_the_target(made: MadePool, tmp_path: Path) -> None:
     signature = load_signature(made.signature)
     with pytest.raises(
-        NaitError, match="--length quota:target: signature 'a' does not keep its target's samples; make"
+        NaitError, match="--length quota:target: signature 'a' does not tell how long its target's samples are; make"
     ):
         made.rank(tmp_path / "out", length="quota:target")
     lengths = np.array([8, 8, 9, 10, 30, 31, 32, 33], dtype=np.int32)

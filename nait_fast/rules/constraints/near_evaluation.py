@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nait_fast.errors import BadInput
+from nait_fast.errors import BadInput, NaitError
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import SAMPLES, Signature, check_fits, load_signature
@@ -65,8 +65,11 @@ class NearEvaluation(Constraint):
         index, bits, samples = rows.index, bits_of(rows.index), []
         for path in options.decontaminate_codes:
             signature, where = load_signature(path), f"index {index.folder}"
-            check_fits(signature, index.manifest, index.codebook_hash, where)
-            method_of(signature.method).check_index(index, signature, where)
+            try:
+                check_fits(signature, index.manifest, index.codebook_hash, where)
+                method_of(signature.method).check_index(index, signature, where)
+            except NaitError as error:
+                raise BadInput(str(error), where=f"--decontaminate-codes {path}") from None
             samples.append((path, _kept(signature, path)))
         return cls([shard.codes for shard in index.shards()], samples, options.decontaminate_distance, bits)
 
