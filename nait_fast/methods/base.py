@@ -119,6 +119,10 @@ class Method(ABC):
         only. ``has_background`` says whether there is such a thing."""
         raise NotImplementedError(f"method {self.name} has no background")
 
+    def whitening(self, index: Index, signature: Signature) -> dict[str, Any] | None:
+        """What a manifest says of the whitened components of ``index`` that rows are compared in; None for none."""
+        return None
+
     def settings_of(self, signature: Signature) -> Settings:
         """Those by which a signature's ``material`` was taken."""
         return self.settings()

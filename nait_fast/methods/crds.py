@@ -64,6 +64,9 @@ class Crds(Rds):
         whitening = whitening_of(index, signature.meta["dims"])
         return WhitenedCosines(signature.tensors[SAMPLES], whitening, columns_of(index))
 
+    def whitening(self, index: Index, signature: Signature) -> dict[str, Any]:
+        return whitening_of(index, signature.meta["dims"]).described(index)
+
     def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:
         raise BadInput(
             f"signature '{signature.name}' (crds) is scored by the principal components of a pool",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from nait_fast.index.reader import Index
 from nait_fast.index.sample import drawn_places
 from nait_fast.index.stream import Stream
 from nait_fast.notices import warn
-from nait_fast.storage.files import pack_tensors, read_tensors, write_atomic
+from nait_fast.storage.files import pack_tensors, read_tensors, sha256, write_atomic
 from nait_fast.storage.names import WHITENING
 
 ROWS = 500_000  # that it is fitted on at most, drawn by SEED
@@ -38,6 +39,12 @@ class Whitening:
     def __call__(self, e: np.ndarray) -> np.ndarray:
         """float64 [n, D] of ``e`` [n, H]."""
         return (e.astype(np.float64) - self.mean) @ self.components.T
+
+    def described(self, index: Index) -> dict[str, Any]:
+        """What a manifest says of it, fitted on ``index``: on how many ``rows``, how many ``dims`` these gave, and the
+        ``hash``, 16 hex digits, of mean and components."""
+        digest = sha256(self.mean.tobytes() + self.components.tobytes())[:16]
+        return {"rows": min(index.rows, ROWS), "dims": len(self.components), "hash": digest}
 
 
 def fit(blocks: Iterator[np.ndarray], dims: int) -> Whitening:

@@ -44,7 +44,7 @@ from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.taking_turns import select_in_turns
 from nait_fast.rules.constraints import constraints_of, wanted_of
 from nait_fast.rules.constraints.base import ScoredRows
-from nait_fast.rules.constraints.quality import check_quality, quality_of, read_quality
+from nait_fast.rules.constraints.quality import check_quality, described, quality_of, read_quality
 from nait_fast.rules.round_robin import RoundRobin, Sift, Sifted
 from nait_fast.storage import values
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
@@ -207,10 +207,10 @@ def rank_index(
         of_targets = np.concatenate(lengths) if lengths and len(lengths) == len(signatures) else None
         rows = ScoredRows(index, pool, table.rows, table.row.take, table.n_tokens.take, targets, of_targets)
         constraints = constraints_of(constraining, rows) if constraining else []
-        quality, ordered, described = None, table, dict[str, Any]()
+        quality, ordered, mixed = None, table, dict[str, Any]()
         if constraining is not None and constraining.quality is not None:
             quality = quality_of(constraining, rows)
-            ordered, described = _mixed(table, quality, constraining)
+            ordered, mixed = _mixed(table, quality, constraining)
             clock.lap("quality")
         if turns is None:
             selection = select(ordered, options, seed, constraints)
@@ -224,6 +224,8 @@ def rank_index(
         clock.lap("exports")
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
+    in_pool = {s.name: method_of(s.method).whitening(index, s) for s in signatures}
+    whitening = {name: told for name, told in in_pool.items() if told}
     page = folder / REPORT
     if before != (signed, files[SELECTED]) and page.is_file() and seal_of(page, HTML) is not None:
         warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {folder}")
@@ -235,6 +237,7 @@ def rank_index(
         "targets": table.names,
         "approximate": [s.name for s in signatures if source_of(index, s) == "estimated"],
         "signatures": signed,
+        **({"whitening": whitening} if whitening else {}),
         "scores": options.scores,
         "rows_read": index.pool_rows,
         "rows_scored": table.rows,
@@ -244,7 +247,7 @@ def rank_index(
         "rows_selected": len(selection.rows),
         "tokens_selected": selection.tokens,
         **({"rows_looked_at": selection.looked, "constraints": selection.described} if constraints else {}),
-        **described,
+        **mixed,
         "spearman_with_length": spearman,
         "spearman_rows": spearman_rows,
         "scan_seconds": clock.seconds["scan"],
@@ -311,9 +314,8 @@ def _mixed(table: ScoreTable, quality: np.ndarray, options: ConstraintOptions) -
     """(the scores with ``quality`` mixed in, what the manifest says of that)."""
     assert options.quality is not None
     good = -quality if read_quality(options.quality).ascending else quality
-    said = {"column": options.quality, "weight": options.quality_weight, "scale": options.quality_scale}
-    described = {"quality": said | {"least": float(quality.min()), "greatest": float(quality.max())}}
-    return with_quality(table, good, options.quality_weight, options.quality_scale), described
+    said = {"quality": described(options, quality)}
+    return with_quality(table, good, options.quality_weight, options.quality_scale), said
 
 
 def _write(made: Made, options: BudgetOptions, folder: Path, pool: PoolRows, clock: Laps) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Methods rds and crds against plain implementations: transformers, one sample at a time, and whole matrices."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,9 @@ def test_select_scorer_and_rules(tmp_path: Path, tiny_model: str, capsys: pytest
         if method != "rds":
             made = whitening_of(index, 12)
             e, ours = made(e), made(ours)
+            digest = hashlib.sha256(made.mean.tobytes() + made.components.tobytes()).hexdigest()[:16]
+            assert told["whitening"] == {"t": {"rows": 60, "dims": 12, "hash": digest}}
+        assert ("whitening" in told) == (method != "rds")
         lines = cosines(ours.astype(np.float64), e)
         for rule, scores in (("max", lines.max(axis=0)), ("centroid", lines.mean(axis=0))):
             again = ["--index", out / "index", "--signature", out / "signatures" / "t.safetensors", "--rule", rule]

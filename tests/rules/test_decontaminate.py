@@ -19,6 +19,7 @@ from nait_fast.rules.constraints import word_grams
 from nait_fast.rules.constraints.decontaminate import Decontamination, read_samples, texts_of_sample
 from nait_fast.rules.constraints.selecting import select_rows
 from nait_fast.rules.constraints.word_grams import WordGrams, words_of
+from nait_fast.storage.files import sha256_file
 from tests.conftest import write_jsonl
 from tests.rules.made import make_pool, rows_of
 from tests.rules.orders import Chunked
@@ -193,6 +194,7 @@ def test_in_a_selection(tmp_path: Path) -> None:
         assert row["evaluation"] == str(files[by_b]) and row["sample"] == (0 if by_b else 1)
         assert row["words"] == (" ".join(["w"] * 13) if by_b else run) and row["constraint"] == "decontaminate"
     said = {"constraint": "decontaminate", "dropped": len(gone), "ngram": 13, "samples": 3, "sought": 2}
+    said["sha256"] = {str(file): sha256_file(file) for file in files}
     assert summary["constraints"] == [said] and summary["rows_selected"] == 60 - len(gone)
     more = made.rank(tmp_path / "more", fraction=1.0, decontaminate=files, decontaminate_ngram=30)
     assert more["constraints"][0]["dropped"] == len(gone) - (10 in gone)  # of 20 words: sought as a whole

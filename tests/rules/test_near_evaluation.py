@@ -11,6 +11,7 @@ from nait_fast.methods.signature import load_signature
 from nait_fast.rules.best_first import Budget
 from nait_fast.rules.constraints.near_evaluation import NearEvaluation
 from nait_fast.rules.constraints.selecting import select_rows
+from nait_fast.storage.files import sha256_file
 from tests.rules.made import MadePool, make_pool, rows_of
 from tests.rules.orders import Chunked
 from tests.rules.test_near_duplicates import families
@@ -82,6 +83,7 @@ def test_in_a_selection(made: MadePool, tmp_path: Path) -> None:
         for place in sorted(places)
     ]
     said = {"constraint": "decontaminate-codes", "dropped": 3, "share": 0.05, "most_bits": FLIPPED, "samples": 3}
+    said["signatures"] = {str(file): sha256_file(file)[:16]}
     assert summary["constraints"] == [said]
     near = made.rank(tmp_path / "near", top_k=10, decontaminate_codes=[file], decontaminate_distance=0.04)
     assert near["constraints"][0]["dropped"] == 0

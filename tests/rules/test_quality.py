@@ -13,6 +13,7 @@ from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.reader import Index
 from nait_fast.ranking.mixing import SCALES, mixed, scaled
 from nait_fast.rules.constraints.quality import Quality, read_quality
+from nait_fast.storage.files import sha256_file
 from tests.conftest import write_jsonl
 from tests.rules.made import MadePool, make_pool, rows_of
 from tests.rules.test_near_duplicates import families
@@ -90,7 +91,8 @@ def test_of_another_file(made: MadePool, tmp_path: Path) -> None:
     parquet.write_table(pa.table({"row": [*numbers], "x": [*numbers.values()]}), tmp_path / "by_row.parquet")
     chosen = set()
     for path in [*paths, tmp_path / "by_row.parquet"]:
-        made.rank(tmp_path / "out", top_k=12, quality=f"{path}#x", overwrite=True)
+        told = made.rank(tmp_path / "out", top_k=12, quality=f"{path}#x", overwrite=True)
+        assert told["quality"]["sha256"] == sha256_file(path)
         chosen.add((tmp_path / "out" / "selected.jsonl").read_bytes())
     order = np.lexsort((made.row, -mixed(made.scores, np.array([*numbers.values()]), 0.5, "minmax")))
     assert len(chosen) == 1

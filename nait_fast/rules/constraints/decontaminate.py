@@ -4,7 +4,8 @@ Compared are the texts of the turns that are not the system's, of rows and sampl
 format that is known, all texts that are no metadata.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ Texts = Callable[[np.ndarray], Iterable[Sequence[str]]]
 
 class Decontamination(Constraint):
     """Without rows that share a run of ``ngram`` words with one of ``samples``: (the name of what it is in, its number
-    there, its texts). ``texts``: of the rows.
+    there, its texts). ``texts``: of the rows; ``files``: path -> SHA-256 of where the samples are from.
 
     A dropped row's details: the ``evaluation`` set and the number of the ``sample`` in it, and the ``words`` that both
     have.
@@ -36,7 +37,14 @@ class Decontamination(Constraint):
 
     name = "decontaminate"
 
-    def __init__(self, samples: Sequence[tuple[str, int, Sequence[str]]], texts: Texts, ngram: int = 13):
+    def __init__(
+        self,
+        samples: Sequence[tuple[str, int, Sequence[str]]],
+        texts: Texts,
+        ngram: int = 13,
+        files: Mapping[str, str] = MappingProxyType({}),
+    ):
+        self._files = dict(files)
         self._of = [(name, number) for name, number, _ in samples]
         self._texts, self._ngram = texts, ngram
         self._grams = WordGrams((texts for _, _, texts in samples), ngram)
@@ -55,7 +63,8 @@ class Decontamination(Constraint):
         if unreadable := next((d for d in rows.index.datasets if d["format"] == "input_ids"), None):
             raise BadInput("holds token ids, no words to compare", where=f"--decontaminate: {unreadable['path']}")
         samples = [sample for path in options.decontaminate for sample in read_samples(path)]
-        made = cls(samples, lambda places: texts_of(rows, places), options.decontaminate_ngram)
+        files = {path: Pool(path).plan().sha256 for path in options.decontaminate}
+        made = cls(samples, lambda places: texts_of(rows, places), options.decontaminate_ngram, files)
         if few := int((~made._grams.sought).sum()):
             least = min(FEWEST_WORDS, options.decontaminate_ngram)
             warn(f"--decontaminate: {few:,} of {len(samples):,} samples have no text of {least} words: not sought")
@@ -77,7 +86,8 @@ class Decontamination(Constraint):
             yield np.delete(places, gone)
 
     def details(self) -> dict[str, Any]:
-        return {"ngram": self._ngram, "samples": len(self._of), "sought": int(self._grams.sought.sum())}
+        sought = int(self._grams.sought.sum())
+        return {"ngram": self._ngram, "samples": len(self._of), "sought": sought, "sha256": self._files}
 
 
 def read_samples(path: str) -> list[tuple[str, int, list[str]]]:

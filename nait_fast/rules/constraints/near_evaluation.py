@@ -4,7 +4,8 @@ The samples' codes stand in a signature that keeps them (``--keep-samples``); a 
 of them in less than a share D of the bits, as near-duplicates are of one another.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,8 @@ CODES = ("u1", "SW")  # of ``Method.sample``: a code a sample
 
 class NearEvaluation(Constraint):
     """Without rows that differ from one of ``samples`` in less than ``share`` of ``n_bits``: (the name of what it is
-    in, uint8 [S, W]). ``codes``: uint8 [n_k, W] that follow one another, of the rows by place.
+    in, uint8 [S, W]). ``codes``: uint8 [n_k, W] that follow one another, of the rows by place; ``hashes``: of the
+    signatures that the samples are from, by their names.
 
     A dropped row's details: the ``evaluation`` set, the number of the nearest ``sample`` in it (the first of equals),
     and the ``bits`` in which the two differ.
@@ -40,7 +42,9 @@ class NearEvaluation(Constraint):
         samples: Sequence[tuple[str, np.ndarray]],
         share: float,
         n_bits: int,
+        hashes: Mapping[str, str] = MappingProxyType({}),
     ):
+        self._hashes = dict(hashes)
         self._codes, self._share, self._most = CodeRows(codes), share, most_bits(share, n_bits, FLAG)
         self._of = [(name, number) for name, some in samples for number in range(len(some))]
         every = np.concatenate([some for _, some in samples])
@@ -62,7 +66,8 @@ class NearEvaluation(Constraint):
 
     @classmethod
     def of(cls, options: "ConstraintOptions", rows: ScoredRows) -> "NearEvaluation":
-        index, bits, samples = rows.index, bits_of(rows.index), []
+        index, bits, samples = rows.index, bits_of(rows.index), list[tuple[str, np.ndarray]]()
+        hashes = dict[str, str]()
         for path in options.decontaminate_codes:
             signature, where = load_signature(path), f"index {index.folder}"
             try:
@@ -71,7 +76,8 @@ class NearEvaluation(Constraint):
             except NaitError as error:
                 raise BadInput(str(error), where=f"--decontaminate-codes {path}") from None
             samples.append((path, _kept(signature, path)))
-        return cls([shard.codes for shard in index.shards()], samples, options.decontaminate_distance, bits)
+            hashes[path] = signature.hash
+        return cls([shard.codes for shard in index.shards()], samples, options.decontaminate_distance, bits, hashes)
 
     def leave(self, offered: Iterator[np.ndarray], walk: Walk) -> Iterator[np.ndarray]:
         for places in offered:
@@ -93,7 +99,8 @@ class NearEvaluation(Constraint):
             yield places[~gone]
 
     def details(self) -> dict[str, Any]:
-        return {"share": self._share, "most_bits": self._most, "samples": len(self._of)}
+        told = {"share": self._share, "most_bits": self._most, "samples": len(self._of)}
+        return {**told, "signatures": self._hashes}
 
 
 def _kept(signature: Signature, path: str) -> np.ndarray:

@@ -81,6 +81,15 @@ def quality_of(options: "ConstraintOptions", rows: ScoredRows) -> np.ndarray:
     return values
 
 
+def described(options: "ConstraintOptions", values: np.ndarray) -> dict[str, Any]:
+    """What a manifest says of the quality with ``values`` float64 [n]. Raises NaitError."""
+    assert options.quality is not None
+    said = {"column": options.quality, "weight": options.quality_weight, "scale": options.quality_scale}
+    if file := read_quality(options.quality).file:
+        said["sha256"] = Pool(file).plan().sha256
+    return {**said, "least": float(values.min()), "greatest": float(values.max())}
+
+
 def _numbers_in(lines: Iterable[bytes], quality: Quality) -> Iterator[float]:
     """Each row's number, NaN where it has none. Raises BadInput where no row has the key."""
     known = False
