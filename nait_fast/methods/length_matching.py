@@ -5,8 +5,8 @@ import numpy as np
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at, drawn_places
 
-ROWS = 16_384  # of the pool: of 2% of them, a frequency is within .03
-NEAR = 0.02  # share of the rows within a bandwidth
+ROWS = 16_384  # of the pool
+NEAR = 0.2  # share of the rows within a bandwidth: of less, rows at the ends of the lengths come out far too long
 LEAST_NEAR, LEAST_BANDWIDTH = 32, 0.05  # rows; of log length
 GROUPS = 8  # of a target's samples, by length
 
