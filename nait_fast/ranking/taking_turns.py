@@ -5,11 +5,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nait_fast.config import BudgetOptions
+from nait_fast.index.reader import Index
+from nait_fast.methods.signature import Signature
 from nait_fast.ranking.columns import ScoreTable, Spill
 from nait_fast.ranking.order import descending
-from nait_fast.ranking.select import Selection, blocks, budget_of, constrained
+from nait_fast.ranking.scan import scan
+from nait_fast.ranking.select import Selection, blocks, budget_of, constrained, count_of
 from nait_fast.rules.constraints.base import Constraint
-from nait_fast.rules.round_robin import RoundRobin
+from nait_fast.rules.round_robin import RoundRobin, Sift, Sifted
 
 _LATER = np.uint64(1 << 63)
 
@@ -54,6 +57,20 @@ class Turns:
                 some, block = ascending[here] - start, self.keys.read(start, stop)
                 block[some] = self._by_score(start, stop)[some] if keys is None else keys[order[here]]
                 self.keys.write(start, block)
+
+
+def round_robin_of(
+    index: Index, signatures: Sequence[Signature], options: BudgetOptions, device: str = "cpu"
+) -> RoundRobin:
+    """The order of rule roundrobin, which awaits its first pass over ``index``."""
+    wanted = count_of(max(1, index.rows), options)
+    if options.token_budget is not None:
+        wanted = min(index.rows, options.token_budget * index.rows // max(1, index.manifest["tokens"]) + 1)
+
+    def again(sift: Sift) -> Iterator[Sifted]:
+        return (block.seen for block in scan(index, signatures, device, "roundrobin", sift))
+
+    return RoundRobin([s.samples for s in signatures], index.rows, wanted, again)
 
 
 def places_of(column: Spill, rows: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from nait_fast.evaluation.comparison import best as best_rows
 from nait_fast.evaluation.comparison import correlations, count_of, overlaps
 from nait_fast.index.sample import codes_at
 from nait_fast.methods import METHODS, method_of
+from nait_fast.methods.foreign import METHOD as FOREIGN
 from nait_fast.ranking.selection_files import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation_file import Evaluation, Matrix, load_evaluation
@@ -113,7 +114,7 @@ def gather(options: ReportOptions, output: Path) -> Report:
         pool = spread(chosen.index.rows, wanted - wanted // SELECTED_PART)
     layers = _layers(chosen, scores, pool, notes)
     frequency = None
-    if chosen.index is not None and any(s.is_bits for s in chosen.signatures):
+    if chosen.index is not None and layers and any(s.is_bits for s in chosen.signatures):
         frequency = bit_frequency(chosen.index, pool)
     best, worst = _ends(chosen, scores, seen, layers, frequency)
     matrices = {} if scores is None else agreement(scores.sample, chosen.targets)
@@ -137,7 +138,8 @@ def _scores(chosen: SelectionFolder, folder: Path, notes: list[str]) -> tuple[Sc
     option = chosen.manifest["scores"]
     if option == "all":
         return ScoreFile(chosen.file(SCORES), chosen.targets, chosen.rows, chosen.more_columns), True
-    if chosen.index is not None and chosen.signatures and not chosen.more_columns:  # those would read the pool again
+    own = len(chosen.signatures) == len(chosen.targets)
+    if chosen.index is not None and own and not chosen.more_columns:  # those would read the pool again
         notes.append(f"The selection was made with --scores {option}: all rows were scored again from the index.")
         return rescan(chosen, folder), True
     if option == "selected":
@@ -148,6 +150,8 @@ def _scores(chosen: SelectionFolder, folder: Path, notes: list[str]) -> tuple[Sc
         rows = chosen.manifest["rows_selected"]
         return ScoreFile(chosen.file(SCORES), chosen.targets, rows, chosen.more_columns), False
     without = "a selection by more than scores is not made again" if chosen.more_columns else WITHOUT_INDEX
+    if FOREIGN.name in chosen.methods:
+        without = "another tool's are not made again"
     notes.append(f"The scores were not kept (--scores none); {without}.")
     return None, False
 
@@ -163,10 +167,11 @@ def _layers(
     """Of the targets whose scores the index's codes can take apart."""
     if chosen.index is None or scores is None:
         return []
-    layered = [signature for signature in chosen.signatures if tells_layers(chosen.index, signature)]
+    layered = [s for s in chosen.signatures if chosen.rule == "centroid" and tells_layers(chosen.index, s)]
     for method in METHODS:
         names = [s.name for s in chosen.signatures if s.method == method and s not in layered]
-        if names and (why := method_of(method).layers_untold):
+        by_sample = "" if chosen.rule == "centroid" else f"rule {chosen.rule} compares rows with single target samples."
+        if names and (why := method_of(method).layers_untold or by_sample):
             notes.append(f"Which layers and neurons made the scores of {', '.join(names)} is not told: {why}")
     return [layer_parts(chosen.index, signature, pool, scores.selected_places) for signature in layered]
 
@@ -207,7 +212,7 @@ def _decided(
         numbers = sorted((i for i, target in enumerate(targets) if target == part.target), key=lambda i: ends[i].place)
         if not numbers or chosen.index is None:
             continue
-        signature = chosen.signatures[chosen.targets.index(part.target)]
+        signature = next(s for s in chosen.signatures if s.name == part.target)
         places = np.array([ends[i].place for i in numbers], dtype=np.int64)
         codes = np.concatenate([some["codes"] for some in codes_at(chosen.index, places)])
         for i, parts, code in zip(numbers, parts_at(chosen.index, signature, places), codes, strict=True):

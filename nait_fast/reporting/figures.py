@@ -49,7 +49,7 @@ def _scores(report: Report, files: bool) -> Iterator[Drawing]:
     scores, config = report.scores, report.chosen.config
     if scores is None:
         return
-    single = len(report.chosen.targets) == 1 and config.get("pick") == "top"
+    single = len(report.chosen.targets) == 1 and config.get("pick") == "top" and report.chosen.rule != "roundrobin"
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
         cut = float(scores.selected_low[c]) if single and scores.whole else None
         means = float(scores.mean[c]), float(scores.selected_mean[c])
@@ -69,7 +69,7 @@ def _layers(report: Report, files: bool) -> Iterator[Drawing]:
             part = parts[target]
             if np.isfinite(part.share).all():
                 yield layer_bars(target, part.layers, part.share, part.difference, files)
-        elif evaluation is not None:
+        elif evaluation is not None and report.chosen.rule == "centroid" and not report.chosen.matched:
             label = evaluation.labels.get(report.chosen.manifest["signatures"][target], target)
             if label in evaluation.layer_share:
                 layers, share = evaluation.layer_share[label]

@@ -92,8 +92,12 @@ def summary(report: Report) -> str:
     text += f"; {tokens}" + (f" of {report.scores.tokens:,}" if whole and report.scores else "") + ") "
     text += f"for {formatting.listed([formatting.short(name, 40) for name in chosen.targets])}"
     if len(chosen.targets) > 1:
-        text += f" ({_COMBINED.get(str(chosen.config.get('combine')), 'combined')})"
-    text += f", by method {methods}, with {Path(manifest['model_name']).name}."
+        combined = "roundrobin" if chosen.rule == "roundrobin" else str(chosen.config.get("combine"))
+        text += f" ({_COMBINED.get(combined, 'combined')})"
+    text += f", by method {methods}"
+    text += f" and rule {manifest['rule']}" if "rule" in manifest else ""
+    text += f", length {manifest['length']}" if chosen.matched else ""
+    text += f", with {Path(manifest['model_name']).name}."
     left = manifest["rows_skipped"]["rows"]
     return text + (f" {formatting.count(left, 'row')} of the pool could not be used." if left else "")
 

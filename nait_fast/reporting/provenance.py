@@ -10,6 +10,14 @@ from nait_fast.options import Options, flag_of
 from nait_fast.reporting.formatting import count, number
 from nait_fast.reporting.selection_folder import SelectionFolder
 
+RULE_SAYS = {
+    "centroid": "a target's samples score a row as a whole",
+    "max": "the target sample that is most like a row scores it",
+    "roundrobin": "target samples take turns, each taking its best row; a score is that of the most like sample",
+}
+
+RANKED = ("signature", "foreign_scores")  # one of them must be given, and either comes first
+
 
 def tables(chosen: SelectionFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     """(caption, rows of name and value)."""
@@ -57,6 +65,10 @@ def _rows(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "cut to the longest sample", number(_plain(manifest.get("rows_truncated")))
     yield "selected", f"{manifest['rows_selected']:,}"
     yield "tokens selected", f"{manifest['tokens_selected']:,}"
+    if "rule" in manifest:
+        yield "rule", f"{manifest['rule']}: {RULE_SAYS[manifest['rule']]}"
+    if "length" in manifest:
+        yield "length", f"{manifest['length']}: targets against rows of the pool as long as their samples"
     for line in manifest.get("constraints", []):
         yield f"lost their places to {line['constraint']}", f"{line['dropped']:,}"
     if "quality" in manifest:
@@ -106,7 +118,7 @@ def command(chosen: SelectionFolder) -> str:
     kind: type[Options] = SelectOptions if verb == "select" else RankOptions
     options, _ = kind.respelled(kind.beside_defaults(chosen.config), f"nait-fast {verb}")
     words = ["nait-fast", verb]
-    for field in sorted(dataclasses.fields(kind), key=lambda f: not f.metadata.get("required", False)):
+    for field in sorted(dataclasses.fields(kind), key=lambda f: not (f.metadata.get("required") or f.name in RANKED)):
         value, flag = options.get(field.name), flag_of(field.name)
         if value is None:
             continue

@@ -15,6 +15,7 @@ from nait_fast.ranking.external import ranks
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import select
 from nait_fast.ranking.selection_files import SCORES, write_scores
+from nait_fast.ranking.taking_turns import round_robin_of, select_in_turns
 from nait_fast.reporting.layers import spread
 from nait_fast.reporting.selection_folder import SelectionFolder
 
@@ -167,10 +168,16 @@ def rescan(chosen: SelectionFolder, folder: Path) -> ScoreFile:
     names = {field.name for field in dataclasses.fields(BudgetOptions)}
     options = BudgetOptions.from_mapping({k: v for k, v in chosen.config.items() if k in names}, "manifest.json")
     seed, path = chosen.config.get("seed", 0), folder / SCORES
+    turns = round_robin_of(chosen.index, chosen.signatures, options) if chosen.rule == "roundrobin" else None
     with ScoreTable(folder, chosen.index.rows, chosen.targets) as table:
-        for block in scan(chosen.index, chosen.signatures):
+        for block in scan(chosen.index, chosen.signatures, "cpu", chosen.rule, None if turns is None else turns.sift):
             table.add(block)
-        selection = select(table, options, seed if isinstance(seed, int) else 0)
+            if turns is not None:
+                turns.add(block.seen)
+        if turns is None:
+            selection = select(table, options, seed if isinstance(seed, int) else 0)
+        else:
+            selection = select_in_turns(table, turns, options)
         size = (len(selection.rows), selection.tokens)
         if size != (chosen.manifest["rows_selected"], chosen.manifest["tokens_selected"]):
             raise Mismatch(

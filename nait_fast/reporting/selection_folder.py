@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nait_fast.config import SCORES
+from nait_fast.config import RULES, SCORES
 from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.index.reader import Index
+from nait_fast.methods import method_of
+from nait_fast.methods.foreign import METHOD as FOREIGN
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.selection_files import DROPPED_BY, KIND, QUALITY, SELECTED
 from nait_fast.ranking.selection_files import SCORES as SCORES_FILE
@@ -17,11 +19,14 @@ from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import MANIFEST
 
+MATCHED = "matched"  # the one way with length that a manifest names, as it makes other scores
+
 
 @dataclass(frozen=True)
 class SelectionFolder:
-    """A selection. ``index``: None where it is gone or has changed; ``signatures``: one a target, in their order, or
-    none where one is missing; ``notes``: what a reader should know of that."""
+    """A selection. ``index``: None where it is gone or has changed; ``signatures``: what was scored, one a target,
+    in their order, but for those whose scores are another tool's; or none where one is missing; ``notes``: what a
+    reader should know of that."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -35,6 +40,16 @@ class SelectionFolder:
     def rows(self) -> int:
         """Rows that were scored."""
         return self.manifest["rows_scored"]
+
+    @property
+    def rule(self) -> str:
+        """The rule that rows were scored by."""
+        return self.manifest.get("rule", RULES[0])
+
+    @property
+    def matched(self) -> bool:
+        """Whether targets were held against rows of the pool as long as their samples."""
+        return "length" in self.manifest
 
     @property
     def more_columns(self) -> dict[str, str]:
@@ -106,6 +121,10 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"verb: {values.short(manifest['verb'])}")
     if manifest["scores"] not in SCORES:
         raise ValueError(f"scores: {values.short(manifest['scores'])}")
+    if manifest.get("rule", RULES[0]) not in RULES:
+        raise ValueError(f"rule: {values.short(manifest['rule'])}")
+    if manifest.get("length", MATCHED) != MATCHED:
+        raise ValueError(f"length: {values.short(manifest['length'])}")
     for key in ("config", "signatures", "files", "environment", "rows_skipped", "spearman_with_length"):
         values.mapping(manifest[key], key)
     for name in targets:
@@ -165,7 +184,8 @@ def _index(folder: Path, manifest: dict[str, Any], notes: list[str]) -> Index | 
 
 
 def _signatures(folder: Path, manifest: dict[str, Any], index: Index | None, notes: list[str]) -> list[Signature]:
-    """One for each target, or none: those of a name and a hash that the manifest tells."""
+    """One for each target that is not another tool's, or none: those of a name and a hash that the manifest tells,
+    matched where they were."""
     named = manifest["config"].get("signature")
     places = [p for path in (named if isinstance(named, list) else []) for p in _candidates(path, folder)]
     if manifest["verb"] == "select":
@@ -180,17 +200,25 @@ def _signatures(folder: Path, manifest: dict[str, Any], index: Index | None, not
             continue
         if manifest["signatures"].get(signature.name) == signature.hash:
             by_name[signature.name] = signature
-    missing = [name for name in manifest["targets"] if name not in by_name]
+    methods = dict(zip(manifest["targets"], manifest["method"], strict=True))
+    if foreign := [name for name, method in methods.items() if method == FOREIGN.name]:
+        notes.append(
+            f"Which layers and neurons made the scores of {', '.join(foreign)} is not told: {FOREIGN.layers_untold}"
+        )
+    ours = [name for name in methods if name not in foreign]
+    missing = [name for name in ours if name not in by_name]
     if missing:
         notes.append(
             f"The signature of {missing[0]} is not where it was, or has changed{''.join(f' ({w})' for w in why[:1])}: "
             "which layers and neurons decided cannot be told."
         )
         return []
-    signatures = [by_name[name] for name in manifest["targets"]]
+    signatures = [by_name[name] for name in ours]
     if index is not None:
         try:
             check_index(index, signatures)
+            if "length" in manifest:
+                signatures = [method_of(signature.method).matched(signature, index) for signature in signatures]
         except NaitError as error:
             notes.append(f"The signatures do not fit the index ({error}).")
             return []

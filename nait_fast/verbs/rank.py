@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from nait_fast.ranking.external import ranks
 from nait_fast.ranking.mixing import with_quality
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
-from nait_fast.ranking.select import Selection, check_budget, check_constrained, count_of, select
+from nait_fast.ranking.select import Selection, check_budget, check_constrained, select
 from nait_fast.ranking.selection_files import (
     DROPPED,
     KIND,
@@ -41,11 +41,10 @@ from nait_fast.ranking.selection_files import (
 from nait_fast.ranking.similarity_files import check_similarities, names_of, write_similarities
 from nait_fast.ranking.sources import check_index, rule_of, source_of
 from nait_fast.ranking.spearman import with_length
-from nait_fast.ranking.taking_turns import select_in_turns
+from nait_fast.ranking.taking_turns import round_robin_of, select_in_turns
 from nait_fast.rules.constraints import constraints_of, wanted_of
 from nait_fast.rules.constraints.base import ScoredRows
 from nait_fast.rules.constraints.quality import check_quality, described, quality_of, read_quality
-from nait_fast.rules.round_robin import RoundRobin, Sift, Sifted
 from nait_fast.storage import values
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
@@ -153,18 +152,6 @@ def check_lengths(signatures: Sequence[Signature]) -> None:
             where="--length quota:target",
             remedy="make it again with --keep-samples" if kept else "use another method, or --length quota",
         )
-
-
-def round_robin_of(index: Index, signatures: Sequence[Signature], options: BudgetOptions, device: str) -> RoundRobin:
-    """The order of rule roundrobin, which awaits its first pass over ``index``."""
-    wanted = count_of(max(1, index.rows), options)
-    if options.token_budget is not None:
-        wanted = min(index.rows, options.token_budget * index.rows // max(1, index.manifest["tokens"]) + 1)
-
-    def again(sift: Sift) -> Iterator[Sifted]:
-        return (block.seen for block in scan(index, signatures, device, "roundrobin", sift))
-
-    return RoundRobin([s.samples for s in signatures], index.rows, wanted, again)
 
 
 def rank_index(
