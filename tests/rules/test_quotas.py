@@ -25,19 +25,23 @@ from tests.rules.test_near_duplicates import families
 Groups = list[tuple[list[int], list[Fraction | None]]]  # group of each place, share of each group
 
 
-def rooms_of(shares: list[Fraction | None], size: int) -> list[float]:
+def rooms_of(shares: list[Fraction | None], size: int, come: list[int]) -> list[float]:
+    """``come``: the groups' numbers, in the order in which their best rows come."""
     if sum(share or 0 for share in shares) < 1:
         return [float("inf") if share is None else share * size // 1 for share in shares]
     rooms = [0 if share is None else share * size // 1 for share in shares]
     while sum(rooms) < size:  # to whoever has lost most by rounding
         lost = [-1 if share is None else share * size - room for share, room in zip(shares, rooms, strict=True)]
-        rooms[lost.index(max(lost))] += 1
+        rooms[max(come, key=lost.__getitem__)] += 1  # of equals, whose best row comes first
     return [float("inf") if share is None else room for share, room in zip(shares, rooms, strict=True)]
 
 
 def naive(order: list[int], weights: list[int], groups: Groups, size: int) -> tuple[list[int], dict[int, int]]:
     """(places that are selected, place -> the partition that took it) of all that are asked."""
-    rooms = [rooms_of(shares, size) for _, shares in groups]
+    rooms = []
+    for of, shares in groups:
+        come = dict.fromkeys([*(of[place] for place in order), *range(len(shares))])
+        rooms.append(rooms_of(shares, size, list(come)))
     selected, refused, used = [], {}, 0
     for place in order:
         full = [n for n, (of, _) in enumerate(groups) if rooms[n][of[place]] < weights[place]]
@@ -99,11 +103,19 @@ def test_as_defined(data: st.DataObject) -> None:
 
 def test_rounding_adds_up_to_the_budget() -> None:
     third = Partition("quota", "k", ["a", "b", "c"], np.zeros_like, [Fraction(1, 3)] * 3)
-    assert [third.rooms(size) for size in (3, 4, 5, 100)] == [[1, 1, 1], [2, 1, 1], [2, 2, 1], [34, 33, 33]]
+    assert [third.rooms(size).room for size in (3, 4, 5, 100)] == [[1, 1, 1], [2, 1, 1], [2, 2, 1], [34, 33, 33]]
     uneven = Partition("quota", "k", ["a", "b"], np.zeros_like, [Fraction(1, 10), Fraction(9, 10)])
-    assert [uneven.rooms(size) for size in (1, 5, 14)] == [[0, 1], [1, 4], [1, 13]]
+    assert [uneven.rooms(size).room for size in (1, 5, 14)] == [[0, 1], [1, 4], [1, 13]]
     some = Partition("quota", "k", ["a", "others"], np.zeros_like, [Fraction(3, 10), None])
-    assert [some.rooms(size) for size in (3, 10)] == [[0, None], [3, None]]
+    assert [some.rooms(size).room for size in (3, 10)] == [[0, None], [3, None]]
+
+
+def test_of_more_groups_than_the_budget_has_rows_those_of_the_best_rows_have_one() -> None:
+    groups, order = np.array([0, 1, 2, 3, 4, 4]), np.array([4, 5, 2, 0, 3, 1])
+    each = Quotas([Partition("quota", "k", list("abcde"), groups.__getitem__, [Fraction(1, 5)] * 5)])
+    chosen = select_rows(Chunked(order), Budget(rows=3), [each])
+    assert chosen.places.tolist() == [4, 2, 0] and chosen.full
+    assert chosen.described[0]["of"] == {"a": [1, 1], "b": [0, 0], "c": [1, 1], "d": [0, 0], "e": [1, 1]}
 
 
 def test_a_share_is_the_most_that_a_group_may_have() -> None:

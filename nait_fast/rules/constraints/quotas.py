@@ -50,18 +50,57 @@ class Partition:
     group: Column
     shares: Shares
 
-    def rooms(self, size: int) -> list[int | None]:
-        """What each group may take of a budget of ``size`` rows or tokens, None: no limit of its own.
+    def rooms(self, size: int) -> "Rooms":
+        """What each group may take of a budget of ``size`` rows or tokens.
 
-        Shares that add up to 1 are rounded so that these add up to the budget (largest remainders, ties in the order
-        of the labels); others down, for a share is the most that a group may have."""
+        Shares that add up to 1 are rounded so that these add up to the budget (largest remainders; of equal ones those groups
+        whose best rows come first); others down, for a share is the most that a group may have."""
         exact = [None if share is None else share * size for share in self.shares]
-        rooms = [None if part is None else int(part) for part in exact]
+        rooms, tied, spare = [None if part is None else int(part) for part in exact], list[int](), 0
         if sum(share or 0 for share in self.shares) == 1:
-            rest = size - sum(room or 0 for room in rooms)
-            remainders = [(-(part % 1), number) for number, part in enumerate(exact) if part is not None]
-            for _, number in sorted(remainders)[:rest]:
+            spare = size - sum(room or 0 for room in rooms)
+            remainders = [0 if part is None else part % 1 for part in exact]
+            least = sorted(remainders, reverse=True)[spare - 1] if spare else 1
+            for number in [number for number, remainder in enumerate(remainders) if remainder > least]:
                 rooms[number] = (rooms[number] or 0) + 1
+                spare -= 1
+            tied = [number for number, remainder in enumerate(remainders) if remainder == least]
+        return Rooms(rooms, tied, spare)
+
+
+class Rooms:
+    """What the groups of a partition may take on one walk: at first ``room`` each (None: no limit of its own); each of
+    the first ``spare`` groups of ``tied`` that a row comes of may take 1 more. ``left``: what is left of that, 0 where
+    a group's part has ended; ``used``: what was taken."""
+
+    def __init__(self, room: Sequence[int | None], tied: Sequence[int], spare: int):
+        self._room, self._tied, self._spare = list(room), list(tied), spare
+        self.left = [_BOUNDLESS if number is None else number for number in room]
+        self.used = [0] * len(room)
+
+    def come(self, group: int) -> None:
+        """A row of ``group`` comes."""
+        if self._spare and group in self._tied:
+            self._tied.remove(group)
+            self._spare -= 1
+            self._room[group] = (self._room[group] or 0) + 1
+            self.left[group] += 1
+
+    def take(self, group: int, weight: int) -> None:
+        self.left[group] -= weight
+        self.used[group] += weight
+
+    @property
+    def full(self) -> bool:
+        """Whether no group can take any more."""
+        return not self._spare and not any(self.left)
+
+    @property
+    def room(self) -> list[int | None]:
+        """In all; what is still spare counts for the first groups of which no row has come."""
+        rooms = list(self._room)
+        for group in self._tied[: self._spare]:
+            rooms[group] = (rooms[group] or 0) + 1
         return rooms
 
 
@@ -90,9 +129,9 @@ class Quotas(Constraint):
     def leave(self, offered: Iterator[np.ndarray], walk: Walk) -> Iterator[np.ndarray]:
         size, waiting = walk.budget.size, list[np.ndarray]()
         rooms = [partition.rooms(size) for partition in self._partitions]
-        left = [[_BOUNDLESS if room is None else room for room in of_groups] for of_groups in rooms]
+        walk.note(self.name, rooms=rooms)
         for places in offered:
-            refused = self._refused(places, walk.weights(places).tolist(), left)
+            refused = self._refused(places, walk.weights(places).tolist(), rooms)
             for number, partition in enumerate(self._partitions):
                 gone = places[refused == number]
                 keys = np.full(len(gone), partition.key, dtype=object)
@@ -100,34 +139,36 @@ class Quotas(Constraint):
                 walk.drop(partition.constraint, gone, key=keys, group=labels)
             waiting.append(places[refused >= 0])
             yield places[refused < 0]
-            if any(not any(rest) for rest in left):
+            if any(of_groups.full for of_groups in rooms):
                 walk.full = True
                 return
         if any(map(len, waiting)):
-            self._say_what_is_short(rooms, left, walk)
+            self._say_what_is_short(rooms, walk)
         yield from waiting
 
-    def _refused(self, places: np.ndarray, weights: list[int], left: list[list[int]]) -> np.ndarray:
-        """int64 [n]: the partition that has no room for a row, -1 where all have; takes it from ``left``."""
+    def _refused(self, places: np.ndarray, weights: list[int], rooms: Sequence[Rooms]) -> np.ndarray:
+        """int64 [n]: the partition that has no room for a row, -1 where all have; takes it from ``rooms``."""
         groups = [partition.group(places).tolist() for partition in self._partitions]
         out = np.full(len(places), -1)
         for i, weight in enumerate(weights):
-            for number, rest in enumerate(left):
-                if rest[groups[number][i]] < weight:
-                    rest[groups[number][i]] = 0
+            for number, of_groups in enumerate(rooms):
+                of_groups.come(groups[number][i])
+            for number, of_groups in enumerate(rooms):
+                if of_groups.left[groups[number][i]] < weight:
+                    of_groups.left[groups[number][i]] = 0
                     out[i] = number
                     break
             else:
-                for number, rest in enumerate(left):
-                    rest[groups[number][i]] -= weight
+                for number, of_groups in enumerate(rooms):
+                    of_groups.take(groups[number][i], weight)
         return out
 
-    def _say_what_is_short(self, rooms: list[list[int | None]], left: list[list[int]], walk: Walk) -> None:
+    def _say_what_is_short(self, rooms: Sequence[Rooms], walk: Walk) -> None:
         unit = "rows" if walk.budget.rows is not None else "tokens"
-        for partition, of_groups, rest in zip(self._partitions, rooms, left, strict=True):
+        for partition, of_groups in zip(self._partitions, rooms, strict=True):
             short = [
                 f"{label} {room - free:,} of {room:,}"
-                for label, room, free in zip(partition.labels, of_groups, rest, strict=True)
+                for label, room, free in zip(partition.labels, of_groups.room, of_groups.left, strict=True)
                 if room and free
             ]
             if short:
@@ -141,12 +182,11 @@ class Quotas(Constraint):
         """As of ``Constraint``: ``of`` has for each group what was selected and, where it has a share, how much it
         might have, in rows or tokens."""
         lines, weights = [], walk.weights(selected)
-        for partition in self._partitions:
+        for partition, of_groups in zip(self._partitions, walk.notes[self.name]["rooms"], strict=True):
             used = np.bincount(partition.group(selected), weights, len(partition.labels)).astype(np.int64).tolist()
-            rooms = partition.rooms(walk.budget.size)
             of = {
                 label: [number] if room is None else [number, room]
-                for label, number, room in zip(partition.labels, used, rooms, strict=True)
+                for label, number, room in zip(partition.labels, used, of_groups.room, strict=True)
             }
             dropped = counts.get(partition.constraint, 0)
             lines.append({"constraint": partition.constraint, "dropped": dropped, "key": partition.key, "of": of})
