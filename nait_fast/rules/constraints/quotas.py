@@ -53,8 +53,8 @@ class Partition:
     def rooms(self, size: int) -> "Rooms":
         """What each group may take of a budget of ``size`` rows or tokens.
 
-        Shares that add up to 1 are rounded so that these add up to the budget (largest remainders; of equal ones those groups
-        whose best rows come first); others down, for a share is the most that a group may have."""
+        Shares that add up to 1 are rounded so that these add up to the budget (largest remainders; of equal ones those
+        groups whose best rows come first); others down, for a share is the most that a group may have."""
         exact = [None if share is None else share * size for share in self.shares]
         rooms, tied, spare = [None if part is None else int(part) for part in exact], list[int](), 0
         if sum(share or 0 for share in self.shares) == 1:
