@@ -101,11 +101,10 @@ def matrix(folder: Path) -> np.ndarray:
     """Similarities float64 [queries, rows] as rule roundrobin has them, all of them."""
     from nait_fast.index.reader import Index
     from nait_fast.methods.signature import load_signature
-    from nait_fast.ranking.scan import scan
+    from nait_fast.ranking.scan import similarities
 
     index, signature = Index(folder / "index"), load_signature(folder / "t.safetensors")
-    blocks = scan(index, [signature], "cpu", "roundrobin", lambda row, similarities: similarities)
-    return np.concatenate([block.seen for block in blocks]).T
+    return np.concatenate([block for _, block in similarities(index, [signature])]).T
 
 
 def check(work: Path, row_bytes: int, queries: int) -> None:

@@ -47,6 +47,8 @@ def place(tmp_path_factory, MODEL: str) -> Path:
     target = write_jsonl(folder / "sums.jsonl", [r for r in make_rows(24, seed=1) if r["source"] == "sums"])
     nait_fast.build_index(model=MODEL, dataset=str(pool), output=index, calibration_size=20)
     nait_fast.build_signature(model=MODEL, target=[str(target)], codebook=index, output=str(folder / "signatures"))
+    kept = {"output": str(folder / "kept"), "keep_samples": True}
+    nait_fast.build_signature(model=MODEL, target=[str(target)], codebook=index, **kept)
     return folder
 
 

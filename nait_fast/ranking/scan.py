@@ -16,7 +16,7 @@ from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.sanity import check_spread
-from nait_fast.ranking.sources import Sampled, check_index, code_counter, source_of, works_of
+from nait_fast.ranking.sources import Sampled, check_index, code_counter, rule_of, source_of, works_of
 from nait_fast.ranking.streaming_topk import TopK, check_k
 
 GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU
@@ -134,6 +134,15 @@ def scan(
         return block(part)
 
     return stream.map(alone, numba.get_num_threads() + 1)  # one more than the cores: while one waits for the disk
+
+
+def similarities(
+    index: Index, signatures: Sequence[Signature], device: str = "cpu"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """How like each target sample that ``signatures`` keep is to all rows in order, block by block: (row int64 [n],
+    float64 [n, samples of all signatures]). Raises NaitError for signatures that do not fit, or keep no samples."""
+    rule_of(signatures, "max")
+    return ((block.row, block.seen) for block in scan(index, signatures, device, "max", lambda row, seen: seen))
 
 
 def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature
-from nait_fast.ranking.scan import scan
+from nait_fast.ranking.scan import similarities
 from nait_fast.rules.round_robin import MOST, BestRows
 from nait_fast.storage.files import atomic_file, sha256_file
 
@@ -61,11 +61,10 @@ def write_similarities(
             shape = (signature.samples, index.pool_rows)
             matrices.append(np.lib.format.open_memmap(files[-1], "w+", np.float32, shape))
             matrices[-1][:] = np.nan
-    for block in scan(index, signatures, device, "roundrobin", lambda row, similarities: similarities):
-        row, similarities = block.row, block.seen
+    for row, blocks in similarities(index, signatures, device):
         if best is not None:
-            best.add(best.sift(row, similarities))
-        for matrix, own in zip(matrices, np.split(similarities, np.cumsum(numbers)[:-1], axis=1), strict=False):
+            best.add(best.sift(row, blocks))
+        for matrix, own in zip(matrices, np.split(blocks, np.cumsum(numbers)[:-1], axis=1), strict=False):
             matrix[:, row] = own.T
     for matrix in matrices:
         matrix.flush()
