@@ -118,6 +118,23 @@ def test_of_more_groups_than_the_budget_has_rows_those_of_the_best_rows_have_one
     assert chosen.described[0]["of"] == {"a": [1, 1], "b": [0, 0], "c": [1, 1], "d": [0, 0], "e": [1, 1]}
 
 
+def test_what_stays_unused_and_who_gets_nothing_is_said(recwarn: pytest.WarningsRecorder) -> None:
+    groups, tokens = np.array([0, 1, 1, 0, 0]), np.array([20, 36, 5, 15, 5])
+    half = [Fraction(1, 2)] * 2
+    quotas = Quotas([Partition("quota", "k", ["a", "b"], groups.__getitem__, half)])
+    chosen = select_rows(Chunked(np.arange(5)), Budget(tokens=70), [quotas], n_tokens=tokens.__getitem__)
+    assert chosen.places.tolist() == [0, 3] and chosen.full  # the first row of b is longer than its part
+    fifths = Quotas([Partition("quota", "k", list("abcde"), groups.__getitem__, [Fraction(1, 5)] * 5)])
+    select_rows(Chunked(np.arange(5)), Budget(rows=2), [fifths])
+    some = Quotas([Partition("quota", "k", ["a", "others"], groups.__getitem__, [Fraction(1, 4), None])])
+    assert select_rows(Chunked(np.arange(5)), Budget(rows=4), [some]).places.tolist() == [0, 1, 2, 3]
+    assert [str(w.message) for w in recwarn.list] == [
+        "quota k: 35 of 70 tokens stay unused: a group's part ends at its first row that would exceed it (b 0 of 35)",
+        "quota k: 3 of 5 groups get nothing: their shares of 2 rows are less than one",
+        "quota k: the rows that have room end before the budget is full; the best of the others fill up",
+    ]
+
+
 def test_a_share_is_the_most_that_a_group_may_have() -> None:
     groups = np.array([0, 0, 0, 1, 1, 1, 1, 1])  # the best are all of group 0
     quotas = Quotas([Partition("quota", "k", ["a", "others"], groups.__getitem__, [Fraction(1, 2), None])])

@@ -130,6 +130,7 @@ class Quotas(Constraint):
         size, waiting = walk.budget.size, list[np.ndarray]()
         rooms = [partition.rooms(size) for partition in self._partitions]
         walk.note(self.name, rooms=rooms)
+        self._say_who_gets_nothing(rooms, walk)
         for places in offered:
             refused = self._refused(places, walk.weights(places).tolist(), rooms)
             for number, partition in enumerate(self._partitions):
@@ -141,6 +142,7 @@ class Quotas(Constraint):
             yield places[refused < 0]
             if any(of_groups.full for of_groups in rooms):
                 walk.full = True
+                self._say_what_stays_unused(rooms, walk)
                 return
         if any(map(len, waiting)):
             self._say_what_is_short(rooms, walk)
@@ -163,8 +165,36 @@ class Quotas(Constraint):
                     of_groups.take(groups[number][i], weight)
         return out
 
+    def _say_who_gets_nothing(self, rooms: Sequence[Rooms], walk: Walk) -> None:
+        for partition, of_groups in zip(self._partitions, rooms, strict=True):
+            parts = [room for room, share in zip(of_groups.room, partition.shares, strict=True) if share]
+            if nothing := parts.count(0):
+                warn(
+                    f"{partition.constraint} {partition.key}: {nothing:,} of {len(parts):,} groups get nothing: their "
+                    f"shares of {walk.budget.size:,} {_unit(walk)} are less than one"
+                )
+
+    def _say_what_stays_unused(self, rooms: Sequence[Rooms], walk: Walk) -> None:
+        """Where no group of a partition can take any more, and rows ended their parts that were longer than what was
+        left of these."""
+        size = walk.budget.size
+        full = [(partition, of) for partition, of in zip(self._partitions, rooms, strict=True) if of.full]
+        for partition, of_groups in full[:1]:
+            unused = [
+                (used - room, number, f"{partition.labels[number]} {used:,} of {room:,}")
+                for number, (used, room) in enumerate(zip(of_groups.used, of_groups.room, strict=True))
+                if room is not None and used < room
+            ]
+            if unused:
+                more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+                warn(
+                    f"{partition.constraint} {partition.key}: {size - sum(of_groups.used):,} of {size:,} tokens stay "
+                    "unused: a group's part ends at its first row that would exceed it "
+                    f"({', '.join(text for *_, text in sorted(unused)[:3])}{more})"
+                )
+
     def _say_what_is_short(self, rooms: Sequence[Rooms], walk: Walk) -> None:
-        unit = "rows" if walk.budget.rows is not None else "tokens"
+        said = False
         for partition, of_groups in zip(self._partitions, rooms, strict=True):
             short = [
                 f"{label} {room - free:,} of {room:,}"
@@ -173,10 +203,14 @@ class Quotas(Constraint):
             ]
             if short:
                 more = f" and {len(short) - 3} more" if len(short) > 3 else ""
+                said = True
                 warn(
-                    f"{partition.constraint} {partition.key}: some groups have fewer {unit} left than their share "
-                    f"({', '.join(short[:3])}{more}); the best of the others fill up"
+                    f"{partition.constraint} {partition.key}: some groups have fewer {_unit(walk)} left than their "
+                    f"share ({', '.join(short[:3])}{more}); the best of the others fill up"
                 )
+        if not said:
+            keys = ", ".join(partition.key for partition in self._partitions)
+            warn(f"quota {keys}: the rows that have room end before the budget is full; the best of the others fill up")
 
     def described(self, counts: Mapping[str, int], selected: np.ndarray, walk: Walk) -> list[dict[str, Any]]:
         """As of ``Constraint``: ``of`` has for each group what was selected and, where it has a share, how much it
@@ -191,6 +225,10 @@ class Quotas(Constraint):
             dropped = counts.get(partition.constraint, 0)
             lines.append({"constraint": partition.constraint, "dropped": dropped, "key": partition.key, "of": of})
         return lines
+
+
+def _unit(walk: Walk) -> str:
+    return "rows" if walk.budget.rows is not None else "tokens"
 
 
 def read_quotas(texts: Sequence[str]) -> dict[str, str | dict[str, Fraction]]:
