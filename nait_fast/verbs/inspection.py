@@ -15,6 +15,7 @@ from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.index import token_hashes
 from nait_fast.index.reader import Index
 from nait_fast.index.verify import problems_of
+from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.selection_files import KIND, SELECTED
@@ -27,6 +28,9 @@ _OF_SELECTION = (
     "kind",
     "verb",
     "method",
+    "rule",
+    "length",
+    "quality",
     "targets",
     "rows_read",
     "rows_scored",
@@ -74,7 +78,10 @@ def inspect(path: str) -> dict[str, Any]:
     if place.is_dir() and (place / MANIFEST).exists():
         if read_json(place / MANIFEST).get("kind") == KIND:
             manifest = read_sealed(place / MANIFEST)
-            return {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
+            out = {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
+            if "constraints" in manifest:
+                out["constraints"] = {line["constraint"]: line["dropped"] for line in manifest["constraints"]}
+            return out
         index = Index(place)
         shards = [s["bytes"] for s in index.manifest["shards"]]
         entries = codec_of(index.manifest["codec"]).entries
@@ -154,6 +161,8 @@ def _describe(signature: Signature) -> dict[str, Any]:
     if isinstance(meta.get("target"), dict):
         meta["target"] = {k: v for k, v in meta["target"].items() if k != token_hashes.NAME}
     out = {"name": signature.name, "hash": signature.hash, **meta, "layers": len(signature.meta["layers"])}
+    if method_of(signature.method).sample is not None:
+        out["samples_kept"] = signature.samples
     if "sign_margin" in signature.meta:
         out["uncertain_signs"] = uncertain_layers(signature.meta["sign_margin"])
     return out

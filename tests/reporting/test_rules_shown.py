@@ -1,5 +1,6 @@
 """A report of a selection by single samples, by matched lengths or by another tool's scores tells of those scores."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import nait_fast
 from nait_fast.config import ReportOptions
 from nait_fast.index.reader import Index
+from nait_fast.methods.signature import LENGTHS, SAMPLES, load_signature
 from nait_fast.reporting.contents import Report, gather
 from tests.ranking.test_rules import _made
 from tests.reporting.made import report
@@ -77,3 +79,23 @@ def test_another_tools_scores(made: Any, tmp_path: Path) -> None:
     none = _gathered(index, "none", scores="none", signature=[file], **options)
     assert none.scores is None
     assert none.notes == [theirs, "The scores were not kept (--scores none); another tool's are not made again."]
+
+
+def test_inspect_tells_what_decided(made: Any, tmp_path: Path) -> None:
+    index, (file, _) = made
+    given = {"index": index, "signature": [file], "top_k": 20}
+    plain = nait_fast.rank(**given, output=tmp_path / "plain")
+    assert not {"rule", "length", "quality", "constraints"} & nait_fast.inspect(str(tmp_path / "plain")).keys()
+    more = {"rule": "max", "length": "matched", "near_duplicates": 0.35}
+    more |= {"quality": f"{tmp_path / 'plain' / 'scores.parquet'}#n_tokens"}
+    told = nait_fast.rank(**given, **more, output=tmp_path / "more")
+    shown = nait_fast.inspect(str(tmp_path / "more"))
+    assert (shown["rule"], shown["length"], shown["quality"]) == ("max", "matched", told["quality"])
+    (line,) = told["constraints"]
+    assert shown["constraints"] == {line["constraint"]: line["dropped"]} and line["dropped"] > 0
+    assert plain["rows_selected"] == shown["rows_selected"] == 20
+    signature = load_signature(file)
+    tensors = {name: tensor for name, tensor in signature.tensors.items() if name not in (SAMPLES, LENGTHS)}
+    (tmp_path / "without").mkdir()
+    without = replace(signature, tensors=tensors).save(tmp_path / "without")
+    assert [nait_fast.inspect(str(path))["samples_kept"] for path in (file, without)] == [9, 0]
