@@ -223,7 +223,7 @@ class BudgetOptions(Options):
     export: tuple[str, ...] = option(
         ("llama_factory",),
         "files for tools that train: dataset_info.json, top_indices.npy, messages.jsonl; how like target samples rows "
-        "are: near (the best rows of each), cossim (all)",
+        "are: near (the best rows of each), cossim (all), of the whole index, with rows that constraints take",
         choices=EXPORTS,
     )
 

@@ -48,7 +48,8 @@ def write_similarities(
     ``near.npy`` int64 [M, K], as DataFlex's ``near`` reads it, column by column: of each target sample, target after
     target, its K best rows, numbers in the pool, best first; K: as many as are ``selected``, or what makes ``MOST``
     numbers in all. ``NAME_cossim.npy`` float32 [samples, rows of the pool]: the similarities, as the rules of arXiv
-    2602.14696's code take them; NaN for rows of the pool that are not in the index. Raises NaitError.
+    2602.14696's code take them; NaN for rows of the pool that are not in the index. Of either no constraint takes a
+    row, nor is quality mixed into it. Raises NaitError.
     """
     if not of_similarities(exports):
         return {}

@@ -188,6 +188,11 @@ def test_exported_similarities(made: Any, capsys: pytest.CaptureFixture[str]) ->
         name in json.loads((folder / "manifest.json").read_text())["files"] for name in ("near.npy", "a_cossim.npy")
     )
     assert verify(str(folder)) == {"path": str(folder), "ok": True, "files": 5, "rows_selected": 25}
+    of_pool, before = (folder.parent / "pool.jsonl").read_text().splitlines(True), (folder / "near.npy").read_bytes()
+    (folder.parent / "evaluation.jsonl").write_text(of_pool[near[0, 0]])
+    without = ["--decontaminate", folder.parent / "evaluation.jsonl", "--decontaminate-ngram", 5]
+    some, _, _ = _ranked(capsys, index, files, "--rule", "roundrobin", "--top-k", 25, *exports, *without)
+    assert near[0, 0] not in some and (folder / "near.npy").read_bytes() == before  # similarities as they are
     (folder / "mine_cossim.npy").write_bytes(b"another's")
     _ranked(capsys, index, [], "--foreign-scores", *theirs[:1], "--export", "cossim")
     left = {file.name for file in folder.glob("*.npy")}  # not what the selection before had of another target
