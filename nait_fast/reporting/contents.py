@@ -96,6 +96,8 @@ def gather(options: ReportOptions, output: Path) -> Report:
     labels = {} if evaluation is None else evaluation.labels
     if labels and not set(chosen.manifest["signatures"].values()) & labels.keys():
         notes.append("The evaluation is of other signatures than those of this selection.")
+    elif labels and (chosen.matched or any(chosen.rule != method_of(s.method).rules[0] for s in chosen.signatures)):
+        notes.append("The evaluation scores by each method's own rule, all lengths alike: not as this selection does.")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=_prefix(output)) as folder:
         file, whole = _scores(chosen, Path(folder), notes)
         scores, rows = None, None

@@ -12,6 +12,7 @@ from nait_fast.config import ReportOptions
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import LENGTHS, SAMPLES, load_signature
 from nait_fast.reporting.contents import Report, gather
+from nait_fast.reporting.figures import draw
 from tests.ranking.test_rules import _made
 from tests.reporting.made import report
 from tests.reporting.pages import check
@@ -56,6 +57,12 @@ def test_by_rule_and_length(made: Any, tmp_path: Path, rule: str | None, length:
         assert "There is nothing to tell which layers made these scores." in page.words
         assert ("in turns" in page.words) == (rule == "roundrobin")
     assert ("targets against rows of the pool as long as their samples" in page.words) == (length == "matched")
+    if rule == "max":
+        nait_fast.evaluate(index=index, signature=files, output=tmp_path / "evaluation")
+        evaluated = ReportOptions(selection=str(tmp_path / "all"), evaluation=str(tmp_path / "evaluation"))
+        with_it = gather(evaluated, tmp_path / "page.html")
+        assert with_it.notes[0].startswith("The evaluation scores by each method's own rule")
+        assert with_it.evaluation is not None and with_it.evaluation.layer_share and not draw(with_it, False)["layers"]
     for kept in ("selected", "none"):
         again = _gathered(index, kept, scores=kept, **options)
         assert again.scores is not None and again.scores.whole and f"--scores {kept}" in again.notes[0]
