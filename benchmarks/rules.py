@@ -113,7 +113,7 @@ def check(work: Path, row_bytes: int, queries: int) -> None:
     from nait_fast.methods.signature import load_signature
     from tests.rules.test_round_robin import by_definition
 
-    folder = make(work / f"checked-{row_bytes}", CHECKED_ROWS, row_bytes, queries)
+    folder = make(work / f"checked-{row_bytes}-{queries}", CHECKED_ROWS, row_bytes, queries)
     index, signature = Index(folder / "index"), load_signature(folder / "t.safetensors")
     centre = np.rint(index.codebook.frequency.astype(float) * 4095) / 4095
     codes = np.concatenate([np.array(shard.codes) for shard in index.shards()])
@@ -160,7 +160,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work, n = arguments.work or Path(tempfile.mkdtemp()), arguments.rows
     check(work, arguments.row_bytes, min(arguments.queries, 16))
-    folder = make(work / f"{n}x{arguments.row_bytes}", n, arguments.row_bytes, arguments.queries)
+    folder = make(work / f"{n}x{arguments.row_bytes}-{arguments.queries}", n, arguments.row_bytes, arguments.queries)
     from nait_fast.index.reader import Index
     from nait_fast.methods.signature import load_signature
 

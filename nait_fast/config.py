@@ -218,7 +218,9 @@ class BudgetOptions(Options):
         choices=RULES,
     )
     pick: str = option("top", "which end of the ranking", choices=PICKS)
-    combine: str = option("mean", "several targets: how their z-scored scores become one order", choices=COMBINES)
+    combine: str = option(
+        "mean", "several targets: how they become one order (mean and max: of their z-scores)", choices=COMBINES
+    )
     scores: str = option("all", "rows that scores.parquet holds; none: do not write it", choices=SCORES)
     export: tuple[str, ...] = option(
         ("llama_factory",),
@@ -376,7 +378,9 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
     codebook: str | None = option(None, "index folder or codebook file (contrast; nait:sign=contrast)")
     output: str = option("", "folder for NAME.safetensors", required=True)
     keep_samples: bool = option(
-        False, "keep what is known of each target sample in the signature, for --rule max and roundrobin"
+        False,
+        "keep each target sample's codes (or states) and length in the signature: for --rule max and roundrobin, "
+        "--length matched and quota:target, --export near and cossim, --decontaminate-codes",
     )
 
     def idle(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.extract.session import Terms, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Tee
 from nait_fast.methods import method_of
+from nait_fast.methods.rds import MODEL
 from nait_fast.methods.signature import Signature, check_fits, load_signature
 from nait_fast.models import fork_safety
 
@@ -85,6 +86,9 @@ class Scorer:
             model, tokenizer, data, first_token, options, "Scorer", self._agree, tokens=tokens
         )
         self._agree(self._session)
+        for signature in self.signatures:
+            if signature.meta.get(MODEL) not in (None, self._session.model.whole_fingerprint):
+                raise Mismatch(f"signature '{signature.name}' was made with another model than this Scorer")
         embedded = {s.meta["embed_layer"] for s in self.signatures if s.meta["reading"] == "hidden"}
         if len(embedded) > 1:
             raise Mismatch("the signatures embed by different layers", where="Scorer", remedy="use two Scorers")

@@ -119,6 +119,7 @@ class Index:
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
+        self.derived: dict[Any, Any] = {}  # what has been worked out of its rows, so that nobody does it twice
         path = self.folder / MANIFEST
         if not self.folder.is_dir():
             raise BadInput("no such index folder", where=folder)

@@ -74,6 +74,13 @@ def fit(blocks: Iterator[np.ndarray], dims: int) -> Whitening:
 
 def whitening_of(index: Index, dims: int) -> Whitening:
     """Of the rows of ``index``: as ``WHITENING`` in its folder has it, or fitted and kept there. Raises NaitError."""
+    key = (WHITENING, dims)
+    if key not in index.derived:
+        index.derived[key] = _kept_or_fitted(index, dims)
+    return index.derived[key]
+
+
+def _kept_or_fitted(index: Index, dims: int) -> Whitening:
     path = index.folder / WHITENING
     of = {"index": index.manifest["checksum"], "dims": dims, "rows": ROWS, "seed": SEED}
     if (kept := _kept(path, of)) is not None:
@@ -84,10 +91,9 @@ def whitening_of(index: Index, dims: int) -> Whitening:
             "or use --method crds:dims=N"
         )
     made = fit(_drawn(index), dims)
+    tensors = {"mean": made.mean, "components": made.components}
     try:
-        write_atomic(
-            path, pack_tensors({"mean": made.mean, "components": made.components}, {"kind": "whitening", **of})
-        )
+        write_atomic(path, pack_tensors(tensors, {"kind": "whitening", **of}))
     except NaitError as error:
         warn(f"{path}: the whitened components are not kept for the next time ({error.what})")
     return made

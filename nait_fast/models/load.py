@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class LoadedModel(KnownModel):
         with torch.inference_mode():
             return int(self.body(input_ids=ids, use_cache=False).last_hidden_state.shape[-1])
 
-    @property
+    @cached_property
     def whole_fingerprint(self) -> str:
         """As ``fingerprint``, of all layers whichever are chosen."""
         return identity_of(decisive(self.body, (), self.entry), ())

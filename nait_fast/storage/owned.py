@@ -89,9 +89,7 @@ def _is_ours(path: Path, begun: bool) -> bool:
         if begun:
             return not is_other_tensors(path)
         try:
-            read_head(
-                path, {CODEBOOK: "codebook", CALIBRATION: "calibration", WHITENING: "whitening"}.get(path.name, "shard")
-            )
+            read_head(path, _KINDS.get(path.name, "shard"))
         except NaitError:
             return False
         return True

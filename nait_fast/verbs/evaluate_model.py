@@ -23,6 +23,7 @@ from nait_fast.extract.sinks import Collect
 from nait_fast.index.pool_rows import PoolRows, datasets_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
+from nait_fast.methods.rds import MODEL
 from nait_fast.methods.signature import Signature
 from nait_fast.progress import Progress
 from nait_fast.storage.values import short
@@ -64,6 +65,12 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     tokens = value_of(manifest, "reading_tokens")
     session = open_session(model, data, manifest["first_token"], quiet, agree, tokens=tokens)
     agree(session)
+    if manifest.get(MODEL) not in (None, session.model.whole_fingerprint):
+        raise Mismatch(
+            f"the last hidden states of index {index.folder} are another model's",
+            where=f"--model {options.model}",
+            remedy="name the model of the index",
+        )
     return session
 
 

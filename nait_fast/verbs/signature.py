@@ -29,6 +29,7 @@ from nait_fast.extract.sinks import Collect
 from nait_fast.index import token_hashes
 from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
+from nait_fast.methods.rds import MODEL
 from nait_fast.methods.signature import LENGTHS, SAMPLES, Signature, load_signature
 from nait_fast.notices import warn
 from nait_fast.outputs.inputs import inputs_of
@@ -136,7 +137,7 @@ def fit_signatures(
         values = target.values[method.target_reading(reading)]
         meta = {**session.identity(), "target": target.meta, "reading": reading}
         if reading == "rds":  # of all layers, whichever are captured
-            meta["rds_model"] = session.model.whole_fingerprint
+            meta[MODEL] = session.model.whole_fingerprint
         material = method.material(values, session.layout, threshold, chosen.settings)
         signature = method.fit(name, material, meta, codebook, chosen.settings)
         if keep_samples or SAMPLES in method.tensors:

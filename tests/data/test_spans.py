@@ -1,6 +1,8 @@
 """Which tokens the assistant says, in every style of template and of tokenizer: against transformers' own masks."""
 
 import json
+from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -119,10 +121,15 @@ def mask(encoded: Encoded) -> list[int]:
     return [int(any(start <= i < end for start, end in encoded.response)) for i in range(len(encoded.ids))]
 
 
+@cache
+def real_tokenizer(style: str) -> Any:
+    return make_tokenizer(REAL[style])
+
+
 @pytest.mark.parametrize("style", REAL)
 @pytest.mark.parametrize("contents", TALKS)
 def test_as_transformers_masks_them(style: str, contents: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = make_tokenizer(REAL[style])
+    tokenizer = real_tokenizer(style)
     for sample in [talk(*contents)] + [talk(*contents, system="be kind")] * (style not in ("gemma", "mistral")):
         turns = [message.as_dict() for message in sample.messages]
         theirs = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
@@ -269,7 +276,8 @@ def test_truncation_and_bos() -> None:
         sample = talk("why", "the cat and the dog", "how", "run code")
         whole = encode(tokenizer, sample)
         assert [tokenizer.decode(whole.ids[a:b]) for a, b in whole.response] == ["the cat and the dog", "run code"]
-        for length in range(1, len(whole.ids) + 1):
+        edges = {place + beside for span in whole.response for place in span for beside in (-1, 0, 1)}
+        for length in sorted(edges & {*range(1, len(whole.ids) + 1)} | {1, len(whole.ids)}):
             cut = encode(tokenizer, sample, max_length=length)
             assert mask(cut) == mask(whole)[:length]
             assert all(0 <= start < end <= length for start, end in cut.response)

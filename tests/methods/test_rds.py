@@ -10,7 +10,8 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from nait_fast.errors import BadInput
+import nait_fast
+from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.reader import Index
 from nait_fast.methods import whitening
 from nait_fast.methods.signature import load_signature
@@ -19,7 +20,7 @@ from nait_fast.ranking.scan import scan
 from nait_fast.scorer import Scorer
 from tests import naive
 from tests.commands import run, summary
-from tests.conftest import make_rows, write_jsonl
+from tests.conftest import make_rows, make_tokenizer, write_jsonl
 from tests.ranking.test_rules import _ranked
 from tests.rules.test_round_robin import by_definition
 
@@ -46,6 +47,7 @@ def cosines(ours: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_order_of_a_plain_implementation(
     smollm2_shallow: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,12 +137,11 @@ def test_whitening_is_of_any_blocks_and_kept(
     summary(capsys, *made)
     index, calls = Index(tmp_path / "index"), []
     monkeypatch.setattr(whitening, "fit", lambda *args: calls.append(args[1]) or fit(*args))
-    first, second = whitening_of(index, 4), whitening_of(index, 4)
+    first, second = whitening_of(index, 4), whitening_of(Index(index.folder), 4)
     assert calls == [4] and (first.components == second.components).all() and (first.mean == second.mean).all()
-    whitening_of(index, 5)
-    assert calls == [4, 5]
+    assert whitening_of(index, 5) is whitening_of(index, 5) and calls == [4, 5]
     (index.folder / "whitening.safetensors").write_bytes(b"damaged")
-    whitening_of(index, 5)
+    whitening_of(Index(index.folder), 5)
     assert calls == [4, 5, 5] and not index.verify()
     assert run(capsys, *made).status == 0  # complete, whatever has been kept beside it
 
@@ -163,3 +164,17 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, tiny_model: str, capsys: p
         (["--keep-samples"], "method rds always does"),
     ):
         assert said in run(capsys, "signature", *made, *more).error
+
+
+def test_states_of_another_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Signatures of the first layer's neurons agree with a model whose later layers differ; its states do not."""
+    from tests.models.tiny import llama
+
+    models, tokenizer = [llama(), llama()], make_tokenizer()
+    with torch.no_grad():
+        models[1].model.layers[-1].mlp.down_proj.weight.mul_(2)
+    of = {"tokenizer": tokenizer, "layers": "0", "method": "rds"}
+    signature = nait_fast.signature_of(models[0], make_rows(4), **of)
+    assert Scorer(models[0], signature, tokenizer=tokenizer).score(make_rows(2)).shape == (2, 1)
+    with pytest.raises(NaitError, match="was made with another model than this Scorer"):
+        Scorer(models[1], signature, tokenizer=tokenizer)

@@ -1,6 +1,8 @@
 """``--rule``: rows by single samples of a target, against whole matrices of similarities."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,18 @@ TARGETS = {"a": (9, 11), "b": (5, 12)}  # name -> (samples, seed)
 
 
 def _made(folder: Path, model: str, method: str, capsys: pytest.CaptureFixture[str]) -> tuple[Path, list[Path]]:
-    """(index, signatures that keep their samples)."""
-    pool = write_jsonl(folder / "pool.jsonl", make_rows(90, seed=1))
-    summary(capsys, "index", "--model", model, "--dataset", pool, "--output", folder / "index", *METHODS[method])
-    of_method = {"nag": ["--method", "nag:top_k=5"], "embed": ["--method", "embed"]}.get(method, [])
-    codebook = [] if method == "nag" else ["--codebook", folder / "index"]
-    targets = [f"{t}={write_jsonl(folder / f'{t}.jsonl', make_rows(n, seed=s))}" for t, (n, s) in TARGETS.items()]
-    made = ["--target", *targets, *codebook, *of_method, "--output", folder / "sigs"]
-    summary(capsys, "signature", "--model", model, "--keep-samples", *made)
+    """(index, signatures that keep their samples): copies of what is made once a method."""
+    first = Path(model).parent / f"ranked by samples {method} {os.getpid()}"
+    if not first.exists():
+        first.mkdir()
+        pool = write_jsonl(first / "pool.jsonl", make_rows(90, seed=1))
+        summary(capsys, "index", "--model", model, "--dataset", pool, "--output", first / "index", *METHODS[method])
+        of_method = {"nag": ["--method", "nag:top_k=5"], "embed": ["--method", "embed"]}.get(method, [])
+        codebook = [] if method == "nag" else ["--codebook", first / "index"]
+        targets = [f"{t}={write_jsonl(first / f'{t}.jsonl', make_rows(n, seed=s))}" for t, (n, s) in TARGETS.items()]
+        made = ["--target", *targets, *codebook, *of_method, "--output", first / "sigs"]
+        summary(capsys, "signature", "--model", model, "--keep-samples", *made)
+    shutil.copytree(first, folder, dirs_exist_ok=True)
     return folder / "index", [folder / "sigs" / f"{name}.safetensors" for name in TARGETS]
 
 

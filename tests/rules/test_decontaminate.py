@@ -59,7 +59,7 @@ def naive(samples: list[list[str]], rows: list[list[str]], n: int) -> dict[int, 
 texts_in_ab = st.lists(st.lists(st.sampled_from("abc"), max_size=12).map(" ".join), max_size=3)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(texts_in_ab, max_size=4), st.lists(texts_in_ab, max_size=6), st.integers(3, 7), st.integers(1, 30))
 def test_as_defined(samples: list[list[str]], rows: list[list[str]], n: int, batch: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -126,7 +126,7 @@ def test_with_constraints_and_in_a_report(made: MadePool, tmp_path: Path) -> Non
     pytest.importorskip("matplotlib")
     import nait_fast
 
-    for number, scores in enumerate(("all", "selected", "none")):
+    for number, scores in enumerate(("all", "none")):
         out = tmp_path / str(number)
         made.rank(out, top_k=12, quality="q", length="quota", scores=scores)
         nait_fast.report(selection=out)

@@ -68,7 +68,7 @@ def naive(order: list[int], weights: list[int], groups: Groups, size: int) -> tu
     return selected, refused
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 @pytest.mark.filterwarnings("ignore::nait_fast.notices.NaitWarning")
 def test_as_defined(data: st.DataObject) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -111,6 +111,3 @@ class Constraint(ABC):
     def details(self) -> dict[str, Any]:
         """What else it says of itself there."""
         return {}
-
-
-Progress = Callable[[float], None]

@@ -102,7 +102,12 @@ def _numbers_in(lines: Iterable[bytes], quality: Quality) -> Iterator[float]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return float("nan")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 def _joined(quality: Quality) -> tuple[str, dict[Any, float]]:
