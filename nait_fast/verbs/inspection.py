@@ -22,7 +22,7 @@ from nait_fast.ranking.selection_files import KIND, SELECTED
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
-from nait_fast.verbs.rank import names_told
+from nait_fast.verbs.rank import names_in
 
 _OF_SELECTION = (
     "kind",
@@ -208,7 +208,7 @@ def _files_of(folder: Path) -> tuple[dict[Path, str], bool, int]:
     manifest = read_sealed(folder / MANIFEST)
     try:
         files = values.mapping(manifest["files"], "files")
-        if not {SELECTED} <= files.keys() <= {*names_told(manifest)}:
+        if not {SELECTED} <= files.keys() <= {*names_in(manifest)}:
             raise ValueError(f"files: {values.short(sorted(files))}")
         expected = {folder / name: values.digest(digest, name) for name, digest in files.items()}
         if manifest["verb"] not in ("select", "rank"):

@@ -68,10 +68,10 @@ def selection_folder(path: str) -> Path:
 SELECTION = (SELECTED, SCORES, DROPPED, *(file for file, _ in EXPORTS.values()))
 
 
-def names_told(manifest: Mapping[str, Any]) -> list[str]:
-    """Files that the ``manifest`` of a selection may tell of. Raises KeyError and ValueError for no valid one."""
-    targets = values.entries(manifest["targets"], "targets")
-    return [*SELECTION, *names_of([values.name(target, "targets") for target in targets])]
+def names_in(manifest: Mapping[str, Any]) -> list[str]:
+    """Files that the ``manifest`` of a selection may name. Raises KeyError and ValueError for no valid one."""
+    targets = values.mapping(manifest["signatures"], "signatures")
+    return [*SELECTION, *names_of([values.name(target, "signatures") for target in targets])]
 
 
 def selection_names(folder: Path, targets: Sequence[str]) -> list[str]:
@@ -79,7 +79,7 @@ def selection_names(folder: Path, targets: Sequence[str]) -> list[str]:
     the manifest, which tells of the rest, takes its place last."""
     try:
         manifest = read_sealed(folder / MANIFEST)
-        before = [name for name in names_told(manifest) if name in manifest["files"]]
+        before = [name for name in names_in(manifest) if name in manifest["files"]]
     except (NaitError, KeyError, TypeError, ValueError):
         before = []
     return [*dict.fromkeys([*SELECTION, *names_of(targets), *before]), MANIFEST]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import parquet
+from transformers import AutoModelForCausalLM
 
 import nait_fast
 from nait_fast.errors import BadInput, NaitError
@@ -20,7 +21,7 @@ from nait_fast.ranking.scan import scan
 from nait_fast.scorer import Scorer
 from tests import naive
 from tests.commands import run, summary
-from tests.conftest import make_rows, make_tokenizer, write_jsonl
+from tests.conftest import make_rows, write_jsonl
 from tests.ranking.test_rules import _ranked
 from tests.rules.test_round_robin import by_definition
 
@@ -166,15 +167,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, tiny_model: str, capsys: p
         assert said in run(capsys, "signature", *made, *more).error
 
 
-def test_states_of_another_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_states_of_another_model_are_refused(tiny_model: str, tokenizer: Any) -> None:
     """Signatures of the first layer's neurons agree with a model whose later layers differ; its states do not."""
-    from tests.models.tiny import llama
-
-    models, tokenizer = [llama(), llama()], make_tokenizer()
+    models = [AutoModelForCausalLM.from_pretrained(tiny_model).eval() for _ in range(2)]
     with torch.no_grad():
         models[1].model.layers[-1].mlp.down_proj.weight.mul_(2)
-    of = {"tokenizer": tokenizer, "layers": "0", "method": "rds"}
-    signature = nait_fast.signature_of(models[0], make_rows(4), **of)
+    signature = nait_fast.signature_of(models[0], make_rows(4), tokenizer=tokenizer, layers="0", method="rds")
     assert Scorer(models[0], signature, tokenizer=tokenizer).score(make_rows(2)).shape == (2, 1)
     with pytest.raises(NaitError, match="was made with another model than this Scorer"):
         Scorer(models[1], signature, tokenizer=tokenizer)
