@@ -22,6 +22,10 @@ from nait_fast.options import Options
 # What an option applies beside: without it, it would be ignored, and is refused.
 BESIDE = {
     "combine": {"target": ["x", "y"], "signature": ["x", "y"]},
+    "decontaminate_ngram": {"decontaminate": ["x"]},
+    "decontaminate_distance": {"decontaminate_codes": ["x"]},
+    "quality_weight": {"quality": "x"},
+    "quality_scale": {"quality": "x"},
     "seed": {"pick": "random"},
     "rows": {"model": "m"},
     "repeats": {"target": ["x"], "model": "m"},
