@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import parquet
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import nait_fast
 from nait_fast.errors import BadInput, NaitError
@@ -52,17 +52,21 @@ def cosines(ours: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def test_the_order_of_a_plain_implementation(
     smollm2_shallow: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """300 rows, 64 target samples of two kinds: rds, and crds with components as scikit-learn's PCA has them."""
+    """300 rows, 64 target samples of two kinds: rds, and crds with components as scikit-learn's PCA has them. By two of
+    the model's layers: what is compared is the body's end, whatever comes before."""
+    two_layers = str(tmp_path / "two layers")
+    AutoModel.from_pretrained(smollm2_shallow, num_hidden_layers=2).save_pretrained(two_layers)
+    AutoTokenizer.from_pretrained(smollm2_shallow).save_pretrained(two_layers)
     pool = [json.loads(line) for line in (DEMO / "pool.jsonl").read_text().splitlines()][:300]
     write_jsonl(tmp_path / "pool.jsonl", pool)
     texts = [(DEMO / f"{name}.jsonl").read_text() for name in ("arithmetic", "code")]
     target = [json.loads(line) for text in texts for line in text.splitlines()]
     write_jsonl(tmp_path / "t.jsonl", target)
-    model = ["--model", smollm2_shallow]
+    model = ["--model", two_layers]
     made = ["--dataset", tmp_path / "pool.jsonl", "--embed", "rds:float32", "--output", tmp_path / "index"]
     summary(capsys, "index", *model, *made)
     index = Index(tmp_path / "index")
-    e, ours = (states(*naive.load(smollm2_shallow), rows) for rows in (pool, target))
+    e, ours = (states(*naive.load(two_layers), rows) for rows in (pool, target))
     _, singular, components = np.linalg.svd(e - e.mean(axis=0), full_matrices=False)  # whiten=True, svd_solver="full"
     whitened = [(x - e.mean(axis=0)) @ components[:60].T / (singular[:60] / np.sqrt(299)) for x in (ours, e)]
     for method, lines in (("rds", cosines(ours, e)), ("crds:dims=60", cosines(*whitened))):
