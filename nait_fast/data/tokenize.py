@@ -191,8 +191,10 @@ class Encoder:
 
     def _check_spans(self) -> None:
         """Raises BadInput unless this tokenizer's offsets lead to the very tokens of two answers."""
-        where = "the assistant's tokens" if self.tokens == "all" else f"--tokens {self.tokens}"
-        remedy = "" if self.tokens == "all" else "use --tokens all"
+        where = f"--nll {self.nll}" if self.tokens == "all" else f"--tokens {self.tokens}"
+        remedy = "leave it out"
+        if self.tokens != "all":
+            remedy = "use --tokens all" + ", and no --nll" * (self.nll != "none")
         if not getattr(self.tokenizer, "is_fast", False):
             raise BadInput("this tokenizer does not say where its tokens stand in the text", where=where, remedy=remedy)
         sample = Sample(0, None, PROBE)

@@ -87,6 +87,17 @@ class Signature:
         return path
 
 
+def require_samples(signature: Signature, where: str) -> None:
+    """Raises NaitError where a signature, as ``where`` asks for, does not keep its target's samples."""
+    if not signature.samples:
+        kept = method_of(signature.method).sample is not None
+        raise BadInput(
+            f"signature '{signature.name}' does not keep its target's samples",
+            where=where,
+            remedy="make it again with --keep-samples" if kept else "leave it out, or use another method",
+        )
+
+
 MAX_PLANES = 64
 
 

@@ -25,12 +25,10 @@ CHUNK_NUMBERS = 1 << 20  # of vectors turned into float64 at once
 
 
 class Similarities(ABC):
-    """``queries`` target samples; ``columns``: what is read of rows beside their codes; ``planes``: bit planes that
-    their codes are scanned with, 0 where they are not read."""
+    """Of ``queries`` target samples; ``columns``: what is read of rows beside their codes."""
 
     queries: int
     columns: Sequence[str] = ()
-    planes: int = 0
 
     @abstractmethod
     def __call__(self, part: Part) -> np.ndarray:
@@ -45,7 +43,6 @@ class _Counted(Similarities):
     """Of codes: sums of their bits under ``planes`` uint8 [P, W], weighted, into as many sums as ``owners`` names."""
 
     def __init__(self, planes: np.ndarray, weights: np.ndarray, owners: np.ndarray, device: str, code_bytes: int):
-        self.planes = len(planes)
         self._counter = PopcountScan(planes, weights, owners, int(owners.max()) + 1, device, code_bytes)
 
     def compile(self) -> bool:

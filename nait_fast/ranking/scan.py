@@ -14,9 +14,9 @@ from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
-from nait_fast.methods.signature import Signature
+from nait_fast.methods.signature import Signature, require_samples
 from nait_fast.ranking.sanity import check_spread
-from nait_fast.ranking.sources import Sampled, check_index, code_counter, rule_of, source_of, works_of
+from nait_fast.ranking.sources import Sampled, check_index, code_counter, source_of, works_of
 from nait_fast.ranking.streaming_topk import TopK, check_k
 
 GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU
@@ -141,7 +141,8 @@ def similarities(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """How like each target sample that ``signatures`` keep is to all rows in order, block by block: (row int64 [n],
     float64 [n, samples of all signatures]). Raises NaitError for signatures that do not fit, or keep no samples."""
-    rule_of(signatures, "max")
+    for signature in signatures:
+        require_samples(signature, "similarities")
     return ((block.row, block.seen) for block in scan(index, signatures, device, "max", lambda row, seen: seen))
 
 

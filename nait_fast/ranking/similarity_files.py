@@ -6,15 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from nait_fast.config import SIMILARITY_EXPORTS
-from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
-from nait_fast.methods import method_of
-from nait_fast.methods.signature import Signature
+from nait_fast.methods.signature import Signature, require_samples
 from nait_fast.ranking.scan import similarities
 from nait_fast.rules.round_robin import MOST, BestRows
 from nait_fast.storage.files import atomic_file, sha256_file
 
-KEEP = "make it again with --keep-samples"
 NEAR, COSSIM = "near.npy", "_cossim.npy"  # the latter behind a target's name
 
 
@@ -32,12 +29,7 @@ def check_similarities(exports: Sequence[str], signatures: Sequence[Signature]) 
     """Raises NaitError where ``exports`` ask for similarities of samples that a signature does not keep."""
     for export in of_similarities(exports):
         for signature in signatures:
-            if not signature.samples:
-                raise BadInput(
-                    f"signature '{signature.name}' does not keep its target's samples",
-                    where=f"--export {export}",
-                    remedy="leave it out" if method_of(signature.method).sample is None else KEEP,
-                )
+            require_samples(signature, f"--export {export}")
 
 
 def write_similarities(

@@ -28,30 +28,6 @@ def source_of(index: Index, signature: Signature) -> str:
     return method_of(signature.method).source(index, signature)
 
 
-def rule_of(signatures: Sequence[Signature], asked: str | None) -> str:
-    """The rule that they are ranked by: as asked, or that of their methods. Raises NaitError where it cannot be."""
-    rules = {method_of(signature.method).rules[0] for signature in signatures}
-    if asked is None and len(rules) > 1:
-        methods = " and ".join(sorted({signature.method for signature in signatures}))
-        raise BadInput(f"methods {methods} have rules of their own", where="--signature", remedy="give --rule")
-    rule = asked or rules.pop()
-    for signature in signatures:
-        method = method_of(signature.method)
-        if rule not in method.rules:
-            raise BadInput(
-                f"method {method.name} does not compare rows with single samples ('{signature.name}')",
-                where=f"--rule {rule}",
-                remedy="leave it out, or use another method",
-            )
-        if rule != "centroid" and not signature.samples:
-            raise BadInput(
-                f"signature '{signature.name}' does not keep its target's samples",
-                where=f"--rule {rule}",
-                remedy="make it again with --keep-samples",
-            )
-    return rule
-
-
 def check_index(index: Index, signatures: Sequence[Signature]) -> None:
     """Refuse signatures that this index cannot score. Raises NaitError."""
     names = [signature.name for signature in signatures]

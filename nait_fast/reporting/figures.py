@@ -49,7 +49,8 @@ def _scores(report: Report, files: bool) -> Iterator[Drawing]:
     scores, config = report.scores, report.chosen.config
     if scores is None:
         return
-    single = len(report.chosen.targets) == 1 and config.get("pick") == "top" and report.chosen.rule != "roundrobin"
+    by_score = report.chosen.rule != "roundrobin" and not {"quality", "constraints"} & report.chosen.manifest.keys()
+    single = len(report.chosen.targets) == 1 and config.get("pick") == "top" and by_score
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
         cut = float(scores.selected_low[c]) if single and scores.whole else None
         means = float(scores.mean[c]), float(scores.selected_mean[c])

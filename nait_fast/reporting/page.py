@@ -97,6 +97,9 @@ def summary(report: Report) -> str:
     text += f", by method {methods}"
     text += f" and rule {manifest['rule']}" if "rule" in manifest else ""
     text += f", length {manifest['length']}" if chosen.matched else ""
+    text += f", {manifest['quality']['column']} mixed in" if "quality" in manifest else ""
+    passed = [constraint["constraint"] for constraint in manifest.get("constraints", [])]
+    text += f", within {formatting.listed(passed)}" if passed else ""
     text += f", with {Path(manifest['model_name']).name}."
     left = manifest["rows_skipped"]["rows"]
     return text + (f" {formatting.count(left, 'row')} of the pool could not be used." if left else "")

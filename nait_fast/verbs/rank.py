@@ -25,6 +25,7 @@ from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.exports import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.mixing import with_quality
+from nait_fast.ranking.requirements import check_asked, check_mixing
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device, scan
 from nait_fast.ranking.select import Selection, check_budget, check_constrained, select
@@ -38,8 +39,8 @@ from nait_fast.ranking.selection_files import (
     write_scores,
     write_selected,
 )
-from nait_fast.ranking.similarity_files import check_similarities, names_of, write_similarities
-from nait_fast.ranking.sources import check_index, rule_of, source_of
+from nait_fast.ranking.similarity_files import names_of, write_similarities
+from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.ranking.taking_turns import round_robin_of, select_in_turns
 from nait_fast.rules.constraints import constraints_of, wanted_of
@@ -108,52 +109,6 @@ def recognise(path: Path) -> tuple[State, str | None]:
         return (damaged(path, KIND) if path == place else State.FOREIGN), None
 
 
-def check_rule(signatures: Sequence[Signature], options: BudgetOptions) -> str:
-    """The rule that the signatures are ranked by. Raises NaitError where it, or what stands beside it, does not fit."""
-    rule = rule_of(signatures, options.rule)
-    check_turns(rule, options)
-    return rule
-
-
-def check_turns(rule: str, options: BudgetOptions) -> None:
-    """Raises NaitError for what has no meaning by ``rule``."""
-    if rule == "roundrobin":
-        for flag, value in (("pick", options.pick), ("combine", options.combine)):
-            if value != {f.name: f.default for f in dataclasses.fields(options)}[flag]:
-                why = "targets take turns" if flag == "combine" else "samples take their best rows, in turns"
-                raise BadInput(
-                    f"by rule roundrobin {why}", where=f"--{flag} {value}", remedy="leave it out, or use --rule max"
-                )
-
-
-def check_matched(signatures: Sequence[Signature]) -> None:
-    """Raises NaitError where one cannot be held against rows of its target's lengths."""
-    for signature in signatures:
-        if not method_of(signature.method).has_background:
-            raise BadInput(
-                f"method {signature.method} holds no target against the pool ('{signature.name}')",
-                where="--length matched",
-                remedy="use method contrast, or --length quota",
-            )
-        if not signature.samples:
-            raise BadInput(
-                f"signature '{signature.name}' does not keep its target's samples",
-                where="--length matched",
-                remedy="make it again with --keep-samples",
-            )
-
-
-def check_lengths(signatures: Sequence[Signature]) -> None:
-    """Raises NaitError where one does not tell how long its target's samples are."""
-    if other := next((s for s in signatures if LENGTHS not in s.tensors), None):
-        kept = method_of(other.method).sample is not None
-        raise BadInput(
-            f"signature '{other.name}' does not tell how long its target's samples are",
-            where="--length quota:target",
-            remedy="make it again with --keep-samples" if kept else "use another method, or --length quota",
-        )
-
-
 def rank_index(
     index: Index,
     signatures: list[Signature],
@@ -170,14 +125,10 @@ def rank_index(
     ``begin``, called before anything is written, gives the folder to write them in; ``targets``: files of the targets'
     samples, where they are at hand."""
     check_exports(options.export, pool.format)
-    check_similarities(options.export, signatures)
     before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
-    clock, rule, scored = Laps(), check_rule(signatures, options), signatures
-    if constraining is not None:
-        check_mixing(constraining, options, rule)
+    clock, rule, scored = Laps(), check_asked(signatures, options, constraining), signatures
     matched = constraining is not None and constraining.length == "matched"
     if matched:
-        check_matched(signatures)
         scored = [method_of(signature.method).matched(signature, index) for signature in signatures]
     turns = round_robin_of(index, scored, options, device) if rule == "roundrobin" else None
     blocks = scan(index, scored, device, rule, None if turns is None else turns.sift)
@@ -212,7 +163,7 @@ def rank_index(
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
     in_pool = {s.name: method_of(s.method).whitening(index, s) for s in signatures}
-    whitening = {name: told for name, told in in_pool.items() if told}
+    whitening = {name: fitted for name, fitted in in_pool.items() if fitted}
     page = folder / REPORT
     if before != (signed, files[SELECTED]) and page.is_file() and seal_of(page, HTML) is not None:
         warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {folder}")
@@ -252,16 +203,6 @@ def check_constraints(options: BudgetOptions, constraining: ConstraintOptions, t
         constraint.check(constraining)
     check_quality(constraining)
     check_mixing(constraining, options, options.rule)
-
-
-def check_mixing(constraining: ConstraintOptions, options: BudgetOptions, rule: str | None) -> None:
-    """Raises NaitError where there is nothing that quality could be mixed into."""
-    where = f"--quality {constraining.quality}"
-    if constraining.quality is not None and options.pick == "random":
-        raise BadInput("rows drawn at random have no scores to mix it into", where=where, remedy="leave it out")
-    if constraining.quality is not None and rule == "roundrobin":
-        why = "by rule roundrobin each target sample has scores of its own, which it is not mixed into"
-        raise BadInput(why, where=where, remedy="choose --rule max or centroid")
 
 
 def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
@@ -366,12 +307,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         signatures = [load_signature(path) for path in options.signature]
         signatures += [foreign_scores(text, index) for text in options.foreign_scores]
         check_index(index, signatures)
-        check_rule(signatures, options)
-        check_similarities(options.export, signatures)
-        if options.length == "matched":
-            check_matched(signatures)
-        if options.length == "quota:target":
-            check_lengths(signatures)
+        check_asked(signatures, options, options)
         check_device(options.device, index, signatures)
         pool = open_rows(index, options.dataset)
         inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]

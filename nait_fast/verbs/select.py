@@ -14,15 +14,14 @@ from nait_fast.extract.session import Terms, open_session
 from nait_fast.index.pool_rows import rows_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
-from nait_fast.methods.base import Method
 from nait_fast.methods.signature import check_fits, load_signature
 from nait_fast.notices import hushed, recorded
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import question
 from nait_fast.ranking.exports import check_exports
+from nait_fast.ranking.requirements import check_before
 from nait_fast.ranking.select import check_budget
-from nait_fast.ranking.similarity_files import of_similarities
 from nait_fast.storage.files import make_folder, read_json
 from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
@@ -30,8 +29,6 @@ from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_o
 from nait_fast.verbs.rank import (
     answers,
     check_constraints,
-    check_mixing,
-    check_turns,
     rank_index,
     recognise,
     selection_folder,
@@ -73,9 +70,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         )
     method = method_of(options.chosen_method.name)
     reading = method.reading(options.reading)
-    by_sample, rule = _by_sample(options, method), options.rule or method.rules[0]
-    check_turns(rule, options)
-    check_mixing(options, options, rule)
+    by_sample = check_before(options, method)
     inputs = inputs_of(options)
     folder = selection_folder(options.output)
     names = selection_names(folder, [split_target(target)[0] for target in options.target])
@@ -144,26 +139,6 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         index,
         {"output": str(folder), **ranked, "extraction": extraction, "targets_described": described},
     )
-
-
-def _by_sample(options: SelectOptions, method: Method) -> bool:
-    """Whether signatures must keep their samples. Raises NaitError for options that ask for what ``method`` lacks."""
-    if options.length == "matched" and not method.has_background:
-        raise BadInput(
-            f"method {method.name} holds no target against the pool",
-            where="--length matched",
-            remedy="use method contrast, or --length quota",
-        )
-    asking = [f"--export {export}" for export in of_similarities(options.export)]
-    asking += [f"--rule {options.rule}"] * (options.rule not in (None, "centroid"))
-    asking += [f"--length {options.length}"] * (options.length in ("matched", "quota:target"))
-    if asking and method.sample is None:
-        raise BadInput(
-            f"method {method.name} does not compare rows with single samples",
-            where=asking[0],
-            remedy="leave it out, or use another method",
-        )
-    return bool(asking) or method.rules[0] != "centroid"
 
 
 def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:

@@ -91,7 +91,11 @@ def test_in_a_selection(made: MadePool, tmp_path: Path) -> None:
 
 def test_files_that_keep_no_codes(made: MadePool, tmp_path: Path) -> None:
     for file, words in (
-        (made.signature, f"--decontaminate-codes {made.signature}: does not keep its samples; make it again with"),
+        (
+            made.signature,
+            f"--decontaminate-codes {made.signature}: signature 'a' does not keep its target's samples; make it again "
+            "with",
+        ),
         (made.pool, "pool.jsonl: damaged or truncated"),
         (tmp_path / "none", "no such file"),
     ):

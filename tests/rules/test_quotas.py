@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.methods.signature import load_signature
+from nait_fast.ranking.requirements import check_lengths
 from nait_fast.rules.best_first import Budget
 from nait_fast.rules.constraints.quotas import Partition, Quotas, length_partition, read_quotas
 from nait_fast.rules.constraints.selecting import select_rows
-from nait_fast.verbs.rank import check_lengths
 from tests.conftest import write_jsonl
 from tests.rules.made import MadePool, make_pool, rows_of
 from tests.rules.orders import Chunked

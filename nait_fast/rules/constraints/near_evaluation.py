@@ -13,7 +13,7 @@ import numpy as np
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods import method_of
-from nait_fast.methods.signature import SAMPLES, Signature, check_fits, load_signature
+from nait_fast.methods.signature import SAMPLES, Signature, check_fits, load_signature, require_samples
 from nait_fast.rules.constraints.base import Constraint, ScoredRows, Walk
 from nait_fast.rules.constraints.code_rows import CodeRows
 from nait_fast.rules.constraints.near_duplicates import bits_of, most_bits
@@ -99,8 +99,8 @@ class NearEvaluation(Constraint):
             yield places[~gone]
 
     def details(self) -> dict[str, Any]:
-        told = {"share": self._share, "most_bits": self._most, "samples": len(self._of)}
-        return {**told, "signatures": self._hashes}
+        counts = {"share": self._share, "most_bits": self._most, "samples": len(self._of)}
+        return {**counts, "signatures": self._hashes}
 
 
 def _kept(signature: Signature, path: str) -> np.ndarray:
@@ -108,8 +108,7 @@ def _kept(signature: Signature, path: str) -> np.ndarray:
     where = f"--decontaminate-codes {path}"
     if method_of(signature.method).sample != CODES:
         raise BadInput(f"method {signature.method} keeps no codes", where=where, remedy="use method contrast or nag")
-    if SAMPLES not in signature.tensors:
-        raise BadInput("does not keep its samples", where=where, remedy="make it again with --keep-samples")
+    require_samples(signature, where)
     return signature.tensors[SAMPLES]
 
 
