@@ -189,6 +189,7 @@ class EvaluateArguments(RowArguments, RunArguments, OutputArguments, total=False
     dataset: Paths
     label: str | None
     relevant: Names
+    rule: Literal["centroid", "roundrobin", "max"] | None
     fraction: float
     core_targets: int | None
     model: Path | None

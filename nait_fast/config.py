@@ -424,6 +424,9 @@ class EvaluateOptions(RowOptions, RunOptions, OutputOptions):
     relevant: tuple[str, ...] = option(
         (), "label's value that a signature shall find (default: its own name)", metavar="NAME=VALUE"
     )
+    rule: str | None = option(
+        None, "how a target's samples score a row, as for rank (default: each method's own)", choices=RULES
+    )
     fraction: float = option(0.1, "share of the rows that each signature selects, for overlaps and the core")
     core_targets: int | None = option(
         None, "signatures of one method that must select a row of the core (default: all of them)", minimum=2

@@ -102,9 +102,16 @@ def section(rankings: Rankings) -> list[dict[str, Any]]:
     return out
 
 
+def by_sample(rule: str) -> str:
+    """Why what a signature's weights give is not the score by ``rule``."""
+    return f"rule {rule} compares rows with single target samples"
+
+
 def _parts_of(rankings: Rankings, number: int) -> np.ndarray | None:
     """Parts of the sampled rows' scores by layer, float64 [m, L], where the index's codes give them."""
     signature = rankings.signatures[number]
+    if rankings.rules[number] != "centroid":
+        return None
     if signature.is_bits:
         return layer_parts(rankings.sampled["codes"], bit_weights(signature), signature.layout)
     if signature.is_direction and scores_anew(rankings.index, signature):
@@ -115,4 +122,6 @@ def _parts_of(rankings: Rankings, number: int) -> np.ndarray | None:
 def _why_no_parts(rankings: Rankings, number: int) -> str:
     if rankings.signatures[number].is_direction:
         return "the index holds the sum of its layers only; pass --model"
+    if rankings.rules[number] != "centroid" and rankings.signatures[number].is_bits:
+        return by_sample(rankings.rules[number])
     return "its score is no sum over layers"

@@ -6,7 +6,7 @@ import numpy as np
 
 from nait_fast.codecs import codec_of
 from nait_fast.evaluation.comparison import compared
-from nait_fast.evaluation.confounds import layer_parts
+from nait_fast.evaluation.confounds import by_sample, layer_parts
 from nait_fast.evaluation.rankings import Rankings, exact_column, score_places
 from nait_fast.methods import method_of
 from nait_fast.methods.contrast import PROXY_PLANES, neuron_proxy
@@ -22,6 +22,8 @@ def section(rankings: Rankings) -> list[dict[str, Any]]:
             continue  # listed by the rankings
         if signature.is_direction:
             measures: dict[str, Any] | str = _of_nait(rankings, number)
+        elif method_of(signature.method).rounds and rankings.rules[number] != "centroid":
+            measures = by_sample(rankings.rules[number])
         elif method_of(signature.method).rounds:
             measures = _of_planes(rankings, number)
         else:

@@ -1,6 +1,7 @@
 """How well a ranking finds the rows of a kind: the measures of information retrieval, over a label of the pool."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,37 @@ def auc(scores: np.ndarray, relevant: np.ndarray) -> float:
     return float((mean - (r + 1) / 2) / (n - r))
 
 
-def retrieval(scores: np.ndarray, relevant: np.ndarray) -> dict[str, Any]:
+def retrieval(
+    scores: np.ndarray, relevant: np.ndarray, first: Callable[[int], np.ndarray] | None = None
+) -> dict[str, Any]:
     """All measures of one ranking; ``chance``: what a random one has of them (AUC: 0.5). At least one row is relevant.
 
-    ``p_at`` leaves out depths that the rows do not reach.
+    ``p_at`` leaves out depths that the rows do not reach. ``first``: bool [n], which rows are the first k, where that
+    is another order than that of the scores; the AUC is of the scores in any case.
     """
-    n = len(scores)
+    n, r = len(scores), int(relevant.sum())
+    first = first or partial(best, scores)
     return {
-        "relevant": int(relevant.sum()),
+        "relevant": r,
         "rows": n,
-        "r_precision": r_precision(scores, relevant),
-        "p_at": {str(k): precision_at(scores, relevant, k) for k in DEPTHS if k <= n},
+        "r_precision": float(relevant[first(r)].mean()),
+        "p_at": {str(k): float(relevant[first(k)].mean()) for k in DEPTHS if k <= n},
         "auc": auc(scores, relevant),
         "chance": float(relevant.mean()),
     }
+
+
+def relevant_rows(
+    rankings: Rankings,
+    number: int,
+    labels: tuple[np.ndarray, Mapping[str, int]],
+    relevant: Mapping[str, Collection[str]],
+) -> tuple[list[str], np.ndarray]:
+    """(values of the label that signature ``number`` shall find, bool [n]: the rows that have one), the rest as of
+    ``section``."""
+    name, (numbers, values) = rankings.signatures[number].name, labels
+    wanted = sorted(relevant.get(name, {name}))
+    return wanted, np.isin(numbers, [values[value] for value in wanted if value in values])
 
 
 def section(
@@ -66,9 +84,9 @@ def section(
         if scored is None:
             continue  # listed by the rankings
         places, column = scored
-        wanted = sorted(relevant.get(name, {name}))
-        relevant_rows = np.isin(numbers[places], [values[value] for value in wanted if value in values])
-        if not relevant_rows.any():
+        wanted, every = relevant_rows(rankings, number, (numbers, values), relevant)
+        of_label = every[places]
+        if not of_label.any():
             some_values = ", ".join(sorted(values)[:8]) + (", …" if len(values) > 8 else "")
             why = (
                 f"no row of the index has the label {' or '.join(map(repr, wanted))}; name one that there is "
@@ -77,8 +95,9 @@ def section(
             rankings.miss(f"retrieval of {label}", why)
             warn(f"retrieval of {label} is not measured: {why}")
             continue
-        out.append({"signature": label, **retrieval(column, relevant_rows), "label": wanted})
-        if relevant_rows.all():
+        first = partial(rankings.first, number) if number in rankings.scored else None
+        out.append({"signature": label, **retrieval(column, of_label, first), "label": wanted})
+        if of_label.all():
             rankings.miss(f"AUC of {label}", "all rows are relevant")
     if deeper := [str(k) for k in DEPTHS if k > len(numbers)]:
         rankings.miss(f"precision at {', '.join(deeper)}", f"the index has {len(numbers)} rows")

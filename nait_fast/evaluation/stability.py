@@ -1,6 +1,7 @@
 """How much of a signature is the target and how much is which of its samples were taken: halves and bootstrap."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from nait_fast.evaluation.rankings import Rankings, fits, score_places, scores_a
 from nait_fast.index.sample import drawn_places
 from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
-from nait_fast.methods.signature import Signature
+from nait_fast.methods.signature import LENGTHS, SAMPLES, Signature
 from nait_fast.ranking.spearman import spearman
 
 LEAST_SAMPLES = 4  # halves of two samples each: one alone has no principal component
@@ -40,6 +41,16 @@ def rebuilt(signature: Signature, material: np.ndarray, codebook: Codebook | Non
     ``material`` [n, …] of those samples, as the method fits on it; ``codebook``: the index's. Raises NaitError.
     """
     return method_of(signature.method).refit(signature, material, codebook, name)
+
+
+def with_samples(signature: Signature, material: np.ndarray, codebook: Codebook | None) -> Signature:
+    """``signature`` with the samples, of ``material`` [n, …], that rules ask; their lengths, which scores do not need,
+    are 0."""
+    if signature.samples:
+        return signature
+    samples = method_of(signature.method).samples_of(material, signature.layout, codebook)
+    kept = {SAMPLES: samples, LENGTHS: np.zeros(len(samples), np.int32)}
+    return replace(signature, tensors={**signature.tensors, **kept})
 
 
 def _defined(values: Sequence[float]) -> np.ndarray:
@@ -129,8 +140,11 @@ def section(
         rankings.miss(f"stability of {label}", why)
         return measures
 
+    keeps = rankings.rules[number] != "centroid"
+
     def made(samples: np.ndarray) -> Signature:
-        return rebuilt(signature, material[samples], rankings.codebook, label)
+        again = rebuilt(signature, material[samples], rankings.codebook, label)
+        return with_samples(again, material[samples], rankings.codebook) if keeps else again
 
     pairs = [(made(a), made(b)) for a, b in halves(n, repeats, rankings.seed)]
     drawn = {size: [made(some) for some in resamples(n, size, repeats, rankings.seed)] for size in sizes if size <= n}
@@ -150,7 +164,7 @@ def _of_scores(
     places = drawn_places(rankings.index.rows, COMPARED_ROWS, rankings.seed)
     # The whole target's signature is scored anew, too: exact scores of it would differ by what the codes lose.
     every = [rankings.signatures[number], *(s for pair in pairs for s in pair), *(s for d in drawn.values() for s in d)]
-    columns = iter(score_places(rankings.index, every, places, rankings.device))
+    columns = iter(score_places(rankings.index, every, places, rankings.device, rankings.rules[number]))
     whole = next(columns)
     of_pairs = of_halves([(next(columns), next(columns)) for _ in pairs])
     sizes = [of_size(size, whole, [next(columns) for _ in some]) for size, some in drawn.items()]

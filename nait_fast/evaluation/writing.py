@@ -33,6 +33,7 @@ def tables(evaluation: dict[str, Any]) -> str:
         _section("Retrieval of a label", _retrieval(evaluation["retrieval"])),
         _section("Stability", _stability(evaluation["stability"])),
         _section("Confounds", _confounds(evaluation["confounds"])),
+        _section("Agreement of rules", _rules(evaluation.get("rules", []))),
         _section("Agreement of methods", _agreement(evaluation["agreement"], evaluation["signatures"])),
         *_transfer(evaluation["transfer"], evaluation["signatures"]),
         _section("Core", _core(evaluation)),
@@ -61,9 +62,17 @@ def _section(title: str, body: str) -> str:
 
 
 def _head(evaluation: dict[str, Any]) -> str:
-    header = ("signature", "method", "reading", "samples", "ranks the index")
+    ruled = any("rule" in s for s in evaluation["signatures"])  # older files do not tell
+    header = ("signature", "method", "reading", *(["rule"] if ruled else []), "samples", "ranks the index")
     rows = (
-        (s["label"], s["method"], s["reading"], s["samples"], "yes" if s["scored"] else "no")
+        (
+            s["label"],
+            s["method"],
+            s["reading"],
+            *([s.get("rule")] if ruled else []),
+            s["samples"],
+            "yes" if s["scored"] else "no",
+        )
         for s in evaluation["signatures"]
     )
     counts = f"{evaluation['rows']:,} rows of {evaluation['index']}; a selection is {evaluation['selected']:,} of them"
@@ -155,6 +164,36 @@ def _confounds(entries: list[dict[str, Any]]) -> str:
                 entry["spearman_with_length"],
                 shares[-1] if shares else None,
                 ", ".join(f"{share:.2f} ({layer})" for share, layer in largest),
+            ]
+        )
+    return table(header, rows)
+
+
+def _rules(entries: list[dict[str, Any]]) -> str:
+    """What every two rules have in common, a row each signature."""
+    rules = list(dict.fromkeys(rule for entry in entries for rule in entry["rules"]))
+    pairs = [(a, b) for b_at, b in enumerate(rules) for a in rules[:b_at]]
+    header = (
+        "signature",
+        "best rows",
+        *(f"{a} and {b}" for a, b in pairs),
+        "tokens: target",
+        *(f"tokens: {rule}" for rule in rules),
+        *(f"R-precision: {rule}" for rule in rules if any(entry["r_precision"] for entry in entries)),
+    )
+    rows = []
+    for entry in entries:
+        at = {rule: i for i, rule in enumerate(entry["rules"])}
+        precision = dict(zip(entry["rules"], entry["r_precision"] or [], strict=False))
+        tokens = dict(zip(entry["rules"], entry["tokens"], strict=True))
+        rows.append(
+            [
+                entry["signature"],
+                entry["rows"],
+                *(entry["overlap"][at[a]][at[b]] for a, b in pairs),
+                f"{entry['target_tokens']:.1f}",
+                *(f"{tokens[rule]:.1f}" for rule in rules),
+                *(precision.get(rule) for rule in rules if any(other["r_precision"] for other in entries)),
             ]
         )
     return table(header, rows)

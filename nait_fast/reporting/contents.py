@@ -20,6 +20,7 @@ from nait_fast.methods.foreign import METHOD as FOREIGN
 from nait_fast.ranking.selection_files import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation_file import Evaluation, Matrix, load_evaluation
+from nait_fast.reporting.formatting import listed
 from nait_fast.reporting.layers import (
     Deciders,
     LayerParts,
@@ -96,8 +97,8 @@ def gather(options: ReportOptions, output: Path) -> Report:
     labels = {} if evaluation is None else evaluation.labels
     if labels and not set(chosen.manifest["signatures"].values()) & labels.keys():
         notes.append("The evaluation is of other signatures than those of this selection.")
-    elif labels and (chosen.matched or any(chosen.rule != method_of(s.method).rules[0] for s in chosen.signatures)):
-        notes.append("The evaluation scores by each method's own rule, all lengths alike: not as this selection does.")
+    elif evaluation is not None and labels and (others := _other_rules(chosen, evaluation)):
+        notes.append(f"The evaluation scores by {others}, all lengths alike: not as this selection does.")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=_prefix(output)) as folder:
         file, whole = _scores(chosen, Path(folder), notes)
         scores, rows = None, None
@@ -130,6 +131,15 @@ def _evaluation(options: ReportOptions, chosen: SelectionFolder) -> Evaluation |
         return load_evaluation(path / FILE if path.is_dir() else path)
     places = (chosen.folder / FILE, chosen.folder / "evaluation" / FILE)
     return next((load_evaluation(path) for path in places if path.exists()), None)
+
+
+def _other_rules(chosen: SelectionFolder, evaluation: Evaluation) -> str:
+    """What the evaluation ranks by, in words, where that is not what the selection does; else nothing."""
+    hashes, own = chosen.manifest["signatures"], [method_of(s.method).rules[0] for s in chosen.signatures]
+    rules = [evaluation.ranked_by.get(hashes[s.name], o) for s, o in zip(chosen.signatures, own, strict=True)]
+    if not chosen.matched and set(rules) <= {chosen.rule}:
+        return ""
+    return "each method's own rule" if rules == own else f"rule {listed(sorted(set(rules)))}"
 
 
 WITHOUT_INDEX = "without index and signatures they cannot be made again"

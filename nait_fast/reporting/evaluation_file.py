@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nait_fast.config import RULES
 from nait_fast.errors import BadInput, Damaged
 from nait_fast.evaluation import FORMAT_VERSION, KIND
 from nait_fast.evaluation.row_content import TEXT_CHARACTERS
@@ -26,14 +27,17 @@ class Matrix:
 @dataclass(frozen=True)
 class Evaluation:
     """What the file tells, part by part; empty where it does not. ``labels``: hash of a signature -> what it is called
-    in the others; ``layer_share``: label -> (layers, shares); ``cores``: of each method."""
+    in the others; ``ranked_by``: hash -> the rule, where the file tells; ``layer_share``: label -> (layers, shares);
+    ``between_rules``: how far the rules agree; ``cores``: of each method."""
 
     rows: int
     labels: dict[str, str] = field(default_factory=dict)
+    ranked_by: dict[str, str] = field(default_factory=dict)
     fidelity: list[dict[str, Any]] = field(default_factory=list)
     retrieval: list[dict[str, Any]] = field(default_factory=list)
     stability: list[dict[str, Any]] = field(default_factory=list)
     layer_share: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    between_rules: list[dict[str, Any]] = field(default_factory=list)
     agreement: dict[str, Matrix] = field(default_factory=dict)
     transfer: dict[str, Matrix] = field(default_factory=dict)
     cores: list[dict[str, Any]] = field(default_factory=list)
@@ -54,7 +58,8 @@ def load_evaluation(path: Path) -> Evaluation:
     content, part = read_sealed(path), "rows"
     try:
         rows = values.count(content["rows"], "rows")
-        read: dict[str, Any] = {}
+        part = "signatures"
+        read: dict[str, Any] = {"ranked_by": _ranked_by(content.get(part) or [])}
         for part, (name, reader) in _PARTS.items():
             if content.get(part):
                 read[name] = reader(content[part])
@@ -155,6 +160,37 @@ def _labels(entries: Any) -> dict[str, str]:
     }
 
 
+def _ranked_by(entries: Any) -> dict[str, str]:
+    signatures = [x for x in values.entries(entries, "signatures") if isinstance(x, dict)]
+    return {x["hash"]: x["rule"] for x in signatures if isinstance(x.get("hash"), str) and x.get("rule") in RULES}
+
+
+def _rules(entries: Any) -> list[dict[str, Any]]:
+    """An entry a signature; ``by``: one a rule, ``shared``: another rule -> the share that they have in common."""
+    read = []
+    for x in values.entries(entries, "rules"):
+        names = [values.text(name, "rules") for name in values.entries(x["rules"], "rules")]
+        if not set(names) <= set(RULES) or len(set(names)) != len(names):
+            raise ValueError(f"rules: {values.short(names)}")
+        cells = _matrices({"names": names, "overlap": x["overlap"]})["overlap"].cells
+        tokens, precision = values.entries(x["tokens"], "tokens"), x.get("r_precision")
+        precision = [None] * len(names) if precision is None else values.entries(precision, "r_precision")
+        if not len(tokens) == len(precision) == len(names):
+            raise ValueError("tokens, r_precision: not one for each rule")
+        shared = [dict(zip(names, row, strict=True)) for row in cells]
+        each = zip(names, map(_number, tokens), map(_number, precision), shared, strict=True)
+        keys = ("rule", "tokens", "r_precision", "shared")
+        read.append(
+            {
+                "signature": values.text(x["signature"], "signature"),
+                "rows": values.count(x["rows"], "rows"),
+                "target_tokens": _number(x["target_tokens"]),
+                "by": [dict(zip(keys, of_rule, strict=True)) for of_rule in each],
+            }
+        )
+    return read
+
+
 def _core(entry: Any) -> list[dict[str, Any]]:
     return _cores([entry])
 
@@ -205,6 +241,7 @@ _PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "retrieval": ("retrieval", _retrieval),
     "stability": ("stability", _stability),
     "confounds": ("layer_share", _layer_share),
+    "rules": ("between_rules", _rules),
     "agreement": ("agreement", _matrices),
     "transfer": ("transfer", _matrices),
     "core": ("cores", _core),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nait_fast.config import RULES
 from nait_fast.reporting import formatting, provenance
 from nait_fast.reporting.contents import TOP, Report, ShownSample
 from nait_fast.reporting.drawing import Drawing
@@ -58,6 +59,8 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         "best": [sample(report, s) for s in report.best],
         "worst": [sample(report, s) for s in report.worst],
         "evaluation": report.evaluation,
+        "ranked_by": ranked_by(report.evaluation),
+        "rules": RULES,
         "examples": list(examples(report.evaluation)),
         "provenance": provenance.tables(report.chosen),
         "command": provenance.command(report.chosen),
@@ -189,6 +192,12 @@ def turns(text: Text) -> list[dict[str, Any]]:
     if (left := len(text.turns) - MOST_TURNS) > 0:
         shown.append({"role": formatting.count(left, "more turn"), "first": "", "rest": "", "left": 0})
     return shown
+
+
+def ranked_by(evaluation: Evaluation | None) -> str:
+    """The rules that signatures were ranked by, the ones of most first; nothing where the file does not tell."""
+    rules = [] if evaluation is None else list(evaluation.ranked_by.values())
+    return formatting.listed(sorted(set(rules), key=lambda rule: (-rules.count(rule), rule)))
 
 
 def examples(evaluation: Evaluation | None) -> Iterator[dict[str, Any]]:

@@ -16,13 +16,14 @@ from nait_fast.evaluation import (
     FORMAT_VERSION,
     KIND,
     agreement,
+    between_rules,
     confounds,
     fidelity,
     retrieval,
     shared_rows,
     stability,
 )
-from nait_fast.evaluation.comparison import best, count_of
+from nait_fast.evaluation.comparison import count_of
 from nait_fast.evaluation.labels import kind_of
 from nait_fast.evaluation.rankings import ExactScores, Rankings, fits
 from nait_fast.evaluation.row_content import text_of
@@ -89,7 +90,9 @@ def _evaluate(
 ) -> dict[str, Any]:
     """``warnings``: those so far; what is said on the way comes to them."""
     index = Index(options.index)
-    rankings = Rankings(index, [load_signature(path) for path in options.signature], options.seed, options.device)
+    k = count_of(index.rows, options.fraction)
+    signatures = [load_signature(path) for path in options.signature]
+    rankings = Rankings(index, signatures, options.seed, options.device, options.rule, k)
     of = question([dataset["sha256"] for dataset in index.datasets])
     output.check_question(of, "of another index")
     if not options.overwrite and (lost := _signatures_of(output.folder) - {s.hash for s in rankings.signatures}):
@@ -110,8 +113,7 @@ def _evaluate(
     rows_of_targets(index, rankings.ranked)
     labels = None if pool is None or options.label is None else _labels(rankings, pool, options.label)
     session = _session(rankings, options, quiet)
-    k = count_of(index.rows, options.fraction)
-    chosen = np.stack([best(column, k) for column in rankings.scores.columns])
+    chosen = np.stack([rankings.first(number, k) for number in rankings.scored])
     cores, uniques = shared_rows.sections(rankings, chosen, options.core_targets)
     rankings.to_ranks()
     rankings.exact = {} if session is None else _exact(rankings, session, pool, options)
@@ -119,6 +121,7 @@ def _evaluate(
         "fidelity": fidelity.section(rankings),
         "retrieval": [] if labels is None else retrieval.section(rankings, *labels, relevant),
         "confounds": confounds.section(rankings),
+        "rules": between_rules.section(rankings, labels, relevant, k),
         "agreement": agreement.agreement(rankings, chosen, options.fraction),
         "transfer": agreement.transfer(rankings, chosen),
         "stability": _stability(rankings, session, targets, sizes, options.repeats),
@@ -142,6 +145,7 @@ def _evaluate(
         "retrieval": sections["retrieval"],
         "stability": sections["stability"],
         "confounds": sections["confounds"],
+        "rules": sections["rules"],
         "agreement": sections["agreement"],
         "transfer": sections["transfer"],
         "core": texts[0] if cores else nothing,
@@ -301,6 +305,7 @@ def _described(rankings: Rankings) -> list[dict[str, Any]]:
             "samples": s.meta["samples"],
             "label": label,
             "kind": ", ".join(kind_of(s)),
+            "rule": rankings.rules[i],
             "scored": i in rankings.scored,
         }
         for i, (s, label) in enumerate(zip(rankings.signatures, rankings.labels, strict=True))

@@ -111,7 +111,12 @@ def test_select_scorer_and_rules(tmp_path: Path, tiny_model: str, capsys: pytest
         asked = ["--index", out / "index", "--signature", out / "signatures" / "t.safetensors", "--model", tiny_model]
         asked += ["--target", f"t={target}", "--sizes", 4, "--repeats", 2]
         assert run(capsys, "evaluate", *asked, "--output", tmp_path / f"{method[:3]} measured").status == 0
-        assert json.loads((tmp_path / f"{method[:3]} measured" / "evaluation.json").read_text())["stability"]
+        measured = json.loads((tmp_path / f"{method[:3]} measured" / "evaluation.json").read_text())
+        assert measured["stability"] and measured["signatures"][0]["rule"] == "roundrobin"
+        k = measured["rules"][0]["rows"]
+        in_turns = {row for row, _ in by_definition(lines, [len(lines)], k)}
+        best = set(np.lexsort((np.arange(lines.shape[1]), -lines.max(axis=0)))[:k].tolist())
+        assert measured["rules"][0]["overlap"][1][2] == pytest.approx(len(in_turns & best) / k, abs=1e-6)
         for more in (["--pick", "bottom"], ["--quality", "n"]):
             early = ["--model", tmp_path / "no model", "--dataset", pool, "--target", target, "--method", method]
             error = run(capsys, "select", *early, *more, "--output", tmp_path / "none").error

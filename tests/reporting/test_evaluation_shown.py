@@ -48,6 +48,18 @@ FULL: dict[str, Any] = {
         {"signature": NAMES[0], "spearman_with_length": 0.5, "layer_share": [0.25, 0.5, 0.25], "layers": [0, 1, 2]},
         {"signature": NAMES[1], "spearman_with_length": None, "layer_share": None, "layers": [0, 1, 2]},
     ],
+    "rules": [
+        {
+            "signature": NAMES[2],
+            "rows": 1200,
+            "relevant": True,
+            "rules": ["centroid", "max"],
+            "overlap": [[1, 0.125], [0.125, 1]],
+            "tokens": [61.25, None],
+            "target_tokens": 58.5,
+            "r_precision": [0.75, None],
+        }
+    ],
     "agreement": {"names": NAMES[:2], "spearman": [[1, 0.5], [0.5, 1]], "top": [[1, 0.75], [0.75, 1]]},
     "transfer": {"names": NAMES, "cosine": [[1, 0.5, 0], None, [0, 0, 1]], "overlap": SQUARE, "spearman": None},
     "core": {"at_least": 2, "count": 1, "examples": [EXAMPLE]},
@@ -104,6 +116,8 @@ def test_everything_that_there_may_be(made: Made, tmp_path: Path) -> None:
         "the model's own",
         "10: 0.250",
         "between methods",
+        "<b>t1</b>centroid1,200––12.5%61.2558.500.750",
+        "<b>t1</b>max1,20012.5%–––58.50–",
     ):
         assert said in page.words
     write_sealed(tmp_path / "e.json", FULL)
@@ -127,6 +141,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stability": [{"signature": 1}]}, "stability"),
     ({"confounds": [{"signature": "a", "layer_share": [1.0], "layers": [1, 2]}]}, "confounds"),
     ({"confounds": [{"signature": "a", "layer_share": [float("nan")], "layers": [1]}]}, "confounds"),
+    ({"rules": [{**FULL["rules"][0], "rules": ["centroid", "median"]}]}, "rules"),
+    ({"rules": [{**FULL["rules"][0], "tokens": [1.0]}]}, "rules"),
+    ({"rules": [{**FULL["rules"][0], "overlap": [[1]]}]}, "rules"),
+    ({"rules": [{**FULL["rules"][0], "r_precision": ["much", 0.5]}]}, "rules"),
     ({"agreement": {"names": ["a"], "top": [[1, 2]]}}, "agreement"),
     ({"agreement": {"top": [[1]]}}, "agreement"),
     ({"transfer": {"names": ["a", "b"], "cosine": [[1, 0]]}}, "transfer"),

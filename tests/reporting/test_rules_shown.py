@@ -12,7 +12,9 @@ from nait_fast.config import ReportOptions
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import LENGTHS, SAMPLES, load_signature
 from nait_fast.reporting.contents import Report, gather
+from nait_fast.reporting.evaluation_file import load_evaluation
 from nait_fast.reporting.figures import draw
+from nait_fast.reporting.formatting import number, percent
 from tests.ranking.test_rules import _made
 from tests.reporting.made import report
 from tests.reporting.pages import check
@@ -63,6 +65,20 @@ def test_by_rule_and_length(made: Any, tmp_path: Path, rule: str | None, length:
         with_it = gather(evaluated, tmp_path / "page.html")
         assert with_it.notes[0].startswith("The evaluation scores by each method's own rule")
         assert with_it.evaluation is not None and with_it.evaluation.layer_share and not draw(with_it, False)["layers"]
+        nait_fast.evaluate(index=index, signature=files, output=tmp_path / "by max", rule="max")
+        by_max = replace(evaluated, evaluation=str(tmp_path / "by max"))
+        assert not any("The evaluation" in note for note in gather(by_max, tmp_path / "page.html").notes)
+        _gathered(index, "whole", signature=files)
+        other = gather(replace(by_max, selection=str(tmp_path / "whole")), tmp_path / "page.html").notes
+        assert other == ["The evaluation scores by rule max, all lengths alike: not as this selection does."]
+        shown = report(tmp_path / "all", tmp_path / "page.html", evaluation=str(tmp_path / "by max"), overwrite=True)[0]
+        words = check(shown).words
+        assert "found on 90 rows, ranked by rule max." in words and "Agreement of rules" in words
+        (entry, _) = load_evaluation(tmp_path / "by max" / "evaluation.json").between_rules
+        mean, turns, _ = entry["by"]
+        share, other_share = (percent(mean["shared"][rule]) for rule in ("roundrobin", "max"))
+        assert f"acentroid9–{share}{other_share}{number(mean['tokens'])}{number(entry['target_tokens'])}–" in words
+        assert 0 < mean["shared"]["roundrobin"] == turns["shared"]["centroid"] < 1
     for kept in ("selected", "none"):
         again = _gathered(index, kept, scores=kept, **options)
         assert again.scores is not None and again.scores.whole and f"--scores {kept}" in again.notes[0]
