@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         run_bench,
         run_demo,
         select,
+        selection_of,
         signature_of,
         verify,
     )
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from nait_fast.index.reader import Index
     from nait_fast.live_capture import Captured, capture
     from nait_fast.methods.signature import Signature, load_signature
+    from nait_fast.ranking.in_memory import RowSelection
     from nait_fast.ranking.resident import ResidentIndex
     from nait_fast.ranking.scan import search
     from nait_fast.scorer import Scorer
@@ -37,6 +39,7 @@ __all__ = [
     "MissingExtra",
     "NaitError",
     "ResidentIndex",
+    "RowSelection",
     "Scorer",
     "Signature",
     "__version__",
@@ -53,6 +56,7 @@ __all__ = [
     "run_demo",
     "search",
     "select",
+    "selection_of",
     "signature_of",
     "verify",
 ]
@@ -68,6 +72,7 @@ _ELSEWHERE = {
     "MissingExtra": "errors",
     "NaitError": "errors",
     "ResidentIndex": "ranking.resident",
+    "RowSelection": "ranking.in_memory",
     "Scorer": "scorer",
     "Signature": "methods.signature",
     "capture": "live_capture",

@@ -18,10 +18,14 @@ from nait_fast.config import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from typing_extensions import Unpack
 
     from nait_fast import arguments
+    from nait_fast.index.reader import Index
     from nait_fast.methods.signature import Signature
+    from nait_fast.ranking.in_memory import RowSelection
+    from nait_fast.rules.constraints.base import Constraint
 
 
 def select(*, quiet: bool = True, **options: Unpack[arguments.SelectArguments]) -> dict[str, Any]:
@@ -96,6 +100,27 @@ def rank(**options: Unpack[arguments.RankArguments]) -> dict[str, Any]:
     from nait_fast.verbs.rank import run
 
     return run(RankOptions.from_mapping(dict(options), "rank"))
+
+
+def selection_of(
+    index: Index | str | PathLike[str],
+    signatures: Signature | str | PathLike[str] | Sequence[Signature | str | PathLike[str]] = (),
+    *,
+    foreign: Mapping[str, np.ndarray] | None = None,
+    constraints: Sequence[Constraint] = (),
+    **options: Unpack[arguments.SelectionArguments],
+) -> RowSelection:
+    """The rows that ``rank`` would select, in memory: ``selection_of(index, signatures, top_k=1000, rule="max")``.
+
+    ``foreign``: scores of another tool by name, float [rows of the pool], or [queries, rows of the pool] with one row
+    for each target sample; they are ranked like a signature's. ``constraints``: objects of classes in
+    ``nait_fast.rules.constraints``, or of your own, asked behind those that ``options`` ask for: those of
+    ``RankOptions`` that are of no file. Only a constraint or quality that reads the pool's rows needs the pool. Raises
+    NaitError.
+    """
+    from nait_fast.ranking import in_memory
+
+    return in_memory.selection_of(index, signatures, foreign or {}, constraints, options)
 
 
 def evaluate(*, quiet: bool = True, **options: Unpack[arguments.EvaluateArguments]) -> dict[str, Any]:

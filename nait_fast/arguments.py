@@ -82,8 +82,8 @@ class SignatureArguments(TypedDict, total=False):
     nag_top_k: int | None
 
 
-class BudgetArguments(TypedDict, total=False):
-    """Of ``config.BudgetOptions``."""
+class ChoosingArguments(TypedDict, total=False):
+    """Of ``config.BudgetOptions``, but for what is written."""
 
     fraction: float | None
     top_k: int | None
@@ -91,6 +91,11 @@ class BudgetArguments(TypedDict, total=False):
     rule: Literal["centroid", "roundrobin", "max"] | None
     pick: Literal["top", "bottom", "random"]
     combine: Literal["mean", "max", "union", "roundrobin"]
+
+
+class BudgetArguments(ChoosingArguments, total=False):
+    """Of ``config.BudgetOptions``."""
+
     scores: Literal["all", "selected", "none"]
     export: Sequence[Literal["llama_factory", "dataflex", "messages", "near", "cossim"]]
 
@@ -175,6 +180,14 @@ class RankArguments(ConstraintArguments, BudgetArguments, OutputArguments, total
     signature: Paths
     foreign_scores: Paths
     output: Required[Path]
+    dataset: Paths
+    device: str
+    seed: int
+
+
+class SelectionArguments(ConstraintArguments, ChoosingArguments, total=False):
+    """Of ``config.RankOptions``, but for what is read or written."""
+
     dataset: Paths
     device: str
     seed: int

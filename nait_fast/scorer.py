@@ -21,7 +21,7 @@ from nait_fast.extract.session import Terms, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Tee
 from nait_fast.methods import method_of
 from nait_fast.methods.rds import MODEL
-from nait_fast.methods.signature import Signature, check_fits, load_signature
+from nait_fast.methods.signature import Signature, check_fits, check_names, load_signature
 from nait_fast.models import fork_safety
 
 
@@ -56,6 +56,7 @@ class Scorer:
         self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in several]
         if not self.signatures:
             raise BadInput("no signatures given", where="Scorer")
+        check_names(self.signatures, "Scorer")
         refuse_in_memory(model, "Scorer", dtype=dtype, device=device)
         meta = self.signatures[0].meta
         for signature in self.signatures:

@@ -177,6 +177,7 @@ CASES = [
     (RANK.replace("{SUMS}", "{NAGSUMS}"), "signature 'sums' (nag) does not fit codec neuron"),
     (RANK.replace("{SUMS}", "{SUMS} {SUMS}"), "two signatures have the name 'sums'"),
     (INDEX + " --exact {SUMS}", "--exact: signature 'sums' is of method contrast; only nait"),
+    (INDEX + " --exact {NAITSUMS} {NAITSUMS}", "--exact: two signatures have the name 'sums'"),
     (INDEX + " --exact {NAITSUMS} --template alpaca", "signature 'sums' was made with another template"),
     (
         INDEX + " --exact {NAITSUMS} --first-token include",

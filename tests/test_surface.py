@@ -15,6 +15,7 @@ import nait_fast
 from nait_fast import api, arguments, config, options
 from nait_fast.cli import build_parser
 from nait_fast.integrations.batch import BatchScorer
+from nait_fast.ranking.in_memory import ELSEWHERE
 from nait_fast.scorer import Scorer
 from tests.models.tiny import config_of
 
@@ -70,7 +71,7 @@ def test_no_function_takes_just_anything() -> None:
         call = getattr(nait_fast, name)
         if getattr(call, "__module__", "") == api.__name__:
             taken |= {name: call.__annotations__["options"]} if "options" in call.__annotations__ else {}
-    assert len(taken) == 9 and all(hint.startswith("Unpack[arguments.") for hint in taken.values()), taken
+    assert len(taken) == 10 and all(hint.startswith("Unpack[arguments.") for hint in taken.values()), taken
 
 
 def test_of_memory_are_those_of_the_files_but_for_these() -> None:
@@ -80,8 +81,15 @@ def test_of_memory_are_those_of_the_files_but_for_these() -> None:
     assert all(whole[key] == hint for key, hint in some.items())
 
 
+def test_in_memory_are_those_of_rank_but_for_files() -> None:
+    whole = typing_extensions.get_type_hints(arguments.RankArguments)
+    some = typing_extensions.get_type_hints(arguments.SelectionArguments)
+    assert whole.keys() - some.keys() == {"index", "overwrite", *ELSEWHERE}
+    assert all(whole[key] == hint for key, hint in some.items())
+
+
 @pytest.mark.parametrize(
-    "name", ["NaitError", "Damaged", "rank", "select", "Index", "Signature", "load_signature", "search"]
+    "name", ["NaitError", "Damaged", "rank", "select", "RowSelection", "Index", "Signature", "load_signature", "search"]
 )
 def test_a_name_alone_loads_no_torch(name: str) -> None:
     code = f"import sys, nait_fast; nait_fast.{name}; sys.exit('torch' in sys.modules)"

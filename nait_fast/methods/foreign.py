@@ -19,7 +19,7 @@ from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import SAMPLES, Signature
 from nait_fast.methods.similarity import Similarities
-from nait_fast.storage.files import sha256_file
+from nait_fast.storage.files import sha256, sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,17 @@ def foreign_scores(text: str, index: Index) -> Signature:
         scores = _table(file, index, where)[None]
     else:
         raise BadInput("is no table or array that can be read", where=where, remedy="give .parquet or .npy")
+    return _signature(name, scores, index, where, sha256_file(file))
+
+
+def foreign_of(name: str, scores: np.ndarray, index: Index, where: str) -> Signature:
+    """``scores`` float [rows of the pool] or [queries, rows of the pool] as a signature, in memory only. Raises
+    NaitError, naming ``where`` they were given, where a row of the index has no finite score."""
+    scores = _checked(np.asarray(scores), index, f"{where} {name}")
+    return _signature(name, scores, index, f"{where} {name}", sha256(np.ascontiguousarray(scores).tobytes()))
+
+
+def _signature(name: str, scores: np.ndarray, index: Index, where: str, digest: str) -> Signature:
     for shard in index.shards():
         for line in scores:
             if not (good := np.isfinite(line[shard.row])).all():
@@ -113,7 +124,7 @@ def foreign_scores(text: str, index: Index) -> Signature:
         "reading": "none",
         **compatibility.shared_entries(index.manifest),
         "samples": len(scores),
-        "file": sha256_file(file),
+        "sha256": digest,
     }
     return ForeignSignature(name, meta, {SAMPLES: scores})
 
@@ -123,8 +134,8 @@ class ForeignSignature(Signature):
 
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of the file that the scores are from."""
-        return self.meta["file"][:16]
+        """First 16 hex digits of the SHA-256 of the file, or array, that the scores are from."""
+        return self.meta["sha256"][:16]
 
 
 def _array(file: Path, index: Index, where: str) -> np.ndarray:
@@ -133,6 +144,11 @@ def _array(file: Path, index: Index, where: str) -> np.ndarray:
         scores = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise Damaged("is no array of numbers as NumPy writes them", where=where) from error
+    return _checked(scores, index, where)
+
+
+def _checked(scores: np.ndarray, index: Index, where: str) -> np.ndarray:
+    """float [Q, rows of the pool]."""
     scores = scores[None] if scores.ndim == 1 else scores
     if scores.ndim != 2 or scores.dtype.kind not in "fiu" or not len(scores):
         raise BadInput(f"is no matrix of scores ({scores.dtype}, {scores.shape})", where=where)

@@ -1,7 +1,7 @@
 """Signatures: what a capability looks like, as weights over neurons that bit codes (or activations) are scored with."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,14 @@ class Signature:
                 ) from None
         write_atomic(path, self.to_bytes())
         return path
+
+
+def check_names(signatures: Sequence[Signature], where: str = "") -> None:
+    """Raises NaitError where two of ``signatures``, as ``where`` asks for, have one name: their scores go by it."""
+    names = [signature.name for signature in signatures]
+    if len(set(names)) != len(names):
+        what = f"two signatures have the name '{max(names, key=names.count)}'"
+        raise BadInput(what, where=where, remedy="rename one file's target", join=": ")
 
 
 def require_samples(signature: Signature, where: str) -> None:

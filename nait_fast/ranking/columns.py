@@ -66,14 +66,14 @@ class Spill:
             raise self._failed("read", error) from None
         return out
 
-    def take(self, places: np.ndarray) -> np.ndarray:
-        """Values [n] of a single column at ``places`` int64 [n], in any order; reads the blocks that hold one."""
+    def take(self, places: np.ndarray, column: int = 0) -> np.ndarray:
+        """Values [n] of ``column`` at ``places`` int64 [n], in any order; reads the blocks that hold one."""
         out, by_place, step = np.empty(len(places), dtype=self.dtype), np.argsort(places, kind="stable"), block_rows(1)
         ascending = places[by_place]
         for block in np.unique(ascending // step).tolist():
             some = slice(*np.searchsorted(ascending, (block * step, (block + 1) * step)))
             first, last = int(ascending[some.start]), int(ascending[some.stop - 1])
-            out[by_place[some]] = self.read(first, last + 1)[ascending[some] - first]
+            out[by_place[some]] = self.read(first, last + 1, column)[ascending[some] - first]
         return out
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -134,6 +134,10 @@ class ScoreTable:
             self.scores.write(self._filled, column, number)
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         self._filled, self._last = self._filled + len(block.row), int(block.row[-1])
+
+    def take_scores(self, places: np.ndarray) -> np.ndarray:
+        """float64 [n, C] of the rows at ``places`` int64 [n], in any order."""
+        return np.stack([self.scores.take(places, column) for column in range(len(self.names))], axis=1)
 
     def rescored(self, change: Callable[[np.ndarray], np.ndarray]) -> "ScoreTable":
         """The same rows with other scores, ``change`` of each target's, float64 [n] both; closed with this one."""

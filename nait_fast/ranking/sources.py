@@ -9,13 +9,12 @@ from nait_fast.codecs import codec_of
 from nait_fast.codecs.base import Estimator, Rows
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.compatibility import OLD, is_old
-from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at, drawn_places
 from nait_fast.index.stream import Part
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods import method_of
-from nait_fast.methods.signature import Signature, check_fits
+from nait_fast.methods.signature import Signature, check_fits, check_names
 from nait_fast.methods.similarity import cosines
 from nait_fast.notices import warn
 
@@ -30,18 +29,15 @@ def source_of(index: Index, signature: Signature) -> str:
 
 def check_index(index: Index, signatures: Sequence[Signature]) -> None:
     """Refuse signatures that this index cannot score. Raises NaitError."""
-    names = [signature.name for signature in signatures]
-    if len(set(names)) != len(names):
-        what = f"two signatures have the name '{max(names, key=names.count)}'"
-        raise BadInput(what, remedy="rename one file's target", join=": ")
+    check_names(signatures)
     for signature in signatures:
         where = f"index {index.folder}"
         check_fits(signature, index.manifest, index.codebook_hash, where)
         method_of(signature.method).check_index(index, signature, where)
     if signatures and is_old(index.manifest):
         warn(
-            f"index {index.folder} and signature '{names[0]}' were made {OLD}: whether they agree in these is not "
-            "known; index the pool again and rebuild the signatures to be sure"
+            f"index {index.folder} and signature '{signatures[0].name}' were made {OLD}: whether they agree in these "
+            "is not known; index the pool again and rebuild the signatures to be sure"
         )
 
 

@@ -17,6 +17,7 @@ from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import State
+from nait_fast.ranking.choosing import Laps
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.streaming_topk import order
 from nait_fast.storage.files import make_folder, write_atomic
@@ -75,7 +76,7 @@ def run(model: str | None, output: str, quiet: bool = False) -> dict[str, Any]:
 
 
 def _run(model: str | None, output: str, quiet: bool, stack: ExitStack) -> dict[str, Any]:
-    clock = rank.Laps()
+    clock = Laps()
     samples = pool_rows()
     contents = {f"{name}.jsonl": data(name) for name in ("pool", *TARGETS)}
     inputs = [("--model", model)] if model else []

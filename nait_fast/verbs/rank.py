@@ -1,34 +1,27 @@
 """``rank``: an index and signatures in, the chosen rows out; needs no model."""
 
-import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nait_fast.config import BudgetOptions, ConstraintOptions, RankOptions
 from nait_fast.env import environment
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.index.reader import Index
-from nait_fast.index.skipped import check_kept
 from nait_fast.methods import method_of
 from nait_fast.methods.foreign import foreign_scores
-from nait_fast.methods.signature import LENGTHS, Signature, load_signature
+from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import HTML, State, damaged, question, seal_of
-from nait_fast.ranking.columns import ScoreTable
+from nait_fast.ranking.choosing import Laps, ScoredSelection, check_constraints, scored_selection
 from nait_fast.ranking.exports import EXPORTS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
-from nait_fast.ranking.mixing import with_quality
-from nait_fast.ranking.requirements import check_asked, check_mixing
-from nait_fast.ranking.sanity import check_spread, rows_of_targets
-from nait_fast.ranking.scan import check_device, scan
-from nait_fast.ranking.select import Selection, check_budget, check_constrained, select
+from nait_fast.ranking.requirements import check_asked
+from nait_fast.ranking.scan import check_device
+from nait_fast.ranking.select import check_budget
 from nait_fast.ranking.selection_files import (
     DROPPED,
     KIND,
@@ -42,10 +35,6 @@ from nait_fast.ranking.selection_files import (
 from nait_fast.ranking.similarity_files import names_of, write_similarities
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
-from nait_fast.ranking.taking_turns import round_robin_of, select_in_turns
-from nait_fast.rules.constraints import constraints_of, wanted_of
-from nait_fast.rules.constraints.base import ScoredRows
-from nait_fast.rules.constraints.quality import check_quality, described, quality_of, read_quality
 from nait_fast.storage import values
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
@@ -125,40 +114,22 @@ def rank_index(
     ``begin``, called before anything is written, gives the folder to write them in; ``targets``: files of the targets'
     samples, where they are at hand."""
     check_exports(options.export, pool.format)
-    before, signed = _answer_in(folder), {s.name: s.hash for s in signatures}
-    clock, rule, scored = Laps(), check_asked(signatures, options, constraining), signatures
-    matched = constraining is not None and constraining.length == "matched"
-    if matched:
-        scored = [method_of(signature.method).matched(signature, index) for signature in signatures]
-    turns = round_robin_of(index, scored, options, device) if rule == "roundrobin" else None
-    blocks = scan(index, scored, device, rule, None if turns is None else turns.sift)
-    clock.lap("prepare")
-    with ScoreTable(folder, sum(entry.rows for entry in index.entries), [s.name for s in signatures]) as table:
-        for block in blocks:
-            table.add(block)
-            if turns is not None:
-                turns.add(block.seen)
-        check_spread(index, signatures, table.low, table.high)
-        in_targets = rows_of_targets(index, signatures)
-        clock.lap("scan")
-        lengths = [s.tensors[LENGTHS] for s in signatures if LENGTHS in s.tensors]
-        of_targets = np.concatenate(lengths) if lengths and len(lengths) == len(signatures) else None
-        rows = ScoredRows(index, pool, table.rows, table.row.take, table.n_tokens.take, targets, of_targets)
-        constraints = constraints_of(constraining, rows) if constraining else []
-        quality, ordered, mixed = None, table, dict[str, Any]()
-        if constraining is not None and constraining.quality is not None:
-            quality = quality_of(constraining, rows)
-            ordered, mixed = _mixed(table, quality, constraining)
-            clock.lap("quality")
-        if turns is None:
-            selection = select(ordered, options, seed, constraints)
-        else:
-            selection = select_in_turns(table, turns, options, constraints)
-        check_kept(index, selection.rows)
-        clock.lap("select")
-        made, stage = Made(index, table, selection, bool(constraints), quality), begin() if begin else folder
+    before, signed, clock = _answer_in(folder), {s.name: s.hash for s in signatures}, Laps()
+    with scored_selection(
+        index,
+        signatures,
+        options,
+        constraining or ConstraintOptions(),
+        seed=seed,
+        folder=folder,
+        pool=lambda: pool,
+        device=device,
+        targets=targets,
+        clock=clock,
+    ) as made:
+        table, selection, stage = made.table, made.selection, begin() if begin else folder
         files = _write(made, options, stage, pool, clock)
-        files |= write_similarities(stage, options.export, index, scored, device, len(selection.rows))
+        files |= write_similarities(stage, options.export, index, made.scoring, device, len(selection.rows))
         clock.lap("exports")
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
@@ -170,8 +141,8 @@ def rank_index(
     return {
         "method": [s.method for s in signatures],
         "reading": [s.meta["reading"] for s in signatures],
-        **({} if options.rule is None and rule == "centroid" else {"rule": rule}),
-        **({"length": "matched"} if matched else {}),
+        **({} if options.rule is None and made.rule == "centroid" else {"rule": made.rule}),
+        **({"length": "matched"} if made.matched else {}),
         "targets": table.names,
         "approximate": [s.name for s in signatures if source_of(index, s) == "estimated"],
         "signatures": signed,
@@ -181,28 +152,17 @@ def rank_index(
         "rows_scored": table.rows,
         "rows_skipped": index.manifest["skipped"],
         "rows_truncated": index.manifest["truncated"],
-        "rows_of_targets": in_targets,
+        "rows_of_targets": made.in_targets,
         "rows_selected": len(selection.rows),
         "tokens_selected": selection.tokens,
-        **({"rows_looked_at": selection.looked, "constraints": selection.described} if constraints else {}),
-        **mixed,
+        **({"rows_looked_at": selection.looked, "constraints": selection.described} if made.constrained else {}),
+        **made.mixed,
         "spearman_with_length": spearman,
         "spearman_rows": spearman_rows,
         "scan_seconds": clock.seconds["scan"],
         "seconds": clock.seconds,
         "files": files,
     }
-
-
-def check_constraints(options: BudgetOptions, constraining: ConstraintOptions, targets: int) -> None:
-    """Raises NaitError where constraints cannot be read, or do not go with how ``targets`` targets are combined."""
-    wanted = wanted_of(constraining)
-    if wanted:
-        check_constrained(options, targets)
-    for constraint in wanted:
-        constraint.check(constraining)
-    check_quality(constraining)
-    check_mixing(constraining, options, options.rule)
 
 
 def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
@@ -214,39 +174,7 @@ def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
         return None
 
 
-class Laps:
-    """Seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """The time since the lap before was ``stage``'s."""
-        now = time.perf_counter()
-        self.seconds[stage], self._last = round(now - self._last, 4), now
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A ``selection`` from the scores of an ``index``, to be written; ``quality`` float64 [n]: what was mixed in."""
-
-    index: Index
-    table: ScoreTable
-    selection: Selection
-    constrained: bool
-    quality: np.ndarray | None
-
-
-def _mixed(table: ScoreTable, quality: np.ndarray, options: ConstraintOptions) -> tuple[ScoreTable, dict[str, Any]]:
-    """(the scores with ``quality`` mixed in, what the manifest says of that)."""
-    assert options.quality is not None
-    good = -quality if read_quality(options.quality).ascending else quality
-    said = {"quality": described(options, quality)}
-    return with_quality(table, good, options.quality_weight, options.quality_scale), said
-
-
-def _write(made: Made, options: BudgetOptions, folder: Path, pool: PoolRows, clock: Laps) -> dict[str, str]:
+def _write(made: ScoredSelection, options: BudgetOptions, folder: Path, pool: PoolRows, clock: Laps) -> dict[str, str]:
     """Write the files of a selection: name -> SHA-256."""
     files, selection = {}, made.selection
     files[SELECTED] = write_selected(folder / SELECTED, pool.lines(selection.rows), selection.order)

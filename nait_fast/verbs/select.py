@@ -19,6 +19,7 @@ from nait_fast.notices import hushed, recorded
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import question
+from nait_fast.ranking.choosing import check_constraints
 from nait_fast.ranking.exports import check_exports
 from nait_fast.ranking.requirements import check_before
 from nait_fast.ranking.select import check_budget
@@ -26,15 +27,7 @@ from nait_fast.storage.files import make_folder, read_json
 from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
-from nait_fast.verbs.rank import (
-    answers,
-    check_constraints,
-    rank_index,
-    recognise,
-    selection_folder,
-    selection_names,
-    write_manifest,
-)
+from nait_fast.verbs.rank import answers, rank_index, recognise, selection_folder, selection_names, write_manifest
 from nait_fast.verbs.signature import (
     build_signatures,
     check_method,

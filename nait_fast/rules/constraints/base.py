@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,17 +62,22 @@ class Walk:
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """What constraints of a command may read: an ``index``, its ``pool``, and ``number`` scored rows: their numbers in
-    the pool (``row``, ascending) and tokens by place. ``targets``: files of the targets' samples, where they are at
-    hand; ``lengths`` int32 [s]: their tokens, where signatures keep them."""
+    """What constraints of a command may read: an ``index``, its pool (``open_pool``), and ``number`` scored rows: their
+    numbers in the pool (``row``, ascending) and tokens by place. ``targets``: files of the targets' samples, where they
+    are at hand; ``lengths`` int32 [s]: their tokens, where signatures keep them."""
 
     index: Index
-    pool: PoolRows
+    open_pool: Callable[[], PoolRows]
     number: int
     row: Column
     n_tokens: Column
     targets: Sequence[str] = ()
     lengths: np.ndarray | None = None
+
+    @property
+    def pool(self) -> PoolRows:
+        """Raises NaitError where it is not to be had."""
+        return self.open_pool()
 
 
 class Constraint(ABC):

@@ -1,0 +1,126 @@
+"""Readings that the model gives once: for measurements that index the same rows, and sign the same targets, many times.
+
+Within ``remembering`` each sample goes through the model once, for all of READINGS, into mapped files; every other run
+of this process that asks for some of them is given what they hold. Codes are packed from the readings then, not in the
+capture op, and drifts are kept in fp32.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from nait_fast.data.batching import shared_prefix
+from nait_fast.data.tokenize import Encoded
+from nait_fast.extract.session import OnBatch, Session
+from nait_fast.extract.sinks import Sink
+from nait_fast.progress import Progress
+
+OF_LAYERS = ("mean", "drift", "up_abs")
+READINGS = (*OF_LAYERS, "hidden", "rds")  # hidden: of the last captured layer
+AT_ONCE = 256  # samples that are handed on together
+
+
+class _Keep(Sink):
+    """Writes the readings of a run's samples to rows ``first`` and following of ``files``."""
+
+    def __init__(self, files: dict[str, np.ndarray], first: int, session: Session):
+        self._files, self._first, self._layout = files, first, session.layout
+
+    def layer(self, items, ordinal, readings, codes) -> None:
+        rows = np.asarray(items) + self._first
+        for name in OF_LAYERS:
+            self._files[name][rows, self._layout.neurons(ordinal)] = readings[name].float().cpu().numpy()
+        if "hidden" in readings:
+            self._files["hidden"][rows] = readings["hidden"].float().cpu().numpy()
+
+    def of_body(self, items, readings) -> None:
+        self._files["rds"][np.asarray(items) + self._first] = readings["rds"].cpu().numpy()
+
+    def finish(self, items, finite: torch.Tensor) -> None:
+        if not bool(finite.all()):
+            raise RuntimeError("activations are not finite")
+
+
+class Remembered:
+    """The readings of up to ``most`` samples, in files of ``folder``."""
+
+    def __init__(self, folder: Path, most: int):
+        self._folder, self._most = folder, most
+        self._places: dict[bytes, int] = {}
+        self._files: dict[str, np.ndarray] = {}
+        self._run = Session.run
+
+    def run(
+        self,
+        session: Session,
+        encoded: Sequence[Encoded],
+        sink: Sink,
+        readings: Sequence[str],
+        prefix: np.ndarray,
+        on_batch: OnBatch | None = None,
+    ) -> None:
+        """As ``Session.run``."""
+        if unknown := set(readings) - set(READINGS):
+            raise ValueError(f"not remembered: {sorted(unknown)}")
+        last = session.model.layers[-1]
+        if "hidden" in readings and session.embed_layer != last:
+            raise ValueError("only the last layer's hidden states are remembered")
+        keys = [hashlib.sha256(e.ids.tobytes() + repr(e.chosen).encode()).digest() for e in encoded]
+        fresh = [i for i, key in enumerate(keys) if key not in self._places]
+        if fresh:
+            self._keep(replace(session, embed_layer=last), [encoded[i] for i in fresh])
+            self._places |= {keys[i]: len(self._places) + n for n, i in enumerate(fresh)}
+        for start in range(0, len(encoded), AT_ONCE):
+            items = list(range(start, min(start + AT_ONCE, len(encoded))))
+            self._hand_on(session, items, [self._places[keys[i]] for i in items], sink, readings)
+            if on_batch is not None:
+                on_batch(len(items), sum(len(encoded[i].ids) for i in items))
+        sink.flush()
+
+    def _keep(self, session: Session, encoded: list[Encoded]) -> None:
+        widths = {"hidden": session.hidden_width, "rds": session.model.end_width}
+        for name in READINGS if not self._files else ():
+            shape = (self._most, widths.get(name, session.layout.n_neurons))
+            self._files[name] = np.lib.format.open_memmap(self._folder / f"{name}.npy", "w+", np.float32, shape)
+        progress = Progress(len(encoded), "readings", session.quiet)
+        keep = _Keep(self._files, len(self._places), session)
+        self._run(session, encoded, keep, READINGS, shared_prefix(encoded), progress.add)
+        progress.close()
+
+    def _hand_on(
+        self, session: Session, items: list[int], places: list[int], sink: Sink, readings: Sequence[str]
+    ) -> None:
+        last = len(session.layout.widths) - 1
+        for ordinal in range(last + 1):
+            some = {
+                name: torch.from_numpy(self._files[name][places, session.layout.neurons(ordinal)])
+                for name in OF_LAYERS
+                if name in readings
+            }
+            if ordinal == last and "hidden" in readings:
+                some["hidden"] = torch.from_numpy(self._files["hidden"][places])
+            if "drift" in some:
+                some["drift"] = some["drift"].double()
+            sink.layer(items, ordinal, some, None)
+        if "rds" in readings:
+            sink.of_body(items, {"rds": torch.from_numpy(self._files["rds"][places])})
+        sink.finish(items, torch.ones(len(items), dtype=torch.bool))
+
+
+@contextmanager
+def remembering(folder: Path, most: int) -> Iterator[None]:
+    """Within it, sessions of this process (not of its workers) run as ``Remembered`` says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remembered = Remembered(folder, most)
+
+    def run(session: Session, *arguments, **named) -> None:
+        remembered.run(session, *arguments, **named)
+
+    with patch.object(Session, "run", run):
+        yield
