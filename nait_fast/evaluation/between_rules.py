@@ -33,6 +33,9 @@ def section(
         signature, label = rankings.signatures[number], rankings.labels[number]
         if not signature.samples or set(method_of(signature.method).rules) != set(RULES):
             continue
+        if why := method_of(signature.method).refit_missing(signature, rankings.codebook):
+            rankings.miss(f"agreement of rules of {label}", why)
+            continue
         of_label = None if labels is None else relevant_rows(rankings, number, labels, relevant)[1]
         if of_label is not None and not of_label.any():
             of_label = None  # told by the retrieval

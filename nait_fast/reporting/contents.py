@@ -14,9 +14,10 @@ from nait_fast.config import ReportOptions
 from nait_fast.evaluation import FILE
 from nait_fast.evaluation.comparison import best as best_rows
 from nait_fast.evaluation.comparison import correlations, count_of, overlaps
-from nait_fast.index.sample import codes_at
+from nait_fast.index.sample import codes_at, places_of_rows
 from nait_fast.methods import METHODS, method_of
 from nait_fast.methods.foreign import METHOD as FOREIGN
+from nait_fast.methods.signature import LENGTHS
 from nait_fast.ranking.selection_files import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation_file import Evaluation, Matrix, load_evaluation
@@ -36,6 +37,7 @@ from nait_fast.reporting.layers import (
 from nait_fast.reporting.samples import Labels, PoolContent, Text, read_rows
 from nait_fast.reporting.score_summary import RankedRow, ScoreFile, ScoreSummary, rescan, summarise
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
+from nait_fast.reporting.variety import Variety, variety
 from nait_fast.storage.files import sha256
 
 TOP = 0.1  # the share whose overlap between targets is told
@@ -56,13 +58,15 @@ class ShownSample:
 
 @dataclass(frozen=True)
 class Report:
-    """``scores``: None where they are nowhere to be found. ``agreement``: title -> matrix over the targets, from the
-    scores; empty for a single target. ``notes``: what is missing and how to have it."""
+    """``scores``: None where they are nowhere to be found; ``variety``: None without them or the index. ``agreement``:
+    title -> matrix over the targets, from the scores; empty for a single target. ``notes``: what is missing and how to
+    have it."""
 
     chosen: SelectionFolder
     scores: ScoreSummary | None
     labels: Labels | None
     layers: list[LayerParts]
+    variety: Variety | None
     best: list[ShownSample]
     worst: list[ShownSample]
     agreement: dict[str, Matrix]
@@ -106,7 +110,8 @@ def gather(options: ReportOptions, output: Path) -> Report:
             layer_rows = (
                 0 if chosen.index is None else max(1, sample_rows(chosen.index, len(chosen.targets)) // SELECTED_PART)
             )
-            scores = summarise(file, whole, chosen.manifest["rows_selected"], options.samples, layer_rows)
+            lengths = list(target_lengths(chosen).values())
+            scores = summarise(file, whole, chosen.manifest["rows_selected"], options.samples, layer_rows, lengths)
             rows = _row_numbers(file) if whole else None
         ends = ([], []) if scores is None else (scores.best, scores.worst)
         seen = read_rows(chosen, *ends, rows, options.label, options.dataset)
@@ -116,12 +121,20 @@ def gather(options: ReportOptions, output: Path) -> Report:
         wanted = sample_rows(chosen.index, len(chosen.targets))
         pool = spread(chosen.index.rows, wanted - wanted // SELECTED_PART)
     layers = _layers(chosen, scores, pool, notes)
+    various = None
+    if chosen.index is not None and scores is not None:
+        various = variety(chosen.index, places_of_rows(chosen.index, scores.chosen))
     frequency = None
     if chosen.index is not None and layers and any(s.is_bits for s in chosen.signatures):
         frequency = bit_frequency(chosen.index, pool)
     best, worst = _ends(chosen, scores, seen, layers, frequency)
     matrices = {} if scores is None else agreement(scores.sample, chosen.targets)
-    return Report(chosen, scores, seen.labels, layers, best, worst, matrices, evaluation, notes)
+    return Report(chosen, scores, seen.labels, layers, various, best, worst, matrices, evaluation, notes)
+
+
+def target_lengths(chosen: SelectionFolder) -> dict[str, np.ndarray]:
+    """Target -> tokens of its samples, int32 [s], of those whose signatures keep them."""
+    return {s.name: s.tensors[LENGTHS] for s in chosen.signatures if LENGTHS in s.tensors}
 
 
 def _evaluation(options: ReportOptions, chosen: SelectionFolder) -> Evaluation | None:
@@ -185,7 +198,10 @@ def _layers(
         by_sample = "" if chosen.rule == "centroid" else f"rule {chosen.rule} compares rows with single target samples."
         if names and (why := method_of(method).layers_untold or by_sample):
             notes.append(f"Which layers and neurons made the scores of {', '.join(names)} is not told: {why}")
-    return [layer_parts(chosen.index, signature, pool, scores.selected_places) for signature in layered]
+    if not layered:
+        return []
+    selected = places_of_rows(chosen.index, scores.some_chosen)
+    return [layer_parts(chosen.index, signature, pool, selected) for signature in layered]
 
 
 def _ends(

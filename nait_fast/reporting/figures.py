@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nait_fast.reporting.contents import TOP, Report
+from nait_fast.reporting.contents import TOP, Report, target_lengths
 from nait_fast.reporting.drawing import INK, LINE, MINUS, PICK, POOL, SOFT, Drawing, blank, finish, styled
 from nait_fast.reporting.evaluation_file import Matrix
-from nait_fast.reporting.formatting import correlation, fixed, number, percent, short, signed
+from nait_fast.reporting.formatting import correlation, count, fixed, number, percent, short, signed
 from nait_fast.reporting.samples import Labels
 from nait_fast.reporting.score_summary import Histogram, Lengths
+from nait_fast.reporting.variety import CoverageCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_TARGETS = 12  # that get figures of their own
-SECTIONS = ("scores", "composition", "layers", "length", "agreement", "transfer")
+SECTIONS = ("scores", "composition", "layers", "length", "variety", "agreement", "transfer")
 _ACROSS = {
     "spearman": "Spearman's correlation of the scores over the pool",
     "overlap": "Share of one selection that another holds, too",
@@ -38,6 +39,7 @@ def draw(report: Report, files: bool) -> dict[str, list[Drawing]]:
         "composition": _composition,
         "layers": _layers,
         "length": _lengths,
+        "variety": _variety,
         "agreement": _agreement,
         "transfer": _transfer,
     }
@@ -79,11 +81,25 @@ def _layers(report: Report, files: bool) -> Iterator[Drawing]:
 
 def _lengths(report: Report, files: bool) -> Iterator[Drawing]:
     scores = report.scores
-    if scores is None or not scores.whole:
+    if scores is None:
+        return
+    own = target_lengths(report.chosen)
+    shown = [target for target in report.chosen.targets if target in own][:MOST_TARGETS]
+    means = scores.tokens / scores.rows if scores.whole else None, scores.selected_tokens / scores.selected
+    for name in shown:
+        yield lengths_beside(scores.by_length, means, name, own[name], files)
+    if not shown:
+        yield lengths_beside(scores.by_length, means, None, None, files)
+    if not scores.whole:
         return
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
         spearman = report.chosen.manifest["spearman_with_length"][target]
         yield length(scores.lengths[c], target, spearman, files)
+
+
+def _variety(report: Report, files: bool) -> Iterator[Drawing]:
+    if report.variety is not None and report.variety.coverage is not None:
+        yield coverage_lines(report.variety.coverage, files)
 
 
 def _agreement(report: Report, files: bool) -> Iterator[Drawing]:
@@ -223,14 +239,7 @@ def length(lengths: Lengths, target: str, spearman: float | None, files: bool) -
     axes.plot(
         middle, lengths.mean, color=PICK, linewidth=1.8, marker="o", markersize=2.6, label="mean score at a length"
     )
-    low, high = float(lengths.tokens[0]), float(lengths.tokens[-1])
-    if high > 8 * low:
-        axes.set_xscale("log")
-        ticks = [d * 10**e for e in range(8) for d in (1, 2, 5) if low < d * 10**e < high]
-        axes.set_xticks(ticks[-9:] if len(ticks) < 10 else ticks[:: 1 + len(ticks) // 8])
-        axes.xaxis.set_minor_locator(_none())
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlim(low, high)
+    _token_axis(axes, float(lengths.tokens[0]), float(lengths.tokens[-1]))
     axes.set_ylim(float(lengths.edges[0]), float(lengths.edges[-1]))
     axes.set_xlabel("tokens")
     axes.set_ylabel(f"score for {short(target, 20)}")
@@ -238,6 +247,91 @@ def length(lengths: Lengths, target: str, spearman: float | None, files: bool) -
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), handlelength=1.4, borderaxespad=0.1)
     text = f"Spearman's correlation of length and score is {correlation(spearman)}."
     return finish(figure, f"length-{target}", f"Length and score for {target}", text, files)
+
+
+def _token_axis(axes: Axes, low: float, high: float) -> None:
+    """The x axis as one of tokens, between ``low`` and ``high``."""
+    if high > 8 * low:
+        _log_axis(axes, low, high)
+    axes.set_xlim(low, high)
+
+
+def _log_axis(axes: Axes, low: float, high: float) -> None:
+    axes.set_xscale("log")
+    ticks = [d * 10**e for e in range(8) for d in (1, 2, 5) if low < d * 10**e < high]
+    axes.set_xticks(ticks[-9:] if len(ticks) < 10 else ticks[:: 1 + len(ticks) // 8])
+    axes.xaxis.set_minor_locator(_none())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def lengths_beside(
+    histogram: Histogram, means: tuple[float | None, float], target: str | None, lengths: np.ndarray | None, files: bool
+) -> Drawing:
+    """Share of the pool, of the selection and of a ``target`` in each bin of tokens. ``means``: tokens of the pool's
+    rows, None where only the selected ones are known, and of the selected; ``lengths`` int32 [s]: the target's, None
+    where they are not known."""
+    figure, (axes,) = blank(176)
+    groups: list[tuple[np.ndarray, str, str, dict[str, Any]]] = []
+    if means[0] is not None:
+        axes.stairs(_shares(histogram.pool), histogram.edges, fill=True, color=POOL, alpha=0.55)
+        groups.append((histogram.pool, POOL, "pool", {"linewidth": 1.2}))
+    groups.append((histogram.selected, PICK, "selected", {"linewidth": 1.8}))
+    if lengths is not None:
+        dashed = {"linewidth": 1.6, "linestyle": (0, (4, 2))}
+        groups.append((np.histogram(lengths, histogram.edges)[0], MINUS, "target", dashed))
+    for counts, colour, label, style in groups:
+        axes.stairs(_shares(counts), histogram.edges, color=colour, label=label, **style)
+    _token_axis(axes, float(histogram.edges[0]), float(histogram.edges[-1]))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens of a sample")
+    axes.set_ylabel("share of rows")
+    _percents(axes.yaxis)
+    _grid(axes)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3, handlelength=1.8, borderaxespad=0.1)
+    text = f"On average a selected sample has {number(means[1])} tokens"
+    text += "" if means[0] is None else f", one of the pool {number(means[0])}"
+    if lengths is not None:
+        text += f", one of the target's {count(len(lengths), 'sample')} {number(float(lengths.mean()))}"
+    title = "Tokens of the pool's and the selected samples" if means[0] is not None else "Tokens of selected samples"
+    if target is not None:
+        title = f"Tokens of the samples, beside those of {target}"
+    return finish(figure, "tokens" if target is None else f"tokens-{target}", title, f"{text}.", files)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return counts / max(1, counts.sum())
+
+
+def coverage_lines(curve: CoverageCurve, files: bool) -> Drawing:
+    """Share of the neurons that fire in one of the first rows at least, by how many rows these are."""
+    figure, (axes,) = blank(176)
+    for shares, colour, label, dashes in (
+        (curve.random, POOL, "random rows", (0, (4, 2))),
+        (curve.selected, PICK, "selected, by rank", "solid"),
+    ):
+        axes.plot(
+            curve.rows, shares, color=colour, label=label, linestyle=dashes, linewidth=1.8, marker="o", markersize=2.8
+        )
+    last = int(curve.rows[-1])
+    if last > 8:
+        _log_axis(axes, 0.9, 1.1 * last)
+        axes.set_xlim(0.9, 1.1 * last)
+    else:
+        axes.xaxis.set_major_locator(_ticks(8, integer=True))
+    axes.set_xlabel("rows")
+    axes.set_ylabel("share of neurons")
+    _percents(axes.yaxis)
+    _grid(axes)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, handlelength=2.2, borderaxespad=0.1)
+    middle = len(curve.rows) // 2
+    told = [
+        f"{count(int(curve.rows[i]), 'row')} {percent(float(curve.selected[i]))} ({percent(float(curve.random[i]))})"
+        for i in dict.fromkeys([0, middle, len(curve.rows) - 1])
+    ]
+    text = f"Of {curve.neurons:,} neurons, those that fire in at least one of the first rows: {', '.join(told)}; in "
+    text += "brackets, of as many rows drawn at random from the pool."
+    text += f" Only the first {last:,} selected rows are looked at." if curve.cut else ""
+    return finish(figure, "coverage", "Neurons that the selection covers", text, files)
 
 
 def heat(matrix: Matrix, name: str, title: str, text: str, files: bool) -> Drawing:

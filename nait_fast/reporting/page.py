@@ -1,16 +1,17 @@
 """A report as one HTML file that needs nothing else: no script, no font, no picture from anywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nait_fast.config import RULES
 from nait_fast.reporting import formatting, provenance
-from nait_fast.reporting.contents import TOP, Report, ShownSample
+from nait_fast.reporting.contents import TOP, Report, ShownSample, target_lengths
 from nait_fast.reporting.drawing import Drawing
 from nait_fast.reporting.evaluation_file import Evaluation
 from nait_fast.reporting.figures import MOST_TARGETS
 from nait_fast.reporting.samples import Labels, Text
+from nait_fast.reporting.variety import NEAR_SHARE, SEED, NearRows
 
 SHOWN_CHARACTERS, KEPT_CHARACTERS = 320, 4000  # of a turn at once, and with what unfolds
 MOST_TURNS = 8
@@ -61,6 +62,8 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         "evaluation": report.evaluation,
         "ranked_by": ranked_by(report.evaluation),
         "rules": RULES,
+        "lengths_untold": list(lengths_untold(report)),
+        "near": None if report.variety is None else near_table(report.variety.near, report.chosen.manifest),
         "examples": list(examples(report.evaluation)),
         "provenance": provenance.tables(report.chosen),
         "command": provenance.command(report.chosen),
@@ -192,6 +195,38 @@ def turns(text: Text) -> list[dict[str, Any]]:
     if (left := len(text.turns) - MOST_TURNS) > 0:
         shown.append({"role": formatting.count(left, "more turn"), "first": "", "rest": "", "left": 0})
     return shown
+
+
+def lengths_untold(report: Report) -> Iterator[str]:
+    """Of which targets it is not known how long their samples are, and why."""
+    own = target_lengths(report.chosen)
+    made = {signature.name for signature in report.chosen.signatures}
+    missing = [name for name in report.chosen.targets if name not in own]
+    if named := [formatting.short(name, 40) for name in missing if name in made]:
+        yield (
+            f"How long the samples of {formatting.listed(named)} are is not told: signatures made with --keep-samples "
+            "keep their lengths."
+        )
+    if named := [formatting.short(name, 40) for name in missing if name not in made]:
+        yield f"How long the samples of {formatting.listed(named)} are is not told: there is no signature at hand."
+
+
+def near_table(near: NearRows | None, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Rows of name and value, and what these mean in words."""
+    if near is None:
+        return None
+    share, selected = formatting.percent(near.near / near.compared), manifest["rows_selected"]
+    told = (
+        f"A near-duplicate is a selected row whose code differs from that of another selected row in less than "
+        f"{formatting.percent(NEAR_SHARE)} of its bits: in at most {near.most_bits:,} of {near.bits:,}."
+    )
+    if near.drawn:
+        told += (
+            f" {near.compared:,} of the {selected:,} selected rows, drawn at random (seed {SEED}), were compared with "
+            "one another; others that they are like may be among those that were not."
+        )
+    rows = [("near-duplicates", share), ("that is", f"{near.near:,} of {near.compared:,} rows")]
+    return {"table": rows, "told": told}
 
 
 def ranked_by(evaluation: Evaluation | None) -> str:

@@ -1,7 +1,8 @@
-"""What scores.parquet says: two passes over it, a batch of rows at a time; memory does not grow with its rows."""
+"""What scores.parquet says: two passes over it, a batch of rows at a time; memory does not grow with its rows, but by
+two numbers for each that was selected."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,9 @@ class Lengths:
 @dataclass(frozen=True)
 class ScoreSummary:
     """All rows' scores in numbers; arrays [C] are one a target. ``whole``: of every row that was scored; else only the
-    selected ones are known. ``sample`` float64 [C, m]: scores of every n-th row. ``selected_places`` int64: some of
-    the selected rows' places, spread evenly."""
+    selected ones are known. ``by_length``: rows of so many tokens. ``sample`` float64 [C, m]: scores of every n-th
+    row. ``chosen`` int64: numbers in the pool of the selected rows, best first; ``some_chosen`` int64: of some of them,
+    spread evenly, ascending."""
 
     rows: int
     whole: bool
@@ -95,8 +97,10 @@ class ScoreSummary:
     worst: list[RankedRow]
     histograms: list[Histogram]
     lengths: list[Lengths]
+    by_length: Histogram
     sample: np.ndarray
-    selected_places: np.ndarray
+    chosen: np.ndarray
+    some_chosen: np.ndarray
 
 
 class ScoreFile:
@@ -188,23 +192,31 @@ def rescan(chosen: SelectionFolder, folder: Path) -> ScoreFile:
     return ScoreFile(path, chosen.targets, chosen.index.rows)
 
 
-def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_rows: int) -> ScoreSummary:
+def summarise(
+    file: ScoreFile, whole: bool, selected: int, samples: int, layer_rows: int, lengths: Sequence[np.ndarray] = ()
+) -> ScoreSummary:
     """Read ``file`` twice. ``selected``: rows that were selected; ``samples``: best and worst rows to keep;
-    ``layer_rows``: places of selected rows to keep. Raises NaitError."""
-    first = _First(file, selected, max(1, min(samples, file.rows // 2)), layer_rows)
+    ``layer_rows``: selected rows of ``some_chosen``; ``lengths`` int32 [s] each: tokens of targets' samples, which the
+    bins of ``by_length`` hold, too. Raises NaitError."""
+    first = _First(file, selected, max(1, min(samples, file.rows // 2)))
     for batch in file.batches():
         first.add(batch)
     if first.selected != selected:
         raise Damaged(
             f"{first.selected:,} rows selected, the manifest says {selected:,}", where=file.path, remedy="rank again"
         )
-    mean = first.sums / file.rows
+    mean, chosen = first.sums / file.rows, np.concatenate(first.chosen)
     most = max(8, int(file.rows**0.5))
     ends = list(zip(first.low, first.high, strict=True))
     score_edges = [_edges(low, high, min(BINS, 2 * most)) for low, high in ends]
     cell_edges = [_edges(low, high, min(SCORE_BINS, most)) for low, high in ends]
     tokens = length_edges(first.shortest, first.longest, min(LENGTH_BINS, most))
-    second = _Second(mean, score_edges, cell_edges, tokens)
+    known = [some for some in lengths if len(some)]
+    shortest = min([first.shortest, *(int(some.min()) for some in known)])
+    longest = max([first.longest, *(int(some.max()) for some in known)])
+    few = min([selected, *map(len, known)])  # of the smallest group, bins hold some rows each
+    beside = length_edges(shortest, longest, min(LENGTH_BINS, max(8, 2 * int(few**0.5))))
+    second = _Second(mean, score_edges, cell_edges, tokens, beside)
     for batch in file.batches():
         second.add(batch)
     return ScoreSummary(
@@ -222,19 +234,20 @@ def summarise(file: ScoreFile, whole: bool, selected: int, samples: int, layer_r
         sorted(first.worst, key=lambda r: r.rank),
         [Histogram(e, p, s) for e, p, s in zip(score_edges, second.pool, second.selected, strict=True)],
         [Lengths(tokens, e, c, m) for e, c, m in zip(cell_edges, second.cells, second.mean_by_length(), strict=True)],
+        second.by_length,
         np.concatenate(first.sample, axis=1),
-        np.concatenate(first.places),
+        chosen[np.argsort(np.concatenate(first.ranks), kind="stable")],
+        chosen[spread(selected, layer_rows)],
     )
 
 
 class _First:
     """The first pass: sums, extremes, the ends of the ranking, samples."""
 
-    def __init__(self, file: ScoreFile, selected: int, ends: int, layer_rows: int):
+    def __init__(self, file: ScoreFile, selected: int, ends: int):
         c = len(file.targets)
         self._rows, self._ends = file.rows, ends
         self._stride = max(1, -(-file.rows // SAMPLE_ROWS))
-        self._layer_rows = spread(selected, layer_rows)
         self.sums, self.selected_sums = np.zeros(c), np.zeros(c)
         self.low, self.high = np.full(c, np.inf), np.full(c, -np.inf)
         self.selected_low, self.selected_high = self.low.copy(), self.high.copy()
@@ -243,7 +256,8 @@ class _First:
         self.best: list[RankedRow] = []
         self.worst: list[RankedRow] = []
         self.sample: list[np.ndarray] = []
-        self.places: list[np.ndarray] = []
+        self.chosen: list[np.ndarray] = []
+        self.ranks: list[np.ndarray] = []
         # Of a file of the selected rows alone, ranks are those among all: the ends are taken by their order in it.
         self._partial = selected == file.rows
 
@@ -256,17 +270,14 @@ class _First:
         self.longest = max(self.longest, int(batch.n_tokens.max()))
         self.tokens += int(batch.n_tokens.sum(dtype=np.int64))
         self.sample.append(batch.scores[:, (-batch.place) % self._stride :: self._stride])
-        places = batch.place + np.flatnonzero(batch.selected)
-        drawn = self._layer_rows[
-            slice(*np.searchsorted(self._layer_rows, (self.selected, self.selected + len(places))))
-        ]
-        self.places.append(places[drawn - self.selected])
-        if len(places):
+        self.chosen.append(batch.row[batch.selected])
+        self.ranks.append(batch.rank[batch.selected])
+        if (number := len(self.chosen[-1])) > 0:
             self.selected_sums += selected_scores.sum(axis=1)
             self.selected_low = np.minimum(self.selected_low, selected_scores.min(axis=1))
             self.selected_high = np.maximum(self.selected_high, selected_scores.max(axis=1))
             self.selected_tokens += int(batch.n_tokens[batch.selected].sum(dtype=np.int64))
-        self.selected += len(places)
+        self.selected += number
         self._take_ends(batch)
 
     def _take_ends(self, batch: ScoreBatch) -> None:
@@ -299,8 +310,16 @@ def _rows(batch: ScoreBatch, places: np.ndarray) -> list[RankedRow]:
 class _Second:
     """The second pass: histograms, now that the extremes are known."""
 
-    def __init__(self, mean: np.ndarray, edges: list[np.ndarray], cells: list[np.ndarray], tokens: np.ndarray):
+    def __init__(
+        self,
+        mean: np.ndarray,
+        edges: list[np.ndarray],
+        cells: list[np.ndarray],
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+    ):
         c = len(edges)
+        self.by_length = Histogram(lengths, *(np.zeros(len(lengths) - 1, dtype=np.int64) for _ in range(2)))
         self._mean, self._edges, self._cell_edges, self._tokens = mean, edges, cells, tokens
         self.squares = np.zeros(c)
         self.pool, self.selected = (np.zeros((c, len(edges[0]) - 1), dtype=np.int64) for _ in range(2))
@@ -310,6 +329,11 @@ class _Second:
     def add(self, batch: ScoreBatch) -> None:
         bins = np.searchsorted(self._tokens, batch.n_tokens, side="right") - 1
         self._rows += np.bincount(bins, minlength=len(self._rows))
+        for counts, tokens in (
+            (self.by_length.pool, batch.n_tokens),
+            (self.by_length.selected, batch.n_tokens[batch.selected]),
+        ):
+            counts += np.histogram(tokens, self.by_length.edges)[0]
         for c, scores in enumerate(batch.scores):
             self.squares[c] += ((scores - self._mean[c]) ** 2).sum()
             self.pool[c] += np.histogram(scores, self._edges[c])[0]

@@ -134,6 +134,10 @@ def test_what_cannot_be_ranked_by_the_rule(kept: Kept, tiny_model: str) -> None:
     assert not (kept.folder / "no" / "evaluation.json").exists()
     found = nait_fast.evaluate(index=kept.index, signature=[without], output=kept.folder / "yes", rule="centroid")
     assert found["rules"] == [] and "Agreement of rules" not in found["text"]
+    (kept.index / "codebook.safetensors").unlink()
+    found = kept.evaluate("no codebook")
+    (why,) = {m["why"] for m in found["missing"] if m["what"].startswith("agreement of rules of")}
+    assert found["rules"] == [] and "codebook.safetensors is missing" in why
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -69,11 +69,14 @@ def test_estimated_scores_and_embeddings(tmp_path: Path, tiny_model: str, pool_f
     nait_fast.rank(index=str(index), signature=files[:1], output=str(tmp_path / "one"), top_k=9)
     html, result = report(tmp_path / "one", tmp_path / "r.html")
     page = check(html)
-    assert result["notes"] == [] and len(page.find("svg")) == 4
+    assert result["notes"] == [] and len(page.find("svg")) == 5
     assert "Layers that decided" in page.words and "neurons that decided" not in page.words
     nait_fast.rank(index=str(index), signature=files, output=str(tmp_path / "two"), top_k=9)
     html, result = report(tmp_path / "two", tmp_path / "r.html", overwrite=True)
-    assert "hidden is not told: they compare embeddings" in result["notes"][0] and len(check(html).find("svg")) == 8
+    both = codec == "rotated"
+    assert ("A near-duplicate is a selected row" in page.words) == both and "no bits of neurons" in page.words
+    assert ("How many are near-duplicates is not told: codec components keeps no bits." in page.words) != both
+    assert "hidden is not told: they compare embeddings" in result["notes"][0] and len(check(html).find("svg")) == 9
 
 
 @pytest.mark.parametrize("codec", CODECS)

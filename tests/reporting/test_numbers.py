@@ -70,7 +70,7 @@ def test_samples_of_many_rows_are_spread(made: Made, monkeypatch: pytest.MonkeyP
     assert found.scores is not None and (found.scores.sample == expected[:, ::3]).all()
     assert found.layers[0].rows == len(range(0, 257, 7)) and found.layers[0].selected == 10
     chosen = np.flatnonzero(np.isin(np.arange(257), _selected(found)))
-    assert (found.scores.selected_places == chosen[::4]).all()
+    assert (found.scores.some_chosen == chosen[::4]).all()
 
 
 def _selected(found: Report) -> list[int]:

@@ -14,7 +14,13 @@ from nait_fast.notices import NaitWarning
 from nait_fast.rules.constraints import near_duplicates as module
 from nait_fast.rules.constraints.code_rows import CodeRows
 from nait_fast.rules.constraints.hamming_join import rounds_of
-from nait_fast.rules.constraints.near_duplicates import NearDuplicates, most_bits, near_duplicates, near_duplicates_of
+from nait_fast.rules.constraints.near_duplicates import (
+    NearDuplicates,
+    most_bits,
+    near_another,
+    near_duplicates,
+    near_duplicates_of,
+)
 from nait_fast.rules.constraints.sketches import LEAF, SignedSums, leaves_of
 from tests.ranking.indexes import write_index
 
@@ -72,6 +78,18 @@ def test_as_defined(backend: str, n: int, width: int, parents: int, share: float
     mine = near_duplicates([codes[: n // 3], codes[n // 3 :]], order, share, 8 * width)
     assert_same(mine, *defined(codes, order, most_bits(share, 8 * width)))
     assert mine.seen == len(order)
+
+
+@pytest.mark.parametrize(("n", "parents", "share"), [(0, 1, 0.1), (1, 1, 0.1), (2, 1, 1.0), (330, 90, 0.23)])
+def test_rows_that_have_another_one_near(backend: str, n: int, parents: int, share: float) -> None:
+    """Also those whose only neighbour is another one's, too, or ranks worse."""
+    codes = families(n, 64, parents, seed=n)
+    rows = np.random.default_rng(1).permutation(n)[: n - n // 5]
+    apart = np.bitwise_count(codes[rows, None] ^ codes[None, rows]).sum(axis=2, dtype=np.int64)
+    np.fill_diagonal(apart, 8 * 64 + 1)
+    near = (apart <= most_bits(share, 8 * 64)).any(axis=1)
+    assert near_another([codes[: n // 3], codes[n // 3 :]], rows, share, 8 * 64).tolist() == near.tolist()
+    assert n < 3 or 0.2 < near.mean() < 0.95
 
 
 def test_a_row_stays_whose_neighbour_does_not(backend: str) -> None:

@@ -92,6 +92,26 @@ def near_duplicates(
     return NearDuplicates(order[stays[:wanted]], order[gone], order[best[gone]], distance[gone], seen)
 
 
+def near_another(codes: np.ndarray | Sequence[np.ndarray], rows: np.ndarray, share: float, n_bits: int) -> np.ndarray:
+    """Bool [n]: which of ``rows`` int64 [n] have another one among them that differs in less than ``share`` of the
+    bits. The rest as of ``near_duplicates``."""
+    source, bits, n = CodeRows(codes), most_bits(share, n_bits), len(rows)
+    near = np.zeros(n, dtype=np.bool_)
+    if _plainly(n, source.width):
+        words = source.take(rows).view(np.uint64)
+        for i in range(n - 1):
+            apart = np.bitwise_count(words[i + 1 :] ^ words[i]).sum(axis=1, dtype=np.int64)
+            near[i + 1 :] |= apart <= bits
+            near[i] |= bool((apart <= bits).any())
+        return near
+    sums, every = SignedSums(source.take(rows[:: -(-n // SAMPLE)])), np.ones(n, dtype=np.bool_)
+    for step in (1, -1):  # the join looks among those ranked better: once from either end
+        join, best = HammingJoin(source, rows[::step], sums, bits), np.full(n, n, dtype=np.int32)
+        _run(join.nearest_rank(~near[::step], every, best))
+        near |= (best < n)[::step]
+    return near
+
+
 def near_duplicates_of(
     index: Index, order: np.ndarray, share: float, limit: int | None = None, progress: Progress | None = None
 ) -> NearDuplicates:
@@ -158,8 +178,7 @@ def _best(
 ) -> tuple[np.ndarray, np.ndarray]:
     """int [n] each, by rank: the rank of the row that took this one, n where it stays, and the distance to it."""
     n = len(order)
-    small = n * n // 2 * rows.width < SMALL_PAIR_BYTES and not forced()
-    if not n or small or pick("cpu", ("cpu", "reference")) == "reference":
+    if _plainly(n, rows.width):
         return plain_near_duplicates(rows.take(order), bits)
     sums = SignedSums(rows.take(order[:: -(-n // SAMPLE)]))
     join = HammingJoin(rows, order, sums, bits)
@@ -176,6 +195,12 @@ def _best(
     distance = np.zeros(n, dtype=np.int64)
     distance[gone] = join.distances(gone, best[gone])
     return best, distance
+
+
+def _plainly(n: int, width: int) -> bool:
+    """Whether NumPy compares all pairs of ``n`` rows of ``width`` bytes."""
+    small = n * n // 2 * width < SMALL_PAIR_BYTES and not forced()
+    return not n or small or pick("cpu", ("cpu", "reference")) == "reference"
 
 
 def _settle(join: HammingJoin, rest: np.ndarray, kept: np.ndarray, best: np.ndarray) -> None:
