@@ -1,11 +1,11 @@
 """Compiles every kernel as the launchers launch it, on a machine without a GPU, and judges the machine code.
 
-    python -m benchmarks.compile_gate [--write | --check] [--target sm_90] [--only NAME]
+    python -m benchmarks.compile_gate [--write | --check] [--target sm_90] [--only NAME] [--one-of-each]
 
 Demanded of each case of compile_cases.py on each target: no trap, no spill, no stack; one POPC (v_bcnt) for each word
 counted; all its products on matrix units; its tile in 128-bit loads where everything is aligned. ``--write`` keeps the
-table for this version of Triton in benchmarks/results/compile/, with the digest of the sources that it was made of;
-``--check`` compares with that table. Exit status 1: something does not hold.
+table for this version of Triton in benchmarks/results/compile/, with digests of the sources that it was made of and of
+itself; ``--check`` compares with that table. Exit status 1: something does not hold.
 """
 
 import argparse
@@ -193,17 +193,18 @@ def measure(work: list[tuple[Case, str]], workers: int) -> list[Row]:
 
 
 def table_path() -> Path:
-    """That of this version of Triton; beside it, with the suffix .sha256, the digest of its sources."""
+    """That of this version of Triton; beside it, with the suffix .sha256, ``digests`` of the sources and of it."""
     import triton
 
     return RESULTS / "compile" / f"triton-{triton.__version__}.jsonl"
 
 
-def sources_digest() -> str:
-    """SHA-256 of what decides the table: the kernels, what launches them, and this gate."""
+def digests(table_text: str) -> str:
+    """SHA-256, a line each, of what decides the table (the kernels, what launches them, this gate) and of its text."""
     root = Path(__file__).parents[1]
     files = [*sorted(root.glob("kernels/*/*.py")), root / "benchmarks/compile_cases.py", Path(__file__)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    read = b"".join(file.read_bytes() for file in files), table_text.encode()
+    return "".join(hashlib.sha256(part).hexdigest() + "\n" for part in read)
 
 
 def gate(chosen: list[Case], targets: list[str], write: bool = False, check: bool = False, whole: bool = True) -> int:
@@ -222,8 +223,9 @@ def gate(chosen: list[Case], targets: list[str], write: bool = False, check: boo
     path = table_path()
     if write and not failed:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        path.with_suffix(".sha256").write_text(sources_digest() + "\n", encoding="utf-8")
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_text(text, encoding="utf-8")
+        path.with_suffix(".sha256").write_text(digests(text), encoding="utf-8")
     elif check and path.exists():
         table_rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         failed += differences(rows, [row for row in table_rows if row["target"] in targets], whole)
@@ -242,16 +244,19 @@ def main() -> int:
     mode.add_argument("--check", action="store_true", help="compare with the table kept for this version of Triton")
     parser.add_argument("--target", choices=list(TARGETS))
     parser.add_argument("--only", help="cases whose kernel or name contains this")
+    parser.add_argument("--one-of-each", action="store_true", help="the first case of each kernel alone")
     arguments = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         parser.error("TRITON_INTERPRET is set: under the interpreter nothing is compiled; unset it")
-    if arguments.write and (arguments.target or arguments.only):
-        parser.error("--write keeps the whole table: not with --target or --only")
+    if arguments.write and (arguments.target or arguments.only or arguments.one_of_each):
+        parser.error("--write keeps the whole table: not with --target, --only or --one-of-each")
     chosen = [c for c in cases() if (arguments.only or "") in f"{c.kernel} {c.name}"]
     if not chosen:
         parser.error(f"no case contains {arguments.only!r}")
+    if arguments.one_of_each:
+        chosen = list({case.kernel: case for case in reversed(chosen)}.values())
     targets = [arguments.target] if arguments.target else list(TARGETS)
-    return gate(chosen, targets, arguments.write, arguments.check, whole=not arguments.only)
+    return gate(chosen, targets, arguments.write, arguments.check, not (arguments.only or arguments.one_of_each))
 
 
 if __name__ == "__main__":

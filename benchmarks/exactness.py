@@ -24,7 +24,7 @@ from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import detect, parse
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session, open_session
-from nait_fast.extract.sinks import Collect, Encode
+from nait_fast.extract.sinks import Collect, Encode, Sink, Tee
 from nait_fast.methods.nait import nait_signature
 from nait_fast.ranking.spearman import spearman
 from tests import naive
@@ -32,21 +32,29 @@ from tests import naive
 READINGS = ("drift", "mean", "up_abs")
 
 
-def engine_readings(session: Session, encoded: list[Encoded], prefix: bool = True) -> dict[str, np.ndarray]:
-    """Readings [n, L, J] of the engine (layers of one width)."""
+def engine_readings(
+    session: Session, encoded: list[Encoded], prefix: bool = True, beside: Sink | None = None
+) -> dict[str, np.ndarray]:
+    """Readings [n, L, J] of the engine (layers of one width); ``beside``: a sink that takes them, too."""
     collected = Collect(len(encoded), session.layout, READINGS)
-    session.run(encoded, collected, READINGS, shared_prefix(encoded) if prefix else np.zeros(0, dtype=np.int32))
+    sink = collected if beside is None else Tee((collected, beside))
+    session.run(encoded, sink, READINGS, shared_prefix(encoded) if prefix else np.zeros(0, dtype=np.int32))
     n_layers = len(session.layout.widths)
     return {name: values.numpy().reshape(len(encoded), n_layers, -1) for name, values in collected.readings.items()}
 
 
-def engine_scores(session: Session, encoded: list[Encoded], direction: np.ndarray) -> dict[str, np.ndarray]:
-    """Exact scores float64 [n] by drift and by mean, as the index pass computes them."""
-    names = ("drift", "mean")
-    directions = {name: (name, torch.from_numpy(direction)) for name in names}
-    sink = Encode(len(encoded), session.layout, None, directions=directions)
-    session.run(encoded, sink, names, shared_prefix(encoded))
-    return sink.exact
+def target_of(n: int) -> slice:
+    """Which of ``n`` samples are the target."""
+    return slice(0, max(2, n // 4))
+
+
+def exact_scores(session: Session, encoded: list[Encoded]) -> Encode:
+    """A sink of the index pass, for the direction of a target: its ``exact`` are NAIT scores float64 [n] by reading."""
+    target = encoded[target_of(len(encoded))]
+    drifts = engine_readings(session, target)["drift"].reshape(len(target), session.layout.n_neurons)
+    direction = torch.from_numpy(nait_signature("t", drifts, session.identity()).tensors["direction"])
+    directions = {name: (name, direction) for name in ("drift", "mean")}
+    return Encode(len(encoded), session.layout, None, directions=directions)
 
 
 def sample_layer_errors(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -108,23 +116,19 @@ def _difference(got: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _of_scores(
-    session: Session, encoded: list[Encoded], mine: Readings, theirs: Readings, exact: Readings | None
-) -> dict[str, Any]:
-    """Exact NAIT scores, the first quarter of the samples being the target; ``exact``: the independent run in fp64.
+def _of_scores(mine: Readings, theirs: Readings, exact: Readings | None) -> dict[str, Any]:
+    """Exact NAIT scores; ``mine``: the engine's, float64 [n] by reading; ``exact``: the independent run in fp64.
 
     Keys: nait_<reading>_<measure> engine against the independent fp32 run, nait_fp64_<who>_<reading>_<measure> the
     engine and that run against fp64.
     """
-    target = slice(0, max(2, len(encoded) // 4))
-    drifts = mine["drift"][target].reshape(-1, session.layout.n_neurons)
-    direction = nait_signature("t", drifts, session.identity()).tensors["direction"]
+    target = target_of(len(theirs["drift"]))
 
     def expected(readings: Readings, reading: str) -> np.ndarray:
         return naive.nait_scores(readings[reading], naive.principal_directions(readings["drift"][target]))
 
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for reading, engine in engine_scores(session, encoded, direction).items():
+    for reading, engine in mine.items():
         fp32 = expected(theirs, reading)
         pairs[f"nait_{reading}"] = engine, fp32
         if exact is not None:
@@ -142,12 +146,13 @@ def compare(
     """
     samples = [parse(row, detect(row) or "alpaca", i) for i, row in enumerate(rows)]
     encoded = [e for e in session.encoder.encode(samples) if isinstance(e, Encoded)]
-    mine = engine_readings(session, encoded)
+    scores = exact_scores(session, encoded)
+    mine = engine_readings(session, encoded, beside=scores)
     theirs = independent(session.model.body, encoded)
     exact = independent(naive.as_double(session.model.body), encoded[:fp64_rows]) if fp64_rows else None
     out: dict[str, Any] = {"rows": len(encoded), "tokens": sum(len(e.ids) for e in encoded)}
     out |= _of_readings(mine, theirs)
-    out |= _of_scores(session, encoded, mine, theirs, exact if fp64_rows >= len(encoded) else None)
+    out |= _of_scores(scores.exact, theirs, exact if fp64_rows >= len(encoded) else None)
     fp32 = {"engine": mine, "independent": theirs}
     if torch_linear:
         with mock.patch.dict(os.environ, {"NAIT_FAST_LINEAR": "torch"}):

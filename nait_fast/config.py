@@ -325,7 +325,7 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     embed: str = option(
         "none",
         "keep embeddings: none; for method embed last (of the captured layers) or a layer; rds, the body's last hidden "
-        "states weighted by place, as rds:float16 (the default), rds:int8 or rds:float32; or both: last,rds",
+        "states weighted by position, as rds:float16 (the default), rds:int8 or rds:float32; or both: last,rds",
         metavar="LAYER|rds[:TYPE]",
     )
     nll: str = option(

@@ -149,8 +149,8 @@ def hooked(model, input_ids):
 def pooled(model, input_ids, chosen=None):
     """The readings of one sample: a dict of float64 arrays [L, J], named as in READINGS.
 
-    `chosen`: the places of the tokens that count, None for all. `mean` leaves out the sample's first token unless it is
-    the only one; `mean_all` and `up_abs` are over all of them.
+    `chosen`: the positions of the tokens that count, None for all. `mean` leaves out the sample's first token unless it
+    is the only one; `mean_all` and `up_abs` are over all of them.
     """
     a, up = activations(model, input_ids)
     places, later = _counted(input_ids, chosen)
@@ -167,7 +167,7 @@ def pooled(model, input_ids, chosen=None):
 
 
 def _counted(input_ids, chosen):
-    """(places of the tokens that count, those of them that a mean runs over)."""
+    """(positions of the tokens that count, those of them that a mean runs over)."""
     places = list(range(len(input_ids))) if chosen is None else sorted(chosen)
     return places, places[1:] if places[0] == 0 and len(places) > 1 else places
 
@@ -176,6 +176,19 @@ def mean_hidden(model, input_ids, chosen=None):
     """Mean of what goes into each layer's MLP, float64 [L, H], over the tokens that `mean` runs over."""
     _, later = _counted(input_ids, chosen)
     return np.stack([x[later].mean(axis=0) for x in hooked(model, input_ids)[2]])
+
+
+def rds(model, input_ids, chosen=None):
+    """Σ_t t · h_t / Σ_t t, float64 [H], over the positions t = 1, 2, … of the tokens that count; h: last hidden states.
+
+    `chosen`: as of `pooled`, from 0.
+    """
+    ids = torch.tensor([list(map(int, input_ids))], device=next(model.parameters()).device)
+    with torch.no_grad():
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0].double().cpu().numpy()
+    at = list(range(len(states))) if chosen is None else chosen
+    weights = np.array(at, dtype=np.float64) + 1
+    return weights @ states[at] / weights.sum()
 
 
 def pooled_all(model, samples):

@@ -58,6 +58,7 @@ def test_experts(suite, monkeypatch) -> None:
     monkeypatch.setattr(
         experts, "rows_on_gpu", lambda device, rounds: [experts.measured(size, device, torch.float32, rounds)]
     )
+    monkeypatch.setattr(gpu_suite, "BUDGET", dict.fromkeys(gpu_suite.BUDGET, 0.01))
     small = MeasuredDevice.open
     monkeypatch.setattr(MeasuredDevice, "open", lambda *given: small(*given, small=True))
     base = {"device": "cpu", "hardware": "Chip"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # In every op's folder; a verb's module bears the verb's name, whatever does its work.
-SHARED = {"__init__", "kernel", "launch", "reference"}
+SHARED = {"__init__", "cpu", "kernel", "launch", "reference"}
 # What methods and codecs are; what each codec's folder holds; the one method that has a codec of its name.
 OF_EACH = {"base", "coder", "estimate", "nag"}
 

@@ -45,7 +45,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(tiny_model):
-    """(model, rows, tokens) -> [(ids, places of the chosen ones)], by transformers alone."""
+    """(model, rows, tokens) -> [(ids, positions of the chosen ones)], by transformers alone."""
     model, tokenizer = naive.load(tiny_model)
 
     def chosen(rows: list[dict], tokens: str) -> list[tuple[list[int], list[int]]]:

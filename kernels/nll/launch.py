@@ -41,7 +41,7 @@ def token_losses(
     if backend == "triton":
         return _on_triton(x, weight, labels, bias, scale, softcap)
     if backend == "cpu":
-        from nait_fast.kernels.nll.tiles import token_losses as on_cpu
+        from nait_fast.kernels.nll.cpu import token_losses as on_cpu
 
         return on_cpu(x, weight, labels, bias, scale, softcap)
     return reference.token_losses(x, weight, labels, bias, scale, softcap)

@@ -54,8 +54,8 @@ def make_batches(
     groups: dict[int, list[int]] = {n: [], 0: []}
     for place, item in enumerate(encoded):
         behind = n and len(item.ids) > n and np.array_equal(item.ids[:n], prefix)
-        if behind and item.chosen is not None:
-            behind = item.lead >= n and item.chosen[-1][1] > n
+        if behind and item.reading_spans is not None:
+            behind = item.lead >= n and item.reading_spans[-1][1] > n
         groups[n if behind else 0].append(place)
     for n_prefix, members in groups.items():
         members.sort(key=lambda i: (len(encoded[i].ids), i))

@@ -253,6 +253,6 @@ def beside(ranges: Sequence[Span], length: int) -> tuple[Span, ...]:
 
 
 def moved(ranges: Sequence[Span], by: int, length: int) -> tuple[Span, ...]:
-    """``ranges`` of tokens ``by`` places further on, cut to the first ``length``."""
+    """``ranges`` of tokens ``by`` positions further on, cut to the first ``length``."""
     there = ((max(start + by, 0), min(end + by, length)) for start, end in ranges)
     return tuple((start, end) for start, end in there if start < end)

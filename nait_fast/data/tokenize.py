@@ -19,7 +19,7 @@ class Encoded:
     ``length``: how many there were before truncation (the Encoder always sets it). ``unread``: as of `Sample`;
     ``unshown``: what of the sample the template leaves out, as `Template.unshown` says it. ``response``: half-open
     ranges of the tokens among ``ids`` that the assistant says, ascending, none empty; None where not asked for.
-    ``chosen``: likewise those over which readings run, at least one; None: all.
+    ``reading_spans``: likewise those over which readings run, at least one; None: all.
     """
 
     row: int
@@ -29,12 +29,12 @@ class Encoded:
     unread: tuple[str, ...] = ()
     unshown: tuple[str, ...] = ()
     response: tuple[Span, ...] | None = None
-    chosen: tuple[Span, ...] | None = None
+    reading_spans: tuple[Span, ...] | None = None
 
     @property
     def lead(self) -> int:
         """Tokens in front of the response, where readings do not run over all tokens; else all."""
-        return self.response[0][0] if self.chosen is not None and self.response else len(self.ids)
+        return self.response[0][0] if self.reading_spans is not None and self.response else len(self.ids)
 
     @property
     def truncated(self) -> bool:
@@ -228,15 +228,15 @@ class Encoder:
             return Refused(sample.row, f"token id {highest} is outside the model's {self.vocabulary} tokens")
         front = np.array(ids[: self.max_length], dtype=np.int32)
         response = response and moved(response, len(ids) - whole, len(front))
-        chosen = None
+        reading_spans = None
         if self.tokens != "all" and response is not None:
-            chosen = response if self.tokens == "response" else beside(response, len(front))
-            if not chosen:
+            reading_spans = response if self.tokens == "response" else beside(response, len(front))
+            if not reading_spans:
                 within = f" within --max-length {self.max_length}" if len(ids) > len(front) else ""
                 return Refused(sample.row, f"no token of its {self.tokens}{within}")
         if self.nll != "none" and (reason := self._lacks_losses(response or (), len(ids) > len(front))):
             return Refused(sample.row, reason)
-        return Encoded(sample.row, sample.id, front, len(ids), sample.unread, unshown, response, chosen)
+        return Encoded(sample.row, sample.id, front, len(ids), sample.unread, unshown, response, reading_spans)
 
     @property
     def front(self) -> list[int]:

@@ -15,39 +15,40 @@ from nait_fast.models.head import LMHead
 
 LOSSES = ("nll", "ifd")
 OF_THE_END = ("rds", *LOSSES)  # of a sample, not of a layer
+LEAST_LOSS = 2.0**-24  # of a response alone, below it: what fp32 cannot tell from the probability 1, and ifd divides by
 
 
 @dataclass(frozen=True)
-class PlaceSums:
-    """Of each sequence: ``hidden`` Σ t · h_t fp32 [B, H], and ``places`` Σ t int64 [B] of the CPU, exactly."""
+class PositionSums:
+    """Of each sequence: ``hidden`` Σ t · h_t fp32 [B, H], and ``positions`` Σ t int64 [B] of the CPU, exactly."""
 
     hidden: torch.Tensor
-    places: torch.Tensor
+    positions: torch.Tensor
 
 
-def place_sums(states: torch.Tensor, segments: Segments, n_prefix: int) -> PlaceSums:
+def position_sums(states: torch.Tensor, segments: Segments, n_prefix: int) -> PositionSums:
     """Of the last hidden ``states`` [..., H] of the tokens of ``segments``, all of them or those of other weight than
-    0. A sequence's first token stands at place n_prefix + 1 of its sample."""
+    0. A sequence's first token stands at position n_prefix + 1 of its sample."""
     n_tokens = states.numel() // states.shape[-1]
     starts, ends = segments.starts.numpy(), segments.ends.numpy()
-    places = np.zeros(n_tokens, dtype=np.int64)
+    positions = np.zeros(n_tokens, dtype=np.int64)
     for start, end in zip(starts, ends, strict=True):
-        places[start:end] = np.arange(n_prefix + 1, n_prefix + 1 + end - start)
+        positions[start:end] = np.arange(n_prefix + 1, n_prefix + 1 + end - start)
     if segments.weights is not None:
-        places *= segments.weights.numpy() != 0
-    sums = np.array([places[start:end].sum() for start, end in zip(starts, ends, strict=True)], dtype=np.int64)
-    weights = torch.from_numpy(places.astype(np.float32))  # exact: below 2 ** 24
+        positions *= segments.weights.numpy() != 0
+    sums = np.array([positions[start:end].sum() for start, end in zip(starts, ends, strict=True)], dtype=np.int64)
+    weights = torch.from_numpy(positions.astype(np.float32))  # exact: below 2 ** 24
     everyone = Segments(segments.starts, segments.ends, torch.zeros_like(segments.skip_first), weights=weights)
-    return PlaceSums(segment_sums(states, everyone), torch.from_numpy(sums))
+    return PositionSums(segment_sums(states, everyone), torch.from_numpy(sums))
 
 
-def rds_of(own: PlaceSums, prefix: PlaceSums | None) -> torch.Tensor:
+def rds_of(own: PositionSums, prefix: PositionSums | None) -> torch.Tensor:
     """e fp32 [B, H] of samples with the sums ``own``, behind those of a shared ``prefix`` [1, H]."""
-    hidden, places = own.hidden, own.places
+    hidden, positions = own.hidden, own.positions
     if prefix is not None:
-        hidden, places = hidden + prefix.hidden, places + prefix.places
+        hidden, positions = hidden + prefix.hidden, positions + prefix.positions
     # fp64: whole numbers beyond 2 ** 24 would be rounded, and it is one division a sample
-    return (hidden.double() / to_device(places.double(), hidden.device)[:, None]).float()
+    return (hidden.double() / to_device(positions.double(), hidden.device)[:, None]).float()
 
 
 def mean_losses(
@@ -68,11 +69,11 @@ def mean_losses(
     tokens = [np.concatenate([np.arange(max(a, 1), b) for a, b in own] or [np.zeros(0, int)]) for own in ranges]
     behind = [own - 1 - n_prefix for own in tokens]  # of the state before, below 0 in the prefix
     every = np.concatenate(behind)
-    places = np.concatenate([np.where(own < 0, 0, start + own) for start, own in zip(starts, behind, strict=True)])
+    at = np.concatenate([np.where(own < 0, 0, start + own) for start, own in zip(starts, behind, strict=True)])
     labels = np.concatenate([ids[own] for ids, own in zip(samples, tokens, strict=True)]).astype(np.int64)
     counts = torch.tensor([len(own) for own in tokens])
     device = states.device
-    rows = states.reshape(-1, states.shape[-1])[to_device(torch.from_numpy(places), device)]
+    rows = states.reshape(-1, states.shape[-1])[to_device(torch.from_numpy(at), device)]
     inside = np.flatnonzero(every < 0)
     if len(inside):
         assert prefix is not None

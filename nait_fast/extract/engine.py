@@ -15,7 +15,7 @@ from nait_fast.data.spans import Span, moved
 from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
 from nait_fast.errors import BadInput, NaitError, first_line
-from nait_fast.extract.body_end import LOSSES, OF_THE_END, PlaceSums, mean_losses, place_sums, rds_of
+from nait_fast.extract.body_end import LEAST_LOSS, LOSSES, OF_THE_END, PositionSums, mean_losses, position_sums, rds_of
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.extract.sinks import Sink
 from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
@@ -104,7 +104,7 @@ class Engine:
         self._prefix_ids = np.zeros(0, dtype=np.int32)
         self._prefix_state = PrefixState()
         self._prefix_stats: list[Stats] = []
-        self._prefix_end: PlaceSums | None = None
+        self._prefix_end: PositionSums | None = None
         self._prefix_states: torch.Tensor | None = None  # [P, H] of the body's end, for losses
         self._front = np.array(front, dtype=np.int32)
         self._losses = [name for name in LOSSES if name in readings]
@@ -200,7 +200,7 @@ class Engine:
         states = self._forward([prefix], pack, 0, forward)
         self._prefix_end = self._prefix_states = None
         if states is not None and "rds" in self.readings:
-            self._prefix_end = place_sums(states, forward.segments, 0)
+            self._prefix_end = position_sums(states, forward.segments, 0)
         if states is not None and self._losses:
             self._prefix_states = states[0]
         if self.tokens == "response":
@@ -217,7 +217,7 @@ class Engine:
             chosen, with_first = None, None
             lengths = torch.tensor([len(sample.ids) for sample in samples])
         else:
-            every = [sample.chosen or () for sample in samples]
+            every = [sample.reading_spans or () for sample in samples]
             chosen = [moved(ranges, -n_prefix, len(ids)) for ranges, ids in zip(every, beyond, strict=True)]
             lengths = torch.tensor([sum(end - start for start, end in ranges) for ranges in every])
             with_first = torch.tensor([ranges[0][0] == 0 for ranges in every])
@@ -233,7 +233,7 @@ class Engine:
         if states is not None:
             end: dict[str, torch.Tensor] = {}
             if "rds" in self.readings:
-                end["rds"] = rds_of(place_sums(states, segments, n_prefix), self._prefix_end if n_prefix else None)
+                end["rds"] = rds_of(position_sums(states, segments, n_prefix), self._prefix_end if n_prefix else None)
             if self._losses:
                 end |= self._losses_of(samples, states, segments, n_prefix)
             for values in end.values():
@@ -262,7 +262,7 @@ class Engine:
         assert last is not None
         own = [((len(self._front), len(each)),) for each in alone]
         starts = self._segments(pack.lengths, 0).starts.tolist()
-        return {"nll": nll, "ifd": nll / mean_losses(head, last, starts, alone, own)}
+        return {"nll": nll, "ifd": nll / mean_losses(head, last, starts, alone, own).clamp(min=LEAST_LOSS)}
 
     def _segments(
         self,

@@ -40,16 +40,20 @@ OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is don
 class Terms:
     """What an index or a signature must agree with, as far as it is known before the weights are read.
 
-    ``model`` and ``encoder`` fit each other. ``tokens``: which of its samples' tokens the encoder chooses. ``experts``:
-    what has been asked for of theirs. ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
+    ``model`` and ``encoder`` fit each other. ``experts``: what has been asked for of
+    theirs. ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
     """
 
     model: KnownModel
     encoder: Encoder
     first_token: str = "exclude"
-    tokens: str = field(default="all", kw_only=True)
     experts: Experts = field(default=NEURONS, kw_only=True)
     embed_layer: int | None = field(default=None, kw_only=True)
+
+    @property
+    def tokens(self) -> str:
+        """Which tokens of a sample readings run over: of TOKENS."""
+        return self.encoder.tokens
 
     @property
     def layout(self) -> CodeLayout:
@@ -86,10 +90,10 @@ class Terms:
         """Raise NaitError for ``readings`` that the model does not have."""
         readings = tuple(readings)
         refuse_statistics(self.model.specs, statistics_for(readings))
-        if self.model.lacking and (of_the_end := [name for name in OF_THE_END if name in readings]):
+        if self.model.lacking_weights and (of_the_end := [name for name in OF_THE_END if name in readings]):
             raise BadInput(
-                f"the checkpoint lacks {self.model.lacking} weights behind the chosen layers, and {of_the_end[0]} is "
-                "what comes out of all layers",
+                f"the checkpoint lacks {self.model.lacking_weights} weights behind the chosen layers, and "
+                f"{of_the_end[0]} is what comes out of all layers",
                 where=f"model {self.model.name}",
                 remedy="fetch or save the checkpoint anew, whole",
             )
@@ -212,7 +216,7 @@ def open_session(
         template = Template(data.template, known.tokenizer, data.template_date)
         encoder = Encoder(known.tokenizer, template, data.max_length, known.vocabulary, tokens=tokens, nll=nll)
         with hushed():  # said once the model is there
-            check(Terms(known, encoder, first_token, tokens=tokens, experts=experts))
+            check(Terms(known, encoder, first_token, experts=experts))
 
     loaded = load_model(
         model.model,
@@ -289,7 +293,6 @@ def _session(
         first_token,
         options.batch_tokens,
         quiet,
-        tokens=tokens,
         experts=options.chosen_experts,
         conventions=conventions,
     )

@@ -47,7 +47,7 @@ def columns_of(index: Index) -> list[str]:
 
 class Rds(Method):
     name = "rds"
-    about = "last hidden states weighted by place, target sample by target sample (RDS+)"
+    about = "last hidden states weighted by position, target sample by target sample (RDS+)"
     tensors = MappingProxyType({SAMPLES: ("f4", "SH"), LENGTHS: ("i4", "S")})
     rules = ("roundrobin", "max", "centroid")
     sample = ("f4", "SH")
@@ -78,8 +78,8 @@ class Rds(Method):
         return material
 
     def refit(self, signature: Signature, material: np.ndarray, codebook: Codebook | None, name: str) -> Signature:
-        meta = {**signature.meta, "samples": len(material)}
-        return Signature(name, meta, {SAMPLES: material, LENGTHS: np.zeros(len(material), np.int32)})
+        """Without lengths: the material does not tell them."""
+        return Signature(name, {**signature.meta, "samples": len(material)}, {SAMPLES: material})
 
     def check_meta(self, meta: Mapping[str, Any]) -> None:
         values.digest(meta[MODEL], MODEL, 32)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import torch
@@ -19,12 +19,14 @@ from nait_fast.models.spec import Spec
 @dataclass
 class KnownModel:
     """``body``: the text decoder, which may be on the meta device, with the dtype that it will have; ``specs``: what is
-    read of the chosen layers, as far as its configuration tells."""
+    read of the chosen layers, as far as its configuration tells; ``lacking_weights``: how many weights behind these the
+    checkpoint lacks, once it has been read."""
 
     name: str
     body: nn.Module
     tokenizer: Any
     specs: list[Spec]
+    lacking_weights: int = field(default=0, kw_only=True)
 
     @property
     def device(self) -> torch.device:
@@ -60,11 +62,6 @@ class KnownModel:
     def has_experts(self) -> bool:
         """Whether neurons of experts are read."""
         return any(has_neurons(spec) for spec in self.specs)
-
-    @property
-    def lacking(self) -> int:
-        """Weights behind the chosen layers that the checkpoint lacks."""
-        return 0
 
     @property
     def end_width(self) -> int:

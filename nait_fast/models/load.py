@@ -44,15 +44,13 @@ class LoadedModel(KnownModel):
     padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/model_identity.py``);
     ``max_tokens``: a longer sample would change the others of its batch (RoPE that depends on the longest), None
     without such a limit;
-    ``fused``: modules and the faster forwards proved equal to theirs; ``missing``: how many weights behind the chosen
-    layers the checkpoint lacks; ``entry``: where the hash of its weights is kept.
+    ``fused``: modules and the faster forwards proved equal to theirs; ``entry``: where the hash of its weights is kept.
     """
 
     attention: str | None
     fingerprint: str
     max_tokens: int | None = None
     fused: dict[nn.Module, Forward] = field(default_factory=dict, repr=False)
-    missing: int = 0
     entry: CacheEntry | None = field(default=None, repr=False)
     head: LMHead | None = field(default=None, repr=False)
 
@@ -67,10 +65,6 @@ class LoadedModel(KnownModel):
         if not self.packs:
             return "padded"
         return "packed, mixers in rows" if row_mixers(self.body) else "packed"
-
-    @property
-    def lacking(self) -> int:
-        return self.missing
 
     @property
     def end_width(self) -> int:
@@ -371,7 +365,7 @@ def prepare(
         identity_of(decides, specs),
         _rope_limit(body.config),
         fused_forwards(body),
-        0 if loading is None else len(loading.missing),
         entry,
         head_of(model, body, called) if head else None,
+        lacking_weights=0 if loading is None else len(loading.missing),
     )

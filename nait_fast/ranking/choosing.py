@@ -17,6 +17,7 @@ from nait_fast.methods import method_of
 from nait_fast.methods.signature import LENGTHS, Signature
 from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.mixing import with_quality
+from nait_fast.ranking.quality import check_quality, described, quality_of, read_quality
 from nait_fast.ranking.requirements import check_asked, check_mixing
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import scan
@@ -24,7 +25,6 @@ from nait_fast.ranking.select import Selection, check_constrained, select
 from nait_fast.ranking.taking_turns import round_robin_of, select_in_turns
 from nait_fast.rules.constraints import constraints_of, wanted_of
 from nait_fast.rules.constraints.base import Constraint, ScoredRows
-from nait_fast.rules.constraints.quality import check_quality, described, quality_of, read_quality
 
 
 class Laps:

@@ -30,12 +30,12 @@ def check_exports(names: Sequence[str], format: str) -> None:
 
 
 def write_exports(folder: Path, names: Sequence[str], index: Index, selection: Selection) -> dict[str, str]:
-    """Write the files of ``names`` (keys of ``EXPORTS``) for the ``selected.jsonl`` of ``folder``, an empty one but for
+    """Write the files of ``names`` (keys of ``WRITERS``) for the ``selected.jsonl`` of ``folder``, an empty one but for
     a selection's files; returns file name -> SHA-256. Raises NaitError."""
-    for name, (_, write) in EXPORTS.items():
+    for name, (_, write) in WRITERS.items():
         if name in names:
             write(folder, index, selection)
-    written = [EXPORTS[name][0] for name in dict.fromkeys(names) if name in EXPORTS]
+    written = [WRITERS[name][0] for name in dict.fromkeys(names) if name in WRITERS]
     return {file: sha256_file(folder / file) for file in written}
 
 
@@ -102,7 +102,7 @@ def _rows(folder: Path, index: Index, selection: Selection) -> Iterator[tuple[di
 
 
 # name of --export -> (file, its writer)
-EXPORTS: dict[str, tuple[str, Callable[[Path, Index, Selection], None]]] = {
+WRITERS: dict[str, tuple[str, Callable[[Path, Index, Selection], None]]] = {
     "llama_factory": (DATASET_INFO, _write_dataset_info),
     "dataflex": (TOP_INDICES, _write_top_indices),
     "messages": (MESSAGES, _write_messages),

@@ -1,11 +1,14 @@
 """How like each target sample is to each row, for other tools: whole matrices, and each sample's best rows."""
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nait_fast.config import SIMILARITY_EXPORTS
+from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, require_samples
 from nait_fast.ranking.scan import similarities
@@ -32,6 +35,22 @@ def check_similarities(exports: Sequence[str], signatures: Sequence[Signature]) 
             require_samples(signature, f"--export {export}")
 
 
+def _matrix(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """NaN, float32 of ``shape``, in a file that has all of its room on the disk: a hole that finds none when it is
+    written through memory would kill the process. Raises NaitError."""
+    try:
+        matrix = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        if hasattr(os, "posix_fallocate"):  # macOS has none
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            what = f"cannot be written ({error.strerror or error})"
+            raise NaitError(what, where=path, remedy="nothing was lost, rerun") from None
+    matrix[:] = np.nan
+    return matrix
+
+
 def write_similarities(
     folder: Path, exports: Sequence[str], index: Index, signatures: Sequence[Signature], device: str, selected: int
 ) -> dict[str, str]:
@@ -52,8 +71,7 @@ def write_similarities(
         for signature in signatures:
             files.append(folder / (signature.name + COSSIM))
             shape = (signature.samples, index.pool_rows)
-            matrices.append(np.lib.format.open_memmap(files[-1], "w+", np.float32, shape))
-            matrices[-1][:] = np.nan
+            matrices.append(_matrix(files[-1], shape))
     for row, blocks in similarities(index, signatures, device):
         if best is not None:
             best.add(best.sift(row, blocks))

@@ -17,7 +17,7 @@ from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import HTML, State, damaged, question, seal_of
 from nait_fast.ranking.choosing import Laps, ScoredSelection, check_constraints, scored_selection
-from nait_fast.ranking.exports import EXPORTS, check_exports, write_exports
+from nait_fast.ranking.exports import WRITERS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.requirements import check_asked
 from nait_fast.ranking.scan import check_device
@@ -55,7 +55,7 @@ def selection_folder(path: str) -> Path:
     return folder
 
 
-SELECTION = (SELECTED, SCORES, DROPPED, *(file for file, _ in EXPORTS.values()))
+SELECTION = (SELECTED, SCORES, DROPPED, *(file for file, _ in WRITERS.values()))
 
 
 def names_in(manifest: Mapping[str, Any]) -> list[str]:

@@ -66,11 +66,13 @@ def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventi
 @dataclasses.dataclass(frozen=True)
 class TargetReadings:
     """``values``: reading -> [n, N] fp32 (drift fp64), ``hidden`` and ``rds`` fp32 [n, H], of a target's samples;
-    ``meta``: what its signatures say of them; ``lengths`` int32 [n]: their tokens."""
+    ``meta``: what its signatures say of them; ``lengths`` int32 [n]: their tokens; ``states_of``: the fingerprint of
+    the whole model that ``rds`` is of, as it was before it ran."""
 
     values: dict[str, np.ndarray]
     meta: dict[str, Any]
     lengths: np.ndarray
+    states_of: str | None = None
 
 
 def read_target(session: Session, name: str, target: Pool | Sequence[Any], names: Sequence[str]) -> TargetReadings:
@@ -83,6 +85,7 @@ def read_target(session: Session, name: str, target: Pool | Sequence[Any], names
         (digest, encoded), where = encode_rows(session.encoder, target, session.conventions), "sample"
     session.warn_of_positions(target.path if isinstance(target, Pool) else "the samples", encoded)
     collected = Collect(len(encoded), session.layout, names)
+    states_of = session.model.whole_fingerprint if "rds" in names else None  # of all layers, whichever are captured
     progress = Progress(len(encoded), f"target {name}", session.quiet)
     session.run(encoded, collected, names, shared_prefix(encoded), progress.add)
     progress.close()
@@ -96,7 +99,7 @@ def read_target(session: Session, name: str, target: Pool | Sequence[Any], names
         meta["template_date"] = session.encoder.template.date
     kept = collected.readings | {name: getattr(collected, name) for name in ("hidden", "rds") if name in names}
     readings = {reading: values.numpy() for reading, values in kept.items()}
-    return TargetReadings(readings, meta, np.array(tokens, dtype=np.int32))
+    return TargetReadings(readings, meta, np.array(tokens, dtype=np.int32), states_of)
 
 
 def build_signatures(
@@ -136,8 +139,8 @@ def fit_signatures(
     for name, target in targets.items():
         values = target.values[method.target_reading(reading)]
         meta = {**session.identity(), "target": target.meta, "reading": reading}
-        if reading == "rds":  # of all layers, whichever are captured
-            meta[MODEL] = session.model.whole_fingerprint
+        if target.states_of is not None and reading == "rds":
+            meta[MODEL] = target.states_of
         material = method.material(values, session.layout, threshold, chosen.settings)
         signature = method.fit(name, material, meta, codebook, chosen.settings)
         if keep_samples or SAMPLES in method.tensors:

@@ -6,7 +6,8 @@ import torch
 
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import NeuronCoder
-from nait_fast.data.tokenize import Encoded
+from nait_fast.data.template import Template
+from nait_fast.data.tokenize import Encoded, Encoder
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.session import Session
@@ -57,10 +58,11 @@ def test_out_of_memory_halves_the_budget_and_goes_on(loaded, monkeypatch):
     assert sum(samples for samples, _ in done) == len(ids) and sum(tokens for _, tokens in done) == sum(LENGTHS)
 
 
-def test_a_session_remembers_what_fits(loaded, monkeypatch):
+def test_a_session_remembers_what_fits(loaded, monkeypatch, tokenizer):
     ids = sequences(LENGTHS)
     tried = room_for(monkeypatch, 70)
-    session = Session(loaded, None, batch_tokens=1000, quiet=True)
+    encoder = Encoder(tokenizer, Template("alpaca", tokenizer), 100)
+    session = Session(loaded, encoder, batch_tokens=1000, quiet=True)
     for _ in range(2):
         start = len(tried)
         session.run(encoded(ids), Collect(len(ids), CodeLayout.of(loaded.widths), ["mean"]), ["mean"], np.zeros(0))

@@ -1,5 +1,7 @@
 """Losses of the response in the engine's pass: those of transformers' whole model, one sample at a time."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,15 @@ def test_a_loss_that_is_not_finite():
     loaded = prepare(model, None, head=True)
     loaded.head.weight[7] = torch.nan
     assert not run(loaded).finite.any()
+
+
+def test_a_response_that_is_certain_alone():
+    """Its loss alone is 0, which nothing can be divided by."""
+    loaded = prepare(build(config_of("llama")), None, head=True)
+    bias = torch.zeros(len(loaded.head.weight))
+    bias[9] = 1e4
+    loaded.head = dataclasses.replace(loaded.head, bias=bias)
+    ids = [np.array(own, dtype=np.int32) for own in ([1, 7, 9, 9], [1, 7, 9, 8])]
+    sink = run(loaded, None, ids, [((2, 4),), ((3, 4),)])
+    assert sink.finite.all() and sink.losses["nll"][0] == sink.losses["ifd"][0] == 0
+    assert abs(sink.losses["ifd"][1] - 1) < 1e-3 and sink.losses["nll"][1] > 9e3

@@ -8,13 +8,14 @@ from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import RDS_TYPES, Embeddings, embeddings_of
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import BadInput
-from nait_fast.extract.body_end import place_sums, rds_of
+from nait_fast.extract.body_end import position_sums, rds_of
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode, Tee, rds_parts
 from nait_fast.index.format import rds_vectors
 from nait_fast.kernels.capture.types import Segments
 from nait_fast.models.load import prepare
 from nait_fast.models.spec import text_decoder
+from tests import naive
 from tests.models.test_families import config_for
 from tests.models.tiny import build, llama, run, sequences, worst_error
 
@@ -22,16 +23,9 @@ PREFIX = np.random.default_rng(1).integers(3, 60, 12).astype(np.int32)
 SAMPLES = [*sequences((1, 2, 9, 33)), *sequences((1, 2, 9), seed=2, prefix=PREFIX), PREFIX]
 
 
-@torch.no_grad()
-def naive(model, samples, chosen=None) -> np.ndarray:
-    """float64 [n, H]; ``chosen``: of each sample, the places that count (from 1), None for all."""
-    out = []
-    for i, ids in enumerate(samples):
-        hidden = text_decoder(model)(input_ids=torch.from_numpy(ids).long()[None], use_cache=False).last_hidden_state
-        places = np.arange(1, len(ids) + 1)
-        weights = places if chosen is None else np.where(np.isin(places, chosen[i]), places, 0)
-        out.append(weights @ hidden[0].double().numpy() / weights.sum())
-    return np.stack(out)
+def plain(model, samples) -> np.ndarray:
+    """float64 [n, H]."""
+    return np.stack([naive.rds(text_decoder(model), ids) for ids in samples])
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "opt 350m", "gptj", "qwen3.5"])
@@ -39,7 +33,7 @@ def test_against_transformers(name):
     """Packed, padded (gptj), with mixers in rows (qwen3.5), projected at its end (opt 350m)."""
     config = config_for(name)
     loaded, reference = prepare(build(config), None), build(config, "eager")
-    expected = naive(reference, SAMPLES)
+    expected = plain(reference, SAMPLES)
     assert loaded.forward == {"gptj": "padded", "qwen3.5": "packed, mixers in rows"}.get(name, "packed")
     assert loaded.end_width == expected.shape[1] == (8 if name == "opt 350m" else 16)
     for prefix in (None, PREFIX):
@@ -79,8 +73,8 @@ def test_chosen_tokens():
     ends = torch.tensor(lengths).cumsum(0)
     own = Segments(ends - torch.tensor(lengths), ends, torch.ones(3, dtype=torch.bool), weights=weights[n_prefix:])
     before = Segments(torch.tensor([0]), torch.tensor([n_prefix]), torch.tensor([True]), weights=weights[:n_prefix])
-    prefix = place_sums(states[:n_prefix], before, 0)
-    got = rds_of(place_sums(states[n_prefix:], own, n_prefix), prefix)
+    prefix = position_sums(states[:n_prefix], before, 0)
+    got = rds_of(position_sums(states[n_prefix:], own, n_prefix), prefix)
     for i, (start, end) in enumerate(zip(own.starts.tolist(), own.ends.tolist(), strict=True)):
         every = torch.cat([torch.arange(n_prefix), torch.arange(start, end) + n_prefix])
         weighted = (torch.arange(1, len(every) + 1) * weights[every]).double()
@@ -88,12 +82,12 @@ def test_chosen_tokens():
         assert worst_error(got[i], expected) <= 1e-6
 
 
-def test_long_samples_count_their_places_exactly():
+def test_long_samples_count_their_positions_exactly():
     """Σ t of 9,001 tokens is beyond 2 ** 24; states that are all the same come out as they are."""
     n = 9001
     segments = Segments(torch.tensor([0]), torch.tensor([n]), torch.tensor([True]))
-    sums = place_sums(torch.full((n, 3), 0.3), segments, 0)
-    assert sums.places.tolist() == [n * (n + 1) // 2]
+    sums = position_sums(torch.full((n, 3), 0.3), segments, 0)
+    assert sums.positions.tolist() == [n * (n + 1) // 2]
     assert worst_error(rds_of(sums, None), torch.full((1, 3), 0.3)) <= 1e-6
 
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.batching import make_batches, shared_prefix
@@ -45,20 +44,12 @@ def make(tokens: str, prefix: np.ndarray) -> list[Encoded]:
         spans = tuple(response)
         chosen = {"all": None, "response": spans, "prompt": beside(spans, length)}[tokens]
         if chosen is None or chosen:
-            made.append(Encoded(len(made), None, ids, length, response=spans, chosen=chosen))
+            made.append(Encoded(len(made), None, ids, length, response=spans, reading_spans=chosen))
     return made
 
 
-def places(item: Encoded) -> list[int] | None:
-    return None if item.chosen is None else [i for start, end in item.chosen for i in range(start, end)]
-
-
-@torch.no_grad()
-def weighted_end(model, ids: np.ndarray, chosen: list[int]) -> np.ndarray:
-    """Σ_t t · h_t / Σ_t t over the chosen tokens, counted in the whole sample from 1; h: the last hidden state."""
-    states = model.base_model(input_ids=torch.from_numpy(ids).long()[None], use_cache=False).last_hidden_state[0]
-    weights = np.array(chosen, dtype=np.float64) + 1
-    return weights @ states.double().numpy()[chosen] / weights.sum()
+def positions(item: Encoded) -> list[int] | None:
+    return None if item.reading_spans is None else [i for start, end in item.reading_spans for i in range(start, end)]
 
 
 def gptj():
@@ -83,19 +74,19 @@ def test_readings_are_those_of_plain_hooks(models, tokens: str, first_token: str
     engine = Engine(loaded, ALL, first_token=first_token, tokens=tokens, batch_tokens=90, hidden_at=1)
     engine.run(samples, sink, prefix=prefix[:n_prefix])
     assert sink.finite.all()
-    ends = [weighted_end(model, item.ids, places(item)) for item in samples]
+    ends = [naive.rds(model, item.ids, positions(item)) for item in samples]
     assert worst_error(sink.rds.numpy(), np.stack(ends)) < 2e-5
     if n_prefix:
         behind = {i for b in make_batches(samples, prefix, 90) if b.n_prefix for i in b.items}
         assert 3 <= len(behind) < len(samples)
-    expected = [naive.pooled(model, item.ids.tolist(), places(item)) for item in samples]
+    expected = [naive.pooled(model, item.ids.tolist(), positions(item)) for item in samples]
     shape = (len(samples), len(loaded.widths), -1)
     for reading in ("drift", "mean", "up_abs"):
         name = "mean_all" if (reading, first_token) == ("mean", "include") else reading
         wanted = np.stack([e[name] for e in expected])
         assert worst_error(sink.readings[reading].numpy().reshape(shape), wanted) < 2e-5, reading
     if first_token == "exclude":
-        hidden = [naive.mean_hidden(model, item.ids.tolist(), places(item))[1] for item in samples]
+        hidden = [naive.mean_hidden(model, item.ids.tolist(), positions(item))[1] for item in samples]
         assert worst_error(sink.hidden.numpy(), np.stack(hidden)) < 2e-5
 
 
@@ -125,7 +116,7 @@ def test_a_prefix_holds_no_response_and_leaves_a_chosen_token() -> None:
         ids = np.concatenate([front, np.full(length, 30 + i, dtype=np.int32)])
         spans = tuple(response)
         chosen = {"all": None, "response": spans, "prompt": beside(spans, len(ids))}[tokens]
-        return Encoded(i, None, ids, len(ids), response=spans, chosen=chosen)
+        return Encoded(i, None, ids, len(ids), response=spans, reading_spans=chosen)
 
     for tokens, longest in (("all", 12), ("response", 8), ("prompt", 8)):
         samples = [item(i, 5, [(8, 17)], tokens) for i in range(5)]
@@ -134,5 +125,5 @@ def test_a_prefix_holds_no_response_and_leaves_a_chosen_token() -> None:
     assert [(b.items, b.n_prefix) for b in make_batches(samples, front[:8], 100)] == [([1, 2], 8), ([0], 0)]
     samples = [item(0, 5, [(8, 17)], "prompt"), item(1, 5, [(9, 17)], "prompt"), item(2, 5, [(9, 11)], "prompt")]
     assert [(b.items, b.n_prefix) for b in make_batches(samples, front[:8], 100)] == [([1, 2], 8), ([0], 0)]
-    plain = [dataclasses.replace(s, chosen=None) for s in samples]
+    plain = [dataclasses.replace(s, reading_spans=None) for s in samples]
     assert [b.n_prefix for b in make_batches(plain, front, 100)] == [12]

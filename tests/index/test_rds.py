@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import nait_fast
 from nait_fast import NaitError, merge
@@ -16,6 +15,7 @@ from nait_fast.index.writer import IndexWriter
 from nait_fast.storage.files import write_sealed
 from nait_fast.verbs.inspection import inspect
 from nait_fast.verbs.signature import read_target
+from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import arrays, digest, manifest, model, naive_ids
 from tests.index.test_append import build
@@ -39,14 +39,8 @@ def pool(tmp_path_factory, rows) -> str:
 @pytest.fixture(scope="module")
 def expected(tiny_model: str, rows) -> np.ndarray:
     """float64 [n, H], by transformers alone."""
-    body, out = model(tiny_model)[0].model, []
-    with torch.no_grad():
-        for row in rows:
-            ids = torch.tensor(naive_ids(tiny_model, row, template="alpaca"))
-            hidden = body(input_ids=ids[None], use_cache=False).last_hidden_state[0].double().numpy()
-            places = np.arange(1, len(ids) + 1)
-            out.append(places @ hidden / places.sum())
-    return np.stack(out)
+    whole = model(tiny_model)[0]
+    return np.stack([naive.rds(whole, naive_ids(tiny_model, row, template="alpaca")) for row in rows])
 
 
 def columns(folder: Path) -> dict[str, np.ndarray]:

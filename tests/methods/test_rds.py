@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import nait_fast
 from nait_fast.errors import BadInput, NaitError
+from nait_fast.extract.session import Session
 from nait_fast.index.reader import Index
 from nait_fast.methods import whitening
 from nait_fast.methods.signature import load_signature
@@ -28,17 +29,13 @@ from tests.rules.test_round_robin import by_definition
 DEMO = Path(__file__).parents[2] / "nait_fast" / "demo"
 
 
-@torch.no_grad()
 def states(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> np.ndarray:
     """e float64 [n, H] of Alpaca rows, one by one."""
     out = []
     for row in rows:
         prompt = "\n".join(filter(None, (row["instruction"], row.get("input"))))
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": row["output"]}]
-        ids = torch.tensor([naive.content_ids(tokenizer, turns, 512)])
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0].double()
-        weights = torch.arange(1, len(hidden) + 1).double()
-        out.append((weights @ hidden / weights.sum()).numpy())
+        out.append(naive.rds(model, naive.content_ids(tokenizer, turns, 512)))
     return np.stack(out)
 
 
@@ -185,3 +182,17 @@ def test_states_of_another_model_are_refused(tiny_model: str, tokenizer: Any) ->
     assert Scorer(models[0], signature, tokenizer=tokenizer).score(make_rows(2)).shape == (2, 1)
     with pytest.raises(NaitError, match="was made with another model than this Scorer"):
         Scorer(models[1], signature, tokenizer=tokenizer)
+
+
+def test_the_model_is_hashed_before_it_runs(tiny_model: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What becomes of it meanwhile does not get into the states' signature as if they were of that."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    plain, run = nait_fast.signature_of(model, make_rows(4), tokenizer=tokenizer, method="rds"), Session.run
+
+    def changing(session: Session, *given: Any) -> None:
+        run(session, *given)
+        session.model.body.norm.weight.data.mul_(2)
+
+    monkeypatch.setattr(Session, "run", changing)
+    changed = nait_fast.signature_of(model, make_rows(4), tokenizer=tokenizer, method="rds")
+    assert changed.meta["rds_model"] == plain.meta["rds_model"]

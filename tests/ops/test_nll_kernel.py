@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nait_fast.kernels import token_losses
-from nait_fast.kernels.nll import launch, reference, tiles
+from nait_fast.kernels.nll import cpu, launch, reference
 from tests.ops.device import DEVICE, poisoned
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -22,8 +22,8 @@ def backend(request, monkeypatch):
     monkeypatch.setattr(launch, "INTERPRETED", (64, 128, 64))  # several blocks and parts of these small vocabularies
     monkeypatch.setattr(launch, "PART", 256)
     monkeypatch.setattr(reference, "BLOCK", 100)
-    monkeypatch.setattr(tiles, "ROWS", 32)
-    monkeypatch.setattr(tiles, "TILE", 32 * 96)
+    monkeypatch.setattr(cpu, "ROWS", 32)
+    monkeypatch.setattr(cpu, "TILE", 32 * 96)
     return request.param
 
 
@@ -158,7 +158,7 @@ def test_memory_does_not_grow_with_the_vocabulary():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         token_losses(x, weight, labels)
     largest = max(event.cpu_memory_usage for event in profile.events())
-    assert tiles.TILE * 4 <= largest < 2048 * 8192 * 4 / 8
+    assert cpu.TILE * 4 <= largest < 2048 * 8192 * 4 / 8
 
 
 def test_doubles_go_to_the_reference():

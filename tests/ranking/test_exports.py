@@ -43,7 +43,7 @@ def index(tmp_path_factory, tiny_model: str) -> dict[str, Any]:
 
 
 def test_names_are_those_of_the_options() -> None:
-    assert tuple(exports.EXPORTS) == SELECTED_EXPORTS
+    assert tuple(exports.WRITERS) == SELECTED_EXPORTS
     assert SelectOptions.from_mapping({"model": "m", "dataset": "d", "target": ["t"], "output": "o"}).export == (
         "llama_factory",
     )
@@ -54,7 +54,7 @@ def test_the_files_that_are_asked_for(tmp_path: Path, index, names) -> None:
     out = tmp_path / "out"
     nait_fast.rank(**index, output=str(out), fraction=1.0, export=list(SELECTED_EXPORTS))
     told = nait_fast.rank(**index, output=str(out), fraction=0.9, export=list(names))
-    files = {exports.EXPORTS[name][0] for name in names}
+    files = {exports.WRITERS[name][0] for name in names}
     assert {path.name for path in out.iterdir()} - {"manifest.json", CLAIM, FOLDER_LOCK} == {
         "selected.jsonl",
         "scores.parquet",

@@ -1,5 +1,6 @@
 """``--rule``: rows by single samples of a target, against whole matrices of similarities."""
 
+import errno
 import json
 import os
 import shutil
@@ -205,3 +206,22 @@ def test_exported_similarities(made: Any, capsys: pytest.CaptureFixture[str]) ->
     assert left == {"a_cossim.npy", "mine_cossim.npy"} and verify(str(folder))["files"] == 3
     again, _, _ = _ranked(capsys, index, [], "--foreign-scores", *theirs, "--rule", "roundrobin", "--top-k", 25)
     assert len(set(again) & set(rows)) >= 23  # but for ties
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
+def test_similarities_that_the_disk_has_no_room_for(
+    made: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, files, signatures, lines = made
+    asked = []
+
+    def full(descriptor: int, start: int, size: int) -> None:
+        asked.append((start, size, os.fstat(descriptor).st_size))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    ranked = ["rank", "--index", index.folder, "--signature", *files, "--top-k", 5, "--export", "cossim"]
+    error = run(capsys, *ranked, "--output", index.folder.parent / "full").error
+    assert f"{signatures[0].name}_cossim.npy: cannot be written (No space left on device)" in error
+    ((start, size, whole),) = asked
+    assert (start, size) == (0, whole) and whole >= 4 * signatures[0].samples * len(lines[0])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CONSTRAINTS = (
     "decontaminate",
-    "near_evaluation",
+    "decontaminate_codes",
     "near_duplicates",
     "coverage",
     "quotas",

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.reader import Index
 from nait_fast.ranking.mixing import SCALES, mixed, scaled
-from nait_fast.rules.constraints.quality import Quality, read_quality
+from nait_fast.ranking.quality import Quality, read_quality
 from nait_fast.storage.files import sha256_file
 from tests.conftest import write_jsonl
 from tests.rules.made import MadePool, make_pool, rows_of

@@ -25,7 +25,7 @@ FLAG = "--decontaminate-distance"
 CODES = ("u1", "SW")  # of ``Method.sample``: a code a sample
 
 
-class NearEvaluation(Constraint):
+class CodeDecontamination(Constraint):
     """Without rows that differ from one of ``samples`` in less than ``share`` of ``n_bits``: (the name of what it is
     in, uint8 [S, W]). ``codes``: uint8 [n_k, W] that follow one another, of the rows by place; ``hashes``: of the
     signatures that the samples are from, by their names.
@@ -65,7 +65,7 @@ class NearEvaluation(Constraint):
             _kept(load_signature(path), path)
 
     @classmethod
-    def of(cls, options: "ConstraintOptions", rows: ScoredRows) -> "NearEvaluation":
+    def of(cls, options: "ConstraintOptions", rows: ScoredRows) -> "CodeDecontamination":
         index, bits, samples = rows.index, bits_of(rows.index), list[tuple[str, np.ndarray]]()
         hashes = dict[str, str]()
         for path in options.decontaminate_codes:
@@ -112,4 +112,4 @@ def _kept(signature: Signature, path: str) -> np.ndarray:
     return signature.tensors[SAMPLES]
 
 
-CONSTRAINT = NearEvaluation
+CONSTRAINT = CodeDecontamination

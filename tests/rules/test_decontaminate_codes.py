@@ -9,7 +9,7 @@ import pytest
 from nait_fast.errors import NaitError
 from nait_fast.methods.signature import load_signature
 from nait_fast.rules.best_first import Budget
-from nait_fast.rules.constraints.near_evaluation import NearEvaluation
+from nait_fast.rules.constraints.decontaminate_codes import CodeDecontamination
 from nait_fast.rules.constraints.selecting import select_rows
 from nait_fast.storage.files import sha256_file
 from tests.rules.made import MadePool, make_pool, rows_of
@@ -50,7 +50,7 @@ def test_every_pair(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     every = families(159, 32, 20, seed=3)
     codes, others = every[:150], every[150:]
     order = np.random.default_rng(1).permutation(150)
-    near = NearEvaluation([codes[:60], codes[60:]], [("x", others[:4]), ("y", others[4:])], 0.2, 256)
+    near = CodeDecontamination([codes[:60], codes[60:]], [("x", others[:4]), ("y", others[4:])], 0.2, 256)
     chosen = select_rows(Chunked(order), Budget(rows=150), [near])
     apart = np.bitwise_count(codes[:, None] ^ others[None]).sum(axis=2)
     gone = [place for place in order.tolist() if apart[place].min() <= 51]  # less than 51.2
