@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import signs
+from benchmarks import selections, signs
 from benchmarks.ablation_stats import report
 from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
@@ -55,6 +55,9 @@ def section() -> str:
         parts += [_fidelity(model, rows) for model, rows in by_model(folder / "fidelity.jsonl").items()]
         if evaluated := newest(folder / "evaluations.jsonl"):
             parts.append(sourced(lines(evaluated), evaluated))
+        parts += [
+            sourced(selections.lines(chosen), chosen) for chosen in by_model(folder / "selections.jsonl").values()
+        ]
         parts += [sourced(signs.lines(turned), turned) for turned in by_model(folder / "signs.jsonl").values()]
         if rows := rows_in(folder / "ablation.jsonl"):
             parts.append(sourced(report(rows) + "\n", rows))

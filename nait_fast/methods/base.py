@@ -114,6 +114,10 @@ class Method(ABC):
         """How like each of the signature's samples is to rows of ``index``. The rest as of ``PopcountScan``."""
         raise NotImplementedError(f"method {self.name} keeps no samples")
 
+    def products(self, signature: Signature) -> int:
+        """Multiply-adds a row that ``similarities`` takes of vectors: a device is asked for many."""
+        return 0
+
     def matched(self, signature: Signature, index: Index) -> Signature:
         """``signature``, which keeps its samples, against rows of ``index`` as long as these instead of all: in memory
         only. ``has_background`` says whether there is such a thing."""

@@ -14,8 +14,8 @@ from nait_fast.index.format import rds_vectors
 from nait_fast.index.reader import Index
 from nait_fast.methods.rds import Rds, columns_of
 from nait_fast.methods.signature import SAMPLES, Signature
-from nait_fast.methods.similarity import Similarities, cosines
-from nait_fast.methods.whitening import Whitening, whitening_of
+from nait_fast.methods.similarity import Cosines, Similarities
+from nait_fast.methods.whitening import whitening_of
 from nait_fast.options import Settings, option
 from nait_fast.storage import values
 
@@ -23,23 +23,11 @@ if TYPE_CHECKING:
     import torch
 
     from nait_fast.extract.sinks import Encode
-    from nait_fast.index.stream import Part
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrdsSettings(Settings):
     dims: int = option(512, "whitened principal components of the pool", minimum=2, maximum=16384)
-
-
-class WhitenedCosines(Similarities):
-    """Cosines of whitened e with those of ``samples`` [Q, H]."""
-
-    def __init__(self, samples: np.ndarray, whitening: Whitening, columns: list[str]):
-        self.queries, self.columns, self._whitening = len(samples), columns, whitening
-        self._samples = whitening(samples)
-
-    def __call__(self, part: Part) -> np.ndarray:
-        return cosines(self._whitening(rds_vectors(part.columns)), self._samples)
 
 
 class Crds(Rds):
@@ -61,8 +49,13 @@ class Crds(Rds):
 
     def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
         """Cosines of whitened e."""
-        whitening = whitening_of(index, signature.meta["dims"])
-        return WhitenedCosines(signature.tensors[SAMPLES], whitening, columns_of(index))
+        fitted = whitening_of(index, signature.meta["dims"])
+        samples, columns = signature.tensors[SAMPLES], columns_of(index)
+        return Cosines(samples, columns, rds_vectors, device, fitted)
+
+    def products(self, signature: Signature) -> int:
+        queries, width = signature.tensors[SAMPLES].shape
+        return (queries + width) * signature.meta["dims"]
 
     def whitening(self, index: Index, signature: Signature) -> dict[str, Any]:
         return whitening_of(index, signature.meta["dims"]).described(index)

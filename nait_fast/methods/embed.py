@@ -87,7 +87,10 @@ class Embed(Method):
 
     def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
         """Cosines of h − μ."""
-        return Cosines(signature.tensors[SAMPLES], "embedding")
+        return Cosines(signature.tensors[SAMPLES], ["embedding"], lambda columns: columns["embedding"], device)
+
+    def products(self, signature: Signature) -> int:
+        return signature.tensors[SAMPLES].size if signature.samples else 0
 
     def check_meta(self, meta: Mapping[str, Any]) -> None:
         values.digest(meta["codebook"], "codebook", 16)

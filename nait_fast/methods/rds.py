@@ -18,26 +18,15 @@ from nait_fast.index.format import rds_vectors
 from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import LENGTHS, SAMPLES, Signature
-from nait_fast.methods.similarity import Similarities, cosines
+from nait_fast.methods.similarity import Cosines, Similarities, cosines
 from nait_fast.storage import values
 
 if TYPE_CHECKING:
     import torch
 
     from nait_fast.extract.sinks import Encode
-    from nait_fast.index.stream import Part
 
 MODEL = "rds_model"  # of an index and a signature: the fingerprint of all layers, whichever are captured
-
-
-class StateCosines(Similarities):
-    """Cosines of e with ``samples`` [Q, H]; ``columns``: of the index, that hold it."""
-
-    def __init__(self, samples: np.ndarray, columns: list[str]):
-        self.queries, self.columns, self._samples = len(samples), columns, samples
-
-    def __call__(self, part: Part) -> np.ndarray:
-        return cosines(rds_vectors(part.columns), self._samples)
 
 
 def columns_of(index: Index) -> list[str]:
@@ -101,7 +90,10 @@ class Rds(Method):
 
     def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
         """Cosines of e."""
-        return StateCosines(signature.tensors[SAMPLES], columns_of(index))
+        return Cosines(signature.tensors[SAMPLES], columns_of(index), rds_vectors, device)
+
+    def products(self, signature: Signature) -> int:
+        return signature.tensors[SAMPLES].size
 
     def sink(self, signature: Signature, n: int, device: torch.device | None) -> Encode:
         from nait_fast.extract.sinks import Encode

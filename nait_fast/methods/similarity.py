@@ -2,13 +2,13 @@
 
 Bits (method contrast): the cosine of b_q − p and b_i − p, p the pool's bit frequencies, rounded to 1/4095, so that all
 sums are of whole numbers and S is the same on every device. Top-k sets (nag): the share of a set that two have in
-common. Vectors (embed): their cosine.
+common. Vectors (embed, rds, crds): their cosine.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +18,12 @@ from nait_fast.kernels import PopcountScan
 
 if TYPE_CHECKING:
     from nait_fast.index.stream import Part
+    from nait_fast.methods.whitening import Whitening
 
 FREQUENCY_BITS = 12
 LEVELS = (1 << FREQUENCY_BITS) - 1  # of a frequency: finer than any calibration sample tells it
 CHUNK_NUMBERS = 1 << 20  # of vectors turned into float64 at once
+DEVICE_CHUNK_NUMBERS = 1 << 25  # the same on a device: 256 MB
 
 
 class Similarities(ABC):
@@ -119,13 +121,56 @@ class Overlaps(_Counted):
 
 
 class Cosines(Similarities):
-    """Cosines of ``samples`` [Q, H] with what a ``column`` of the index holds, at any scale a row."""
+    """Cosines of ``samples`` [Q, H] with vectors that ``columns`` of the index hold, at any scale a row.
 
-    def __init__(self, samples: np.ndarray, column: str):
-        self.queries, self.columns, self._samples = len(samples), (column,), samples
+    ``vectors_of`` makes vectors [n, H] of the columns; ``whitening``: both are compared after it. On a ``device`` all
+    products run there, in float64 as on the CPU: what differs is the order of sums.
+    """
+
+    def __init__(
+        self,
+        samples: np.ndarray,
+        columns: Sequence[str],
+        vectors_of: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+        device: str = "cpu",
+        whitening: Whitening | None = None,
+    ):
+        self.queries, self.columns, self._vectors_of, self._whitening = len(samples), columns, vectors_of, whitening
+        self._samples = samples if whitening is None else whitening(samples)
+        self._device = None if device == "cpu" else _Device(device, self._samples, whitening)
 
     def __call__(self, part: Part) -> np.ndarray:
-        return cosines(part.columns[self.columns[0]], self._samples)
+        vectors = self._vectors_of(part.columns)
+        if self._device is not None:
+            return self._device(vectors)
+        return cosines(vectors if self._whitening is None else self._whitening(vectors), self._samples)
+
+
+class _Device:
+    """What ``Cosines`` computes, on a device of torch."""
+
+    def __init__(self, device: str, samples: np.ndarray, whitening: Whitening | None):
+        """``samples`` [Q, D]: whitened already."""
+        import torch
+
+        def there(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device).double()
+
+        self._there = there
+        self._samples = torch.nn.functional.normalize(there(samples), dim=1, eps=np.finfo(np.float64).tiny)
+        self._whitening = None if whitening is None else (there(whitening.mean), there(whitening.components))
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """float64 [n, Q]."""
+        out = np.empty((len(vectors), len(self._samples)))
+        step = max(1, DEVICE_CHUNK_NUMBERS // max(1, vectors.shape[1]))
+        for start in range(0, len(vectors), step):
+            some = self._there(vectors[start : start + step])
+            if self._whitening is not None:
+                some = (some - self._whitening[0]) @ self._whitening[1].T
+            norms = some.norm(dim=1, keepdim=True).clamp(min=np.finfo(np.float64).tiny)
+            out[start : start + step] = (some @ self._samples.T / norms).cpu().numpy()
+        return out
 
 
 def cosines(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def selection_of(
     if not asked:
         raise BadInput("no signatures given", where=CALLER)
     check_index(index, asked)
-    check_device(checked.device, index, asked, f"{CALLER}: device")
+    check_device(checked.device, index, asked, f"{CALLER}: device", checked.rule)
     if constraints:
         check_constrained(checked, len(asked))
 

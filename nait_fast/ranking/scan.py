@@ -14,12 +14,13 @@ from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.index.stream import READERS, Part, Stream
 from nait_fast.kernels import PopcountScan
+from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, require_samples
 from nait_fast.ranking.sanity import check_spread
 from nait_fast.ranking.sources import Sampled, check_index, code_counter, source_of, works_of
 from nait_fast.ranking.streaming_topk import TopK, check_k
 
-GPU_SCAN_BYTES = 1 << 35  # code bytes x planes: about two seconds on a desktop's CPU
+GPU_SCAN_BYTES = 1 << 35  # code bytes x planes, or multiply-adds: about two seconds on a desktop's CPU
 GPU_BUFFER_BYTES = 64 << 20  # of codes: a device's copies want more at once than a processor's cache holds
 SCORE_BYTES = 2 << 20  # of scores in a block
 
@@ -50,13 +51,15 @@ def _may_have_gpu() -> bool:
     return sys.platform != "linux" or any(Path(device).exists() for device in devices)
 
 
-def check_device(device: str, index: Index, signatures: Sequence[Signature], flag: str = "--device") -> None:
-    """Raises NaitError for a device that is named, but is not there or would have nothing to scan."""
+def check_device(
+    device: str, index: Index, signatures: Sequence[Signature], flag: str = "--device", rule: str | None = None
+) -> None:
+    """Raises NaitError for a device that is named, but is not there or would have nothing to do by ``rule``."""
     if device in ("auto", "cpu"):
         return
-    if not _planes(index, signatures):
+    if not _planes(index, signatures, rule) and not _products(index, signatures, rule):
         raise BadInput(
-            "codes are scanned on a device, but none of these signatures is scored by them",
+            "codes are scanned on a device, and vectors compared, but none of these signatures is scored by them",
             where=f"{flag} {device}",
             remedy="leave it out",
         )
@@ -72,12 +75,19 @@ def _planes(index: Index, signatures: Sequence[Signature], rule: str | None = No
     return of_bits + estimated * codec_of(index.manifest["codec"]).planes
 
 
+def _products(index: Index, signatures: Sequence[Signature], rule: str | None = None) -> int:
+    """Multiply-adds a row where vectors are compared with single samples."""
+    by_sample = rule in ("max", "roundrobin")
+    compared = [s for s in signatures if by_sample or source_of(index, s) == "samples"]
+    return sum(method_of(s.method).products(s) for s in compared)
+
+
 def scan_device(device: str, index: Index, signatures: Sequence[Signature], rule: str | None = None) -> str:
     """Where to scan: 'auto' takes a GPU once the work outweighs starting torch. Bit scores are the same everywhere."""
-    planes = _planes(index, signatures, rule)
-    if device == "cpu" or not planes:
+    work = index.manifest["row_bytes"] * _planes(index, signatures, rule) + _products(index, signatures, rule)
+    if device == "cpu" or not work:
         return "cpu"
-    small = index.rows * index.manifest["row_bytes"] * planes < GPU_SCAN_BYTES
+    small = index.rows * work < GPU_SCAN_BYTES
     if device == "auto" and (small or not _may_have_gpu()):
         return "cpu"
     return str(pick_device(device))

@@ -236,7 +236,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         signatures += [foreign_scores(text, index) for text in options.foreign_scores]
         check_index(index, signatures)
         check_asked(signatures, options, options)
-        check_device(options.device, index, signatures)
+        check_device(options.device, index, signatures, rule=options.rule)
         pool = open_rows(index, options.dataset)
         inputs = [*inputs_of(options), *(("--dataset", path) for path in pool.paths)]
         of = answers({s.name: s.hash for s in signatures}, index.datasets)
