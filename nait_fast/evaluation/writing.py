@@ -170,32 +170,18 @@ def _confounds(entries: list[dict[str, Any]]) -> str:
 
 
 def _rules(entries: list[dict[str, Any]]) -> str:
-    """What every two rules have in common, a row each signature."""
+    """What the best rows by each rule are, and share with those by the others: a row each signature and rule."""
     rules = list(dict.fromkeys(rule for entry in entries for rule in entry["rules"]))
-    pairs = [(a, b) for b_at, b in enumerate(rules) for a in rules[:b_at]]
-    header = (
-        "signature",
-        "best rows",
-        *(f"{a} and {b}" for a, b in pairs),
-        "tokens: target",
-        *(f"tokens: {rule}" for rule in rules),
-        *(f"R-precision: {rule}" for rule in rules if any(entry["r_precision"] for entry in entries)),
-    )
+    shared = (f"shared with {rule}" for rule in rules)
+    header = ("signature", "rule", "best rows", *shared, "mean tokens", "the target's", "R-precision")
     rows = []
     for entry in entries:
-        at = {rule: i for i, rule in enumerate(entry["rules"])}
-        precision = dict(zip(entry["rules"], entry["r_precision"] or [], strict=False))
-        tokens = dict(zip(entry["rules"], entry["tokens"], strict=True))
-        rows.append(
-            [
-                entry["signature"],
-                entry["rows"],
-                *(entry["overlap"][at[a]][at[b]] for a, b in pairs),
-                f"{entry['target_tokens']:.1f}",
-                *(f"{tokens[rule]:.1f}" for rule in rules),
-                *(precision.get(rule) for rule in rules if any(other["r_precision"] for other in entries)),
-            ]
-        )
+        for i, rule in enumerate(entry["rules"]):
+            cells = dict(zip(entry["rules"], entry["overlap"][i], strict=True))
+            precision = entry["r_precision"] and entry["r_precision"][i]
+            tokens = (f"{number:.1f}" for number in (entry["tokens"][i], entry["target_tokens"]))
+            others = (None if other == rule else cells.get(other) for other in rules)
+            rows.append([entry["signature"], rule, entry["rows"], *others, *tokens, precision])
     return table(header, rows)
 
 

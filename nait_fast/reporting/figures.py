@@ -323,15 +323,20 @@ def coverage_lines(curve: CoverageCurve, files: bool) -> Drawing:
     _percents(axes.yaxis)
     _grid(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, handlelength=2.2, borderaxespad=0.1)
-    middle = len(curve.rows) // 2
-    told = [
-        f"{count(int(curve.rows[i]), 'row')} {percent(float(curve.selected[i]))} ({percent(float(curve.random[i]))})"
-        for i in dict.fromkeys([0, middle, len(curve.rows) - 1])
-    ]
-    text = f"Of {curve.neurons:,} neurons, those that fire in at least one of the first rows: {', '.join(told)}; in "
-    text += "brackets, of as many rows drawn at random from the pool."
+    told = []
+    for i in dict.fromkeys([0, len(curve.rows) // 2, len(curve.rows) - 1]):
+        selected, random = (_covered(float(shares[i]), curve.neurons) for shares in (curve.selected, curve.random))
+        told.append(f"{count(int(curve.rows[i]), 'row')} {selected} ({random})")
+    text = f"Of {curve.neurons:,} neurons, those that fire (whose bit is on) in at least one of the first rows: "
+    text += f"{', '.join(told)}; in brackets, in one of as many rows drawn at random from the pool."
     text += f" Only the first {last:,} selected rows are looked at." if curve.cut else ""
     return finish(figure, "coverage", "Neurons that the selection covers", text, files)
+
+
+def _covered(share: float, neurons: int) -> str:
+    """A share of the neurons in words; near all of them, how many are left."""
+    left = round((1 - share) * neurons)
+    return percent(share) if share < 0.99 else f"all but {left:,}" if left else "all"
 
 
 def heat(matrix: Matrix, name: str, title: str, text: str, files: bool) -> Drawing:

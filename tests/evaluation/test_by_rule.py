@@ -105,9 +105,10 @@ def test_the_written_file(kept: Kept) -> None:
     found = kept.evaluate("whole", rule="max", label="source", relevant=["a=sums", "b=texts"])
     content = read_sealed(kept.folder / "whole" / "evaluation.json")
     assert content["rules"] == found["rules"] and "\n## Agreement of rules\n" in found["text"]
-    first, second = content["rules"][0]["overlap"][0][1:], content["rules"][0]["tokens"]
-    (line,) = [row for row in found["text"].splitlines() if row.startswith("| a | 45 |")]
-    assert f"| {first[0]:.3f} | {first[1]:.3f} |" in line and f"| {second[2]:.1f} |" in line
+    entry = content["rules"][0]
+    shared, tokens = entry["overlap"][1], f"{entry['tokens'][1]:.1f} | {entry['target_tokens']:.1f}"
+    line = f"| a | roundrobin | 45 | {shared[0]:.3f} |  | {shared[2]:.3f} | {tokens} | {entry['r_precision'][1]:.3f} |"
+    assert line in found["text"].splitlines()
     # An evaluation that knew nothing of rules is still one: its tables are those that it had.
     older = {k: v for k, v in content.items() if k not in ("rules", "checksum")}
     older["signatures"] = [{k: v for k, v in s.items() if k != "rule"} for s in content["signatures"]]

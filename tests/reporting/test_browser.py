@@ -108,6 +108,18 @@ def page(tmp_path_factory) -> Path:
         "format_version": 1,
         "rows": 300,
         "agreement": {"names": names, "spearman": cells},
+        "rules": [
+            {
+                "signature": name,
+                "rows": 30,
+                "rules": ["centroid", "roundrobin", "max"],
+                "overlap": [[1, 0.5, 0.4], [0.5, 1, 0.9], [0.4, 0.9, 1]],
+                "tokens": [61.25, 70.125, 1234.5],
+                "target_tokens": 58.5,
+                "r_precision": [0.75, 0.8, 0.85],
+            }
+            for name in names
+        ],
     }
     write_sealed(folder / "evaluation.json", evaluation)
     out = Made(folder / "made", rows, 4, widths=[64] * 30).select(fraction=0.1)

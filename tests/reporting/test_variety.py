@@ -87,7 +87,13 @@ def test_bounds_are_said(pool: MadePool, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "in at most 38 of 256. 25 of the 40 selected rows, drawn at random (seed 0), were compared" in words
     assert "Only the first 7 selected rows are looked at." in words
     first = percent(float(coverage.selected[0]))
-    assert f"Of 256 neurons, those that fire in at least one of the first rows: 1 row {first} (" in words
+    assert f"(whose bit is on) in at least one of the first rows: 1 row {first} (" in words
+    assert [figures._covered(share, 5000) for share in (0.5, 0.9898, 0.9998, 1)] == [
+        "50.0%",
+        "99.0%",
+        "all but 1",
+        "all",
+    ]
 
 
 def test_one_row_is_like_no_other(pool: MadePool) -> None:
