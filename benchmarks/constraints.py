@@ -2,10 +2,13 @@
 
     python -m benchmarks.constraints --model FOLDER --dataset POOL.jsonl --work DIR
     python -m benchmarks.constraints --index FOLDER --parts near coverage --work DIR
+    python -m benchmarks.constraints --dataset POOL.jsonl --evaluation FILE --parts words --work DIR
 
 ``edits``: samples of the pool with copies of some of them, one word or sign changed: which are found, by D, and what
 else is dropped. ``near`` and ``coverage``: codes made of those real ones, three rows of the index voting on each bit
-and a thirty-second of the bits turned, so that they lie apart as real ones do; in a file that is mapped.
+and a thirty-second of the bits turned, so that they lie apart as real ones do; in a file that is mapped. ``words``:
+samples of an evaluation set among the pool's rows, as they are and edited: which are found by runs of words, and how
+many of the pool's own rows.
 """
 
 import argparse
@@ -23,14 +26,18 @@ from typing import Any
 import numpy as np
 
 import nait_fast
-from benchmarks.pools import stratified
+from benchmarks.pools import lines_of, stratified
 from benchmarks.record import record, table
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.index.reader import Index
+from nait_fast.rules.best_first import ArrayOrder, Budget
 from nait_fast.rules.constraints.coverage import coverage
+from nait_fast.rules.constraints.decontaminate import Decontamination, texts_of_sample
 from nait_fast.rules.constraints.near_duplicates import near_duplicates, near_duplicates_of
+from nait_fast.rules.constraints.selecting import select_rows
 
 SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+NGRAMS = (8, 13)
 NARROW = 512  # bytes of a code, evenly out of the real ones'
 COPIES, TURNED = 20, 0.015  # at scale: one row of so many is another one's copy, with a share of its bits turned
 _PAIRS = (
@@ -102,6 +109,25 @@ def edits(index: Index, rows: list[dict[str, Any]], seed: int) -> Iterator[dict[
         false = int((of[result.dropped] != of[result.taken_by]).sum())
         shares = {kind: round(float(np.mean(hits)), 3) for kind, hits in found.items()}
         yield {"part": "edits", "D": share, "rows": len(row), **shares, "dropped": len(result.dropped), "false": false}
+
+
+def words(lines: list[bytes], evaluation: list[bytes], seed: int) -> Iterator[dict[str, Any]]:
+    """For each length of runs: the share that is found of evaluation samples as they are, and of those edited once, by
+    kind; and how many of the pool's own rows share such a run with one."""
+    own, placed = [json.loads(line) for line in lines], planted(evaluation, seed)
+    samples = [("evaluation", number, texts_of_sample(json.loads(line))) for number, line in enumerate(evaluation)]
+    texts = [texts_of_sample(row) for row in (*own, *placed)]
+    kinds = np.array(["own"] * len(own) + [row["kind"] or "verbatim" for row in placed])
+    for ngram in NGRAMS:
+        with Measured() as measured:
+            constraint = Decontamination(samples, lambda places: [texts[place] for place in places], ngram)
+            order = ArrayOrder(np.arange(len(texts)))
+            chosen = select_rows(order, Budget(rows=len(texts)), [constraint])
+        gone = np.zeros(len(texts), dtype=bool)
+        gone[np.concatenate([some.places for some in chosen.dropped])] = True
+        shares = {kind: round(float(gone[kinds == kind].mean()), 3) for kind in ("verbatim", *EDITS)}
+        about = {"ngram": ngram, "rows": len(own), "samples": len(samples), "edits": int((kinds == "case").sum())}
+        yield {"part": "words", **about, **shares, "of_the_pool": int(gone[: len(own)].sum()), **measured.row()}
 
 
 def real_codes(index: Index, width: int) -> np.ndarray:
@@ -193,9 +219,9 @@ def near(index: Index, sizes: list[int], shares: list[float], work: Path, seed: 
             yield {"part": "near", **about, "dropped": len(result.dropped), "missed": missed, **measured.row()}
 
 
-def covered(index: Index, n: int, budgets: list[int], work: Path, seed: int) -> Iterator[dict[str, Any]]:
-    """Coverage of ``n`` candidates, narrow codes and whole ones, scores drawn from a normal distribution."""
-    for width in (NARROW, index.code_layout.n_neurons // 8):
+def covered(index: Index, sizes: list[int], budgets: list[int], work: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Coverage of so many candidates, scores drawn from a normal distribution; of the fewest, also by whole codes."""
+    for n, width in (*((n, NARROW) for n in sizes), (min(sizes), index.code_layout.n_neurons // 8)):
         codes = alike(real_codes(index, width), n, work / "alike.npy", seed)
         layout = CodeLayout.of((8 * width,))
         os.environ["NAIT_FAST_BACKEND"] = "cpu"
@@ -209,12 +235,20 @@ def covered(index: Index, n: int, budgets: list[int], work: Path, seed: int) -> 
                 yield {"part": "coverage", **about, **measured.row()}
 
 
+def show(rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """Record ``rows``, which all are ``about`` the same, and print them."""
+    path = record("constraints", [{**row, **about} for row in rows])
+    print(table(rows, [key for key in rows[0] if key != "part"]))
+    print(f"rows appended to {path.name}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--index", type=Path, help="of real samples, for near and coverage; default: that of the edits")
     parser.add_argument("--work", required=True, type=Path, help="folder of the edits' index, which is used again")
+    parser.add_argument("--evaluation", type=Path, help="samples that are planted in the pool, for words")
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--parts", nargs="+", default=["edits", "near", "coverage"])
@@ -223,9 +257,13 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=int, default=[1000, 10_000])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.parts == ["words"]:
+        lines = stratified(arguments.dataset, arguments.rows, arguments.seed)
+        show([*words(lines, lines_of(arguments.evaluation), arguments.seed)], {"seed": arguments.seed})
+        return
     if not (arguments.model and arguments.dataset) and (arguments.index is None or "edits" in arguments.parts):
         parser.error("--model and --dataset, or --index and other --parts than edits")
-    arguments.work.mkdir(parents=True, exist_ok=True)
     folder, rows = arguments.index or arguments.work / "index", []
     if arguments.model and arguments.dataset:
         pool, folder = arguments.work / "pool.jsonl", arguments.work / "index"
@@ -237,7 +275,7 @@ def main() -> None:
     parts = {
         "edits": lambda: edits(edited_index, rows, arguments.seed),
         "near": lambda: near(index, arguments.sizes, arguments.shares, arguments.work, arguments.seed),
-        "coverage": lambda: covered(index, arguments.sizes[0], arguments.budgets, arguments.work, arguments.seed),
+        "coverage": lambda: covered(index, arguments.sizes, arguments.budgets, arguments.work, arguments.seed),
     }
     about = {
         "model": Path(index.manifest["model_name"]).name,
@@ -248,11 +286,9 @@ def main() -> None:
     for part in arguments.parts:
         made = []
         for row in parts[part]():
-            made.append({**row, **about})
+            made.append(row)
             print(json.dumps(row), flush=True)
-        path = record("constraints", made)
-        print(table(made, [key for key in made[0] if key not in ("part", *about)]))
-        print(f"rows appended to {path.name}")
+        show(made, about)
 
 
 if __name__ == "__main__":
