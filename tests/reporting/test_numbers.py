@@ -133,7 +133,7 @@ def test_layers(tmp_path: Path, method: str) -> None:
 
 
 def test_a_constant_score_has_no_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nait_fast.verbs.rank.check_spread", lambda *_: None)  # a selection of an earlier version
+    monkeypatch.setattr("nait_fast.ranking.choosing.check_spread", lambda *_: None)  # a selection of an earlier version
     made = Made(tmp_path, make_rows(30), 1)
     nothing = {**made.signatures[0].tensors, "planes": np.zeros_like(made.signatures[0].tensors["planes"])}
     found = gathered(made.select(signatures=[replace(made.signatures[0], tensors=nothing)], top_k=3))
