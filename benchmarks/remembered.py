@@ -71,7 +71,7 @@ class Remembered:
         last = session.model.layers[-1]
         if "hidden" in readings and session.embed_layer != last:
             raise ValueError("only the last layer's hidden states are remembered")
-        keys = [hashlib.sha256(e.ids.tobytes() + repr(e.chosen).encode()).digest() for e in encoded]
+        keys = [hashlib.sha256(e.ids.tobytes() + repr(e.reading_spans).encode()).digest() for e in encoded]
         fresh = [i for i, key in enumerate(keys) if key not in self._places]
         if fresh:
             self._keep(replace(session, embed_layer=last), [encoded[i] for i in fresh])

@@ -1,0 +1,56 @@
+"""Readings that are captured once give what a run of their own does; the table of selections."""
+
+from pathlib import Path
+
+import numpy as np
+
+import nait_fast
+from benchmarks.remembered import remembering
+from benchmarks.selections import lines
+from nait_fast.index.reader import Index
+from tests.conftest import make_rows, write_jsonl
+
+
+def test_remembered_readings_index_and_sign_as_the_model_does(tmp_path: Path, tiny_model: str) -> None:
+    pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(40))
+    target = write_jsonl(tmp_path / "t.jsonl", make_rows(6, seed=5))
+
+    def made(folder: Path) -> tuple[Index, Index, list[nait_fast.Signature]]:
+        common = {"model": tiny_model, "tokens": "response"}
+        folder.mkdir()
+        nait_fast.build_index(**common, dataset=pool, embed="last,rds", output=folder / "index")
+        nait_fast.build_index(**common, dataset=pool, codec="nag:5", output=folder / "nag")
+        signatures = []
+        for method in ("contrast", "nait", "rds"):
+            codebook = folder / "index" if method == "contrast" else None
+            output = folder / method
+            nait_fast.build_signature(**common, target=target, method=method, codebook=codebook, output=output)
+            signatures.append(nait_fast.load_signature(output / "t.safetensors"))
+        return Index(folder / "index"), Index(folder / "nag"), signatures
+
+    with remembering(tmp_path / "readings", 50):
+        ours, our_sets, our_signatures = made(tmp_path / "ours")
+    index, sets, signatures = made(tmp_path / "plain")
+    for mine, plain in ((ours, index), (our_sets, sets)):
+        (one,), (other,) = mine.shards(), plain.shards()
+        bits = mine.layout.unpack(np.array(one.codes)) != mine.layout.unpack(np.array(other.codes))
+        assert bits.mean() < 1e-3  # next to a threshold
+        for name in mine.columns:
+            np.testing.assert_allclose(one.columns[name].astype(float), other.columns[name].astype(float), atol=1)
+    for mine, plain in zip(our_signatures, signatures, strict=True):
+        assert mine.meta["method"] == plain.meta["method"]
+        for name, values in mine.tensors.items():
+            np.testing.assert_allclose(values.astype(float), plain.tensors[name].astype(float), atol=2e-3)
+
+
+def test_table() -> None:
+    about = {"model": "m", "dtype": "auto", "rows": 30, "samples": 6, "tokens": "all", "length": "free"}
+    row = {**about, "method": "rds", "rule": "max", "spearman_with_length": -0.254, "tokens_of_best": 51.6}
+    row["tokens_of_target"] = 70.4
+    rows = [
+        {**row, "target": "t", "r_precision": 0.55, "relevant": 4},
+        {**row, "target": "mixed", "best": 8, "of_kinds": {"a": 6, "b": 1}},
+    ]
+    text = lines(rows)
+    assert "| rds | max | free | all | 0.550 (-0.25), 52 |" in text and "| the target itself |  |  |  | 70 |" in text
+    assert "| rds | max | all | 75% | 12% |" in text and "a and b alike" in text
