@@ -103,7 +103,7 @@ def _evaluate(
         )
     shared_rows.check_core(rankings, options.core_targets)
     if options.model is None:
-        check_device(options.device, index, rankings.ranked)
+        check_device(options.device, index, rankings.ranked, rule=options.rule)
     relevant = _relevant(options, rankings)
     targets = _targets(options, rankings)
     pool = _pool(rankings, options)
