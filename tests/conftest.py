@@ -71,6 +71,25 @@ def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE, add_bos: bool = Fa
     )
 
 
+def make_slow_tokenizer(chat_template: str):
+    """A tokenizer in Python, without offsets: a token a character."""
+    from transformers import PreTrainedTokenizer
+
+    class Characters(PreTrainedTokenizer):
+        vocab_size = 128
+
+        def get_vocab(self) -> dict[str, int]:
+            return {**{chr(i): i for i in range(128)}, **self.added_tokens_encoder}
+
+        def _tokenize(self, text: str, **_: object) -> list[str]:
+            return list(text)
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return min(ord(token), 127)
+
+    return Characters(bos_token="<s>", eos_token="</s>", chat_template=chat_template)
+
+
 def make_rows(n: int, seed: int = 0) -> list[dict]:
     """Alpaca rows of random words, of varied length, the first half 'arithmetic', the second 'writing'."""
     import random
@@ -158,7 +177,7 @@ def target_file(tmp_path) -> Path:
 
 SMOLLM2 = "smollm2"
 SHALLOW = "smollm2-shallow"
-SHALLOW_LAYERS = 8  # of 30
+SHALLOW_LAYERS = 4  # of 30
 
 
 @pytest.fixture(scope="session")

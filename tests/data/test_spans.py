@@ -13,7 +13,7 @@ from nait_fast.data.spans import ChatSpans, moved, token_ranges
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.errors import BadInput
-from tests.conftest import make_tokenizer
+from tests.conftest import make_slow_tokenizer, make_tokenizer
 from tests.data.test_template import GEMMA, STYLES
 from tests.data.test_tokenize import rust_tokenizers
 
@@ -348,21 +348,7 @@ def test_a_token_belongs_where_its_last_character_does() -> None:
 
 
 def test_tokenizers_whose_offsets_do_not_tell_are_refused() -> None:
-    from transformers import PreTrainedTokenizer
-
-    class Words(PreTrainedTokenizer):
-        vocab_size = 128
-
-        def get_vocab(self) -> dict[str, int]:
-            return {**{chr(i): i for i in range(128)}, **self.added_tokens_encoder}
-
-        def _tokenize(self, text: str, **_: object) -> list[str]:
-            return list(text)
-
-        def _convert_token_to_id(self, token: str) -> int:
-            return min(ord(token), 127)
-
-    slow = Words(bos_token="<s>", eos_token="</s>", chat_template=CHATML)
+    slow = make_slow_tokenizer(CHATML)
     with pytest.raises(BadInput, match=r"--tokens prompt: .* where its tokens stand .*; use --tokens all"):
         Encoder(slow, Template("chat", slow), 512, tokens="prompt")
     assert Encoder(slow, Template("chat", slow), 512).encode([talk("a", "b")])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nait_fast.data.formats import Message, Sample, parse
 from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder, Refused, _rust, bos_prefix
-from tests.conftest import make_tokenizer
+from tests.conftest import make_slow_tokenizer, make_tokenizer
 
 BOS, EOS, START, END = 0, 1, 2, 3
 WITH_BOS = "{{ bos_token }}{% for m in messages %}<|start|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -243,21 +243,7 @@ def test_settings_that_another_call_left_on_the_tokenizer() -> None:
 
 
 def test_a_tokenizer_in_python() -> None:
-    from transformers import PreTrainedTokenizer
-
-    class Letters(PreTrainedTokenizer):
-        vocab_size = 128
-
-        def get_vocab(self) -> dict[str, int]:
-            return {**{chr(i): i for i in range(128)}, **self.added_tokens_encoder}
-
-        def _tokenize(self, text: str, **_: object) -> list[str]:
-            return list(text)
-
-        def _convert_token_to_id(self, token: str) -> int:
-            return ord(token)
-
-    tokenizer = Letters(bos_token="<s>", eos_token="</s>", chat_template=WITH_BOS)
+    tokenizer = make_slow_tokenizer(WITH_BOS)
     assert not tokenizer.is_fast
     assert ids(tokenizer, text("ab")) == [97, 98]
     assert ids(tokenizer, talk("ab")) == [tokenizer.bos_token_id, *map(ord, "<|start|>ab")]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nait_fast import merge
 from nait_fast.config import IndexOptions
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
@@ -27,6 +28,33 @@ def build(folder: Path, **options: Any) -> dict[str, Any]:
     if given.pop("calibrates", "codebook" not in given):
         given = {"calibration_size": 20, **given}
     return run(IndexOptions.from_mapping(given, "index"), quiet=True)
+
+
+def add_join_and_repair(
+    folder: Path, rows: list[dict], model: str, option: str, values: tuple[str, str], told: str
+) -> None:
+    """An index whose ``option`` has the first of ``values``: rows added to it, two of them joined and a damaged shard
+    made anew are the same bytes; one of the second value is neither added nor joined, as ``told``."""
+    pools = [str(write_jsonl(folder / f"{i}.jsonl", part)) for i, part in enumerate((rows[:20], rows[20:]))]
+    options, others = ({"model": model, option: value} for value in values)
+    build(folder / "added", dataset=pools[0], **options)
+    with pytest.raises(NaitError, match=told.split()[0]):
+        build(folder / "added", dataset=pools[1], append=True, **others)
+    build(folder / "added", dataset=pools[1], append=True, **options)
+    build(folder / "a", dataset=pools[0], **options)
+    build(folder / "b", dataset=pools[1], codebook=str(folder / "a"), **options)
+    merge(index=[str(folder / "a"), str(folder / "b")], output=str(folder / "merged"))
+    whole = digest(folder / "added")
+    assert digest(folder / "merged") == whole and Index(folder / "merged").verify() == []
+    shard = folder / "added" / "shard-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert len(Index(folder / "added").verify()) == 1
+    build(folder / "added", dataset=pools[0], repair=True, **options)
+    assert digest(folder / "added") == whole
+    build(folder / "c", dataset=pools[1], codebook=str(folder / "a"), **others)
+    name, _, differ = told.partition(" ")
+    with pytest.raises(NaitError, match=rf"another {name} than .*a \({differ}\)"):
+        merge(index=[str(folder / "a"), str(folder / "c")], output=str(folder / "no"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nait_fast
-from nait_fast import NaitError, merge
+from nait_fast import NaitError
 from nait_fast.data.template import Template
 from nait_fast.index.format import bytes_per_row
 from nait_fast.index.reader import Index
@@ -16,8 +16,8 @@ from nait_fast.verbs.inspection import inspect
 from tests.commands import run
 from tests.conftest import make_rows, write_jsonl
 from tests.extract.test_losses import token_losses
-from tests.index.bits import arrays, digest, manifest, model
-from tests.index.test_append import build
+from tests.index.bits import arrays, manifest, model
+from tests.index.test_append import add_join_and_repair, build
 from tests.index.test_rds import columns
 
 
@@ -88,25 +88,7 @@ def test_beside_rds_and_tokens_and_of_few_layers(tmp_path: Path, tiny_model: str
 
 
 def test_added_joined_and_repaired(tmp_path: Path, tiny_model: str, rows) -> None:
-    pools = [str(write_jsonl(tmp_path / f"{i}.jsonl", part)) for i, part in enumerate((rows[:20], rows[20:]))]
-    options = {"model": tiny_model, "nll": "ifd"}
-    build(tmp_path / "added", dataset=pools[0], **options)
-    with pytest.raises(NaitError, match="nll"):
-        build(tmp_path / "added", dataset=pools[1], append=True, model=tiny_model, nll="loss")
-    build(tmp_path / "added", dataset=pools[1], append=True, **options)
-    build(tmp_path / "a", dataset=pools[0], **options)
-    build(tmp_path / "b", dataset=pools[1], codebook=str(tmp_path / "a"), **options)
-    merge(index=[str(tmp_path / "a"), str(tmp_path / "b")], output=str(tmp_path / "merged"))
-    whole = digest(tmp_path / "added")
-    assert digest(tmp_path / "merged") == whole and Index(tmp_path / "merged").verify() == []
-    shard = tmp_path / "added" / "shard-00001.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    assert len(Index(tmp_path / "added").verify()) == 1
-    build(tmp_path / "added", dataset=pools[0], repair=True, **options)
-    assert digest(tmp_path / "added") == whole
-    build(tmp_path / "c", dataset=pools[1], codebook=str(tmp_path / "a"), model=tiny_model, nll="loss")
-    with pytest.raises(NaitError, match=r"another nll than .*a \(loss, not ifd\)"):
-        merge(index=[str(tmp_path / "a"), str(tmp_path / "c")], output=str(tmp_path / "no"))
+    add_join_and_repair(tmp_path, rows, tiny_model, "nll", ("ifd", "loss"), "nll loss, not ifd")
 
 
 @pytest.mark.parametrize("wrong", [{"nll": "perplexity"}, {"nll_model": "ab"}])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nait_fast
-from nait_fast import NaitError, merge
+from nait_fast import NaitError
 from nait_fast.config import RDS_TYPES, DataOptions, ModelOptions
 from nait_fast.extract.session import open_session
 from nait_fast.index.format import bytes_per_row, rds_vectors
@@ -18,7 +18,7 @@ from nait_fast.verbs.signature import read_target
 from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import arrays, digest, manifest, model, naive_ids
-from tests.index.test_append import build
+from tests.index.test_append import add_join_and_repair, build
 from tests.models.tiny import worst_error
 
 WIDTH = 48
@@ -113,23 +113,7 @@ def test_stopped_and_gone_on_with(tmp_path: Path, tiny_model: str, pool: str, mo
 
 
 def test_added_joined_and_repaired(tmp_path: Path, tiny_model: str, rows) -> None:
-    pools = [str(write_jsonl(tmp_path / f"{i}.jsonl", part)) for i, part in enumerate((rows[:20], rows[20:]))]
-    options = {"model": tiny_model, "embed": "rds:int8"}
-    build(tmp_path / "added", dataset=pools[0], **options)
-    build(tmp_path / "added", dataset=pools[1], append=True, **options)
-    build(tmp_path / "a", dataset=pools[0], **options)
-    build(tmp_path / "b", dataset=pools[1], codebook=str(tmp_path / "a"), **options)
-    merge(index=[str(tmp_path / "a"), str(tmp_path / "b")], output=str(tmp_path / "merged"))
-    whole = digest(tmp_path / "added")
-    assert digest(tmp_path / "merged") == whole and Index(tmp_path / "merged").verify() == []
-    shard = tmp_path / "added" / "shard-00001.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    assert len(Index(tmp_path / "added").verify()) == 1
-    build(tmp_path / "added", dataset=pools[0], repair=True, **options)
-    assert digest(tmp_path / "added") == whole
-    build(tmp_path / "c", dataset=pools[1], codebook=str(tmp_path / "a"), model=tiny_model, embed="rds")
-    with pytest.raises(NaitError, match=r"another rds than .*a \(float16, not int8\)"):
-        merge(index=[str(tmp_path / "a"), str(tmp_path / "c")], output=str(tmp_path / "no"))
+    add_join_and_repair(tmp_path, rows, tiny_model, "embed", ("rds:int8", "rds"), "rds float16, not int8")
 
 
 @pytest.mark.parametrize("wrong", [{"rds": "int4"}, {"rds_width": 0}, {"rds_width": None}, {"rds_model": "ab"}])
