@@ -1,19 +1,15 @@
-"""What ``--embed rds`` costs in the index pass, and how well each of its types ranks as float32 does.
+"""How well each type that ``--embed rds`` keeps ranks as float32 does.
 
     python -m benchmarks.rds_fidelity --model DIR --dataset POOL.jsonl.gz --target NAME=FILE … --scratch DIR
-        [--part cost|fidelity|all] [--rows 3040] [--dtype bfloat16] [--cost-rows 300] [--rounds 2]
+        [--rows 3040] [--dtype bfloat16]
 
-Cost: CPU-seconds of this process for the same samples with and without rds, in turn A B B A ``--rounds`` times, the
-medians; what the products and the norm behind the last captured activation take of a token's operations is told beside
-it. Fidelity: cosines of rows with ``--queries`` samples of each target, plain (method rds) and after PCA with
-whitening (method crds), rows kept as each type against rows in float32, the queries being float32 in both: Spearman and
-the overlap of the best tenth, a query at a time.
+Cosines of rows with ``--queries`` samples of each target, plain (method rds) and after PCA with whitening (method
+crds), rows kept as each type against rows in float32, the queries being float32 in both: Spearman and the overlap of
+the best tenth, a query at a time. What rds costs in the pass: benchmarks.pass_cost.
 """
 
 import argparse
 from pathlib import Path
-from statistics import median
-from time import process_time
 from typing import Any
 
 import numpy as np
@@ -21,57 +17,17 @@ import torch
 
 from benchmarks.pools import pool_parser, stratified
 from benchmarks.record import record, table
-from nait_fast.codecs.neuron import NeuronCoder
 from nait_fast.config import RDS_TYPES, DataOptions, ModelOptions
 from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session, encode_all, open_session
-from nait_fast.extract.sinks import Collect, Encode, rds_parts
+from nait_fast.extract.sinks import Collect, rds_parts
 from nait_fast.index.format import rds_vectors
 from nait_fast.ranking.spearman import spearman
 
 COMPONENTS = (128, 512)
 TOP = 0.1
-
-
-def seconds(session: Session, encoded: list[Encoded], with_rds: bool) -> float:
-    """CPU-seconds of the pass over ``encoded`` that packs bits of the mean, with thresholds of 0."""
-    model = session.model
-    coder = NeuronCoder(session.layout, "mean", torch.zeros(session.layout.n_neurons))
-    rds = ("float16", model.end_width) if with_rds else None
-    sink = Encode(len(encoded), session.layout, coder, rds=rds, device=model.device)
-    readings = sorted({coder.reading} | ({"rds"} if with_rds else set()))
-    start = process_time()
-    session.run(encoded, sink, readings, shared_prefix(encoded))
-    return process_time() - start
-
-
-def products_behind(session: Session) -> float:
-    """What the last layer's down projection has of the operations of all matrices that run without rds."""
-    weights = [p.numel() for name, p in session.model.body.layers.named_parameters() if p.dim() == 2]
-    last = session.model.specs[-1].module.down_proj.weight.numel()
-    return last / (sum(weights) - last)
-
-
-def cost(session: Session, encoded: list[Encoded], rounds: int) -> dict[str, Any]:
-    seconds(session, encoded[:20], True)  # what is compiled or allocated once
-    taken: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(rounds):
-        for with_rds in (False, True, True, False):
-            taken[with_rds].append(seconds(session, encoded, with_rds))
-            print(f"{'with' if with_rds else 'without'} rds: {taken[with_rds][-1]:.2f} CPU-seconds", flush=True)
-    without, with_it = median(taken[False]), median(taken[True])
-    return {
-        "case": "cost of the pass",
-        "rows": len(encoded),
-        "tokens": sum(len(e.ids) for e in encoded),
-        "cpu_seconds": round(without, 2),
-        "with_rds": round(with_it, 2),
-        "over": round(with_it / without - 1, 4),
-        "products_behind": round(products_behind(session), 4),
-        "every": {str(k): [round(s, 2) for s in v] for k, v in taken.items()},
-    }
 
 
 def vectors(session: Session, encoded: list[Encoded]) -> torch.Tensor:
@@ -115,11 +71,8 @@ def agreement(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     parser = pool_parser(__doc__)
-    parser.add_argument("--part", choices=("cost", "fidelity", "all"), default="all")
     parser.add_argument("--dtype", default="auto", help="of the model")
     parser.add_argument("--queries", type=int, default=64, help="samples of each target")
-    parser.add_argument("--cost-rows", type=int, default=300, help="samples of the cost's runs")
-    parser.add_argument("--rounds", type=int, default=2, help="A B B A, so often")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for the sampled pool")
     arguments: argparse.Namespace = parser.parse_args()
     torch.set_num_threads(1)
@@ -135,13 +88,6 @@ def main() -> None:
         "seed": arguments.seed,
     }
     about |= {"dtype": session.model.precision}
-    if arguments.part != "fidelity":
-        some_rows = encoded[:: max(1, len(encoded) // arguments.cost_rows)]
-        rows = [about | cost(session, some_rows, arguments.rounds)]
-        print(table(rows, ["case", "rows", "tokens", "cpu_seconds", "with_rds", "over", "products_behind"]))
-        print(record("rds_fidelity", rows), flush=True)
-    if arguments.part == "cost":
-        return
     rows = []
     targets = dict(text.split("=", 1) for text in arguments.target)
     samples = [encode_all(session.encoder, Pool(file))[1][: arguments.queries] for file in targets.values()]
