@@ -14,6 +14,7 @@ from nait_fast.index.sample import places_of_rows
 from nait_fast.reporting import figures, page, variety
 from nait_fast.reporting.contents import Report, gather, target_lengths
 from nait_fast.reporting.formatting import number, percent
+from nait_fast.reporting.layers import layer_parts
 from nait_fast.reporting.variety import fired_shares
 from tests.ranking.test_rules import _made
 from tests.reporting.made import Made, make_rows, report
@@ -132,8 +133,11 @@ def test_parts_of_selected_rows_whose_scores_alone_were_kept(tmp_path: Path) -> 
     whole, some = found["all"], found["selected"]
     assert whole.scores is not None and some.scores is not None and whole.scores.whole and not some.scores.whole
     assert (some.scores.chosen == whole.scores.chosen).all()
-    assert whole.layers[0].selected == 30 and np.abs(whole.layers[0].difference).max() > 0
-    np.testing.assert_allclose(some.layers[0].difference, whole.layers[0].difference)
+    rows = np.sort(whole.scores.chosen)  # numbers in the pool are places here
+    expected = layer_parts(Index(made.index), made.signatures[0], np.arange(150), rows).difference
+    for one in (whole, some):
+        assert one.layers[0].selected == 30
+        np.testing.assert_allclose(one.layers[0].difference, expected)
     assert whole.variety is not None and some.variety is not None and whole.variety.near == some.variety.near
 
 
