@@ -62,6 +62,7 @@ def make(arguments: argparse.Namespace, targets: list[str], tokens: str) -> None
     }
     signing: dict[str, Any] = {**common, "target": targets}
     pool, bits = str(arguments.work / "pool.jsonl"), str(folder / "index")
+    indexing = {**common, "dataset": pool, "workers": 1, "skip_bad_rows": True}  # those whose responses are cut off
     with remembering(folder / "readings", arguments.rows + 100 + arguments.samples * len(targets)):
         for reading in ("drift", "mean"):
             output = folder / f"nait-{reading}"
@@ -70,10 +71,8 @@ def make(arguments: argparse.Namespace, targets: list[str], tokens: str) -> None
                 signature = load_signature(file)
                 replace(signature, name=f"{signature.name}-{reading}").save(make_folder(str(folder / "nait")))
         exact = sorted(map(str, (folder / "nait").glob("*.safetensors")))
-        api.build_index(
-            **common, dataset=pool, embed="last,rds", exact=exact, output=bits, workers=1, seed=arguments.seed
-        )
-        api.build_index(**common, dataset=pool, codec="nag", output=str(folder / "index-nag"), workers=1)
+        api.build_index(**indexing, embed="last,rds", exact=exact, output=bits, seed=arguments.seed)
+        api.build_index(**indexing, codec="nag", output=str(folder / "index-nag"))
         for method in ("contrast", "embed", "nag", "rds", "crds"):
             codebook = bits if method in ("contrast", "embed") else None
             kept = method not in ("rds", "crds")  # they always keep their samples
@@ -165,10 +164,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="of each target")
     parser.add_argument("--mix", nargs="+", required=True, metavar="NAME", help="targets that a mixed one is made of")
     parser.add_argument("--dtype", default="auto", help="of the model")
+    parser.add_argument("--tokens", nargs="+", choices=TOKENS, default=list(TOKENS))
     parser.add_argument("--part", choices=("index", "table", "all"), default="all")
     arguments = parser.parse_args()
     targets = write_inputs(arguments)
-    for tokens in TOKENS:
+    for tokens in arguments.tokens:
         if arguments.part != "table":
             make(arguments, targets, tokens)
     if arguments.part == "index":
@@ -180,7 +180,9 @@ def main() -> None:
         "max_length": arguments.max_length,
         "seed": arguments.seed,
     }
-    rows = [about | row for tokens in TOKENS for row in measured(arguments.work, tokens, names, arguments.mix)]
+    rows = [
+        about | row for tokens in arguments.tokens for row in measured(arguments.work, tokens, names, arguments.mix)
+    ]
     path = record("selections", rows)
     print(lines(rows))
     print(f"rows appended to {path.name}")
