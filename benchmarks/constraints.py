@@ -38,6 +38,7 @@ from nait_fast.rules.constraints.selecting import select_rows
 
 SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 NGRAMS = (8, 13)
+PARTS = ("edits", "near", "coverage", "words")
 NARROW = 512  # bytes of a code, evenly out of the real ones'
 COPIES, TURNED = 20, 0.015  # at scale: one row of so many is another one's copy, with a share of its bits turned
 _PAIRS = (
@@ -251,14 +252,16 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, help="samples that are planted in the pool, for words")
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--max-length", type=int, default=384)
-    parser.add_argument("--parts", nargs="+", default=["edits", "near", "coverage"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:3]))
     parser.add_argument("--sizes", nargs="+", type=int, default=[100_000, 1_000_000])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.01, 0.02, 0.03, 0.05])
     parser.add_argument("--budgets", nargs="+", type=int, default=[1000, 10_000])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    if arguments.parts == ["words"]:
+    if "words" in arguments.parts:
+        if not (arguments.dataset and arguments.evaluation) or len(arguments.parts) > 1:
+            parser.error("--parts words stands alone, with --dataset and --evaluation")
         lines = stratified(arguments.dataset, arguments.rows, arguments.seed)
         show([*words(lines, lines_of(arguments.evaluation), arguments.seed)], {"seed": arguments.seed})
         return

@@ -72,10 +72,10 @@ class Remembered:
         if "hidden" in readings and session.embed_layer != last:
             raise ValueError("only the last layer's hidden states are remembered")
         keys = [hashlib.sha256(e.ids.tobytes() + repr(e.reading_spans).encode()).digest() for e in encoded]
-        fresh = [i for i, key in enumerate(keys) if key not in self._places]
+        fresh = {key: e for key, e in zip(keys, encoded, strict=True) if key not in self._places}
         if fresh:
-            self._keep(replace(session, embed_layer=last), [encoded[i] for i in fresh])
-            self._places |= {keys[i]: len(self._places) + n for n, i in enumerate(fresh)}
+            self._keep(replace(session, embed_layer=last), list(fresh.values()))
+            self._places |= {key: len(self._places) + n for n, key in enumerate(fresh)}
         for start in range(0, len(encoded), AT_ONCE):
             items = list(range(start, min(start + AT_ONCE, len(encoded))))
             self._hand_on(session, items, [self._places[keys[i]] for i in items], sink, readings)

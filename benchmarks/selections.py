@@ -146,14 +146,18 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> str:
     own = {row["target"]: row["tokens_of_target"] for row in rows}
     retrieval[("target",)] = {"method": "the target itself"} | {name: f"{own[name]:.0f}" for name in names}
     kinds = next(list(row["of_kinds"]) for row in rows if row["target"] == MIXED)
-    first, best = rows[0], next(row["best"] for row in rows if row["target"] == MIXED)
+    first, (best, mixed_samples) = rows[0], next((r["best"], r["samples"]) for r in rows if r["target"] == MIXED)
+    number = {row["tokens"]: f"{row['rows']:,}" for row in rows}
+    among = number.pop("all", None) or number.pop("response")
+    if number and set(number.values()) != {among}:
+        among += f" ({' and '.join(number.values())} by the response, where it is not cut off)"
     return (
         f"**Rules, tokens and lengths** by {first['model']} ({first['dtype']}): R-precision of a target's own source "
-        f"among {first['rows']:,} samples, targets of {first['samples']} samples; in brackets the rank's Spearman "
+        f"among {among} samples, targets of {first['samples']} samples; in brackets the rank's Spearman "
         "correlation with length; then the mean tokens of the best tenth.\n\n"
         f"{table(list(retrieval.values()), ['method', 'rule', 'length', 'tokens', *names])}\n\n"
-        f"**A target of several kinds**, {' and '.join(kinds)} alike: the share of each kind's source among the best "
-        f"{best} of the same samples.\n\n"
+        f"**A target of several kinds**, {' and '.join(kinds)} alike ({mixed_samples} samples): the share of each "
+        f"kind's source among the best {best} of the same samples.\n\n"
         f"{table(list(mixed.values()), ['method', 'rule', 'tokens', *kinds])}\n"
     )
 

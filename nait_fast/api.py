@@ -115,8 +115,9 @@ def selection_of(
     ``foreign``: scores of another tool by name, float [rows of the pool], or [queries, rows of the pool] with one row
     for each target sample; they are ranked like a signature's. ``constraints``: objects of classes in
     ``nait_fast.rules.constraints``, or of your own, asked behind those that ``options`` ask for: those of
-    ``RankOptions`` that are of no file. Only a constraint or quality that reads the pool's rows needs the pool. Raises
-    NaitError.
+    ``RankOptions`` but for signatures and what is written. Only a constraint or quality that reads the pool's rows
+    needs the pool. Scores lie in the temporary folder meanwhile; method crds keeps its whitening in the index, as
+    ``rank`` does. Raises NaitError.
     """
     from nait_fast.ranking import in_memory
 

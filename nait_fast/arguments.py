@@ -186,7 +186,7 @@ class RankArguments(ConstraintArguments, BudgetArguments, OutputArguments, total
 
 
 class SelectionArguments(ConstraintArguments, ChoosingArguments, total=False):
-    """Of ``config.RankOptions``, but for what is read or written."""
+    """Of ``config.RankOptions``, but for index, signatures and what is written."""
 
     dataset: Paths
     device: str

@@ -96,7 +96,7 @@ def test_signatures_that_do_not_fit(tiny_model: str, made, tmp_path: Path) -> No
     of_two = nait_fast.signature_of(tiny_model, ROWS[:8], method="nag", layers="-2--1")
     with pytest.raises(NaitError, match="the signatures differ in layers; use two Scorers"):
         Scorer(tiny_model, [signature, of_two])
-    with pytest.raises(NaitError, match="Scorer: two signatures have the name 'contrast': rename"):
+    with pytest.raises(NaitError, match="Scorer: two signatures have the name 'contrast': give each"):
         Scorer(tiny_model, [signature, signature])
     with pytest.raises(NaitError, match="no signatures given"):
         Scorer(tiny_model, [])

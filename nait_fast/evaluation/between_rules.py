@@ -1,6 +1,6 @@
 """How far the rules agree: which rows come first where a target is asked as a whole, and by each of its samples."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,9 +26,10 @@ def section(
     and the mean ``tokens`` of these rows, by rule. k: as many as are relevant, where ``labels`` tell (as of
     ``retrieval.section``, with ``relevant``) and some are, with the ``r_precision`` by each rule; else ``selected``.
 
-    One scan more for each rule that the signature was not ranked by, but that max and roundrobin share one.
+    The index is scanned once more for the signatures not ranked as a whole, and once for those not ranked in turns,
+    with scores by each sample: what max needs, too.
     """
-    out = []
+    out, kept = [], list[tuple[int, np.ndarray | None, int]]()
     for number in rankings.scored:
         signature, label = rankings.signatures[number], rankings.labels[number]
         if not signature.samples or set(method_of(signature.method).rules) != set(RULES):
@@ -39,8 +40,11 @@ def section(
         of_label = None if labels is None else relevant_rows(rankings, number, labels, relevant)[1]
         if of_label is not None and not of_label.any():
             of_label = None  # told by the retrieval
-        k = selected if of_label is None else int(of_label.sum())
-        chosen = np.stack([first(k) for first in _by_rule(rankings, number, k)])
+        kept.append((number, of_label, selected if of_label is None else int(of_label.sum())))
+    by_rule = _by_rule(rankings, [number for number, _, _ in kept], max((k for _, _, k in kept), default=1))
+    for number, of_label, k in kept:
+        signature, label = rankings.signatures[number], rankings.labels[number]
+        chosen = np.stack([first(k) for first in by_rule[number]])
         n_tokens, lengths = rankings.scores.n_tokens, signature.tensors[LENGTHS]
         out.append(
             {
@@ -57,19 +61,23 @@ def section(
     return out
 
 
-def _by_rule(rankings: Rankings, number: int, k: int) -> list[First]:
-    """For each of ``RULES``, what gives the first rows by signature ``number``."""
-    known = rankings.scores, rankings.scored.index(number)
-
-    def by(rule: str) -> tuple[IndexScores, int]:
-        if rankings.rules[number] == rule:
-            return known
-        return score(rankings.index, [rankings.signatures[number]], rankings.device, [rule], k), 0
-
-    (whole, a), (turns, b) = by("centroid"), by("roundrobin")
-    made: dict[str, First] = {
-        "centroid": partial(whole.first, a),
-        "roundrobin": partial(turns.first, b),
-        "max": partial(best, turns.columns[b]),  # by roundrobin, scores are the greatest similarities, too
-    }
-    return [made[rule] for rule in RULES]
+def _by_rule(rankings: Rankings, numbers: Sequence[int], most: int) -> dict[int, list[First]]:
+    """For each of the signatures ``numbers``, by each of ``RULES``, what gives up to ``most`` first rows."""
+    scored: dict[str, dict[int, tuple[IndexScores, int]]] = {}
+    for rule in ("centroid", "roundrobin"):
+        known = [number for number in numbers if rankings.rules[number] == rule]
+        scored[rule] = {number: (rankings.scores, rankings.scored.index(number)) for number in known}
+        if others := [number for number in numbers if number not in known]:
+            some = [rankings.signatures[number] for number in others]
+            anew = score(rankings.index, some, rankings.device, [rule] * len(some), most)
+            scored[rule] |= {number: (anew, column) for column, number in enumerate(others)}
+    out = {}
+    for number in numbers:
+        (whole, a), (turns, b) = scored["centroid"][number], scored["roundrobin"][number]
+        made: dict[str, First] = {
+            "centroid": partial(whole.first, a),
+            "roundrobin": partial(turns.first, b),
+            "max": partial(best, turns.columns[b]),  # by roundrobin, scores are the greatest similarities, too
+        }
+        out[number] = [made[rule] for rule in RULES]
+    return out

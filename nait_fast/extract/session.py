@@ -40,8 +40,8 @@ OnBatch = Callable[[int, int], None]  # (samples, tokens) of a batch that is don
 class Terms:
     """What an index or a signature must agree with, as far as it is known before the weights are read.
 
-    ``model`` and ``encoder`` fit each other. ``experts``: what has been asked for of
-    theirs. ``embed_layer``: the layer whose hidden state the reading ``hidden`` is.
+    ``model`` and ``encoder`` fit each other. ``experts``: what has been asked for of theirs. ``embed_layer``: the layer
+    whose hidden state the reading ``hidden`` is.
     """
 
     model: KnownModel

@@ -109,8 +109,12 @@ def foreign_scores(text: str, index: Index) -> Signature:
 def foreign_of(name: str, scores: np.ndarray, index: Index, where: str) -> Signature:
     """``scores`` float [rows of the pool] or [queries, rows of the pool] as a signature, in memory only. Raises
     NaitError, naming ``where`` they were given, where a row of the index has no finite score."""
-    scores = _checked(np.asarray(scores), index, f"{where} {name}")
-    return _signature(name, scores, index, f"{where} {name}", sha256(np.ascontiguousarray(scores).tobytes()))
+    where = f"{where} {name}"
+    try:
+        scores = np.ascontiguousarray(scores)
+    except ValueError as error:
+        raise BadInput(f"is no matrix of scores ({error})", where=where) from None
+    return _signature(name, _checked(scores, index, where), index, where, sha256(scores.view(np.uint8).data))
 
 
 def _signature(name: str, scores: np.ndarray, index: Index, where: str, digest: str) -> Signature:

@@ -92,7 +92,7 @@ def check_names(signatures: Sequence[Signature], where: str = "") -> None:
     names = [signature.name for signature in signatures]
     if len(set(names)) != len(names):
         what = f"two signatures have the name '{max(names, key=names.count)}'"
-        raise BadInput(what, where=where, remedy="rename one file's target", join=": ")
+        raise BadInput(what, where=where, remedy="give each a name of its own", join=": ")
 
 
 def require_samples(signature: Signature, where: str) -> None:

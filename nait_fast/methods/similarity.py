@@ -153,19 +153,19 @@ class _Device:
         """``samples`` [Q, D]: whitened already."""
         import torch
 
-        def there(values: np.ndarray) -> torch.Tensor:
+        def on_device(values: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device).double()
 
-        self._there = there
-        self._samples = torch.nn.functional.normalize(there(samples), dim=1, eps=np.finfo(np.float64).tiny)
-        self._whitening = None if whitening is None else (there(whitening.mean), there(whitening.components))
+        self._on_device = on_device
+        self._samples = torch.nn.functional.normalize(on_device(samples), dim=1, eps=np.finfo(np.float64).tiny)
+        self._whitening = None if whitening is None else (on_device(whitening.mean), on_device(whitening.components))
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """float64 [n, Q]."""
         out = np.empty((len(vectors), len(self._samples)))
         step = max(1, DEVICE_CHUNK_NUMBERS // max(1, vectors.shape[1]))
         for start in range(0, len(vectors), step):
-            some = self._there(vectors[start : start + step])
+            some = self._on_device(vectors[start : start + step])
             if self._whitening is not None:
                 some = (some - self._whitening[0]) @ self._whitening[1].T
             norms = some.norm(dim=1, keepdim=True).clamp(min=np.finfo(np.float64).tiny)

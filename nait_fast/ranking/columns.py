@@ -24,7 +24,8 @@ def block_rows(columns: int) -> int:
 class Spill:
     """``columns`` columns of ``rows`` numbers, one after another in a file without a name, gone with the process.
 
-    It lies in ``folder``, where there must be room for the results anyway. Raises NaitError when it cannot be written.
+    It lies in ``folder``: of a verb, where there must be room for the results anyway. Raises NaitError when it cannot
+    be written.
     """
 
     def __init__(self, folder: Path, dtype: Any, rows: int, columns: int = 1):
@@ -36,7 +37,8 @@ class Spill:
 
     def _failed(self, what: str, error: OSError) -> NaitError:
         what = f"a temporary file cannot be {what} ({error.strerror or error})"
-        return NaitError(what, where=self.folder, remedy="free some space and rerun")
+        remedy = "free some space and rerun" if self.folder.is_dir() else "make the folder"
+        return NaitError(what, where=self.folder, remedy=remedy)
 
     def _offset(self, start: int, column: int) -> int:
         return (column * self.rows + start) * self.dtype.itemsize

@@ -123,7 +123,8 @@ def gather(options: ReportOptions, output: Path) -> Report:
     layers = _layers(chosen, scores, pool, notes)
     various = None
     if chosen.index is not None and scores is not None:
-        various = variety(chosen.index, places_of_rows(chosen.index, scores.chosen))
+        passed = [line["constraint"] for line in chosen.manifest.get("constraints", [])]
+        various = variety(chosen.index, places_of_rows(chosen.index, scores.chosen), "coverage" in passed)
     frequency = None
     if chosen.index is not None and layers and any(s.is_bits for s in chosen.signatures):
         frequency = bit_frequency(chosen.index, pool)

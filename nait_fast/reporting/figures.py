@@ -323,12 +323,13 @@ def coverage_lines(curve: CoverageCurve, files: bool) -> Drawing:
     _percents(axes.yaxis)
     _grid(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, handlelength=2.2, borderaxespad=0.1)
-    told = []
+    points = []
     for i in dict.fromkeys([0, len(curve.rows) // 2, len(curve.rows) - 1]):
         selected, random = (_covered(float(shares[i]), curve.neurons) for shares in (curve.selected, curve.random))
-        told.append(f"{count(int(curve.rows[i]), 'row')} {selected} ({random})")
+        points.append(f"{count(int(curve.rows[i]), 'row')} {selected} ({random})")
     text = f"Of {curve.neurons:,} neurons, those that fire (whose bit is on) in at least one of the first rows: "
-    text += f"{', '.join(told)}; in brackets, in one of as many rows drawn at random from the pool."
+    text += f"{', '.join(points)}; in brackets, in one of as many rows drawn at random from the pool."
+    text += " In order of rank: --coverage picked them in another." if curve.reordered else ""
     text += f" Only the first {last:,} selected rows are looked at." if curve.cut else ""
     return finish(figure, "coverage", "Neurons that the selection covers", text, files)
 

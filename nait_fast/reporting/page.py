@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import RULES
+from nait_fast.methods import method_of
 from nait_fast.reporting import formatting, provenance
 from nait_fast.reporting.contents import TOP, Report, ShownSample, target_lengths
 from nait_fast.reporting.drawing import Drawing
@@ -200,13 +201,13 @@ def turns(text: Text) -> list[dict[str, Any]]:
 def lengths_untold(report: Report) -> Iterator[str]:
     """Of which targets it is not known how long their samples are, and why."""
     own = target_lengths(report.chosen)
-    made = {signature.name for signature in report.chosen.signatures}
+    made = {signature.name: signature.method for signature in report.chosen.signatures}
     missing = [name for name in report.chosen.targets if name not in own]
-    if named := [formatting.short(name, 40) for name in missing if name in made]:
-        yield (
-            f"How long the samples of {formatting.listed(named)} are is not told: signatures made with --keep-samples "
-            "keep their lengths."
-        )
+    for keeps in (True, False):
+        mine = [name for name in missing if name in made and keeps == (method_of(made[name]).sample is not None)]
+        if named := [formatting.short(name, 40) for name in mine]:
+            why = "signatures made with --keep-samples keep their lengths" if keeps else "their method keeps no samples"
+            yield f"How long the samples of {formatting.listed(named)} are is not told: {why}."
     if named := [formatting.short(name, 40) for name in missing if name not in made]:
         yield f"How long the samples of {formatting.listed(named)} are is not told: there is no signature at hand."
 
@@ -216,17 +217,17 @@ def near_table(near: NearRows | None, manifest: Mapping[str, Any]) -> dict[str, 
     if near is None:
         return None
     share, selected = formatting.percent(near.near / near.compared), manifest["rows_selected"]
-    told = (
+    explained = (
         f"A near-duplicate is a selected row whose code differs from that of another selected row in less than "
         f"{formatting.percent(NEAR_SHARE)} of its bits: in at most {near.most_bits:,} of {near.bits:,}."
     )
     if near.drawn:
-        told += (
+        explained += (
             f" {near.compared:,} of the {selected:,} selected rows, drawn at random (seed {SEED}), were compared with "
             "one another; others that they are like may be among those that were not."
         )
     rows = [("near-duplicates", share), ("that is", f"{near.near:,} of {near.compared:,} rows")]
-    return {"table": rows, "told": told}
+    return {"table": rows, "explained": explained}
 
 
 def ranked_by(evaluation: Evaluation | None) -> str:

@@ -33,13 +33,15 @@ class NearRows:
 @dataclass(frozen=True)
 class CoverageCurve:
     """Share of the ``neurons`` that fire in at least one of the first ``rows`` int64 [S] ones: of the ``selected`` as
-    they rank, and of rows of the pool at ``random``, float64 [S] each. ``cut``: there are more selected ones."""
+    they rank, and of rows of the pool at ``random``, float64 [S] each. ``cut``: there are more selected ones;
+    ``reordered``: which were picked in another order."""
 
     rows: np.ndarray
     selected: np.ndarray
     random: np.ndarray
     neurons: int
     cut: bool
+    reordered: bool
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Variety:
     untold: list[str]
 
 
-def variety(index: Index, places: np.ndarray) -> Variety:
+def variety(index: Index, places: np.ndarray, reordered: bool = False) -> Variety:
     """Of the selected rows at ``places`` int64 [k] of ``index``, best first. Raises NaitError for damaged shards."""
     name, untold = index.manifest["codec"], list[str]()
     near, coverage = None, None
@@ -63,7 +65,7 @@ def variety(index: Index, places: np.ndarray) -> Variety:
     if codec_of(name).estimates:
         untold.append(f"Which neurons they make fire is not told: codec {name} keeps no bits of neurons.")
     else:
-        coverage = coverage_curve_of(index, places)
+        coverage = coverage_curve_of(index, places, reordered)
     return Variety(near, coverage, untold)
 
 
@@ -77,7 +79,7 @@ def near_rows(index: Index, places: np.ndarray, bits: int) -> NearRows:
     return NearRows(int(near.sum()), len(compared), most_bits(NEAR_SHARE, bits), bits, drawn)
 
 
-def coverage_curve_of(index: Index, places: np.ndarray) -> CoverageCurve:
+def coverage_curve_of(index: Index, places: np.ndarray, reordered: bool) -> CoverageCurve:
     """Of the rows at ``places`` int64 [k], as many as ``COVERED_ROWS`` and ``COVERED_BYTES`` allow, in about ``STEPS``
     steps of equal ratio."""
     most = max(1, min(COVERED_ROWS, COVERED_BYTES // index.code_layout.row_bytes))
@@ -85,7 +87,7 @@ def coverage_curve_of(index: Index, places: np.ndarray) -> CoverageCurve:
     rows = np.unique(np.rint(np.geomspace(1, len(first), STEPS)).astype(np.int64))
     drawn = np.random.default_rng(SEED).choice(index.rows, len(first), replace=False)
     selected, random = (fired_shares(index, some, rows.tolist()) for some in (first, drawn))
-    return CoverageCurve(rows, selected, random, index.code_layout.n_neurons, len(first) < len(places))
+    return CoverageCurve(rows, selected, random, index.code_layout.n_neurons, len(first) < len(places), reordered)
 
 
 def fired_shares(index: Index, places: np.ndarray, numbers: Sequence[int]) -> np.ndarray:

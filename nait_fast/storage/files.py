@@ -130,7 +130,7 @@ def _object_of(path: Path, data: bytes) -> dict[str, Any]:
     return value
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

@@ -46,9 +46,9 @@ def test_as_rank_does(made: Any, capsys: pytest.CaptureFixture[str], options: di
     assert ours.n_tokens.tolist() == [table["n_tokens"][by_row[row]] for row in rows]
     expected = [[table[f"score.{name}"][by_row[row]] for name in ours.targets] for row in rows]
     np.testing.assert_array_equal(ours.scores, expected)
-    assert ours.rule == told.get("rule", "centroid") and list(ours.constraints) == told.get("constraints", [])
+    assert ours.rule == told.get("rule", "centroid") and ours.about["constraints"] == told.get("constraints", [])
     lost = {row: table["dropped_by"][by_row[row]] for row in table["row"]} if "dropped_by" in table else {}
-    told_of = {int(row): one.constraint for one in ours.dropped for row in one.places}
+    told_of = {int(row): one.constraint for one in ours.dropped for row in one.rows}
     assert told_of == {row: name for row, name in lost.items() if name}
 
 
@@ -85,13 +85,13 @@ def test_constraints_as_objects(made: Any) -> None:
     (shard,) = index.shards()
     apart = NearDuplicateFilter([shard.codes], 0.35, index.layout.n_neurons)
     signature = nait_fast.load_signature(file)
-    ours = nait_fast.selection_of(index, signature, constraints=[apart], top_k=15)
+    ours = nait_fast.selection_of(index, signature, constraints=apart, top_k=15)
     asked = nait_fast.selection_of(str(index.folder), [file], near_duplicates=0.35, top_k=15)
-    assert ours.rows.tolist() == asked.rows.tolist() and len(ours.dropped[0].places)
+    assert ours.rows.tolist() == asked.rows.tolist() and len(ours.dropped[0].rows)
     odd = nait_fast.selection_of(index, file, constraints=[Odd()], top_k=15)
     ranked = nait_fast.selection_of(index, file, top_k=90).rows
     assert odd.rows.tolist() == [row for row in ranked if np.searchsorted(shard.row, row) % 2][:15]
-    assert odd.constraints == ({"constraint": "odd", "dropped": sum(len(one.places) for one in odd.dropped)},)
+    assert odd.about == {"constraints": [{"constraint": "odd", "dropped": sum(len(one.rows) for one in odd.dropped)}]}
 
 
 def test_scores_of_another_tool_in_memory(made: Any) -> None:
@@ -105,6 +105,15 @@ def test_scores_of_another_tool_in_memory(made: Any) -> None:
     scores[every.rows[4]] = np.inf
     with pytest.raises(BadInput, match=f"selection_of: foreign x: row {every.rows[4]} has no finite score"):
         nait_fast.selection_of(index, foreign={"x": scores}, top_k=20)
+
+
+def test_quality_is_told(made: Any, tmp_path: Path) -> None:
+    index, (file, _) = made
+    quality = np.random.default_rng(0).random(90)
+    (tmp_path / "q.jsonl").write_text("".join(f'{{"row": {row}, "q": {value}}}\n' for row, value in enumerate(quality)))
+    ours = nait_fast.selection_of(index, file, top_k=20, quality=f"{tmp_path / 'q.jsonl'}#q", quality_weight=0.7)
+    assert np.array_equal(ours.quality, quality[ours.rows]) and ours.about["quality"]["weight"] == 0.7
+    assert (np.diff(ours.scores[:, 0]) > 0).any() and ours.quality.mean() > quality.mean()
 
 
 def test_the_pool_is_read_only_where_it_is_needed(made: Any, tmp_path: Path) -> None:
@@ -125,12 +134,20 @@ def test_the_pool_is_read_only_where_it_is_needed(made: Any, tmp_path: Path) -> 
     [
         ({"top_k": 5, "fraction": 0.1}, "--fraction and --top-k: give one budget only"),
         ({"top_k": 500}, "--top-k 500: the pool has only 90 usable samples"),
-        ({"output": "x"}, "selection_of: unknown option 'output': no files are named or written; use rank"),
+        (
+            {"output": "x"},
+            "selection_of: unknown option 'output'; known are combine, coverage, dataset, decontaminate,",
+        ),
         ({"export": ["messages"]}, "unknown option 'export'"),
         ({"sed": 1}, "selection_of: unknown option 'sed'"),
         ({"combine": "max"}, "selection_of: --combine max: there is one signature, nothing to combine"),
         ({"rule": "max", "length": "quota:targets"}, "--length quota:targets"),
         ({"signatures": []}, "selection_of: no signatures given"),
+        ({"foreign": {"y": [[1, 2], [3]]}}, "selection_of: foreign y: is no matrix of scores (setting an array"),
+        (
+            {"foreign": {"a": np.zeros(90)}},
+            "selection_of: two signatures have the name 'a': give each a name of its own",
+        ),
     ],
 )
 def test_refusals(made: Any, options: dict[str, Any], words: str) -> None:

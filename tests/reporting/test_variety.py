@@ -72,6 +72,13 @@ def test_near_duplicates_and_coverage(pool: MadePool, monkeypatch: pytest.Monkey
     assert np.allclose(curve.random, [bits[random[:k]].max(axis=0).mean() for k in curve.rows])
 
 
+def test_coverage_is_drawn_by_rank_and_that_is_said(pool: MadePool) -> None:
+    found = gathered(pool, top_k=12, coverage=0.5)
+    assert found.variety is not None and found.variety.coverage is not None and found.variety.coverage.reordered
+    words = check(report(pool.index.parent / "chosen", pool.index.parent / "r.html")[0]).words
+    assert "In order of rank: --coverage picked them in another." in words
+
+
 def test_bounds_are_said(pool: MadePool, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (variety, page):
         monkeypatch.setattr(module, "NEAR_SHARE", 0.15)
@@ -184,6 +191,10 @@ def test_lengths_that_were_not_kept(tmp_path: Path) -> None:
     said = "How long the samples of t0 and t1 are is not told: "
     assert f"{said}signatures made with --keep-samples keep their lengths." in words
     assert "Tokens of the pool's and the selected samples." in words
+    found = gather(ReportOptions(selection=str(out)), tmp_path / "r.html")
+    for signature in found.chosen.signatures:
+        signature.meta["method"] = "nait"
+    assert list(page.lengths_untold(found)) == [f"{said}their method keeps no samples."]
     shutil.rmtree(tmp_path / "signatures")
     (line,) = page.lengths_untold(gather(ReportOptions(selection=str(out)), tmp_path / "r.html"))
     assert line == f"{said}there is no signature at hand."
