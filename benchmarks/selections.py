@@ -40,7 +40,9 @@ def write_inputs(arguments: argparse.Namespace) -> list[str]:
     targets = []
     for text in arguments.target:
         name, _, file = text.partition("=")
-        lines = lines_of(Path(file), arguments.samples)
+        out = {int(row) for other, _, row in (one.partition("=") for one in arguments.leave_out) if other == name}
+        lines = lines_of(Path(file), arguments.samples + len(out))
+        lines = [line for row, line in enumerate(lines) if row not in out]
         (work / f"{name}.jsonl").write_bytes(b"".join(lines))
         targets.append(f"{name}={work / name}.jsonl")
     kinds = [text.partition("=")[0] for text in arguments.mix]
@@ -167,6 +169,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="keep the indexes and signatures here")
     parser.add_argument("--samples", type=int, default=64, help="of each target")
     parser.add_argument("--mix", nargs="+", required=True, metavar="NAME", help="targets that a mixed one is made of")
+    parser.add_argument(
+        "--leave-out", nargs="+", default=[], metavar="NAME=ROW", help="samples of targets: those with no response left"
+    )
     parser.add_argument("--dtype", default="auto", help="of the model")
     parser.add_argument("--tokens", nargs="+", choices=TOKENS, default=list(TOKENS))
     parser.add_argument("--part", choices=("index", "table", "all"), default="all")
@@ -183,6 +188,7 @@ def main() -> None:
         "dtype": arguments.dtype,
         "max_length": arguments.max_length,
         "seed": arguments.seed,
+        "left_out": arguments.leave_out,
     }
     rows = [
         about | row for tokens in arguments.tokens for row in measured(arguments.work, tokens, names, arguments.mix)
