@@ -56,7 +56,6 @@ class Scorer:
         self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in several]
         if not self.signatures:
             raise BadInput("no signatures given", where="Scorer")
-        check_names(self.signatures, "Scorer")
         refuse_in_memory(model, "Scorer", dtype=dtype, device=device)
         meta = self.signatures[0].meta
         for signature in self.signatures:
@@ -64,6 +63,7 @@ class Scorer:
                 raise Mismatch(f"signature '{signature.name}' was made {OLD}: rebuild it", where="Scorer")
             if (key := difference(signature.meta, meta)) is not None:
                 raise Mismatch(f"the signatures differ in {name_of(key)}", where="Scorer", remedy="use two Scorers")
+        check_names(self.signatures, "Scorer")
         if dtype == "auto" and isinstance(model, (str, os.PathLike)):  # one in memory stays as it is
             dtype = dtype_option(meta["dtype"])
         date = template_date or meta.get("target", {}).get("template_date")

@@ -764,7 +764,9 @@ def test_from_python_the_same(place: dict[str, str]) -> None:
         nait_fast.signature_of(model, make_rows(4), tokenizer=tokenizer, codebook=place["INDEX"], format="alpaca")
     with pytest.raises(NaitError, match="loaded with a tokenizer that is named, too"):
         nait_fast.Scorer(place["MODEL"], [signature], tokenizer=tokenizer)
-    with pytest.raises(NaitError, match="search: device cuda: codes are scanned on a device, but none of these"):
+    with pytest.raises(
+        NaitError, match="search: device cuda: codes are scanned on a device, and vectors compared, but"
+    ):
         exact = nait_fast.load_signature(f"{place['NAIT']}/sums.safetensors")
         nait_fast.search(nait_fast.Index(place["SCORED"]), exact, 3, device="cuda")
     for wrong in (
