@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nait_fast.codecs.layout import CodeLayout
+from nait_fast.errors import BadInput, first_line
 from nait_fast.kernels import PopcountScan
 
 if TYPE_CHECKING:
@@ -150,12 +151,17 @@ class _Device:
     """What ``Cosines`` computes, on a device of torch."""
 
     def __init__(self, device: str, samples: np.ndarray, whitening: Whitening | None):
-        """``samples`` [Q, D]: whitened already."""
+        """``samples`` [Q, D]: whitened already. Raises NaitError for a device without float64."""
         import torch
 
         def on_device(values: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device).double()
 
+        try:
+            on_device(np.zeros(1)).cpu()
+        except (TypeError, RuntimeError) as error:
+            why = f"cannot compare vectors in float64 ({first_line(error)})"
+            raise BadInput(why, where=f"--device {device}", remedy="try --device cpu") from None
         self._on_device = on_device
         self._samples = torch.nn.functional.normalize(on_device(samples), dim=1, eps=np.finfo(np.float64).tiny)
         self._whitening = None if whitening is None else (on_device(whitening.mean), on_device(whitening.components))

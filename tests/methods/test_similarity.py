@@ -48,6 +48,11 @@ def test_on_a_device(monkeypatch: pytest.MonkeyPatch, device: str, rows: int, wh
     np.testing.assert_allclose(there, expected, rtol=0, atol=1e-14)
 
 
+def test_a_device_without_float64_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"--device meta: cannot compare vectors in float64 \(.*\); try --device cpu"):
+        Cosines(np.ones((2, 3)), ["v"], lambda columns: columns["v"], "meta")(part_of(np.ones((2, 3))))
+
+
 def test_vectors_are_compared_on_a_device(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(30))
     common = {"model": tiny_model, "output": str(tmp_path)}
