@@ -273,7 +273,9 @@ def main() -> None:
         rows = planted(stratified(arguments.dataset, arguments.rows, arguments.seed), arguments.seed)
         pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
         if not folder.exists():
-            nait_fast.build_index(model=arguments.model, dataset=str(pool), output=folder, max_length=arguments.max_length)
+            nait_fast.build_index(
+                model=arguments.model, dataset=str(pool), output=folder, max_length=arguments.max_length
+            )
     edited_index, index = Index(folder), Index(arguments.index or folder)
     parts = {
         "edits": lambda: edits(edited_index, rows, arguments.seed),
