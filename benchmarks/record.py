@@ -8,15 +8,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nait_fast.env import environment
+from nait_fast.env import environment, processor_of
 from nait_fast.evaluation.writing import table as markdown_table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def hardware(env: dict[str, Any]) -> str:
-    """Folder name of this machine's results: its first GPU, or its CPU and number of cores."""
-    name = f"{env['gpus'][0]}" if env["gpus"] else f"cpu-{env['cpu']}-{env['cores']}c"
+    """Folder name of this machine's results: its first GPU, or its CPU's model and number of cores."""
+    cpu = re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b|@ *[\d.]+ *GHz", "", env["cpu"])
+    name = f"{env['gpus'][0]}" if env["gpus"] else f"cpu-{cpu}-{env['cores']}c"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -30,7 +31,8 @@ def record(benchmark: str, rows: list[dict[str, Any]], folder: Path | None = Non
     stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with open(path, "a", encoding="utf-8") as file:
         for row in rows:
-            row = {"benchmark": benchmark, **row, "time": stamp, "command": command, "environment": env}
+            row = {"benchmark": benchmark, **row, "processor": processor_of(env)}
+            row |= {"time": stamp, "command": command, "environment": env}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
 
@@ -49,7 +51,7 @@ def newest(path: Path, **wanted: Any) -> list[dict[str, Any]]:
 def source_of(rows: list[dict[str, Any]]) -> str:
     """Where the figures of ``rows`` are from: machine, versions, commit, command."""
     env = rows[0]["environment"]
-    place = env["gpus"][0] if env["gpus"] else f"{env['cpu']}, {env['cores']} cores"
+    place = env["gpus"][0] if env["gpus"] else processor_of(env)
     versions = ", ".join(f"{p} {env[p]}" for p in ("torch", "transformers", "numba") if env.get(p))
     commit = env["commit"] or "not recorded"
     return f"{place}; Python {env['python']}, {versions}; commit {commit}; `{rows[0]['command']}`"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nait_fast._version import __version__
 from nait_fast.errors import BadInput
 from nait_fast.notices import warn
+from nait_fast.processors import processor, processor_features
 
 if TYPE_CHECKING:
     import torch
@@ -32,17 +33,6 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def processor() -> str:
-    """The CPU's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
@@ -102,6 +92,12 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         **{package: installed(package) for package in PACKAGES},
         "cpu": processor(),
+        "cpu_features": processor_features(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         **_of_torch(),
     }
+
+
+def processor_of(environment: Mapping[str, object]) -> str:
+    """The processor and its number of cores, as a row of a benchmark names them."""
+    return f"{environment['cpu']}, {environment['cores']} cores"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nait_fast.env import environment
+from nait_fast.env import environment, processor_of
 from nait_fast.errors import BadInput
 from nait_fast.storage.lock import OutputLock
 
@@ -45,7 +45,8 @@ class ResultFile:
 
     def add(self, row: Mapping[str, Any]) -> None:
         if self._file is not None:
-            whole = {"benchmark": "bench", **row, "command": self._command, "environment": self._environment}
+            whole = {"benchmark": "bench", **row, "processor": processor_of(self._environment)}
+            whole |= {"command": self._command, "environment": self._environment}
             self._file.write(json.dumps(whole, ensure_ascii=False) + "\n")
             self._file.flush()
 

@@ -14,9 +14,10 @@ from nait_fast.bench.kernels import measure_kernels
 from nait_fast.bench.scan_timing import measure_scan
 from nait_fast.bench.shapes import SHAPES, build
 from nait_fast.bench.timing import Ceilings, Stopwatch, free_memory, measure_ceilings
-from nait_fast.env import pick_device, processor
+from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.models.load import LoadedModel, load_model, pick_dtype, prepare
+from nait_fast.processors import processor
 from nait_fast.progress import say
 
 # The scan comes last: Numba's threads share OpenMP's pool with torch's on a CPU, and change what follows them.
