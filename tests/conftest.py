@@ -1,7 +1,6 @@
 """Shared fixtures: a tiny model with a real tokenizer that the tests train themselves, and the real SmolLM2."""
 
 import atexit
-import functools
 import importlib.util
 import json
 import os
@@ -202,18 +201,16 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2, tmp_path_factory) -> str:
-    """The same as safetensors: reading a GGUF file takes many seconds of a core each time."""
+    """The same as safetensors, which are read in less time."""
 
     def make(folder: Path) -> None:
-        import gguf
         from safetensors.torch import save_file
         from transformers import AutoModel
 
+        from nait_fast.models.gguf_file import parsed_once
         from nait_fast.models.load import load_tokenizer, locate
 
-        with pytest.MonkeyPatch.context() as patch:  # transformers reads all of the file for each of its parts
-            patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
-            patch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
+        with parsed_once(True):
             source, named = locate(smollm2)
             model = AutoModel.from_pretrained(source, dtype=torch.float32, **named)
             load_tokenizer(smollm2).save_pretrained(folder)

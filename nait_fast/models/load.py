@@ -21,6 +21,7 @@ from nait_fast.models.adapters import adapter_of, holds_tokenizer
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, tell
 from nait_fast.models.find import find_specs
 from nait_fast.models.fused import Forward, fused_forwards
+from nait_fast.models.gguf_file import parsed_once
 from nait_fast.models.guard import exercised, refuse_absent
 from nait_fast.models.head import LMHead, head_of
 from nait_fast.models.known import KnownModel, every_neuron, has_neurons
@@ -251,7 +252,7 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
     alone = holds_tokenizer(named) and not (Path(named).expanduser() / "config.json").is_file()
     source, extra = (str(Path(named).expanduser()), {}) if alone else locate(named)
     try:
-        with heard() as records:
+        with heard() as records, parsed_once(bool(extra)):
             loaded = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         raise BadInput(
@@ -293,10 +294,11 @@ def load_model(
         check(KnownModel(model, decoder.to(kind), tokenizer_of(), specs))
 
     find = partial(find_specs, layers=layers, experts=experts)
-    with without_bars():
+    with without_bars(), parsed_once(bool(extra)):
         whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter, before, head)
+        made_tokenizer = tokenizer_of()
     return prepare(
-        whole, tokenizer_of(), layers=layers, experts=experts, name=model, loading=loading, entry=entry, head=head
+        whole, made_tokenizer, layers=layers, experts=experts, name=model, loading=loading, entry=entry, head=head
     )
 
 

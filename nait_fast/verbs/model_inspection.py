@@ -19,6 +19,7 @@ from nait_fast.models.adapters import Adapter, adapter_of
 from nait_fast.models.checkpoint import heard, named_class
 from nait_fast.models.experts import RoutedSpec, refuse_statistics
 from nait_fast.models.find import decoder_layers
+from nait_fast.models.gguf_file import parsed_once
 from nait_fast.models.load import locate, trained_positions, without_bars
 from nait_fast.models.packing_checks import expected_path
 from nait_fast.models.quantised import EXPERTS_TO_DEQUANTISE, quantiser, refuse_unreadable
@@ -41,7 +42,7 @@ def inspect_model(name: str) -> dict[str, Any]:
         summary |= {"kind": "LoRA adapter", "base": adapter.base}
     source, extra = locate(name if adapter is None else adapter.base)
     try:
-        with without_bars(), heard():
+        with without_bars(), heard(), parsed_once(bool(extra)):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)  # else it asks, and waits
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         raise BadInput(f"its configuration cannot be read ({first_line(error)})", where=name) from None
