@@ -16,7 +16,9 @@ def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 class Outbox:
     """Device tensors on their way home: ``send`` queues the copies, ``receive`` gets the arrays once they are here.
 
-    At most ``depth`` sendings are under way; tensors of the CPU are handed over at once. ``flush`` waits for the rest.
+    At most ``depth`` sendings are under way; tensors of the CPU are handed over at once. ``flush`` waits for the rest,
+    by its sendings' events alone: work queued on the device behind them is not waited for. It may be called in another
+    thread, once nothing more is sent.
     """
 
     def __init__(self, depth: int = 2):

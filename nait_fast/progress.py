@@ -1,6 +1,7 @@
 """Progress on stderr: a bar with rate and time left on a terminal, silence elsewhere."""
 
 import sys
+import threading
 import time
 
 from nait_fast.terminal import printable
@@ -13,25 +14,27 @@ def say(text: str, quiet: bool = False) -> None:
 
 
 class Progress:
-    """Counts samples and tokens of one stage. ``close`` returns nothing; ``tokens`` and ``seconds`` stay readable."""
+    """Counts samples and tokens of one stage, for several threads. ``close`` returns nothing; ``tokens`` and
+    ``seconds`` stay readable."""
 
     def __init__(self, total: int, label: str, quiet: bool = False):
         self.tokens, self.samples, self.skipped, self._start = 0, 0, 0, time.perf_counter()
         self._seconds: float | None = None
         self.padding: float | None = None  # share of what went through the model, to be shown
-        self._bar = None
+        self._bar, self._lock = None, threading.Lock()
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, desc=label, unit=" samples", file=sys.stderr, dynamic_ncols=True)
 
     def add(self, samples: int, tokens: int, skipped: int = 0) -> None:
-        self.samples += samples
-        self.tokens += tokens
-        self.skipped += skipped
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._counts(), refresh=False)
-            self._bar.update(samples)
+        with self._lock:
+            self.samples += samples
+            self.tokens += tokens
+            self.skipped += skipped
+            if self._bar is not None:
+                self._bar.set_postfix_str(self._counts(), refresh=False)
+                self._bar.update(samples)
 
     def _counts(self) -> str:
         parts = [f"{self.tokens / self.seconds:,.0f} tokens/s"]

@@ -212,7 +212,7 @@ def test_going_on_with_the_same_neurons(moe: str, files: dict, index: Index, tmp
     given = {"model": moe, "dataset": files["pool"], "calibration_size": 60, "experts": "neurons:20"}
     ours = tmp_path / "index"
     with monkeypatch.context() as killed:
-        killed.setattr(indexing.IndexBuild, "index_window", lambda *_: 1 / 0)
+        killed.setattr(indexing.IndexBuild, "run_unit", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             nait_fast.build_index(**given, output=str(ours))
     monkeypatch.setattr(indexing.IndexBuild, "_choose", lambda *_: 1 / 0)

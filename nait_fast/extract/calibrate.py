@@ -1,21 +1,27 @@
 """Calibration: thresholds and bit frequencies from a sample of the pool."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from nait_fast.codecs.base import Codec
 from nait_fast.codecs.codebook import Codebook
+from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.encode import encode
 from nait_fast.data.loader import samples_of
 from nait_fast.data.plan import lines_of
 from nait_fast.data.pool import Pool, where_of
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.errors import BadInput
-from nait_fast.extract.sinks import Collect
+from nait_fast.extract.pooling import READINGS, dtype_of
+from nait_fast.extract.sinks import HOST, Collect
 
 PREFIX_SAMPLES = 256
+BLOCK_NEURONS, DEVICE_BLOCK_NEURONS = 512, 16_384  # whose statistics are taken at once
 _PERMUTED_ROWS = 1 << 22  # up to here a whole permutation is drawn (32 MB)
 
 
@@ -77,17 +83,91 @@ def make_codebook(
             where="calibration",
             remedy="try --dtype float32 if it runs in half precision, or another model",
         )
-    values = collected.readings[reading].numpy()[finite]
-    threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)
+    values = collected.readings[reading]
+    threshold, frequency, scale = statistics_of(values, finite)
     drift = collected.readings.get("drift")
-    hidden = collected.hidden.numpy()[finite]
+    hidden = collected.hidden.cpu().numpy()[finite]
     return Codebook(
-        frequency=(values > threshold).mean(axis=0).astype(np.float32),
+        frequency=frequency,
         meta={"codec": codec.name, "reading": reading, "samples": len(finite), **meta},
         threshold=threshold,
-        scale=values.std(axis=0, dtype=np.float64).astype(np.float32),
-        drift_mean=None if drift is None else drift.numpy()[finite].mean(axis=0, dtype=np.float64).astype(np.float32),
-        part=codec.fit(values, threshold, collected.layout, entries, seed),
+        scale=scale,
+        drift_mean=None if drift is None else mean_of(drift, finite),
+        part=codec.fit(rows_of(values, finite).cpu().numpy(), threshold, collected.layout, entries, seed)
+        if codec.tensors
+        else None,
         hidden_mean=hidden.mean(axis=0, dtype=np.float64).astype(np.float32) if hidden.shape[1] else None,
         chosen=chosen,
     )
+
+
+def device_for(n: int, layout: CodeLayout, readings: Iterable[str], device: torch.device) -> torch.device:
+    """Where the ``readings`` of a calibration sample of ``n`` are kept: on the model's ``device``, where they take no
+    more than a quarter of the memory that is free there; else on the host."""
+    size = sum(dtype_of(name).itemsize for name in readings if name in READINGS) * n * layout.n_neurons
+    if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 4:
+        return device
+    return HOST
+
+
+def rows_of(values: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """``values[rows]``, without a copy where that is all of them."""
+    return values if len(rows) == len(values) else values[torch.from_numpy(rows).to(values.device)]
+
+
+def mean_of(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    """fp32 [N]: mean of ``rows`` of ``values`` [n, N], summed up in fp64."""
+    return _by_blocks(values, rows, _block_mean, _block_mean_on_device)[0]
+
+
+def statistics_of(values: torch.Tensor, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of ``rows`` of ``values`` [n, N], share of them above it, and standard deviation, in fp64 rounded to fp32
+    [N] each."""
+    mean, frequency, scale = _by_blocks(values, rows, _block_statistics, _block_statistics_on_device)
+    return mean, frequency, scale
+
+
+def _by_blocks(
+    values: torch.Tensor,
+    rows: np.ndarray,
+    of_host: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    of_device: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
+) -> list[np.ndarray]:
+    """What ``of_host`` or ``of_device`` makes of ``rows`` of each block of neurons, put together.
+
+    A block's numbers stay in a core's cache, and blocks are shared among threads. NumPy adds up each neuron's rows in
+    their order, whatever other neurons are beside it (but for a neuron alone): blocks do not change a bit.
+    """
+    size = BLOCK_NEURONS if values.device == HOST else DEVICE_BLOCK_NEURONS
+    edges = np.linspace(0, values.shape[1], max(1, values.shape[1] // size) + 1).astype(int).tolist()
+    blocks = [slice(start, stop) for start, stop in pairwise(edges)]
+    if values.device != HOST:
+        parts = [of_device(rows_of(values[:, block], rows)) for block in blocks]
+        return [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        made = list(threads.map(lambda block: of_host(rows_of(values[:, block], rows).numpy()), blocks))
+    return [np.concatenate(part) for part in zip(*made, strict=True)]
+
+
+def _block_mean(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    return (values.mean(axis=0, dtype=np.float64).astype(np.float32),)
+
+
+def _block_mean_on_device(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (values.mean(dim=0, dtype=torch.float64).float(),)
+
+
+def _block_statistics(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    wide = values.astype(np.float64)  # once: NumPy's own mean and std would do so piece by piece, and more than once
+    mean = wide.mean(axis=0)
+    threshold = mean.astype(np.float32)
+    frequency = (values > threshold).mean(axis=0).astype(np.float32)
+    wide -= mean
+    wide *= wide
+    return threshold, frequency, np.sqrt(wide.mean(axis=0)).astype(np.float32)
+
+
+def _block_statistics_on_device(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    (mean,) = _block_mean_on_device(values)
+    frequency = (values > mean).mean(dim=0, dtype=torch.float64).float()
+    return mean, frequency, values.double().std(dim=0, correction=0).float()

@@ -6,6 +6,7 @@ Every step is deterministic and leaves whole files, so that several workers may 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nait_fast.data.row_conventions import make_conventions
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
-from nait_fast.extract.calibrate import first_samples, sample_of
+from nait_fast.extract.calibrate import device_for, first_samples, sample_of
 from nait_fast.extract.index_folder import IndexFolder
 from nait_fast.extract.moments import Moments
 from nait_fast.extract.representation import Representation
@@ -39,6 +40,19 @@ from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, NEXT_PLAN
 KEPT_PLAN_ROWS = 100_000  # from here on a plan is kept before it is known which dataset of the index it is of
 
 Directions = Mapping[str, tuple[str, np.ndarray, str]]  # name -> (reading, direction fp32 [N], signature hash)
+
+
+@dataclass
+class RunUnit:
+    """A unit that has gone through the model, and is yet to be written: its ``encoded`` samples, their codes and scores
+    in ``sink``, some of them maybe still on their way from the device, and the lines of skipped.jsonl ``listed`` so
+    far. ``calibrated``: of which samples the calibration has the codes, and at which of its places."""
+
+    window: Window
+    encoded: list[Encoded]
+    listed: list[dict[str, Any]]
+    sink: Encode
+    calibrated: dict[int, int]
 
 
 def open_pool(options: IndexOptions, folder: Path) -> Pool:
@@ -89,7 +103,7 @@ def representation_of(session: Terms, options: IndexOptions, folder: Path, given
 
 
 class IndexBuild:
-    """One index under construction: ``codebook``, ``prepare``, ``index_window`` for each unit, ``finish``.
+    """One index under construction: ``codebook``, ``prepare``, ``run_unit`` and ``write_unit`` for each, ``finish``.
 
     ``exact_readings``: the readings of the exact scores that ``prepare`` will be asked for; ``with_drift``: the
     codebook shall also hold the pool's mean drift (nait's ``sign=contrast``). Raises NaitError for a folder that holds
@@ -169,7 +183,8 @@ class IndexBuild:
         if self.session.must_choose:
             self._choose(on_batch)
         readings = sorted(self.calibrate_on)
-        self._collected = Collect(len(self._sample), self.session.layout, readings)
+        n, layout = len(self._sample), self.session.layout
+        self._collected = Collect(n, layout, readings, device_for(n, layout, readings, self.session.model.device))
         self._run_sample("calibrate", self.session, self._collected, readings, on_batch)
         by = VARIANCE if self._keeps_varied else RANDOM
         made = self.representation.codebook_of(self._collected, self.session.chosen, by)
@@ -273,22 +288,30 @@ class IndexBuild:
             return {"row": np.zeros(0, dtype=np.int64)}
         return load_calibration(path, self.representation.layout, self._directions, self.representation.columns)
 
-    def index_window(self, window: Window, on_batch: OnBatch | None = None) -> dict[str, int]:
-        """Run the model over a loaded unit and write its shard; returns what is to be told of it.
-
-        Raises NaitError, unless rows that cannot be used are to be left out.
-        """
+    def run_unit(self, window: Window, on_batch: OnBatch | None = None) -> RunUnit:
+        """Run the model over a loaded unit. It returns when the last batch is queued on the device: the next unit's
+        first one may queue up behind it, and ``write_unit`` waits for what is still to come home."""
         encoded, listed = self._usable(window)
         place_of = {int(row): i for i, row in enumerate(self._calibration["row"])}
-        fresh = [i for i, e in enumerate(encoded) if e.row not in place_of]
-        done = [i for i, e in enumerate(encoded) if e.row in place_of]
-        if on_batch and done:
-            on_batch(len(done), 0)
+        calibrated = {i: place_of[e.row] for i, e in enumerate(encoded) if e.row in place_of}
+        fresh = [i for i in range(len(encoded)) if i not in calibrated]
+        if on_batch and calibrated:
+            on_batch(len(calibrated), 0)
         sink = self._sink(len(encoded))
         readings = sorted(self.representation.readings | {r for r, _ in self._directions.values()})
         self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefix, on_batch)
-        if done:
-            source = [place_of[encoded[i].row] for i in done]
+        return RunUnit(window, encoded, listed, sink, calibrated)
+
+    def write_unit(self, unit: RunUnit) -> dict[str, int]:
+        """Write the unit's shard and its note; returns what is to be told of it. In another thread than ``run_unit``,
+        if need be: no two of them touch the same.
+
+        Raises NaitError, unless rows that cannot be used are to be left out.
+        """
+        window, encoded, listed, sink = unit.window, unit.encoded, unit.listed, unit.sink
+        sink.flush()
+        if unit.calibrated:
+            done, source = list(unit.calibrated), list(unit.calibrated.values())
             sink.codes[done], sink.finite[done] = (
                 self._calibration["codes"][source],
                 self._calibration["finite"][source],

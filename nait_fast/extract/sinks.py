@@ -8,10 +8,12 @@ import torch
 
 from nait_fast.codecs.base import Coder
 from nait_fast.codecs.layout import CodeLayout
-from nait_fast.device_copies import Outbox
+from nait_fast.device_copies import Outbox, to_device
 from nait_fast.extract.body_end import LOSSES, OF_THE_END
 from nait_fast.extract.pooling import dtype_of
 from nait_fast.index.format import loss_columns, rds_columns
+
+HOST = torch.device("cpu")
 
 
 class Sink(ABC):
@@ -45,49 +47,53 @@ class Sink(ABC):
 class Collect(Sink):
     """Keeps the readings of ``n`` samples: ``readings[name]`` [n, N], fp32 (drift fp64), N = all neurons in order;
     ``hidden`` fp32 [n, H], of the one layer that has it, at ordinal ``hidden_at``; ``rds`` fp32 [n, H];
-    ``losses[name]`` fp32 [n]."""
+    ``losses[name]`` fp32 [n]. They lie on ``device``; ``finite`` bool [n] on the host."""
 
-    def __init__(self, n: int, layout: CodeLayout, names: Sequence[str]):
-        self.layout, self.hidden, self.hidden_at = layout, torch.empty(n, 0), -1
-        self.rds = torch.empty(n, 0)
-        self.losses = {name: torch.zeros(n) for name in names if name in LOSSES}
+    def __init__(self, n: int, layout: CodeLayout, names: Sequence[str], device: torch.device = HOST):
+        self.hidden, self.hidden_at = torch.empty(n, 0, device=device), -1
+        self.layout, self.device = layout, self.hidden.device  # of cuda: which one
+        self.rds = torch.empty(n, 0, device=device)
+        self.losses = {name: torch.zeros(n, device=device) for name in names if name in LOSSES}
         ours = [name for name in names if name not in ("hidden", *OF_THE_END)]
-        self.readings = {name: torch.zeros(n, layout.n_neurons, dtype=dtype_of(name)) for name in ours}
+        self.readings = {name: torch.zeros(n, layout.n_neurons, dtype=dtype_of(name), device=device) for name in ours}
         self.finite = np.zeros(n, dtype=bool)
         self._outbox = Outbox(depth=8)
+        self._places: tuple[Sequence[int], torch.Tensor] = ((), torch.empty(0))  # items of a batch, and as an index
 
     def layer(
         self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
         neurons = self.layout.neurons(ordinal)
-
-        def receive(arrays: list[np.ndarray]) -> None:
-            for reading, values in zip(self.readings.values(), arrays, strict=True):
-                reading[items, neurons] = torch.from_numpy(values)
-
-        self._outbox.send([readings[name] for name in self.readings], receive)
+        kept = [(reading[:, neurons], readings[name]) for name, reading in self.readings.items()]
         if "hidden" in readings:
-            self._keep_hidden(items, ordinal, readings["hidden"])
-
-    def _keep_hidden(self, items: Sequence[int], ordinal: int, hidden: torch.Tensor) -> None:
-        if self.hidden_at != ordinal:
-            self.hidden, self.hidden_at = torch.zeros(len(self.finite), hidden.shape[1]), ordinal
-
-        def receive(arrays: list[np.ndarray]) -> None:
-            self.hidden[items] = torch.from_numpy(arrays[0])
-
-        self._outbox.send([hidden], receive)
+            if self.hidden_at != ordinal:
+                self.hidden, self.hidden_at = self._room(readings["hidden"]), ordinal
+            kept.append((self.hidden, readings["hidden"]))
+        self._keep(items, kept)
 
     def of_body(self, items: Sequence[int], readings: dict[str, torch.Tensor]) -> None:
         if "rds" in readings and self.rds.shape[1] != readings["rds"].shape[1]:
-            self.rds = torch.zeros(len(self.finite), readings["rds"].shape[1])
-        kept = {name: self.rds if name == "rds" else self.losses[name] for name in readings}
+            self.rds = self._room(readings["rds"])
+        self._keep(items, [(self.rds if name == "rds" else self.losses[name], readings[name]) for name in readings])
+
+    def _room(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(self.finite), like.shape[1], device=self.device)
+
+    def _keep(self, items: Sequence[int], kept: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Each ``room[items] = values`` of ``kept``: on the values' device, or when they have come home from there."""
+        if items is not self._places[0]:
+            self._places = items, to_device(torch.tensor(items, dtype=torch.int64), self.device)
+        places = self._places[1]
+        if all(values.device == self.device for _, values in kept):
+            for room, values in kept:
+                room.index_copy_(0, places, values)
+            return
 
         def receive(arrays: list[np.ndarray]) -> None:
-            for values, array in zip(kept.values(), arrays, strict=True):
-                values[items] = torch.from_numpy(array)
+            for (room, _), values in zip(kept, arrays, strict=True):
+                room.index_copy_(0, places, torch.from_numpy(values).to(self.device))
 
-        self._outbox.send(list(readings.values()), receive)
+        self._outbox.send([values for _, values in kept], receive)
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         def receive(arrays: list[np.ndarray]) -> None:
@@ -115,7 +121,8 @@ class Collect(Sink):
 
 
 class Placed(Sink):
-    """Hands what comes for sample ``i`` on to place ``places[i]`` of another sink."""
+    """Hands what comes for sample ``i`` on to place ``places[i]`` of another sink, which its owner flushes: at the end
+    of the run nobody waits for the device."""
 
     def __init__(self, sink: Sink, places: Sequence[int]):
         self.sink, self.places = sink, places
@@ -133,9 +140,6 @@ class Placed(Sink):
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
         self.sink.finish([self.places[i] for i in items], finite)
-
-    def flush(self) -> None:
-        self.sink.flush()
 
 
 class Tee(Sink):

@@ -30,12 +30,12 @@ from nait_fast.workers.worker import Worker, finish_index, reason_of, silence_li
 
 FINISH = -1  # in place of a unit's number: write the manifest once all units are done
 MOST_BLOCKS = 10_000  # of units that Ray keeps account of; beyond that a block is several units, done one by one
-_CALLS = 2  # at once in an actor: one unit is loaded while the model runs over another
+_CALLS = 3  # at once in an actor: one unit is loaded and one written while the model runs over another
 _POLL_SECONDS = 0.1
 
 
 class UnitActor:
-    """One actor: the model, loaded once. Called with numbers of units by Ray Data, in two threads.
+    """One actor: the model, loaded once. Called with numbers of units by Ray Data, in ``_CALLS`` threads.
 
     ``opens``: the name (``name_of``) of what makes the build: ``open_build(options, worker, quiet, stack)``.
     """
@@ -96,8 +96,7 @@ class UnitActor:
             if number in self._folder.todo and not self._folder.is_settled(number):
                 with self._loading:
                     window = self._load(number)
-                with self._running:
-                    self._run(number, window)
+                self._run_and_write(number, window)
         except Exception as error:
             why = reason_of(error)
             self._claims.fail(number, why)  # for the one that waits in _finish
@@ -111,21 +110,30 @@ class UnitActor:
             build.pool, self._reader.unit(unit), unit, build.format, build.session.encoder, self._tokenizer
         )
 
-    def _run(self, number: int, window: Window) -> None:
-        started = time.perf_counter()
-
+    def _run_and_write(self, number: int, window: Window) -> None:
         def on_batch(samples: int, tokens: int) -> None:
             if time.monotonic() - self._touched > TOUCH_SECONDS:
                 self._touched = time.monotonic()
                 self._claims.touch(number)
 
-        self._claims.hold(number)
         try:
-            counts = self._build.index_window(window, on_batch)
+            with self._running:
+                started = time.perf_counter()
+                self._claims.hold(number)
+                unit = self._build.run_unit(window, on_batch)
+                ran, padding = time.perf_counter(), self._build.session.padding
+            self._claims.touch(number)
+            counts = self._build.write_unit(unit)
         finally:
             self._claims.leave(number)
-        seconds = round(time.perf_counter() - started, 3)
-        self._events.add("unit", unit=number, **counts, padding=round(self._build.session.padding, 4), seconds=seconds)
+        self._events.add(
+            "unit",
+            unit=number,
+            **counts,
+            padding=round(padding, 4),
+            seconds=round(ran - started, 3),
+            write_seconds=round(time.perf_counter() - ran, 3),
+        )
 
     def _finish(self) -> bool:
         """Wait for all units, wherever they are done, and write the manifest; whether it is there."""

@@ -13,9 +13,10 @@ from typing import Any
 from nait_fast.data.loader import Loader, Window
 from nait_fast.data.plan import Unit
 from nait_fast.errors import BadInput, NaitError
-from nait_fast.extract.indexing import Directions, IndexBuild
+from nait_fast.extract.indexing import Directions, IndexBuild, RunUnit
 from nait_fast.progress import Progress
 from nait_fast.storage.names import WORK
+from nait_fast.workers.background_writer import BackgroundWriter
 from nait_fast.workers.claims import TOUCH_SECONDS, Claims
 from nait_fast.workers.events import Events
 from nait_fast.workers.stop_switch import Stopped, StopSwitch
@@ -129,6 +130,7 @@ class _Run:
         self.folder = build.folder
         self.events = Events(self.folder.path, worker.name)
         self._touched = 0.0
+        self._writer = BackgroundWriter()
 
     def run(self) -> dict[str, Any]:
         build, folder = self.build, self.folder
@@ -162,27 +164,32 @@ class _Run:
             number = claims.next()
             return None if number is None else build.unit(number)
 
-        loader = Loader(build.pool, build.format, build.session.encoder, next_unit)
+        loader, writer = Loader(build.pool, build.format, build.session.encoder, next_unit), self._writer
         number: int | None = None
         try:
             for window in loader:
+                writer.check()
                 number = self.folder.first_unit + window.unit.number
                 if claims.begin(number):
                     self._unit(claims, number, window)
-                    claims.leave(number)
                 self.check_stop()
+            writer.wait()
         except Exception as error:
-            failed = self.folder.first_unit + loader.loading.number if loader.failed and loader.loading else number
+            if loader.failed and loader.loading:
+                number = self.folder.first_unit + loader.loading.number
+            elif writer.failed is not None:
+                number = writer.failed
             if not loader.failed and not self.folder.writer.work.exists():
                 return  # by another worker; the folder for notes is gone with the finished index
             why = reason_of(error)
-            if failed is not None:
-                claims.fail(failed, why)
-            self.events.add("failed", unit=failed, error=why)
+            if number is not None:
+                claims.fail(number, why)
+            self.events.add("failed", unit=number, error=why)
             raise
         finally:
             claims.stop()
             loader.close()
+            writer.close()
             claims.close()
         if (failure := claims.first_failure()) is not None:
             raise NaitError(
@@ -200,15 +207,36 @@ class _Run:
             if time.monotonic() - self._touched > TOUCH_SECONDS:
                 self._touched = time.monotonic()
                 claims.touch(number)
+            self._writer.check()
             self.check_stop()
 
-        counts = self.build.index_window(window, on_batch)
+        unit = self.build.run_unit(window, on_batch)
+        seconds, padding = time.perf_counter() - started, self.build.session.padding
+        self._writer.put(number, lambda: self._write(claims, number, unit, seconds, padding))
+
+    def _write(self, claims: Claims, number: int, unit: RunUnit, seconds: float, padding: float) -> None:
+        """In the writer's thread: only once the shard and its note are on disk the unit is done, and ours no more."""
+        started = time.perf_counter()
+        claims.touch(number)
+        try:
+            counts = self.build.write_unit(unit)
+        except BaseException:
+            claims.stop()  # the loader may wait for another worker's units, and that one for this
+            raise
         self.progress.add(counts["skipped"], 0, skipped=counts["skipped"])
-        padding = round(self.build.session.padding, 4)
-        self.events.add("unit", unit=number, **counts, padding=padding, seconds=round(time.perf_counter() - started, 3))
+        self.events.add(
+            "unit",
+            unit=number,
+            **counts,
+            padding=round(padding, 4),
+            seconds=round(seconds, 3),
+            write_seconds=round(time.perf_counter() - started, 3),
+        )
+        claims.leave(number)
 
     def check_stop(self) -> None:
         if self.stop.asked:
+            self._writer.wait()
             done = sum(map(self.folder.is_settled, self.folder.todo))
             self.events.add("stopped", units_done=done)
             raise Stopped(

@@ -10,11 +10,13 @@ import torch
 
 import nait_fast
 from nait_fast.bench.kernels import capture_op, pack_op, topk_op
+from nait_fast.codecs import codec_of
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import NeuronCoder
 from nait_fast.data.tokenize import Encoded
+from nait_fast.extract.calibrate import make_codebook
 from nait_fast.extract.engine import Engine
-from nait_fast.extract.sinks import Collect, Encode
+from nait_fast.extract.sinks import HOST, Collect, Encode
 from nait_fast.kernels import mlp_capture, popcount_scan
 from nait_fast.kernels.popcount import reference
 from nait_fast.kernels.popcount.device import DeviceScan, stream
@@ -196,6 +198,19 @@ def test_memory_that_runs_out_halves_the_batch() -> None:
     assert 1000 < engine.batch_tokens < tokens
     assert sink.finite.all()
     assert worst_error(sink.readings["mean"].numpy().reshape(expected.shape), expected) < 1e-4
+
+
+def test_a_calibration_sample_may_stay_on_the_device(on_gpu) -> None:
+    ids, layout = sequences(LENGTHS), CodeLayout.of(on_gpu.widths)
+    sinks = [Collect(len(ids), layout, ["drift", "mean"], place) for place in (HOST, on_gpu.device)]
+    for sink in sinks:
+        Engine(on_gpu, ["drift", "mean"], batch_tokens=200).run(samples(ids), sink)
+    for name, kept in sinks[1].readings.items():
+        assert kept.is_cuda and torch.equal(kept.cpu(), sinks[0].readings[name])
+    home, there = (make_codebook(sink, "mean", {"widths": on_gpu.widths}, codec_of("neuron"), {}) for sink in sinks)
+    for name in ("threshold", "scale", "drift_mean"):
+        np.testing.assert_allclose(getattr(there, name), getattr(home, name), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(there.frequency, home.frequency, atol=1.5 / len(ids))
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])

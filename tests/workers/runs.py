@@ -5,10 +5,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from nait_fast.extract.indexing import IndexBuild
+from nait_fast.index import writer
+from nait_fast.index.writer import IndexWriter
 from nait_fast.storage import files
 from nait_fast.verbs.index import work
 from nait_fast.workers.worker import Worker
@@ -90,6 +94,52 @@ def dying(options: dict[str, Any], operation: str, when: int | str) -> None:
     files.open = opened
     os.fsync, os.replace = sync, replace
     index(options)
+
+
+PAUSES = ("before the shard", "in the shard", "behind the shard", "behind the note")
+
+
+def paused(options: dict[str, Any], where: str, folder: str, seconds: float) -> None:
+    """As ``index``, but for a pause within the writing of unit 2: ``folder`` then has a file ``paused``, and ``ran``
+    once the next unit has gone through the model meanwhile; ``stopped`` says what a signal has ended it with."""
+    run, write, note, real_sync = IndexBuild.run_unit, IndexWriter.write_shard, writer.write_sealed, os.fsync
+    number = -1  # of the unit that is being written
+
+    def pause() -> None:
+        Path(folder, "paused").touch()
+        time.sleep(seconds)
+
+    def running(self: IndexBuild, window: Any, on_batch: Any = None) -> Any:
+        unit = run(self, window, on_batch)
+        if window.unit.number == 3:
+            Path(folder, "ran").touch()
+        return unit
+
+    def writing(self: IndexWriter, *arguments: Any) -> None:
+        nonlocal number
+        number = arguments[0]
+        if number == 2 and where == "before the shard":
+            pause()
+        write(self, *arguments)
+        if number == 2 and where == "behind the note":
+            pause()
+
+    def noting(*arguments: Any) -> Any:
+        if number == 2 and where == "behind the shard":
+            pause()
+        return note(*arguments)
+
+    def sync(descriptor: int) -> None:
+        if number == 2 and where == "in the shard" and not Path(folder, "paused").exists():
+            pause()
+        real_sync(descriptor)
+
+    IndexBuild.run_unit, IndexWriter.write_shard, writer.write_sealed = running, writing, noting  # type: ignore[method-assign]
+    os.fsync = sync
+    try:
+        index(options)
+    except KeyboardInterrupt as stopped:
+        Path(folder, "stopped").write_text(str(stopped))
 
 
 def command(arguments: list[str], output: str) -> None:
