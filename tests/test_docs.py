@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import nait_fast
 from benchmarks import methods, models_page, readme
-from benchmarks.readme import MISSING, gpu_table
+from benchmarks.readme import MISSING, completed, gpu_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,10 +42,20 @@ def test_the_models_page_shows_what_the_results_say():
 
 def test_the_gpu_table_shows_what_was_measured_and_what_was_not():
     row = {"part": "endtoend", "shape": "llama-2-7b", "name": "index pass", "check": "ok: 0 differ", "of_matmul": 0.5}
-    newer = row | {"of_matmul": 0.625, "overhead_percent": -1.26}
+    newer = row | {"of_matmul": 0.625, "overhead_percent": -1.26, "engine_is": 2.0, "repeats": 3}
     failed = {"part": "scan", "name": "count, 1 plane", "check": "failed: 3 scores differ", "of_read": 0.9}
     lines = gpu_table([row, newer, newer | {"shape": "tiny", "of_matmul": 0.1}, failed]).splitlines()[2:]
     cells = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in lines}
-    assert list(cells.values())[:3] == ["-1.3%", "62%", MISSING]
+    assert list(cells.values())[:4] == ["-1.3%", MISSING, "62%", MISSING]
     scanned = cells.pop("scan of 1M codes, 1 plane, of the measured read bandwidth")
     assert scanned == "failed: 3 scores differ" and set(list(cells.values())[3:]) == {MISSING}
+
+
+def test_a_baseline_of_two_runs_counts_with_the_faster_one():
+    twice = {"part": "endtoend", "samples": 10, "tokens": 1000, "shared_prefix": 24, "repeats": 2, "dtype": "bfloat16"}
+    times = dict(zip(("ms_p20", "ms", "ms_p80"), np.quantile([100.0, 300.0], (0.2, 0.5, 0.8)), strict=True))
+    old = completed({**twice, **times, "hardware": "NVIDIA H100 80GB HBM3", "engine_is": 4.0, "tflop_per_s": 494.7})
+    assert old["engine_is"] == pytest.approx(2.0) and old["of_peak"] == pytest.approx(0.5)
+    assert old["run_tokens_per_s"] == pytest.approx(760 / 0.2)
+    new = {**twice, **times, "engine_is": 4.0, "run_tokens_per_s": 1.0}
+    assert completed(new) == new

@@ -1,48 +1,49 @@
 """The index pass of a whole model beside its bare forward and beside what one writes with hooks.
 
 Samples are random ids with a real pool's lengths and shared prefix (``lengths.py``). The bits of a few samples are
-first checked against the reference backend's; without that there is no time. Then, in turn:
+first checked against the reference backend's; without that there is no time. Then, warmed up and in turn, in as many
+rounds for each:
 
 1. ``index pass``: the engine from token ids to packed bits in host memory, reading ``mean``.
 2. ``bare forward``: the same batches through the same body with the same attention, nothing captured, stopped at the
-   same point (before the last down projection). The ratio of the two is what capture costs.
-3. ``index pass, plain norms and rotary``: the engine with transformers' own RMSNorm and rotary embedding, where the
+   same point (before the last down projection).
+3. ``bare forward, fused activation``: the same with activation and product in one kernel, where transformers has two.
+   What the index pass takes longer than this one is what capture costs.
+4. ``index pass, plain norms and rotary``: the engine with transformers' own RMSNorm and rotary embedding, where the
    engine has others (``models/fused.py``).
-4. ``hooks, padded batches of 8``: what one writes without an engine (``hooked_means``), on as many samples as its
-   share of the time allows.
+5. Two baselines with hooks (``hook_baselines.py``): a strong one, and a naive one, on as many of the samples as take it
+   about as long as the engine takes for all.
 
-Tokens/s count each sample's own tokens, the shared prefix included, padding not. ``of_matmul`` is the arithmetic really
-run (prefix once, no padding, ``shapes.forward_flops``) over the measured rate of a large matrix product.
+``tokens`` are those served, each sample's own with the shared prefix in it; ``tokens_run`` those that went through the
+model, the prefix once; padding, in neither, is a share of what was run besides. ``of_matmul`` is the arithmetic really
+run (``shapes.forward_flops``, no padding, no head) over the measured rate of a large matrix product, ``of_peak`` over
+the data sheet's. ``engine_is`` compares tokens served a second: the median of the rounds, ``engine_is_min`` the least.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from nait_fast.bench.checks import Wrong, backend, failure
+from nait_fast.bench.hook_baselines import BATCH, NAIVE, STRONG, naive_means, sorted_batches, strong_bits, strong_means
 from nait_fast.bench.lengths import random_ids, sample_lengths
+from nait_fast.bench.peaks import peak_of
+from nait_fast.bench.results import state_of
 from nait_fast.bench.shapes import forward_flops, unused_flops
 from nait_fast.bench.timing import Ceilings, Times, synchronize
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import NeuronCoder
-from nait_fast.data.batching import make_batches, shared_prefix
+from nait_fast.data.batching import shared_prefix
 from nait_fast.data.tokenize import Encoded
-from nait_fast.device_copies import to_device
 from nait_fast.extract.engine import Engine
-from nait_fast.extract.sinks import Collect, Encode
-from nait_fast.models.fused import replaced
-from nait_fast.models.linear import onednn_linear
+from nait_fast.extract.sinks import Collect, Encode, Sink
 from nait_fast.models.load import LoadedModel
-from nait_fast.models.pack import Pack, PrefixState
-from nait_fast.models.packed import packed_attention_on, packed_forward
-from nait_fast.models.patch import StopForward
-from nait_fast.models.spec import Spec, dense
+from nait_fast.models.patch import StopForward, uncaptured
+from nait_fast.models.spec import dense
 from nait_fast.progress import say
 
 CHECKED = {"cpu": 8, "cuda": 64}  # samples; their means are the thresholds too
@@ -52,88 +53,61 @@ GATE = {torch.float32: (1e-3, 1e-4), torch.bfloat16: (0.1, 1e-2), torch.float16:
 MIN_TOKENS = {"cuda": 130_000}  # two batches
 MIN_SAMPLES, MAX_SAMPLES = 16, 20_000
 HOST_VALUES = 2e8  # features of the hooks that are kept for their check
-BATCH = 8  # samples of the hooks
+DEVICE_VALUES = {"cpu": 2e8}  # features of the strong hooks, which stay on the device
 PLAIN = "index pass, plain norms and rotary"
+BARE, BARE_FUSED = "bare forward", "bare forward, fused activation"
 
 
-class BareForward:
-    """``model``'s forward over the engine's own batches with capture off."""
+class _Nothing(Sink):
+    """Keeps nothing."""
 
-    def __init__(self, model: LoadedModel, batch_tokens: int):
-        self.model, self.batch_tokens = model, batch_tokens
-        self._prefix = PrefixState()
-        self._prefix_ids = np.zeros(0, dtype=np.int32)
+    def layer(
+        self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
+    ) -> None:
+        return
 
-    def run(self, encoded: list[Encoded], prefix: np.ndarray) -> None:
+    def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
+        return
+
+
+class BareForward(Engine):
+    """The engine's own batches through the same body as transformers runs it, up to the same point."""
+
+    def run(self, encoded: Sequence[Encoded], sink: Sink, **options: Any) -> None:
         last = dense(self.model.specs)[-1]
 
         def stop(module: Any, inputs: Any) -> None:
             raise StopForward
 
-        assert self.model.attention is not None
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(onednn_linear(self.model.body))
-            stack.enter_context(replaced(self.model.fused))
-            stack.enter_context(packed_attention_on(self.model.body, self.model.attention))
-            handle = last.part(last.family.down).register_forward_pre_hook(stop)
-            stack.callback(handle.remove)
-            if len(prefix) and not np.array_equal(prefix, self._prefix_ids):
-                self._prefix = PrefixState()
-                self._forward([prefix], Pack([len(prefix)], record=self._prefix), 0)
-                self._prefix_ids = prefix
-            for batch in make_batches(encoded, prefix, self.batch_tokens):
-                sequences = [encoded[i].ids[batch.n_prefix :] for i in batch.items]
-                state = self._prefix if batch.n_prefix else PrefixState()
-                self._forward(sequences, Pack([len(ids) for ids in sequences], prefix=state), batch.n_prefix)
-
-    def _forward(self, sequences: list[np.ndarray], pack: Pack, first_position: int) -> None:
-        ids = to_device(torch.from_numpy(np.concatenate(sequences)).long(), self.model.device)
-        with suppress(StopForward):
-            packed_forward(self.model.body, ids, pack, first_position)
-
-
-@torch.inference_mode()
-def hooked_means(body: Any, specs: Sequence[Spec], samples: Sequence[Encoded]) -> np.ndarray:
-    """Mean activations fp32 [n, N] of ``samples``, first token left out: the engine's reading, by other means.
-
-    Right-padded batches with their mask and transformers' own attention; a forward hook on every down projection takes
-    the masked mean of its input; logits come at every position, as AutoModelForCausalLM computes them. The embedding
-    stands in for the head, whose shape it has: a body alone is in memory.
-    """
-    device = body.device
-    head = body.get_input_embeddings().weight
-    means: list[torch.Tensor] = [torch.empty(0)] * len(specs)
-    weights = torch.empty(0)
-
-    def hook_of(ordinal: int):
-        def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            means[ordinal] = torch.einsum("btj,bt->bj", inputs[0].float(), weights)
-
-        return hook
-
-    handles = [spec.part(spec.family.down).register_forward_hook(hook_of(i)) for i, spec in enumerate(dense(specs))]
-    out = []
-    try:
-        for begin in range(0, len(samples), BATCH):
-            batch = samples[begin : begin + BATCH]
-            lengths = torch.tensor([len(sample.ids) for sample in batch])
-            width = int(lengths.max())
-            ids = np.zeros((len(batch), width), dtype=np.int64)
-            for row, sample in zip(ids, batch, strict=True):
-                row[: len(sample.ids)] = sample.ids
-            mask = torch.arange(width) < lengths[:, None]
-            counted = mask.float()
-            counted[:, 0] = (lengths == 1).float()
-            weights = (counted / counted.sum(dim=1, keepdim=True)).to(device)
-            inputs = torch.from_numpy(ids).to(device)
-            hidden = body(input_ids=inputs, attention_mask=mask.long().to(device), use_cache=False).last_hidden_state
-            F.linear(hidden, head)
-            out.append(torch.cat(means, dim=1).cpu().numpy())
-    finally:
-        for handle in handles:
+        handle = last.part(last.family.down).register_forward_pre_hook(stop)
+        try:
+            super().run(encoded, sink, **options)
+        finally:
             handle.remove()
-    return np.concatenate(out)
+
+    def _forward(self, *arguments: Any) -> torch.Tensor | None:
+        with uncaptured():
+            return super()._forward(*arguments)
+
+
+@dataclass
+class TimedPass:
+    """``run`` serves samples of ``lengths``; ``engine``: whose counts tell the tokens that it runs."""
+
+    run: Callable[[], Any]
+    lengths: list[int]
+    engine: Engine | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    spent: list[float] = field(default_factory=list)
+    peak: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    def rates(self) -> list[float]:
+        """Tokens served a second, round by round."""
+        return [self.tokens / seconds for seconds in self.spent]
 
 
 class EndToEnd:
@@ -145,6 +119,7 @@ class EndToEnd:
         self.dtype = next(model.body.parameters()).dtype
         self.engine = Engine(model, ("mean",))
         self.plain = Engine(replace(model, fused={}), ("mean",))
+        self.bare, self.bare_fused = BareForward(model, ()), Engine(model, ())
         self.checked = self.samples(CHECKED.get(self.device.type, 8))
         self.prefix = shared_prefix(self.checked)
         self.threshold = torch.empty(0)
@@ -217,84 +192,105 @@ class EndToEnd:
     def measure(self, seconds: float, quiet: bool) -> Iterator[dict[str, Any]]:
         """The rows."""
         encoded = self.sized(seconds / 10)
-        tokens = sum(len(e.ids) for e in encoded)
-        shared = len(self.prefix)
-        about = {
-            "samples": len(encoded),
-            "tokens": tokens,
-            "shared_prefix": shared,
-            "max_length": self.max_length,
-            "attention": self.model.attention or "padded",
-        }
-        bare = BareForward(self.model, self.engine.batch_tokens) if self.model.packs else None
-        say(f"bench: {len(encoded):,} samples, {tokens:,} tokens a pass", quiet)
-        jobs: dict[str, Callable[[], Any]] = {"index pass": lambda: self.bits(encoded)}
-        if bare is not None:
-            bare.run(self.checked[:2], self.prefix)
-            jobs["bare forward"] = lambda: bare.run(encoded, self.prefix)
-        if self.model.fused:
-            jobs[PLAIN] = lambda: self.bits(encoded, self.plain)
-        spent: dict[str, list[float]] = {name: [] for name in jobs}
-        peak: dict[str, int | None] = {}
+        say(f"bench: {len(encoded):,} samples, {sum(len(e.ids) for e in encoded):,} tokens a pass", quiet)
+        jobs = self.jobs(encoded, seconds / 10)
+        for job in jobs.values():
+            job.run()  # warm
         began, rounds = time.perf_counter(), 0
-        while rounds < 3 or (rounds < 20 and time.perf_counter() - began < seconds * 0.6):
-            order = list(jobs) if rounds % 2 == 0 else list(reversed(jobs))
-            for name in order:
-                taken, peak[name] = self.timed(jobs[name])
-                spent[name].append(taken)
+        while rounds < 3 or (rounds < 20 and time.perf_counter() - began < seconds * 0.85):
+            order = list(jobs.values())
+            for job in order if rounds % 2 == 0 else reversed(order):
+                before = job.engine.run_tokens if job.engine else 0
+                taken, job.peak = self.timed(job.run)
+                job.spent.append(taken)
+                if job.engine:
+                    job.about["tokens_run"] = job.engine.run_tokens - before
             rounds += 1
-        flops = forward_flops(self.model.body, [len(e.ids) - shared for e in encoded], shared)
-        flops -= unused_flops(self.model.specs[-1], tokens - shared * len(encoded))
-        for name, seconds_taken in spent.items():
-            row = {"name": name, **about, **self._speed(tokens, seconds_taken, peak[name])}
-            middle = row["ms"] / 1e3
-            yield row | {
-                "tflop_per_s": flops / middle / 1e12,
-                "of_matmul": flops / middle / self.ceilings.matmul,
-                **({"engine_is": middle / float(np.median(spent["index pass"]))} if name == PLAIN else {}),
-                **(self._overhead(spent) if name == "index pass" and bare is not None else {}),
-            }
-        yield self._naive(encoded, tokens / float(np.median(spent["index pass"])), seconds * 0.25, quiet)
+        for name, job in jobs.items():
+            wrong = state_of(job.about) == "failed"
+            yield {"name": name, **job.about} if wrong else self._row(name, job, jobs)
 
-    def _speed(self, tokens: int, taken: list[float], peak: int | None) -> dict[str, Any]:
-        times = Times.of([1e3 * t for t in taken])
-        fields: dict[str, Any] = {**times.fields(), "tokens_per_s": tokens / (times.p50 / 1e3)}
-        return fields | ({} if peak is None else {"peak_mb": peak / 2**20})
+    def jobs(self, encoded: list[Encoded], seconds: float) -> dict[str, TimedPass]:
+        """What is timed, by name; the naive hooks get as many samples as take them about ``seconds``."""
+        shared, lengths = len(self.prefix), [len(e.ids) for e in encoded]
+        about = {"shared_prefix": shared, "attention": self.model.attention or "padded"}
 
-    def _overhead(self, spent: dict[str, list[float]]) -> dict[str, float]:
-        ratios = [100 * (a / b - 1) for a, b in zip(spent["index pass"], spent["bare forward"], strict=True)]
-        p20, p50, p80 = (float(q) for q in np.quantile(ratios, (0.2, 0.5, 0.8)))
-        return {"overhead_percent": p50, "overhead_percent_p20": p20, "overhead_percent_p80": p80}
+        def nothing(engine: Engine) -> Callable[[], None]:
+            return lambda: engine.run(encoded, _Nothing(), prefix=self.prefix)
 
-    def _naive(self, encoded: list[Encoded], engine_rate: float, seconds: float, quiet: bool) -> dict[str, Any]:
-        """The hooks' row: as many of the first samples as ``seconds`` allow, checked against the engine's bits."""
-        name = f"hooks, padded batches of {BATCH}"
-        say(f"bench: {name}", quiet)
-        self._hooked(encoded[: 4 * BATCH if self.device.type == "cuda" else 2])  # warm up
-        values, spent, peak = self._hooked(encoded[: 2 * BATCH])
-        taken = [spent]
-        if spent < seconds / 4:  # room for more than the two batches that are always run
-            fitting = min(2 * BATCH * seconds / 2 / spent, HOST_VALUES / self.layout.n_neurons, len(encoded))
-            runs = [self._hooked(encoded[: max(2 * BATCH, int(fitting) // BATCH * BATCH)]) for _ in range(2)]
-            (values, _, peak), taken = runs[0], [spent for _, spent, _ in runs]
-        n = len(values)
-        subset = encoded[:n]
+        jobs = {
+            "index pass": TimedPass(lambda: self.bits(encoded), lengths, self.engine, {**about}),
+            BARE: TimedPass(nothing(self.bare), lengths, self.bare, {**about}),
+            BARE_FUSED: TimedPass(nothing(self.bare_fused), lengths, self.bare_fused, {**about}),
+        }
+        if self.model.fused:
+            jobs[PLAIN] = TimedPass(lambda: self.bits(encoded, self.plain), lengths, self.plain, {**about})
+        return jobs | {STRONG: self._strong(encoded), NAIVE: self._naive(encoded, seconds)}
+
+    def _row(self, name: str, job: TimedPass, jobs: dict[str, TimedPass]) -> dict[str, Any]:
+        shared = job.about.get("shared_prefix", 0)
+        flops = forward_flops(self.model.body, [length - shared for length in job.lengths], shared)
+        if job.engine:  # the others run to the body's end
+            flops -= unused_flops(self.model.specs[-1], job.tokens - shared * len(job.lengths))
+        times = Times.of([1e3 * t for t in job.spent])
+        middle = times.p50 / 1e3
+        tokens = {"samples": len(job.lengths), "tokens": job.tokens, "tokens_run": job.tokens}
+        row = {"name": name, **tokens, "max_length": self.max_length, **job.about, **times.fields()}
+        row |= {"tokens_per_s": job.tokens / middle, "run_tokens_per_s": row["tokens_run"] / middle}
+        if job.peak is not None:
+            row["peak_mb"] = job.peak / 2**20
+        row |= {"tflop_per_s": flops / middle / 1e12, "of_matmul": flops / middle / self.ceilings.matmul}
+        if self.device.type == "cuda" and (peak := peak_of(torch.cuda.get_device_name(self.device), self.dtype)):
+            row["of_peak"] = flops / middle / peak
+        ours = jobs["index pass"].rates()
+        if name == "index pass":
+            row |= _overhead(job.spent, jobs[BARE].spent)
+        elif name == BARE_FUSED:
+            row |= _overhead(jobs["index pass"].spent, job.spent)
+        elif name != BARE:
+            ratios = [a / b for a, b in zip(ours, job.rates(), strict=True)]
+            row |= {"engine_is": float(np.median(ratios)), "engine_is_min": min(ratios)}
+        return row
+
+    def _strong(self, encoded: list[Encoded]) -> TimedPass:
+        body, specs, budget = self.model.body, self.model.specs, self.engine.batch_tokens
+        fitting = int(DEVICE_VALUES.get(self.device.type, 1e9) / self.layout.n_neurons)
+        samples = encoded[: max(BATCH, fitting)]
+        lengths = [len(sample.ids) for sample in samples]
+        padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in sorted_batches(lengths, budget))
+        checked = samples[: min(len(samples), CHECKED.get(self.device.type, 8))]
+        values = strong_means(body, specs, checked, budget).cpu().numpy()
+        about = {"padding": 1 - sum(lengths) / padded, **self._agreement(checked, values)}
+        return TimedPass(lambda: strong_bits(body, specs, samples, budget, self.threshold), lengths, None, about)
+
+    def _naive(self, encoded: list[Encoded], seconds: float) -> TimedPass:
+        body, specs = self.model.body, self.model.specs
+        self.timed(lambda: naive_means(body, specs, encoded[: 4 * BATCH if self.device.type == "cuda" else 2]))
+        probe = encoded[: 2 * BATCH]
+        kept: list[np.ndarray] = []
+        spent, _ = self.timed(lambda: kept.append(naive_means(body, specs, probe)))
+        fitting = min(len(probe) * seconds / spent, HOST_VALUES / self.layout.n_neurons, len(encoded))
+        samples = encoded[: max(len(probe), int(fitting) // BATCH * BATCH)]
+        lengths = [len(sample.ids) for sample in samples]
+        padded = sum(max(lengths[i : i + BATCH]) * len(lengths[i : i + BATCH]) for i in range(0, len(lengths), BATCH))
+        about = {"padding": 1 - sum(lengths) / padded, **self._agreement(probe, kept[0])}
+        return TimedPass(lambda: naive_means(body, specs, samples), lengths, None, about)
+
+    def _agreement(self, samples: list[Encoded], values: np.ndarray) -> dict[str, Any]:
+        """A baseline's means fp32 [n, N] against the engine's bits of the same samples."""
         expected = self.layout.pack(values > self.threshold.numpy())
-        differ, worst = self._against(self.bits(subset), expected, values)
+        differ, worst = self._against(self.bits(samples), expected, values)
         words = f"{differ:,} of {values.size:,} bits differ from the engine's, by up to {worst:.1e} σ"
-        difference = {"differing_bits": differ, "worst_sigma": worst}
-        row: dict[str, Any] = {"name": name, "samples": n, "tokens": sum(len(e.ids) for e in subset), **difference}
         # Half precision through another attention kernel and other batches: noise without a bound here, only reported.
-        if self.dtype == torch.float32 and worst > 1e-2:
-            return row | {"check": f"failed: {words}"}
-        row |= {"check": f"ok: {words}", **self._speed(row["tokens"], taken, peak)}
-        return row | {"engine_is": engine_rate / row["tokens_per_s"]}
+        wrong = self.dtype == torch.float32 and worst > 1e-2
+        return {"check": f"{'failed' if wrong else 'ok'}: {words}", "differing_bits": differ, "worst_sigma": worst}
 
-    def _hooked(self, samples: list[Encoded]) -> tuple[np.ndarray, float, int | None]:
-        """(features fp32 [n, N], seconds, peak bytes) of the hooks over ``samples``."""
-        features: list[np.ndarray] = []
-        spent, peak = self.timed(lambda: features.append(hooked_means(self.model.body, self.model.specs, samples)))
-        return features[0], spent, peak
+
+def _overhead(spent: list[float], bare: list[float]) -> dict[str, float]:
+    """What a job costs over another one of the same rounds."""
+    ratios = [100 * (a / b - 1) for a, b in zip(spent, bare, strict=True)]
+    p20, p50, p80 = (float(q) for q in np.quantile(ratios, (0.2, 0.5, 0.8)))
+    return {"overhead_percent": p50, "overhead_percent_p20": p20, "overhead_percent_p80": p80}
 
 
 def measure_endtoend(

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nait_fast.bench.endtoend import GATE, hooked_means
+from nait_fast.bench.endtoend import GATE
+from nait_fast.bench.hook_baselines import naive_means
 from nait_fast.bench.lengths import random_ids, sample_lengths
 from nait_fast.bench.shapes import SHAPES, build
 from nait_fast.codecs.layout import CodeLayout
@@ -59,7 +60,7 @@ def measure_pipeline(shape: str, device: torch.device, dtypes: tuple[torch.dtype
         farthest, most = GATE[dtype]
         hooks: dict[str, float] = {}
         if dtype != torch.float32:
-            own_share, own_worst = against(hooked_means(on_device.body, on_device.specs, encoded) > threshold)
+            own_share, own_worst = against(naive_means(on_device.body, on_device.specs, encoded) > threshold)
             farthest, most = max(farthest, 2 * own_worst), max(most, 2 * own_share)
             hooks = {"hooks_differing_share": own_share, "hooks_worst_sigma": own_worst}
         differing = round(share * values.size)

@@ -171,9 +171,11 @@ COLUMNS: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
     ],
     "scan": [
         _NAME,
+        ("rows", _number("rows", "{:,.0f}")),
         _TIME,
         ("GB/s", _number("gb_per_s")),
         ("of read", _percent("of_read")),
+        ("of floor", _percent("of_floor")),
         _REPEATS,
         ("auto", lambda row: str(row.get("auto", ""))),
         _CHECK,
@@ -181,9 +183,13 @@ COLUMNS: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
     "endtoend": [
         _NAME,
         ("tokens/s", _number("tokens_per_s", "{:,.0f}")),
+        ("run/s", _number("run_tokens_per_s", "{:,.0f}")),
         ("of matmul", _percent("of_matmul")),
+        ("of peak", _percent("of_peak")),
         ("capture costs", _overhead),
-        ("engine is", _number("engine_is", "{:.1f}×")),
+        ("engine is", _number("engine_is", "{:.2f}×")),
+        ("at least", _number("engine_is_min", "{:.2f}×")),
+        ("padding", _percent("padding")),
         ("peak MB", _number("peak_mb", "{:,.0f}")),
         ("samples", _number("samples", "{:,.0f}")),
         _REPEATS,
@@ -207,12 +213,13 @@ SIDE_BY_SIDE: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
         ("of copy", _percent("of_copy")),
         ("times the reference's speed", _number("times_reference", "{:.1f}×")),
     ],
-    "scan": [("GB/s", _number("gb_per_s")), ("of read", _percent("of_read"))],
+    "scan": [("GB/s", _number("gb_per_s")), ("of read", _percent("of_read")), ("of floor", _percent("of_floor"))],
     "endtoend": [
         ("tokens/s", _number("tokens_per_s", "{:,.0f}")),
         ("of matmul", _percent("of_matmul")),
+        ("of peak", _percent("of_peak")),
         ("capture costs", _overhead),
-        ("engine is", _number("engine_is", "{:.1f}×")),
+        ("engine is", _number("engine_is", "{:.2f}×")),
         ("peak MB", _number("peak_mb", "{:,.0f}")),
     ],
 }
@@ -238,8 +245,8 @@ def _groups(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]
 
 
 def _title(row: Row) -> str:
-    facts = {"neurons": "{:,} neurons", "tokens": "{:,} tokens", "rows": "{:,} rows", "row_bytes": "{:,} bytes a row"}
-    shown = {"kernels": ("neurons", "tokens"), "scan": ("rows", "row_bytes"), "endtoend": ("tokens",)}
+    facts = {"neurons": "{:,} neurons", "tokens": "{:,} tokens"}
+    shown = {"kernels": ("neurons", "tokens"), "endtoend": ("tokens",)}
     sizes = [facts[key].format(row[key]) for key in shown.get(row["part"], ()) if key in row]
     subject = [row["shape"]] if row.get("shape") else []
     kind = [row["dtype"]] if row.get("dtype") else []

@@ -1,8 +1,10 @@
-"""The popcount scan: random codes of 5,760 bytes (SmolLM2-135M's 46,080 neurons) against 1 to 128 bit planes.
+"""The popcount scan: random codes of 5,760 bytes (SmolLM2-135M's 46,080 neurons), and of 44 KB (LLaMA-2-7B's 352,256),
+against 1 to 128 bit planes.
 
 Four planes make one capability (a signed 4-bit weight a neuron). GB/s count the bytes of codes, read once however many
-planes there are. All rows are scanned, and the scores of the first and the last 1,000 must equal the NumPy reference's,
-before a time is taken.
+planes there are. ``floor_ms`` is what a GPU needs at least: to read the codes, or for its arithmetic at the rate that
+its int8 products reach in this run (``dot``), or at 16 POPC a clock and multiprocessor (``count``). All rows are
+scanned, and the scores of the first and the last 1,000 must equal the NumPy reference's, before a time is taken.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,15 +23,18 @@ from nait_fast.progress import say
 
 ROW_BYTES = 5760
 PLANES = (1, 4, 16, 64, 128)
+WIDE_ROW_BYTES = 44_032
+WIDE_PLANES = (4, 128)
+POPC_A_CLOCK = 16  # of a multiprocessor: CUDA's table of arithmetic throughput, compute capability 8.0 to 9.0
 CHECKED = 2000  # rows at both ends together: an offset of 32 bits would go wrong only far from the first
 STREAMED = 200_000
 
 Query = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 
-def make_query(n_planes: int, seed: int) -> Query:
+def make_query(n_planes: int, seed: int, row_bytes: int = ROW_BYTES) -> Query:
     """(planes uint8 [Q, W], weights, owners int64 [Q], scores): capabilities of four planes, weights 1, 2, 4, -8."""
-    planes = np.random.default_rng(seed).integers(0, 256, (n_planes, ROW_BYTES), dtype=np.uint8)
+    planes = np.random.default_rng(seed).integers(0, 256, (n_planes, row_bytes), dtype=np.uint8)
     weights = np.array([1, 2, 4, -8], dtype=np.int64)[np.arange(n_planes) % 4]
     return planes, weights, np.arange(n_planes) // 4, -(-n_planes // 4)
 
@@ -40,8 +45,9 @@ def _ends(rows: Any) -> np.ndarray:
     return np.concatenate([part.cpu().numpy() if isinstance(part, torch.Tensor) else part for part in parts])
 
 
-def _planes(n: int) -> str:
-    return f"{n} plane{'s' if n > 1 else ''}"
+def _planes(n: int, row_bytes: int = ROW_BYTES) -> str:
+    wide = f", {row_bytes // 1000} KB" if row_bytes != ROW_BYTES else ""
+    return f"{n} plane{'s' if n > 1 else ''}{wide}"
 
 
 @dataclass
@@ -56,6 +62,7 @@ class ScanCase:
     query: Query
     in_place: bool = True
     expected: Callable[[np.ndarray], np.ndarray] | None = None  # the reference's scores, if not the popcount scan's
+    arithmetic_s: float = 0.0  # what the arithmetic takes at least; 0: not known
 
     def row(self, watch: Stopwatch, ceilings: Ceilings, seconds: float, quiet: bool) -> dict[str, Any]:
         """The result row: the check, and the speed if that passed."""
@@ -65,7 +72,7 @@ class ScanCase:
             "method": self.method,
             "planes": len(self.query[0]),
             "rows": len(self.codes),
-            "row_bytes": ROW_BYTES,
+            "row_bytes": self.codes.shape[1],
         }
         try:
             sample = _ends(self.codes)
@@ -79,13 +86,13 @@ class ScanCase:
             return row | {"check": "skipped: no memory for it"}
         except Exception as error:  # a kernel that does not compile here must not cost the other rows
             return row | {"check": failure(error)}
-        rate = len(self.codes) * ROW_BYTES / (times.p50 / 1e3)
-        return (
-            row
-            | times.fields()
-            | {"gb_per_s": rate / 1e9}
-            | ({"of_read": rate / ceilings.read} if self.in_place else {})
-        )
+        size = len(self.codes) * self.codes.shape[1]
+        rate = size / (times.p50 / 1e3)
+        row |= times.fields() | {"gb_per_s": rate / 1e9} | ({"of_read": rate / ceilings.read} if self.in_place else {})
+        if self.arithmetic_s:
+            floor = 1e3 * max(size / ceilings.read, self.arithmetic_s)
+            row |= {"floor_ms": floor, "of_floor": floor / times.p50}
+        return row
 
 
 def measure_scan(
@@ -104,7 +111,8 @@ def _on_cpu(
     watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, quiet: bool, small: bool
 ) -> Iterator[dict[str, Any]]:
     n = 500 if small else 20_000
-    codes = np.random.default_rng(seed).integers(0, 256, (n, ROW_BYTES), dtype=np.uint8)
+    generator, share = np.random.default_rng(seed), seconds / (2 * len(PLANES) + len(WIDE_PLANES))
+    codes = generator.integers(0, 256, (n, ROW_BYTES), dtype=np.uint8)
     for n_planes in PLANES:
         query = make_query(n_planes, seed + 1)
         scans = {"numba": cpu.popcount_scan, "numpy": reference.popcount_scan}
@@ -116,7 +124,16 @@ def _on_cpu(
                 return function(rows, *query)
 
             case = ScanCase(f"{method}, {_planes(n_planes)}", method, scan, scanned, query)
-            yield case.row(watch, ceilings, seconds / (2 * len(PLANES)), quiet)
+            yield case.row(watch, ceilings, share, quiet)
+    wide = generator.integers(0, 256, (n // 5, WIDE_ROW_BYTES), dtype=np.uint8)
+    for n_planes in WIDE_PLANES:
+        query = make_query(n_planes, seed + 1, WIDE_ROW_BYTES)
+
+        def scan_wide(rows: np.ndarray, query: Query = query) -> np.ndarray:
+            return cpu.popcount_scan(rows, *query)
+
+        case = ScanCase(f"numba, {_planes(n_planes, WIDE_ROW_BYTES)}", "numba", scan_wide, wide, query)
+        yield case.row(watch, ceilings, share, quiet)
 
 
 def _on_gpu(watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, quiet: bool) -> Iterator[dict[str, Any]]:
@@ -125,14 +142,28 @@ def _on_gpu(watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, qui
     device = watch.device
     n = 1_000_000 if (free_memory(device) or 0) >= 16 << 30 else 100_000
     generator = torch.Generator(device).manual_seed(seed)
-    codes = torch.randint(0, 256, (n, ROW_BYTES), dtype=torch.uint8, device=device, generator=generator)
-    share = seconds / (2 * len(PLANES) + 4)
-    for n_planes in PLANES:
-        query = make_query(n_planes, seed + 1)
+    share = seconds / (2 * len(PLANES) + 2 * len(WIDE_PLANES) + 4)
+
+    def random_codes(rows: int, row_bytes: int) -> torch.Tensor:
+        return torch.randint(0, 256, (rows, row_bytes), dtype=torch.uint8, device=device, generator=generator)
+
+    def both(codes: torch.Tensor, n_planes: int) -> Iterator[dict[str, Any]]:
+        width = codes.shape[1]
+        query = make_query(n_planes, seed + 1, width)
         auto = _choice(DeviceScan(*query, device, "auto"), codes)
         for method in ("count", "dot"):
-            case = ScanCase(f"{method}, {_planes(n_planes)}", method, DeviceScan(*query, device, method), codes, query)
+            name, scan = f"{method}, {_planes(n_planes, width)}", DeviceScan(*query, device, method)
+            floor = _arithmetic_seconds(method, query, len(codes), ceilings, device)
+            case = ScanCase(name, method, scan, codes, query, arithmetic_s=floor)
             yield case.row(watch, ceilings, share, quiet) | {"auto": auto}
+
+    wide = random_codes(n // 8, WIDE_ROW_BYTES)
+    for n_planes in WIDE_PLANES:
+        yield from both(wide, n_planes)
+    del wide
+    codes = random_codes(n, ROW_BYTES)
+    for n_planes in PLANES:
+        yield from both(codes, n_planes)
     for n_planes in (1, 4):
         yield _scaled(codes, n_planes, seed).row(watch, ceilings, share, quiet)
     host = codes[:STREAMED].cpu().numpy()  # pageable memory, as a mapped file is
@@ -141,6 +172,20 @@ def _on_gpu(watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, qui
         scan = partial(_streamed, stream, DeviceScan(*query, device, "auto"))
         case = ScanCase(f"from host memory, {_planes(n_planes)}", "stream", scan, host, query, in_place=False)
         yield case.row(watch, ceilings, share, quiet)
+
+
+def _arithmetic_seconds(method: str, query: Query, n: int, ceilings: Ceilings, device: torch.device) -> float:
+    """What the arithmetic of a scan of ``n`` rows takes at least; 0 where the rate is not known."""
+    from nait_fast.kernels.popcount.device import columns_of
+
+    planes = query[0]
+    if method == "dot":
+        columns = columns_of(*query)[0].shape[1]
+        return 2.0 * n * 8 * planes.shape[1] * columns / ceilings.int8 if ceilings.int8 else 0.0
+    properties = torch.cuda.get_device_properties(device)
+    clock = 1e3 * getattr(properties, "clock_rate", 0)
+    rate = POPC_A_CLOCK * properties.multi_processor_count * clock if torch.version.hip is None else 0.0
+    return n * planes.shape[1] / 4 * len(planes) / rate if rate else 0.0
 
 
 def _scaled(codes: torch.Tensor, n_planes: int, seed: int) -> ScanCase:

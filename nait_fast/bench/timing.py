@@ -117,12 +117,13 @@ class Stopwatch:
 @dataclass(frozen=True)
 class Ceilings:
     """What this device reached in this run: ``copy`` (bytes read + bytes written) and ``read`` in bytes/s, ``matmul``
-    in floating-point operations/s; ``rows`` tell how."""
+    in floating-point operations/s, ``int8`` the same of int8 products (0: not measured); ``rows`` tell how."""
 
     copy: float
     read: float
     matmul: float
     rows: list[dict[str, Any]]
+    int8: float = 0.0
 
 
 def _matmuls(n: int, device: torch.device, dtype: torch.dtype) -> dict[str, Job]:
@@ -150,18 +151,21 @@ def measure_ceilings(watch: Stopwatch, dtype: torch.dtype, seconds: float, small
     }
     for name, job in _matmuls(n, device, dtype).items():
         jobs[name] = (job, "tflop_per_s", 2.0 * n**3)
+    if cuda and torch.version.hip is None:  # what the scan's tensor cores are set against
+        left, right = (torch.randint(-128, 128, (n, n), dtype=torch.int8, device=device) for _ in range(2))
+        jobs[f"int8 matmul {n}³"] = (lambda: torch._int_mm(left, right.t()), "tflop_per_s", 2.0 * n**3)
     rows: list[dict[str, Any]] = []
     share = seconds / len(jobs)
     for name, (job, unit, amount) in jobs.items():
         times = watch.in_turn({name: job}, share)[name]
         rate = amount / (times.p50 / 1e3)
         scale = 1e9 if unit == "gb_per_s" else 1e12
-        of = {"dtype": kind} if unit == "tflop_per_s" else {"bytes": int(amount)}
+        of = {"dtype": "int8" if name.startswith("int8") else kind} if scale == 1e12 else {"bytes": int(amount)}
         rows.append({"name": name, **of, unit: rate / scale, **times.fields()})
 
     def best(word: str, unit: str) -> float:
-        return max(row[unit] for row in rows if row["name"].startswith(word))
+        return max((row[unit] for row in rows if row["name"].startswith(word)), default=0.0)
 
-    return Ceilings(
-        best("copy", "gb_per_s") * 1e9, best("read", "gb_per_s") * 1e9, best("matmul", "tflop_per_s") * 1e12, rows
-    )
+    copy, read = (1e9 * best(word, "gb_per_s") for word in ("copy", "read"))
+    matmul, int8 = (1e12 * best(word, "tflop_per_s") for word in ("matmul", "int8"))
+    return Ceilings(copy, read, matmul, rows, int8)
