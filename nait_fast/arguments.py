@@ -250,10 +250,11 @@ class BenchArguments(TypedDict, total=False):
 
     shape: Literal["smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny"] | None
     model: Path | None
-    part: Literal["all", "ceilings", "kernels", "scan", "endtoend"]
+    part: Literal["all", "ceilings", "kernels", "scan", "endtoend", "cli"]
     device: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     max_length: int
+    rows: int | None
     seconds: float
     seed: int
     output: Path | None

@@ -25,7 +25,7 @@ NLL = ("none", "loss", "ifd")  # what an index keeps of losses; the first is the
 RDS_TYPES = ("float16", "int8", "float32")  # of the numbers of ``rds`` in an index; the first is the default
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
-BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend")
+BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend", "cli")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -478,12 +478,17 @@ class BenchOptions(Options):
         None, "model shape to build with random weights (default smollm2-135m)", choices=BENCH_SHAPES
     )
     model: str | None = option(None, "a real model instead: local folder, .gguf file or Hub id")
-    part: str = option("all", "what to measure; the ceilings always come first", choices=BENCH_PARTS)
+    part: str = option(
+        "all",
+        "what to measure, ceilings first; cli (not in all): index, signature and rank as processes, by stage",
+        choices=BENCH_PARTS,
+    )
     device: str = option("auto", "auto, cpu, cuda:0, or several in turn: cuda:0,cuda:1")
     dtype: str = option(
         "auto", "auto: float32 on a CPU, bfloat16 on a GPU", choices=("auto", "float32", "bfloat16", "float16")
     )
-    max_length: int = option(512, "endtoend: tokens a sample at most", minimum=2)
+    max_length: int = option(512, "endtoend, cli: tokens a sample at most", minimum=2)
+    rows: int | None = option(None, "cli: rows to make up (default: 500 on a CPU, 52,002 on a GPU)", minimum=100)
     seconds: float = option(10.0, "time a part may take, about", minimum=0, maximum=86400)
     seed: int = option(0, "seed of weights, tokens and codes", minimum=0)
     output: str | None = option(None, "file that result rows are appended to, JSON lines")
@@ -494,7 +499,11 @@ class BenchOptions(Options):
         if self.compare:
             others = (f.name for f in dataclasses.fields(self) if f.name != "compare")
             return super().idle() | dict.fromkeys(others, "--compare only reads result files")
-        if self.part not in ("all", "endtoend"):
+        if self.part != "cli":
+            unused["rows"] = f"is for part cli, not {self.part}"
+        else:
+            unused["seconds"] = "part cli runs each command once"
+        if self.part not in ("all", "endtoend", "cli"):
             unused["max_length"] = f"is for part endtoend, not {self.part}"
         if self.part in ("ceilings", "scan"):
             unused["model"] = f"part {self.part} runs no model"

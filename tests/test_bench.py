@@ -1,6 +1,9 @@
 """``nait-fast bench`` on the CPU: a tiny shape through the command line, checks that fail, files side by side."""
 
+import io
 import json
+import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +11,16 @@ import pytest
 import torch
 
 from nait_fast import kernels
-from nait_fast.bench import endtoend
+from nait_fast.bench import command_stages, endtoend, synthetic
 from nait_fast.bench import kernels as bench_kernels
 from nait_fast.bench import scan_timing as bench_scan
 from nait_fast.bench.hook_baselines import NAIVE, STRONG, naive_means, sorted_batches, strong_bits, strong_means
 from nait_fast.bench.lengths import PREFIX, QUANTILES, SHARES, random_ids, sample_lengths
 from nait_fast.bench.peaks import peak_of
 from nait_fast.bench.results import figures, read_results
-from nait_fast.bench.run import PARTS, MeasuredDevice, Subject
+from nait_fast.bench.run import ALONE, PARTS, MeasuredDevice, Subject
 from nait_fast.bench.shapes import SHAPES, build, forward_flops, matmul_weights
+from nait_fast.cli import main
 from nait_fast.config import BENCH_PARTS, BENCH_SHAPES
 from nait_fast.kernels.common.dispatch import forced
 from nait_fast.kernels.popcount import cpu, reference
@@ -165,6 +169,8 @@ BAD = [
     (["--seconds", "-1"], "--seconds -1.0: must be at least 0"),
     (["--max-length", "1"], "--max-length 1: must be at least 2"),
     (["--part", "tests"], "argument --part: invalid choice"),
+    (["--rows", "200"], "--rows 200: is for part cli, not all"),
+    (["--part", "cli", "--seconds", "3"], "--seconds 3.0: part cli runs each command once"),
     (["--output", "/nowhere/rows.jsonl"], "/nowhere/rows.jsonl: No such file"),
     (["--compare", "/nowhere/rows.jsonl"], "/nowhere/rows.jsonl: No such file"),
     (["--compare", "{file}", "--output", "x"], "--output x: --compare only reads result files; leave it out"),
@@ -182,6 +188,60 @@ def test_bad_options_cost_one_line(capsys, tmp_path: Path, arguments: list[str],
         (tmp_path / name).write_text(text)
     places = {name: tmp_path / name for name in contents}
     assert words in run(capsys, "bench", *(a.format(**places) for a in arguments)).error
+
+
+# ------------------------------------------------------------------------------------------------ whole commands
+
+
+def in_process(command: list[str]) -> tuple[dict, float, float]:
+    """As ``run_command``, without the seconds that a process takes to import everything."""
+    if command[1] == "-c":
+        return {}, 1.0, 1.0
+    out, began = io.StringIO(), time.perf_counter()
+    with redirect_stdout(out):
+        assert main(list(command[3:])) == 0
+    return json.loads(out.getvalue().splitlines()[-1]), time.perf_counter() - began, 1.0
+
+
+def test_the_commands_by_stage(capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command_stages, "run_command", in_process)
+    file = tmp_path / "rows.jsonl"
+    result = summary(capsys, *TINY[:5], "--part", "cli", "--rows", "100", "--output", file)
+    rows = by_name([json.loads(line) for line in file.read_text().splitlines()], "cli")
+    assert list(rows) == ["random weights saved", "import", "index", "signature", "rank"] and not result["failed"]
+    index = rows["index"]
+    assert sum(index["stages"].values()) == pytest.approx(index["seconds"], abs=0.01)
+    assert index["rows"] == 100 and index["tokens"] > 100 * 50 and index["shape"] == "tiny"
+    assert index["rows_per_s"] == pytest.approx(100 / index["seconds"]) and "stages" in result["text"]
+
+
+def test_a_command_that_fails_ends_the_part(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command_stages, "IMPORTS", "pass")
+    rows = list(command_stages.measure_commands("/nowhere", tmp_path, 100, index_options=["--max-length", "0"]))
+    assert [row["name"] for row in rows] == ["import", "index"]
+    assert rows[-1]["check"].endswith("--max-length 0: must be at least 1") and "seconds" not in rows[-1]
+
+
+def test_stages_of_an_index_whose_log_has_none(tmp_path: Path) -> None:
+    (tmp_path / "log.json").write_text("{}")
+    events = [{"time": 105.0, "event": "begin"}, {"time": 109.0, "event": "unit"}, {"time": 110.0, "event": "end"}]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    expected = {"before the first unit": 5.0, "units": 5.0, "outside": 2.0}
+    assert command_stages.stages_of(tmp_path, 100.0, 12.0) == expected
+    (tmp_path / "log.json").write_text('{"stages": {"load": 3, "pass": 4}}')
+    assert command_stages.stages_of(tmp_path, 100.0, 12.0) == {"load": 3, "pass": 4, "outside": 5.0}
+
+
+def test_made_up_rows_are_as_long_as_alpaca_s(tmp_path: Path) -> None:
+    synthetic.write_rows(tmp_path / "a.jsonl", 2000, seed=1)
+    synthetic.write_rows(tmp_path / "b.jsonl", 2000, seed=1, responses=3)
+    rows, longer = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("a.jsonl", "b.jsonl")
+    )
+    assert len(rows) == 2000 and np.mean([bool(row["input"]) for row in rows]) == pytest.approx(0.396, abs=0.03)
+    encode = synthetic.make_tokenizer(32000).backend_tokenizer.encode_batch
+    means = [np.mean([len(e.ids) for e in encode([row["output"] for row in each])]) for each in (rows, longer)]
+    assert means[0] == pytest.approx(57.8, rel=0.1) and means[1] == pytest.approx(3 * means[0], rel=0.05)
 
 
 # ------------------------------------------------------------------------------------------- checks that must fail
@@ -317,7 +377,7 @@ def test_a_model_that_does_not_fit_is_skipped(monkeypatch, measured: MeasuredDev
 
 
 def test_shapes() -> None:
-    assert set(SHAPES) == set(BENCH_SHAPES) and set(BENCH_PARTS) == {"all", *PARTS}
+    assert set(SHAPES) == set(BENCH_SHAPES) and set(BENCH_PARTS) == {"all", *PARTS, ALONE}
     body = build(SHAPES["tiny"], CPU, torch.bfloat16, seed=3)
     again = build(SHAPES["tiny"], CPU, torch.bfloat16, seed=3)
     weight = body.layers[1].mlp.up_proj.weight

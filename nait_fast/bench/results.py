@@ -144,6 +144,10 @@ def _overhead(row: Row) -> str:
     return f"{row['overhead_percent']:+.1f}% ({low:+.1f} – {high:+.1f})"
 
 
+def _stages(row: Row) -> str:
+    return ", ".join(f"{name} {seconds:,.1f}" for name, seconds in row.get("stages", {}).items())
+
+
 def _percent(key: str) -> Callable[[Row], str]:
     return _number(key, "{:.0f}%", 100.0)
 
@@ -195,6 +199,15 @@ COLUMNS: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
         _REPEATS,
         _CHECK,
     ],
+    "cli": [
+        _NAME,
+        ("seconds", _number("seconds", "{:,.1f}")),
+        ("rows/s", _number("rows_per_s", "{:,.0f}")),
+        ("tokens/s", _number("tokens_per_s", "{:,.0f}")),
+        ("peak MB", _number("peak_rss_mb", "{:,.0f}")),
+        ("stages", _stages),
+        ("check", lambda row: "" if state_of(row) == "ok" else str(row.get("check", ""))),
+    ],
     "experts": [
         _NAME,
         ("ms with capture", _number("seconds", factor=1000.0)),
@@ -230,7 +243,7 @@ def aligned(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     filled = [i for i in range(len(heading)) if i == 0 or any(line[i] for line in lines)]
     rows = [[line[i] for i in filled] for line in (heading, *lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = [i == 0 or heading[k] in ("check", "backend", "auto") for i, k in enumerate(filled)]
+    left = [i == 0 or heading[k] in ("check", "backend", "auto", "stages") for i, k in enumerate(filled)]
     return "\n".join(
         "  ".join(c.ljust(w) if l else c.rjust(w) for c, w, l in zip(row, widths, left, strict=True)).rstrip()
         for row in rows

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nait_fast.bench.command_stages import measure_cli
 from nait_fast.bench.endtoend import measure_endtoend
 from nait_fast.bench.kernels import measure_kernels
 from nait_fast.bench.scan_timing import measure_scan
@@ -22,6 +23,8 @@ from nait_fast.progress import say
 
 # The scan comes last: Numba's threads share OpenMP's pool with torch's on a CPU, and change what follows them.
 PARTS = ("ceilings", "kernels", "endtoend", "scan")
+ALONE = "cli"  # takes minutes, and nothing of it is set against the ceilings
+CLI_ROWS = {"cpu": 500, "cuda": 52_002}  # on a GPU as many as Alpaca has
 CEILING_SECONDS = 5.0
 ROOM = 1.2  # memory that a model needs, in sizes of its weights, before it is worth building
 
@@ -106,6 +109,17 @@ class Subject:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def cli_rows(subject: Subject, rows: int | None, max_length: int, quiet: bool = True) -> Iterator[dict[str, Any]]:
+    """The rows of part ``cli``, complete but for the environment."""
+    device = subject.device
+    base = {"part": ALONE, "device": str(device), "hardware": hardware_of(device), "shape": subject.name}
+    base |= {"dtype": str(pick_dtype(subject.dtype, device)).removeprefix("torch.")}
+    number = rows or CLI_ROWS[device.type]
+    arguments = (subject.shape, subject.path, device, subject.dtype, number, max_length, subject.seed, quiet)
+    for row in measure_cli(*arguments):
+        yield base | row
 
 
 @dataclass

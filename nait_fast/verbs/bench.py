@@ -3,7 +3,7 @@
 from typing import Any
 
 from nait_fast.bench.results import ResultFile, read_results, side_by_side, state_of, tables
-from nait_fast.bench.run import CEILING_SECONDS, PARTS, MeasuredDevice, Subject, devices_of
+from nait_fast.bench.run import ALONE, CEILING_SECONDS, PARTS, MeasuredDevice, Subject, cli_rows, devices_of
 from nait_fast.config import BENCH_SHAPES, BenchOptions
 from nait_fast.errors import BadInput
 from nait_fast.progress import say
@@ -30,6 +30,11 @@ def run(options: BenchOptions, quiet: bool = False) -> dict[str, Any]:
     try:
         for device in devices:
             subject = Subject(shape, options.model, device, options.dtype, options.seed)
+            if options.part == ALONE:
+                for row in cli_rows(subject, options.rows, options.max_length, quiet):
+                    rows.append(row)
+                    file.add(row)
+                continue
             if options.model:
                 subject.load()  # a wrong path fails before minutes have gone by
             say(f"bench: ceilings of {device}", quiet)
