@@ -27,7 +27,7 @@ from nait_fast.config import (
     SignatureBuildOptions,
 )
 from nait_fast.env import check_variables
-from nait_fast.errors import NaitError
+from nait_fast.errors import NaitError, is_out_of_memory
 from nait_fast.notices import recorded, warn
 from nait_fast.options import Options, Registry, flag_of, named
 from nait_fast.terminal import printable, warnings_on_stderr
@@ -318,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
         elif isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"error: {where}{error.strerror or error}")
-        elif isinstance(error, MemoryError):
+        elif is_out_of_memory(error):
             _fail("error: not enough memory; try a smaller --batch-tokens or --max-length, or a larger machine")
         else:
             what = " ".join(f"{type(error).__name__}: {error}".split())[:200]

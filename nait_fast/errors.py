@@ -6,6 +6,7 @@ What code may want to know of an error is its class and its fields; nothing read
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,6 +84,24 @@ def missing_extra(
     """The error of ``what`` needs ``package``; ``remedy``: by default pip's command."""
     remedy = remedy or "pip install " + (f'"nait-fast[{extra}]"' if extra else package)
     return MissingExtra(what, where=where, remedy=remedy, join=join, package=package, extra=extra)
+
+
+# Of somebody else's errors, in the words of torch's allocators, CUDA and HIP, their libraries, Triton and C++.
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|Cannot allocate memory|not enough memory"
+    r"|STATUS_ALLOC_FAILED|ALLOCATION_FAILED|StatusAllocFailed|status_memory_error|std::bad_alloc"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error``, of Python, torch or what torch calls, says that there was no memory, of a device or the host,
+    so that less of the same may run. A device's other errors are none of these: most leave it unusable.
+
+    torch need not be imported.
+    """
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def one_line(error: BaseException) -> str:

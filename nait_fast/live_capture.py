@@ -15,10 +15,10 @@ from nait_fast.errors import BadInput
 from nait_fast.extract.pooling import FIRST_TOKEN, READINGS, combine, statistics_for
 from nait_fast.kernels.capture.types import Segments, Stats
 from nait_fast.models.find import find_specs
-from nait_fast.models.guard import refuse_absent
+from nait_fast.models.guard import refuse_absent, refuse_spread
 from nait_fast.models.patch import Capture, CapturedForward, patched, uncaptured
 from nait_fast.models.probe import activation_dtype, probe
-from nait_fast.models.spec import Spec, refuse_encoder
+from nait_fast.models.spec import Spec, refuse_encoder, text_decoder
 from nait_fast.notices import warn
 
 
@@ -140,6 +140,7 @@ def capture(
         raise BadInput("the model is in training mode", where="capture", remedy="call model.eval() first")
     refuse_encoder(model)
     refuse_absent(model, type(model).__name__)
+    refuse_spread(text_decoder(model), type(model).__name__)
     specs = find_specs(model, layers)
     with uncaptured():  # a block around this one reads the caller's forwards only
         probe(specs, activation_dtype(model))

@@ -307,11 +307,13 @@ def test_a_fault_of_the_program_costs_one_line(capsys, monkeypatch) -> None:
     with pytest.raises(ValueError, match="first"):
         main(["inspect", "x", "--debug"])
 
-    def full(path: str) -> None:
-        raise MemoryError
+    for error in (MemoryError(), RuntimeError("CUDA error: out of memory")):
 
-    monkeypatch.setattr("nait_fast.verbs.inspection.inspect", full)
-    assert "not enough memory" in one_line(capsys, "inspect", "x")
+        def full(path: str, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("nait_fast.verbs.inspection.inspect", full)
+        assert "not enough memory" in one_line(capsys, "inspect", "x")
 
 
 def test_a_summary_is_json_whatever_is_in_it(monkeypatch) -> None:

@@ -268,3 +268,60 @@ def test_that_test_sees(body: str) -> None:
     tree = ast.parse(f"try:\n    pass\nexcept NaitError as error:\n    {body}")
     (handler,) = handlers(tree)
     assert [*readings(ast.Module(handler.body, []), {"error"}, set())]
+
+
+MEMORY = [
+    MemoryError(),
+    type("_ArrayMemoryError", (MemoryError,), {})("Unable to allocate 1.0 TiB for an array"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:83] data. DefaultCPUAllocator: not enough memory: you tried to"),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API"),
+    RuntimeError("HIP error: out of memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9.07 GB, other allocations: 4.00 KB)"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("miopenStatusAllocFailed"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("unable to mmap 512 bytes from file </dev/shm/x>: Cannot allocate memory (12)"),
+]
+OTHERS = [  # of a device these leave nothing to go on with
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("CUDA error: device-side assert triggered"),
+    RuntimeError("CUDA error: unspecified launch failure"),
+    RuntimeError("CUDA error: misaligned address"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),  # by then it is
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+    RuntimeError("out of resource: shared memory, Required: 262144, Hardware limit: 232448."),
+    RuntimeError("shape '[2, 3]' is invalid for input of size 7"),
+    ValueError("out of memory"),
+    IndexError("index out of range in self"),
+    NaitError("no memory for one sample of 9 tokens"),
+    KeyboardInterrupt(),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=repr)
+def test_memory_that_ran_out(error: BaseException) -> None:
+    assert errors.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=repr)
+def test_what_is_not_memory(error: BaseException) -> None:
+    assert not errors.is_out_of_memory(error)
+
+
+def test_torchs_own_classes_for_memory() -> None:
+    import torch
+
+    assert errors.is_out_of_memory(torch.OutOfMemoryError()) and errors.is_out_of_memory(torch.cuda.OutOfMemoryError())
+    accelerator = getattr(torch, "AcceleratorError", RuntimeError)
+    assert errors.is_out_of_memory(accelerator("CUDA error: out of memory"))
+    assert not errors.is_out_of_memory(accelerator("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert errors.is_out_of_memory(caught.value)

@@ -14,7 +14,7 @@ from nait_fast.data.batching import Batch, make_batches
 from nait_fast.data.spans import Span, moved
 from nait_fast.data.tokenize import Encoded
 from nait_fast.device_copies import to_device
-from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.errors import BadInput, NaitError, first_line, is_out_of_memory
 from nait_fast.extract.body_end import LEAST_LOSS, LOSSES, OF_THE_END, PositionSums, mean_losses, position_sums, rds_of
 from nait_fast.extract.pooling import combine, mean_counts, statistics_for
 from nait_fast.extract.sinks import Sink
@@ -176,7 +176,9 @@ class Engine:
             try:
                 with at_work():
                     self._run_batch([encoded[i] for i in batch.items], batch, sink)
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 if len(batch.items) == 1:
                     raise NaitError(
                         f"no memory for one sample of {tokens} tokens",
@@ -305,9 +307,9 @@ class Engine:
             return output.last_hidden_state if self._to_the_end else None
         except StopForward:
             return None
-        except (torch.OutOfMemoryError, NaitError):
-            raise
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise NaitError(
                 f"a forward of {len(sequences)} samples, the longest of {width} tokens, fails ({first_line(error)})",
                 where=f"model {self.model.name}",

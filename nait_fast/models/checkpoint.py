@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.errors import BadInput, NaitError, first_line, is_out_of_memory
 from nait_fast.models.adapters import Adapter
 from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.guard import refuse_absent
@@ -402,7 +402,7 @@ def _attempt(
     except (ValueError, RuntimeError) as error:
         unknown = "Unrecognized configuration class" in str(error)
         # A quantiser may know the weights by the names that the class which wrote them gives them (torchao).
-        fails = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        fails = isinstance(error, RuntimeError) and not is_out_of_memory(error)
         if named_class is None or not (unknown or fails):
             raise
         auto = named_class

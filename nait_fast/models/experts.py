@@ -118,16 +118,19 @@ class ExpertsSpec(RoutedSpec):
         self, read: Read, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         """As the module's own: ``hidden_states`` [T, H], ``top_k_index`` int64 [T, k], ``top_k_weights`` [T, k]."""
-        module, rows = self.module, _Rows.of(top_k_index, top_k_weights, self.n_experts)
-        up = self._linear("up", hidden_states[rows.token], rows.ends, rows.expert)
-        up = up.masked_fill_(rows.nobody[:, None], 0)
-        activation = module._apply_gate(up) if module.has_gate else module.act_fn(up)
+        rows = _Rows.of(top_k_index, top_k_weights, self.n_experts)
+        activation = self._activation(hidden_states, rows)
         activation = read(
             hidden_states, lambda *asked: (activation, self._kept_of(rows.statistics(activation, *asked)))
         )
         out = self._linear("down", activation, rows.ends, rows.expert).masked_fill_(rows.nobody[:, None], 0)
         out = (out * rows.weight[:, None])[rows.inverse]
         return out.view(len(hidden_states), rows.k, -1).sum(dim=1).to(hidden_states.dtype)
+
+    def _activation(self, hidden_states: torch.Tensor, rows: "_Rows") -> torch.Tensor:
+        module, up = self.module, self._linear("up", hidden_states[rows.token], rows.ends, rows.expert)
+        up = up.masked_fill_(rows.nobody[:, None], 0)
+        return module._apply_gate(up) if module.has_gate else module.act_fn(up)
 
 
 @dataclass(frozen=True)
@@ -166,14 +169,19 @@ class ScaledExpertsSpec(RoutedSpec):
         """As the module's own: ``hidden_states`` [.., H] to (output [T, H], the router's logits [T, E])."""
         from transformers.integrations.moe import _grouped_linear
 
-        experts = self.module.experts
         x, rows, logits = _routed(self.module, hidden_states)
+        activation, alike = self._activation(x, rows), replace(rows, weight=torch.ones_like(rows.weight))
+        activation = read(x, lambda *asked: (activation, self._kept_of(alike.statistics(activation, *asked))))
+        out = _grouped_linear(activation, self.module.experts.down_proj, rows.ends, is_transposed=True)[rows.inverse]
+        return self.module.shared_expert(x) + out.view(len(x), rows.k, -1).sum(dim=1).to(x.dtype), logits
+
+    def _activation(self, x: torch.Tensor, rows: "_Rows") -> torch.Tensor:
+        from transformers.integrations.moe import _grouped_linear
+
+        experts = self.module.experts
         scaled = x[rows.token] * rows.weight[:, None]
         gate, up = _grouped_linear(scaled, experts.gate_up_proj, rows.ends, is_transposed=True).chunk(2, dim=-1)
-        activation, alike = up * experts.act_fn(gate), replace(rows, weight=torch.ones_like(rows.weight))
-        activation = read(x, lambda *asked: (activation, self._kept_of(alike.statistics(activation, *asked))))
-        out = _grouped_linear(activation, experts.down_proj, rows.ends, is_transposed=True)[rows.inverse]
-        return self.module.shared_expert(x) + out.view(len(x), rows.k, -1).sum(dim=1).to(x.dtype), logits
+        return up * experts.act_fn(gate)
 
 
 @dataclass(frozen=True)

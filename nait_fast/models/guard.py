@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.errors import BadInput, NaitError, first_line, is_out_of_memory
 from nait_fast.models.packing_checks import separate_forwards
 from nait_fast.models.probe import activation_dtype
 from nait_fast.models.spec import Spec
@@ -24,6 +24,18 @@ def refuse_absent(body: Any, name: str) -> None:
             f"{len(absent)} of its weights are not in memory (on the meta device), first {absent[0]}",
             where=f"model {name}",
             remedy="load it whole, without offloading",
+        )
+
+
+def refuse_spread(body: Any, name: str) -> None:
+    """Raise NaitError where weights are not all in memory, on one device."""
+    refuse_absent(body, name)
+    devices = list(dict.fromkeys(str(parameter.device) for parameter in body.parameters()))
+    if len(devices) > 1:
+        raise BadInput(
+            f"its weights lie on {len(devices)} devices ({', '.join(devices)}), which is not supported",
+            where=f"model {name}",
+            remedy="load it on one of them, not with device_map='auto'",
         )
 
 
@@ -80,9 +92,9 @@ def exercised(body: Any, specs: Sequence[Spec], name: str) -> tuple[list[Spec], 
         with torch.no_grad():
             try:
                 hidden = separate_forwards(body, "eager", check)
-            except torch.OutOfMemoryError:
-                raise
-            except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError):
+            except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise
                 for watch in watches:  # of a forward that broke off
                     watch.calls, watch.ever = 0, False
                 last = separate_forwards(body, None, check)[-1]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nait_fast.errors import BadInput, first_line
+from nait_fast.errors import BadInput, first_line, is_out_of_memory
 from nait_fast.kernels import token_losses
 from nait_fast.models.spec import text_config
 
@@ -92,11 +92,11 @@ def head_of(whole: Any, body: Any, called: str) -> LMHead:
             plain = _linear(module, states)
             head = _fitted(plain, states, logits, _numbers(whole))
             proved = head is not None and _agrees(head, states, logits, ids)
-    except torch.OutOfMemoryError:
-        raise
     except BadInput as error:
         raise BadInput(error.what, where=where, remedy=error.remedy) from None
     except Exception as error:  # transformers', a kernel's, a quantiser's
+        if is_out_of_memory(error):
+            raise
         raise BadInput(f"a forward with its language-model head fails ({first_line(error)})", where=where) from None
     if head is None or not proved:
         raise BadInput(

@@ -17,12 +17,13 @@ from typing_extensions import Self
 from nait_fast.codecs.chosen import CHOSEN, digest_of
 from nait_fast.env import pick_device
 from nait_fast.errors import BadInput, first_line, missing_extra
+from nait_fast.kernels.common.dispatch import current
 from nait_fast.models.adapters import adapter_of, holds_tokenizer
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, tell
 from nait_fast.models.find import find_specs
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.gguf_file import parsed_once
-from nait_fast.models.guard import exercised, refuse_absent
+from nait_fast.models.guard import exercised, refuse_spread
 from nait_fast.models.head import LMHead, head_of
 from nait_fast.models.known import KnownModel, every_neuron, has_neurons
 from nait_fast.models.model_identity import decisive, identity_of, weights_hash
@@ -71,7 +72,7 @@ class LoadedModel(KnownModel):
     def end_width(self) -> int:
         """Numbers in the body's last hidden state; a forward of two tokens tells, for a body may project it (OPT)."""
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), current(self.device):
             return int(self.body(input_ids=ids, use_cache=False).last_hidden_state.shape[-1])
 
     @cached_property
@@ -306,8 +307,10 @@ def apart(model: Any) -> Any:
     """A copy of a model in memory with modules and configuration of its own around the same weights.
 
     What is patched in the one is not in the other, so each may run in a thread of its own. Raises NaitError for a model
-    that cannot be copied.
+    that cannot be copied, and where weights are not all in memory, on one device.
     """
+    refuse_encoder(model)
+    refuse_spread(text_decoder(model), type(model).__name__)  # hooks that offload hold weights, which would be copied
     weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
         return copy.deepcopy(model, weights)
@@ -345,29 +348,31 @@ def prepare(
         loading.check(called, body, specs[-1].layer)
         if head:
             loading.check_head(called)
-    refuse_absent(body, called)
-    decides, last = decisive(body, specs, entry), specs[-1]  # before a forward: a quantiser may pack its weights anew
-    probe(specs, activation_dtype(body))
-    specs, hidden = exercised(body, specs, called)
-    if specs[-1] is not last:  # layers that do not run on text are none of the chosen ones, named or not
-        decides = decisive(body, specs, entry)
-    attention = packed_attention_for(body, hidden)
-    if attention is None and not pads_exactly(body, hidden):
-        raise BadInput(
-            "a sample's activations change with the padding or the other samples of its batch (as in 8-bit layers that "
-            "scale a batch at once); it is not supported",
-            where=f"model {called}",
+    refuse_spread(body, called)
+    with current(next(body.parameters()).device):  # what a model brings of Triton runs on that
+        # Before a forward: a quantiser may pack its weights anew.
+        decides, last = decisive(body, specs, entry), specs[-1]
+        probe(specs, activation_dtype(body))
+        specs, hidden = exercised(body, specs, called)
+        if specs[-1] is not last:  # layers that do not run on text are none of the chosen ones, named or not
+            decides = decisive(body, specs, entry)
+        attention = packed_attention_for(body, hidden)
+        if attention is None and not pads_exactly(body, hidden):
+            raise BadInput(
+                "a sample's activations change with the padding or the other samples of its batch (as in 8-bit layers "
+                "that scale a batch at once); it is not supported",
+                where=f"model {called}",
+            )
+        return LoadedModel(
+            name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
+            body,
+            tokenizer,
+            specs,
+            attention,
+            identity_of(decides, specs),
+            _rope_limit(body.config),
+            fused_forwards(body),
+            entry,
+            head_of(model, body, called) if head else None,
+            lacking_weights=0 if loading is None else len(loading.missing),
         )
-    return LoadedModel(
-        name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
-        body,
-        tokenizer,
-        specs,
-        attention,
-        identity_of(decides, specs),
-        _rope_limit(body.config),
-        fused_forwards(body),
-        entry,
-        head_of(model, body, called) if head else None,
-        lacking_weights=0 if loading is None else len(loading.missing),
-    )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nait_fast.errors import is_out_of_memory
 from nait_fast.models.pack import Pack, PrefixState
 from nait_fast.models.packed import ATTENTION, VARLEN, packed_attention_on, packed_forward, suits
 from nait_fast.models.rows import row_mixers
@@ -131,9 +132,9 @@ def packs_exactly(model: Any, attention: str = ATTENTION, eager: list[torch.Tens
                 packed_forward(model, sequences[1][:4], Pack([4], record=state))
                 behind = Pack([5], prefix=state)
                 rest = packed_forward(model, sequences[1][4:], behind, 4).last_hidden_state[0]
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError):
+        except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             return False
     slides = any("sliding" in kind for kind in _layer_kinds(model))
     if slides and not pack.windows:  # the window lives in the mask alone, which packing leaves out

@@ -47,7 +47,10 @@ class Spec(ABC):
 
     @abstractmethod
     def forward(self, read: Read, *args: Any, **kwargs: Any) -> Any:
-        """The module's own forward, of its arguments, with its activations going through ``read``."""
+        """The module's own forward, of its arguments, with its activations going through ``read``.
+
+        What they were made of, as large as they are or larger, is gone when the down projection runs.
+        """
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,12 @@ class FormulaSpec(MlpSpec):
     act: str | Callable[[torch.Tensor], torch.Tensor]
 
     def forward(self, read: Read, x: torch.Tensor) -> torch.Tensor:
+        out = self.part(self.family.down)(self._activation(read, x))
+        for name in self.family.tail:
+            out = self.part(name)(out)
+        return out
+
+    def _activation(self, read: Read, x: torch.Tensor) -> torch.Tensor:
         family = self.family
         up = self.part(family.up)(x)
         gate = None
@@ -98,10 +107,7 @@ class FormulaSpec(MlpSpec):
         def op(segments: Segments, statistics: frozenset[str], bits: BitSpec | None) -> tuple[torch.Tensor, Stats]:
             return mlp_capture(gate, up, self.act, segments, statistics, bits)
 
-        out = self.part(family.down)(read(x, op))
-        for name in family.tail:
-            out = self.part(name)(out)
-        return out
+        return read(x, op)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,11 @@ class _OnItsWay:
         return self._up
 
     def _pass_on(self, activation: torch.Tensor) -> torch.Tensor:
+        return self._run_down(self._taken(activation))
+
+    def _taken(self, activation: torch.Tensor) -> torch.Tensor:
         x, up = self._into, self._up
+        self._into = self._up = None
         assert x is not None and up is not None, "down before up"
         if self._fused:
             up = up.chunk(2, dim=-1)[1]
@@ -156,7 +166,7 @@ class _OnItsWay:
         def op(segments: Segments, statistics: frozenset[str], bits: BitSpec | None) -> tuple[torch.Tensor, Stats]:
             return mlp_capture(None, up, lambda _: activation, segments, statistics, bits)
 
-        return self._run_down(self._read(x, op))
+        return self._read(x, op)
 
 
 def dense(specs: Sequence[Spec]) -> list[MlpSpec]:

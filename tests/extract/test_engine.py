@@ -79,6 +79,45 @@ def test_one_sample_too_long_for_memory_is_one_clear_line(loaded, monkeypatch):
         )
 
 
+MEMORY = [
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    torch.OutOfMemoryError("CUDA out of memory."),
+]
+
+
+def fail_beyond(loaded, tokens: int, error: Exception) -> list[int]:
+    """Its second MLP has no room for more than ``tokens``; how many it was given is appended to the list."""
+    tried: list[int] = []
+
+    def before(module, args) -> None:
+        tried.append(args[0].numel() // args[0].shape[-1])
+        if tried[-1] > tokens:
+            raise error
+
+    loaded.specs[1].module.register_forward_pre_hook(before)
+    return tried
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=repr)
+def test_whatever_says_that_memory_ran_out_halves_the_budget(loaded, error):
+    ids = sequences(LENGTHS)
+    expected = run(loaded, ids, batch_tokens=1000).readings["mean"]
+    tried = fail_beyond(loaded, 70, error)
+    torch.testing.assert_close(run(loaded, ids, batch_tokens=1000).readings["mean"], expected, rtol=1e-5, atol=1e-6)
+    assert tried[0] == sum(LENGTHS)
+
+
+@pytest.mark.parametrize("what", ["an illegal memory access was encountered", "CUBLAS_STATUS_NOT_INITIALIZED"])
+def test_a_device_that_fails_is_not_tried_again(loaded, what):
+    tried = fail_beyond(loaded, 70, RuntimeError(f"CUDA error: {what}"))
+    with pytest.raises(NaitError, match=rf"a forward of 9 samples, .* fails \(RuntimeError: CUDA error: {what}\)"):
+        run(loaded, sequences(LENGTHS), batch_tokens=1000)
+    assert tried == [sum(LENGTHS)]
+
+
 @pytest.mark.parametrize("first_token", ["exclude", "include"])
 @pytest.mark.parametrize("n_prefix", [0, 7])
 def test_bits_packed_in_the_pass_are_those_of_the_mean(loaded, n_prefix, first_token):

@@ -5,11 +5,12 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.models.find import decoder_layers
-from nait_fast.models.load import load_model, prepare
+from nait_fast.models.load import apart, load_model, prepare
 from nait_fast.models.spec import text_decoder
 from nait_fast.notices import NaitWarning
 from tests.conftest import make_tokenizer
@@ -278,3 +279,58 @@ def test_a_wrapper_in_memory():
     for use in (lambda m: prepare(m, None), lambda m: nait_fast.capture(m).__enter__()):
         with pytest.raises(NaitError, match=r"DataParallel is no transformers model .* without its wrapper"):
             use(nn.DataParallel(llama()).eval())
+
+
+def uses(model: nn.Module) -> list:
+    """Every way in of a model in memory."""
+    return [lambda: apart(model), lambda: prepare(model, None), nait_fast.capture(model).__enter__]
+
+
+def test_a_model_spread_over_devices_is_refused():
+    """As device_map='auto' leaves it where there are several GPUs; a fake tensor is on a device that is not there."""
+    model = llama()
+    with FakeTensorMode():
+        weight = torch.empty(40, 16, device="cuda:1")
+    model.model.layers[1].mlp.up_proj.weight = nn.Parameter(weight, requires_grad=False)
+    for use in uses(model):
+        with pytest.raises(
+            NaitError, match=r"LlamaForCausalLM: its weights lie on 2 devices \(cpu, cuda:1\), which .*; load it on one"
+        ):
+            use()
+
+
+def test_a_head_elsewhere_is_of_no_matter():
+    model, ids = llama(), sequences()
+    with FakeTensorMode():
+        weight = torch.empty(60, 16, device="cuda:1")
+    model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
+    assert torch.equal(run(prepare(apart(model), None), ids).readings["mean"], run_plain(ids))
+
+
+def run_plain(ids) -> torch.Tensor:
+    return run(prepare(llama(), None), ids).readings["mean"]
+
+
+def test_accelerates_hooks_on_one_device():
+    accelerate = pytest.importorskip("accelerate")
+    model, ids = accelerate.dispatch_model(llama(), {"": "cpu"}, force_hooks=True), sequences()
+    assert "forward" in vars(model.model.layers[0].mlp)
+    for mine in (model, apart(model)):
+        assert torch.equal(run(prepare(mine, None), ids).readings["mean"], run_plain(ids))
+    batch, mask = padded(ids, "right")
+    found = []
+    for each in (model, llama()):
+        with torch.no_grad(), nait_fast.capture(each) as captured:
+            each(input_ids=batch, attention_mask=mask)
+        found.append(captured.stacked("mean"))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_offloaded_weights_are_refused_before_they_are_copied(where, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    offload = accelerate.cpu_offload if where == "cpu" else accelerate.disk_offload
+    model = offload(llama(), *(["cpu"] if where == "cpu" else [str(tmp_path), "cpu"]))
+    for use in uses(model):
+        with pytest.raises(NaitError, match=r"(29|30) of its weights are not in memory .*; load it whole"):
+            use()
