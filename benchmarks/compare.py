@@ -3,9 +3,10 @@
     python -m benchmarks.compare index --model FILE.gguf --dataset POOL.jsonl.gz [--rows 256] [--max-length 384]
     python -m benchmarks.compare scan [--rows 200000] [--row-bytes 5760]
 
-``index``: real tokens per second and peak memory of ``nait-fast index`` beside what one writes with transformers and
-hooks (padded batches of 8, and one sample at a time) and beside NAG's extraction loop, in turn, ``--rounds`` times. The
-bits of the index are checked against the hooks' features first. ``scan``: GB of codes per second beside FAISS and
+``index``: tokens served per second, padding not counted, and peak memory of ``nait-fast index`` in fp32 and bf16 beside
+what one writes with transformers and hooks (``baseline.py``: padded batches of 8, one sample at a time, and the strong
+one, in both dtypes) and beside NAG's extraction loop, in turn, ``--rounds`` times, every other round backwards. The bits
+of the fp32 index are checked against the hooks' features first. ``scan``: GB of codes per second beside FAISS and
 NumPy, with this machine's read bandwidth measured in the same loop. Rows go to ``benchmarks/results/<hardware>/``.
 """
 
@@ -29,11 +30,11 @@ import numpy as np
 from benchmarks.pools import lines_of
 from benchmarks.record import record, table
 
-OURS = "nait-fast index"
+OURS, HALF = "nait-fast index", "nait-fast index, bf16"
 
 
-def _child(command: list[str]) -> tuple[dict[str, Any], float, float]:
-    """Run ``command``; (its last line of JSON, whole-process seconds, peak resident MB)."""
+def _child(command: list[str]) -> tuple[dict[str, Any], float, float, float]:
+    """Run ``command``; (its last line of JSON, whole-process seconds, peak resident MB, processor seconds)."""
     started = time.perf_counter()
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE)
@@ -44,7 +45,8 @@ def _child(command: list[str]) -> tuple[dict[str, Any], float, float]:
             raise SystemExit(f"{' '.join(command[:4])} failed:\n{error.decode()[-2000:]}")
         out.seek(0)
         summary = json.loads(out.read().decode().strip().splitlines()[-1])
-    return summary, time.perf_counter() - started, usage.ru_maxrss / 1024
+    spent = time.perf_counter() - started
+    return summary, spent, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
 
 
 def _check_bits(index_folder: Path, model: str, dataset: Path, max_length: int, rows: int = 32) -> dict[str, Any]:
@@ -84,23 +86,29 @@ def compare_index(arguments: argparse.Namespace) -> None:
     theirs = ["--model", folder, *gguf, *given, "--rows", str(arguments.rows)]
     python = [sys.executable, "-m"]
     ours = [*python, "nait_fast", "index", "--model", arguments.model, *given, "--json", "--output"]
+    hooks, half = [*python, "benchmarks.baseline", *theirs], ["--dtype", "bfloat16"]
     tools: dict[str, list[str]] = {
-        OURS: [*ours, str(work / "index")],
-        "hooks, padded batches of 8": [*python, "benchmarks.baseline", *theirs, "--batch-size", "8"],
-        "hooks, one sample at a time": [*python, "benchmarks.baseline", *theirs, "--batch-size", "1"],
+        OURS: [*ours, str(work / "index"), "--dtype", "float32"],
+        HALF: [*ours, str(work / "index-half"), *half],
+        "hooks, sorted batches, body only": [*hooks, "--strong"],
+        "hooks, sorted batches, body only, bf16": [*hooks, "--strong", *half],
+        "hooks, padded batches of 8": [*hooks, "--batch-size", "8"],
+        "hooks, one sample at a time": [*hooks, "--batch-size", "1"],
         "NAG-style loop, batches of 8": [*python, "benchmarks.nag_style", *theirs],
     }
-    if arguments.no_nag:
-        del tools["NAG-style loop, batches of 8"]
+    for tool in arguments.without:
+        del tools[tool]
     measured: dict[str, list[dict[str, Any]]] = {tool: [] for tool in tools}
     checked: dict[str, Any] = {}
-    for _ in range(arguments.rounds):
-        for tool, command in tools.items():
-            if tool == OURS:
-                shutil.rmtree(work / "index", ignore_errors=True)
-            summary, seconds, peak = _child(command)
+    for number in range(arguments.rounds):
+        in_turn = list(tools.items())
+        for tool, command in in_turn if number % 2 == 0 else reversed(in_turn):
+            if tool in (OURS, HALF):
+                shutil.rmtree(work / ("index" if tool == OURS else "index-half"), ignore_errors=True)
+            summary, seconds, peak, cpu = _child(command)
             rate = summary["tokens_per_s"]
-            measured[tool].append({"tokens_per_s": rate, "process_seconds": seconds, "peak_rss_mb": peak})
+            row = {"tokens_per_s": rate, "process_seconds": seconds, "process_cpu_s": cpu, "peak_rss_mb": peak}
+            measured[tool].append(row)
             print(f"{tool}: {rate:,.0f} tokens/s, {peak:,.0f} MB, {seconds:.0f} s in all", file=sys.stderr)
         if not checked:
             # In a process of its own: a child's peak memory starts at what its parent holds.
@@ -120,6 +128,7 @@ def compare_index(arguments: argparse.Namespace) -> None:
                 "nait_fast_is_min": min(ratios),
                 "peak_rss_mb": max(r["peak_rss_mb"] for r in runs),
                 "process_seconds": statistics.median(r["process_seconds"] for r in runs),
+                "process_cpu_s": statistics.median(r["process_cpu_s"] for r in runs),
                 "rounds": len(runs),
                 "rows": arguments.rows,
                 "max_length": arguments.max_length,
@@ -217,7 +226,7 @@ def main() -> None:
     index.add_argument("--rows", type=int, default=256)
     index.add_argument("--max-length", type=int, default=384)
     index.add_argument("--rounds", type=int, default=2)
-    index.add_argument("--no-nag", action="store_true", help="leave the NAG-style loop out")
+    index.add_argument("--without", nargs="+", default=[], metavar="TOOL", help="leave these out, by their names")
     scan = parts.add_parser("scan")
     scan.add_argument("--rows", type=int, default=200_000)
     scan.add_argument("--row-bytes", type=int, default=5760)

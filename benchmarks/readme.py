@@ -115,7 +115,7 @@ def _index(rows: list[Row]) -> str:
         {
             "tool": row["tool"],
             "real tokens/s": f"{row['tokens_per_s']:,.0f}",
-            "nait_fast is": "" if row["tool"] == "nait-fast index" else f"{row['nait_fast_is']:.1f}× as fast",
+            "nait_fast in fp32 is": "" if row["tool"] == "nait-fast index" else f"{row['nait_fast_is']:.2f}× as fast",
             "peak memory": f"{row['peak_rss_mb']:,.0f} MB",
             "whole process": f"{row['process_seconds']:.0f} s",
         }
