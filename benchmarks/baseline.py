@@ -8,7 +8,7 @@ projection has a forward pre-hook that pools on the device, and batches are righ
 - Strong (`--strong`): batches of similarly long samples under a budget of tokens, the body alone, no mask, which right
   padding does not need before causal layers, and means that stay on the device until the end.
 
-    python -m benchmarks.baseline --model FOLDER [--gguf FILE] --dataset POOL.jsonl --rows 64 --max-length 384 [--strong]
+    python -m benchmarks.baseline --model FOLDER [--gguf FILE] --dataset POOL.jsonl --rows 64 [--strong]
 
 Prints one JSON line. The time is the pass over the tokenised samples; loading, templating, tokenising and one small
 batch to warm up come before it. The tokens are real ones: a sample's content under its own chat template, no padding.

@@ -5,8 +5,8 @@
 
 ``index``: tokens served per second, padding not counted, and peak memory of ``nait-fast index`` in fp32 and bf16 beside
 what one writes with transformers and hooks (``baseline.py``: padded batches of 8, one sample at a time, and the strong
-one, in both dtypes) and beside NAG's extraction loop, in turn, ``--rounds`` times, every other round backwards. The bits
-of the fp32 index are checked against the hooks' features first. ``scan``: GB of codes per second beside FAISS and
+one, in both dtypes) and beside NAG's extraction loop, in turn, ``--rounds`` times, every other round backwards. The
+bits of the fp32 index are checked against the hooks' features first. ``scan``: GB of codes per second beside FAISS and
 NumPy, with this machine's read bandwidth measured in the same loop. Rows go to ``benchmarks/results/<hardware>/``.
 """
 

@@ -51,6 +51,7 @@ class Suite:
     ends: float
     minutes: float
     rows: list[dict[str, Any]] = field(default_factory=list)
+    name: str = "gpu_suite"  # of the file, and of who speaks
 
     @property
     def left(self) -> float:
@@ -65,12 +66,12 @@ class Suite:
     def keep(self, rows: list[dict[str, Any]]) -> None:
         """Append a step's rows to the result file and the tables."""
         if rows:
-            path = record("gpu_suite", rows, self.folder)
+            path = record(self.name, rows, self.folder)
             self.rows += rows
             first = rows[0]
             words = " ".join(filter(None, (first["part"], first.get("shape"))))
             print(
-                f"gpu_suite: {words}: {len(rows)} rows in {path}; {self.left:.0f} s left", file=sys.stderr, flush=True
+                f"{self.name}: {words}: {len(rows)} rows in {path}; {self.left:.0f} s left", file=sys.stderr, flush=True
             )
 
     def failed(self) -> list[str]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,12 @@ def measure_commands(
     index_options: Sequence[str] = (),
     responses: float = 1.0,
     signatures: int = 1,
+    only: Collection[str] = (),
     quiet: bool = True,
 ) -> Iterator[dict[str, Any]]:
-    """A row a command, in the empty folder ``work``, of ``model`` (a folder, GGUF file or Hub id) on ``rows`` made-up
-    rows, whose outputs are ``responses`` times as long as Alpaca's; ``index_options`` also go to ``signature``, where
-    it has them."""
+    """A row a command (``only`` those of these names), in the empty folder ``work``, of ``model`` (a folder, GGUF file
+    or Hub id) on ``rows`` made-up rows, whose outputs are ``responses`` times as long as Alpaca's; ``index_options`` go
+    to ``signature``, too."""
     write_rows(work / "pool.jsonl", rows, seed, responses)
     targets = [work / f"target{number}.jsonl" for number in range(signatures)]
     for number, target in enumerate(targets):
@@ -110,6 +111,8 @@ def measure_commands(
     }
     about = {"rows": rows, "responses": responses, "index_options": " ".join(index_options), "signatures": signatures}
     for name, command in commands.items():
+        if only and name not in only:
+            continue
         say(f"bench: {name}", quiet)
         began = time.time()
         try:

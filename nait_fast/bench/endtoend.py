@@ -21,7 +21,7 @@ the data sheet's. ``engine_is`` compares tokens served a second: the median of t
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -189,11 +189,11 @@ class EndToEnd:
         tokens = max(MIN_TOKENS.get(self.device.type, 0), rate * seconds)
         return self.samples(int(min(MAX_SAMPLES, max(MIN_SAMPLES, tokens / mean))))
 
-    def measure(self, seconds: float, quiet: bool) -> Iterator[dict[str, Any]]:
-        """The rows."""
+    def measure(self, seconds: float, quiet: bool, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+        """The rows; ``only`` of these names, the index pass among them."""
         encoded = self.sized(seconds / 10)
         say(f"bench: {len(encoded):,} samples, {sum(len(e.ids) for e in encoded):,} tokens a pass", quiet)
-        jobs = self.jobs(encoded, seconds / 10)
+        jobs = {name: job for name, job in self.jobs(encoded, seconds / 10, only).items() if not only or name in only}
         for job in jobs.values():
             job.run()  # warm
         began, rounds = time.perf_counter(), 0
@@ -210,7 +210,7 @@ class EndToEnd:
             wrong = state_of(job.about) == "failed"
             yield {"name": name, **job.about} if wrong else self._row(name, job, jobs)
 
-    def jobs(self, encoded: list[Encoded], seconds: float) -> dict[str, TimedPass]:
+    def jobs(self, encoded: list[Encoded], seconds: float, only: Collection[str] = ()) -> dict[str, TimedPass]:
         """What is timed, by name; the naive hooks get as many samples as take them about ``seconds``."""
         shared, lengths = len(self.prefix), [len(e.ids) for e in encoded]
         about = {"shared_prefix": shared, "attention": self.model.attention or "padded"}
@@ -225,7 +225,11 @@ class EndToEnd:
         }
         if self.model.fused:
             jobs[PLAIN] = TimedPass(lambda: self.bits(encoded, self.plain), lengths, self.plain, {**about})
-        return jobs | {STRONG: self._strong(encoded), NAIVE: self._naive(encoded, seconds)}
+        if not only or STRONG in only:
+            jobs[STRONG] = self._strong(encoded)
+        if not only or NAIVE in only:
+            jobs[NAIVE] = self._naive(encoded, seconds)
+        return jobs
 
     def _row(self, name: str, job: TimedPass, jobs: dict[str, TimedPass]) -> dict[str, Any]:
         shared = job.about.get("shared_prefix", 0)
@@ -244,7 +248,7 @@ class EndToEnd:
             row["of_peak"] = flops / middle / peak
         ours = jobs["index pass"].rates()
         if name == "index pass":
-            row |= _overhead(job.spent, jobs[BARE].spent)
+            row |= _overhead(job.spent, jobs[BARE].spent) if BARE in jobs else {}
         elif name == BARE_FUSED:
             row |= _overhead(jobs["index pass"].spent, job.spent)
         elif name != BARE:
@@ -294,13 +298,20 @@ def _overhead(spent: list[float], bare: list[float]) -> dict[str, float]:
 
 
 def measure_endtoend(
-    model: LoadedModel, ceilings: Ceilings, seconds: float, seed: int = 0, max_length: int = 512, quiet: bool = True
+    model: LoadedModel,
+    ceilings: Ceilings,
+    seconds: float,
+    seed: int = 0,
+    max_length: int = 512,
+    quiet: bool = True,
+    only: Collection[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one model; the first failure of a check or of memory ends them with a row that says so."""
+    """Rows of one model, ``only`` these as ``EndToEnd.measure`` takes them; the first failure of a check or of memory
+    ends them with a row that says so."""
     try:
         job = EndToEnd(model, ceilings, seed, max_length)
         checked = job.gate()
-        for row in job.measure(seconds, quiet):
+        for row in job.measure(seconds, quiet, only):
             yield (checked if row["name"] == "index pass" else {}) | row
     except Wrong as wrong:
         yield {"name": "index pass", "check": f"failed: {wrong}"}
