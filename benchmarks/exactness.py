@@ -20,8 +20,8 @@ import torch
 from benchmarks.pools import lines_of
 from benchmarks.record import record
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.formats import detect, parse
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session, open_session
 from nait_fast.extract.sinks import Collect, Encode, Sink, Tee
@@ -38,7 +38,7 @@ def engine_readings(
     """Readings [n, L, J] of the engine (layers of one width); ``beside``: a sink that takes them, too."""
     collected = Collect(len(encoded), session.layout, READINGS)
     sink = collected if beside is None else Tee((collected, beside))
-    session.run(encoded, sink, READINGS, shared_prefix(encoded) if prefix else np.zeros(0, dtype=np.int32))
+    session.run(encoded, sink, READINGS, shared_prefixes(encoded) if prefix else [])
     n_layers = len(session.layout.widths)
     return {name: values.numpy().reshape(len(encoded), n_layers, -1) for name, values in collected.readings.items()}
 

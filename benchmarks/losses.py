@@ -26,9 +26,9 @@ from benchmarks.pools import stratified
 from benchmarks.record import record, table
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode
 from nait_fast.data.pool import Pool
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.session import Session, open_session
@@ -44,12 +44,12 @@ class _Timed(Engine):
 
     losses_s = op_s = products_s = 0.0
 
-    def _losses_of(self, samples, states, segments, n_prefix):
+    def _losses_of(self, samples, states, segments, prefix):
         model, before = self.model, self.products_s
         assert model.head is not None
         start = time.process_time()
         self.model = replace(model, head=_TimedHead(model.head, self))
-        made = super()._losses_of(samples, states, segments, n_prefix)
+        made = super()._losses_of(samples, states, segments, prefix)
         self.model = model
         self.losses_s += time.process_time() - start - (self.products_s - before)
         return made
@@ -71,12 +71,12 @@ class _TimedHead:
 
 def pass_row(session: Session, encoded: Sequence[Encoded], rounds: int) -> dict[str, Any]:
     """The pass over ``encoded`` with losses, timed from within, and in turn with one without."""
-    model, prefix = session.model, shared_prefix(encoded)
+    model, prefixes = session.model, shared_prefixes(encoded)
     assert model.head is not None
 
     def run(kind: type[Engine], *readings: str) -> Engine:
         engine = kind(model, readings)
-        engine.run(encoded, Collect(len(encoded), CodeLayout.of(model.widths), readings), prefix=prefix)
+        engine.run(encoded, Collect(len(encoded), CodeLayout.of(model.widths), readings), prefixes=prefixes)
         return engine
 
     start = time.process_time()

@@ -159,7 +159,7 @@ def engine_readings(
     """Reading -> sample -> what is read of a layer, as an index would be made of them."""
     sink = Collect(len(ids), CodeLayout.of(loaded.widths), READINGS)
     engine = Engine(loaded, READINGS, batch_tokens=batch_tokens)
-    engine.run([Encoded(i, None, x) for i, x in enumerate(ids)], sink, prefix=prefix)
+    engine.run([Encoded(i, None, x) for i, x in enumerate(ids)], sink, prefixes=[] if prefix is None else [prefix])
     cuts = np.cumsum(loaded.widths)[:-1]
     return {reading: [np.split(row.double().numpy(), cuts) for row in sink.readings[reading]] for reading in READINGS}
 

@@ -24,8 +24,8 @@ from benchmarks.pools import stratified
 from benchmarks.record import record, table
 from nait_fast.codecs.neuron import NeuronCoder
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Encode
@@ -46,7 +46,7 @@ def seconds(session: Session, encoded: Sequence[Encoded], arm: str) -> float:
     sink = Encode(len(encoded), session.layout, coder, rds=rds, nll=nll, device=model.device)
     readings = [coder.reading, *(["rds"] if rds else []), *loss_columns(nll)]
     start = process_time()
-    session.run(encoded, sink, readings, shared_prefix(encoded))
+    session.run(encoded, sink, readings, shared_prefixes(encoded))
     return process_time() - start
 
 

@@ -18,8 +18,8 @@ import torch
 from benchmarks.pools import pool_parser, stratified
 from benchmarks.record import record, table
 from nait_fast.config import RDS_TYPES, DataOptions, ModelOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Collect, rds_parts
@@ -33,7 +33,7 @@ TOP = 0.1
 def vectors(session: Session, encoded: list[Encoded]) -> torch.Tensor:
     """e fp32 [n, H]."""
     sink = Collect(len(encoded), session.layout, ("rds",))
-    session.run(encoded, sink, ("rds",), shared_prefix(encoded))
+    session.run(encoded, sink, ("rds",), shared_prefixes(encoded))
     return sink.rds
 
 

@@ -17,8 +17,8 @@ import torch
 from benchmarks.pools import pool_parser, stratified
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.extract.session import Session, encode_all, open_session
 from nait_fast.extract.sinks import Sink
 from nait_fast.progress import Progress
@@ -110,7 +110,7 @@ def _capture(session: Session, path: Path, readings: tuple[str, ...], stem: Path
     shape = (len(encoded), session.layout.n_neurons)
     files = {r: np.lib.format.open_memmap(f"{stem}_{r}.npy", "w+", np.float32, shape) for r in readings}
     progress = Progress(len(encoded), f"capture {path.name}", session.quiet)
-    session.run(encoded, _Keep(files, session.layout), readings, shared_prefix(encoded), progress.add)
+    session.run(encoded, _Keep(files, session.layout), readings, shared_prefixes(encoded), progress.add)
     progress.close()
     for file in files.values():
         file.flush()

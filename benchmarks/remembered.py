@@ -15,7 +15,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from nait_fast.data.batching import shared_prefix
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Sink
@@ -62,7 +62,7 @@ class Remembered:
         encoded: Sequence[Encoded],
         sink: Sink,
         readings: Sequence[str],
-        prefix: np.ndarray,
+        prefixes: Sequence[np.ndarray] = (),
         on_batch: OnBatch | None = None,
     ) -> None:
         """As ``Session.run``."""
@@ -90,7 +90,7 @@ class Remembered:
             self._files[name] = np.lib.format.open_memmap(self._folder / f"{name}.npy", "w+", np.float32, shape)
         progress = Progress(len(encoded), "readings", session.quiet)
         keep = _Keep(self._files, len(self._places), session)
-        self._run(session, encoded, keep, READINGS, shared_prefix(encoded), progress.add)
+        self._run(session, encoded, keep, READINGS, shared_prefixes(encoded), progress.add)
         progress.close()
 
     def _hand_on(

@@ -10,9 +10,9 @@ import numpy as np
 from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of, value_of
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode, parsed
 from nait_fast.data.formats import RowError, parse_any
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import as_argument, counted, warn_unread
 from nait_fast.env import check_variables
@@ -167,7 +167,7 @@ class Scorer:
         """(scores [n, C] of ``encoded`` out of ``n`` samples, NaN where there is none; what went wrong)."""
         device = self._session.model.device
         sinks = [method_of(signature.method).sink(signature, len(encoded), device) for signature in self.signatures]
-        self._session.run(encoded, Tee(sinks), self._readings, shared_prefix(encoded))
+        self._session.run(encoded, Tee(sinks), self._readings, shared_prefixes(encoded))
         out = np.full((n, len(sinks)), np.nan)
         rows = [e.row for e in encoded]
         for c, (signature, sink) in enumerate(zip(self.signatures, sinks, strict=True)):

@@ -37,7 +37,7 @@ from nait_fast.bench.shapes import forward_flops, unused_flops
 from nait_fast.bench.timing import Ceilings, Times, synchronize
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import NeuronCoder
-from nait_fast.data.batching import shared_prefix
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode, Sink
@@ -121,7 +121,7 @@ class EndToEnd:
         self.plain = Engine(replace(model, fused={}), ("mean",))
         self.bare, self.bare_fused = BareForward(model, ()), Engine(model, ())
         self.checked = self.samples(CHECKED.get(self.device.type, 8))
-        self.prefix = shared_prefix(self.checked)
+        self.prefixes = shared_prefixes(self.checked)
         self.threshold = torch.empty(0)
         self.rate = 0.0  # tokens/s, about
 
@@ -134,7 +134,7 @@ class EndToEnd:
         """Codes uint8 [n, row_bytes] of ``encoded``."""
         coder = NeuronCoder(self.layout, "mean", self.threshold, self.device)
         sink = Encode(len(encoded), self.layout, coder, device=self.device)
-        (engine or self.engine).run(encoded, sink, prefix=self.prefix)
+        (engine or self.engine).run(encoded, sink, prefixes=self.prefixes)
         if not sink.finite.all():
             raise Wrong(f"{int((~sink.finite).sum())} samples are not finite")
         return sink.codes
@@ -143,7 +143,7 @@ class EndToEnd:
         """Bits of the checked samples against the reference backend's. Raises Wrong."""
         with backend("reference"):
             collected = Collect(len(self.checked), self.layout, ("mean",))
-            self.plain.run(self.checked, collected, prefix=self.prefix)
+            self.plain.run(self.checked, collected, prefixes=self.prefixes)
         values = collected.readings["mean"]
         if not collected.finite.all():
             raise Wrong("the reference's readings are not finite")
@@ -212,11 +212,11 @@ class EndToEnd:
 
     def jobs(self, encoded: list[Encoded], seconds: float, only: Collection[str] = ()) -> dict[str, TimedPass]:
         """What is timed, by name; the naive hooks get as many samples as take them about ``seconds``."""
-        shared, lengths = len(self.prefix), [len(e.ids) for e in encoded]
+        shared, lengths = max(map(len, self.prefixes), default=0), [len(e.ids) for e in encoded]
         about = {"shared_prefix": shared, "attention": self.model.attention or "padded"}
 
         def nothing(engine: Engine) -> Callable[[], None]:
-            return lambda: engine.run(encoded, _Nothing(), prefix=self.prefix)
+            return lambda: engine.run(encoded, _Nothing(), prefixes=self.prefixes)
 
         jobs = {
             "index pass": TimedPass(lambda: self.bits(encoded), lengths, self.engine, {**about}),

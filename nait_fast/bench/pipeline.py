@@ -18,7 +18,7 @@ from nait_fast.bench.lengths import random_ids, sample_lengths
 from nait_fast.bench.shapes import SHAPES, build
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import NeuronCoder
-from nait_fast.data.batching import shared_prefix
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.models.load import prepare
@@ -39,9 +39,9 @@ def measure_pipeline(shape: str, device: torch.device, dtypes: tuple[torch.dtype
     body = build(SHAPES[shape], torch.device("cpu"), torch.float32, SEED)
     model = prepare(copy.deepcopy(body), None, name=shape)
     encoded = random_ids(sample_lengths(SAMPLES, SEED, 384), model.vocabulary, SEED)
-    prefix, layout = shared_prefix(encoded), CodeLayout.of(model.widths)
+    prefixes, layout = shared_prefixes(encoded), CodeLayout.of(model.widths)
     collected = Collect(len(encoded), layout, ("mean",))
-    Engine(model, ("mean",)).run(encoded, collected, prefix=prefix)
+    Engine(model, ("mean",)).run(encoded, collected, prefixes=prefixes)
     values = collected.readings["mean"].numpy()
     threshold = values.mean(axis=0, dtype=np.float64).astype(np.float32)
     sigma = np.maximum(values.std(axis=0), 1e-30)
@@ -55,7 +55,7 @@ def measure_pipeline(shape: str, device: torch.device, dtypes: tuple[torch.dtype
         on_device = prepare(_as_loaded(body, device, dtype), None, name=shape)
         coder = NeuronCoder(layout, "mean", torch.from_numpy(threshold), device)
         sink = Encode(len(encoded), layout, coder, device=device)
-        Engine(on_device, ("mean",)).run(encoded, sink, prefix=prefix)
+        Engine(on_device, ("mean",)).run(encoded, sink, prefixes=prefixes)
         share, worst = against(layout.unpack(sink.codes))
         farthest, most = GATE[dtype]
         hooks: dict[str, float] = {}

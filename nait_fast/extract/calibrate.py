@@ -20,7 +20,7 @@ from nait_fast.errors import BadInput
 from nait_fast.extract.pooling import READINGS, dtype_of
 from nait_fast.extract.sinks import HOST, Collect
 
-PREFIX_SAMPLES = 256
+PREFIX_SAMPLES, PREFIX_RUNS = 512, 8
 BLOCK_NEURONS, DEVICE_BLOCK_NEURONS = 512, 16_384  # whose statistics are taken at once
 _PERMUTED_ROWS = 1 << 22  # up to here a whole permutation is drawn (32 MB)
 
@@ -43,9 +43,13 @@ def encoded_rows(pool: Pool, fmt: str, encoder: Encoder, rows: Sequence[int]) ->
     return list(encode(encoder, samples_of(pool, fmt, lines_of(pool.reader(), sorted(rows)), places, []), refuse))
 
 
-def first_samples(pool: Pool, fmt: str, encoder: Encoder) -> list[Encoded]:
-    """The usable ones among the pool's first rows: they tell the prefix that its samples share."""
-    return encoded_rows(pool, fmt, encoder, range(min(PREFIX_SAMPLES, pool.plan().rows)))
+def spread_samples(pool: Pool, fmt: str, encoder: Encoder) -> list[Encoded]:
+    """The usable ones of a few runs of rows all over the pool, whose sources may lie one after another: they tell the
+    prefixes that its samples share."""
+    rows = pool.plan().rows
+    starts = (place * rows // PREFIX_RUNS for place in range(PREFIX_RUNS))
+    chosen = {row for start in starts for row in range(start, min(start + PREFIX_SAMPLES // PREFIX_RUNS, rows))}
+    return encoded_rows(pool, fmt, encoder, sorted(chosen))
 
 
 def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> list[Encoded]:

@@ -6,6 +6,7 @@ activations live until they are pooled; what is kept of them is the sink's busin
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,6 +33,21 @@ from nait_fast.progress import say
 # Tokens a batch. On a CPU the activations of a batch should stay in cache; a GPU wants many.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 MAX_PADDING = 0.03  # share of padding in a batch of a model that cannot be run packed
+
+
+@dataclass
+class _SharedPrefix:
+    """``ids`` int32 [P] that have been run. What they leave for the samples behind them: ``state`` in attention and
+    mixers, ``stats`` of each layer, ``end``, the sums of the body's end, and ``states`` [P, H], its hidden states."""
+
+    ids: np.ndarray
+    state: PrefixState = field(default_factory=PrefixState)
+    stats: list[Stats] = field(default_factory=list)
+    end: PositionSums | None = None
+    states: torch.Tensor | None = None
+
+
+NO_PREFIX = _SharedPrefix(np.zeros(0, dtype=np.int32))
 
 
 class _Prefix(CapturedForward):
@@ -80,7 +96,7 @@ class _BatchForward(CapturedForward):
 
 
 class Engine:
-    """Runs one model for one set of readings."""
+    """Runs one model for one set of readings. What the shared prefixes of a run have left serves the next one, too."""
 
     def __init__(
         self,
@@ -98,14 +114,10 @@ class Engine:
         layer whose hidden state the reading ``hidden`` is; ``front``: ids that a response alone stands behind. Losses
         need a model with its head."""
         self.model, self.readings, self.first_token, self.quiet = model, tuple(readings), first_token, quiet
-        self.tokens = tokens
+        self.tokens, self.hidden_at = tokens, hidden_at
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
         self.run_tokens, self.padded_tokens = 0, 0  # through the model, without and with padding
-        self._prefix_ids = np.zeros(0, dtype=np.int32)
-        self._prefix_state = PrefixState()
-        self._prefix_stats: list[Stats] = []
-        self._prefix_end: PositionSums | None = None
-        self._prefix_states: torch.Tensor | None = None  # [P, H] of the body's end, for losses
+        self._prefixes: list[_SharedPrefix] = []  # of the last run
         self._front = np.array(front, dtype=np.int32)
         self._losses = [name for name in LOSSES if name in readings]
         self._of_layers = [reading for reading in readings if reading not in OF_THE_END]
@@ -118,13 +130,13 @@ class Engine:
         encoded: Sequence[Encoded],
         sink: Sink,
         *,
-        prefix: np.ndarray | None = None,
+        prefixes: Sequence[np.ndarray] = (),
         on_batch: Callable[[int, int], None] | None = None,
     ) -> None:
         """Capture all of ``encoded`` in length-bucketed batches.
 
-        ``prefix``: leading ids that many samples share; they are run once. ``on_batch(samples, tokens)`` is called
-        after each batch, tokens counting each sample's own K.
+        ``prefixes``: leading ids int32 [P] that many samples share; each is run once. ``on_batch(samples, tokens)`` is
+        called after each batch, tokens counting each sample's own K.
         """
         limit, longest, beyond = self.model.max_tokens, max((len(e.ids) for e in encoded), default=0), 0
         if "ifd" in self._losses:  # a response that its sample begins with is longer alone, behind its front
@@ -151,13 +163,12 @@ class Engine:
             stack.enter_context(patched(self._capture))
             if self.model.attention is not None:
                 stack.enter_context(packed_attention_on(self.model.body, self.model.attention))
-            if prefix is None or len(prefix) < 2 or not self.model.packs:  # one token alone: no mean without it
-                prefix = np.zeros(0, dtype=np.int32)
-            if len(prefix) and not np.array_equal(prefix, self._prefix_ids):
-                with at_work():
-                    self._run_prefix(prefix)
+            # One token alone: no mean without it.
+            prefixes = [ids for ids in prefixes if len(ids) >= 2] if self.model.packs else []
+            with at_work():
+                self._prefixes = [self._known(ids) or self._run_prefix(ids) for ids in prefixes]
             max_padding = None if self.model.packs else MAX_PADDING
-            for planned in make_batches(encoded, prefix, self.batch_tokens, max_padding):
+            for planned in make_batches(encoded, prefixes, self.batch_tokens, max_padding):
                 for batch in self._run_fitting(encoded, planned, sink):
                     if on_batch:
                         on_batch(len(batch.items), sum(len(encoded[i].ids) for i in batch.items))
@@ -171,7 +182,8 @@ class Engine:
             tokens = sum(len(encoded[i].ids) - batch.n_prefix for i in batch.items)
             if tokens > self.batch_tokens and len(batch.items) > 1:
                 middle = len(batch.items) // 2
-                waiting += [Batch(batch.items[middle:], batch.n_prefix), Batch(batch.items[:middle], batch.n_prefix)]
+                halves = batch.items[middle:], batch.items[:middle]
+                waiting += [replace(batch, items=half) for half in halves]
                 continue
             try:
                 with at_work():
@@ -193,28 +205,30 @@ class Engine:
                 continue
             torch.cuda.empty_cache()  # here the failed forward's frames are gone
 
-    def _run_prefix(self, prefix: np.ndarray) -> None:
-        self._prefix_ids, self._prefix_state, self._prefix_stats = prefix[:0], PrefixState(), []
-        pack = Pack([len(prefix)], record=self._prefix_state)
+    def _known(self, ids: np.ndarray) -> _SharedPrefix | None:
+        return next((known for known in self._prefixes if np.array_equal(known.ids, ids)), None)
+
+    def _run_prefix(self, ids: np.ndarray) -> _SharedPrefix:
+        prefix = _SharedPrefix(ids)
+        pack = Pack([len(ids)], record=prefix.state)
         # It is all prompt where that makes a difference.
-        chosen = None if self.tokens == "all" else [((0, len(prefix)),) if self.tokens == "prompt" else ()]
+        chosen = None if self.tokens == "all" else [((0, len(ids)),) if self.tokens == "prompt" else ()]
         forward = _Prefix(self._segments(pack.lengths, 0, chosen=chosen))
-        states = self._forward([prefix], pack, 0, forward)
-        self._prefix_end = self._prefix_states = None
+        states = self._forward([ids], pack, 0, forward)
+        prefix.stats = forward.stats
         if states is not None and "rds" in self.readings:
-            self._prefix_end = position_sums(states, forward.segments, 0)
+            prefix.end = position_sums(states, forward.segments, 0)
         if states is not None and self._losses:
-            self._prefix_states = states[0]
+            prefix.states = states[0]
         if self.tokens == "response":
-            for stats in forward.stats:
+            for stats in prefix.stats:
                 stats.first = None
-        self._prefix_ids, self._prefix_stats = prefix, forward.stats  # only now: a forward that failed is run again
+        return prefix
 
     def _run_batch(self, samples: list[Encoded], batch: Batch, sink: Sink) -> None:
-        n_prefix = batch.n_prefix
-        state, prefix = (self._prefix_state, self._prefix_stats) if n_prefix else (PrefixState(), [])
+        prefix, n_prefix = NO_PREFIX if batch.prefix is None else self._prefixes[batch.prefix], batch.n_prefix
         beyond = [sample.ids[n_prefix:] for sample in samples]
-        pack = Pack([len(ids) for ids in beyond], prefix=state)
+        pack = Pack([len(ids) for ids in beyond], prefix=prefix.state)
         if self.tokens == "all":
             chosen, with_first = None, None
             lengths = torch.tensor([len(sample.ids) for sample in samples])
@@ -229,29 +243,29 @@ class Engine:
         lengths = to_device(lengths, self.model.device)
         with_first = None if with_first is None else to_device(with_first, self.model.device)
         forward = _BatchForward(
-            segments, batch.items, lengths, sink, prefix, self.first_token, self._of_layers, with_first
+            segments, batch.items, lengths, sink, prefix.stats, self.first_token, self._of_layers, with_first
         )
         states = self._forward(beyond, pack, n_prefix, forward)
         if states is not None:
             end: dict[str, torch.Tensor] = {}
             if "rds" in self.readings:
-                end["rds"] = rds_of(position_sums(states, segments, n_prefix), self._prefix_end if n_prefix else None)
+                end["rds"] = rds_of(position_sums(states, segments, n_prefix), prefix.end)
             if self._losses:
-                end |= self._losses_of(samples, states, segments, n_prefix)
+                end |= self._losses_of(samples, states, segments, prefix)
             for values in end.values():
                 forward.finite.logical_and_(torch.isfinite(values).reshape(len(samples), -1).all(dim=1))
             sink.of_body(batch.items, end)
         sink.finish(batch.items, forward.finite)
 
     def _losses_of(
-        self, samples: Sequence[Encoded], states: torch.Tensor, segments: Segments, n_prefix: int
+        self, samples: Sequence[Encoded], states: torch.Tensor, segments: Segments, prefix: _SharedPrefix
     ) -> dict[str, torch.Tensor]:
-        """``nll`` fp32 [B] of ``samples`` with these last hidden states behind the shared prefix; ``ifd``, where asked
+        """``nll`` fp32 [B] of ``samples`` with these last hidden states behind ``prefix``; ``ifd``, where asked
         for, after a forward of their responses alone: the tokens of all their turns, one behind the other."""
         head = self.model.head
         assert head is not None, "losses are of a model that was loaded with its head"
         ids, ranges = [sample.ids for sample in samples], [sample.response or () for sample in samples]
-        nll = mean_losses(head, states, segments.starts.tolist(), ids, ranges, n_prefix, self._prefix_states)
+        nll = mean_losses(head, states, segments.starts.tolist(), ids, ranges, len(prefix.ids), prefix.states)
         if "ifd" not in self._losses:
             return {"nll": nll}
         del states  # of a batch as large as the next

@@ -16,15 +16,15 @@ import torch
 from nait_fast.codecs.chosen import CHOSEN, RANDOM, VARIANCE, digest_of
 from nait_fast.codecs.codebook import Codebook, load_codebook
 from nait_fast.config import IndexOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.loader import Window
 from nait_fast.data.plan import Plan, Unit, load_plan, stamps_of
 from nait_fast.data.pool import Pool
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.row_conventions import make_conventions
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
-from nait_fast.extract.calibrate import device_for, first_samples, sample_of
+from nait_fast.extract.calibrate import device_for, sample_of, spread_samples
 from nait_fast.extract.index_folder import IndexFolder
 from nait_fast.extract.moments import Moments
 from nait_fast.extract.representation import Representation
@@ -156,7 +156,7 @@ class IndexBuild:
             f"template {session.encoder.template.kind}",
             session.quiet,
         )
-        self.prefix = shared_prefix(first_samples(pool, self.format, session.encoder))
+        self.prefixes = shared_prefixes(spread_samples(pool, self.format, session.encoder))
         self._collected: Collect | None = None
         self._sample: list[Encoded] = []
         self.tokens, self.seconds = 0, 0.0
@@ -220,7 +220,7 @@ class IndexBuild:
             if on_batch is not None:
                 on_batch(samples, tokens)
 
-        session.run(self._sample, sink, readings, self.prefix, on_calibrated)
+        session.run(self._sample, sink, readings, self.prefixes, on_calibrated)
         self.count(progress)
 
     def prepare(self, directions: Directions | None = None, on_batch: OnBatch | None = None) -> None:
@@ -299,7 +299,7 @@ class IndexBuild:
             on_batch(len(calibrated), 0)
         sink = self._sink(len(encoded))
         readings = sorted(self.representation.readings | {r for r, _ in self._directions.values()})
-        self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefix, on_batch)
+        self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefixes, on_batch)
         return RunUnit(window, encoded, listed, sink, calibrated)
 
     def write_unit(self, unit: RunUnit) -> dict[str, int]:

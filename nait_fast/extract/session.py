@@ -126,6 +126,7 @@ class Session(Terms):
     run_tokens: int = 0
     padded_tokens: int = 0
     _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
+    _engine: Engine | None = field(default=None, init=False, repr=False)  # of the last run
 
     @property
     def padding(self) -> float:
@@ -163,26 +164,38 @@ class Session(Terms):
         encoded: Sequence[Encoded],
         sink: Sink,
         readings: Sequence[str],
-        prefix: np.ndarray,
+        prefixes: Sequence[np.ndarray] = (),
         on_batch: OnBatch | None = None,
     ) -> None:
-        """Capture ``readings`` of ``encoded`` into ``sink``; ``on_batch(samples, tokens)`` after each batch."""
-        budget = self._fitting or self.batch_tokens
-        hidden_at = None if self.embed_layer is None else self.model.layers.index(self.embed_layer)
-        engine = Engine(
-            self.model,
-            readings,
-            first_token=self.first_token,
-            tokens=self.tokens,
-            batch_tokens=budget,
-            quiet=self.quiet,
-            hidden_at=hidden_at,
-            front=self.encoder.front if "ifd" in readings else (),
-        )
-        engine.run(encoded, sink, prefix=prefix, on_batch=on_batch)
+        """Capture ``readings`` of ``encoded`` into ``sink``, each of ``prefixes`` run once a session while it is given
+        (``data/prefixes.py``); ``on_batch(samples, tokens)`` after each batch."""
+        engine = self._engine_for(readings)
+        run, padded = engine.run_tokens, engine.padded_tokens
+        engine.run(encoded, sink, prefixes=prefixes, on_batch=on_batch)
         self._fitting = engine.batch_tokens
-        self.run_tokens += engine.run_tokens
-        self.padded_tokens += engine.padded_tokens
+        self.run_tokens += engine.run_tokens - run
+        self.padded_tokens += engine.padded_tokens - padded
+
+    def _engine_for(self, readings: Sequence[str]) -> Engine:
+        """The engine of the last run, where it reads the same; else a new one."""
+        hidden_at = None if self.embed_layer is None else self.model.layers.index(self.embed_layer)
+        known = self._engine
+        if (
+            known is None
+            or known.model is not self.model
+            or (known.readings, known.hidden_at) != (tuple(readings), hidden_at)
+        ):
+            known = self._engine = Engine(
+                self.model,
+                readings,
+                first_token=self.first_token,
+                tokens=self.tokens,
+                batch_tokens=self._fitting or self.batch_tokens,
+                quiet=self.quiet,
+                hidden_at=hidden_at,
+                front=self.encoder.front if "ifd" in readings else (),
+            )
+        return known
 
 
 def warn_longer(where: str, samples: int, positions: int) -> None:

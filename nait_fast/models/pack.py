@@ -93,34 +93,40 @@ class Pack:
             query = torch.cat([zero, ends])
             key = torch.cat([zero, ends + n_prefix * torch.arange(1, len(lengths) + 1)])
             longest = int(lengths.max())
-            gather = zero
-            if n_prefix:
-                # Own token t of sequence s stands at n_prefix + t in [prefix, own tokens]; the prefix before each.
-                sequence = torch.repeat_interleave(torch.arange(len(lengths)), lengths + n_prefix)
-                place = torch.arange(int(key[-1])) - key[sequence]
-                gather = torch.where(place < n_prefix, place, query[sequence] + place)
+            own = torch.arange(int(ends[-1])) + n_prefix * torch.repeat_interleave(
+                torch.arange(1, len(lengths) + 1), lengths
+            )
+            shared = (key[:-1, None] + torch.arange(n_prefix)).flatten()
             self._bounds = Bounds(
                 n_prefix,
                 to_device(query.int(), device),
                 to_device(key.int(), device),
                 longest,
                 longest + n_prefix,
-                to_device(gather, device),
+                to_device(own, device),
+                to_device(shared, device),
             )
         return self._bounds
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """``query``, ``key`` int32 [B + 1]: where each sequence's queries and keys begin; ``gather`` int64: which rows of
-    [prefix, own keys] make up the keys of all sequences."""
+    """``query``, ``key`` int32 [B + 1]: where each sequence's queries and keys begin; among the keys of all sequences,
+    each with the P of its prefix in front: ``own`` int64 [T], where its own ones stand, ``shared`` int64 [B · P]."""
 
     n_prefix: int
     query: torch.Tensor
     key: torch.Tensor
     longest_query: int
     longest_key: int
-    gather: torch.Tensor
+    own: torch.Tensor
+    shared: torch.Tensor
+
+    def behind(self, prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """``own`` [T, H, D], a copy of ``prefix`` [P, H, D] in front of each sequence: [T + B · P, H, D]."""
+        out = own.new_empty(len(own) + len(self.shared), *own.shape[1:])
+        out.index_copy_(0, self.own, own)
+        return out.index_copy_(0, self.shared, prefix.repeat(len(self.shared) // len(prefix), 1, 1))
 
 
 @dataclass(frozen=True)

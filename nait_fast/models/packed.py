@@ -125,7 +125,7 @@ def varlen_attention(
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, D]
     bounds = pack.bounds(n_prefix, query.device)
     if before:
-        k, v = (torch.cat([p[0].transpose(0, 1), new])[bounds.gather] for p, new in zip(before, (k, v), strict=True))
+        k, v = (bounds.behind(p[0].transpose(0, 1), new) for p, new in zip(before, (k, v), strict=True))
     options: dict[str, Any] = {}
     if "window_size" in parameters:
         options["window_size"] = (sliding_window - 1 if sliding_window else -1, 0)

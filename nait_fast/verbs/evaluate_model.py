@@ -9,10 +9,10 @@ import numpy as np
 from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.compatibility import OLD, difference, dtype_option, is_old, name_of, value_of
 from nait_fast.config import DataOptions, EvaluateOptions, ModelOptions, RunOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.encode import encode
 from nait_fast.data.formats import parse
 from nait_fast.data.pool import Pool, decode
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.row_conventions import conventions_of
 from nait_fast.data.tokenize import Encoded
 from nait_fast.errors import Mismatch, NaitError
@@ -132,5 +132,5 @@ def material_of(signature: Signature, readings: dict[str, Any]) -> np.ndarray:
 
 def _run(session: Session, encoded: list[Encoded], sink: Any, readings: Sequence[str], label: str) -> None:
     progress = Progress(len(encoded), label, session.quiet)
-    session.run(encoded, sink, readings, shared_prefix(encoded), progress.add)
+    session.run(encoded, sink, readings, shared_prefixes(encoded), progress.add)
     progress.close()

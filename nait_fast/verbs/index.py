@@ -94,11 +94,13 @@ def warn_of(manifest: dict[str, Any], folder: str | Path, ignore: Iterable[str])
 
 
 def work_of(build: IndexBuild) -> dict[str, Any]:
-    """What a run of ``index`` reports of its own work."""
+    """What a run of ``index`` reports of its own work: ``tokens_served`` are the samples' own, of which those that
+    stand in a shared prefix need no run; ``tokens_per_s`` counts them."""
     rate = build.tokens / build.seconds if build.seconds and build.tokens else None
     return {
-        "shared_prefix_tokens": len(build.prefix),
-        "tokens_run": build.tokens,
+        "shared_prefix_tokens": [len(ids) for ids in build.prefixes],
+        "tokens_served": build.tokens,
+        "tokens_run": build.session.run_tokens,
         "forward": build.session.model.forward,
         "padding_waste": round(build.session.padding, 4),
         "seconds": round(build.seconds, 3),

@@ -11,8 +11,8 @@ import numpy as np
 from nait_fast.codecs.chosen import CHOSEN, CHOSEN_BY, RANDOM
 from nait_fast.codecs.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.config import METHOD, SignatureBuildOptions, SignatureOptions, split_target
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.row_conventions import RowConventions, make_conventions
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.extract.representation import check_kept
@@ -87,7 +87,7 @@ def read_target(session: Session, name: str, target: Pool | Sequence[Any], names
     collected = Collect(len(encoded), session.layout, names)
     states_of = session.model.whole_fingerprint if "rds" in names else None  # of all layers, whichever are captured
     progress = Progress(len(encoded), f"target {name}", session.quiet)
-    session.run(encoded, collected, names, shared_prefix(encoded), progress.add)
+    session.run(encoded, collected, names, shared_prefixes(encoded), progress.add)
     progress.close()
     if not collected.finite.all():
         row = encoded[int(np.flatnonzero(~collected.finite)[0])].row

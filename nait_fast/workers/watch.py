@@ -41,7 +41,7 @@ class Watch:
     def summary(self) -> dict[str, Any]:
         """Tokens, seconds and rate of the run, all workers together (each one's start included)."""
         tokens, seconds = self._progress.tokens, self._progress.seconds
-        return {"tokens_run": tokens, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds, 1)}
+        return {"tokens_served": tokens, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds, 1)}
 
     def __enter__(self) -> "Watch":
         return self

@@ -128,7 +128,7 @@ def test_bits_packed_in_the_pass_are_those_of_the_mean(loaded, n_prefix, first_t
     threshold = means.mean(dim=0)
     sink = Encode(len(ids), layout, NeuronCoder(layout, "mean", threshold))
     assert sink.threshold_of(1) is not None
-    Engine(loaded, ["mean"], first_token=first_token, batch_tokens=40).run(encoded(ids), sink, prefix=prefix)
+    Engine(loaded, ["mean"], first_token=first_token, batch_tokens=40).run(encoded(ids), sink, prefixes=[prefix])
     for position in range(len(loaded.widths)):
         neurons = layout.neurons(position)
         expected = pack_bits(means[:, neurons], threshold[neurons]).numpy()

@@ -63,7 +63,9 @@ def run(loaded, prefix=None, ids=IDS, responses=RESPONSES, front=FRONT, batch_to
     readings = ("mean", "nll", "ifd")
     sink = Collect(len(ids), CodeLayout.of(loaded.widths), readings)
     encoded = [Encoded(i, None, x, len(x), response=r) for i, (x, r) in enumerate(zip(ids, responses, strict=True))]
-    Engine(loaded, readings, batch_tokens=batch_tokens, front=front).run(encoded, sink, prefix=prefix)
+    Engine(loaded, readings, batch_tokens=batch_tokens, front=front).run(
+        encoded, sink, prefixes=[] if prefix is None else [prefix]
+    )
     return sink
 
 
@@ -80,7 +82,7 @@ def test_losses_and_their_ratio(name):
         np.testing.assert_allclose(sink.losses["ifd"].numpy(), wanted[:, 1], rtol=2e-5)
         plain = Collect(len(IDS), CodeLayout.of(loaded.widths), ("mean",))
         Engine(loaded, ("mean",), batch_tokens=70).run(
-            [Encoded(i, None, x) for i, x in enumerate(IDS)], plain, prefix=prefix
+            [Encoded(i, None, x) for i, x in enumerate(IDS)], plain, prefixes=[] if prefix is None else [prefix]
         )
         assert torch.equal(plain.readings["mean"], sink.readings["mean"])
     assert loaded.packs

@@ -141,7 +141,7 @@ def test_sinks_keep_it():
     collect = Collect(len(SAMPLES), layout, ("mean", "rds"))
     encode = Encode(len(SAMPLES), layout, None, rds=("float32", width))
     encoded = [Encoded(i, None, x) for i, x in enumerate(SAMPLES)]
-    Engine(loaded, ("mean", "rds"), batch_tokens=40).run(encoded, Tee([collect, encode]), prefix=PREFIX)
+    Engine(loaded, ("mean", "rds"), batch_tokens=40).run(encoded, Tee([collect, encode]), prefixes=[PREFIX])
     np.testing.assert_array_equal(encode.columns["rds"], collect.rds.numpy())
     again = Encode(len(SAMPLES), layout, None, rds=("float16", width))
     collect.replay(again, loaded.device)

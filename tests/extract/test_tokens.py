@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nait_fast.codecs.layout import CodeLayout
-from nait_fast.data.batching import make_batches, shared_prefix
+from nait_fast.data.batching import make_batches
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.spans import beside
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.engine import Engine
@@ -72,12 +73,12 @@ def test_readings_are_those_of_plain_hooks(models, tokens: str, first_token: str
     samples = make(tokens, prefix)
     sink = Collect(len(samples), CodeLayout.of(loaded.widths), ALL)
     engine = Engine(loaded, ALL, first_token=first_token, tokens=tokens, batch_tokens=90, hidden_at=1)
-    engine.run(samples, sink, prefix=prefix[:n_prefix])
+    engine.run(samples, sink, prefixes=[prefix[:n_prefix]])
     assert sink.finite.all()
     ends = [naive.rds(model, item.ids, positions(item)) for item in samples]
     assert worst_error(sink.rds.numpy(), np.stack(ends)) < 2e-5
     if n_prefix:
-        behind = {i for b in make_batches(samples, prefix, 90) if b.n_prefix for i in b.items}
+        behind = {i for b in make_batches(samples, [prefix], 90) if b.n_prefix for i in b.items}
         assert 3 <= len(behind) < len(samples)
     expected = [naive.pooled(model, item.ids.tolist(), positions(item)) for item in samples]
     shape = (len(samples), len(loaded.widths), -1)
@@ -99,10 +100,10 @@ def test_bits_packed_in_the_pass_are_those_of_the_mean(models, tokens: str) -> N
     loaded, prefix = prepare(models["packed"], None), sequences([7], seed=99)[0]
     samples, layout = make(tokens, prefix), CodeLayout.of(loaded.widths)
     collected = Collect(len(samples), layout, ["mean"])
-    Engine(loaded, ["mean"], tokens=tokens, batch_tokens=90).run(samples, collected, prefix=prefix)
+    Engine(loaded, ["mean"], tokens=tokens, batch_tokens=90).run(samples, collected, prefixes=[prefix])
     means = collected.readings["mean"]
     sink = Encode(len(samples), layout, NeuronCoder(layout, "mean", means.mean(dim=0)))
-    Engine(loaded, ["mean"], tokens=tokens, batch_tokens=90).run(samples, sink, prefix=prefix)
+    Engine(loaded, ["mean"], tokens=tokens, batch_tokens=90).run(samples, sink, prefixes=[prefix])
     for ordinal in range(len(loaded.widths)):
         neurons = layout.neurons(ordinal)
         expected = pack_bits(means[:, neurons], means.mean(dim=0)[neurons]).numpy()
@@ -120,10 +121,10 @@ def test_a_prefix_holds_no_response_and_leaves_a_chosen_token() -> None:
 
     for tokens, longest in (("all", 12), ("response", 8), ("prompt", 8)):
         samples = [item(i, 5, [(8, 17)], tokens) for i in range(5)]
-        assert len(shared_prefix(samples)) == longest
+        assert [len(prefix) for prefix in shared_prefixes(samples)] == [longest]
     samples = [item(0, 5, [(6, 17)], "response"), item(1, 5, [(8, 17)], "response"), item(2, 5, [(9, 10)], "response")]
-    assert [(b.items, b.n_prefix) for b in make_batches(samples, front[:8], 100)] == [([1, 2], 8), ([0], 0)]
+    assert [(b.items, b.n_prefix) for b in make_batches(samples, [front[:8]], 100)] == [([1, 2], 8), ([0], 0)]
     samples = [item(0, 5, [(8, 17)], "prompt"), item(1, 5, [(9, 17)], "prompt"), item(2, 5, [(9, 11)], "prompt")]
-    assert [(b.items, b.n_prefix) for b in make_batches(samples, front[:8], 100)] == [([1, 2], 8), ([0], 0)]
+    assert [(b.items, b.n_prefix) for b in make_batches(samples, [front[:8]], 100)] == [([1, 2], 8), ([0], 0)]
     plain = [dataclasses.replace(s, reading_spans=None) for s in samples]
-    assert [b.n_prefix for b in make_batches(plain, front, 100)] == [12]
+    assert [b.n_prefix for b in make_batches(plain, [front], 100)] == [12]

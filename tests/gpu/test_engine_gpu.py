@@ -84,7 +84,7 @@ def bits_of(loaded, ids, threshold: torch.Tensor, prefix=None) -> np.ndarray:
     """Bool [n, N], packed in the capture op."""
     layout = CodeLayout.of(loaded.widths)
     sink = Encode(len(ids), layout, NeuronCoder(layout, "mean", threshold, loaded.device), device=loaded.device)
-    Engine(loaded, ["mean"], batch_tokens=100).run(samples(ids), sink, prefix=prefix)
+    Engine(loaded, ["mean"], batch_tokens=100).run(samples(ids), sink, prefixes=[] if prefix is None else [prefix])
     assert sink.finite.all()
     return layout.unpack(sink.codes)
 

@@ -96,14 +96,17 @@ def test_readings(adapter, base, kind: str) -> None:
     folder = adapter(**KINDS[kind])
     loaded = load_model(folder)
     assert loaded.packs and loaded.widths == [40] * 3 and len(loaded.tokenizer) == len(make_tokenizer())
-    expected = naive.pooled_all(reference(folder, base), SAMPLES)
+    theirs, expected = (
+        naive.pooled_all(m, SAMPLES) for m in (reference(folder, base), reference(folder, base).double())
+    )
     plain = naive.pooled_all(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), SAMPLES)
     assert worst_error(plain["mean"], expected["mean"]) > 1e-3
     for prefix in (None, PREFIX):
         for batch_tokens in (40, 10_000):
             sink = run(loaded, SAMPLES, prefix=prefix, batch_tokens=batch_tokens)
-            for reading in READINGS:
-                assert worst_error(sink.readings[reading].reshape(expected[reading].shape), expected[reading]) <= 1e-5
+            for reading in READINGS:  # at most twice peft's own fp32 error
+                bound = max(1e-5, 2 * worst_error(theirs[reading], expected[reading]))
+                assert worst_error(sink.readings[reading].reshape(expected[reading].shape), expected[reading]) <= bound
 
 
 @pytest.mark.parametrize("targets", [{"target_modules": ["q_proj", "v_proj"]}, {"target_parameters": ["down_proj"]}])

@@ -117,10 +117,31 @@ def test_prefix_changes_between_runs_of_one_engine():
         prefix = np.random.default_rng(seed).integers(3, 60, n).astype(np.int32)
         ids = sequences((1, 2, 7, 30), seed=seed, prefix=prefix)
         sink = Collect(len(ids), CodeLayout.of(loaded.widths), READINGS)
-        engine.run([Encoded(i, None, x) for i, x in enumerate(ids)], sink, prefix=prefix)
+        engine.run([Encoded(i, None, x) for i, x in enumerate(ids)], sink, prefixes=[prefix])
         expected = naive.pooled_all(reference, ids)
         for reading in READINGS:
             assert worst_error(sink.readings[reading].reshape(expected[reading].shape), expected[reading]) <= 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "mistral"])
+def test_several_prefixes(model_type):
+    """Nested ones, one of another beginning, one that is too short, and samples behind none; each is run once."""
+    config = config_of(model_type, **({"sliding_window": 8} if model_type == "mistral" else {}))
+    loaded = prepare(build(config), None)
+    prefixes = [PREFIX[:4], PREFIX, PREFIX[::-1].copy(), PREFIX[:1] + 1]
+    ids = [*sequences(), *(x for n, p in enumerate(prefixes) for x in sequences((1, 2, 9, 30), seed=n, prefix=p))]
+    encoded = [Encoded(i, None, x) for i, x in enumerate(ids)]
+    engine, ran = Engine(loaded, READINGS, batch_tokens=40), []
+    expected = naive.pooled_all(build(config, "eager"), ids)
+    for given in (prefixes, prefixes[1:]):
+        before, sink = engine.run_tokens, Collect(len(ids), CodeLayout.of(loaded.widths), READINGS)
+        engine.run(encoded, sink, prefixes=given)
+        ran.append(engine.run_tokens - before)
+        for reading in READINGS:
+            assert worst_error(sink.readings[reading].reshape(expected[reading].shape), expected[reading]) <= 1e-5
+    if loaded.packs:
+        behind = 4 * sum(len(p) for p in prefixes[:3]), sum(len(p) for p in prefixes[:3])
+        assert ran[0] == sum(map(len, ids)) - behind[0] + behind[1] and ran[1] == ran[0] + 4 * 4 - behind[1]
 
 
 def test_a_prefix_that_failed_is_run_again(monkeypatch):
@@ -132,8 +153,8 @@ def test_a_prefix_that_failed_is_run_again(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("nait_fast.extract.engine.packed_forward", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            engine.run(encoded, sink, prefix=PREFIX)
-    engine.run(encoded, sink, prefix=PREFIX)
+            engine.run(encoded, sink, prefixes=[PREFIX])
+    engine.run(encoded, sink, prefixes=[PREFIX])
     expected = run(loaded, ids, prefix=PREFIX, batch_tokens=2048)
     for reading in READINGS:
         assert torch.equal(sink.readings[reading], expected.readings[reading])
@@ -188,7 +209,7 @@ def test_every_sample_and_token_is_reported_once():
     Engine(loaded, READINGS, batch_tokens=40).run(
         [Encoded(i, None, x) for i, x in enumerate(PREFIXED)],
         sink,
-        prefix=PREFIX,
+        prefixes=[PREFIX],
         on_batch=lambda samples, tokens: seen.append((samples, tokens)),
     )
     assert len(seen) > 3

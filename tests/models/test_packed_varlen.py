@@ -105,6 +105,9 @@ def test_bounds(n_prefix):
     assert bounds.query.tolist() == [0, 3, 4, 8]
     assert bounds.key.tolist() == [0, 3 + n_prefix, 4 + 2 * n_prefix, 8 + 3 * n_prefix]
     assert (bounds.longest_query, bounds.longest_key) == (4, 4 + n_prefix)
+    own = torch.arange(8.0).reshape(8, 1, 1) + 100
+    shared = torch.arange(float(n_prefix)).reshape(n_prefix, 1, 1)
     if n_prefix:
-        shared, own = list(range(n_prefix)), iter(range(n_prefix, n_prefix + 8))
-        assert bounds.gather.tolist() == [x for n in lengths for x in [*shared, *(next(own) for _ in range(n))]]
+        numbers = iter(range(100, 108))
+        expected = [x for n in lengths for x in [*range(n_prefix), *(next(numbers) for _ in range(n))]]
+        assert bounds.behind(shared, own).flatten().tolist() == expected

@@ -63,7 +63,7 @@ def run(loaded, ids, *, prefix=None, batch_tokens=40, readings=READINGS, first_t
     """The engine's readings of ``ids``, samples in the order given."""
     sink = Collect(len(ids), CodeLayout.of(loaded.widths), readings)
     engine = Engine(loaded, readings, first_token=first_token, batch_tokens=batch_tokens)
-    engine.run([Encoded(i, None, x) for i, x in enumerate(ids)], sink, prefix=prefix)
+    engine.run([Encoded(i, None, x) for i, x in enumerate(ids)], sink, prefixes=[] if prefix is None else [prefix])
     return sink
 
 
