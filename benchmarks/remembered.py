@@ -1,8 +1,8 @@
 """Readings that the model gives once: for measurements that index the same rows, and sign the same targets, many times.
 
 Within ``remembering`` each sample goes through the model once, for all of READINGS, into mapped files; every other run
-of this process that asks for some of them is given what they hold. Codes are packed from the readings then, not in the
-capture op, and drifts are kept in fp32.
+of this process that asks for some of them, of all layers or the first ones, is given what they hold. Codes are packed
+from the readings then, not in the capture op, and drifts are kept in fp32.
 """
 
 import hashlib
@@ -19,10 +19,11 @@ from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Sink
+from nait_fast.models.patch import Capture
 from nait_fast.progress import Progress
 
 OF_LAYERS = ("mean", "drift", "up_abs")
-READINGS = (*OF_LAYERS, "hidden", "rds")  # hidden: of the last captured layer
+READINGS = (*OF_LAYERS, "hidden", "rds")  # hidden: of every layer
 AT_ONCE = 256  # samples that are handed on together
 
 
@@ -36,8 +37,7 @@ class _Keep(Sink):
         rows = np.asarray(items) + self._first
         for name in OF_LAYERS:
             self._files[name][rows, self._layout.neurons(ordinal)] = readings[name].float().cpu().numpy()
-        if "hidden" in readings:
-            self._files["hidden"][rows] = readings["hidden"].float().cpu().numpy()
+        self._files["hidden"][rows, ordinal] = readings["hidden"].float().cpu().numpy()
 
     def of_body(self, items, readings) -> None:
         self._files["rds"][np.asarray(items) + self._first] = readings["rds"].cpu().numpy()
@@ -45,6 +45,20 @@ class _Keep(Sink):
     def finish(self, items, finite: torch.Tensor) -> None:
         if not bool(finite.all()):
             raise RuntimeError("activations are not finite")
+
+
+class _Every:
+    """In the place of the one ``hidden_at`` of a capture: every layer."""
+
+    def __get__(self, capture: Capture, kind: type) -> "_Every":
+        return self
+
+    def __set__(self, capture: Capture, value: int | None) -> None: ...
+
+    def __eq__(self, ordinal: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Remembered:
@@ -68,13 +82,10 @@ class Remembered:
         """As ``Session.run``."""
         if unknown := set(readings) - set(READINGS):
             raise ValueError(f"not remembered: {sorted(unknown)}")
-        last = session.model.layers[-1]
-        if "hidden" in readings and session.embed_layer != last:
-            raise ValueError("only the last layer's hidden states are remembered")
         keys = [hashlib.sha256(e.ids.tobytes() + repr(e.reading_spans).encode()).digest() for e in encoded]
         fresh = {key: e for key, e in zip(keys, encoded, strict=True) if key not in self._places}
         if fresh:
-            self._keep(replace(session, embed_layer=last), list(fresh.values()))
+            self._keep(replace(session, embed_layer=session.model.layers[-1]), list(fresh.values()))
             self._places |= {key: len(self._places) + n for n, key in enumerate(fresh)}
         for start in range(0, len(encoded), AT_ONCE):
             items = list(range(start, min(start + AT_ONCE, len(encoded))))
@@ -84,27 +95,31 @@ class Remembered:
         sink.flush()
 
     def _keep(self, session: Session, encoded: list[Encoded]) -> None:
-        widths = {"hidden": session.hidden_width, "rds": session.model.end_width}
+        layers = len(session.layout.widths)
+        widths = {"hidden": (layers, session.hidden_width), "rds": (session.model.end_width,)}
         for name in READINGS if not self._files else ():
-            shape = (self._most, widths.get(name, session.layout.n_neurons))
+            shape = (self._most, *widths.get(name, (session.layout.n_neurons,)))
             self._files[name] = np.lib.format.open_memmap(self._folder / f"{name}.npy", "w+", np.float32, shape)
+        if self._files["hidden"].shape[1] != layers:
+            raise ValueError("new samples want all layers of the first run")
         progress = Progress(len(encoded), "readings", session.quiet)
         keep = _Keep(self._files, len(self._places), session)
-        self._run(session, encoded, keep, READINGS, shared_prefixes(encoded), progress.add)
+        with patch.object(Capture, "hidden_at", _Every(), create=True):
+            self._run(session, encoded, keep, READINGS, shared_prefixes(encoded), progress.add)
         progress.close()
 
     def _hand_on(
         self, session: Session, items: list[int], places: list[int], sink: Sink, readings: Sequence[str]
     ) -> None:
-        last = len(session.layout.widths) - 1
-        for ordinal in range(last + 1):
+        embedded = None if session.embed_layer is None else session.model.layers.index(session.embed_layer)
+        for ordinal in range(len(session.layout.widths)):
             some = {
                 name: torch.from_numpy(self._files[name][places, session.layout.neurons(ordinal)])
                 for name in OF_LAYERS
                 if name in readings
             }
-            if ordinal == last and "hidden" in readings:
-                some["hidden"] = torch.from_numpy(self._files["hidden"][places])
+            if ordinal == embedded and "hidden" in readings:
+                some["hidden"] = torch.from_numpy(self._files["hidden"][places, ordinal])
             if "drift" in some:
                 some["drift"] = some["drift"].double()
             sink.layer(items, ordinal, some, None)

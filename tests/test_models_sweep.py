@@ -84,7 +84,7 @@ def test_more_than_fp32_itself_is_off_is_told(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_fp32_itself_is_off_is_not_held_against_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the random Qwen3.5 both the engine and transformers' own fp32 are about 1e-5 from fp64, some processors' more."""
+    """Of the random Qwen3.5 both the engine and transformers' own fp32 are about 1e-5 from fp64."""
     monkeypatch.setattr(models, "CLOSE", 1e-7)
     row = examine(Case("causal", "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"), tmp_path)
     assert row["verdict"] == "yes" and 1e-7 < row["error"] < 1e-4

@@ -96,17 +96,19 @@ def test_readings(adapter, base, kind: str) -> None:
     folder = adapter(**KINDS[kind])
     loaded = load_model(folder)
     assert loaded.packs and loaded.widths == [40] * 3 and len(loaded.tokenizer) == len(make_tokenizer())
-    theirs, expected = (
-        naive.pooled_all(m, SAMPLES) for m in (reference(folder, base), reference(folder, base).double())
-    )
+    expected = naive.pooled_all(reference(folder, base).double(), SAMPLES)
     plain = naive.pooled_all(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), SAMPLES)
     assert worst_error(plain["mean"], expected["mean"]) > 1e-3
+    means = np.linalg.norm(expected["mean"], axis=-1, keepdims=True)
     for prefix in (None, PREFIX):
         for batch_tokens in (40, 10_000):
             sink = run(loaded, SAMPLES, prefix=prefix, batch_tokens=batch_tokens)
-            for reading in READINGS:  # at most twice peft's own fp32 error
-                bound = max(1e-5, 2 * worst_error(theirs[reading], expected[reading]))
-                assert worst_error(sink.readings[reading].reshape(expected[reading].shape), expected[reading]) <= bound
+            for reading in READINGS:
+                off = np.abs(sink.readings[reading].reshape(expected[reading].shape).numpy() - expected[reading])
+                size = np.linalg.norm(expected[reading], axis=-1, keepdims=True)
+                if reading == "drift":  # of two tokens alike: a difference is as exact as what it is of
+                    size = np.maximum(size, means)
+                assert (np.linalg.norm(off, axis=-1, keepdims=True) <= 1e-5 * size).all()
 
 
 @pytest.mark.parametrize("targets", [{"target_modules": ["q_proj", "v_proj"]}, {"target_parameters": ["down_proj"]}])
