@@ -27,7 +27,6 @@ from nait_fast import Index, api, selection_of
 from nait_fast.evaluation.comparison import top_overlap
 from nait_fast.methods.signature import load_signature
 from nait_fast.models.load import locate
-from nait_fast.models.spec import text_config
 from nait_fast.ranking.spearman import spearman
 from nait_fast.storage.files import make_folder
 
@@ -55,7 +54,7 @@ def write_inputs(arguments: argparse.Namespace) -> list[str]:
 def read_layers(model: str) -> int:
     """Decoder layers of ``model``, by its configuration."""
     source, extra = locate(model)
-    return text_config(AutoConfig.from_pretrained(source, **extra)).num_hidden_layers
+    return AutoConfig.from_pretrained(source, **extra).get_text_config(decoder=True).num_hidden_layers
 
 
 def make(arguments: argparse.Namespace, targets: list[str], count: int, folder: Path) -> None:
