@@ -223,7 +223,7 @@ def test_a_broken_line_of_events_stops_nobody(work: Work) -> None:
         watch.look()
         with open(events, "a") as file:
             file.write('{"event": "unit", "rows": 2, "skipped": 2, "tokens": 5}\n{"event"')
-    assert watch.summary()["tokens_run"] == 14
+    assert watch.summary()["tokens_served"] == 14
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
