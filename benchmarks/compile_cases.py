@@ -26,6 +26,7 @@ TYPES = {
     "torch.uint8": "u8",
     "torch.uint32": "u32",
 }
+HARDWARE = {"quantise_kernel": ("sm_90", "sm_100")}  # that has the types which a kernel converts to
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Case:
 
     ``constants``: constexprs, and run-time integers that are 1; ``attrs``: by argument index. An iteration of the
     program's loop counts the bits of ``words`` (fewest, most) 32-bit words, takes ``macs`` products on matrix units and
-    loads ``loads`` tiles of ``tile`` bytes, 128 bits at a time (0: nothing demanded). ``targets``: their prefix;
+    loads ``loads`` tiles of ``tile`` bytes, 128 bits at a time (0: nothing demanded). ``targets``: their prefixes;
     ``options``: num_warps and the like.
     """
 
@@ -48,7 +49,7 @@ class Case:
     macs: int = 0
     tile: int = 0
     loads: int = 1
-    targets: str = ""
+    targets: tuple[str, ...] = ("",)
 
     @property
     def num_warps(self) -> int:
@@ -232,6 +233,20 @@ def _norm_runs() -> Iterator[tuple[str, str, bool, Run]]:
     yield "norm_kernel", "odd width", False, run(1001)
 
 
+def _float8_runs() -> Iterator[tuple[str, str, bool, Run]]:
+    import torch
+
+    from nait_fast.kernels.float8.launch import quantise_rows
+
+    def run(width: int, dtype: torch.dtype = torch.bfloat16) -> Run:
+        return lambda: quantise_rows(torch.zeros(ROWS, width, dtype=dtype))
+
+    for width in (576, 4096, 11008):
+        yield "quantise_kernel", f"width {width}", True, run(width)
+    yield "quantise_kernel", "width 4096, float32", True, run(4096, torch.float32)
+    yield "quantise_kernel", "odd width", False, run(1001)
+
+
 def _rotary_runs() -> Iterator[tuple[str, str, bool, Run]]:
     import torch
 
@@ -299,6 +314,8 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
         return {"tile": values["BLOCK_J"] * values["values"].element_size()}
     if kernel == "norm_kernel":
         return {"tile": product("BLOCK_N", "WARPS") * 128 * values["x"].element_size()}
+    if kernel == "quantise_kernel":
+        return {"tile": product("BLOCK_N", "BLOCK_K") * values["x"].element_size()}
     if kernel == "rotary_kernel":  # halves of a head, and their angles
         return {"tile": product("BLOCK_N", "BLOCK_D") * values["x"].element_size(), "loads": 6}
     if kernel == "round_kernel":  # its loads follow a permutation
@@ -319,7 +336,17 @@ def _work(kernel: str, values: dict[str, Any]) -> dict[str, Any]:
     return work | {"words": (steps * counted, 2 * steps * counted), "loads": steps}
 
 
-_RUNS = (_capture_runs, _bitpack_runs, _popcount_runs, _rotate_runs, _norm_runs, _rotary_runs, _experts_runs, _nll_runs)
+_RUNS = (
+    _capture_runs,
+    _bitpack_runs,
+    _popcount_runs,
+    _rotate_runs,
+    _norm_runs,
+    _float8_runs,
+    _rotary_runs,
+    _experts_runs,
+    _nll_runs,
+)
 
 
 def cases() -> list[Case]:
@@ -328,9 +355,12 @@ def cases() -> list[Case]:
     for hip in (False, True):
         for runs in _RUNS:
             for wanted, name, aligned, run in runs():
+                targets = HARDWARE.get(wanted, ("gfx",) if hip else ("sm",))
+                if hip != (targets[0] == "gfx"):
+                    continue
                 with _recorded(hip) as launches:
                     run()
                 kernel, values = [launch for launch in launches if launch[0].__name__ == wanted][-1]
                 work = _work(wanted, values) | ({} if aligned else {"tile": 0})
-                out.append(_case(kernel, values, hip, name=name, targets="gfx" if hip else "sm", **work))
+                out.append(_case(kernel, values, hip, name=name, targets=targets, **work))
     return out

@@ -17,7 +17,7 @@ class RunArguments(TypedDict, total=False):
     """Of ``config.RunOptions``."""
 
     tokenizer: Path | None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float8"]
     device: str
     batch_tokens: int | None
     trust_remote_code: bool
@@ -232,7 +232,7 @@ class ScorerArguments(RowArguments, total=False):
     template: Literal["auto", "chat", "alpaca", "none"]
     template_date: str | None
     max_length: int | None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float8"]
     device: str
     layers: str | None
     batch_tokens: int | None
@@ -264,7 +264,7 @@ class BenchArguments(TypedDict, total=False):
 class MemoryArguments(SignatureArguments, ReadingArguments, DataArguments, total=False):
     """Of ``config.SignatureBuildOptions``, without what stands for files."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float8"]
     device: str
     batch_tokens: int | None
     trust_remote_code: bool

@@ -34,7 +34,9 @@ class RunOptions(Options):
 
     tokenizer: str | None = option(None, "tokenizer, if not the model's own")
     dtype: str = option(
-        "auto", "auto: float32 on a CPU, bfloat16 on a GPU", choices=("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "auto: float32 on a CPU, bfloat16 on a GPU; float8: products in FP8, the rest in bfloat16",
+        choices=("auto", "float32", "bfloat16", "float16", "float8"),
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1")
     batch_tokens: int | None = option(None, "tokens a batch (default: 2048 on a CPU, 65536 on a GPU)", minimum=1)

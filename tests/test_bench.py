@@ -36,6 +36,7 @@ OPS = {
     "capture, |up| sum",
     "capture, one long sequence",
     "rms_norm",
+    "quantise_rows",
     "apply_rotary",
     "pack_bits",
     "rotate_bits",

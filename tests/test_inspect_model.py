@@ -34,7 +34,9 @@ def test_it_agrees_with_the_loaded_model(tiny_model, tiny_loaded) -> None:
     assert told["widths"] == tiny_loaded.widths and told["layers"] == 3 and told["hidden_size"] == 48
     parameters = sum(p.numel() for p in tiny_loaded.body.parameters())
     assert told["parameters"] == parameters
-    assert told["memory"] == {"float32": 4 * parameters, "bfloat16": 2 * parameters}
+    memory = told["memory"]
+    assert memory.items() >= {"float32": 4 * parameters, "bfloat16": 2 * parameters}.items()
+    assert memory["float8"] < memory["bfloat16"]
     assert told["positions"] == tiny_loaded.trained_positions and told["experts"] == []
 
 

@@ -7,6 +7,7 @@ Bytes are what an op must move, however it does it:
   affair and not counted.
 - rotate_bits: values 4·B·J read, a round's numbers written and read again 8·B·J, codes B·⌈J/32⌉·4 written.
 - rms_norm, apply_rotary: hidden state (or query) read and written, 2·T·H·s; rotary angles 2·T·D·s read.
+- quantise_rows: hidden state read, T·H·s, and its e4m3 numbers written, T·H, and scales, 4·T.
 - pack_bits, topk_bits: values 4·B·J read, codes B·⌈J/32⌉·4 written (and thresholds 4·J read).
 
 T tokens, B samples, J neurons, H width of the hidden state, D of a head.
@@ -181,6 +182,22 @@ def norm_op(x: torch.Tensor, weight: torch.Tensor) -> Op:
     return Op(run, lambda: _bits_of_reference(run, x.itemsize == 2), 2 * x.numel() * x.itemsize, about)
 
 
+def quantise_op(x: torch.Tensor) -> Op:
+    def run() -> torch.Tensor:
+        return kernels.quantise_rows(x)[0]
+
+    def check() -> str:
+        got = run()
+        with backend("reference"):
+            expected = run()
+        if differing := int((got.view(torch.uint8) != expected.view(torch.uint8)).sum()):
+            raise Wrong(f"{differing:,} of {got.numel():,} differ")
+        return f"0 of {got.numel():,} differ"
+
+    about = {"tokens": len(x), "width": x.shape[1]}
+    return Op(run, check, x.numel() * (x.itemsize + 1) + 4 * len(x), about)
+
+
 def rotary_op(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Op:
     def run() -> torch.Tensor:
         return kernels.apply_rotary(x, cos, sin)
@@ -224,6 +241,7 @@ def make_ops(
     del gate, up
     x, angle = normal(1, n_tokens, *heads).transpose(1, 2), normal(1, n_tokens, heads[1], kind=torch.float32)
     yield "rms_norm", partial(norm_op, normal(n_tokens, heads[0] * heads[1]), normal(heads[0] * heads[1]))
+    yield "quantise_rows", partial(quantise_op, normal(n_tokens, heads[0] * heads[1]))
     yield "apply_rotary", partial(rotary_op, x, angle.cos().to(dtype), angle.sin().to(dtype))
     del x, angle
     values = normal(rows, width, kind=torch.float32)

@@ -25,6 +25,7 @@ _OPS = {
     "ScaledScan": "popcount.scaled",
     "rotate_bits": "rotate.launch",
     "rms_norm": "norm.launch",
+    "quantise_rows": "float8.launch",
     "apply_rotary": "rotary.launch",
     "token_losses": "nll.launch",
 }

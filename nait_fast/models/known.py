@@ -12,6 +12,7 @@ from typing_extensions import Self
 from nait_fast.codecs.chosen import CHOSEN
 from nait_fast.kernels import layer_bytes
 from nait_fast.models.experts import RoutedSpec
+from nait_fast.models.float8 import NAME as FLOAT8
 from nait_fast.models.probe import activation_dtype
 from nait_fast.models.spec import Spec
 
@@ -20,13 +21,14 @@ from nait_fast.models.spec import Spec
 class KnownModel:
     """``body``: the text decoder, which may be on the meta device, with the dtype that it will have; ``specs``: what is
     read of the chosen layers, as far as its configuration tells; ``lacking_weights``: how many weights behind these the
-    checkpoint lacks, once it has been read."""
+    checkpoint lacks, once it has been read; ``float8``: whether its layers' products are in FP8."""
 
     name: str
     body: nn.Module
     tokenizer: Any
     specs: list[Spec]
     lacking_weights: int = field(default=0, kw_only=True)
+    float8: bool = field(default=False, kw_only=True)
 
     @property
     def device(self) -> torch.device:
@@ -34,8 +36,8 @@ class KnownModel:
 
     @property
     def precision(self) -> str:
-        """The type of the weights, by the token embeddings' (others may be quantised)."""
-        return str(activation_dtype(self.body)).removeprefix("torch.")
+        """The type of the weights, by the token embeddings' (others may be quantised); float8 where --dtype is that."""
+        return FLOAT8 if self.float8 else str(activation_dtype(self.body)).removeprefix("torch.")
 
     @property
     def dtype_class(self) -> str:

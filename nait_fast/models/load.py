@@ -21,6 +21,8 @@ from nait_fast.kernels.common.dispatch import current
 from nait_fast.models.adapters import adapter_of, holds_tokenizer
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, tell
 from nait_fast.models.find import find_specs
+from nait_fast.models.float8 import BESIDE, refuse_config, refuse_device, to_float8
+from nait_fast.models.float8 import NAME as FLOAT8
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.gguf_file import parsed_once
 from nait_fast.models.guard import exercised, refuse_spread
@@ -46,7 +48,8 @@ class LoadedModel(KnownModel):
     padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/model_identity.py``);
     ``max_tokens``: a longer sample would change the others of its batch (RoPE that depends on the longest), None
     without such a limit;
-    ``fused``: modules and the faster forwards proved equal to theirs; ``entry``: where the hash of its weights is kept.
+    ``fused``: modules and the faster forwards proved equal to theirs; ``entry``: where the hash of its weights is kept;
+    ``whole``: the whole fingerprint, where weights have been quantised since.
     """
 
     attention: str | None
@@ -55,6 +58,7 @@ class LoadedModel(KnownModel):
     fused: dict[nn.Module, Forward] = field(default_factory=dict, repr=False)
     entry: CacheEntry | None = field(default=None, repr=False)
     head: LMHead | None = field(default=None, repr=False)
+    whole: str | None = field(default=None, repr=False)
 
     @property
     def packs(self) -> bool:
@@ -78,7 +82,7 @@ class LoadedModel(KnownModel):
     @cached_property
     def whole_fingerprint(self) -> str:
         """As ``fingerprint``, of all layers whichever are chosen."""
-        return identity_of(decisive(self.body, (), self.entry), ())
+        return self.whole or identity_of(decisive(self.body, (), self.entry), ())
 
     @property
     def head_fingerprint(self) -> str | None:
@@ -109,7 +113,7 @@ class LoadedModel(KnownModel):
     @property
     def finite_remedy(self) -> str | None:
         """What could make it finite; None: nothing."""
-        return "try --dtype float32" if self.dtype_class == "half" else None
+        return "try --dtype float32" if self.dtype_class in ("half", FLOAT8) else None
 
     @property
     def overflow(self) -> str:
@@ -174,10 +178,14 @@ def _positions(body: Any) -> int | None:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """What weights are loaded in for --dtype ``dtype``. Raises BadInput where the device or nobody has that."""
+    if dtype == FLOAT8:
+        refuse_device(device)
+        return BESIDE
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype not in DTYPES:
-        raise BadInput(f"choose auto, {', '.join(DTYPES)}", where=f"--dtype {dtype}")
+        raise BadInput(f"choose auto, {', '.join([*DTYPES, FLOAT8])}", where=f"--dtype {dtype}")
     return DTYPES[dtype]
 
 
@@ -285,6 +293,13 @@ def load_model(
     target = pick_device(device)
     kind = pick_dtype(dtype, target)
     adapter = adapter_of(model)
+    float8 = dtype == FLOAT8
+    if float8 and adapter is not None:
+        raise BadInput(
+            f"an adapter of {adapter.base} beside its weights, which {FLOAT8} does not take",
+            where=f"--model {model}",
+            remedy="merge the two first, or use --dtype bfloat16",
+        )
     source, extra = locate(model if adapter is None else adapter.base)
     entry = CacheEntry.of(model if extra else source, *([] if adapter is None else [adapter.source]))
     if adapter is not None and tokenizer is None:
@@ -292,15 +307,16 @@ def load_model(
     tokenizer_of = cache(partial(load_tokenizer, model, tokenizer, trust_remote_code))
 
     def before(decoder: Any, specs: list[Spec]) -> None:
-        check(KnownModel(model, decoder.to(kind), tokenizer_of(), specs))
+        if float8:
+            refuse_config(decoder.config, model)
+        check(KnownModel(model, decoder.to(kind), tokenizer_of(), specs, float8=float8))
 
     find = partial(find_specs, layers=layers, experts=experts)
     with without_bars(), parsed_once(bool(extra)):
         whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter, before, head)
         made_tokenizer = tokenizer_of()
-    return prepare(
-        whole, made_tokenizer, layers=layers, experts=experts, name=model, loading=loading, entry=entry, head=head
-    )
+    about: dict[str, Any] = {"name": model, "loading": loading, "entry": entry}
+    return prepare(whole, made_tokenizer, layers=layers, experts=experts, head=head, float8=float8, **about)
 
 
 def apart(model: Any) -> Any:
@@ -330,8 +346,10 @@ def prepare(
     loading: Loading | None = None,
     entry: CacheEntry | None = None,
     head: bool = False,
+    float8: bool = False,
 ) -> LoadedModel:
-    """A ``LoadedModel`` around a transformers model in memory (causal LM or body); it is not changed.
+    """A ``LoadedModel`` around a transformers model in memory (causal LM or body); it is not changed, unless
+    ``float8`` puts the products of a bfloat16 one into FP8.
 
     The model must be in evaluation mode. ``loading``: how its checkpoint agreed with it; ``entry``: where the hash of
     the checkpoint's weights is kept; ``head``: its language-model head is wanted, too. Raises NaitError for unknown
@@ -363,16 +381,25 @@ def prepare(
                 "that scale a batch at once); it is not supported",
                 where=f"model {called}",
             )
+        identity, whole, fused = identity_of(decides, specs), None, fused_forwards(body)
+        language_head = head_of(model, body, called) if head else None
+        if float8:
+            refuse_config(model.config, called)
+            whole = identity_of(decisive(body, (), entry), ())  # of the weights before they are quantised
+            to_float8(body, specs, called)
+            exercised(body, specs, called)
         return LoadedModel(
             name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
             body,
             tokenizer,
             specs,
             attention,
-            identity_of(decides, specs),
+            identity,
             _rope_limit(body.config),
-            fused_forwards(body),
+            fused,
             entry,
-            head_of(model, body, called) if head else None,
+            language_head,
+            whole,
             lacking_weights=0 if loading is None else len(loading.missing),
+            float8=float8,
         )

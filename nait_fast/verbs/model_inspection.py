@@ -19,6 +19,8 @@ from nait_fast.models.adapters import Adapter, adapter_of
 from nait_fast.models.checkpoint import heard, named_class
 from nait_fast.models.experts import RoutedSpec, refuse_statistics
 from nait_fast.models.find import decoder_layers
+from nait_fast.models.float8 import NAME as FLOAT8
+from nait_fast.models.float8 import layers_to_quantise
 from nait_fast.models.gguf_file import parsed_once
 from nait_fast.models.load import locate, trained_positions, without_bars
 from nait_fast.models.packing_checks import expected_path
@@ -57,6 +59,8 @@ def inspect_model(name: str) -> dict[str, Any]:
         summary["loaded_dequantised"] = method in ("gguf", "compressed-tensors", "metal") or (
             method in EXPERTS_TO_DEQUANTISE and bool(summary.get("experts"))
         )
+    if (method not in (None, "gguf") or adapter is not None) and "memory" in summary:
+        summary["memory"].pop(FLOAT8, None)  # which takes neither
     if not extra and summary["supported"] is not False:
         try:
             with heard():
@@ -93,6 +97,9 @@ def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
         kept = kept_by_default(specs)
         code_widths = [min(kept, spec.n_neurons) if isinstance(spec, RoutedSpec) else spec.n_neurons for spec in specs]
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
+    memory = {dtype: parameters * size for dtype, size in _DTYPES.items()}
+    if in_float8 := sum(linear.weight.numel() for _, linear in layers_to_quantise(decoder, specs)[0]):
+        memory[FLOAT8] = memory["bfloat16"] - in_float8
     experts = sorted({(spec.n_experts, spec.width) for spec in specs if isinstance(spec, RoutedSpec)})
     every = decoder_layers(decoder)
     return {
@@ -111,7 +118,7 @@ def _described(decoder: Any, specs: Sequence[Spec]) -> dict[str, Any]:
         "positions": trained_positions(config),
         "forward": expected_path(decoder),
         "parameters": parameters,
-        "memory": {dtype: parameters * size for dtype, size in _DTYPES.items()},
+        "memory": memory,
         "experts_keep": kept,
         "bytes_per_sample": _codes(specs, code_widths),
         "bytes_per_sample_of_router": _codes(specs, routed) if routed else {},

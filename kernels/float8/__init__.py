@@ -1,0 +1,1 @@
+"""Rows as FP8 (e4m3) numbers and a scale each, in one pass."""
