@@ -33,7 +33,7 @@ from nait_fast.extract.sinks import Collect, Encode, Placed, Sink
 from nait_fast.index.calibration import load_calibration
 from nait_fast.index.token_hashes import hashes_of
 from nait_fast.progress import Progress, say
-from nait_fast.storage.files import pack_tensors, write_atomic
+from nait_fast.storage.files import tensor_pieces, write_atomic
 from nait_fast.storage.lock import Lock
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, NEXT_PLAN
 
@@ -282,7 +282,7 @@ class IndexBuild:
             rows = np.array([e.row for e in self._sample], dtype=np.int64)
             tensors: dict[str, np.ndarray] = {f"exact.{name}": scores for name, scores in sink.exact.items()}
             tensors |= {"codes": sink.codes, "row": rows, "finite": sink.finite.astype(np.uint8), **sink.columns}
-            write_atomic(path, pack_tensors(tensors, {"kind": "calibration"}))
+            write_atomic(path, *tensor_pieces(tensors, {"kind": "calibration"}))
             self._collected, self._sample = None, []
         elif self.folder.added or CALIBRATION not in self.folder.claimed():  # its rows are the first dataset's
             return {"row": np.zeros(0, dtype=np.int64)}
@@ -326,6 +326,7 @@ class IndexBuild:
             skipped = self.pool.refuse(window.where(row), row, model.not_finite, model.finite_remedy)
             listed.append(dataclasses.asdict(skipped))
         finite = [encoded[i] for i in np.flatnonzero(sink.finite)]
+        kept = slice(None) if sink.finite.all() else sink.finite
         limit = self.session.encoder.max_length
         listed += [
             {"row": e.row, "where": window.where(e.row), "reason": f"{e.length} tokens, cut to {limit}", "kept": True}
@@ -338,11 +339,11 @@ class IndexBuild:
             (first + window.unit.row, window.unit.rows),
             np.array([first + e.row for e in finite], dtype=np.int64),
             np.array([len(e.ids) for e in finite], dtype=np.int32),
-            sink.codes[sink.finite],
-            {name: scores[sink.finite] for name, scores in sink.exact.items()},
+            sink.codes[kept],
+            {name: scores[kept] for name, scores in sink.exact.items()},
             [e.id for e in finite],
             [{**entry, "row": first + entry["row"]} for entry in sorted(listed, key=lambda entry: entry["row"])],
-            {name: column[sink.finite] for name, column in sink.columns.items()},
+            {name: column[kept] for name, column in sink.columns.items()},
             counted(e.unread for e in finite),
             counted(e.unshown for e in finite),
             hashes_of(e.ids for e in finite),

@@ -24,10 +24,10 @@ from nait_fast.index.skipped import duplicate, lines_before
 from nait_fast.storage.files import (
     atomic_file,
     checksum_of,
-    pack_tensors,
     read_sealed,
     sha256,
     sha256_file,
+    tensor_pieces,
     write_atomic,
     write_sealed,
 )
@@ -103,17 +103,17 @@ class IndexWriter:
         tensors |= {f"exact.{name}": scores.astype(np.float64) for name, scores in exact.items()} | columns
         if hashes is not None:
             tensors[token_hashes.NAME] = hashes.astype(np.int64)
-        data = pack_tensors(tensors, {"kind": "shard", "number": number})
-        write_atomic(self.folder / shard_name(number), data)
+        pieces = tensor_pieces(tensors, {"kind": "shard", "number": number})
+        write_atomic(self.folder / shard_name(number), *pieces)
         left_out = Counter(entry["reason"] for entry in listed if not entry.get("kept"))
         note = {
             "file": shard_name(number),
             "first_row": pool_rows[0],
             "pool_rows": pool_rows[1],
             "rows": len(rows),
-            "bytes": len(data),
-            "sha256": sha256(data),
-            "xxh3": checksum_of(data),
+            "bytes": sum(map(len, pieces)),
+            "sha256": sha256(*pieces),
+            "xxh3": checksum_of(pieces[0]),
             "tokens": int(n_tokens.sum()),
             "truncated": sum(bool(entry.get("kept")) for entry in listed),
             "reasons": dict(left_out),

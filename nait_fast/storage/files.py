@@ -65,10 +65,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` as ``atomic_file`` does."""
+def write_atomic(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write ``pieces``, one after another, as ``atomic_file`` does."""
     with atomic_file(path) as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
 
 
 def _json_bytes(value: Any) -> bytes:
@@ -130,8 +131,12 @@ def _object_of(path: Path, data: bytes) -> dict[str, Any]:
     return value
 
 
-def sha256(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
+def sha256(*pieces: bytes | memoryview) -> str:
+    """Of ``pieces``, one after another."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def sha256_file(path: Path) -> str:
@@ -150,24 +155,66 @@ def _digest(file: Any) -> str:  # Python 3.10
     return digest.hexdigest()
 
 
-def pack_tensors(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], sealed: bool = True) -> bytes:
-    """A safetensors file in memory; ``meta``, which is not empty, goes into its metadata as JSON, with the checksums
-    of all blocks and of the header. ``sealed`` false: without these, as files of older versions were."""
-    from safetensors.numpy import save
+# NumPy's dtypes as safetensors calls them, in the order of their tensors in a file: reversed.
+_NAMES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
+}
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+
+def tensor_pieces(
+    tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], sealed: bool = True
+) -> list[bytes | memoryview]:
+    """The pieces of a safetensors file: its header, and the tensors as they lie in memory, not copied. ``meta``, which
+    is not empty, goes into its metadata as JSON, with the checksums of all blocks and of the header. ``sealed`` false:
+    without these, as files of older versions were."""
+    arrays = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in tensors.items()}
     meta = {key: value for key, value in meta.items() if key not in _OWN}
     if not sealed:
-        return save(arrays, metadata={_META: json.dumps(meta, sort_keys=True)})
-    meta["blocks"] = {name: blocks_of(array) for name, array in arrays.items()}
-    data = save(arrays, metadata={_META: unsealed(json.dumps(meta, sort_keys=True))})
-    end = 8 + int.from_bytes(data[:8], "little")
-    return b"".join([seal(data[:end])[0], memoryview(data)[end:]])
+        header = _header(arrays, json.dumps(meta, sort_keys=True))
+    else:
+        meta["blocks"] = {name: blocks_of(array) for name, array in arrays.items()}
+        header = seal(_header(arrays, unsealed(json.dumps(meta, sort_keys=True))))[0]
+    return [header, *(arrays[name].reshape(-1).view(np.uint8).data for name in _in_order(arrays))]
 
 
-def checksum_of(data: bytes) -> str:
-    """The checksum in the header of a file that ``pack_tensors`` has made."""
-    return seal(data[: 8 + int.from_bytes(data[:8], "little")])[1]
+def _in_order(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    places = {dtype: -place for place, dtype in enumerate(_NAMES)}
+    return sorted(arrays, key=lambda name: (places[arrays[name].dtype.name], name.encode()))
+
+
+def _header(arrays: Mapping[str, np.ndarray], meta: str) -> bytes:
+    """As the library writes it, byte for byte; that would copy all tensors, twice, and hold Python's lock meanwhile."""
+    entries: dict[str, Any] = {"__metadata__": {_META: meta}}
+    end = 0
+    for name in _in_order(arrays):
+        array, start = arrays[name], end
+        end += array.nbytes
+        entries[name] = {"dtype": _NAMES[array.dtype.name], "shape": array.shape, "data_offsets": (start, end)}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def pack_tensors(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], sealed: bool = True) -> bytes:
+    """A safetensors file in memory; see ``tensor_pieces``."""
+    return b"".join(tensor_pieces(tensors, meta, sealed))
+
+
+def checksum_of(data: bytes | memoryview) -> str:
+    """The checksum in the header of a file that ``pack_tensors`` has made, or of its first piece."""
+    data = bytes(data[: 8 + int.from_bytes(data[:8], "little")])
+    return seal(data)[1]
 
 
 _DTYPES = {"U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?"}

@@ -1,6 +1,7 @@
 """Blocks of rows, each under a checksum: whatever rows are read, they are those that were written, and what has
 changed in their blocks is found."""
 
+import json
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at
 from nait_fast.index.stream import Stream, ids
 from nait_fast.storage import blocks
-from nait_fast.storage.files import checksum_of, pack_tensors, read_head, read_tensors
+from nait_fast.storage.files import checksum_of, pack_tensors, read_head, read_tensors, sha256, tensor_pieces
 from nait_fast.storage.names import shard_name
 from tests.ranking.indexes import id_tensors, write_index
 
@@ -109,3 +110,33 @@ def test_what_a_file_says_of_its_blocks(tmp_path: Path) -> None:
     assert layout["a"].digests == "".join(expected) and len(expected) == 4
     assert pack_tensors(*read_tensors(path, "x")) == data
     assert checksum_of(pack_tensors({"a": array}, {"kind": "x"}, sealed=False)) == ""
+
+
+def test_the_header_is_the_library_s_byte_for_byte() -> None:
+    from safetensors.numpy import save
+
+    generator = np.random.default_rng(0)
+    dtypes = ["?", "u1", "i1", "<i2", "<u2", "<f2", "<i4", "<u4", "<f4", "<f8", "<i8", "<u8", ">f4"]
+    names = ["a", "codes", "exact.é\u2028\x7f", 'exact."\\\x01\n', "exact.\U0001f600", "", "Z"]
+    for trial in range(60):
+        shapes = [generator.integers(0, 4, generator.integers(1, 4)) for _ in range(int(generator.integers(0, 8)))]
+        tensors = {
+            f"{generator.choice(names)}{place % 3}": generator.integers(0, 99, shape).astype(generator.choice(dtypes))
+            for place, shape in enumerate(shapes)
+        }
+        meta = {"kind": "x", "trial": trial, "z": "é\u2029\x00"}
+        expected = save(
+            {name: np.ascontiguousarray(array) for name, array in tensors.items()},
+            metadata={"nait_fast": json.dumps(meta, sort_keys=True)},
+        )
+        assert pack_tensors(tensors, meta, sealed=False) == expected
+
+
+def test_pieces_are_the_tensors_own_memory(tmp_path: Path) -> None:
+    tensors = {"codes": np.arange(12, dtype=np.uint8).reshape(3, 4), "row": np.arange(3), "none": np.zeros((0, 7))}
+    pieces = tensor_pieces(tensors, {"kind": "x"})
+    assert b"".join(pieces) == pack_tensors(tensors, {"kind": "x"}) and checksum_of(pieces[0])
+    assert sha256(*pieces) == sha256(b"".join(pieces))
+    held = dict(zip(("row", "none", "codes"), pieces[1:], strict=True))
+    for name in ("row", "codes"):
+        assert np.shares_memory(np.frombuffer(held[name], np.uint8), tensors[name])
