@@ -30,6 +30,7 @@ from nait_fast.env import check_variables
 from nait_fast.errors import NaitError, is_out_of_memory
 from nait_fast.notices import recorded, warn
 from nait_fast.options import Options, Registry, flag_of, named
+from nait_fast.stages import counted_stages, stage
 from nait_fast.terminal import printable, warnings_on_stderr
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
@@ -165,7 +166,10 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         _hush_libraries(quiet)
         if options.keeps_config:
             _check_config(options)
-        summary = import_module(f"nait_fast.verbs.{module}").run(options, quiet)
+        with counted_stages():
+            with stage("import"):
+                verb = import_module(f"nait_fast.verbs.{module}")
+            summary = verb.run(options, quiet)
         if options.keeps_config:
             _keep_config(options)
         return summary

@@ -20,6 +20,7 @@ from nait_fast.data.parts import Record
 from nait_fast.data.plan import Unit
 from nait_fast.data.pool import Pool, SkippedRow, check, where_of
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
+from nait_fast.stages import stage
 
 _TOKENISING = 2
 
@@ -61,11 +62,15 @@ class Loader:
         self._thread.start()
 
     def __iter__(self) -> Iterator[Window]:
-        while (item := self._queue.get()) is not None:
+        while (item := self._next()) is not None:
             if isinstance(item, BaseException):
                 self.failed = True
                 raise item
             yield item
+
+    @stage("read_wait")
+    def _next(self) -> Window | BaseException | None:
+        return self._queue.get()
 
     def close(self) -> None:
         """Stop loading; waits for the thread."""

@@ -35,6 +35,7 @@ from nait_fast.models.quantised import refuse_batch_dependent
 from nait_fast.models.rows import row_mixers
 from nait_fast.models.spec import Spec, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import CacheEntry
+from nait_fast.stages import stage
 
 _POSITION = re.compile(r"(^|\.)(wpe|positions_embed|position_embeddings?|embed_positions)$")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -336,6 +337,7 @@ def apart(model: Any) -> Any:
         ) from None
 
 
+@stage("proof")
 def prepare(
     model: Any,
     tokenizer: Any,

@@ -25,6 +25,7 @@ from nait_fast.options import flag_of
 from nait_fast.outputs.inputs import check_folders, check_inputs, inputs_of
 from nait_fast.outputs.output_folder import sweep
 from nait_fast.outputs.recognise import question
+from nait_fast.stages import counted_stages, stage
 from nait_fast.storage.files import make_folder, read_json, write_json
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN
@@ -154,8 +155,9 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
     scores to ask of them. The folder is ours until ``stack`` ends."""
     options = IndexOptions.from_mapping(given, "index")
     folder = hold_folder(options, stack)
-    pool = open_pool(options, folder)
-    pool.detect()
+    with stage("pool"):
+        pool = open_pool(options, folder)
+        pool.detect()
     signatures = [load_signature(path) for path in options.exact]
     check_names(signatures, "--exact")
     given_codebook = load_codebook(options.codebook) if options.codebook else None
@@ -165,24 +167,28 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
         representation_of(session, options, folder, given_codebook)  # tells the session which neurons are kept
         check_scored(signatures, session)
 
-    session = open_session(options, options, options.first_token, quiet, check, tokens=options.tokens, nll=options.nll)
+    with stage("load"):
+        session = open_session(
+            options, options, options.first_token, quiet, check, tokens=options.tokens, nll=options.nll
+        )
     check(session)
     directions = directions_of(signatures)
-    build = IndexBuild(
-        session,
-        pool,
-        options,
-        folder,
-        exact_readings=frozenset(r for r, _, _ in directions.values()),
-        with_drift=codec_of(options.chosen_codec.name).calibrates,
-    )
+    with stage("pool"):
+        build = IndexBuild(
+            session,
+            pool,
+            options,
+            folder,
+            exact_readings=frozenset(r for r, _, _ in directions.values()),
+            with_drift=codec_of(options.chosen_codec.name).calibrates,
+        )
     return build, directions
 
 
 def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
     """What one worker does with the options ``given``; returns a summary once the index is complete."""
     with ExitStack() as stack:
-        warnings = stack.enter_context(recorded())
+        warnings, seconds = stack.enter_context(recorded()), stack.enter_context(counted_stages())
         build, directions = open_build(given, worker, quiet, stack)
         manifest = index_pool(build, directions, worker)
         folder = build.folder.path
@@ -191,7 +197,8 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
             build.pool.warn_of_formats()
             warn_of(manifest, folder, build.options.ignore)
         log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
-        record = {**summary, "warnings": warnings, "config": given, "environment": environment()}
+        stages = {name: round(spent, 3) for name, spent in seconds.items()}
+        record = {**summary, "stages": stages, "warnings": warnings, "config": given, "environment": environment()}
         write_json(folder / log, record)
     return summary
 

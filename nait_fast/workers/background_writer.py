@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+
+from nait_fast.stages import stage
 
 
 class BackgroundWriter:
@@ -13,12 +14,10 @@ class BackgroundWriter:
 
     ``put`` waits for the unit before, so that one at most is held besides the one that runs. What goes wrong is raised
     once, by whichever of ``put``, ``check`` and ``wait`` comes next; ``failed`` is then the number of that unit.
-    ``waited``: seconds that the caller has waited for the disk.
     """
 
     def __init__(self) -> None:
         self.failed: int | None = None
-        self.waited = 0.0
         self._thread: ThreadPoolExecutor | None = None
         self._number = -1
         self._writing: Future[None] | None = None
@@ -40,14 +39,12 @@ class BackgroundWriter:
         writing, self._writing = self._writing, None
         if writing is None:
             return
-        started = time.perf_counter()
         try:
-            writing.result()
+            with stage("write_wait"):
+                writing.result()
         except BaseException:
             self.failed = self._number
             raise
-        finally:
-            self.waited += time.perf_counter() - started
 
     def close(self) -> None:
         """End the thread, once it has written what it has; another failure than the one that is being raised already is

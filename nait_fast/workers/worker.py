@@ -15,6 +15,7 @@ from nait_fast.data.plan import Unit
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild, RunUnit
 from nait_fast.progress import Progress
+from nait_fast.stages import stage
 from nait_fast.storage.names import WORK
 from nait_fast.workers.background_writer import BackgroundWriter
 from nait_fast.workers.claims import TOUCH_SECONDS, Claims
@@ -89,11 +90,13 @@ def index_pool(build: IndexBuild, directions: Directions | None = None, worker: 
     worker = worker or Worker()
     with StopSwitch(worker.parent) as stop:
         run = _Run(build, worker, stop)
-        build.prepare(directions, lambda samples, tokens: run.check_stop())
-        with _model_out_of_gc():
+        with stage("calibrate"):
+            build.prepare(directions, lambda samples, tokens: run.check_stop())
+        with _model_out_of_gc(), stage("pass"):
             return run.run()
 
 
+@stage("finish")
 def finish_index(build: IndexBuild, events: Events) -> dict[str, Any] | None:
     """The manifest, as ``IndexBuild.finish`` gives it, with the event of it."""
     manifest = build.finish()

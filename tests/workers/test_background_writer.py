@@ -15,6 +15,7 @@ import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.extract import indexing, sinks
 from nait_fast.index.writer import IndexWriter
+from nait_fast.stages import counted_stages
 from nait_fast.storage.lock import Lock, is_held
 from nait_fast.workers.background_writer import BackgroundWriter
 from tests.conftest import make_rows, write_jsonl
@@ -58,8 +59,9 @@ def test_one_thing_at_a_time_and_each_failure_once() -> None:
     writer.check()
     assert not written
     threading.Timer(0.05, may_end.set).start()
-    writer.put(1, lambda: written.append(1))  # waits for the one before
-    assert written[:1] == [0] and writer.waited > 0.02
+    with counted_stages() as seconds:
+        writer.put(1, lambda: written.append(1))  # waits for the one before
+    assert written[:1] == [0] and seconds["write_wait"] > 0.02
     writer.wait()
     assert written == [0, 1] and writer.failed is None
     for ask in (writer.check, writer.wait, lambda: writer.put(3, lambda: None)):
