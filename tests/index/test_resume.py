@@ -102,9 +102,9 @@ def test_stopped_at_a_file(tmp_path, monkeypatch, undisturbed, name: str) -> Non
     for after in (False, True):
         folder = tmp_path / str(after)
 
-        def failing(path, data, after=after):
+        def failing(path, *pieces, after=after):
             if path.name != name or after:
-                whole(path, data)
+                whole(path, *pieces)
             if path.name == name:
                 raise Stopped
 
