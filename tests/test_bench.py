@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -194,14 +195,14 @@ def test_bad_options_cost_one_line(capsys, tmp_path: Path, arguments: list[str],
 # ------------------------------------------------------------------------------------------------ whole commands
 
 
-def in_process(command: list[str]) -> tuple[dict, float, float]:
+def in_process(command: list[str]) -> command_stages.Ran:
     """As ``run_command``, without the seconds that a process takes to import everything."""
     if command[1] == "-c":
-        return {}, 1.0, 1.0
+        return command_stages.Ran({}, 1.0, 1.0, 1.0)
     out, began = io.StringIO(), time.perf_counter()
     with redirect_stdout(out):
         assert main(list(command[3:])) == 0
-    return json.loads(out.getvalue().splitlines()[-1]), time.perf_counter() - began, 1.0
+    return command_stages.Ran(json.loads(out.getvalue().splitlines()[-1]), time.perf_counter() - began, 1.0, 1.0)
 
 
 def test_the_commands_by_stage(capsys, monkeypatch, tmp_path: Path) -> None:
@@ -221,6 +222,14 @@ def test_a_command_that_fails_ends_the_part(monkeypatch, tmp_path: Path) -> None
     rows = list(command_stages.measure_commands("/nowhere", tmp_path, 100, index_options=["--max-length", "0"]))
     assert [row["name"] for row in rows] == ["import", "index"]
     assert rows[-1]["check"].endswith("--max-length 0: must be at least 1") and "seconds" not in rows[-1]
+
+
+def test_a_command_s_seconds_and_memory() -> None:
+    code = (
+        "import time; held = bytearray(1 << 26); held[::4096] = b'1' * (1 << 14); time.sleep(0.3); print('{\"a\": 1}')"
+    )
+    ran = command_stages.run_command([sys.executable, "-c", code])
+    assert ran.summary == {"a": 1} and ran.peak_rss_mb > 64 and ran.cpu_seconds > 0 and ran.seconds > 0.3
 
 
 def test_stages_of_an_index_whose_log_has_none(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ stages they are taken from its events: until the first unit begins, the units, a
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,28 @@ class _Failed(Exception):
     """A command ended with another status than 0: its last words."""
 
 
-def run_command(command: Sequence[str]) -> tuple[dict[str, Any], float, float]:
-    """(summary, seconds, peak resident MB) of a process; the summary is its last line of JSON, where it prints any."""
+@dataclass(frozen=True)
+class Ran:
+    """A command that ended well: ``summary``, its last line of JSON, where it printed any; seconds by the clock and of
+    processors; the most MB that it had resident."""
+
+    summary: dict[str, Any]
+    seconds: float
+    cpu_seconds: float
+    peak_rss_mb: float
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run_command(command: Sequence[str]) -> Ran:
+    """Run a process to its end. Raises _Failed."""
     root = Path(__file__).resolve().parents[2]
     paths = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        began, peak = time.perf_counter(), 0.0
+        began, before, peak = time.perf_counter(), _children_seconds(), 0.0
         process = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, "PYTHONPATH": paths})
         while process.poll() is None:
             peak = max(peak, peak_of_process(process.pid))
@@ -50,7 +68,7 @@ def run_command(command: Sequence[str]) -> tuple[dict[str, Any], float, float]:
             raise _Failed(err.read().decode(errors="replace").strip()[-300:] or f"status {process.returncode}")
         out.seek(0)
         lines = out.read().decode().splitlines()
-    return (json.loads(lines[-1]) if lines else {}), seconds, peak
+    return Ran(json.loads(lines[-1]) if lines else {}, seconds, _children_seconds() - before, peak)
 
 
 def peak_of_process(pid: int) -> float:
@@ -116,11 +134,13 @@ def measure_commands(
         say(f"bench: {name}", quiet)
         began = time.time()
         try:
-            summary, seconds, peak = run_command(command)
+            ran = run_command(command)
         except _Failed as failed:
             yield {"name": name, **about, "check": f"failed: {failed}"}
             return
-        row: dict[str, Any] = {"name": name, **about, "seconds": seconds, "peak_rss_mb": peak, "check": "ok: ended"}
+        summary, seconds = ran.summary, ran.seconds
+        measured = {"seconds": seconds, "cpu_seconds": ran.cpu_seconds, "peak_rss_mb": ran.peak_rss_mb}
+        row: dict[str, Any] = {"name": name, **about, **measured, "check": "ok: ended"}
         if name == "index":
             row["stages"] = {stage: round(taken, 3) for stage, taken in stages_of(index, began, seconds).items()}
             row |= {key: summary[key] for key in ("tokens", "padding", "prefix_tokens_saved") if key in summary}

@@ -202,6 +202,7 @@ COLUMNS: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
     "cli": [
         _NAME,
         ("seconds", _number("seconds", "{:,.1f}")),
+        ("of CPUs", _number("cpu_seconds", "{:,.1f}")),
         ("rows/s", _number("rows_per_s", "{:,.0f}")),
         ("tokens/s", _number("tokens_per_s", "{:,.0f}")),
         ("peak MB", _number("peak_rss_mb", "{:,.0f}")),
