@@ -5,9 +5,10 @@
 
 ``index``: tokens served per second, padding not counted, and peak memory of ``nait-fast index`` in fp32 and bf16 beside
 what one writes with transformers and hooks (``baseline.py``: padded batches of 8, one sample at a time, and the strong
-one, in both dtypes) and beside NAG's extraction loop, in turn, ``--rounds`` times, every other round backwards. The
-bits of the fp32 index are checked against the hooks' features first. ``scan``: GB of codes per second beside FAISS and
-NumPy, with this machine's read bandwidth measured in the same loop. Rows go to ``benchmarks/results/<hardware>/``.
+one, in both dtypes) and beside NAG's extraction loop, in turn, ``--rounds`` times, every other round backwards;
+``--before FOLDER``: the index command of an earlier commit's checkout, too. The bits of the fp32 index are checked
+against the hooks' features first. ``scan``: GB of codes per second beside FAISS and NumPy, with this machine's read
+bandwidth measured in the same loop. Rows go to ``benchmarks/results/<hardware>/``.
 """
 
 import argparse
@@ -30,14 +31,14 @@ import numpy as np
 from benchmarks.pools import lines_of
 from benchmarks.record import record, table
 
-OURS, HALF = "nait-fast index", "nait-fast index, bf16"
+OURS, HALF, BEFORE = "nait-fast index", "nait-fast index, bf16", "nait-fast index, before"
 
 
-def _child(command: list[str]) -> tuple[dict[str, Any], float, float, float]:
-    """Run ``command``; (its last line of JSON, whole-process seconds, peak resident MB, processor seconds)."""
+def _child(command: list[str], folder: Path | None = None) -> tuple[dict[str, Any], float, float, float]:
+    """Run ``command`` in ``folder``; (its last line of JSON, seconds, peak resident MB, processor seconds)."""
     started = time.perf_counter()
     with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, cwd=folder)
         error = process.stderr.read() if process.stderr else b""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -90,6 +91,7 @@ def compare_index(arguments: argparse.Namespace) -> None:
     tools: dict[str, list[str]] = {
         OURS: [*ours, str(work / "index"), "--dtype", "float32"],
         HALF: [*ours, str(work / "index-half"), *half],
+        **({BEFORE: [*ours, str(work / "index-before")]} if arguments.before else {}),
         "hooks, sorted batches, body only": [*hooks, "--strong"],
         "hooks, sorted batches, body only, bf16": [*hooks, "--strong", *half],
         "hooks, padded batches of 8": [*hooks, "--batch-size", "8"],
@@ -103,9 +105,10 @@ def compare_index(arguments: argparse.Namespace) -> None:
     for number in range(arguments.rounds):
         in_turn = list(tools.items())
         for tool, command in in_turn if number % 2 == 0 else reversed(in_turn):
-            if tool in (OURS, HALF):
-                shutil.rmtree(work / ("index" if tool == OURS else "index-half"), ignore_errors=True)
-            summary, seconds, peak, cpu = _child(command)
+            for made in work.glob("index*") if tool in (OURS, HALF, BEFORE) else ():
+                if str(made) in command:
+                    shutil.rmtree(made)
+            summary, seconds, peak, cpu = _child(command, arguments.before if tool == BEFORE else None)
             rate = summary["tokens_per_s"]
             row = {"tokens_per_s": rate, "process_seconds": seconds, "process_cpu_s": cpu, "peak_rss_mb": peak}
             measured[tool].append(row)
@@ -226,6 +229,7 @@ def main() -> None:
     index.add_argument("--rows", type=int, default=256)
     index.add_argument("--max-length", type=int, default=384)
     index.add_argument("--rounds", type=int, default=2)
+    index.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier commit's checkout, measured beside")
     index.add_argument("--without", nargs="+", default=[], metavar="TOOL", help="leave these out, by their names")
     scan = parts.add_parser("scan")
     scan.add_argument("--rows", type=int, default=200_000)

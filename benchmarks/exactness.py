@@ -9,10 +9,9 @@ another order, and without the shared prefix.
 
 import argparse
 import json
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -26,6 +25,8 @@ from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import Session, open_session
 from nait_fast.extract.sinks import Collect, Encode, Sink, Tee
 from nait_fast.methods.nait import nait_signature
+from nait_fast.models.linear import TORCH
+from nait_fast.models.product_trial import Products
 from nait_fast.ranking.spearman import spearman
 from tests import naive
 
@@ -155,8 +156,8 @@ def compare(
     out |= _of_scores(scores.exact, theirs, exact if fp64_rows >= len(encoded) else None)
     fp32 = {"engine": mine, "independent": theirs}
     if torch_linear:
-        with mock.patch.dict(os.environ, {"NAIT_FAST_LINEAR": "torch"}):
-            fp32["engine_torch_linear"] = plain = engine_readings(session, encoded)
+        plain_products = replace(session, model=replace(session.model, products=Products(TORCH)))
+        fp32["engine_torch_linear"] = plain = engine_readings(plain_products, encoded)
         out |= {f"torch_linear_{key}": value for key, value in _of_readings(plain, theirs).items()}
     if exact is not None:
         out |= against_fp64(exact, **fp32)

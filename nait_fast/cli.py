@@ -26,7 +26,7 @@ from nait_fast.config import (
     SelectOptions,
     SignatureBuildOptions,
 )
-from nait_fast.env import check_variables
+from nait_fast.env import check_variables, strict_mkl
 from nait_fast.errors import NaitError, is_out_of_memory
 from nait_fast.notices import recorded, warn
 from nait_fast.options import Options, Registry, flag_of, named
@@ -290,6 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0; 2 for bad input, one line on stderr; 70 for a fault of the
     program, one line, too; 130 when stopped; 141 when whoever read stdout has gone."""
     _ready_streams()
+    strict_mkl()
     try:
         try:
             arguments = build_parser().parse_args(argv)

@@ -1,5 +1,6 @@
 """What a result was made with: versions, hardware, commit."""
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 # What the package reads of the environment itself, and the values that mean something; none named: any does.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "NAIT_FAST_BACKEND": ("triton", "cpu", "reference"),
-    "NAIT_FAST_LINEAR": ("torch",),
+    "NAIT_FAST_LINEAR": ("torch", "blocked"),
     "NAIT_FAST_CACHE": (),
     "NAIT_FAST_MAX_ROW_MIB": (),
 }
+# MKL's mode: in its strict one a product's bits depend on neither the number of threads nor the other rows.
+MKL, STRICT, STRICT_MKL = "MKL_CBWR", "STRICT", "AUTO,STRICT"
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 1 << 30  # of glibc's malloc.h
 _THREADS = ("NUMBA_NUM_THREADS",)  # which Numba reads as it is imported
 PACKAGES = ("torch", "transformers", "triton", "numpy", "numba", "safetensors", "tokenizers")
 
@@ -58,6 +62,22 @@ def check_variables(environment: Mapping[str, str] | None = None) -> None:
             warn(f"{name}: no variable that is read; known are {', '.join(VARIABLES)}")
         elif name in _THREADS and not (value.isdecimal() and len(value) < 6 and int(value)):
             raise BadInput("must be a whole number of threads, at least 1", where=f"{name}={value[:80]}")
+
+
+def strict_mkl() -> None:
+    """MKL's products are made in its strict mode, unless the user has named one; of use before its first product."""
+    os.environ.setdefault(MKL, STRICT_MKL)
+
+
+def keep_freed_memory(device: "torch.device") -> None:
+    """Where a model runs on a CPU (``device``), glibc keeps what this process frees from now on, for its next batch: to
+    give megabytes back to the system and fault them in again at every layer takes a tenth of a forward and more."""
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            mallopt(option, _KEPT_BYTES)
 
 
 def pick_device(device: str) -> "torch.device":

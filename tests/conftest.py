@@ -19,6 +19,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+# As the command line does, before MKL's first product: an index made in this process and one by a command are the same.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
 # What the package keeps of models from one run to the next must not come from, or stay in, the user's own folder.
 os.environ["NAIT_FAST_CACHE"] = tempfile.mkdtemp(prefix="nait-fast-tests-")
 atexit.register(shutil.rmtree, os.environ["NAIT_FAST_CACHE"], ignore_errors=True)

@@ -244,7 +244,7 @@ def test_the_config_of_an_older_run_still_runs(tmp_path: Path) -> None:
 VARIABLES = [
     ("NAIT_FAST_BACKEND", "bogus", "choose triton, cpu, reference"),
     ("NAIT_FAST_BACKEND", "x" * 9999, "choose triton"),
-    ("NAIT_FAST_LINEAR", "mkl", "choose torch"),
+    ("NAIT_FAST_LINEAR", "mkl", "choose torch, blocked"),
     ("NUMBA_NUM_THREADS", "abc", "must be a whole number of threads"),
     ("NUMBA_NUM_THREADS", "0", "must be a whole number of threads"),
 ]

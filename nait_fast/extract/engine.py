@@ -23,7 +23,7 @@ from nait_fast.kernels.capture.types import BitSpec, Segments, Stats
 from nait_fast.kernels.common.dispatch import current
 from nait_fast.models.fork_safety import at_work
 from nait_fast.models.fused import replaced
-from nait_fast.models.linear import onednn_linear
+from nait_fast.models.linear import products_as
 from nait_fast.models.load import LoadedModel
 from nait_fast.models.pack import Pack, PrefixState
 from nait_fast.models.packed import packed_attention_on, packed_forward
@@ -158,7 +158,7 @@ class Engine:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(current(self.model.device))
-            stack.enter_context(onednn_linear(self.model.body))
+            stack.enter_context(products_as(self.model.products.form, self.model.body))
             stack.enter_context(replaced(self.model.fused))
             stack.enter_context(patched(self._capture))
             if self.model.attention is not None:

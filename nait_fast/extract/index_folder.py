@@ -19,22 +19,33 @@ from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, NEXT_
 
 # Entry of an index's identity -> the flags that decide it, where it is not called as they are.
 _FLAGS = {"precision": "--dtype", "calibration": "--codebook, --calibration-size or --seed"}
+BEFORE_TRIALS = "blocked"  # the form of fp32 products in an index whose run.json names none
 MOST_TRIES = 2  # a shard that proves damaged again when it has been made anew so often is not mended by a third time
 
 
 class IndexFolder:
-    """``identity``: every option that decides the index's bytes; ``dataset``: the pool, as the manifest will say it.
+    """``identity``: every option that decides the index's bytes; ``dataset``: the pool, as the manifest will say it;
+    ``products``: the form in which fp32 products are made, where there is a choice. The one of the process that begins
+    the index stays that of all others.
 
     A new folder becomes that of this index; one begun with the same identity and dataset is gone on with; a complete
     one gets another dataset with ``append``, and has its damaged shards done again with ``repair``. An addition that
     was begun and that nobody is at gives way to another one.
 
     first_unit, first_row: the number of the dataset's first shard, and of its first row; added: it is not the first;
-    complete: it is in the index already; todo: the shards to make, done ones of an earlier run included.
+    complete: it is in the index already; products: the index's form; todo: the shards to make, done ones of an earlier
+    run included.
     """
 
     def __init__(
-        self, path: Path, identity: dict[str, Any], dataset: dict[str, Any], plan: Plan, append: bool, repair: bool
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        dataset: dict[str, Any],
+        plan: Plan,
+        append: bool,
+        repair: bool,
+        products: str | None = None,
     ):
         self.path, self.writer, self._dataset = path, IndexWriter(path), dataset
         self._lost: Counter[int] = Counter()  # how often a shard has proved damaged
@@ -51,9 +62,11 @@ class IndexFolder:
             self.first_unit = sum(entry.first_row < self.first_row for entry in entries)
             self.units = range(self.first_unit, self.first_unit + len(plan.units))
             self._damaged = self._to_repair() if repair else []
+            self.products = run.get("products", BEFORE_TRIALS if run else products) if products else None
             if not self.complete or self._damaged:
                 identity = run.get("identity", identity)
-                write_run(path, {**run, "identity": identity, "datasets": datasets})
+                form = {} if self.products is None else {"products": self.products}
+                write_run(path, {**run, "identity": identity, "datasets": datasets, **form})
                 self.writer.begin()
                 plan.save(path / plan_name(datasets.index(dataset)))
         self.todo = self._damaged if self.complete else list(self.units)

@@ -150,7 +150,12 @@ class IndexBuild:
             "sha256": plan.sha256,
             **pool.conventions.described(),
         }
-        self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair)
+        products = session.model.products
+        form = products.form if products.choice else None
+        self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair, form)
+        if self.folder.products != form:
+            assert self.folder.products is not None
+            session.model = dataclasses.replace(session.model, products=products.as_begun(self.folder.products, folder))
         say(
             f"{pool.path}: {plan.kind}, format {self.format}, {plan.rows:,} rows; "
             f"template {session.encoder.template.kind}",

@@ -242,6 +242,7 @@ def open_session(
         check=before,
         head=nll != "none",
     )
+    loaded.products.tell(loaded.precision, quiet)
     return _session(loaded, data, first_token, model, quiet, template, tokens=tokens, nll=nll)
 
 

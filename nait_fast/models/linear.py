@@ -1,11 +1,11 @@
-"""Faster fp32 matrix products on x86: torch's ``linear`` goes to MKL, which is half as fast as oneDNN on AMD.
+"""Two forms of fp32 matrix products on x86: torch's own ``linear`` goes to MKL, which is half as fast as oneDNN on some
+processors and faster on others (``models/product_trial.py`` times them).
 
 oneDNN adds up all input features in one chain, MKL in blocks; blocks keep the rounding error flat in the width (see
 ``blocked_linear``). It also keeps some 0.5 MB for each shape it has ever seen, so it sees few: rows come in pieces of
 ``SIZES``. Only ``nn.Linear.forward`` of the given model is replaced, and put back after the block.
 """
 
-import os
 import platform
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -14,17 +14,18 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+VARIABLE = "NAIT_FAST_LINEAR"
+TORCH, BLOCKED = FORMS = ("torch", "blocked")
 BLOCK = 192  # input features summed in one chain: MKL's block for fp32 here
 # Rows of a product: few enough for oneDNN's memory, and of a large batch at most one in twenty is filled up.
 SIZES = (*range(8, 64, 8), *range(64, 256, 16), *range(256, 1024, 32), *range(1024, 2049, 64))
 
 
 def usable(model: nn.Module) -> bool:
-    """oneDNN linear exists here and the model is fp32 on an x86 CPU (``NAIT_FAST_LINEAR=torch`` turns it off)."""
+    """oneDNN linear exists here and the model is fp32 on an x86 CPU."""
     weight = next(model.parameters())
     return (
-        os.environ.get("NAIT_FAST_LINEAR") != "torch"
-        and weight.device.type == "cpu"
+        weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()
@@ -66,25 +67,28 @@ def _filled_up(piece: torch.Tensor) -> torch.Tensor:
     return filled
 
 
+def plain_linears(model: nn.Module) -> list[nn.Linear]:
+    """The layers of ``model`` whose products may be made in another form."""
+    # A module with a forward of its own (accelerate's hooks) keeps it.
+    # A weight of another class (a quantiser's) is for the module itself, too.
+    return [
+        m
+        for m in model.modules()
+        if type(m) is nn.Linear and "forward" not in m.__dict__ and type(m.weight) is nn.Parameter
+    ]
+
+
 @contextmanager
-def onednn_linear(model: nn.Module) -> Iterator[None]:
-    """Inside the block every plain ``nn.Linear`` of ``model`` multiplies with oneDNN (inference only)."""
+def products_as(form: str, model: nn.Module) -> Iterator[None]:
+    """Inside the block every plain fp32 ``nn.Linear`` of ``model`` multiplies in ``form`` of ``FORMS``, where that is
+    ``usable`` (inference only)."""
 
     def bind(module: nn.Linear):
         weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
         return lambda x: blocked_linear(x, weight, bias)
 
-    # A module with a forward of its own (accelerate's hooks) keeps it.
-    # A weight of another class (a quantiser's) or dtype is for the module itself, too.
-    plain = [
-        m
-        for m in model.modules()
-        if type(m) is nn.Linear
-        and "forward" not in m.__dict__
-        and type(m.weight) is nn.Parameter
-        and m.weight.dtype == torch.float32
-    ]
-    modules = plain if usable(model) else []
+    blocked = form == BLOCKED and usable(model)
+    modules = [m for m in plain_linears(model) if m.weight.dtype == torch.float32] if blocked else []
     try:
         for module in modules:
             module.__dict__["forward"] = bind(module)

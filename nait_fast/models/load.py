@@ -31,6 +31,7 @@ from nait_fast.models.known import KnownModel, every_neuron, has_neurons
 from nait_fast.models.model_identity import decisive, identity_of, weights_hash
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
 from nait_fast.models.probe import activation_dtype, probe
+from nait_fast.models.product_trial import Products, products_of
 from nait_fast.models.quantised import refuse_batch_dependent
 from nait_fast.models.rows import row_mixers
 from nait_fast.models.spec import Spec, refuse_encoder, text_config, text_decoder
@@ -49,6 +50,7 @@ class LoadedModel(KnownModel):
     padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/model_identity.py``);
     ``max_tokens``: a longer sample would change the others of its batch (RoPE that depends on the longest), None
     without such a limit;
+    ``products``: how its fp32 products are made;
     ``fused``: modules and the faster forwards proved equal to theirs; ``entry``: where the hash of its weights is kept;
     ``whole``: the whole fingerprint, where weights have been quantised since.
     """
@@ -60,6 +62,7 @@ class LoadedModel(KnownModel):
     entry: CacheEntry | None = field(default=None, repr=False)
     head: LMHead | None = field(default=None, repr=False)
     whole: str | None = field(default=None, repr=False)
+    products: Products = field(default_factory=Products, repr=False)
 
     @property
     def packs(self) -> bool:
@@ -402,6 +405,7 @@ def prepare(
             entry,
             language_head,
             whole,
+            products_of(body),
             lacking_weights=0 if loading is None else len(loading.missing),
             float8=float8,
         )

@@ -13,7 +13,7 @@ from nait_fast.config import IndexOptions
 from nait_fast.data.plan import Plan
 from nait_fast.data.row_conventions import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
-from nait_fast.env import environment
+from nait_fast.env import environment, keep_freed_memory, strict_mkl
 from nait_fast.errors import BadInput
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool, representation_of
 from nait_fast.extract.session import Terms, open_session, warn_longer
@@ -103,6 +103,7 @@ def work_of(build: IndexBuild) -> dict[str, Any]:
         "tokens_served": build.tokens,
         "tokens_run": build.session.run_tokens,
         "forward": build.session.model.forward,
+        "products": build.session.model.products.form,
         "padding_waste": round(build.session.padding, 4),
         "seconds": round(build.seconds, 3),
         "tokens_per_s": round(rate, 1) if rate else None,
@@ -153,6 +154,7 @@ def hold_folder(options: IndexOptions, stack: ExitStack) -> Path:
 def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitStack) -> tuple[IndexBuild, Directions]:
     """What a worker needs for the options ``given``: the model, the pool and the folder, put together, and the exact
     scores to ask of them. The folder is ours until ``stack`` ends."""
+    strict_mkl()
     options = IndexOptions.from_mapping(given, "index")
     folder = hold_folder(options, stack)
     with stage("pool"):
@@ -190,6 +192,7 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
     with ExitStack() as stack:
         warnings, seconds = stack.enter_context(recorded()), stack.enter_context(counted_stages())
         build, directions = open_build(given, worker, quiet, stack)
+        keep_freed_memory(build.session.model.device)
         manifest = index_pool(build, directions, worker)
         folder = build.folder.path
         summary = {**summary_of(manifest, folder), **work_of(build)}
@@ -197,8 +200,14 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
             build.pool.warn_of_formats()
             warn_of(manifest, folder, build.options.ignore)
         log = "log.json" if worker.world == 1 else f"log-{worker.rank}.json"
-        stages = {name: round(spent, 3) for name, spent in seconds.items()}
-        record = {**summary, "stages": stages, "warnings": warnings, "config": given, "environment": environment()}
+        record = {
+            **summary,
+            "products": build.session.model.products.described(),
+            "stages": {name: round(spent, 3) for name, spent in seconds.items()},
+            "warnings": warnings,
+            "config": given,
+            "environment": environment(),
+        }
         write_json(folder / log, record)
     return summary
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import IndexOptions, SelectOptions, split_target
+from nait_fast.env import keep_freed_memory
 from nait_fast.errors import BadInput, Mismatch
 from nait_fast.extract.indexing import IndexBuild, open_pool, representation_of
 from nait_fast.extract.session import Terms, open_session
@@ -89,6 +90,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         representation_of(session, passing, index_folder, None)
 
     session = open_session(passing, passing, options.first_token, quiet, check, tokens=options.tokens)
+    keep_freed_memory(session.model.device)
     check_method(session, options, reading)
     build = _open_build(session, pool, passing, options, reading)
     codebook = build.codebook()

@@ -14,6 +14,7 @@ from nait_fast.config import METHOD, SignatureBuildOptions, SignatureOptions, sp
 from nait_fast.data.pool import Pool
 from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.row_conventions import RowConventions, make_conventions
+from nait_fast.env import keep_freed_memory
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.extract.representation import check_kept
 from nait_fast.extract.session import (
@@ -232,6 +233,7 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
         agree = partial(_agree, codebook=codebook, reading=reading, options=options)
         session = open_session(options, options, options.first_token, quiet, agree, tokens=options.tokens)
+        keep_freed_memory(session.model.device)
         agree(session)
         signatures = build_signatures(session, targets, options, reading, codebook, options.keep_samples)
         files = output.save(signatures)

@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.writer import IndexWriter
+from nait_fast.models.linear import usable
+from nait_fast.models.product_trial import Products
+from nait_fast.storage.files import read_json
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest
 
@@ -257,3 +261,37 @@ def test_what_another_index_left_behind_is_not_built_upon(tmp_path: Path, tiny_m
         "run.json",
     ):
         assert (begun / name).read_bytes() == (tmp_path / "index1" / name).read_bytes()
+
+
+def test_the_form_of_products_is_the_one_it_was_begun_with(tmp_path, monkeypatch, tiny_model, pool) -> None:
+    """Whatever a later process would have chosen; one that the user names otherwise is refused."""
+    given = {"model": tiny_model, "dataset": pool, **OPTIONS, "output": tmp_path / "index"}
+    if not usable(nn.Linear(2, 2)):
+        pytest.skip("one form only on this machine")
+    monkeypatch.setenv("NAIT_FAST_LINEAR", "torch")
+    nait_fast.build_index(**given)
+    assert read_run(tmp_path / "index")["products"] == "torch"
+    whole = digest(tmp_path / "index")
+    (tmp_path / "index" / "shard-00003.safetensors").write_bytes(b"")
+    monkeypatch.setenv("NAIT_FAST_LINEAR", "blocked")
+    with pytest.raises(NaitError, match="NAIT_FAST_LINEAR"):
+        nait_fast.build_index(**given, repair=True)
+    monkeypatch.delenv("NAIT_FAST_LINEAR")
+    assert nait_fast.build_index(**given, repair=True)["products"] == "torch"
+    assert digest(tmp_path / "index") == whole
+    log = read_json(tmp_path / "index" / "log.json")
+    assert log["products"]["why"] == "as the index was begun"
+
+
+def test_an_index_of_before_keeps_blocked_products(tmp_path, monkeypatch, tiny_model, pool) -> None:
+    if not usable(nn.Linear(2, 2)):
+        pytest.skip("one form only on this machine")
+    given = {"model": tiny_model, "dataset": pool, **OPTIONS, "output": tmp_path / "index"}
+    nait_fast.build_index(**given)
+    run = read_run(tmp_path / "index")
+    del run["products"]
+    write_run(tmp_path / "index", run)
+    more = write_jsonl(tmp_path / "more.jsonl", make_rows(8, seed=3))
+    monkeypatch.setattr("nait_fast.models.load.products_of", lambda model: Products("torch", choice=True))
+    added = nait_fast.build_index(**{**given, "dataset": more}, append=True)
+    assert added["products"] == read_run(tmp_path / "index")["products"] == "blocked"

@@ -13,7 +13,7 @@ from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
 from nait_fast.extract.sinks import Sink
 from nait_fast.models.find import find_specs
-from nait_fast.models.linear import blocked_linear, onednn_linear, usable
+from nait_fast.models.linear import BLOCKED, TORCH, blocked_linear, products_as, usable
 from nait_fast.models.load import prepare
 from nait_fast.models.probe import probe
 from tests.models.tiny import GPT, READINGS, build, config_of, llama, run, sequences, worst_error
@@ -207,14 +207,13 @@ class Doubled(nn.Linear):
 
 
 @needs_onednn
-def test_onednn_linear_is_close_and_goes_away(monkeypatch):
-    monkeypatch.delenv("NAIT_FAST_LINEAR", raising=False)
+def test_blocked_products_is_close_and_goes_away():
     torch.manual_seed(0)
     model = nn.ModuleList([nn.Linear(48, 33), nn.Linear(48, 1, bias=False), Doubled(48, 33)])
     before = snapshot(model)
     shapes = [torch.randn(1, 48), torch.randn(7, 48), torch.randn(2, 65, 48), torch.randn(48, 65).T]
     expected = [[module(x) for module in model] for x in shapes]
-    with torch.inference_mode(), onednn_linear(model):
+    with torch.inference_mode(), products_as(BLOCKED, model):
         assert ["forward" in vars(module) for module in model] == [True, True, False]
         for x, (first, second, doubled) in zip(shapes, expected, strict=True):
             assert worst_error(model[0](x), first.detach()) <= 1e-5
@@ -238,24 +237,21 @@ def test_blocked_linear_errs_at_most_twice_as_much_as_torch(n_in, shape, bias):
 
 
 @needs_onednn
-def test_onednn_linear_is_undone_after_an_exception(monkeypatch):
-    monkeypatch.delenv("NAIT_FAST_LINEAR", raising=False)
+def test_blocked_products_is_undone_after_an_exception():
     model = llama()
     before, expected = snapshot(model), logits(model)
-    with pytest.raises(ZeroDivisionError), onednn_linear(model):
+    with pytest.raises(ZeroDivisionError), products_as(BLOCKED, model):
         assert snapshot(model) != before
         _ = 1 / 0
     assert snapshot(model) == before and torch.equal(logits(model), expected)
 
 
-def test_onednn_linear_can_be_turned_off(monkeypatch):
-    monkeypatch.setenv("NAIT_FAST_LINEAR", "torch")
+def test_torch_products_are_the_modules_own():
     model = llama()
     before = snapshot(model)
-    assert not usable(model)
-    with onednn_linear(model):
+    with products_as(TORCH, model):
         assert snapshot(model) == before
 
 
-def test_onednn_linear_is_for_fp32_only():
+def test_blocked_products_is_for_fp32_only():
     assert not usable(nn.Linear(2, 2, dtype=torch.bfloat16))
