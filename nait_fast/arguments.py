@@ -28,6 +28,7 @@ class ModelArguments(RunArguments, total=False):
 
     model: Required[Path]
     layers: str
+    depth: str
     experts: Literal["neurons", "router"]
 
 
@@ -235,6 +236,7 @@ class ScorerArguments(RowArguments, total=False):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float8"]
     device: str
     layers: str | None
+    depth: str | None
     batch_tokens: int | None
 
 
@@ -269,6 +271,7 @@ class MemoryArguments(SignatureArguments, ReadingArguments, DataArguments, total
     batch_tokens: int | None
     trust_remote_code: bool
     layers: str
+    depth: str
     experts: Literal["neurons", "router"]
     codebook: Path | None
     keep_samples: bool

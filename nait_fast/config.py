@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -68,6 +69,21 @@ def experts_of(text: str) -> Experts:
     )
 
 
+def depth_of(text: str) -> Fraction | None:
+    """Of the text of --depth; None: all layers. Raises BadInput."""
+    if text == "all":
+        return None
+    if re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}|[0-9]{0,9}\.?[0-9]{1,18}", text):
+        numerator, _, denominator = text.partition("/")
+        if int(denominator or 1) and 0 < (share := Fraction(text)) <= 1:
+            return share
+    raise BadInput(
+        "is no share of a model's layers",
+        where=f"--depth {text[:80]}",
+        remedy="write all, 1/3 or 0.5: above 0, at most 1",
+    )
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """What an index keeps beside codes: the mean hidden state at ``layer`` ('last', or its number, which need not be
@@ -102,6 +118,9 @@ class ModelOptions(RunOptions):
     layers: str = option(
         "all", "layers to capture: all, 0-9, or 0,5,-1 (a leading minus needs =: --layers=-10--1)", metavar="LAYERS"
     )
+    depth: str = option(
+        "all", "share of the layers to capture, the first ones, rounded up: all, 1/3, or 0.5", metavar="SHARE"
+    )
     experts: str = option(
         "neurons",
         "what is read of a mixture of experts: router (its weights), or neurons: all, or, where those are too many for "
@@ -113,6 +132,15 @@ class ModelOptions(RunOptions):
     def chosen_experts(self) -> Experts:
         """``experts``, read. Raises BadInput."""
         return experts_of(self.experts)
+
+    @property
+    def chosen_layers(self) -> str | Fraction:
+        """``layers``, or the share of them that ``depth`` is. Raises BadInput."""
+        return depth_of(self.depth) or self.layers
+
+    def idle(self) -> dict[str, str]:
+        shared = depth_of(self.depth) is not None
+        return super().idle() | ({"layers": f"--depth {self.depth} says which"} if shared else {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,9 @@ class Scorer:
 
     ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
     weights are shared, its modules left alone. ``signatures``: one or several files or ``Signature`` objects made with
-    the same model, template and options; ``layers``, ``max_length``, ``dtype`` and ``template_date`` are theirs unless
-    told, the tokens that readings run over always. ``role`` and ``ignore``: as the command's options. Threads may share
-    a Scorer; they take turns, as one batch fills the device. Raises NaitError.
+    the same model, template and options; ``layers`` (or ``depth``), ``max_length``, ``dtype`` and ``template_date`` are
+    theirs unless told, the tokens that readings run over always. ``role`` and ``ignore``: as the command's options.
+    Threads may share a Scorer; they take turns, as one batch fills the device. Raises NaitError.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Scorer:
         dtype: str = "auto",
         device: str = "auto",
         layers: str | None = None,
+        depth: str | None = None,
         batch_tokens: int | None = None,
         role: Sequence[str] = (),
         ignore: Sequence[str] = (),
@@ -71,24 +72,26 @@ class Scorer:
         data = DataOptions.from_mapping(
             {"template": template, "max_length": limit, "role": role, "ignore": ignore, "template_date": date}, "Scorer"
         )
-        layers = ",".join(map(str, meta["layers"])) if layers is None else layers
+        if layers is None and depth is None:
+            layers = ",".join(map(str, meta["layers"]))
         loading = {
             "model": "in memory",
             "dtype": dtype,
             "device": device,
-            "layers": layers,
+            **{name: value for name, value in (("layers", layers), ("depth", depth)) if value is not None},
             "experts": meta.get("experts", "neurons"),
             "batch_tokens": batch_tokens,
         }
         self._readings = sorted({s.meta["reading"] for s in self.signatures})
         options = ModelOptions.from_mapping(loading, "Scorer")
+        of_states = any(MODEL in signature.meta for signature in self.signatures)
         first_token, tokens = meta["first_token"], value_of(meta, "reading_tokens")
         self._session = session_around(
-            model, tokenizer, data, first_token, options, "Scorer", self._agree, tokens=tokens
+            model, tokenizer, data, first_token, options, "Scorer", self._agree, tokens=tokens, complete=of_states
         )
         self._agree(self._session)
         for signature in self.signatures:
-            if signature.meta.get(MODEL) not in (None, self._session.model.whole_fingerprint):
+            if MODEL in signature.meta and signature.meta[MODEL] != self._session.model.whole_fingerprint:
                 raise Mismatch(f"signature '{signature.name}' was made with another model than this Scorer")
         embedded = {s.meta["embed_layer"] for s in self.signatures if s.meta["reading"] == "hidden"}
         if len(embedded) > 1:

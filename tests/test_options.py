@@ -69,6 +69,7 @@ _MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
     "batch_tokens": (64, {}),
     "trust_remote_code": (True, {"model": "{REMOTE}"}),
     "layers": ("0", {}),
+    "depth": ("1/3", {}),
     "experts": ("router", {}),
     "format": ("text", {}),
     "template": ("alpaca", {}),
@@ -774,6 +775,7 @@ def test_from_python_the_same(place: dict[str, str]) -> None:
         {"max_length": 0},
         {"template": "x"},
         {"layers": 3},
+        {"depth": "2"},
         {"dtype": "int8"},
         {"role": 3},
     ):

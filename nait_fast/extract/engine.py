@@ -122,6 +122,7 @@ class Engine:
         self._losses = [name for name in LOSSES if name in readings]
         self._of_layers = [reading for reading in readings if reading not in OF_THE_END]
         self._to_the_end = len(self._of_layers) < len(self.readings)
+        assert model.complete or not self._to_the_end, "the body's end is of a model that is loaded as a whole"
         stop = not self._to_the_end
         self._capture = Capture(model.specs, statistics_for(readings), stop=stop, hidden_at=hidden_at)
 

@@ -218,10 +218,12 @@ def open_session(
     *,
     tokens: str = "all",
     nll: str = "none",
+    complete: bool = True,
 ) -> Session:
     """Load the model and make its encoder. ``check`` raises NaitError, before a weight is read, where what is to be
     done cannot be done by what is known then; it may change the terms that it is given. ``tokens``, ``nll``: as of
-    the Encoder; losses need the model's head. Raises NaitError."""
+    the Encoder; losses need the model's head. Not ``complete``: no reading is of the body's end, and the layers behind
+    the chosen ones need not be loaded. Raises NaitError."""
     experts, template = model.chosen_experts, None
 
     def before(known: KnownModel) -> None:
@@ -236,11 +238,12 @@ def open_session(
         tokenizer=model.tokenizer,
         dtype=model.dtype,
         device=model.device,
-        layers=model.layers,
+        layers=model.chosen_layers,
         experts=experts.reads,
         trust_remote_code=model.trust_remote_code,
         check=before,
         head=nll != "none",
+        complete=complete,
     )
     loaded.products.tell(loaded.precision, quiet)
     return _session(loaded, data, first_token, model, quiet, template, tokens=tokens, nll=nll)
@@ -266,11 +269,12 @@ def session_around(
     check: Check = lambda terms: None,
     *,
     tokens: str = "all",
+    complete: bool = True,
 ) -> Session:
     """A session for samples in memory. Raises NaitError.
 
     ``model``: a name, loaded as ``options`` and ``check`` say, or a transformers model: its weights are shared, its
-    modules left alone; ``caller``: what messages call whoever asks.
+    modules left alone; ``caller``: what messages call whoever asks; ``complete``: as of ``open_session``.
     """
     if isinstance(model, (str, os.PathLike)):
         if not (tokenizer is None or isinstance(tokenizer, (str, os.PathLike))):
@@ -279,11 +283,11 @@ def session_around(
             )
         tokenizer = None if tokenizer is None else os.fspath(tokenizer)
         named = replace(options, model=os.fspath(model), tokenizer=tokenizer)
-        return open_session(named, data, first_token, quiet=True, check=check, tokens=tokens)
+        return open_session(named, data, first_token, quiet=True, check=check, tokens=tokens, complete=complete)
     if tokenizer is None:
         raise BadInput(f"a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)", where=caller)
     reads = options.chosen_experts.reads
-    loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.layers, experts=reads)
+    loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.chosen_layers, experts=reads)
     return _session(loaded, data, first_token, options, quiet=True, tokens=tokens)
 
 

@@ -4,11 +4,12 @@ transformers fills what a checkpoint lacks with random numbers, leaves out what 
 that nobody reads. Here both are errors where they concern the part of the model that runs.
 """
 
+import importlib.util
 import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,11 +20,14 @@ import torch
 from nait_fast.errors import BadInput, NaitError, first_line, is_out_of_memory
 from nait_fast.models.adapters import Adapter
 from nait_fast.models.experts import RoutedSpec
+from nait_fast.models.find import decoder_layers
+from nait_fast.models.gguf_file import leading_tensors
 from nait_fast.models.guard import refuse_absent
 from nait_fast.models.head import class_with_head, head_weights
+from nait_fast.models.leading import with_leading_layers
 from nait_fast.models.quantised import prepare_quantised, quantisation, quantiser, refuse_unreadable
 from nait_fast.models.spec import Spec, text_config, text_decoder
-from nait_fast.models.unloaded import Find, find_unloaded, unloaded
+from nait_fast.models.unloaded import Find, Unloaded, find_unloaded, unloaded
 from nait_fast.models.weight_cache import checkpoint_of
 from nait_fast.notices import warn
 
@@ -56,14 +60,15 @@ class Loading:
 
     ``missing``: parameters, of quantised weights buffers too, that the checkpoint lacks; ``unexpected``: what it holds
     and the decoder has no place for; ``mismatched``: (name, stored shape, the model's shape); ``head``: parameters of
-    the language-model head, by their names in the whole model, that it lacks or has in another shape; ``hint``: what to
-    do about it.
+    the language-model head, by their names in the whole model, that it lacks or has in another shape; ``complete``: all
+    layers have been read, not only the first; ``hint``: what to do about it.
     """
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     head: list[str] = field(default_factory=list)
+    complete: bool = True
     hint: str = "fetch or save the checkpoint anew, whole and with the config.json that belongs to it"
 
     @property
@@ -244,6 +249,7 @@ def read_model(
     adapter: Adapter | None,
     before: Callable[[Any, list[Spec]], None],
     head: bool = False,
+    leading: bool = False,
 ) -> tuple[Any, Loading]:
     """The model at ``source`` as transformers loads it, its decoder on ``device``; how it and the checkpoint agree.
 
@@ -251,14 +257,16 @@ def read_model(
     does not find its weights, the one that config.json names; for an ``adapter``, the one it was trained in. ``head``:
     the class with a language-model head instead, which is on ``device``, too, with all of the model. Wrappers'
     prefixes are taken off the weights' names, and that is said. ``find`` finds what is read of a model; ``before``
-    takes the text decoder on the meta device and that. Raises NaitError: what they raise before a weight is read, as
-    far as the configuration tells.
+    takes the text decoder on the meta device and that. ``leading``: the layers up to the last one that ``find`` finds
+    will do, and where that goes without any doubt they are all that is read and kept. Raises NaitError: what they raise
+    before a weight is read, as far as the configuration tells.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     named: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, **extra}
     try:
         auto, other, early = AutoModelForCausalLM if head else AutoModel, None, list[logging.LogRecord]()
+        found: Unloaded | None = None
         if not extra:  # a GGUF file names no class, and reading it once more would take seconds
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
             other = named_class(config)
@@ -267,16 +275,24 @@ def read_model(
             elif head and not trust_remote_code:
                 auto, other = class_with_head(config, other), None
             found = None if trust_remote_code else _found_early(config, (auto, other), find)
+            if device.type != "cpu" and quantisation(config) is None and _goes_straight(found, head, adapter):
+                named["device_map"] = {"": device}
             with heard() as early:
                 refuse_unreadable(config, device, f"--model {model}")
             if found is not None:
-                before(*found)
-            if prepare_quantised(config, device, named, experts=found is not None and _any_routed(found[1])):
+                before(found.decoder, found.specs)
+            if prepare_quantised(config, device, named, experts=found is not None and _any_routed(found.specs)):
                 warn(
                     f"--model {model}: its experts are kept as {quantiser(config)}, in whose kernels no activation "
                     "shows; the model is loaded dequantised"
                 )
-        whole, loading, records = _attempt(model, auto, other, source, named)
+        elif leading and not trust_remote_code:
+            config = AutoConfig.from_pretrained(source, **extra)
+            found = _found_early(config, (auto,), find)
+        part = None
+        if leading and found is not None and adapter is None and not head and (extra or quantisation(config) is None):
+            part = _read_leading(model, found, source, named)
+        whole, loading, records = part or _attempt(model, auto, other, source, named)
     except NaitError:
         raise
     except Exception as error:  # transformers raises anything from OSError to KeyError here
@@ -286,7 +302,7 @@ def read_model(
             f"{what}cannot be loaded ({first_line(error)})", where=f"--model {model}", remedy=remedy
         ) from None
     if "gguf_file" in extra:
-        loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole))
+        loading.unexpected += _left_in_gguf(Path(source) / extra["gguf_file"], text_decoder(whole), loading.complete)
         loading.hint = "transformers does not read all of this GGUF file: use the model's safetensors"
     elif quantisation(config) is None:
         _check_stored(model, source, whole)
@@ -388,10 +404,43 @@ def _any_routed(specs: Sequence[Spec]) -> bool:
     return any(isinstance(spec, RoutedSpec) for spec in specs)
 
 
-def _found_early(config: Any, kinds: Sequence[Any], find: Find) -> tuple[Any, list[Spec]] | None:
-    """(text decoder, what ``find`` finds in it) without weights; None: only loading tells. Raises NaitError."""
+def _found_early(config: Any, kinds: Sequence[Any], find: Find) -> Unloaded | None:
+    """The model without weights, and what ``find`` finds in it; None: only loading tells. Raises NaitError."""
     with heard():  # nothing of this is about the weights
         return find_unloaded(config, [kind for kind in kinds if kind is not None], find)
+
+
+def _goes_straight(found: Unloaded | None, head: bool, adapter: Adapter | None) -> bool:
+    """Whether from_pretrained may put all of the model on a device itself: all of it runs there."""
+    alone = found is not None and (head or found.decoder is found.model)
+    return alone and adapter is None and importlib.util.find_spec("accelerate") is not None
+
+
+def _read_leading(
+    called: str, found: Unloaded, source: str, named: dict[str, Any]
+) -> tuple[Any, Loading, list[logging.LogRecord]] | None:
+    """As ``_attempt``, of a model with its layers up to the last of ``found.specs`` alone; None where there are no
+    others, and where that does not load without a word: the whole model's load says what is wrong."""
+    kind, number = type(found.model), found.specs[-1].layer + 1
+
+    def layers_of(model: Any) -> Any:
+        return decoder_layers(text_decoder(model))
+
+    every = len(layers_of(found.model))
+    if number >= every:
+        return None
+    try:
+        with leading_tensors(number) if "gguf_file" in named else nullcontext():
+            model, info, records = _from_pretrained(
+                with_leading_layers(kind, number, layers_of), source, config=found.model.config, **named
+            )
+    except Exception:
+        return None
+    model.__class__ = kind
+    loading = _compare(model, info, called)
+    loading.complete = False
+    loading.unexpected = [name for name in loading.unexpected if not number <= layer_of(name) < every]
+    return (model, loading, records) if loading.clean else None
 
 
 def _attempt(
@@ -481,8 +530,9 @@ def _kept_in_fp32(whole: Any, name: str, dtype: torch.dtype) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _left_in_gguf(path: Path, decoder: Any) -> list[str]:
-    """Tensors of a GGUF file that transformers passes over in silence though they belong to the body.
+def _left_in_gguf(path: Path, decoder: Any, complete: bool = True) -> list[str]:
+    """Tensors of a GGUF file that transformers passes over in silence though they belong to the body, which is not
+    ``complete`` where the first layers alone have been read.
 
     Factors of RoPE (Llama 3.1 and later keep theirs in a tensor only), and whatever its layers hold beyond what the
     model has a place for.
@@ -498,8 +548,11 @@ def _left_in_gguf(path: Path, decoder: Any) -> list[str]:
     scaling = f"{metadata['general.architecture']}.rope.scaling.type"
     if metadata.get(scaling, "none") != "none" and rope.get("rope_type", "default") == "default":
         left.append(scaling)
+    of_layers = [layer for name in decoder.state_dict() if (layer := layer_of(name)) >= 0]
     blocks = [name for name in names if name.startswith("blk.") and "nextn" not in name]
-    takes = sum(layer_of(name) >= 0 for name in decoder.state_dict())
+    if not complete:
+        blocks = [name for name in blocks if layer_of(name) <= max(of_layers)]
+    takes = len(of_layers)
     if len(blocks) > takes and not any(hasattr(module, "experts") for module in decoder.modules()):
         left.append(f"blk.* ({len(blocks)} tensors for {takes} places)")
     return left

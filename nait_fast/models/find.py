@@ -7,8 +7,9 @@ from torch import nn
 from nait_fast.errors import BadInput
 from nait_fast.models.experts import RoutedSpec, experts_of, is_experts, is_scaled_experts
 from nait_fast.models.families import ACTIVATION_NAMES, FAMILIES, Family
+from nait_fast.models.leading import LeadingLayers, layers_in_all
 from nait_fast.models.mixers import matrices, only_mixes
-from nait_fast.models.spec import FormulaSpec, MlpSpec, OwnSpec, Spec, parse_layers, text_config, text_decoder
+from nait_fast.models.spec import FormulaSpec, Layers, MlpSpec, OwnSpec, Spec, parse_layers, text_config, text_decoder
 from nait_fast.notices import warn
 
 
@@ -44,12 +45,15 @@ def _activation(model: Any, module: nn.Module, family: Family) -> Any:
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder's list of layers: as many as its configuration counts, with MLPs in them. Raises NaitError.
+    """The decoder's list of layers: as many as its configuration counts, or the first of these, with MLPs in them.
+    Raises NaitError.
 
     Not the longest list there is: a vision tower may be deeper than the text decoder beside it.
     """
     decoder = text_decoder(model)
     every = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    if (leading := next((m for m in every if isinstance(m, LeadingLayers)), None)) is not None:
+        return leading  # it was found when it had all of its layers
     lists = [
         m
         for m in every
@@ -80,7 +84,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     return candidates
 
 
-def find_specs(model: Any, layers: str = "all", experts: str = "neurons") -> list[Spec]:
+def find_specs(model: Any, layers: Layers = "all", experts: str = "neurons") -> list[Spec]:
     """What is read of ``layers`` of ``model``'s text decoder: of each its MLP, its experts, or both (a shared expert).
 
     In layer order. ``experts``: what is read of experts, 'neurons' or the 'router', which then is all that is read.
@@ -88,9 +92,13 @@ def find_specs(model: Any, layers: str = "all", experts: str = "neurons") -> lis
     no known kind.
     """
     decoder, found = text_decoder(model), decoder_layers(model)
-    chosen = parse_layers(layers, len(found))
-    # Of a quantised MLP the matrices need not show.
-    without = [i for i in chosen if only_mixes(found[i]) and not any(map(match_family, found[i].modules()))]
+    chosen = parse_layers(layers, layers_in_all(found))
+    # Of a quantised MLP the matrices need not show. A chosen layer that is not loaded has been found to have none.
+    without = [
+        i
+        for i in chosen
+        if i >= len(found) or (only_mixes(found[i]) and not any(map(match_family, found[i].modules())))
+    ]
     where, idle = f"model {type(decoder).__name__}", ", ".join(map(str, without))
     specs = [spec for i in chosen if i not in without for spec in _of_layer(decoder, i, found[i], experts)]
     if not specs:
@@ -100,7 +108,7 @@ def find_specs(model: Any, layers: str = "all", experts: str = "neurons") -> lis
     if experts == "router":
         specs = [spec for spec in specs if isinstance(spec, RoutedSpec)]
         if not specs:
-            where = "all layers" if layers == "all" else f"layers {layers}"
+            where = "all layers" if layers == "all" else f"layers {', '.join(map(str, chosen))}"
             raise BadInput(
                 f"no experts in {where} of {type(decoder).__name__}", where="--experts router", remedy="leave it out"
             )

@@ -5,6 +5,8 @@ CPU for a file of 98 MB. Inside of ``parsed_once`` gguf's reader and its table o
 is found as a whole; what comes of it is the same.
 """
 
+import copy
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ import numpy as np
 from nait_fast.models.fork_safety import ForkSafeLock
 
 _STRING, _LIST = 8, 9  # types of the file's values
+_LAYER = re.compile(r"blk\.(\d+)\.")
 _turn = ForkSafeLock()
 _inside: ContextVar[bool] = ContextVar("nait_fast gguf", default=False)
 
@@ -41,6 +44,31 @@ def parsed_once(wanted: bool) -> Iterator[None]:
         finally:
             vars(gguf).update(before)
             _inside.reset(token)
+
+
+@contextmanager
+def leading_tensors(number: int) -> Iterator[None]:
+    """Inside of ``parsed_once``: tensors of layers behind the first ``number`` are not there, so that transformers does
+    not unpack what no module will take."""
+    import gguf
+
+    every = gguf.GGUFReader
+
+    def read(*args: Any, **named: Any) -> Any:
+        reader = copy.copy(every(*args, **named))
+        reader.tensors = [tensor for tensor in reader.tensors if not _behind(tensor.name, number)]
+        return reader
+
+    vars(gguf).update(GGUFReader=read)
+    try:
+        yield
+    finally:
+        vars(gguf).update(GGUFReader=every)
+
+
+def _behind(name: str, number: int) -> bool:
+    layer = _LAYER.match(name)
+    return layer is not None and int(layer[1]) >= number
 
 
 def _reader_of(gguf: Any) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from nait_fast.codecs.chosen import CHOSEN, digest_of
 from nait_fast.env import pick_device
-from nait_fast.errors import BadInput, first_line, missing_extra
+from nait_fast.errors import BadInput, NaitError, first_line, missing_extra
 from nait_fast.kernels.common.dispatch import current
 from nait_fast.models.adapters import adapter_of, holds_tokenizer
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, tell
@@ -34,7 +34,7 @@ from nait_fast.models.probe import activation_dtype, probe
 from nait_fast.models.product_trial import Products, products_of
 from nait_fast.models.quantised import refuse_batch_dependent
 from nait_fast.models.rows import row_mixers
-from nait_fast.models.spec import Spec, refuse_encoder, text_config, text_decoder
+from nait_fast.models.spec import Layers, Spec, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import CacheEntry
 from nait_fast.stages import stage
 
@@ -49,7 +49,7 @@ class LoadedModel(KnownModel):
     ``specs`` are the chosen layers; ``attention``: the name of the packed attention that is exact here (None: it runs
     padded); ``fingerprint`` identifies weights, configuration and chosen layers (``models/model_identity.py``);
     ``max_tokens``: a longer sample would change the others of its batch (RoPE that depends on the longest), None
-    without such a limit;
+    without such a limit; ``complete``: all layers are loaded, not only those up to the last chosen one;
     ``products``: how its fp32 products are made;
     ``fused``: modules and the faster forwards proved equal to theirs; ``entry``: where the hash of its weights is kept;
     ``whole``: the whole fingerprint, where weights have been quantised since.
@@ -58,6 +58,7 @@ class LoadedModel(KnownModel):
     attention: str | None
     fingerprint: str
     max_tokens: int | None = None
+    complete: bool = True
     fused: dict[nn.Module, Forward] = field(default_factory=dict, repr=False)
     entry: CacheEntry | None = field(default=None, repr=False)
     head: LMHead | None = field(default=None, repr=False)
@@ -85,7 +86,8 @@ class LoadedModel(KnownModel):
 
     @cached_property
     def whole_fingerprint(self) -> str:
-        """As ``fingerprint``, of all layers whichever are chosen."""
+        """As ``fingerprint``, of all layers whichever are chosen: of a model that is ``complete``."""
+        assert self.complete, "the layers behind the chosen ones are not loaded"
         return self.whole or identity_of(decisive(self.body, (), self.entry), ())
 
     @property
@@ -281,18 +283,21 @@ def load_model(
     tokenizer: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
-    layers: str = "all",
+    layers: Layers = "all",
     experts: str = "neurons",
     trust_remote_code: bool = False,
     check: Callable[[KnownModel], None] = lambda known: None,
     head: bool = False,
+    complete: bool = True,
 ) -> LoadedModel:
     """Load ``model`` (folder, .gguf file or Hub id) in evaluation mode on ``device``, with its language-model ``head``
     where that is asked for.
 
     A LoRA folder is its base model with the adapter beside the weights. ``check`` sees what is known of it before a
-    weight is read; of a GGUF file and of remote code nothing is. Raises NaitError for anything that is missing,
-    unreadable or not a decoder with a known MLP family, and what ``check`` raises.
+    weight is read; of a GGUF file and of remote code nothing is. Not ``complete``: nothing of the body's end is asked
+    for, and the layers behind the last chosen one are not read, where they need not be (plain weights of transformers'
+    own classes, without an adapter). Raises NaitError for anything that is missing, unreadable or not a decoder with a
+    known MLP family, and what ``check`` raises.
     """
     target = pick_device(device)
     kind = pick_dtype(dtype, target)
@@ -316,11 +321,23 @@ def load_model(
         check(KnownModel(model, decoder.to(kind), tokenizer_of(), specs, float8=float8))
 
     find = partial(find_specs, layers=layers, experts=experts)
+
+    def load(leading: bool) -> LoadedModel:
+        read, loading = read_model(
+            model, source, extra, kind, target, trust_remote_code, find, adapter, before, head, leading
+        )
+        asked: dict[str, Any] = {"layers": layers, "experts": experts, "head": head, "float8": float8}
+        made = tokenizer_of()
+        try:
+            return prepare(read, made, name=model, loading=loading, entry=entry, **asked)
+        except NaitError:
+            if loading.complete:
+                raise
+        del read
+        return load(leading=False)  # a class whose forward asks for all of its layers, or what is wrong with any
+
     with without_bars(), parsed_once(bool(extra)):
-        whole, loading = read_model(model, source, extra, kind, target, trust_remote_code, find, adapter, before, head)
-        made_tokenizer = tokenizer_of()
-    about: dict[str, Any] = {"name": model, "loading": loading, "entry": entry}
-    return prepare(whole, made_tokenizer, layers=layers, experts=experts, head=head, float8=float8, **about)
+        return load(leading=not complete and layers != "all")
 
 
 def apart(model: Any) -> Any:
@@ -345,7 +362,7 @@ def prepare(
     model: Any,
     tokenizer: Any,
     *,
-    layers: str = "all",
+    layers: Layers = "all",
     experts: str = "neurons",
     name: str = "",
     loading: Loading | None = None,
@@ -390,7 +407,8 @@ def prepare(
         language_head = head_of(model, body, called) if head else None
         if float8:
             refuse_config(model.config, called)
-            whole = identity_of(decisive(body, (), entry), ())  # of the weights before they are quantised
+            if loading is None or loading.complete:  # of the weights before they are quantised
+                whole = identity_of(decisive(body, (), entry), ())
             to_float8(body, specs, called)
             exercised(body, specs, called)
         return LoadedModel(
@@ -401,6 +419,7 @@ def prepare(
             attention,
             identity,
             _rope_limit(body.config),
+            loading is None or loading.complete,
             fused,
             entry,
             language_head,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nait_fast.errors import is_out_of_memory
+from nait_fast.models.leading import loaded_layers
 from nait_fast.models.pack import Pack, PrefixState
 from nait_fast.models.packed import ATTENTION, VARLEN, packed_attention_on, packed_forward, suits
 from nait_fast.models.rows import row_mixers
@@ -102,7 +103,7 @@ def expected_path(model: Any) -> str:
 def _layer_kinds(model: Any) -> set[str]:
     config = model.config
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
-    return {str(kind) for kind in kinds}
+    return {str(kind) for kind in kinds[: loaded_layers(model)]}
 
 
 def packed_attention_for(model: Any, eager: list[torch.Tensor] | None = None) -> str | None:

@@ -1,9 +1,11 @@
 """What is read of a decoder's layer (``Spec``), and the text decoder of a model."""
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +18,7 @@ from nait_fast.models.families import Family
 # What goes into a module and what yields its activations and their statistics -> the activations, once they are read.
 Op: TypeAlias = Callable[[Segments, frozenset[str], BitSpec | None], tuple[torch.Tensor, Stats]]
 Read: TypeAlias = Callable[[torch.Tensor, Op], torch.Tensor]
+Layers: TypeAlias = str | Fraction  # which are chosen: the text of --layers, or the share of them that come first
 
 
 @dataclass(frozen=True)
@@ -237,11 +240,14 @@ def refuse_encoder(model: Any) -> None:
         )
 
 
-def parse_layers(text: str, n_layers: int) -> list[int]:
+def parse_layers(text: Layers, n_layers: int) -> list[int]:
     """Layer selection: ``all``, or a comma list of indices and inclusive ranges, negatives from the end.
 
-    ``0-9``, ``-10--1``, ``0,5,-1``. Returns sorted unique indices; NaitError if one is outside the model.
+    ``0-9``, ``-10--1``, ``0,5,-1``. A share, above 0 and at most 1: so many of the first layers, rounded up. Returns
+    sorted unique indices; NaitError if one is outside the model.
     """
+    if isinstance(text, Fraction):
+        return list(range(math.ceil(text * n_layers)))
     if text == "all":
         return list(range(n_layers))
     chosen: set[int] = set()

@@ -3,6 +3,7 @@ there, and what is not supported refused, before anything is loaded."""
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -25,9 +26,18 @@ def unloaded(config: Any, kind: Any) -> Any:
         return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
 
 
-def find_unloaded(config: Any, kinds: Sequence[Any], find: Find = find_specs) -> tuple[Any, list[Spec]] | None:
-    """(text decoder on the meta device, what ``find`` finds in it) of the first of ``kinds`` that is supported; None
-    where it takes more than ``config`` to know. Raises NaitError where none of them is."""
+@dataclass(frozen=True)
+class Unloaded:
+    """``model``, on the meta device; its text decoder; what has been found in that."""
+
+    model: Any
+    decoder: Any
+    specs: list[Spec]
+
+
+def find_unloaded(config: Any, kinds: Sequence[Any], find: Find = find_specs) -> Unloaded | None:
+    """The first of ``kinds`` that is supported, with what ``find`` finds in it; None where it takes more than
+    ``config`` to know. Raises NaitError where none of them is."""
     refusal = None
     for kind in kinds:
         try:
@@ -38,7 +48,7 @@ def find_unloaded(config: Any, kinds: Sequence[Any], find: Find = find_specs) ->
             refuse_encoder(model)
             decoder = text_decoder(model)
             with hushed():  # said of the model that is loaded
-                return decoder, find(decoder)
+                return Unloaded(model, decoder, find(decoder))
         except NaitError as error:
             refusal = refusal or error
     if refusal is not None:

@@ -63,9 +63,10 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
             )
 
     tokens = value_of(manifest, "reading_tokens")
-    session = open_session(model, data, manifest["first_token"], quiet, agree, tokens=tokens)
+    has_states = manifest.get(MODEL) is not None
+    session = open_session(model, data, manifest["first_token"], quiet, agree, tokens=tokens, complete=has_states)
     agree(session)
-    if manifest.get(MODEL) not in (None, session.model.whole_fingerprint):
+    if has_states and manifest[MODEL] != session.model.whole_fingerprint:
         raise Mismatch(
             f"the last hidden states of index {index.folder} are another model's",
             where=f"--model {options.model}",

@@ -151,6 +151,11 @@ def hold_folder(options: IndexOptions, stack: ExitStack) -> Path:
     return folder
 
 
+def reads_the_end(options: IndexOptions) -> bool:
+    """Whether an index keeps what comes out of the body's last layer."""
+    return options.embeddings.rds is not None or options.nll != "none"
+
+
 def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitStack) -> tuple[IndexBuild, Directions]:
     """What a worker needs for the options ``given``: the model, the pool and the folder, put together, and the exact
     scores to ask of them. The folder is ours until ``stack`` ends."""
@@ -171,7 +176,14 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
 
     with stage("load"):
         session = open_session(
-            options, options, options.first_token, quiet, check, tokens=options.tokens, nll=options.nll
+            options,
+            options,
+            options.first_token,
+            quiet,
+            check,
+            tokens=options.tokens,
+            nll=options.nll,
+            complete=reads_the_end(options),
         )
     check(session)
     directions = directions_of(signatures)

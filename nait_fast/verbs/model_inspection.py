@@ -79,8 +79,7 @@ def _read_of(config: Any, written_by: Any, adapter: Adapter | None) -> dict[str,
         return {"supported": False, "not_supported": _why(error)}
     if found is None:
         return {"supported": None, "not_supported": "transformers cannot build it from its configuration alone"}
-    decoder, specs = found
-    return {"supported": True, **_described(decoder, specs)}
+    return {"supported": True, **_described(found.decoder, found.specs)}
 
 
 def _why(error: NaitError) -> str:

@@ -27,7 +27,7 @@ from nait_fast.ranking.select import check_budget
 from nait_fast.storage.files import make_folder, read_json
 from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
-from nait_fast.verbs.index import directions_of, hold_folder, summary_of, warn_of, work_of
+from nait_fast.verbs.index import directions_of, hold_folder, reads_the_end, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import answers, rank_index, recognise, selection_folder, selection_names, write_manifest
 from nait_fast.verbs.signature import (
     build_signatures,
@@ -89,7 +89,10 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         check_method(session, options, reading)
         representation_of(session, passing, index_folder, None)
 
-    session = open_session(passing, passing, options.first_token, quiet, check, tokens=options.tokens)
+    complete = reads_the_end(passing)
+    session = open_session(
+        passing, passing, options.first_token, quiet, check, tokens=options.tokens, complete=complete
+    )
     keep_freed_memory(session.model.device)
     check_method(session, options, reading)
     build = _open_build(session, pool, passing, options, reading)
@@ -166,7 +169,10 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
         pool = open_pool(passing, hold_folder(passing, stack))
         passing = dataclasses.replace(passing, device=device_of(options.device, worker))
         with hushed():  # whoever started the workers has said it
-            session = open_session(passing, passing, options.first_token, quiet, tokens=options.tokens)
+            complete = reads_the_end(passing)
+            session = open_session(
+                passing, passing, options.first_token, quiet, tokens=options.tokens, complete=complete
+            )
             build = _open_build(session, pool, passing, options, reading)
         index_pool(build, directions_of([load_signature(file) for file in given["signatures"]]), worker)
 

@@ -16,6 +16,7 @@ from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.row_conventions import RowConventions, make_conventions
 from nait_fast.env import keep_freed_memory
 from nait_fast.errors import BadInput, NaitError
+from nait_fast.extract.body_end import OF_THE_END
 from nait_fast.extract.representation import check_kept
 from nait_fast.extract.session import (
     Session,
@@ -198,6 +199,11 @@ def _agree(session: Terms, codebook: Codebook | None, reading: str, options: Sig
         check_codebook(codebook, here, f"--codebook {options.codebook}", "use the options of the index", more)
 
 
+def _of_the_end(options: SignatureOptions, reading: str) -> bool:
+    """Whether the method reads the body's last hidden states."""
+    return method_of(options.chosen_method.name).target_reading(reading) in OF_THE_END
+
+
 def from_memory(
     model: Any, samples: Sequence[Any], tokenizer: Any, name: str, options: SignatureBuildOptions
 ) -> Signature:
@@ -216,7 +222,15 @@ def from_memory(
     _check_needed(codebook, options)
     agree = partial(_agree, codebook=codebook, reading=reading, options=options)
     session = session_around(
-        model, tokenizer, options, options.first_token, options, "signature_of", agree, tokens=options.tokens
+        model,
+        tokenizer,
+        options,
+        options.first_token,
+        options,
+        "signature_of",
+        agree,
+        tokens=options.tokens,
+        complete=_of_the_end(options, reading),
     )
     agree(session)
     return build_signatures(session, {name: samples}, options, reading, codebook, options.keep_samples)[0]
@@ -232,7 +246,10 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     more = [options.dtype, *([] if codebook is None else [codebook.hash]), *["samples"] * options.keep_samples]
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
         agree = partial(_agree, codebook=codebook, reading=reading, options=options)
-        session = open_session(options, options, options.first_token, quiet, agree, tokens=options.tokens)
+        complete = _of_the_end(options, reading)
+        session = open_session(
+            options, options, options.first_token, quiet, agree, tokens=options.tokens, complete=complete
+        )
         keep_freed_memory(session.model.device)
         agree(session)
         signatures = build_signatures(session, targets, options, reading, codebook, options.keep_samples)
@@ -248,6 +265,8 @@ def questions(
 ) -> dict[str, str]:
     """File of each target's signature -> what it answers; ``more``: what else decides its numbers."""
     asked = [str(getattr(options, name, None)) for name in _ASKED]
+    if (depth := getattr(options, "depth", "all")) != "all":
+        asked.append(f"depth={depth}")
     if (experts := getattr(options, "experts", "neurons")) != "neurons":
         asked.append(experts)
     if (tokens := getattr(options, "tokens", "all")) != "all":

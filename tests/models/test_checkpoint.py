@@ -427,6 +427,26 @@ def test_a_whole_gguf_file(saved, gguf_file):
     assert loaded.widths == [40] * 3
 
 
+def test_the_first_layers_of_a_gguf_file(saved, gguf_file, monkeypatch):
+    import gguf
+
+    unpacked, dequantize = [], gguf.dequantize
+    monkeypatch.setattr(gguf, "dequantize", lambda *arguments: unpacked.append(1) or dequantize(*arguments))
+    prints, counts = [], []
+    for complete in (False, True):
+        loaded = load_model(gguf_file(), tokenizer=str(saved), layers="0-1", complete=complete)
+        assert loaded.complete is complete
+        prints.append(loaded.fingerprint)
+        counts.append(len(unpacked) - sum(counts))
+    assert prints[0] == prints[1] and counts[1] - counts[0] == 9
+    for change in ({"without": "blk.1.ffn_down"}, {"extra": {"blk.0.attn_q.bias": torch.ones(16)}}):
+        refused = [
+            refusal(gguf_file(**change), tokenizer=str(saved), layers="0-1", complete=complete)
+            for complete in (False, True)
+        ]
+        assert refused[0] == refused[1]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -59,7 +59,8 @@ def test_an_encoder_decoder_is_refused_without_weights(tmp_path, monkeypatch) ->
 def test_what_is_found_is_what_is_read(name: str) -> None:
     config = test_families.config_for(name)
     model = build(config)
-    decoder, specs = find_unloaded(config, [AutoModel])
+    found = find_unloaded(config, [AutoModel])
+    decoder, specs = found.decoder, found.specs
     assert [spec.n_neurons for spec in specs] == [spec.n_neurons for spec in find_specs(model)] == [NEURONS] * 3
     assert name == "diffllama" or {p.device.type for p in decoder.parameters()} == {"meta"}  # it makes some by itself
     assert sum(p.numel() for p in decoder.parameters()) == sum(p.numel() for p in model.base_model.parameters())
@@ -70,7 +71,8 @@ def test_what_is_found_is_what_is_read(name: str) -> None:
 @pytest.mark.parametrize("name", test_experts.KINDS)
 def test_experts_are_found(name: str) -> None:
     config = test_experts.config_for(name)
-    decoder, specs = find_unloaded(config, [AutoModel])
+    found = find_unloaded(config, [AutoModel])
+    decoder, specs = found.decoder, found.specs
     built = find_specs(build(config))
     assert [(s.layer, s.n_neurons, s.hidden_width) for s in specs] == [
         (s.layer, s.n_neurons, s.hidden_width) for s in built
@@ -85,13 +87,13 @@ def test_it_takes_no_time() -> None:
         "llama", {}, hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64
     )
     start = time.perf_counter()
-    _, specs = find_unloaded(config, [AutoModel])
+    specs = find_unloaded(config, [AutoModel]).specs
     assert len(specs) == 80 and time.perf_counter() - start < 5
 
 
 def test_what_cannot_be_built_is_left_to_loading() -> None:
     assert find_unloaded(config_of("llama"), [SimpleNamespace(from_config=no_weights)]) is None
-    decoder, _ = find_unloaded(config_of("llama"), [SimpleNamespace(from_config=no_weights), AutoModel])
+    decoder = find_unloaded(config_of("llama"), [SimpleNamespace(from_config=no_weights), AutoModel]).decoder
     assert type(decoder).__name__ == "LlamaModel"
 
 
