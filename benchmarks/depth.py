@@ -89,7 +89,7 @@ def scores_of(folder: Path, method: str, name: str) -> np.ndarray:
     file = folder / kind / f"{name}{'-' * bool(reading)}{reading}.safetensors"
     index = Index(folder / ("index-nag" if kind == "nag" else "index"))
     order = selection_of(index, file, top_k=index.rows)
-    return order.scores[np.argsort(order.rows)]
+    return order.scores[np.argsort(order.rows), 0]
 
 
 def measured(work: Path, depths: Sequence[tuple[str, int]], names: Sequence[str]) -> Iterator[dict[str, Any]]:
