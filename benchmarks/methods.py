@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import selections, signs
+from benchmarks import depth, selections, signs
 from benchmarks.ablation_stats import report
 from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
@@ -58,6 +58,7 @@ def section() -> str:
         parts += [
             sourced(selections.lines(chosen), chosen) for chosen in by_model(folder / "selections.jsonl").values()
         ]
+        parts += [sourced(depth.lines(some), some) for some in by_model(folder / "depth.jsonl").values()]
         parts += [sourced(signs.lines(turned), turned) for turned in by_model(folder / "signs.jsonl").values()]
         if rows := rows_in(folder / "ablation.jsonl"):
             parts.append(sourced(report(rows) + "\n", rows))
