@@ -1,10 +1,12 @@
 """Readings that are captured once give what a run of their own does; the table of selections."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 
 import nait_fast
+from benchmarks import depth
 from benchmarks.remembered import remembering
 from benchmarks.selections import lines
 from nait_fast.index.format import rds_vectors
@@ -58,3 +60,34 @@ def test_table() -> None:
     text = lines(rows)
     assert "| rds | max | free | all | 0.550 (-0.25), 52 |" in text and "| the target itself |  |  |  | 70 |" in text
     assert "| rds | max | all | 75% | 12% |" in text and "a and b alike" in text
+
+
+def test_depths(tmp_path: Path, tiny_model: str) -> None:
+    """Of the first layer and of both, from one pass; a target's halves are every other sample of it."""
+    pool = [{**row, "source": "ts"[i % 2]} for i, row in enumerate(make_rows(40))]
+    files = [
+        write_jsonl(tmp_path / f"{name}.jsonl", rows) for name, rows in (("pool", pool), ("t", make_rows(8, seed=5)))
+    ]
+    options = argparse.Namespace(
+        model=tiny_model, dataset=Path(files[0]), target=[f"t={files[1]}"], work=tmp_path / "work", rows=40, samples=8
+    )
+    vars(options).update(max_length=64, seed=0, dtype="auto")
+    targets = depth.write_inputs(options)
+    assert [text.partition("=")[0] for text in targets] == ["t", "t.a", "t.b"]
+    with remembering(tmp_path / "readings", 40 + 24):
+        for count in (2, 1):
+            depth.make(options, targets, count, options.work / str(count))
+    rows = list(depth.measured(options.work, [("1/2", 1), ("1", 2)], ["t"]))
+    assert [(row["method"], row["layers"]) for row in rows] == [(m, n) for m in depth.METHODS for n in (1, 2)]
+    for half, whole in zip(rows[::2], rows[1::2], strict=True):
+        assert whole["spearman_with_all"] == whole["top10_with_all"] == 1 > half["spearman_with_all"]
+        assert half["relevant"] == whole["relevant"] == 20
+    plain = nait_fast.build_index(model=tiny_model, dataset=files[0], layers="0", output=tmp_path / "plain")
+    assert plain["rows_indexed"] == 40
+    ours, theirs = (Index(folder) for folder in (options.work / "1" / "index", tmp_path / "plain"))
+    bits = [
+        np.concatenate([index.layout.unpack(np.array(s.codes)) for s in index.shards()]) for index in (ours, theirs)
+    ]
+    assert np.mean(bits[0] != bits[1]) < 1e-3
+    text = depth.lines([{"model": "m", "dtype": "auto", "samples": 8} | row for row in rows])
+    assert text.count("\n| contrast | ") == 2 and "| contrast | 1/2 (1) | " in text
