@@ -22,8 +22,8 @@ import torch
 from benchmarks.pools import lines_of, pool_parser, stratified
 from benchmarks.record import record, table
 from nait_fast.config import DataOptions, ModelOptions
-from nait_fast.data.batching import shared_prefix
 from nait_fast.data.pool import Pool
+from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.evaluation.comparison import compared
 from nait_fast.evaluation.retrieval import r_precision
 from nait_fast.extract.session import encode_all, open_session
@@ -83,7 +83,7 @@ def captured(model: str, precision: str, files: Mapping[str, Path], max_length: 
             _, encoded = encode_all(session.encoder, Pool(str(file)))
             sink = Collect(len(encoded), session.layout, ["mean"])
             progress = Progress(len(encoded), f"{precision}: {name}", session.quiet)
-            session.run(encoded, sink, ["mean"], shared_prefix(encoded), progress.add)
+            session.run(encoded, sink, ["mean"], shared_prefixes(encoded), progress.add)
             progress.close()
             np.save(folder / f"{name}.npy", sink.readings["mean"].numpy())
         (folder / "done").touch()

@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import depth, selections, signs
+from benchmarks import depth, fidelity_float8, selections, signs
 from benchmarks.ablation_stats import report
 from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
@@ -53,6 +53,8 @@ def section() -> str:
     parts = []
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
         parts += [_fidelity(model, rows) for model, rows in by_model(folder / "fidelity.jsonl").items()]
+        precisions = by_model(folder / "fidelity_float8.jsonl").values()
+        parts += [sourced(fidelity_float8.lines(rows), rows) for rows in precisions]
         if evaluated := newest(folder / "evaluations.jsonl"):
             parts.append(sourced(lines(evaluated), evaluated))
         parts += [

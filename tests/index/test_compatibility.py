@@ -63,6 +63,27 @@ def test_what_differs_is_refused(tmp_path: Path, tiny_model: str):
     assert Scorer(tiny_model, [short])._session.encoder.max_length == 64
 
 
+def test_float8_meets_no_other_precision(tmp_path: Path, tiny_model: str):
+    pool, index, rows = (
+        write_jsonl(tmp_path / "pool.jsonl", make_rows(8)),
+        str(tmp_path / "index"),
+        make_rows(4, seed=3),
+    )
+    nait_fast.build_index(model=tiny_model, dataset=str(pool), output=index, codec="nag", dtype="float8")
+    assert json.loads((tmp_path / "index" / "run.json").read_text())["identity"]["precision"] == "float8"
+    mine, half = (
+        nait_fast.signature_of(tiny_model, rows, name="a", method="nag", dtype=dtype)
+        for dtype in ("float8", "bfloat16")
+    )
+    check_index(Index(index), [mine])
+    with pytest.raises(NaitError, match=r"another dtype \('half'\) .*rebuild it with --dtype float8"):
+        check_index(Index(index), [half])
+    scorer = Scorer(tiny_model, [mine])
+    assert scorer._session.model.precision == "float8" and np.isfinite(scorer.score(rows)).all()
+    with pytest.raises(NaitError, match="another dtype"):
+        Scorer(tiny_model, [mine], dtype="bfloat16")
+
+
 def old(signature: Signature) -> Signature:
     kept = {k: v for k, v in signature.meta.items() if k not in ("dtype", "max_length")}
     return Signature(
