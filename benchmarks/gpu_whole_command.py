@@ -5,7 +5,7 @@
 - ``products``: rates of F.linear in bf16 and torch._scaled_mm in FP8 (row- and tensor-wise scales, with fast
   accumulation and without), and of quantising the input, at 65,536 tokens for a 7B model's matrices.
 - ``pass``: LLaMA-2-7B's shape, random weights: the index pass in bf16 beside its baselines, in FP8, and of the first
-  third of the layers, each against the ceilings of this run.
+  third of the layers (shares of FP8, too, are of this run's bf16 rate and the data sheet's).
 - ``fidelity``: SmolLM2's real weights on the rows of ``--dataset`` in bf16 and FP8, of all, half, a third and a sixth
   of the layers, against bf16 of all: Spearman, overlap of the best 10%, R-precision of each ``--target``'s own source.
 - ``whole``: `index`, `signature` and `rank` as processes, by stage, with LLaMA-2-7B's shape, its random weights saved

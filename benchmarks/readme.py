@@ -205,6 +205,19 @@ def _loading(rows: list[Row]) -> str:
     return sourced(text, rows)
 
 
+def _command(rows: list[Row]) -> str:
+    command, loader = (next(row for row in rows if row["name"] == name) for name in ("index", "loader alone"))
+    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in command["stages"].items())
+    text = (
+        f"**From JSONL to shards**, the whole `index` command with a model that is no limit ({command['model']}): "
+        f"{command['rows']:,} short rows in {command['seconds']:.0f} s, {command['rows_per_cpu_s']:,.0f} rows a "
+        f"processor's second, at most {command['peak_rss_mb']:,.0f} MB; seconds by stage: {stages}. The loader alone "
+        f"on the same rows: {loader['rows_per_cpu_s']:,.0f} rows a processor's second. (Others worked on this machine "
+        f"meanwhile: processors' seconds are firmer than the clock's.)\n"
+    )
+    return sourced(text, rows)
+
+
 def _index_time(rows: list[Row]) -> str:
     row = rows[-1]
     points = row["points"]
@@ -298,6 +311,7 @@ def section() -> str:
             (newest(folder / "retrieval.jsonl"), _retrieval),
             (newest(folder / "exactness.jsonl"), _exactness),
             (newest(folder / "scale_loader.jsonl"), _loading),
+            (newest(folder / "scale_command.jsonl"), _command),
             (newest(folder / "scale_index.jsonl"), _index_time),
             (newest(folder / "scale_rank.jsonl"), _ranking),
         ):
