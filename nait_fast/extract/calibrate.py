@@ -11,10 +11,12 @@ import torch
 from nait_fast.codecs.base import Codec
 from nait_fast.codecs.codebook import Codebook
 from nait_fast.codecs.layout import CodeLayout
-from nait_fast.data.encode import encode
+from nait_fast.data.encode import encode, parsed
+from nait_fast.data.formats import Sample
 from nait_fast.data.loader import samples_of
+from nait_fast.data.parts import Record
 from nait_fast.data.plan import lines_of
-from nait_fast.data.pool import Pool, where_of
+from nait_fast.data.pool import Pool, check, where_of
 from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.errors import BadInput
 from nait_fast.extract.pooling import READINGS, dtype_of
@@ -45,11 +47,16 @@ def encoded_rows(pool: Pool, fmt: str, encoder: Encoder, rows: Sequence[int]) ->
 
 def spread_samples(pool: Pool, fmt: str, encoder: Encoder) -> list[Encoded]:
     """The usable ones of a few runs of rows all over the pool, whose sources may lie one after another: they tell the
-    prefixes that its samples share."""
+    prefixes that its samples share. What is wrong with the others is said by whoever comes to their unit."""
     rows = pool.plan().rows
     starts = (place * rows // PREFIX_RUNS for place in range(PREFIX_RUNS))
     chosen = {row for start in starts for row in range(start, min(start + PREFIX_SAMPLES // PREFIX_RUNS, rows))}
-    return encoded_rows(pool, fmt, encoder, sorted(chosen))
+    records = lines_of(pool.reader(), sorted(chosen))
+
+    def sample(record: Record, row: int) -> Sample:
+        return check(record.payload, fmt, row, pool.conventions)[1]
+
+    return list(encode(encoder, parsed(records, sample, lambda *bad: None), lambda refused: None))
 
 
 def sample_of(pool: Pool, fmt: str, encoder: Encoder, size: int, seed: int) -> list[Encoded]:
