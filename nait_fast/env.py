@@ -27,7 +27,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 }
 # MKL's mode: in its strict one a product's bits depend on neither the number of threads nor the other rows.
 MKL, STRICT, STRICT_MKL = "MKL_CBWR", "STRICT", "AUTO,STRICT"
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 1 << 30  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT_BYTES, _LEAST_KEPT_BYTES = 1 << 30, 1 << 25
 _THREADS = ("NUMBA_NUM_THREADS",)  # which Numba reads as it is imported
 PACKAGES = ("torch", "transformers", "triton", "numpy", "numba", "safetensors", "tokenizers")
 
@@ -75,9 +76,11 @@ def keep_freed_memory(device: "torch.device") -> None:
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            mallopt(option, _KEPT_BYTES)
+    if mallopt is None:
+        return
+    # Older ones take no more than 32 MiB; with neither, the other option would leave all from 128 KiB on to mmap.
+    if mallopt(_MMAP_THRESHOLD, _KEPT_BYTES) or mallopt(_MMAP_THRESHOLD, _LEAST_KEPT_BYTES):
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def pick_device(device: str) -> "torch.device":

@@ -4,10 +4,15 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from nait_fast.env import strict_mkl
+import nait_fast
+from nait_fast import env
+from nait_fast.env import keep_freed_memory, strict_mkl
+from tests.conftest import make_rows, write_jsonl
 
 KEPT = """
 import sys
@@ -41,3 +46,28 @@ def test_a_mode_of_mkl_that_the_user_has_named_stays(monkeypatch) -> None:
     monkeypatch.delenv("MKL_CBWR")
     strict_mkl()
     assert os.environ["MKL_CBWR"] == "AUTO,STRICT"
+
+
+@pytest.mark.parametrize(
+    ("most", "threshold", "trim"), [(1 << 30, 1 << 30, 1 << 30), (1 << 25, 1 << 25, 1 << 30), (0, None, None)]
+)
+def test_a_glibc_that_keeps_less(monkeypatch, most: int, threshold: int | None, trim: int | None) -> None:
+    """With a threshold of mmap that it refuses, the other option alone would make things worse."""
+    kept: dict[int, int] = {}
+
+    def mallopt(option: int, value: int) -> int:
+        taken = option != -3 or value <= most
+        kept.update({option: value} if taken else {})
+        return taken
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.31"))
+    monkeypatch.setattr(env.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory(torch.device("cpu"))
+    assert (kept.get(-3), kept.get(-1)) == (threshold, trim)
+
+
+def test_a_programs_environment_is_its_own(monkeypatch, tiny_model: str, tmp_path) -> None:
+    monkeypatch.delenv("MKL_CBWR")
+    pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(12))
+    nait_fast.build_index(dataset=pool, model=tiny_model, output=tmp_path / "index", calibration_size=8)
+    assert "MKL_CBWR" not in os.environ

@@ -189,6 +189,19 @@ def test_a_model_in_memory_may_run_meanwhile(loaded, made) -> None:
         assert all(threads.map(run, range(3)))
 
 
+def test_weights_that_change_in_place_change_the_prefixes_too(loaded, made) -> None:
+    """What a shared prefix has left is of the weights that it ran through."""
+    model, tokenizer = loaded
+    rows = [{**row, "instruction": f"write a story about the rain, please, and {row['instruction']}"} for row in ROWS]
+    used, fresh = (Scorer(model, [made["nait"][0]], tokenizer=tokenizer) for _ in range(2))
+    before = used.score(rows)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.25)
+    after = used.score(rows)
+    assert np.array_equal(after, fresh.score(rows)) and not np.allclose(after, before, rtol=1e-3)
+
+
 def test_bad_samples_beside_good_ones(tiny_model: str, made) -> None:
     scorer = Scorer(tiny_model, [path for path, _ in made.values()])
     bad = [sample for sample, _ in BAD]

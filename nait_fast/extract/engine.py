@@ -329,6 +329,8 @@ class Engine:
                 f"a forward of {len(sequences)} samples, the longest of {width} tokens, fails ({first_line(error)})",
                 where=f"model {self.model.name}",
             ) from error
+        finally:
+            self._capture.forward = None  # which holds the sink
 
 
 def _choose(segments: Segments, chosen: Sequence[Sequence[Span]], n_tokens: int) -> None:

@@ -17,18 +17,20 @@ class Moments(Sink):
         self.layout, self.reading = layout, reading
         self._counts = [0] * len(layout.widths)
         self._sums: dict[int, torch.Tensor] = {}  # by ordinal: fp64 [2, J], on the readings' device
+        self._of_batch: dict[int, tuple[int, torch.Tensor]] = {}  # the same of the batch under way, which may break off
 
     def layer(
         self, items: Sequence[int], ordinal: int, readings: dict[str, torch.Tensor], codes: torch.Tensor | None
     ) -> None:
         values = readings[self.reading].double()
         values = values[torch.isfinite(values).all(dim=1)]
-        self._counts[ordinal] += len(values)
-        sums = torch.stack([values.sum(dim=0), (values * values).sum(dim=0)])
-        self._sums[ordinal] = sums + self._sums.get(ordinal, 0)
+        self._of_batch[ordinal] = len(values), torch.stack([values.sum(dim=0), (values * values).sum(dim=0)])
 
     def finish(self, items: Sequence[int], finite: torch.Tensor) -> None:
-        return
+        for ordinal, (count, sums) in self._of_batch.items():
+            self._counts[ordinal] += count
+            self._sums[ordinal] = sums + self._sums.get(ordinal, 0)
+        self._of_batch = {}
 
     def variance(self, ordinal: int) -> np.ndarray:
         """float64 [J] of a layer."""

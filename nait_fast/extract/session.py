@@ -116,7 +116,8 @@ class Session(Terms):
     ``quiet`` silences progress.
 
     ``run_tokens``: tokens that went through the model, ``padded_tokens``: with the padding between them.
-    ``conventions``: what the user has said of rows in memory.
+    ``conventions``: what the user has said of rows in memory. ``lent``: the weights are the caller's, who may change
+    them between two runs.
     """
 
     model: LoadedModel
@@ -125,6 +126,7 @@ class Session(Terms):
     conventions: RowConventions = field(default_factory=RowConventions)
     run_tokens: int = 0
     padded_tokens: int = 0
+    lent: bool = field(default=False, kw_only=True)
     _fitting: int | None = field(default=None, repr=False)  # tokens a batch that memory has room for
     _engine: Engine | None = field(default=None, init=False, repr=False)  # of the last run
 
@@ -168,7 +170,8 @@ class Session(Terms):
         on_batch: OnBatch | None = None,
     ) -> None:
         """Capture ``readings`` of ``encoded`` into ``sink``, each of ``prefixes`` run once a session while it is given
-        (``data/prefixes.py``); ``on_batch(samples, tokens)`` after each batch."""
+        (``data/prefixes.py``), of weights that are ``lent`` once a run; ``on_batch(samples, tokens)`` after each
+        batch."""
         engine = self._engine_for(readings)
         run, padded = engine.run_tokens, engine.padded_tokens
         engine.run(encoded, sink, prefixes=prefixes, on_batch=on_batch)
@@ -177,11 +180,12 @@ class Session(Terms):
         self.padded_tokens += engine.padded_tokens - padded
 
     def _engine_for(self, readings: Sequence[str]) -> Engine:
-        """The engine of the last run, where it reads the same; else a new one."""
+        """The engine of the last run, where it reads the same of the same weights; else a new one."""
         hidden_at = None if self.embed_layer is None else self.model.layers.index(self.embed_layer)
         known = self._engine
         if (
             known is None
+            or self.lent
             or known.model is not self.model
             or (known.readings, known.hidden_at) != (tuple(readings), hidden_at)
         ):
@@ -288,7 +292,9 @@ def session_around(
         raise BadInput(f"a model in memory needs its tokenizer: {caller}(model, …, tokenizer=…)", where=caller)
     reads = options.chosen_experts.reads
     loaded = prepare(apart(model), copy.deepcopy(tokenizer), layers=options.chosen_layers, experts=reads)
-    return _session(loaded, data, first_token, options, quiet=True, tokens=tokens)
+    session = _session(loaded, data, first_token, options, quiet=True, tokens=tokens)
+    session.lent = True
+    return session
 
 
 def _session(

@@ -123,19 +123,16 @@ class _Proof:
         self.body = body
         self.errors: dict[str, float] = {}
         self._neurons: torch.Tensor | None = None
-        self._taken, self.odd = layers_to_quantise(body, specs)
+        taken, self.odd = layers_to_quantise(body, specs)
+        self.taken = bool(taken)  # not the layers themselves, whose weights shall go
         names = {module: name for name, module in body.named_modules()}
-        self._handles = [module.register_forward_hook(self._quantise(name)) for name, module in self._taken]
+        self._handles = [module.register_forward_hook(self._quantise(name)) for name, module in taken]
         layers = set(decoder_layers(body))
         for spec in specs:
             if isinstance(spec, MlpSpec) and spec.module not in layers:  # a layer's own is behind its attention (OPT)
                 self._handles.append(self._watch(spec))
                 hook = self._compare(spec, names[spec.module])
                 self._handles.append(spec.module.register_forward_hook(hook, with_kwargs=True))
-
-    @property
-    def taken(self) -> bool:
-        return bool(self._taken)
 
     def _quantise(self, name: str) -> Any:
         def hook(module: nn.Linear, args: tuple, output: torch.Tensor) -> None:

@@ -28,7 +28,7 @@ _inside: ContextVar[bool] = ContextVar("nait_fast gguf", default=False)
 @contextmanager
 def parsed_once(wanted: bool) -> Iterator[None]:
     """Where ``wanted``, transformers parses each GGUF file once in the block, which one thread at a time is in; a block
-    may lie in another."""
+    may lie in another. Other threads' own reading is as ever."""
     if not wanted or _inside.get():
         yield
         return
@@ -39,7 +39,8 @@ def parsed_once(wanted: bool) -> Iterator[None]:
         token = _inside.set(True)
         try:
             # transformers imports both at each use
-            vars(gguf).update(GGUFReader=cache(_reader_of(gguf)), get_tensor_name_map=cache(gguf.get_tensor_name_map))
+            ours = {"GGUFReader": cache(_reader_of(gguf)), "get_tensor_name_map": cache(gguf.get_tensor_name_map)}
+            vars(gguf).update({name: _for_us(ours[name], before[name]) for name in ours})
             yield
         finally:
             vars(gguf).update(before)
@@ -59,11 +60,20 @@ def leading_tensors(number: int) -> Iterator[None]:
         reader.tensors = [tensor for tensor in reader.tensors if not _behind(tensor.name, number)]
         return reader
 
-    vars(gguf).update(GGUFReader=read)
+    vars(gguf).update(GGUFReader=_for_us(read, every))
     try:
         yield
     finally:
         vars(gguf).update(GGUFReader=every)
+
+
+def _for_us(ours: Callable[..., Any], others: Callable[..., Any]) -> Callable[..., Any]:
+    """``ours`` for the thread that is in ``parsed_once``; what lies in a module is for ``others``, too."""
+
+    def chosen(*args: Any, **named: Any) -> Any:
+        return (ours if _inside.get() else others)(*args, **named)
+
+    return chosen
 
 
 def _behind(name: str, number: int) -> bool:

@@ -13,7 +13,7 @@ from nait_fast.config import IndexOptions
 from nait_fast.data.plan import Plan
 from nait_fast.data.row_conventions import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
-from nait_fast.env import environment, keep_freed_memory, strict_mkl
+from nait_fast.env import environment, keep_freed_memory
 from nait_fast.errors import BadInput
 from nait_fast.extract.indexing import Directions, IndexBuild, open_pool, representation_of
 from nait_fast.extract.session import Terms, open_session, warn_longer
@@ -159,7 +159,6 @@ def reads_the_end(options: IndexOptions) -> bool:
 def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitStack) -> tuple[IndexBuild, Directions]:
     """What a worker needs for the options ``given``: the model, the pool and the folder, put together, and the exact
     scores to ask of them. The folder is ours until ``stack`` ends."""
-    strict_mkl()
     options = IndexOptions.from_mapping(given, "index")
     folder = hold_folder(options, stack)
     with stage("pool"):

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 
+from nait_fast.env import strict_mkl
 from nait_fast.errors import NaitError, one_line
 from nait_fast.notices import hushed
 from nait_fast.terminal import warnings_on_stderr
@@ -18,6 +19,7 @@ def run_from_stdin() -> int:
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     worker = Worker(**given["worker"])
+    strict_mkl()
     if "OMP_NUM_THREADS" not in os.environ:  # the workers share the cores
         import torch
 

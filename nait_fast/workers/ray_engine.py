@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from nait_fast.data.loader import Window, load_unit, tokenizer_threads
+from nait_fast.env import strict_mkl
 from nait_fast.errors import BadInput, NaitError, first_line, missing_extra, one_line
 from nait_fast.extract.index_folder import MOST_TRIES
 from nait_fast.storage.names import WORK
@@ -50,6 +51,7 @@ class UnitActor:
     def _open(self, opens: str, options: dict[str, Any], world: int, started: float) -> None:
         import ray
 
+        strict_mkl()
         silence_libraries()
         name = f"actor {str(ray.get_runtime_context().get_actor_id())[:8]}"
         with ExitStack() as stack:  # the driver has the folder for as long as its actors live

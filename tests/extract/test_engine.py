@@ -1,5 +1,7 @@
 """The engine's batches: memory that runs out, bits packed in the pass."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from nait_fast.data.template import Template
 from nait_fast.data.tokenize import Encoded, Encoder
 from nait_fast.errors import NaitError
 from nait_fast.extract.engine import Engine
+from nait_fast.extract.moments import Moments
 from nait_fast.extract.session import Session
 from nait_fast.extract.sinks import Collect, Encode
 from nait_fast.kernels import pack_bits
@@ -56,6 +59,34 @@ def test_out_of_memory_halves_the_budget_and_goes_on(loaded, monkeypatch):
     assert sink.finite.all()
     assert tried[0] == sum(LENGTHS) and engine.batch_tokens < sum(LENGTHS)
     assert sum(samples for samples, _ in done) == len(ids) and sum(tokens for _, tokens in done) == sum(LENGTHS)
+
+
+def test_a_batch_that_breaks_off_counts_once(loaded, monkeypatch):
+    ids, layout = sequences(LENGTHS), CodeLayout.of(loaded.widths)
+    expected, got = Moments(layout, "mean"), Moments(layout, "mean")
+    Engine(loaded, ["mean"], batch_tokens=60).run(encoded(ids), expected)
+    layer, failures = Moments.layer, iter([True])
+
+    def full(self, items, ordinal, readings, codes):
+        layer(self, items, ordinal, readings, codes)
+        if ordinal == 1 and next(failures, False):
+            raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Moments, "layer", full)
+    Engine(loaded, ["mean"], batch_tokens=60).run(encoded(ids), got)
+    for ordinal in range(len(loaded.widths)):
+        np.testing.assert_allclose(got.variance(ordinal), expected.variance(ordinal), rtol=1e-3, atol=1e-9)
+
+
+def test_what_a_run_is_for_goes_with_it(loaded, tokenizer):
+    """The engine that a session keeps holds no sink: a calibration sample's readings are gigabytes."""
+    ids = sequences(LENGTHS)
+    session = Session(loaded, Encoder(tokenizer, Template("alpaca", tokenizer), 100), quiet=True)
+    sink = Collect(len(ids), CodeLayout.of(loaded.widths), ["mean"])
+    gone = weakref.ref(sink)
+    session.run(encoded(ids), sink, ["mean"])
+    del sink
+    assert gone() is None
 
 
 def test_a_session_remembers_what_fits(loaded, monkeypatch, tokenizer):

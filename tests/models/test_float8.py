@@ -1,6 +1,7 @@
 """Products in FP8: the layer against its definition, the model against bfloat16, what is refused and what is left."""
 
 import copy
+import weakref
 from functools import partial
 
 import numpy as np
@@ -94,6 +95,23 @@ def test_a_subset_of_layers_and_the_head(tmp_path):
     half = load_model(folder, dtype="bfloat16", layers="0,1", head=True)
     assert loaded.whole_fingerprint == half.whole_fingerprint and loaded.head_fingerprint == half.head_fingerprint
     assert loaded.head is not None and loaded.head.weight.dtype == torch.bfloat16
+
+
+def test_a_weight_is_let_go_where_its_layer_has_run(monkeypatch):
+    body = wide().model.bfloat16()
+    specs = find_specs(body)
+    taken = [linear for _, linear in float8.layers_to_quantise(body, specs)[0]]
+    weights, left = [weakref.ref(linear.weight) for linear in taken], []
+    del taken
+
+    class Counting(Float8Linear):
+        def __init__(self, plain):
+            left.append(sum(weight() is not None for weight in weights))
+            super().__init__(plain)
+
+    monkeypatch.setattr(float8, "Float8Linear", Counting)
+    to_float8(body, specs, "x")
+    assert left[0] == len(left) == len(weights) and left[-1] <= 2
 
 
 def amplified(model, factor: float):

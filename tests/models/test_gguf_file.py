@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nait_fast.models.gguf_file import parsed_once
+from nait_fast.models.gguf_file import leading_tensors, parsed_once
 
 gguf = pytest.importorskip("gguf")
 LISTS = {
@@ -114,3 +114,27 @@ def test_one_thread_at_a_time() -> None:
         assert not seen
     thread.join(10)
     assert len(seen) == 1 and gguf.GGUFReader is before
+
+
+def test_what_others_read_meanwhile_is_whole(small) -> None:
+    """Layers that are left out for one thread's model are there for those of others."""
+    plain, seen = gguf.GGUFReader, []
+    file = str(Path(small).with_name("layers.gguf"))
+    writer = gguf.GGUFWriter(file, "llama")
+    for layer in range(3):
+        writer.add_tensor(f"blk.{layer}.ffn_up.weight", np.ones((2, 2), dtype=np.float32))
+    for write in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
+        write()
+    with parsed_once(True), leading_tensors(1):
+        ours = gguf.GGUFReader(file)
+        thread = threading.Thread(target=lambda: seen.extend(gguf.GGUFReader(file) for _ in range(2)))
+        thread.start()
+        thread.join()
+    assert len(ours.tensors) == 1
+    assert [len(reader.tensors) for reader in seen] == [3, 3] and seen[0] is not seen[1]
+    assert all(type(reader) is plain for reader in seen)
