@@ -214,6 +214,8 @@ def test_the_commands_by_stage(capsys, monkeypatch, tmp_path: Path) -> None:
     index = rows["index"]
     assert sum(index["stages"].values()) == pytest.approx(index["seconds"], abs=0.01)
     assert index["rows"] == 100 and index["tokens"] > 100 * 50 and index["shape"] == "tiny"
+    assert index["tokens_served"] == index["tokens"] > index["tokens_run"] > 0 and index["shared_prefix_tokens"]
+    assert 0 <= index["padding_waste"] < 1
     assert index["rows_per_s"] == pytest.approx(100 / index["seconds"]) and "stages" in result["text"]
 
 

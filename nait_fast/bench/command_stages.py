@@ -29,6 +29,7 @@ from nait_fast.progress import say
 TARGET_ROWS = 64
 FRACTION = 0.1
 POLL_SECONDS = 0.05
+OF_THE_PASS = ("tokens_served", "tokens_run", "shared_prefix_tokens", "padding_waste")  # of a command without workers
 IMPORTS = "import torch, transformers, nait_fast.verbs.index, nait_fast.extract.session"
 
 
@@ -143,7 +144,7 @@ def measure_commands(
         row: dict[str, Any] = {"name": name, **about, **measured, "check": "ok: ended"}
         if name == "index":
             row["stages"] = {stage: round(taken, 3) for stage, taken in stages_of(index, began, seconds).items()}
-            row |= {key: summary[key] for key in ("tokens", "padding", "prefix_tokens_saved") if key in summary}
+            row |= {key: summary[key] for key in ("tokens", *OF_THE_PASS) if key in summary}
             row |= {"rows_per_s": rows / seconds, "tokens_per_s": summary["tokens"] / seconds}
             row["pass_tokens_per_s"] = summary.get("tokens_per_s")
             row["index_mb"] = sum(f.stat().st_size for f in index.rglob("*") if f.is_file()) / 1e6

@@ -164,7 +164,7 @@ class IndexBuild:
         self.prefixes = shared_prefixes(spread_samples(pool, self.format, session.encoder))
         self._collected: Collect | None = None
         self._sample: list[Encoded] = []
-        self.tokens, self.seconds = 0, 0.0
+        self.tokens, self.run_tokens, self.seconds = 0, 0, 0.0
 
     def codebook(self, on_batch: OnBatch | None = None) -> Codebook | None:
         """The codebook: given, left by an earlier run, or calibrated now. None for a codec without."""
@@ -225,8 +225,20 @@ class IndexBuild:
             if on_batch is not None:
                 on_batch(samples, tokens)
 
-        session.run(self._sample, sink, readings, self.prefixes, on_calibrated)
+        self._run(session, self._sample, sink, readings, on_calibrated)
         self.count(progress)
+
+    def _run(
+        self,
+        session: Session,
+        encoded: Sequence[Encoded],
+        sink: Sink,
+        readings: Sequence[str],
+        on_batch: OnBatch | None,
+    ) -> None:
+        before = session.run_tokens  # others may have run targets with it
+        session.run(encoded, sink, readings, self.prefixes, on_batch)
+        self.run_tokens += session.run_tokens - before
 
     def prepare(self, directions: Directions | None = None, on_batch: OnBatch | None = None) -> None:
         """Fix the exact scores, and load what every unit needs: the codebook and the calibration sample's codes."""
@@ -304,7 +316,7 @@ class IndexBuild:
             on_batch(len(calibrated), 0)
         sink = self._sink(len(encoded))
         readings = sorted(self.representation.readings | {r for r, _ in self._directions.values()})
-        self.session.run([encoded[i] for i in fresh], Placed(sink, fresh), readings, self.prefixes, on_batch)
+        self._run(self.session, [encoded[i] for i in fresh], Placed(sink, fresh), readings, on_batch)
         return RunUnit(window, encoded, listed, sink, calibrated)
 
     def write_unit(self, unit: RunUnit) -> dict[str, int]:

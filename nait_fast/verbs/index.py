@@ -101,7 +101,7 @@ def work_of(build: IndexBuild) -> dict[str, Any]:
     return {
         "shared_prefix_tokens": [len(ids) for ids in build.prefixes],
         "tokens_served": build.tokens,
-        "tokens_run": build.session.run_tokens,
+        "tokens_run": build.run_tokens,
         "forward": build.session.model.forward,
         "products": build.session.model.products.form,
         "padding_waste": round(build.session.padding, 4),
