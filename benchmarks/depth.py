@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,11 @@ from transformers import AutoConfig
 
 from benchmarks.pools import lines_of, pool_parser, stratified
 from benchmarks.record import record, table
-from benchmarks.remembered import remembering
+from benchmarks.remembered import remembering, sign_by_both_readings
 from nait_fast import Index, api, selection_of
 from nait_fast.evaluation.comparison import top_overlap
-from nait_fast.methods.signature import load_signature
 from nait_fast.models.load import locate
 from nait_fast.ranking.spearman import spearman
-from nait_fast.storage.files import make_folder
 
 METHODS = ("contrast", "nag", "embed", "nait, drift", "nait, mean")
 HALVES = ("a", "b")
@@ -69,13 +66,7 @@ def make(arguments: argparse.Namespace, targets: list[str], count: int, folder: 
     signing: dict[str, Any] = {**common, "target": targets}
     indexing = {**common, "dataset": str(arguments.work / "pool.jsonl"), "workers": 1}
     bits = str(folder / "index")
-    for reading in ("drift", "mean"):
-        output = folder / f"nait-{reading}"
-        api.build_signature(**signing, method="nait", reading=reading, output=str(output))
-        for file in sorted(output.glob("*.safetensors")):
-            signature = load_signature(file)
-            replace(signature, name=f"{signature.name}-{reading}").save(make_folder(str(folder / "nait")))
-    exact = sorted(map(str, (folder / "nait").glob("*.safetensors")))
+    exact = sign_by_both_readings(signing, folder)
     api.build_index(**indexing, embed="last", exact=exact, output=bits, seed=arguments.seed)
     api.build_index(**indexing, codec="nag", output=str(folder / "index-nag"))
     for method in ("contrast", "embed", "nag"):

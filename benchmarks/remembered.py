@@ -10,17 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from nait_fast import api
 from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.session import OnBatch, Session
 from nait_fast.extract.sinks import Sink
+from nait_fast.methods.signature import load_signature
 from nait_fast.models.patch import Capture
 from nait_fast.progress import Progress
+from nait_fast.storage.files import make_folder
 
 OF_LAYERS = ("mean", "drift", "up_abs")
 READINGS = (*OF_LAYERS, "hidden", "rds")  # hidden: of every layer
@@ -95,6 +99,8 @@ class Remembered:
         sink.flush()
 
     def _keep(self, session: Session, encoded: list[Encoded]) -> None:
+        if not session.model.complete:
+            raise ValueError("new samples want a model that is loaded as a whole")
         layers = len(session.layout.widths)
         widths = {"hidden": (layers, session.hidden_width), "rds": (session.model.end_width,)}
         for name in READINGS if not self._files else ():
@@ -139,3 +145,15 @@ def remembering(folder: Path, most: int) -> Iterator[None]:
 
     with patch.object(Session, "run", run):
         yield
+
+
+def sign_by_both_readings(signing: dict[str, Any], folder: Path) -> list[str]:
+    """The files in ``folder``'s ``nait`` of the targets' signatures by drift and by mean, named so; ``signing``: what
+    the verb is given besides."""
+    for reading in ("drift", "mean"):
+        output = folder / f"nait-{reading}"
+        api.build_signature(**signing, method="nait", reading=reading, output=str(output))
+        for file in sorted(output.glob("*.safetensors")):
+            signature = load_signature(file)
+            replace(signature, name=f"{signature.name}-{reading}").save(make_folder(str(folder / "nait")))
+    return sorted(map(str, (folder / "nait").glob("*.safetensors")))

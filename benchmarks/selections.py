@@ -11,7 +11,6 @@ then every method, rule and length ranks the index.
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ import numpy as np
 
 from benchmarks.pools import lines_of, pool_parser, stratified
 from benchmarks.record import record, table
-from benchmarks.remembered import remembering
+from benchmarks.remembered import remembering, sign_by_both_readings
 from nait_fast import Index, api, selection_of
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import LENGTHS, load_signature
 from nait_fast.ranking.spearman import spearman
-from nait_fast.storage.files import make_folder
 
 TOKENS = ("all", "response")
 MIXED = "mixed"
@@ -66,13 +64,7 @@ def make(arguments: argparse.Namespace, targets: list[str], tokens: str) -> None
     pool, bits = str(arguments.work / "pool.jsonl"), str(folder / "index")
     indexing = {**common, "dataset": pool, "workers": 1, "skip_bad_rows": True}  # those whose responses are cut off
     with remembering(folder / "readings", arguments.rows + 100 + arguments.samples * len(targets)):
-        for reading in ("drift", "mean"):
-            output = folder / f"nait-{reading}"
-            api.build_signature(**signing, method="nait", reading=reading, output=str(output))
-            for file in sorted(output.glob("*.safetensors")):
-                signature = load_signature(file)
-                replace(signature, name=f"{signature.name}-{reading}").save(make_folder(str(folder / "nait")))
-        exact = sorted(map(str, (folder / "nait").glob("*.safetensors")))
+        exact = sign_by_both_readings(signing, folder)
         api.build_index(**indexing, embed="last,rds", exact=exact, output=bits, seed=arguments.seed)
         api.build_index(**indexing, codec="nag", output=str(folder / "index-nag"))
         for method in ("contrast", "embed", "nag", "rds", "crds"):

@@ -63,7 +63,7 @@ def test_table() -> None:
 
 
 def test_depths(tmp_path: Path, tiny_model: str) -> None:
-    """Of the first layer and of both, from one pass; a target's halves are every other sample of it."""
+    """Of the first layer and of all, from one pass; a target's halves are every other sample of it."""
     pool = [{**row, "source": "ts"[i % 2]} for i, row in enumerate(make_rows(40))]
     files = [
         write_jsonl(tmp_path / f"{name}.jsonl", rows) for name, rows in (("pool", pool), ("t", make_rows(8, seed=5)))
@@ -75,10 +75,10 @@ def test_depths(tmp_path: Path, tiny_model: str) -> None:
     targets = depth.write_inputs(options)
     assert [text.partition("=")[0] for text in targets] == ["t", "t.a", "t.b"]
     with remembering(tmp_path / "readings", 40 + 24):
-        for count in (2, 1):
+        for count in (3, 1):
             depth.make(options, targets, count, options.work / str(count))
-    rows = list(depth.measured(options.work, [("1/2", 1), ("1", 2)], ["t"]))
-    assert [(row["method"], row["layers"]) for row in rows] == [(m, n) for m in depth.METHODS for n in (1, 2)]
+    rows = list(depth.measured(options.work, [("1/3", 1), ("1", 3)], ["t"]))
+    assert [(row["method"], row["layers"]) for row in rows] == [(m, n) for m in depth.METHODS for n in (1, 3)]
     for half, whole in zip(rows[::2], rows[1::2], strict=True):
         assert whole["spearman_with_all"] == whole["top10_with_all"] == 1 > half["spearman_with_all"]
         assert half["relevant"] == whole["relevant"] == 20
@@ -90,4 +90,4 @@ def test_depths(tmp_path: Path, tiny_model: str) -> None:
     ]
     assert np.mean(bits[0] != bits[1]) < 1e-3
     text = depth.lines([{"model": "m", "dtype": "auto", "samples": 8} | row for row in rows])
-    assert text.count("\n| contrast | ") == 2 and "| contrast | 1/2 (1) | " in text
+    assert text.count("\n| contrast | ") == 2 and "| contrast | 1/3 (1) | " in text

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nait_fast.errors import BadInput, first_line
+from nait_fast.errors import BadInput, first_line, is_out_of_memory
 from nait_fast.kernels import quantise_rows
 from nait_fast.models.experts import RoutedSpec
 from nait_fast.models.find import decoder_layers
@@ -197,9 +197,9 @@ def to_float8(body: Any, specs: Sequence[Spec], name: str) -> dict[str, float]:
             body(input_ids=ids, use_cache=False)
     except BadInput:
         raise
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # transformers', or torch's own words for sizes that it does not multiply
+        if is_out_of_memory(error):
+            raise
         raise BadInput(f"a forward in {NAME} fails ({first_line(error)})", where=where, remedy=_REMEDY) from None
     finally:
         proof.remove()
