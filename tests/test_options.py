@@ -346,6 +346,9 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ),
     ("bench", "model", "{MODEL}", {}, "choose one of them"),
     ("bench", "max_length", 9, {"part": "scan"}, "is for part endtoend, not scan"),
+    ("bench", "rows", 200, {"part": "scan"}, "is for part cli, not scan"),
+    ("bench", "seconds", 5.0, {"part": "cli"}, "part cli runs each command once"),
+    ("index", "layers", "0", {"depth": "1/3"}, "--depth 1/3 says which"),
     ("bench", "model", "x", {"part": "scan", "shape": WITHOUT}, "part scan runs no model"),
     ("bench", "shape", "llama-2-7b", {"part": "ceilings"}, "part ceilings runs no model"),
     ("bench", "seed", 1, {"part": "ceilings"}, "part ceilings draws nothing"),
@@ -775,7 +778,7 @@ def test_from_python_the_same(place: dict[str, str]) -> None:
         {"max_length": 0},
         {"template": "x"},
         {"layers": 3},
-        {"depth": "2"},
+        {"depth": 2},
         {"dtype": "int8"},
         {"role": 3},
     ):
