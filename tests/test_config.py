@@ -27,7 +27,7 @@ BESIDE = {
     "quality_weight": {"quality": "x"},
     "quality_scale": {"quality": "x"},
     "seed": {"pick": "random"},
-    "rows": {"model": "m"},
+    "rows": {"model": "m", "part": "cli"},
     "repeats": {"target": ["x"], "model": "m"},
     "batch_tokens": {"model": "m"},
     "dtype": {"model": "m"},

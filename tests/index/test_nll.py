@@ -116,7 +116,7 @@ def test_rows_that_have_no_loss(tmp_path: Path, tiny_model: str, rows) -> None:
     long = {"messages": [{"role": "user", "content": "why " * 60}, answered["messages"][1]]}
     file = str(write_jsonl(tmp_path / "rows.jsonl", [answered, asked, long, answered]))
     options = {"model": tiny_model, "dataset": file, "nll": "loss", "max_length": 40, "calibration_size": 2}
-    with pytest.raises(NaitError, match=r"no token of its response that another stands before.*--nll"):
+    with pytest.raises(NaitError, match=r"no token of its response.* that another stands before.*--nll"):
         build(tmp_path / "index", **options)
     build(tmp_path / "skipped", skip_bad_rows=True, **options)
     assert [shard.row.tolist() for shard in Index(tmp_path / "skipped").shards()] == [[0, 3]]
