@@ -16,6 +16,9 @@ from nait_fast.index.format import loss_columns, rds_columns
 HOST = torch.device("cpu")
 
 
+ROUNDING = 1e-6  # of a hidden state's largest number: what its place in a batch may change
+
+
 class Sink(ABC):
     """Takes the readings of a run, batch by batch: ``layer`` once a layer in order, then ``finish``."""
 
@@ -225,7 +228,7 @@ class Encode(Sink):
             if codes is not None:
                 self._codes[:, self.coder.layout.bytes(ordinal)] = codes
         if self._hidden_mean is not None and "hidden" in readings:
-            self._columns["embedding"][:] = embedding_levels(readings["hidden"] - self._hidden_mean)
+            self._columns["embedding"][:] = embedding_levels(readings["hidden"], self._hidden_mean)
         for scores, (reading, direction) in zip(self._exact, self.directions.values(), strict=True):
             # fp64: a score is a small difference of large terms, and one matrix-vector product costs nothing
             scores += readings[reading].double() @ direction[neurons]
@@ -261,10 +264,13 @@ class Encode(Sink):
         self._outbox.flush()
 
 
-def embedding_levels(centred: torch.Tensor) -> torch.Tensor:
-    """int8 [B, H] of ``centred`` fp32 [B, H]: each row scaled to ±127. A cosine needs no more: it knows no scale."""
+def embedding_levels(hidden: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """int8 [B, H] of ``hidden`` fp32 [B, H] less ``mean`` fp32 [H]: each row scaled to ±127. A cosine needs no more: it
+    knows no scale. A row that is the mean but for rounding has no direction: zeros."""
+    centred = hidden - mean
     largest = centred.abs().amax(dim=1, keepdim=True)
-    return (centred * (127 / largest.clamp(min=torch.finfo(torch.float32).tiny))).round().to(torch.int8)
+    levels = (centred * (127 / largest.clamp(min=torch.finfo(torch.float32).tiny))).round().to(torch.int8)
+    return levels * (largest > ROUNDING * hidden.abs().amax(dim=1, keepdim=True))
 
 
 def rds_parts(e: torch.Tensor, dtype: str) -> dict[str, torch.Tensor]:

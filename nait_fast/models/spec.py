@@ -134,6 +134,10 @@ class _StandIn:
         return getattr(self._module, name)
 
 
+class DownUnpaired(RuntimeError):
+    """What goes into a down projection is not the one reading of what went through the up projection."""
+
+
 class _OnItsWay:
     """``self`` of one call of a module's forward: the module, but for its up and down projection.
 
@@ -162,7 +166,8 @@ class _OnItsWay:
     def _taken(self, activation: torch.Tensor) -> torch.Tensor:
         x, up = self._into, self._up
         self._into = self._up = None
-        assert x is not None and up is not None, "down before up"
+        if x is None or up is None:
+            raise DownUnpaired(f"{type(self._module).__name__} runs its down projection again, or before the up one")
         if self._fused:
             up = up.chunk(2, dim=-1)[1]
 

@@ -3,6 +3,7 @@
 import torch
 
 from nait_fast.extract.pooling import READINGS, combine, dtype_of
+from nait_fast.extract.sinks import embedding_levels
 from nait_fast.kernels.capture.types import Stats
 from tests import naive
 
@@ -30,3 +31,10 @@ def test_drift_is_exact_beside_a_massive_first_token():
     alone = combine(stats(), torch.full((N,), 5), None, "exclude", ["drift"])["drift"]
     one, other = (naive.principal_direction(x.numpy(), orient=alone.mean(0).numpy()) for x in (drift, alone))
     assert abs(one - other).max() < 1e-8
+
+
+def test_a_row_that_is_the_mean_but_for_rounding_has_no_direction() -> None:
+    mean = torch.linspace(-2, 2, 40)
+    hidden = torch.stack([mean, torch.nextafter(mean, mean + 1), mean + 1e-4 * mean.flip(0)])
+    levels = embedding_levels(hidden, mean)
+    assert levels.abs().amax(dim=1).tolist() == [0, 0, 127]
