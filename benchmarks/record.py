@@ -26,8 +26,7 @@ def record(benchmark: str, rows: list[dict[str, Any]], folder: Path | None = Non
     env = environment()
     path = (folder or RESULTS / hardware(env)) / f"{benchmark}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Paths of the machine say nothing to a reader: the command keeps file names only.
-    command = " ".join(["python", "-m", f"benchmarks.{benchmark}", *(Path(a).name or a for a in sys.argv[1:])])
+    command = " ".join(["python", "-m", f"benchmarks.{benchmark}", *map(_shown, sys.argv[1:])])
     stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with open(path, "a", encoding="utf-8") as file:
         for row in rows:
@@ -35,6 +34,11 @@ def record(benchmark: str, rows: list[dict[str, Any]], folder: Path | None = Non
             row |= {"time": stamp, "command": command, "environment": env}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
+
+
+def _shown(argument: str) -> str:
+    """Of a path its name, for a machine's folders say nothing to a reader; a share, 1/3, as it is."""
+    return argument if re.fullmatch(r"\d+/\d+", argument) else Path(argument).name or argument
 
 
 def rows_in(path: Path) -> list[dict[str, Any]]:

@@ -534,7 +534,7 @@ class BenchOptions(Options):
         else:
             unused["seconds"] = "part cli runs each command once"
         if self.part not in ("all", "endtoend", "cli"):
-            unused["max_length"] = f"is for part endtoend, not {self.part}"
+            unused["max_length"] = f"is for parts endtoend and cli, not {self.part}"
         if self.part in ("ceilings", "scan"):
             unused["model"] = f"part {self.part} runs no model"
             if self.shape != "tiny":  # which makes everything small

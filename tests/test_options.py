@@ -345,7 +345,7 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
         )
     ),
     ("bench", "model", "{MODEL}", {}, "choose one of them"),
-    ("bench", "max_length", 9, {"part": "scan"}, "is for part endtoend, not scan"),
+    ("bench", "max_length", 9, {"part": "scan"}, "is for parts endtoend and cli, not scan"),
     ("bench", "rows", 200, {"part": "scan"}, "is for part cli, not scan"),
     ("bench", "seconds", 5.0, {"part": "cli"}, "part cli runs each command once"),
     ("index", "layers", "0", {"depth": "1/3"}, "--depth 1/3 says which"),
