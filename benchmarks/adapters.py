@@ -90,12 +90,14 @@ def _ray() -> Iterator[None]:
     """Ray on this machine, whose workers find this checkout."""
     import ray
 
+    from nait_fast.workers.ray_engine import shut_down
+
     root = str(Path(__file__).resolve().parent.parent)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
     try:
         yield
     finally:
-        ray.shutdown()
+        shut_down(ray)
 
 
 def nemo_curator(model: str, signature: str, rows: Rows, options: dict[str, Any]) -> list[float]:

@@ -33,6 +33,8 @@ FINISH = -1  # in place of a unit's number: write the manifest once all units ar
 MOST_BLOCKS = 10_000  # of units that Ray keeps account of; beyond that a block is several units, done one by one
 _CALLS = 3  # at once in an actor: one unit is loaded and one written while the model runs over another
 _POLL_SECONDS = 0.1
+_LAST_CALLS = 5.0  # seconds that Ray Data's threads get for what they still ask Ray
+_ENDLESS = ("Prefetcher", "data-usage-metrics-poller")  # threads of Ray Data that end with the process
 
 
 class UnitActor:
@@ -249,7 +251,18 @@ def _cluster(address: str | None) -> Iterator[Any]:
     finally:
         context.enable_progress_bars = before
         if ours:
-            ray.shutdown()
+            shut_down(ray)
+
+
+def shut_down(ray: Any) -> None:
+    """``ray.shutdown()`` once the threads of Ray Data have ended: one that still asks Ray for something afterwards, for
+    a last count or block, ends the whole process without a word."""
+    until = time.monotonic() + _LAST_CALLS
+    for thread in threading.enumerate():
+        kinds = type(thread).__module__, getattr(getattr(thread, "_target", None), "__module__", None) or ""
+        if any(kind.startswith("ray.data.") for kind in kinds) and not thread.name.startswith(_ENDLESS):
+            thread.join(max(0.0, until - time.monotonic()))
+    ray.shutdown()
 
 
 def _gpus(nodes: Sequence[dict[str, Any]], device: str) -> int:

@@ -21,6 +21,7 @@ from nemo_curator.pipeline import Pipeline
 from nemo_curator.tasks import DocumentBatch
 
 from nait_fast.integrations.nemo_curator import NaitScoreStage
+from nait_fast.workers.ray_engine import shut_down
 
 
 def batches(rows: list[dict], arrow: bool = False) -> list[DocumentBatch]:
@@ -40,7 +41,7 @@ def test_a_pipeline_on_ray(made: Made, monkeypatch) -> None:
         stage = NaitScoreStage(made.model, made.signatures, columns=KEYS).with_(num_workers=1)
         tasks = Pipeline("scores", stages=[stage]).run(RayDataExecutor(), initial_tasks=batches(made.rows))
     finally:
-        ray.shutdown()
+        shut_down(ray)
     table = pd.concat([task.to_pandas() for task in tasks]).set_index("id").loc[[row["id"] for row in made.rows]]
     assert len(table) == 200
     for c, name in enumerate(made.names):

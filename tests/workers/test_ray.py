@@ -149,3 +149,36 @@ def test_cpus_of_an_actor(cpus: list[float], actors: int, each: int) -> None:
     """The most that lets all of them find a place; one more would not."""
     assert ray_engine._cpus_each(cpus, actors) == each
     assert sum(int(n) // each for n in cpus) >= actors > sum(int(n) // (each + 1) for n in cpus)
+
+
+def test_ray_ends_behind_the_last_call_of_its_threads() -> None:
+    """Whoever asks Ray for something after its end takes the process along."""
+    order, go = [], threading.Event()
+
+    class Executor(threading.Thread):
+        def run(self) -> None:
+            go.wait(10)
+            order.append("asked")
+
+    def parked() -> None:
+        forever.wait(60)
+
+    class Ray:
+        @staticmethod
+        def shutdown() -> None:
+            order.append("down")
+
+    Executor.__module__ = parked.__module__ = "ray.data._internal"
+    forever = threading.Event()
+    prefetcher, somebody = (
+        threading.Thread(target=target, name=name, daemon=True)
+        for target, name in ((parked, "Prefetcher"), (forever.wait, "another's"))
+    )
+    threads = [Executor(), prefetcher, somebody]
+    for thread in threads:
+        thread.start()
+    threading.Timer(0.3, go.set).start()
+    ray_engine.shut_down(Ray)
+    assert order == ["asked", "down"]
+    assert prefetcher.is_alive() and somebody.is_alive()
+    forever.set()
