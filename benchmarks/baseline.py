@@ -11,7 +11,7 @@ projection has a forward pre-hook that pools on the device, and batches are righ
     python -m benchmarks.baseline --model FOLDER [--gguf FILE] --dataset POOL.jsonl --rows 64 [--strong]
 
 Prints one JSON line. The time is the pass over the tokenised samples; loading, templating, tokenising and one small
-batch to warm up come before it. The tokens are real ones: a sample's content under its own chat template, no padding.
+batch to warm up come before it. The tokens are real ones: a sample's content under its template, no padding.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import os
 import resource
 import sys
 import time
+from itertools import islice
 
 import numpy as np
 import torch
@@ -33,32 +34,45 @@ DOWN = (".mlp.down_proj", ".mlp.dense_4h_to_h", ".mlp.c_proj")  # Llama-like and
 # ------------------------------------------------------------------------------------- what any tool is given
 
 
-def read_messages(path, rows=None):
-    """Conversations from a JSONL file (or .gz): Alpaca rows, prompt/completion rows, or rows with `messages`."""
-    conversations = []
+ALPACA = (  # without and with an input, as Stanford Alpaca writes them
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n",
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
+)
+TEMPLATES = ("chat", "alpaca")
+
+
+def read_rows(path, rows=None):
+    """Rows of a JSONL file (or .gz)."""
     with gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8") as lines:
-        for line in lines:
-            if rows is not None and len(conversations) == rows:
-                break
-            row = json.loads(line)
-            if "messages" in row:
-                conversations.append(row["messages"])
-                continue
-            if "instruction" in row:
-                question, answer = "\n".join(filter(None, (row["instruction"], row.get("input")))), row["output"]
-            else:
-                question, answer = row["prompt"], row["completion"]
-            conversations.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
-    return conversations
+        return [json.loads(line) for line in islice(lines, rows)]
 
 
-def tokenise(tokenizer, conversations, max_length):
-    """Token ids of each conversation, cut after the last token of its last message, then truncated."""
+def rendered(tokenizer, row, template):
+    """(text, answer) of an Alpaca row, a prompt/completion row or one with `messages`, under the tokenizer's chat
+    template or, an Alpaca row, under Alpaca's."""
+    if template == "alpaca":
+        return ALPACA[bool(row.get("input"))].format(**row) + row["output"], row["output"]
+    if "messages" in row:
+        messages = row["messages"]
+    else:
+        if "instruction" in row:
+            question, answer = "\n".join(filter(None, (row["instruction"], row.get("input")))), row["output"]
+        else:
+            question, answer = row["prompt"], row["completion"]
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return tokenizer.apply_chat_template(messages, tokenize=False), messages[-1]["content"]
+
+
+def tokenise(tokenizer, rows, max_length, template="chat"):
+    """Token ids of each row, cut after the last token of its answer, then truncated."""
     samples = []
-    for messages in conversations:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-        answer = messages[-1]["content"].strip()
-        end = text.rindex(answer) + len(answer)
+    for row in rows:
+        text, answer = rendered(tokenizer, row, template)
+        end = text.rindex(answer.strip()) + len(answer.strip())
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens = sum(begin < end for begin, _ in encoded["offset_mapping"])
         samples.append(encoded["input_ids"][:tokens][:max_length])
@@ -207,6 +221,7 @@ def arguments(description, max_length):
     parser.add_argument("--dataset", required=True, metavar="JSONL")
     parser.add_argument("--rows", type=int, help="only the first N rows")
     parser.add_argument("--max-length", type=int, default=max_length)
+    parser.add_argument("--template", choices=TEMPLATES, default="chat", help="what a row's text is written in")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
@@ -217,7 +232,7 @@ def arguments(description, max_length):
 def main(argv=None):
     args = arguments("Neuron bits with transformers and forward hooks.", 384).parse_args(argv)
     model, tokenizer = load(args.model, args.gguf, args.device, args.dtype)
-    samples = tokenise(tokenizer, read_messages(args.dataset, args.rows), args.max_length)
+    samples = tokenise(tokenizer, read_rows(args.dataset, args.rows), args.max_length, args.template)
     warm = sorted(samples, key=len)[-1:]
     if args.strong:
         run_strong(model, warm)

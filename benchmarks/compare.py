@@ -1,6 +1,7 @@
 """Whole-process comparisons, side by side in one run.
 
-    python -m benchmarks.compare index --model FILE.gguf --dataset POOL.jsonl.gz [--rows 256] [--max-length 384]
+    python -m benchmarks.compare index --model FILE.gguf --dataset POOL.jsonl.gz [--rows 256]
+        [--template alpaca] [--max-length 384]
     python -m benchmarks.compare scan [--rows 200000] [--row-bytes 5760]
 
 ``index``: tokens served per second, padding not counted, and peak memory of ``nait-fast index`` in fp32 and bf16 beside
@@ -50,7 +51,9 @@ def _child(command: list[str], folder: Path | None = None) -> tuple[dict[str, An
     return summary, spent, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
 
 
-def _check_bits(index_folder: Path, model: str, dataset: Path, max_length: int, rows: int = 32) -> dict[str, Any]:
+def _check_bits(
+    index_folder: Path, model: str, dataset: Path, max_length: int, template: str, rows: int = 32
+) -> dict[str, Any]:
     """The index's bits against the baseline's features under the index's own thresholds; exits if they disagree."""
     from benchmarks import baseline
     from nait_fast.index.reader import Index
@@ -62,7 +65,7 @@ def _check_bits(index_folder: Path, model: str, dataset: Path, max_length: int, 
         if model.endswith(".gguf")
         else baseline.load(model)
     )
-    samples = baseline.tokenise(tokenizer, baseline.read_messages(str(dataset), rows), max_length)
+    samples = baseline.tokenise(tokenizer, baseline.read_rows(str(dataset), rows), max_length, template)
     features, _, _ = baseline.run_baseline(loaded, tokenizer, samples, batch_size=8, features=True)
     features = np.asarray(features, dtype=np.float64).reshape(len(samples), -1)
     assert codebook.scale is not None
@@ -83,7 +86,7 @@ def compare_index(arguments: argparse.Namespace) -> None:
         folder, gguf = str(Path(arguments.model).parent), ["--gguf", Path(arguments.model).name]
     dataset = work / "pool.jsonl"
     dataset.write_bytes(b"".join(lines_of(arguments.dataset, arguments.rows)))
-    given = ["--dataset", str(dataset), "--max-length", str(arguments.max_length)]
+    given = ["--dataset", str(dataset), "--max-length", str(arguments.max_length), "--template", arguments.template]
     theirs = ["--model", folder, *gguf, *given, "--rows", str(arguments.rows)]
     python = [sys.executable, "-m"]
     ours = [*python, "nait_fast", "index", "--model", arguments.model, *given, "--json", "--output"]
@@ -95,6 +98,7 @@ def compare_index(arguments: argparse.Namespace) -> None:
         "hooks, sorted batches, body only": [*hooks, "--strong"],
         "hooks, sorted batches, body only, bf16": [*hooks, "--strong", *half],
         "hooks, padded batches of 8": [*hooks, "--batch-size", "8"],
+        "hooks, padded batches of 8, bf16": [*hooks, "--batch-size", "8", *half],
         "hooks, one sample at a time": [*hooks, "--batch-size", "1"],
         "NAG-style loop, batches of 8": [*python, "benchmarks.nag_style", *theirs],
     }
@@ -110,13 +114,18 @@ def compare_index(arguments: argparse.Namespace) -> None:
                     shutil.rmtree(made)
             summary, seconds, peak, cpu = _child(command, arguments.before if tool == BEFORE else None)
             rate = summary["tokens_per_s"]
-            row = {"tokens_per_s": rate, "process_seconds": seconds, "process_cpu_s": cpu, "peak_rss_mb": peak}
+            served = summary.get("tokens_served") or summary.get("real_tokens") or summary["tokens"]
+            # An earlier commit's index says only what was served.
+            run = summary["tokens_run"] if "tokens_served" in summary else summary.get("real_tokens")
+            row = {"tokens_served": served, "tokens_run": run}
+            row |= {"tokens_per_s": rate, "process_seconds": seconds, "process_cpu_s": cpu, "peak_rss_mb": peak}
             measured[tool].append(row)
             print(f"{tool}: {rate:,.0f} tokens/s, {peak:,.0f} MB, {seconds:.0f} s in all", file=sys.stderr)
         if not checked:
             # In a process of its own: a child's peak memory starts at what its parent holds.
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                job = pool.submit(_check_bits, work / "index", arguments.model, dataset, arguments.max_length)
+                about = work / "index", arguments.model, dataset, arguments.max_length, arguments.template
+                job = pool.submit(_check_bits, *about)
                 checked = job.result()
             print(f"bits against the hooks' features: {checked}", file=sys.stderr)
     rows = []
@@ -132,9 +141,12 @@ def compare_index(arguments: argparse.Namespace) -> None:
                 "peak_rss_mb": max(r["peak_rss_mb"] for r in runs),
                 "process_seconds": statistics.median(r["process_seconds"] for r in runs),
                 "process_cpu_s": statistics.median(r["process_cpu_s"] for r in runs),
+                "tokens_served": runs[0]["tokens_served"],
+                "tokens_run": runs[0]["tokens_run"],
                 "rounds": len(runs),
                 "rows": arguments.rows,
                 "max_length": arguments.max_length,
+                "template": arguments.template,
                 "model": Path(arguments.model).name,
                 **(checked if tool == OURS else {}),
             }
@@ -228,6 +240,7 @@ def main() -> None:
     index.add_argument("--dataset", required=True, type=Path)
     index.add_argument("--rows", type=int, default=256)
     index.add_argument("--max-length", type=int, default=384)
+    index.add_argument("--template", choices=("chat", "alpaca"), default="chat")
     index.add_argument("--rounds", type=int, default=2)
     index.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier commit's checkout, measured beside")
     index.add_argument("--without", nargs="+", default=[], metavar="TOOL", help="leave these out, by their names")

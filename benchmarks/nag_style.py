@@ -21,7 +21,7 @@ import time
 
 import torch
 
-from benchmarks.baseline import arguments, load, pad_id, read_messages, report, tokenise
+from benchmarks.baseline import arguments, load, pad_id, read_rows, report, tokenise
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def run_nag_style(model, tokenizer, samples, out, batch_size=8, top_k=20):
 def main(argv=None):
     args = arguments("The work of NAG's extraction loop.", 120).parse_args(argv)
     model, tokenizer = load(args.model, args.gguf, args.device, args.dtype, attn_implementation="eager")
-    samples = tokenise(tokenizer, read_messages(args.dataset, args.rows), args.max_length)
+    samples = tokenise(tokenizer, read_rows(args.dataset, args.rows), args.max_length, args.template)
     with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "nag.jsonl"), "w") as out:
         run_nag_style(model, tokenizer, samples[:1], out)  # warm up
         seconds, real_tokens = run_nag_style(model, tokenizer, samples, out, args.batch_size)
