@@ -79,6 +79,12 @@ def _check_bits(
     return {"checked_bits": int(differ.size), "differing_bits": int(differ.sum()), "worst_distance_sigma": worst}
 
 
+def commit_of(folder: Path) -> str:
+    """The commit that is checked out in ``folder``."""
+    command = ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def compare_index(arguments: argparse.Namespace) -> None:
     work = Path(tempfile.mkdtemp())
     folder, gguf = arguments.model, []
@@ -149,6 +155,7 @@ def compare_index(arguments: argparse.Namespace) -> None:
                 "template": arguments.template,
                 "model": Path(arguments.model).name,
                 **(checked if tool == OURS else {}),
+                **({"before": commit_of(arguments.before)} if tool == BEFORE else {}),
             }
         )
     path = record("compare", [{"part": "index", **row} for row in rows])
