@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
-from benchmarks.pools import lines_of, pool_parser, stratified
+from benchmarks.pools import described, lines_of, pool_parser, write_pool
 from benchmarks.record import record, table
 from benchmarks.remembered import remembering, sign_by_both_readings
 from nait_fast import Index, api, selection_of
@@ -35,9 +35,7 @@ TOP = 0.1
 def write_inputs(arguments: argparse.Namespace) -> list[str]:
     """The pool, and each target's first samples and their halves, as files of the work folder; returns NAME=FILE of the
     targets."""
-    work = arguments.work
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "pool.jsonl").write_bytes(b"".join(stratified(arguments.dataset, arguments.rows, arguments.seed)))
+    work = write_pool(arguments).parent
     targets = {}
     for text in arguments.target:
         name, _, file = text.partition("=")
@@ -145,13 +143,7 @@ def main() -> None:
     if arguments.part == "index":
         return
     names = [text.partition("=")[0] for text in arguments.target]
-    about = {
-        "model": Path(arguments.model).name,
-        "dtype": arguments.dtype,
-        "max_length": arguments.max_length,
-        "seed": arguments.seed,
-        "samples": arguments.samples,
-    }
+    about = described(arguments, "dtype", "max_length", "seed", "samples")
     rows = [about | row for row in measured(arguments.work, depths, names)]
     path = record("depth", rows)
     print(lines(rows))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fidelity import CALIBRATION, exact_scores
-from benchmarks.pools import stratified
+from benchmarks.pools import described, stratified
 from benchmarks.readings import Readings, captured, work_parser
 from benchmarks.record import record, table
 from nait_fast.codecs.codebook import Codebook
@@ -243,7 +243,7 @@ def main() -> None:
     neurons = read("neurons")
     router = read("router") if inspect_model(arguments.model)["experts"] else None
     sample = np.sort(np.random.default_rng(arguments.seed).permutation(len(sources))[:CALIBRATION])
-    about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
+    about = described(arguments, "max_length", "seed")
     rows = [{**row, **about} for row in measured(kept_of(neurons, router, sample, arguments.seed), sources, sample)]
     path = record("experts_fidelity", rows)
     print(lines(rows))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pools import lines_of, pool_parser, stratified
+from benchmarks.pools import described, lines_of, pool_parser, write_pool
 from benchmarks.record import record, table
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.pool import Pool
@@ -148,9 +148,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="of each target")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    files = {"pool": arguments.work / "pool.jsonl"}
-    files["pool"].write_bytes(b"".join(stratified(arguments.dataset, arguments.rows, arguments.seed)))
+    files = {"pool": write_pool(arguments)}
     for name, _, file in (text.partition("=") for text in arguments.target):
         files[name] = arguments.work / f"{name}.jsonl"
         files[name].write_bytes(b"".join(lines_of(Path(file), arguments.samples)))
@@ -158,8 +156,8 @@ def main() -> None:
     if "float32" not in of:
         return
     sources = np.array([json.loads(line)["source"] for line in lines_of(files["pool"])])
-    about = {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
-    rows = [about | {"samples": arguments.samples} | row for row in measured(of, sources, arguments.seed)]
+    about = described(arguments, "max_length", "seed", "samples")
+    rows = [about | row for row in measured(of, sources, arguments.seed)]
     path = record("fidelity_float8", rows)
     print(lines(rows))
     print(f"rows appended to {path.name}")

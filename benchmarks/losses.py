@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.pools import stratified
+from benchmarks.pools import described, stratified
 from benchmarks.record import record, table
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import DataOptions, ModelOptions
@@ -166,7 +166,7 @@ def main() -> None:
     options = ModelOptions(model=arguments.model, dtype=arguments.dtype)
     session = open_session(options, DataOptions(max_length=arguments.max_length), quiet=True, nll="loss")
     encoded = list(encode(session.encoder, Pool(str(pool)).samples(), lambda refused: None))  # prompts too long
-    about = {"model": Path(arguments.model).name, "dtype": arguments.dtype, "max_length": arguments.max_length}
+    about = described(arguments, "dtype", "max_length")
     assert session.model.head is not None
     words, width = session.model.head.weight.shape
     rows = []

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,19 @@ def stratified(dataset: Path, n: int, seed: int) -> list[bytes]:
         members = np.flatnonzero([s == source for s in sources])
         keep += generator.choice(members, size=max(1, round(n * count / len(lines))), replace=False).tolist()
     return [lines[i] for i in sorted(keep)]
+
+
+def write_pool(arguments: argparse.Namespace) -> Path:
+    """The stratified sample of the pool as a file of the work folder, which is made."""
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    file = arguments.work / "pool.jsonl"
+    file.write_bytes(b"".join(stratified(arguments.dataset, arguments.rows, arguments.seed)))
+    return file
+
+
+def described(arguments: argparse.Namespace, *options: str) -> dict[str, Any]:
+    """What a row of results says of its run: the model's name and these options."""
+    return {"model": Path(arguments.model).name} | {option: getattr(arguments, option) for option in options}
 
 
 def pool_parser(about: str | None) -> argparse.ArgumentParser:

@@ -10,12 +10,11 @@ the best tenth, a query at a time. What rds costs in the pass: benchmarks.pass_c
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.pools import pool_parser, stratified
+from benchmarks.pools import described, pool_parser, stratified
 from benchmarks.record import record, table
 from nait_fast.config import RDS_TYPES, DataOptions, ModelOptions
 from nait_fast.data.pool import Pool
@@ -82,12 +81,7 @@ def main() -> None:
     model = ModelOptions(model=arguments.model, dtype=arguments.dtype)
     session = open_session(model, DataOptions(max_length=arguments.max_length))
     _, encoded = encode_all(session.encoder, Pool(str(path)))
-    about: dict[str, Any] = {
-        "model": Path(arguments.model).name,
-        "max_length": arguments.max_length,
-        "seed": arguments.seed,
-    }
-    about |= {"dtype": session.model.precision}
+    about = described(arguments, "max_length", "seed") | {"dtype": session.model.precision}
     rows = []
     targets = dict(text.split("=", 1) for text in arguments.target)
     samples = [encode_all(session.encoder, Pool(file))[1][: arguments.queries] for file in targets.values()]

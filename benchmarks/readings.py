@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pools import pool_parser, stratified
+from benchmarks.pools import described, pool_parser, stratified
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.data.pool import Pool
@@ -101,7 +101,7 @@ def captured_by(arguments: argparse.Namespace) -> tuple[Readings, np.ndarray, di
     return (
         readings,
         sources,
-        {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed},
+        described(arguments, "max_length", "seed"),
     )
 
 

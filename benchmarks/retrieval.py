@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pools import pool_parser, stratified
+from benchmarks.pools import described, pool_parser, stratified
 from benchmarks.record import record, table
 from nait_fast import api
 from nait_fast.evaluation.retrieval import r_precision
@@ -132,7 +132,7 @@ def main() -> None:
         + by_bits.with_other(by_embedding).rows("contrast + embed", sources)
     )
     for row in rows:
-        row |= {"model": Path(arguments.model).name, "max_length": arguments.max_length, "seed": arguments.seed}
+        row |= described(arguments, "max_length", "seed")
     path = record("retrieval", rows)
     print(table(rows, ["method", "target", "r_precision", "relevant", "rows", "spearman_with_length"]))
     print(f"{time.perf_counter() - started:.0f} s; rows appended to {path.name}")
