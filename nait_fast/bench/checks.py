@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from nait_fast import kernels
+from nait_fast.errors import NaitError, is_out_of_memory
 from nait_fast.kernels.capture.reference import pool
 from nait_fast.kernels.capture.types import Segments
 from nait_fast.kernels.common.dispatch import VARIABLE
@@ -23,6 +24,10 @@ class Wrong(Exception):
 
 def failure(error: Exception) -> str:
     """The ``check`` of a row whose measurement ``error`` has ended."""
+    if is_out_of_memory(error):
+        return "skipped: no memory for it"
+    if isinstance(error, (Wrong, NaitError)):
+        return f"failed: {error}"
     return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

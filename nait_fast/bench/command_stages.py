@@ -177,5 +177,5 @@ def measure_cli(
                     torch.cuda.empty_cache()
             options = ["--device", str(device), "--dtype", dtype, "--max-length", str(max_length)]
             yield from measure_commands(model, work, rows, seed, options, quiet=quiet)
-        except (NaitError, OSError, torch.OutOfMemoryError) as error:
+        except Exception as error:  # one part must not cost the others
             yield {"name": "commands", "check": failure(error)}

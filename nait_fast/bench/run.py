@@ -173,10 +173,7 @@ class MeasuredDevice:
             say(f"bench: loading {subject.name}", quiet)
             try:
                 model = subject.load()
-            except torch.OutOfMemoryError:
-                yield {"name": "index pass", "check": "skipped: no memory for it"}
-                return
-            except NaitError as error:
-                yield {"name": "index pass", "check": f"failed: {error}"}
+            except Exception as error:
+                yield {"name": "index pass", "check": failure(error)}
                 return
             yield from measure_endtoend(model, self.ceilings, seconds, seed, max_length, quiet)

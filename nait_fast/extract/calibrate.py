@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nait_fast.codecs.base import Codec
 from nait_fast.codecs.codebook import Codebook
@@ -112,13 +113,20 @@ def make_codebook(
     )
 
 
-def device_for(n: int, layout: CodeLayout, readings: Iterable[str], device: torch.device) -> torch.device:
-    """Where the ``readings`` of a calibration sample of ``n`` are kept: on the model's ``device``, where they take no
-    more than a quarter of the memory that is free there; else on the host."""
+def device_for(n: int, layout: CodeLayout, readings: Iterable[str], body: nn.Module) -> torch.device:
+    """Where the ``readings`` of a calibration sample of ``n`` are kept: on the device of ``body``, where they take no
+    more than a quarter of what the body leaves of its memory; else on the host.
+
+    What others hold there at the moment does not count: device and host differ in last bits, and a run that is resumed
+    must end in the same ones.
+    """
+    device = next(body.parameters()).device
+    if device.type != "cuda":
+        return HOST
     size = sum(dtype_of(name).itemsize for name in readings if name in READINGS) * n * layout.n_neurons
-    if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 4:
-        return device
-    return HOST
+    held = sum(tensor.nbytes for tensor in (*body.parameters(), *body.buffers()))
+    room = torch.cuda.get_device_properties(device).total_memory - held
+    return device if size <= room // 4 else HOST
 
 
 def rows_of(values: torch.Tensor, rows: np.ndarray) -> torch.Tensor:

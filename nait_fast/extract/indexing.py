@@ -23,7 +23,7 @@ from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.row_conventions import make_conventions
 from nait_fast.data.tokenize import Encoded
 from nait_fast.data.unread import counted
-from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
+from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError, is_out_of_memory
 from nait_fast.extract.calibrate import device_for, sample_of, spread_samples
 from nait_fast.extract.index_folder import IndexFolder
 from nait_fast.extract.moments import Moments
@@ -189,7 +189,17 @@ class IndexBuild:
             self._choose(on_batch)
         readings = sorted(self.calibrate_on)
         n, layout = len(self._sample), self.session.layout
-        self._collected = Collect(n, layout, readings, device_for(n, layout, readings, self.session.model.device))
+        kept_on = device_for(n, layout, readings, self.session.model.body)
+        try:
+            self._collected = Collect(n, layout, readings, kept_on)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise NaitError(
+                f"no memory for the readings of a calibration sample of {n}",
+                where=f"device {kept_on}",
+                remedy="stop what else runs there, or lower --calibration-size",
+            ) from None
         self._run_sample("calibrate", self.session, self._collected, readings, on_batch)
         by = VARIANCE if self._keeps_varied else RANDOM
         made = self.representation.codebook_of(self._collected, self.session.chosen, by)

@@ -1,5 +1,8 @@
 """Statistics of the calibration sample, a block of neurons at a time: NumPy's own of all of them, bit for bit."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -53,13 +56,18 @@ def test_a_device_has_the_same_but_for_rounding(monkeypatch) -> None:
 
 def test_where_a_sample_is_kept(monkeypatch) -> None:
     layout, cuda = CodeLayout.of([64, 64]), torch.device("cuda:1")
-    size = 10 * 128 * (4 + 8)
-    free = [4 * size]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 1 << 40))
-    assert calibrate.device_for(10, layout, ["mean", "drift", "hidden", "rds", "nll"], cuda) == cuda
-    free[0] -= 4
-    assert calibrate.device_for(10, layout, ["mean", "drift"], cuda) == HOST
-    assert calibrate.device_for(10, layout, ["mean"], HOST) == HOST
+    size, held = 10 * 128 * (4 + 8), 1000
+    memory = SimpleNamespace(total_memory=held + 4 * size)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+
+    def body(device: torch.device) -> Any:
+        tensor = SimpleNamespace(device=device, nbytes=held // 2)
+        return SimpleNamespace(parameters=lambda: iter([tensor]), buffers=lambda: iter([tensor]))
+
+    assert calibrate.device_for(10, layout, ["mean", "drift", "hidden", "rds", "nll"], body(cuda)) == cuda
+    memory.total_memory -= 4
+    assert calibrate.device_for(10, layout, ["mean", "drift"], body(cuda)) == HOST
+    assert calibrate.device_for(10, layout, ["mean"], body(HOST)) == HOST
 
 
 @pytest.mark.parametrize("codec", ["neuron", "components"])
