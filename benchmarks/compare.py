@@ -2,14 +2,16 @@
 
     python -m benchmarks.compare index --model FILE.gguf --dataset POOL.jsonl.gz [--rows 256]
         [--template alpaca] [--max-length 384]
+    python -m benchmarks.compare demo [--before FOLDER]
     python -m benchmarks.compare scan [--rows 200000] [--row-bytes 5760]
 
 ``index``: tokens served per second, padding not counted, and peak memory of ``nait-fast index`` in fp32 and bf16 beside
 what one writes with transformers and hooks (``baseline.py``: padded batches of 8, one sample at a time, and the strong
 one, in both dtypes) and beside NAG's extraction loop, in turn, ``--rounds`` times, every other round backwards;
 ``--before FOLDER``: the index command of an earlier commit's checkout, too. The bits of the fp32 index are checked
-against the hooks' features first. ``scan``: GB of codes per second beside FAISS and NumPy, with this machine's read
-bandwidth measured in the same loop. Rows go to ``benchmarks/results/<hardware>/``.
+against the hooks' features first. ``demo``: the seconds of ``nait-fast demo`` by stage. ``scan``: GB of codes per
+second beside FAISS and NumPy, with this machine's read bandwidth measured in the same loop. Rows go to
+``benchmarks/results/<hardware>/``.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from benchmarks.pools import lines_of
 from benchmarks.record import record, table
 
 OURS, HALF, BEFORE = "nait-fast index", "nait-fast index, bf16", "nait-fast index, before"
+DEMO, DEMO_BEFORE = "nait-fast demo", "nait-fast demo, before"
 
 
 def _child(command: list[str], folder: Path | None = None) -> tuple[dict[str, Any], float, float, float]:
@@ -163,6 +166,25 @@ def compare_index(arguments: argparse.Namespace) -> None:
     print(f"rows appended to {path}")
 
 
+def compare_demo(arguments: argparse.Namespace) -> None:
+    """Seconds of the demo, stage by stage, in turn with those of the commit before."""
+    folders = {DEMO: None, **({DEMO_BEFORE: arguments.before} if arguments.before else {})}
+    rows = []
+    for _ in range(arguments.rounds):
+        for tool, folder in folders.items():
+            with tempfile.TemporaryDirectory() as made:
+                command = [sys.executable, "-m", "nait_fast", "demo", "--json", "--output", str(Path(made) / "demo")]
+                told, seconds, peak, cpu = _child(command, folder)
+            row = {"tool": tool, "process_seconds": seconds, "process_cpu_s": cpu, "peak_rss_mb": peak}
+            row |= {f"{stage}_s": spent for stage, spent in told["seconds"].items()}
+            rows.append(row | {"tokens_per_s": told["tokens_per_s"]})
+            rows[-1] |= {"before": commit_of(folder)} if folder else {}
+            print(f"{tool}: {seconds:.0f} s", file=sys.stderr)
+    path = record("compare", [{"part": "demo", **row} for row in rows])
+    print(table(rows, [name for name in rows[0] if name != "before"]))
+    print(f"rows appended to {path}")
+
+
 def _reader() -> Callable[[np.ndarray], int]:
     import numba
 
@@ -251,12 +273,15 @@ def main() -> None:
     index.add_argument("--rounds", type=int, default=2)
     index.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier commit's checkout, measured beside")
     index.add_argument("--without", nargs="+", default=[], metavar="TOOL", help="leave these out, by their names")
+    demo = parts.add_parser("demo")
+    demo.add_argument("--rounds", type=int, default=2)
+    demo.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier commit's checkout, measured beside")
     scan = parts.add_parser("scan")
     scan.add_argument("--rows", type=int, default=200_000)
     scan.add_argument("--row-bytes", type=int, default=5760)
     scan.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    (compare_index if arguments.part == "index" else compare_scan)(arguments)
+    {"index": compare_index, "demo": compare_demo, "scan": compare_scan}[arguments.part](arguments)
 
 
 if __name__ == "__main__":

@@ -98,11 +98,7 @@ def captured_by(arguments: argparse.Namespace) -> tuple[Readings, np.ndarray, di
     targets = {name: Path(path) for name, _, path in (text.partition("=") for text in arguments.target)}
     readings = captured(arguments.model, pool, targets, arguments.max_length, arguments.work)
     sources = np.array([json.loads(line)["source"] for line in pool.read_bytes().splitlines()])
-    return (
-        readings,
-        sources,
-        described(arguments, "max_length", "seed"),
-    )
+    return (readings, sources, described(arguments, "max_length", "seed"))
 
 
 def _capture(session: Session, path: Path, readings: tuple[str, ...], stem: Path) -> None:

@@ -111,9 +111,10 @@ WANTED: list[tuple[str, str, str, str, str, str]] = [
 
 
 def _index(rows: list[Row]) -> str:
+    named = {row["tool"]: f"{row['tool']} (commit {row['before']})" if "before" in row else row["tool"] for row in rows}
     shown = [
         {
-            "tool": row["tool"],
+            "tool": named[row["tool"]],
             "real tokens/s": f"{row['tokens_per_s']:,.0f}",
             "nait_fast in fp32 is": "" if row["tool"] == "nait-fast index" else f"{row['nait_fast_is']:.2f}× as fast",
             "peak memory": f"{row['peak_rss_mb']:,.0f} MB",
@@ -122,11 +123,16 @@ def _index(rows: list[Row]) -> str:
         for row in rows
     ]
     first = rows[0]
+    template = f"{first['template']} template, " if "template" in first else ""
+    run = ""
+    if "tokens_run" in first:
+        served, ran = first["tokens_served"], first["tokens_run"]
+        run = f" Of {served:,} tokens the engine runs {ran:,}; the others stand in shared prefixes."
     return sourced(
-        f"**Indexing** {first['rows']} real samples with {first['model']} (fp32, max_length {first['max_length']}, "
-        f"median of {first['rounds']} rounds in turn; loading is in the whole process only). "
+        f"**Indexing** {first['rows']} real samples with {first['model']} ({template}fp32 unless said, max_length "
+        f"{first['max_length']}, median of {first['rounds']} rounds in turn; loading is in the whole process only). "
         f"{first['checked_bits']:,} bits checked against the hooks' features first: "
-        f"{first['differing_bits']} differ.\n\n"
+        f"{first['differing_bits']} differ.{run}\n\n"
         f"{table(shown, list(shown[0]))}\n",
         rows,
     )
@@ -306,7 +312,7 @@ def section() -> str:
         compare = folder / "compare.jsonl"
         for rows, show in (
             (rows_in(folder / "gpu_suite.jsonl"), _gpu),
-            (newest(compare, part="index"), _index),
+            *((newest(compare, part="index", template=template), _index) for template in (None, "chat", "alpaca")),
             (newest(compare, part="scan"), _scan),
             (newest(folder / "retrieval.jsonl"), _retrieval),
             (newest(folder / "exactness.jsonl"), _exactness),

@@ -22,7 +22,6 @@ import torch
 from nait_fast.bench.checks import failure
 from nait_fast.bench.shapes import SHAPES
 from nait_fast.bench.synthetic import save_model, write_rows
-from nait_fast.errors import NaitError
 from nait_fast.models.load import pick_dtype
 from nait_fast.progress import say
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nait_fast.bench.checks import failure
 from nait_fast.bench.command_stages import measure_cli
 from nait_fast.bench.endtoend import measure_endtoend
 from nait_fast.bench.kernels import measure_kernels
@@ -16,7 +17,7 @@ from nait_fast.bench.scan_timing import measure_scan
 from nait_fast.bench.shapes import SHAPES, build
 from nait_fast.bench.timing import Ceilings, Stopwatch, free_memory, measure_ceilings
 from nait_fast.env import pick_device
-from nait_fast.errors import BadInput, NaitError
+from nait_fast.errors import BadInput
 from nait_fast.models.load import LoadedModel, load_model, pick_dtype, prepare
 from nait_fast.processors import processor
 from nait_fast.progress import say

@@ -5,7 +5,7 @@ a weight is read. So each module that stays is what it is in the whole model, an
 checkpoint holds for it.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -31,17 +31,16 @@ def keep_leading(layers: nn.ModuleList, number: int) -> None:
     every = len(layers)
     del layers[number:]
     layers.__class__ = LeadingLayers
-    layers.of = every  # type: ignore[assignment]
+    cast(LeadingLayers, layers).of = every
 
 
 def with_leading_layers(kind: Any, number: int, layers_of: Any) -> Any:
     """The class ``kind`` of transformers, but that a model of it is made with its first ``number`` layers alone;
     ``layers_of`` finds them in it."""
 
-    class Leading(kind):  # type: ignore[misc]
-        def __init__(self, *args: Any, **named: Any):
-            super().__init__(*args, **named)
-            keep_leading(layers_of(self), number)
+    def init(self: nn.Module, *args: Any, **named: Any) -> None:
+        kind.__init__(self, *args, **named)
+        keep_leading(layers_of(self), number)
 
-    Leading.__name__, Leading.__qualname__, Leading.__module__ = kind.__name__, kind.__qualname__, kind.__module__
-    return Leading
+    names = {"__qualname__": kind.__qualname__, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), {**names, "__init__": init})
