@@ -9,6 +9,8 @@ What FP8 makes of a model is for the model to show: every layer that is quantise
 product, and every MLP's neurons against its own, on the activations of some tokens.
 """
 
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +56,7 @@ class Float8Linear(nn.Module):
             raise TypeError(f"a layer in {NAME} takes {BESIDE}, not {x.dtype}")
         if not x.numel():
             return x.new_empty(*x.shape[:-1], self.out_features)
-        rows, scale = quantise_rows(x)
+        rows, scale = _rows_of(x)
         out = torch._scaled_mm(
             rows,
             self.weight.T,
@@ -68,6 +70,33 @@ class Float8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class _Last(threading.local):
+    """What a thread has quantised last, for as long as the tensor lives that it was made of."""
+
+    known: tuple[weakref.ref, int, tuple[torch.Tensor, torch.Tensor]] | None = None
+
+
+_last = _Last()
+
+
+def _rows_of(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``quantise_rows(x)``, once for all layers that take the same ``x`` in turn: query, key and value, gate and up.
+
+    A change of ``x`` in between is seen but in inference mode, which counts none; there the proof at load would see it.
+    """
+    version = 0 if x.is_inference() else x._version
+    known = _last.known
+    if known is not None and known[0]() is x and known[1] == version:
+        return known[2]
+
+    def forget(of: weakref.ref) -> None:
+        if _last.known is not None and _last.known[0] is of:
+            _last.known = None
+
+    _last.known = weakref.ref(x, forget), version, quantise_rows(x)
+    return _last.known[2]
 
 
 def refuse_device(device: torch.device) -> None:

@@ -59,6 +59,43 @@ def test_a_tokens_numbers_depend_on_no_other():
     assert layer(x[:0]).shape == (0, 48)
 
 
+def counted(monkeypatch) -> list[torch.Tensor]:
+    """What is quantised from now on, in order."""
+    seen: list[torch.Tensor] = []
+    plain = float8.quantise_rows
+    monkeypatch.setattr(float8, "quantise_rows", lambda x: (seen.append(x.clone()), plain(x))[1])
+    return seen
+
+
+def test_what_several_layers_take_is_quantised_once(tmp_path, monkeypatch):
+    loaded = load_model(saved(tmp_path, wide()), dtype="float8")
+    expected = run(loaded, sequences([5, 9]))
+    seen = counted(monkeypatch)
+    with torch.inference_mode():
+        loaded.body(input_ids=torch.arange(6)[None], use_cache=False)
+    # Of a layer: query, key and value; what attention gives; gate and up; neurons.
+    assert len(seen) == 4 * len(decoder_layers(loaded.body))
+    monkeypatch.setattr(float8, "_rows_of", reference.quantise_rows)
+    again = run(loaded, sequences([5, 9]))
+    assert all(torch.equal(again.readings[name], values) for name, values in expected.readings.items())
+
+
+def test_only_the_same_numbers_of_a_tensor_that_lives_are_kept(monkeypatch):
+    layer, seen = Float8Linear(linear()), counted(monkeypatch)
+    x = torch.randn(3, 64).bfloat16()
+    first = layer(x)
+    assert torch.equal(layer(x), first) and len(seen) == 1
+    x[0] += 1
+    changed = layer(x)
+    assert len(seen) == 2 and not torch.equal(changed[0], first[0]) and torch.equal(changed[1:], first[1:])
+    layer(x.clone())
+    assert len(seen) == 3
+    layer(x)
+    assert len(seen) == 4 and float8._last.known is not None
+    del x
+    assert float8._last.known is None
+
+
 def test_zeros_and_what_is_not_finite():
     layer = Float8Linear(linear(bias=False))
     x = torch.randn(4, 64).bfloat16()
