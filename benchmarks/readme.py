@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.compare import HALF, OURS
 from benchmarks.record import RESULTS, newest, rows_in, sourced, table
 from nait_fast.bench.peaks import peak_of
 from nait_fast.bench.results import state_of
@@ -110,13 +111,32 @@ WANTED: list[tuple[str, str, str, str, str, str]] = [
 ]
 
 
-def _index(rows: list[Row]) -> str:
-    named = {row["tool"]: f"{row['tool']} (commit {row['before']})" if "before" in row else row["tool"] for row in rows}
+def _named(row: Row) -> str:
+    return row["tool"] + (f" (commit {row['before']})" if "before" in row else "")
+
+
+def _demo(rows: list[Row]) -> str:
+    stages = [name for name in rows[0] if name.endswith("_s") and name not in ("process_cpu_s", "tokens_per_s")]
     shown = [
         {
-            "tool": named[row["tool"]],
+            "command": _named(row),
+            "whole process": f"{row['process_seconds']:.0f} s",
+            "of all processors": f"{row['process_cpu_s']:.0f} s",
+            **{stage.removesuffix("_s"): f"{row[stage]:.1f} s" for stage in stages},
+        }
+        for row in rows
+    ]
+    return sourced(f"**The demo**, by stage:\n\n{table(shown, list(shown[0]))}\n", rows)
+
+
+def _index(rows: list[Row]) -> str:
+    half = next((row["tokens_per_s"] for row in rows if row["tool"] == HALF), None)
+    shown = [
+        {
+            "tool": _named(row),
             "real tokens/s": f"{row['tokens_per_s']:,.0f}",
-            "nait_fast in fp32 is": "" if row["tool"] == "nait-fast index" else f"{row['nait_fast_is']:.2f}× as fast",
+            "nait_fast in fp32 is": "" if row["tool"] in (OURS, HALF) else f"{row['nait_fast_is']:.2f}× as fast",
+            **({"in bf16": "" if row["tool"] == HALF else f"{half / row['tokens_per_s']:.2f}×"} if half else {}),
             "peak memory": f"{row['peak_rss_mb']:,.0f} MB",
             "whole process": f"{row['process_seconds']:.0f} s",
         }
@@ -313,6 +333,7 @@ def section() -> str:
         for rows, show in (
             (rows_in(folder / "gpu_suite.jsonl"), _gpu),
             *((newest(compare, part="index", template=template), _index) for template in (None, "chat", "alpaca")),
+            (newest(compare, part="demo"), _demo),
             (newest(compare, part="scan"), _scan),
             (newest(folder / "retrieval.jsonl"), _retrieval),
             (newest(folder / "exactness.jsonl"), _exactness),
