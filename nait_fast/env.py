@@ -72,7 +72,7 @@ def strict_mkl() -> None:
 
 def keep_freed_memory(device: "torch.device") -> None:
     """Where a model runs on a CPU (``device``), glibc keeps what this process frees from now on, for its next batch: to
-    give megabytes back to the system and fault them in again at every layer takes a tenth of a forward and more."""
+    give megabytes back to the system and fault them in again at every layer takes time of each forward."""
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

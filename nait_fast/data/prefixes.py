@@ -6,6 +6,7 @@ import numpy as np
 
 from nait_fast.data.tokenize import Encoded
 
+SCHEME = 2  # of what is chosen here: with other prefixes a reading differs by rounding
 MIN_PREFIX = 4  # tokens
 MAX_PREFIX = 1024
 MOST = 8  # prefixes: each splits the batches once more
@@ -29,22 +30,25 @@ def shared_prefixes(encoded: Sequence[Encoded]) -> list[np.ndarray]:
     least = max(LEAST_GAIN * sum(len(e.ids) for e in looked_at), LEAST_TOKENS / step)
     chosen: list[int] = []
 
-    def gain(node: int, others: Sequence[int]) -> float:
-        """Tokens that ``node`` spares beside ``others``, for one sample in ``step``."""
-        length, members = nodes[node]
+    def gains(candidates: Sequence[int], others: Sequence[int]) -> list[float]:
+        """Tokens that each of ``candidates`` spares beside ``others``, for one sample in ``step``."""
         has = np.zeros(len(looked_at), dtype=np.int64)
         for other in others:
-            np.maximum.at(has, nodes[other][1], nodes[other][0])
-        return np.maximum(length - has[members], 0).sum() - length / step
+            length, members = nodes[other]
+            has[members] = np.maximum(has[members], length)
+        return [
+            np.maximum(length - has[m], 0).sum() - length / step for length, m in map(nodes.__getitem__, candidates)
+        ]
 
     while len(chosen) < MOST and (left := [node for node in range(len(nodes)) if node not in chosen]):
-        best = max(left, key=lambda node: gain(node, chosen))
-        if gain(best, chosen) < least:
+        spared = gains(left, chosen)
+        best = int(np.argmax(spared))
+        if spared[best] < least:
             break
-        chosen.append(best)
+        chosen.append(left[best])
     for node in sorted(chosen, key=lambda node: nodes[node][0]):
         others = [other for other in chosen if other != node]
-        if gain(node, others) < least:
+        if gains([node], others)[0] < least:
             chosen = others
     prefixes = [looked_at[nodes[node][1][0]].ids[: nodes[node][0]] for node in chosen]
     return sorted(prefixes, key=lambda ids: (-len(ids), ids.tolist()))

@@ -7,12 +7,14 @@ from typing import Any
 
 from nait_fast.compatibility import OLD, is_old, value_of
 from nait_fast.data.plan import Plan
+from nait_fast.data.prefixes import SCHEME as PREFIXES
 from nait_fast.errors import BadInput, Busy, Damaged, Mismatch, NaitError
 from nait_fast.index.format import FORMAT_VERSION
 from nait_fast.index.reader import Index
 from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
+from nait_fast.notices import warn
 from nait_fast.storage.files import sha256_file
 from nait_fast.storage.lock import Lock
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, NEXT_PLAN, RUN, WORK, plan_name, shard_name
@@ -66,7 +68,10 @@ class IndexFolder:
             if not self.complete or self._damaged:
                 identity = run.get("identity", identity)
                 form = {} if self.products is None else {"products": self.products}
-                write_run(path, {**run, "identity": identity, "datasets": datasets, **form})
+                if run and run.get("prefixes") != PREFIXES:
+                    warn(f"{path}: begun when shared prefixes were chosen otherwise: what is added differs by rounding")
+                prefixes = run.get("prefixes") if run else PREFIXES
+                write_run(path, {**run, "identity": identity, "datasets": datasets, "prefixes": prefixes, **form})
                 self.writer.begin()
                 plan.save(path / plan_name(datasets.index(dataset)))
         self.todo = self._damaged if self.complete else list(self.units)

@@ -6,6 +6,7 @@ Every step is deterministic and leaves whole files, so that several workers may 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,12 @@ from nait_fast.extract.representation import Representation
 from nait_fast.extract.session import OnBatch, Session, Terms
 from nait_fast.extract.sinks import Collect, Encode, Placed, Sink
 from nait_fast.index.calibration import load_calibration
+from nait_fast.index.run_file import read_run
 from nait_fast.index.token_hashes import hashes_of
 from nait_fast.progress import Progress, say
 from nait_fast.storage.files import tensor_pieces, write_atomic
 from nait_fast.storage.lock import Lock
-from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, NEXT_PLAN
+from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, NEXT_PLAN, RUN
 
 KEPT_PLAN_ROWS = 100_000  # from here on a plan is kept before it is known which dataset of the index it is of
 
@@ -90,6 +92,15 @@ def _held(folder: Path) -> Codebook | None:
         return load_codebook(folder, vouched=True)
     except NaitError:  # what is wrong with the folder is told with what it holds
         return None
+
+
+def _form_beside(codebook: Path, otherwise: str) -> tuple[str, Path]:
+    """(form of the fp32 products of the index whose ``codebook`` that is, its folder): both are to be one."""
+    folder = codebook if codebook.is_dir() else codebook.parent
+    with suppress(NaitError):  # somebody else's file
+        if (folder / RUN).exists():
+            return read_run(folder).get("products", otherwise), folder
+    return otherwise, folder
 
 
 def representation_of(session: Terms, options: IndexOptions, folder: Path, given: Codebook | None) -> Representation:
@@ -151,20 +162,30 @@ class IndexBuild:
             **pool.conventions.described(),
         }
         products = session.model.products
+        if options.codebook and products.choice and not products.forced:
+            self._take(*_form_beside(Path(options.codebook), products.form))
+            products = session.model.products
         form = products.form if products.choice else None
         self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair, form)
         if self.folder.products != form:
             assert self.folder.products is not None
-            session.model = dataclasses.replace(session.model, products=products.as_begun(self.folder.products, folder))
+            self._take(self.folder.products, folder)
         say(
             f"{pool.path}: {plan.kind}, format {self.format}, {plan.rows:,} rows; "
             f"template {session.encoder.template.kind}",
             session.quiet,
         )
-        self.prefixes = shared_prefixes(spread_samples(pool, self.format, session.encoder))
+        self.prefixes = shared_prefixes(spread_samples(pool, self.format, session.encoder)) if self.folder.todo else []
         self._collected: Collect | None = None
         self._sample: list[Encoded] = []
         self.tokens, self.run_tokens, self.seconds = 0, 0, 0.0
+
+    def _take(self, form: str, folder: Path) -> None:
+        """Make fp32 products in the ``form`` of the index in ``folder``; said where it is not the one told at load."""
+        model = self.session.model
+        if form != model.products.form:
+            self.session.model = dataclasses.replace(model, products=model.products.as_begun(form, folder))
+            self.session.model.products.tell(model.precision, self.session.quiet)
 
     def codebook(self, on_batch: OnBatch | None = None) -> Codebook | None:
         """The codebook: given, left by an earlier run, or calibrated now. None for a codec without."""

@@ -16,7 +16,7 @@ from nait_fast.index.format import loss_columns, rds_columns
 HOST = torch.device("cpu")
 
 
-ROUNDING = 1e-6  # of a hidden state's largest number: what its place in a batch may change
+ROUNDING = 1e-6  # of a hidden state's largest number: what its place in a batch may change in fp32
 
 
 class Sink(ABC):

@@ -16,6 +16,7 @@ from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.skipped import Listed, check_list, is_duplicate
 from nait_fast.index.verify import shard_problem
 from nait_fast.index.writer import IndexWriter
+from nait_fast.notices import warn
 from nait_fast.storage.files import sha256, sha256_file, write_atomic
 from nait_fast.storage.lock import Lock
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, LOCK, MANIFEST, RUN, plan_name
@@ -58,6 +59,13 @@ def check_joinable(indexes: Sequence[Index]) -> None:
                 f"{str(value_of(before, key))[:60]})",
                 where=index.folder,
                 remedy=remedy,
+            )
+    forms = [read_run(index.folder).get("products") for index in indexes]
+    for index, form in zip(indexes, forms, strict=True):
+        if form != forms[0]:
+            warn(
+                f"{index.folder}: its fp32 products were made in another form than {first.folder}'s ({form or 'none'}, "
+                f"not {forms[0] or 'none'}): readings differ by rounding, and so may bits next to a threshold"
             )
     seen: dict[str, Path] = {}
     for index in indexes:

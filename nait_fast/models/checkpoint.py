@@ -61,7 +61,8 @@ class Loading:
     ``missing``: parameters, of quantised weights buffers too, that the checkpoint lacks; ``unexpected``: what it holds
     and the decoder has no place for; ``mismatched``: (name, stored shape, the model's shape); ``head``: parameters of
     the language-model head, by their names in the whole model, that it lacks or has in another shape; ``complete``: all
-    layers have been read, not only the first; ``hint``: what to do about it.
+    layers have been read, not only the first; ``not_alone``: why, where the first alone were asked for; ``hint``: what
+    to do about it.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Loading:
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     head: list[str] = field(default_factory=list)
     complete: bool = True
+    not_alone: str = ""
     hint: str = "fetch or save the checkpoint anew, whole and with the config.json that belongs to it"
 
     @property
@@ -289,10 +291,11 @@ def read_model(
         elif leading and not trust_remote_code:
             config = AutoConfig.from_pretrained(source, **extra)
             found = _found_early(config, (auto,), find)
-        part = None
+        part: Any = ""
         if leading and found is not None and adapter is None and not head and (extra or quantisation(config) is None):
             part = _read_leading(model, found, source, named)
-        whole, loading, records = part or _attempt(model, auto, other, source, named)
+        whole, loading, records = _attempt(model, auto, other, source, named) if isinstance(part, str) else part
+        loading.not_alone = part if isinstance(part, str) else ""
     except NaitError:
         raise
     except Exception as error:  # transformers raises anything from OSError to KeyError here
@@ -418,9 +421,9 @@ def _goes_straight(found: Unloaded | None, head: bool, adapter: Adapter | None) 
 
 def _read_leading(
     called: str, found: Unloaded, source: str, named: dict[str, Any]
-) -> tuple[Any, Loading, list[logging.LogRecord]] | None:
-    """As ``_attempt``, of a model with its layers up to the last of ``found.specs`` alone; None where there are no
-    others, and where that does not load without a word: the whole model's load says what is wrong."""
+) -> tuple[Any, Loading, list[logging.LogRecord]] | str:
+    """As ``_attempt``, of a model with its layers up to the last of ``found.specs`` alone; why not, where that does not
+    load without a word, for the whole model's load says what is wrong, and "" where there are no others."""
     kind, number = type(found.model), found.specs[-1].layer + 1
 
     def layers_of(model: Any) -> Any:
@@ -428,19 +431,21 @@ def _read_leading(
 
     every = len(layers_of(found.model))
     if number >= every:
-        return None
+        return ""
     try:
         with leading_tensors(number) if "gguf_file" in named else nullcontext():
             model, info, records = _from_pretrained(
                 with_leading_layers(kind, number, layers_of), source, config=found.model.config, **named
             )
-    except Exception:
-        return None
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return first_line(error)
     model.__class__ = kind
     loading = _compare(model, info, called)
     loading.complete = False
     loading.unexpected = [name for name in loading.unexpected if not number <= layer_of(name) < every]
-    return (model, loading, records) if loading.clean else None
+    return (model, loading, records) if loading.clean else "their weights are not just those stored"
 
 
 def _attempt(

@@ -1,8 +1,8 @@
 """GGUF files, parsed once.
 
-transformers parses one anew for the configuration, the weights and twice for the tokenizer, number by number: 24 s of
-CPU for a file of 98 MB. Inside of ``parsed_once`` gguf's reader and its table of names are made once each, and a list
-is found as a whole; what comes of it is the same.
+transformers parses one anew for the configuration, the weights and twice for the tokenizer, number by number: most of
+the time that loading a small model takes (`benchmarks.compare demo`). Inside of ``parsed_once`` gguf's reader and its
+table of names are made once each, and a list is found as a whole; what comes of it is the same.
 """
 
 import copy
@@ -28,7 +28,7 @@ _inside: ContextVar[bool] = ContextVar("nait_fast gguf", default=False)
 @contextmanager
 def parsed_once(wanted: bool) -> Iterator[None]:
     """Where ``wanted``, transformers parses each GGUF file once in the block, which one thread at a time is in; a block
-    may lie in another. Other threads' own reading is as ever."""
+    may lie in another. Other threads read as ever, through a function in the place of gguf's class."""
     if not wanted or _inside.get():
         yield
         return
@@ -86,7 +86,7 @@ def _reader_of(gguf: Any) -> Callable[..., Any]:
     plain: Any = gguf.GGUFReader
 
     class Reader(plain):  # type: ignore[misc]
-        """``data``, which gguf maps, as a plain array: a view of it costs a tenth of a memmap's."""
+        """``data``, which gguf maps, as a plain array, whose views are cheaper than a memmap's."""
 
         @property
         def data(self) -> np.ndarray:

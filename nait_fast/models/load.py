@@ -36,6 +36,7 @@ from nait_fast.models.quantised import refuse_batch_dependent
 from nait_fast.models.rows import row_mixers
 from nait_fast.models.spec import Layers, Spec, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import CacheEntry
+from nait_fast.notices import warn
 from nait_fast.stages import stage
 
 _POSITION = re.compile(r"(^|\.)(wpe|positions_embed|position_embeddings?|embed_positions)$")
@@ -322,19 +323,24 @@ def load_model(
 
     find = partial(find_specs, layers=layers, experts=experts)
 
-    def load(leading: bool) -> LoadedModel:
+    def load(leading: bool, why: str = "") -> LoadedModel:
         read, loading = read_model(
             model, source, extra, kind, target, trust_remote_code, find, adapter, before, head, leading
         )
         asked: dict[str, Any] = {"layers": layers, "experts": experts, "head": head, "float8": float8}
         made = tokenizer_of()
         try:
-            return prepare(read, made, name=model, loading=loading, entry=entry, **asked)
-        except NaitError:
+            loaded = prepare(read, made, name=model, loading=loading, entry=entry, **asked)
+            if why := why or loading.not_alone:
+                warn(f"model {model}: its first layers are not loaded alone ({why}), but all of them")
+            return loaded
+        except NaitError as error:
             if loading.complete:
                 raise
+            why = first_line(error, kind=False)
         del read
-        return load(leading=False)  # a class whose forward asks for all of its layers, or what is wrong with any
+        # A class whose forward asks for all of its layers, or what is wrong with any.
+        return load(leading=False, why=why)
 
     with without_bars(), parsed_once(bool(extra)):
         return load(leading=not complete and layers != "all")

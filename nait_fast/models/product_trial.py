@@ -1,8 +1,8 @@
 """Which form a model's fp32 products take on this processor, and what bfloat16 would bring: a short trial tells.
 
-It multiplies random numbers of the model's own widest shapes, some 0.3 s, and is kept in the user's cache folder, so
-that every index made on a machine has the same form. The form decides the last bits of a number: an index keeps the one
-that it was begun with (``run.json``).
+It multiplies random numbers of the model's own widest shapes, for less than a second where bfloat16 is not very slow,
+and is kept in the user's cache folder, so that every index made on a machine has the same form. The form decides the
+last bits of a number: an index keeps the one that it was begun with (``run.json``).
 """
 
 import json
@@ -29,7 +29,7 @@ from nait_fast.progress import say
 from nait_fast.storage.files import write_json
 
 SCHEME = 1  # of what is timed, and how
-ROWS, WIDEST = 512, 1536  # of a product in the trial: the rates of 512 and 2,048 rows differ by few percent
+ROWS, WIDEST = 512, 1536  # of a product in the trial
 LEAST = 1 << 16  # numbers of a weight from which products are worth a trial
 ROUNDS, SECONDS = (3, 8), 0.25
 MARGIN = 1.05  # by how much torch's own must be faster: what nearly ties shall not change with the weather
@@ -53,10 +53,11 @@ class Products:
         """These, in the ``form`` that the index in ``folder`` was begun with. Raises NaitError where the user has named
         another one."""
         if form not in FORMS or (self.forced and form != self.form):
+            unset = f"unset {VARIABLE} or " if self.forced else ""
             raise Mismatch(
                 f"holds an index whose fp32 products are made otherwise ({form})",
                 where=folder,
-                remedy=f"unset {VARIABLE} or choose another folder",
+                remedy=f"{unset}choose another folder",
             )
         if form == TORCH and not rows_alone():
             remedy = f"set {MKL}={STRICT_MKL} before torch multiplies"
@@ -94,6 +95,8 @@ def products_of(model: nn.Module) -> Products:
     forced = os.environ.get(VARIABLE, "")
     if can_block and forced:
         return Products(forced, choice=True, forced=True, why=VARIABLE)
+    if forced == BLOCKED:
+        warn(f"{VARIABLE}={forced}: not used, as it is of fp32 products on an x86 CPU")
     if not shapes:
         return Products(BLOCKED, choice=True, why="too small for a trial") if can_block else Products()
     strict = rows_alone()
@@ -188,7 +191,7 @@ def _trial(shapes: list[tuple[int, int]]) -> dict[str, float]:
                     job()
                     taken = time.thread_time() - started
                     least[name] = min(taken, least.get(name, taken))
-                    if name == HALF and number and taken > 2 * least[TORCH]:
+                    if name == HALF and taken > (2 if number else 8) * least[TORCH]:
                         del jobs[HALF]  # many times as slow on some processors: known well enough
     finally:
         torch.set_num_threads(threads)

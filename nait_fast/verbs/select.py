@@ -174,6 +174,7 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
                 passing, passing, options.first_token, quiet, tokens=options.tokens, complete=complete
             )
             build = _open_build(session, pool, passing, options, reading)
+        keep_freed_memory(session.model.device)
         index_pool(build, directions_of([load_signature(file) for file in given["signatures"]]), worker)
 
 

@@ -28,7 +28,8 @@ class Claims:
     """The units of one worker. `units`: numbers of all that shall be done; `is_done(unit)`: its note is there.
 
     `first`: where among the units this worker begins to look, so that several do not meet at the first one; `since`:
-    when the run began (seconds since 1970; default now). `next` may be called from another thread than the rest.
+    when the run began (seconds since 1970; default now). `next` may be called from another thread than the rest, and so
+    may `touch` and `leave`, of a unit that nobody else is at.
     """
 
     def __init__(
@@ -92,8 +93,9 @@ class Claims:
 
     def touch(self, unit: int) -> None:
         """Work on the unit goes on."""
-        if unit in self._locks:
-            self._locks[unit].touch()
+        if (lock := self._locks.get(unit)) is not None:
+            with suppress(OSError):  # of a file that others may have taken away: the next one may be told
+                lock.touch()
 
     def leave(self, unit: int) -> None:
         """The unit is done, or given back."""

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from nait_fast.data.loader import Window, load_unit, tokenizer_threads
-from nait_fast.env import strict_mkl
+from nait_fast.env import keep_freed_memory, strict_mkl
 from nait_fast.errors import BadInput, NaitError, first_line, missing_extra, one_line
 from nait_fast.extract.index_folder import MOST_TRIES
 from nait_fast.storage.names import WORK
@@ -59,6 +59,7 @@ class UnitActor:
         with ExitStack() as stack:  # the driver has the folder for as long as its actors live
             build, directions = named(opens)(options, Worker(0, world), True, stack)
         build.prepare(directions)
+        keep_freed_memory(build.session.model.device)
         self._build, self._folder = build, build.folder
         self._events = Events(self._folder.path, name)
         done = self._folder.is_settled

@@ -2,18 +2,22 @@
 
 import multiprocessing
 import random
+import shutil
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 from torch import nn
 
 import nait_fast
+from nait_fast.data.prefixes import SCHEME
 from nait_fast.errors import NaitError
 from nait_fast.index.run_file import read_run, write_run
 from nait_fast.index.writer import IndexWriter
 from nait_fast.models.linear import usable
 from nait_fast.models.product_trial import Products
+from nait_fast.notices import NaitWarning
 from nait_fast.storage.files import read_json
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest
@@ -281,6 +285,42 @@ def test_the_form_of_products_is_the_one_it_was_begun_with(tmp_path, monkeypatch
     assert digest(tmp_path / "index") == whole
     log = read_json(tmp_path / "index" / "log.json")
     assert log["products"]["why"] == "as the index was begun"
+
+
+def test_an_index_begun_with_other_prefixes_says_so(tmp_path, tiny_model, pool) -> None:
+    given = {"model": tiny_model, "dataset": pool, **OPTIONS, "output": tmp_path / "index"}
+    nait_fast.build_index(**given)
+    run = read_run(tmp_path / "index")
+    assert run.pop("prefixes") == SCHEME
+    write_run(tmp_path / "index", run)
+    (tmp_path / "index" / "shard-00003.safetensors").write_bytes(b"")
+    for _ in range(2):  # and keeps saying so
+        with pytest.warns(NaitWarning, match="begun when shared prefixes were chosen otherwise"):
+            nait_fast.build_index(**given, repair=True)
+        (tmp_path / "index" / "shard-00003.safetensors").write_bytes(b"")
+
+
+def test_a_codebook_brings_the_form_of_its_index(tmp_path, monkeypatch, tiny_model, pool) -> None:
+    """So that the two can be one index, whatever either machine would have chosen."""
+    if not usable(nn.Linear(2, 2)):
+        pytest.skip("one form only on this machine")
+    given = {"model": tiny_model, **OPTIONS}
+    monkeypatch.setenv("NAIT_FAST_LINEAR", "torch")
+    nait_fast.build_index(**given, dataset=pool, output=tmp_path / "a")
+    monkeypatch.delenv("NAIT_FAST_LINEAR")
+    monkeypatch.setattr("nait_fast.models.load.products_of", lambda model: Products("blocked", choice=True))
+    more = write_jsonl(tmp_path / "more.jsonl", make_rows(8, seed=3))
+    given = {name: value for name, value in given.items() if name not in ("calibration_size", "seed")}
+    codebook = tmp_path / "a" / "codebook.safetensors"
+    assert nait_fast.build_index(**given, dataset=more, output=tmp_path / "b", codebook=codebook)["products"] == "torch"
+    assert read_json(tmp_path / "b" / "log.json")["products"]["why"] == "as the index was begun"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nait_fast.merge(index=[str(tmp_path / name) for name in "ab"], output=str(tmp_path / "all"))
+    shutil.copy(tmp_path / "a" / "codebook.safetensors", tmp_path / "alone.safetensors")
+    nait_fast.build_index(**given, dataset=more, output=tmp_path / "c", codebook=tmp_path / "alone.safetensors")
+    with pytest.warns(NaitWarning, match=r"c: its fp32 products were made in another form .*\(blocked, not torch\)"):
+        nait_fast.merge(index=[str(tmp_path / name) for name in "ac"], output=str(tmp_path / "both"))
 
 
 def test_an_index_of_before_keeps_blocked_products(tmp_path, monkeypatch, tiny_model, pool) -> None:

@@ -186,6 +186,15 @@ def test_widths_that_are_no_multiples_stay_in_bfloat16(tmp_path):
     assert loaded.dtype_class == "float8"
 
 
+def test_layers_that_no_text_runs_are_said(tmp_path):
+    model = wide().bfloat16().eval()
+    model.model.layers[0].spare = nn.Linear(64, 64, bias=False).bfloat16()
+    with pytest.warns(
+        NaitWarning, match=r"1 linear layers stay in bfloat16, as no text runs them, first layers\.0\.spare"
+    ):
+        prepare(model, make_tokenizer(), float8=True)
+
+
 def test_experts_stay_in_bfloat16(tmp_path):
     config = config_of(
         "qwen2_moe",

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from nait_fast.extract.engine import Engine
 from nait_fast.models import checkpoint, find, load
 from nait_fast.models.leading import keep_leading
 from nait_fast.models.load import load_model
+from nait_fast.notices import NaitWarning
 from tests.conftest import make_tokenizer
 from tests.models import test_experts, test_families
 from tests.models.tiny import build, config_of, run, sequences
@@ -101,7 +103,8 @@ def test_what_is_not_read_may_be_anything(folder) -> None:
 )
 def test_what_is_read_is_checked_as_ever(folder, change, message) -> None:
     rewrite(folder, **change)
-    with pytest.raises(NaitError, match=message):
+    with warnings.catch_warnings(), pytest.raises(NaitError, match=message):
+        warnings.simplefilter("error")  # one line is enough
         load_model(folder, layers="0-1", complete=False)
 
 
@@ -113,7 +116,10 @@ def test_a_forward_that_asks_for_all_layers_gets_them(folder, monkeypatch) -> No
         return forward(self, *arguments, **named)
 
     monkeypatch.setattr(LlamaModel, "forward", asks)
-    loaded = load_model(folder, layers="0-1", complete=False)
+    with pytest.warns(
+        NaitWarning, match=r"its first layers are not loaded alone \(.*out of range.*\), but all of them"
+    ):
+        loaded = load_model(folder, layers="0-1", complete=False)
     assert loaded.complete and loaded.layers == [0, 1]
 
 

@@ -13,7 +13,7 @@ from nait_fast.errors import Mismatch
 from nait_fast.models import product_trial
 from nait_fast.models.linear import BLOCKED, TORCH, usable
 from nait_fast.models.product_trial import HALF, Products, products_of
-from nait_fast.notices import recorded
+from nait_fast.notices import NaitWarning, recorded
 
 pytestmark = pytest.mark.skipif(not usable(nn.Linear(2, 2)), reason="no oneDNN linear on this machine")
 
@@ -79,6 +79,12 @@ def test_the_user_decides(monkeypatch, model):
     monkeypatch.setenv("NAIT_FAST_LINEAR", BLOCKED)
     products = products_of(model)
     assert (products.form, products.forced, trials) == (BLOCKED, True, [])
+
+
+def test_a_form_that_the_model_does_not_take_is_said(monkeypatch, model):
+    monkeypatch.setenv("NAIT_FAST_LINEAR", "blocked")
+    with pytest.warns(NaitWarning, match="NAIT_FAST_LINEAR=blocked: not used"):
+        assert products_of(model.bfloat16()).form == TORCH
 
 
 def test_a_trial_ends_and_tells_of_every_form():

@@ -121,6 +121,17 @@ def test_progress_keeps_a_unit(work: Work, monkeypatch) -> None:
     assert taken == [None]
 
 
+def test_a_file_that_cannot_be_touched_ends_nothing(work: Work, monkeypatch) -> None:
+    def stale(*arguments: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    claims = work.worker("a")
+    assert claims.next() == 0
+    monkeypatch.setattr(os, "utime", stale)
+    claims.touch(0)
+    claims.leave(0)
+
+
 def test_a_dead_process_gives_its_units_back(work: Work) -> None:
     context = runs.server()
     process = context.Process(target=_hold, args=(str(work.folder),))
