@@ -5,7 +5,9 @@ import json
 import sys
 import time
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from nait_fast.bench.lengths import PREFIX, QUANTILES, SHARES, random_ids, sampl
 from nait_fast.bench.peaks import peak_of
 from nait_fast.bench.results import figures, read_results
 from nait_fast.bench.run import ALONE, PARTS, MeasuredDevice, Subject
-from nait_fast.bench.shapes import SHAPES, build, forward_flops, matmul_weights
+from nait_fast.bench.shapes import SHAPES, build, forward_flops, matmul_weights, unused_flops
 from nait_fast.cli import main
 from nait_fast.config import BENCH_PARTS, BENCH_SHAPES
 from nait_fast.kernels.common.dispatch import forced
@@ -31,18 +33,7 @@ from tests.commands import run, summary
 CPU = torch.device("cpu")
 TINY = ("bench", "--shape", "tiny", "--device", "cpu", "--seconds", "0")
 BANDWIDTH = {"copy", "read, sum of fp32", "read, sum of int32"}
-OPS = {
-    "capture, first + last + sum",
-    "capture, sum + packed bits",
-    "capture, |up| sum",
-    "capture, one long sequence",
-    "rms_norm",
-    "quantise_rows",
-    "apply_rotary",
-    "pack_bits",
-    "rotate_bits",
-    "topk_bits, k 20",
-}
+OPS = set(bench_kernels.OPS)
 TIMES = {"ms_p20", "ms", "ms_p80", "repeats"}
 
 
@@ -242,6 +233,8 @@ def test_stages_of_an_index_whose_log_has_none(tmp_path: Path) -> None:
     assert command_stages.stages_of(tmp_path, 100.0, 12.0) == expected
     (tmp_path / "log.json").write_text('{"stages": {"load": 3, "pass": 4}}')
     assert command_stages.stages_of(tmp_path, 100.0, 12.0) == {"load": 3, "pass": 4, "outside": 5.0}
+    (tmp_path / "log.json").rename(tmp_path / "log-0.json")  # of several workers
+    assert command_stages.stages_of(tmp_path, 100.0, 12.0) == expected
 
 
 def test_made_up_rows_are_as_long_as_alpaca_s(tmp_path: Path) -> None:
@@ -250,10 +243,12 @@ def test_made_up_rows_are_as_long_as_alpaca_s(tmp_path: Path) -> None:
     rows, longer = (
         [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("a.jsonl", "b.jsonl")
     )
-    assert len(rows) == 2000 and np.mean([bool(row["input"]) for row in rows]) == pytest.approx(0.396, abs=0.03)
+    with_input = np.mean([bool(row["input"]) for row in rows])
+    assert len(rows) == 2000 and with_input == pytest.approx(synthetic.INPUT_SHARE, abs=0.03)
     encode = synthetic.make_tokenizer(32000).backend_tokenizer.encode_batch
     means = [np.mean([len(e.ids) for e in encode([row["output"] for row in each])]) for each in (rows, longer)]
-    assert means[0] == pytest.approx(57.8, rel=0.1) and means[1] == pytest.approx(3 * means[0], rel=0.05)
+    expected = np.trapezoid(synthetic.OUTPUT, synthetic.SHARES)
+    assert means[0] == pytest.approx(expected, rel=0.1) and means[1] == pytest.approx(3 * means[0], rel=0.05)
 
 
 # ------------------------------------------------------------------------------------------- checks that must fail
@@ -358,6 +353,53 @@ def test_a_baseline_that_reads_something_else_has_no_time(monkeypatch, measured:
     assert rows[STRONG]["check"].startswith("failed: ") and "ms" not in rows[STRONG] and "ms" in rows[NAIVE]
 
 
+@pytest.mark.parametrize(
+    ("error", "check"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "skipped: no memory for it"),
+        (ValueError("no such mask"), "failed: ValueError: no such mask"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("function", "lost"), [("strong_means", STRONG), ("strong_bits", STRONG), ("naive_means", NAIVE)]
+)
+def test_a_baseline_that_fails_costs_its_own_row_alone(
+    monkeypatch, measured: MeasuredDevice, subject: Subject, function: str, lost: str, error: Exception, check: str
+) -> None:
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(endtoend, function, fails)
+    rows = by_name(list(measured.rows("endtoend", subject, 0)), "endtoend")
+    assert rows[lost]["check"] == check and not TIMES & set(rows[lost])
+    others = {name: row for name, row in rows.items() if name != lost}
+    assert set(others) == {"index pass", endtoend.BARE, endtoend.BARE_FUSED, STRONG, NAIVE} - {lost}
+    assert all(set(row) >= TIMES for row in others.values()) and others["index pass"]["check"].startswith("ok")
+
+
+def test_the_arithmetic_of_a_pass_counts_each_sample_behind_its_own_prefix(
+    measured: MeasuredDevice, subject: Subject
+) -> None:
+    job = endtoend.EndToEnd(subject.load(), measured.ceilings, 0, 512)
+    body, last = job.model.body, job.model.specs[-1]
+    samples = random_ids([40, 30, 25, 10], job.model.vocabulary, 0)
+    long, short, none = samples[0].ids[:12], samples[0].ids[:5], np.zeros(6, dtype=np.int32)
+    other = random_ids([17], job.model.vocabulary, 1)
+
+    def run(prefixes: list[np.ndarray]) -> float:
+        job.prefixes = prefixes
+        return job.flops(samples + other)
+
+    alone = forward_flops(body, [17]) - unused_flops(last, 17)  # what begins with neither
+    behind_long = forward_flops(body, [28, 18, 13], 12) - unused_flops(last, 59)
+    behind_short = forward_flops(body, [5], 5) - unused_flops(last, 5)
+    assert run([long, short]) == pytest.approx(behind_long + behind_short + alone)
+    whole = forward_flops(body, [40, 30, 25, 10, 17]) - unused_flops(last, 122)
+    assert run([]) == run([none]) == pytest.approx(whole)
+    padded = endtoend.EndToEnd(replace(job.model, attention=None), measured.ceilings, 0, 512)
+    assert padded.flops([*samples, *other]) == pytest.approx(whole)  # such a model's batches stand behind no prefix
+
+
 def test_both_baselines_read_the_same(subject: Subject) -> None:
     model = subject.load()
     samples = random_ids([40, 7, 2, 30, 12, 5, 9, 3, 1], model.vocabulary, 0)
@@ -373,10 +415,25 @@ def test_both_baselines_read_the_same(subject: Subject) -> None:
 def test_peaks_of_data_sheets() -> None:
     assert peak_of("NVIDIA H100 80GB HBM3", torch.bfloat16) == peak_of("NVIDIA H200", torch.float16) == 989.4e12
     assert peak_of("NVIDIA H100 PCIe", torch.bfloat16) == 756e12 and peak_of("NVIDIA L40S", torch.bfloat16) == 362.1e12
+    assert peak_of("NVIDIA H800", torch.bfloat16) == 989.4e12
+    assert peak_of("NVIDIA H800 PCIe", torch.bfloat16) == peak_of("NVIDIA H100 PCIe", torch.float16)
     assert peak_of("NVIDIA H200", torch.float8_e4m3fn) == peak_of("NVIDIA H200", torch.int8) == 2 * 989.4e12
     assert peak_of("NVIDIA A100-SXM4-80GB", torch.int8) and not peak_of("NVIDIA A100-SXM4-80GB", torch.float8_e4m3fn)
     for name, dtype in (("NVIDIA H100", torch.float32), ("NVIDIA A1000", torch.float16), ("", torch.bfloat16)):
         assert peak_of(name, dtype) is None
+
+
+def test_counting_has_a_floor_where_its_rate_is_documented(monkeypatch, measured: MeasuredDevice) -> None:
+    def seconds(major: int, minor: int) -> float:
+        properties = SimpleNamespace(major=major, minor=minor, multi_processor_count=100, clock_rate=1_000_000)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        return bench_scan._arithmetic_seconds("count", bench_scan.make_query(4, 1), 1000, measured.ceilings, CPU)
+
+    expected = 1000 * bench_scan.ROW_BYTES / 4 * 4 / (16 * 100 * 1e9)
+    assert [seconds(*known) for known in ((8, 0), (8, 9), (9, 0))] == [pytest.approx(expected)] * 3
+    assert [seconds(*unknown) for unknown in ((7, 5), (10, 0), (12, 0))] == [0.0] * 3
+    monkeypatch.setattr(torch.version, "hip", "6.4")  # whose devices call themselves 9.x, too
+    assert seconds(9, 0) == 0.0
 
 
 def test_a_model_that_does_not_fit_is_skipped(monkeypatch, measured: MeasuredDevice) -> None:

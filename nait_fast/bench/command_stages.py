@@ -1,8 +1,9 @@
 """The command line end to end: ``index``, ``signature`` and ``rank`` as a user runs them, each a process of its own, on
 made-up rows (``synthetic.py``) with a model of random weights or a real one; where their time goes.
 
-Stages of ``index`` are those that its log tells, and ``outside``, what the process took besides. Where the log has no
-stages they are taken from its events: until the first unit begins, the units, and what is behind the last one.
+Stages of ``index`` are those that its log tells, and ``outside``, what the process took besides. Where the log has
+none, as that of several workers, they are taken from the events: until the first unit begins, the units, and what is
+behind the last one.
 """
 
 import json
@@ -83,7 +84,8 @@ def peak_of_process(pid: int) -> float:
 
 def stages_of(index: Path, began: float, seconds: float) -> dict[str, float]:
     """Seconds by stage of the ``index`` command that wrote the folder ``index`` from ``began`` (since 1970) on."""
-    stages = json.loads((index / "log.json").read_text(encoding="utf-8")).get("stages")
+    log = index / "log.json"  # not of workers that torchrun started, each of which has its own
+    stages = json.loads(log.read_text(encoding="utf-8")).get("stages") if log.exists() else None
     if not stages:
         events = [json.loads(line) for line in (index / "events.jsonl").read_text(encoding="utf-8").splitlines()]
         first = next(event["time"] for event in events if event["event"] == "begin")

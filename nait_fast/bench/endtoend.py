@@ -15,14 +15,16 @@ rounds for each:
    about as long as the engine takes for all.
 
 ``tokens`` are those served, each sample's own with the shared prefix in it; ``tokens_run`` those that went through the
-model, the prefix once; padding, in neither, is a share of what was run besides. ``of_matmul`` is the arithmetic really
-run (``shapes.forward_flops``, no padding, no head) over the measured rate of a large matrix product, ``of_peak`` over
-the data sheet's. ``engine_is`` compares tokens served a second: the median of the rounds, ``engine_is_min`` the least.
+model in a timed round, a shared prefix not among them: the engine keeps what the warm-up has left of it. Padding, in
+neither, is a share of what was run besides. ``of_matmul`` is the arithmetic really run (``shapes.forward_flops``, no
+padding, no head) over the measured rate of a large matrix product, ``of_peak`` over the data sheet's. ``engine_is``
+compares tokens served a second: the median of the rounds, ``engine_is_min`` the least.
 """
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ from nait_fast.bench.shapes import forward_flops, unused_flops
 from nait_fast.bench.timing import Ceilings, Times, synchronize
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import NeuronCoder
+from nait_fast.data.batching import make_batches
 from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.tokenize import Encoded
 from nait_fast.extract.engine import Engine
@@ -92,10 +95,12 @@ class BareForward(Engine):
 
 @dataclass
 class TimedPass:
-    """``run`` serves samples of ``lengths``; ``engine``: whose counts tell the tokens that it runs."""
+    """``run`` serves samples of ``lengths`` in ``flops`` operations; ``engine``: whose counts tell the tokens that it
+    runs."""
 
     run: Callable[[], Any]
     lengths: list[int]
+    flops: float
     engine: Engine | None = None
     about: dict[str, Any] = field(default_factory=dict)
     spent: list[float] = field(default_factory=list)
@@ -121,7 +126,7 @@ class EndToEnd:
         self.plain = Engine(replace(model, fused={}), ("mean",))
         self.bare, self.bare_fused = BareForward(model, ()), Engine(model, ())
         self.checked = self.samples(CHECKED.get(self.device.type, 8))
-        self.prefixes = shared_prefixes(self.checked)
+        self.prefixes = shared_prefixes(self.checked) if model.packs else []  # padded batches stand behind none
         self.threshold = torch.empty(0)
         self.rate = 0.0  # tokens/s, about
 
@@ -193,9 +198,27 @@ class EndToEnd:
         """The rows; ``only`` of these names, the index pass among them."""
         encoded = self.sized(seconds / 10)
         say(f"bench: {len(encoded):,} samples, {sum(len(e.ids) for e in encoded):,} tokens a pass", quiet)
-        jobs = {name: job for name, job in self.jobs(encoded, seconds / 10, only).items() if not only or name in only}
+        jobs = {name: job for name, job in self.jobs(encoded).items() if not only or name in only}
         for job in jobs.values():
             job.run()  # warm
+        makers: dict[str, Callable[[list[Encoded]], TimedPass]] = {
+            STRONG: self._strong,
+            NAIVE: partial(self._naive, seconds=seconds / 10),
+        }
+        for name, make in makers.items():
+            if only and name not in only:
+                continue
+            lost = ""
+            try:
+                job = make(encoded)
+                job.run()  # warm
+                jobs[name] = job
+            except Exception as error:  # a baseline must not cost the engine's rows
+                lost = failure(error)
+            if lost:  # out of the handler, whose traceback holds the memory of what has failed
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                yield {"name": name, "check": lost}
         began, rounds = time.perf_counter(), 0
         while rounds < 3 or (rounds < 20 and time.perf_counter() - began < seconds * 0.85):
             order = list(jobs.values())
@@ -210,32 +233,35 @@ class EndToEnd:
             wrong = state_of(job.about) == "failed"
             yield {"name": name, **job.about} if wrong else self._row(name, job, jobs)
 
-    def jobs(self, encoded: list[Encoded], seconds: float, only: Collection[str] = ()) -> dict[str, TimedPass]:
-        """What is timed, by name; the naive hooks get as many samples as take them about ``seconds``."""
+    def flops(self, encoded: list[Encoded]) -> float:
+        """Operations of the engine's forwards over ``encoded``: each sample's tokens behind its own prefix, up to where
+        the engine stops."""
+        total = 0.0
+        # With room for all, there is one batch a prefix.
+        for batch in make_batches(encoded, self.prefixes, sum(len(e.ids) for e in encoded)):
+            own = [len(encoded[i].ids) - batch.n_prefix for i in batch.items]
+            total += forward_flops(self.model.body, own, batch.n_prefix) - unused_flops(self.model.specs[-1], sum(own))
+        return total
+
+    def jobs(self, encoded: list[Encoded]) -> dict[str, TimedPass]:
+        """What is timed of the engine, by name."""
         shared, lengths = max(map(len, self.prefixes), default=0), [len(e.ids) for e in encoded]
+        flops = self.flops(encoded)
         about = {"shared_prefix": shared, "attention": self.model.attention or "padded"}
 
         def nothing(engine: Engine) -> Callable[[], None]:
             return lambda: engine.run(encoded, _Nothing(), prefixes=self.prefixes)
 
         jobs = {
-            "index pass": TimedPass(lambda: self.bits(encoded), lengths, self.engine, {**about}),
-            BARE: TimedPass(nothing(self.bare), lengths, self.bare, {**about}),
-            BARE_FUSED: TimedPass(nothing(self.bare_fused), lengths, self.bare_fused, {**about}),
+            "index pass": TimedPass(lambda: self.bits(encoded), lengths, flops, self.engine, {**about}),
+            BARE: TimedPass(nothing(self.bare), lengths, flops, self.bare, {**about}),
+            BARE_FUSED: TimedPass(nothing(self.bare_fused), lengths, flops, self.bare_fused, {**about}),
         }
         if self.model.fused:
-            jobs[PLAIN] = TimedPass(lambda: self.bits(encoded, self.plain), lengths, self.plain, {**about})
-        if not only or STRONG in only:
-            jobs[STRONG] = self._strong(encoded)
-        if not only or NAIVE in only:
-            jobs[NAIVE] = self._naive(encoded, seconds)
+            jobs[PLAIN] = TimedPass(lambda: self.bits(encoded, self.plain), lengths, flops, self.plain, {**about})
         return jobs
 
     def _row(self, name: str, job: TimedPass, jobs: dict[str, TimedPass]) -> dict[str, Any]:
-        shared = job.about.get("shared_prefix", 0)
-        flops = forward_flops(self.model.body, [length - shared for length in job.lengths], shared)
-        if job.engine:  # the others run to the body's end
-            flops -= unused_flops(self.model.specs[-1], job.tokens - shared * len(job.lengths))
         times = Times.of([1e3 * t for t in job.spent])
         middle = times.p50 / 1e3
         tokens = {"samples": len(job.lengths), "tokens": job.tokens, "tokens_run": job.tokens}
@@ -243,9 +269,9 @@ class EndToEnd:
         row |= {"tokens_per_s": job.tokens / middle, "run_tokens_per_s": row["tokens_run"] / middle}
         if job.peak is not None:
             row["peak_mb"] = job.peak / 2**20
-        row |= {"tflop_per_s": flops / middle / 1e12, "of_matmul": flops / middle / self.ceilings.matmul}
+        row |= {"tflop_per_s": job.flops / middle / 1e12, "of_matmul": job.flops / middle / self.ceilings.matmul}
         if self.device.type == "cuda" and (peak := peak_of(torch.cuda.get_device_name(self.device), self.dtype)):
-            row["of_peak"] = flops / middle / peak
+            row["of_peak"] = job.flops / middle / peak
         ours = jobs["index pass"].rates()
         if name == "index pass":
             row |= _overhead(job.spent, jobs[BARE].spent) if BARE in jobs else {}
@@ -265,9 +291,11 @@ class EndToEnd:
         checked = samples[: min(len(samples), CHECKED.get(self.device.type, 8))]
         values = strong_means(body, specs, checked, budget).cpu().numpy()
         about = {"padding": 1 - sum(lengths) / padded, **self._agreement(checked, values)}
-        return TimedPass(lambda: strong_bits(body, specs, samples, budget, self.threshold), lengths, None, about)
+        flops = forward_flops(body, lengths)
+        return TimedPass(lambda: strong_bits(body, specs, samples, budget, self.threshold), lengths, flops, None, about)
 
     def _naive(self, encoded: list[Encoded], seconds: float) -> TimedPass:
+        """On as many of ``encoded`` as take it about ``seconds``."""
         body, specs = self.model.body, self.model.specs
         self.timed(lambda: naive_means(body, specs, encoded[: 4 * BATCH if self.device.type == "cuda" else 2]))
         probe = encoded[: 2 * BATCH]
@@ -278,7 +306,8 @@ class EndToEnd:
         lengths = [len(sample.ids) for sample in samples]
         padded = sum(max(lengths[i : i + BATCH]) * len(lengths[i : i + BATCH]) for i in range(0, len(lengths), BATCH))
         about = {"padding": 1 - sum(lengths) / padded, **self._agreement(probe, kept[0])}
-        return TimedPass(lambda: naive_means(body, specs, samples), lengths, None, about)
+        flops = forward_flops(body, lengths)
+        return TimedPass(lambda: naive_means(body, specs, samples), lengths, flops, None, about)
 
     def _agreement(self, samples: list[Encoded], values: np.ndarray) -> dict[str, Any]:
         """A baseline's means fp32 [n, N] against the engine's bits of the same samples."""
@@ -306,8 +335,8 @@ def measure_endtoend(
     quiet: bool = True,
     only: Collection[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one model, ``only`` these as ``EndToEnd.measure`` takes them; the first failure of a check or of memory
-    ends them with a row that says so."""
+    """Rows of one model, ``only`` these as ``EndToEnd.measure`` takes them; a failure of the engine, of a check or of
+    memory, ends them with a row that says so, and one of a baseline costs that baseline's times alone."""
     try:
         job = EndToEnd(model, ceilings, seed, max_length)
         checked = job.gate()

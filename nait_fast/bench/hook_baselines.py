@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from nait_fast.data.tokenize import Encoded
-from nait_fast.models.spec import Spec, dense
+from nait_fast.models.spec import Spec, dense, input_width
 
 BATCH = 8  # samples of the naive one
 NAIVE = f"hooks, padded batches of {BATCH}"
@@ -104,12 +104,14 @@ def sorted_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 @torch.inference_mode()
 def strong_means(body: Any, specs: Sequence[Spec], samples: Sequence[Encoded], budget: int) -> torch.Tensor:
     """Mean activations fp32 [n, N] of ``samples``, on the body's device."""
-    batches = sorted_batches([len(sample.ids) for sample in samples], budget)
+    n_neurons = sum(input_width(spec.part(spec.family.down)) for spec in dense(specs))
+    means = torch.empty(len(samples), n_neurons, device=body.device)  # once: it is most of what the device holds
     with ExitStack() as stack:
         hooked = _Hooked(body, specs, _summed_means, stack)
-        means = torch.cat([hooked.run([samples[i] for i in batch], masked=False)[0] for batch in batches])
-    places = torch.tensor([i for batch in batches for i in batch], device=means.device)
-    return torch.empty_like(means).index_copy_(0, places, means)
+        for batch in sorted_batches([len(sample.ids) for sample in samples], budget):
+            of_batch, _ = hooked.run([samples[i] for i in batch], masked=False)
+            means.index_copy_(0, torch.tensor(batch, device=means.device), of_batch)
+    return means
 
 
 @torch.inference_mode()

@@ -33,6 +33,18 @@ from nait_fast.kernels.rotate.reference import rotate
 from nait_fast.progress import say
 
 TOP_K = 20
+OPS = (  # in the order of ``make_ops``
+    "capture, first + last + sum",
+    "capture, sum + packed bits",
+    "capture, |up| sum",
+    "capture, one long sequence",
+    "rms_norm",
+    "quantise_rows",
+    "apply_rotary",
+    "pack_bits",
+    "rotate_bits",
+    f"topk_bits, k {TOP_K}",
+)
 NORM_TOLERANCE = {True: 1e-3, False: 1e-6}  # in 16 bits, in fp32
 FACTOR_TOLERANCE = 1e-5  # fp32 sums of as many numbers as a layer has neurons
 
@@ -221,8 +233,8 @@ def _sizes(watch: Stopwatch, width: int, dtype: torch.dtype, small: bool) -> tup
 
 def make_ops(
     watch: Stopwatch, width: int, heads: tuple[int, int], dtype: torch.dtype, seed: int, small: bool
-) -> Iterator[tuple[str, Callable[[], Op]]]:
-    """(name, what makes the op with its input) of each; inputs are random and shared where they can be."""
+) -> Iterator[Callable[[], Op]]:
+    """What makes each of ``OPS`` with its input; inputs are random and shared where they can be."""
     device = watch.device
     n_tokens, rows = _sizes(watch, width, dtype, small)
     generator = torch.Generator(device).manual_seed(seed)
@@ -234,21 +246,21 @@ def make_ops(
     lengths = batch_lengths(n_tokens, seed)
     readings = frozenset({"first", "last", "sum"})
     total = frozenset({"sum"})
-    yield "capture, first + last + sum", partial(capture_op, readings, lengths, gate, up)
-    yield "capture, sum + packed bits", partial(capture_op, total, lengths, gate, up, packed=True)
-    yield "capture, |up| sum", partial(capture_op, frozenset({"up_abs_sum"}), lengths, gate, up)
-    yield "capture, one long sequence", partial(capture_op, total, [n_tokens], gate, up, packed=True)
+    yield partial(capture_op, readings, lengths, gate, up)
+    yield partial(capture_op, total, lengths, gate, up, packed=True)
+    yield partial(capture_op, frozenset({"up_abs_sum"}), lengths, gate, up)
+    yield partial(capture_op, total, [n_tokens], gate, up, packed=True)
     del gate, up
     x, angle = normal(1, n_tokens, *heads).transpose(1, 2), normal(1, n_tokens, heads[1], kind=torch.float32)
-    yield "rms_norm", partial(norm_op, normal(n_tokens, heads[0] * heads[1]), normal(heads[0] * heads[1]))
-    yield "quantise_rows", partial(quantise_op, normal(n_tokens, heads[0] * heads[1]))
-    yield "apply_rotary", partial(rotary_op, x, angle.cos().to(dtype), angle.sin().to(dtype))
+    yield partial(norm_op, normal(n_tokens, heads[0] * heads[1]), normal(heads[0] * heads[1]))
+    yield partial(quantise_op, normal(n_tokens, heads[0] * heads[1]))
+    yield partial(rotary_op, x, angle.cos().to(dtype), angle.sin().to(dtype))
     del x, angle
     values = normal(rows, width, kind=torch.float32)
     threshold = normal(width, kind=torch.float32) * 0.1
-    yield "pack_bits", partial(pack_op, values, threshold)
-    yield "rotate_bits", partial(rotate_op, values, seed)
-    yield f"topk_bits, k {TOP_K}", partial(topk_op, values.abs_(), min(TOP_K, width))
+    yield partial(pack_op, values, threshold)
+    yield partial(rotate_op, values, seed)
+    yield partial(topk_op, values.abs_(), min(TOP_K, width))
 
 
 def measure_kernels(
@@ -265,7 +277,7 @@ def measure_kernels(
     """One row an op at ``width`` neurons and ``heads`` (number, width of one) of attention: its check and, if that
     passed, its times beside the reference's."""
     chosen = pick(watch.device.type, ("triton", "reference"))
-    ops = make_ops(watch, width, heads, dtype, seed, small)
+    ops = zip(OPS, make_ops(watch, width, heads, dtype, seed, small), strict=True)
     while True:
         try:
             name, make = next(ops)
@@ -280,7 +292,7 @@ def measure_kernels(
             op = make()
             row |= op.about
             row["check"] = f"ok: {op.check()}"
-            row |= _timed(watch, op, chosen, ceilings, seconds / 9)
+            row |= _timed(watch, op, chosen, ceilings, seconds / len(OPS))
         except Exception as error:  # a kernel that does not compile here must not cost the other ops
             row["check"] = failure(error)
         yield row

@@ -3,8 +3,9 @@ against 1 to 128 bit planes.
 
 Four planes make one capability (a signed 4-bit weight a neuron). GB/s count the bytes of codes, read once however many
 planes there are. ``floor_ms`` is what a GPU needs at least: to read the codes, or for its arithmetic at the rate that
-its int8 products reach in this run (``dot``), or at 16 POPC a clock and multiprocessor (``count``). All rows are
-scanned, and the scores of the first and the last 1,000 must equal the NumPy reference's, before a time is taken.
+its int8 products reach in this run (``dot``), or at 16 POPC a clock and multiprocessor (``count``, where that is the
+GPU's rate). All rows are scanned, and the scores of the first and the last 1,000 must equal the NumPy reference's,
+before a time is taken.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ ROW_BYTES = 5760
 PLANES = (1, 4, 16, 64, 128)
 WIDE_ROW_BYTES = 44_032
 WIDE_PLANES = (4, 128)
-POPC_A_CLOCK = 16  # of a multiprocessor: CUDA's table of arithmetic throughput, compute capability 8.0 to 9.0
+POPC_A_CLOCK = 16  # of a multiprocessor: CUDA's table of arithmetic throughput
+POPC_FROM, POPC_TO = (8, 0), (9, 0)  # the compute capabilities that this is known of
 CHECKED = 2000  # rows at both ends together: an offset of 32 bits would go wrong only far from the first
 STREAMED = 200_000
 
@@ -174,15 +176,16 @@ def _on_gpu(watch: Stopwatch, ceilings: Ceilings, seconds: float, seed: int, qui
 
 def _arithmetic_seconds(method: str, query: Query, n: int, ceilings: Ceilings, device: torch.device) -> float:
     """What the arithmetic of a scan of ``n`` rows takes at least; 0 where the rate is not known."""
-    from nait_fast.kernels.popcount.device import columns_of
-
     planes = query[0]
     if method == "dot":
+        from nait_fast.kernels.popcount.device import columns_of
+
         columns = columns_of(*query)[0].shape[1]
         return 2.0 * n * 8 * planes.shape[1] * columns / ceilings.int8 if ceilings.int8 else 0.0
     properties = torch.cuda.get_device_properties(device)
-    clock = 1e3 * getattr(properties, "clock_rate", 0)
-    rate = POPC_A_CLOCK * properties.multi_processor_count * clock if torch.version.hip is None else 0.0
+    if torch.version.hip is not None or not POPC_FROM <= (properties.major, properties.minor) <= POPC_TO:
+        return 0.0
+    rate = POPC_A_CLOCK * properties.multi_processor_count * 1e3 * getattr(properties, "clock_rate", 0)
     return n * planes.shape[1] / 4 * len(planes) / rate if rate else 0.0
 
 

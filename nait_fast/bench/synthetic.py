@@ -1,9 +1,9 @@
 """What a whole command needs, made up: rows as long as Alpaca's, and a model of a shape with random weights and a
 tokenizer, saved as a folder.
 
-Lengths are drawn from the quantiles of 8,969 rows of Alpaca (the sources of ``lengths.py``) under SmolLM2's tokenizer:
-instruction 12.1, input 13.8 (40% have one), output 57.8 tokens on average. Texts are runs of common words, most of them
-one token of any English vocabulary, and now and then a word of random letters.
+Lengths are drawn from the quantiles of Alpaca's rows (those of ``lengths.py``) in tokens of SmolLM2's tokenizer: of the
+instruction, the input where there is one, and the output. Texts are runs of common words, most of them one token of any
+English vocabulary, and now and then a word of random letters.
 """
 
 import json
@@ -33,7 +33,7 @@ TEMPLATE = (  # Alpaca's, so that it is as long as under a tokenizer of English
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n### Instruction:\n\n### Input:\n\n### Response:\n"
 )
-RARE = 0.03  # share of words of random letters, about three tokens each
+RARE = 0.03  # share of words of random letters; ``_Words.some`` takes each for three tokens
 STREAM = 400_000  # words that texts are cut from
 
 
