@@ -9,7 +9,6 @@ the places where an option would change nothing: there it costs one line.
 import argparse
 import contextlib
 import dataclasses
-import gc
 import hashlib
 import io
 import json
@@ -360,15 +359,12 @@ VOLATILE = ("seconds", "tokens_per_s", "scan_seconds", "environment", "options",
 
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
-    """Runs without what takes most of a small one's time: collecting garbage, syncing, git, asking for versions."""
-    gc.collect()
-    gc.freeze()
+    """Runs without what takes most of a small one's time: syncing, git, asking for versions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nait_fast.env.commit", lambda: None)
         patch.setattr("nait_fast.env.version", lambda package: "1")
         patch.setattr("nait_fast.storage.files.os.fsync", lambda descriptor: None)
         yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

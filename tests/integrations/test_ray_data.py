@@ -41,7 +41,7 @@ def test_an_index_of_a_dataset(cluster, made, tmp_path: Path) -> None:
     rows = made.rows[:120]
     options = {"calibration_size": 20, "shard_rows": 16}
     dataset = ray.data.from_items(rows, override_num_blocks=3)
-    told = ray_data.index(dataset, tmp_path / "index", made.model, workers=2, **options)
+    told = ray_data.index(dataset, tmp_path / "index", made.model, workers=1, **options)
     index = Index(tmp_path / "index")
     assert told["rows_indexed"] == 120 and index.verify() == []
     # The local engine makes the same bytes of the same pool.

@@ -1,5 +1,6 @@
 """Units and their locks: each goes to one worker, a dead one's is free, nobody waits for a slow one."""
 
+import gc
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from nait_fast.workers.claims import Claims
 from nait_fast.workers.local import default_workers
 from nait_fast.workers.stop_switch import StopSwitch
 from nait_fast.workers.watch import Watch
-from nait_fast.workers.worker import Worker, device_of, worker_of
+from nait_fast.workers.worker import Worker, _model_out_of_gc, device_of, worker_of
 from tests.workers import runs
 
 
@@ -119,6 +120,20 @@ def test_progress_keeps_a_unit(work: Work, monkeypatch) -> None:
     work.do(a, 4)
     thread.join(5)
     assert taken == [None]
+
+
+def test_what_is_there_is_out_of_garbage_collection_for_a_pass() -> None:
+    frozen = gc.get_freeze_count()  # by conftest.py: left as it is
+    with _model_out_of_gc():
+        assert gc.get_freeze_count() == frozen > 0
+    gc.unfreeze()
+    try:
+        with pytest.raises(ZeroDivisionError), _model_out_of_gc():
+            assert gc.get_freeze_count() > 0
+            _ = 1 / 0
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
 
 
 def test_a_file_that_cannot_be_touched_ends_nothing(work: Work, monkeypatch) -> None:
