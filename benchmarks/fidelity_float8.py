@@ -65,7 +65,6 @@ def with_outliers(model: str, folder: Path) -> str:
         body.config.__dict__.pop(attribute, None)
     body.hf_quantizer, body.is_quantized = None, False
     body.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
     return str(folder)
 
 
@@ -76,9 +75,10 @@ def captured(model: str, precision: str, files: Mapping[str, Path], max_length: 
         folder.mkdir(parents=True, exist_ok=True)
         dtype, _, outliers = precision.partition(", ")
         source = with_outliers(model, work / "with-outliers") if outliers else model
-        session = open_session(
-            ModelOptions(model=source, dtype=dtype, batch_tokens=BATCH), DataOptions(max_length=max_length)
-        )
+        options = ModelOptions(
+            model=source, tokenizer=model, dtype=dtype, batch_tokens=BATCH
+        )  # a GGUF file's is its own
+        session = open_session(options, DataOptions(max_length=max_length))
         for name, file in files.items():
             _, encoded = encode_all(session.encoder, Pool(str(file)))
             sink = Collect(len(encoded), session.layout, ["mean"])
