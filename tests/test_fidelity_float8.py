@@ -9,7 +9,10 @@ from nait_fast.models.load import load_model
 
 def test_outlier_channels_are_the_same_function(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(fidelity_float8, "CHANNELS", {3: 64, 7: 1024})
-    plain, loaded = load_model(tiny_model), load_model(fidelity_float8.with_outliers(tiny_model, tmp_path / "m"))
+    plain, loaded = (
+        load_model(tiny_model),
+        load_model(fidelity_float8.with_outliers(tiny_model, tmp_path / "m"), tokenizer=tiny_model),
+    )
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():
         expected, got = (each.body(input_ids=ids).last_hidden_state for each in (plain, loaded))
