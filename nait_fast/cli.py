@@ -2,14 +2,17 @@
 
 import argparse
 import dataclasses
+import difflib
 import io
 import json
 import math
 import os
+import re
 import sys
+import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -49,9 +52,35 @@ PATHS = {
     "inspect": "show what a pool, index, signature, selection or evaluation holds, or what a model gives",
     "verify": "check every byte of an index or selection",
 }
+# verb -> a command that can be pasted and changed, in lines of at most 80 columns
+EXAMPLES = {
+    "select": (
+        "nait-fast select --model MODEL --dataset pool.jsonl \\",
+        "    --target math=dev.jsonl --fraction 0.1 --output chosen",
+    ),
+    "index": ("nait-fast index --model MODEL --dataset pool.jsonl --output pool-index",),
+    "merge": ("nait-fast merge --index part-1 part-2 --output whole",),
+    "signature": (
+        "nait-fast signature --model MODEL --target math=dev.jsonl \\",
+        "    --codebook pool-index --output signatures",
+    ),
+    "rank": (
+        "nait-fast rank --index pool-index --signature signatures/math.safetensors \\",
+        "    --top-k 5000 --output chosen",
+    ),
+    "evaluate": (
+        "nait-fast evaluate --index pool-index \\",
+        "    --signature signatures/math.safetensors --output measured",
+    ),
+    "report": ("nait-fast report chosen",),
+    "bench": ("nait-fast bench --part kernels --seconds 10",),
+    "inspect": ("nait-fast inspect chosen",),
+    "verify": ("nait-fast verify pool-index",),
+    "demo": ("nait-fast demo --output demo-output",),
+}
 
 
-def _flag(parser: "_Parser", field: dataclasses.Field, hint: Any) -> None:
+def _flag(parser: "_Parser", group: Any, field: dataclasses.Field, hint: Any) -> argparse.Action:
     flag = flag_of(field.name)
     kind = (
         next((a for a in typing.get_args(hint) if a is not type(None)), hint)
@@ -80,11 +109,22 @@ def _flag(parser: "_Parser", field: dataclasses.Field, hint: Any) -> None:
     if field.default not in (None, "", (), False) and not field.metadata.get("required"):
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
         arguments["help"] += f" (default {default})"
-    action = parser.add_argument(flag, **arguments)
+    action = group.add_argument(flag, **arguments)
     if "registry" in field.metadata:
         parser.registries[action] = field.metadata["registry"]
     if field.metadata.get("positional"):  # the same without its flag; SUPPRESS: where it is absent, the flag's stays
         parser.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, metavar="DIR", help=f"the same as {flag}")
+    return action
+
+
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)$")
+
+
+def _meant(given: str, known: Sequence[str]) -> str:
+    """Which of ``known`` may have been meant by ``given``, as the end of a message; "" where none is like it."""
+    named = {name.lstrip("-"): name for name in known}  # what all begin with makes none alike
+    like = difflib.get_close_matches(given.lstrip("-"), named, n=1, cutoff=0.7)
+    return f"; did you mean {named[like[0]]}?" if like else ""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,13 +147,64 @@ class _Parser(argparse.ArgumentParser):
         """As argparse's, but the verb's own parser answers for what it does not know: its --help lists the options."""
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.verbs.get(arguments.verb, self).error(f"unrecognized arguments: {' '.join(unknown)}")
+            verb = self.verbs.get(arguments.verb, self)
+            flags = [
+                flag for action in verb._actions for flag in action.option_strings if action.help != argparse.SUPPRESS
+            ]
+            meant = _meant(unknown[0].partition("=")[0], flags)
+            verb.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return arguments
 
     def error(self, message: str) -> typing.NoReturn:
         line = " ".join(message.split())
+        if wrong := _CHOICE.search(line):
+            line += _meant(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
         line = line if len(line) <= 300 else f"{line[:300]}…"
         self.exit(2, f"nait-fast: error: {printable(line)} ({self.prog} --help lists the options)\n")
+
+
+def _example(verb: str) -> dict[str, Any]:
+    """What an example at the end of a verb's help takes."""
+    lines = "\n".join(f"  {line}" for line in EXAMPLES[verb])
+    return {"epilog": f"example:\n{lines}", "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def _add_options(parser: _Parser, options: type[Options]) -> None:
+    """The flags of ``options`` in groups, those that are required first, and a usage that names only these."""
+    hints, groups = typing.get_type_hints(options), dict[str, list[dataclasses.Field]]()
+    titles = ["required"]
+    for field in dataclasses.fields(options):
+        owner = next(kind for kind in reversed(options.__mro__) if field.name in vars(kind).get("__annotations__", {}))
+        title = Options.group if owner is options else getattr(owner, "group", Options.group)
+        title = "required" if field.metadata.get("required") else title
+        groups.setdefault(title, []).append(field)
+        titles += [title] if title not in (*titles, Options.group) else []
+    usage = []
+    for title in [*titles, Options.group]:
+        if title not in groups:
+            continue
+        group = parser.add_argument_group(title)
+        for field in groups[title]:
+            action = _flag(parser, group, field, hints[field.name])
+            if title == "required":
+                usage.append(f"{action.option_strings[0]}\0{action.metavar or field.name.upper()}")
+    # argparse breaks no usage that it is given; a flag and its value stay together.
+    before = f"usage: {parser.prog} "
+    lines = textwrap.wrap(" ".join([*usage, "[options]"]), 80 - len(before), break_on_hyphens=False)
+    parser.usage = f"{parser.prog} " + ("\n" + " " * len(before)).join(lines).replace("\0", " ")
+    parser._action_groups.sort(key=lambda group: group.title == "options")  # what all verbs have comes last
+
+
+def _respelled(argv: Sequence[str]) -> list[str]:
+    """The command line as the parser takes it: help for none and for ``help [VERB]``, - for _ in the names of flags."""
+    if not argv or argv[0] == "help":
+        return [*argv[1:2], "--help"]
+    end = argv.index("--") if "--" in argv else len(argv)
+    names = (word.partition("=") for word in argv[:end])
+    return [
+        name.replace("_", "-") + equals + value if name.startswith("--") else name + equals + value
+        for name, equals, value in names
+    ] + list(argv[end:])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -128,19 +219,16 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, (options, _, text) in VERBS.items():
-        sub = verbs.add_parser(verb, help=text, description=text, parents=[common])
+        sub = verbs.add_parser(verb, help=text, description=text, parents=[common], **_example(verb))
         sub.add_argument(
             "--config", metavar="FILE", help="YAML with these options (as in config.yaml of an output); flags win"
         )
-        hints = typing.get_type_hints(options)
-        fields = dataclasses.fields(options)
-        for field in sorted(fields, key=lambda f: not f.metadata.get("required", False)):
-            _flag(sub, field, hints[field.name])
+        _add_options(sub, options)
     for verb, text in PATHS.items():
-        sub = verbs.add_parser(verb, help=text, description=text, parents=[common])
+        sub = verbs.add_parser(verb, help=text, description=text, parents=[common], **_example(verb))
         sub.add_argument("path")
     text = "offline demonstration on a real model and a labelled pool"
-    demo = verbs.add_parser("demo", help=text, description=text, parents=[common])
+    demo = verbs.add_parser("demo", help=text, description=text, parents=[common], **_example("demo"))
     demo.add_argument("--model", help="another model than SmolLM2-135M-Instruct (folder, .gguf or Hub id)")
     demo.add_argument("--output", default="demo-output", help="folder for the results (default demo-output)")
     parser.verbs = verbs.choices
@@ -293,7 +381,7 @@ def main(argv: list[str] | None = None) -> int:
     strict_mkl()
     try:
         try:
-            arguments = build_parser().parse_args(argv)
+            arguments = build_parser().parse_args(_respelled(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()  # what --help printed
     except OSError:

@@ -33,6 +33,8 @@ BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend", "cli")
 class RunOptions(Options):
     """How a model is loaded and run, whichever it is."""
 
+    group: ClassVar[str] = "model"
+
     tokenizer: str | None = option(None, "tokenizer, if not the model's own")
     dtype: str = option(
         "auto",
@@ -147,6 +149,8 @@ class ModelOptions(RunOptions):
 class RowOptions(Options):
     """What the rows of pools and targets are taken for."""
 
+    group: ClassVar[str] = "rows"
+
     role: tuple[str, ...] = option(
         (), "what a role in the rows stands for: NAME=system, user, assistant or tool", metavar="NAME=ROLE"
     )
@@ -173,6 +177,7 @@ class DataOptions(RowOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions(Options):
+    group: ClassVar[str] = "what is read of a row"
     reading: str | None = option(
         None, "drift or mean (default: drift for nait and its codecs, mean otherwise)", choices=("drift", "mean")
     )
@@ -189,6 +194,7 @@ class ReadingOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PassOptions(Options):
+    group: ClassVar[str] = "pass over the pool"
     calibration_size: int = option(
         512,
         "pool samples that set the thresholds, the pool's bit frequencies and, but for codec neuron, which neurons of "
@@ -218,6 +224,7 @@ CODEC = Registry("codec", CODECS, codec_of)
 
 @dataclass(frozen=True, kw_only=True)
 class SignatureOptions(Options):
+    group: ClassVar[str] = "method"
     method: str = option(METHODS[0], "ranking method", registry=METHOD)
     weights: str | None = option(None, "an old spelling", setting=("method", "weights"))
     planes: int | None = option(None, "an old spelling", setting=("method", "planes"))
@@ -238,6 +245,7 @@ class SignatureOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions(Options):
+    group: ClassVar[str] = "what is selected"
     fraction: float | None = option(None, "select this share of the pool's samples (default 0.1)")
     top_k: int | None = option(None, "select this many samples", minimum=1)
     token_budget: int | None = option(None, "select samples up to this many tokens in all", minimum=1)
@@ -263,6 +271,8 @@ class BudgetOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class ConstraintOptions(Options):
     """What else decides than the score; ``rules.constraints`` has a module for each."""
+
+    group: ClassVar[str] = "constraints"
 
     decontaminate: tuple[str, ...] = option(
         (), "evaluation sets: without rows that share a run of words with one of their samples", metavar="FILE"

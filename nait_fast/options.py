@@ -36,6 +36,7 @@ class Options:
     """Base of all options: builds from a mapping, refuses unknown keys and options that would be ignored."""
 
     keeps_config: ClassVar[bool] = True  # `output` is a folder that shall hold the config.yaml of the run
+    group: ClassVar[str] = "more"  # what a verb's help lists the options of this class under
     _named: ClassVar[frozenset[str]] = frozenset()  # an instance's own: what its mapping named
 
     def __post_init__(self) -> None:
@@ -58,7 +59,8 @@ class Options:
             )
         missing = [n for n, f in known.items() if f.metadata.get("required") and _is_absent(values.get(n))]
         if missing:
-            raise BadInput(f"{flag_of(missing[0])} is missing", where=where)
+            verb = "is" if len(missing) == 1 else "are"
+            raise BadInput(f"{', '.join(map(flag_of, missing))} {verb} missing", where=where)
         hints = typing.get_type_hints(cls)
         clean = {}
         for name, value in values.items():

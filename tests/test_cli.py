@@ -1,6 +1,7 @@
 """The verbs from the command line: what they write, print and replay."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from nait_fast.cli import EXAMPLES, _respelled, build_parser, main
 from tests.commands import ROOT, run, shell, summary
 from tests.conftest import make_rows, write_jsonl
 
@@ -26,6 +28,71 @@ def read_scores(folder: Path):
     from pyarrow import parquet
 
     return parquet.read_table(folder / "scores.parquet")
+
+
+def test_examples_are_commands_of_their_verbs() -> None:
+    parser = build_parser()
+    assert EXAMPLES.keys() == parser.verbs.keys()
+    for verb, lines in EXAMPLES.items():
+        words = shlex.split(" ".join(line.removesuffix("\\") for line in lines))
+        assert words[:2] == ["nait-fast", verb] and parser.parse_args(words[1:]).verb == verb
+        assert all(len(line) <= 78 for line in lines)
+        assert "\n".join(f"  {line}" for line in lines) in parser.verbs[verb].format_help()
+
+
+@pytest.mark.parametrize(
+    ("given", "begins"),
+    [("", "usage: nait-fast "), ("help", "usage: nait-fast "), ("help rank", "usage: nait-fast rank ")],
+)
+def test_help_without_its_flag(given: str, begins: str, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(given.split())
+    assert end.value.code == 0 and capsys.readouterr().out.startswith(begins)
+
+
+def test_help_lists_what_is_required_first_and_what_all_verbs_have_last(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["select", "--help"])
+    shown = capsys.readouterr().out
+    titles = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles[0] == "required:" and titles[-2:] == ["options:", "example:"] and "constraints:" in titles
+    required = shown[shown.index("\nrequired:") : shown.index("\nmodel:")]
+    assert all(flag in required for flag in ("--model", "--dataset", "--target", "--output"))
+    usage = shown[: shown.index("\n\n")].splitlines()
+    assert usage[-1].endswith("--output OUTPUT [options]") and all(len(line) <= 80 for line in usage)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("selekt", "did you mean select?"),
+        ("help rnak", "did you mean rank?"),
+        ("select --model m --fracton 0.1", "unrecognized arguments: --fracton 0.1; did you mean --fraction?"),
+        ("rank --index i --pick topp", "did you mean top?"),
+    ],
+)
+def test_what_may_have_been_meant(given: str, meant: str, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(given.split())
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and meant in error and error.count("\n") == 1
+
+
+def test_all_that_is_missing_is_told_at_once(capsys) -> None:
+    assert main(["select", "--model", "m"]) == 2
+    assert "nait-fast select: --dataset, --target, --output are missing" in capsys.readouterr().err
+
+
+def test_flags_may_be_written_with_underscores() -> None:
+    given = ["select", "--max_length", "7", "--top_k=5", "--target", "a_b=c_d.jsonl", "--output=x_y"]
+    arguments = build_parser().parse_args(_respelled(given))
+    assert (arguments.max_length, arguments.top_k, arguments.target, arguments.output) == (
+        7,
+        5,
+        ["a_b=c_d.jsonl"],
+        "x_y",
+    )
 
 
 def test_help_is_quick() -> None:

@@ -158,7 +158,7 @@ CASES = [
     (SELECT + " --top-k many", "argument --top-k: invalid int value: 'many'"),
     (SELECT + " --colour red", "unrecognized arguments: --colour red (nait-fast select --help lists the options)"),
     ("frobnicate", "invalid choice: 'frobnicate'"),
-    ("", "VERB"),
+    ("help frobnicate", "invalid choice: 'frobnicate'"),
     # signatures and indexes
     (SIGNATURE.replace("--codebook {WHOLE}", ""), "--codebook is missing: method contrast needs the index"),
     (SIGNATURE.replace("{WHOLE}", "{ALPACA}"), "--codebook {ALPACA}: made with another template"),
