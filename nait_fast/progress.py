@@ -15,9 +15,14 @@ def say(text: str, quiet: bool = False) -> None:
 
 class Progress:
     """Counts samples and tokens of one stage, for several threads. ``close`` returns nothing; ``tokens`` and
-    ``seconds`` stay readable."""
+    ``seconds`` stay readable.
 
-    def __init__(self, total: int, label: str, quiet: bool = False):
+    ``total`` samples, of about ``expected`` tokens in all where that is known: then the time left is that of the tokens
+    left, as of samples the longest come first.
+    """
+
+    def __init__(self, total: int, label: str, quiet: bool = False, expected: float = 0.0):
+        self.total, self._expected, self._mean = total, expected, expected / max(1, total)
         self.tokens, self.samples, self.skipped, self._start = 0, 0, 0, time.perf_counter()
         self._seconds: float | None = None
         self.padding: float | None = None  # share of what went through the model, to be shown
@@ -25,7 +30,10 @@ class Progress:
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=label, unit=" samples", file=sys.stderr, dynamic_ncols=True)
+            count, unit = (round(expected), " tokens") if expected else (total, " samples")
+            self._bar = tqdm(
+                total=count, desc=label, unit=unit, unit_scale=bool(expected), file=sys.stderr, dynamic_ncols=True
+            )
 
     def add(self, samples: int, tokens: int, skipped: int = 0) -> None:
         with self._lock:
@@ -33,12 +41,17 @@ class Progress:
             self.tokens += tokens
             self.skipped += skipped
             if self._bar is not None:
+                if self._mean:  # what was expected gives way to what has come
+                    left = self._mean * max(0, self.total - self.samples)
+                    self._expected -= self._mean * skipped
+                    self._bar.total = round(max(self._expected, self.tokens + left / 2) if left else self.tokens)
                 self._bar.set_postfix_str(self._counts(), refresh=False)
-                self._bar.update(samples)
+                self._bar.update(tokens if self._mean else samples)
 
     def _counts(self) -> str:
-        parts = [f"{self.tokens / self.seconds:,.0f} tokens/s"]
-        if self.padding is not None:
+        samples = f"{self.samples:,}/{self.total:,} samples"
+        parts = [samples if self._mean else f"{self.tokens / self.seconds:,.0f} tokens/s"]
+        if self.padding:
             parts.append(f"{self.padding:.1%} padding")
         if self.skipped:
             parts.append(f"{self.skipped:,} skipped")

@@ -175,7 +175,9 @@ class IndexBuild:
             f"template {session.encoder.template.kind}",
             session.quiet,
         )
-        self.prefixes = shared_prefixes(spread_samples(pool, self.format, session.encoder)) if self.folder.todo else []
+        spread = spread_samples(pool, self.format, session.encoder) if self.folder.todo else []
+        self.prefixes = shared_prefixes(spread)
+        self.mean_tokens = sum(len(e.ids) for e in spread) / max(1, len(spread))  # of a row, about
         self._collected: Collect | None = None
         self._sample: list[Encoded] = []
         self.tokens, self.run_tokens, self.seconds = 0, 0, 0.0
@@ -249,7 +251,7 @@ class IndexBuild:
     def _run_sample(
         self, label: str, session: Session, sink: Sink, readings: Sequence[str], on_batch: OnBatch | None
     ) -> None:
-        progress = Progress(len(self._sample), label, session.quiet)
+        progress = Progress(len(self._sample), label, session.quiet, sum(len(e.ids) for e in self._sample))
 
         def on_calibrated(samples: int, tokens: int) -> None:
             progress.add(samples, tokens)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -30,6 +31,7 @@ from nait_fast.models.experts import refuse_statistics
 from nait_fast.models.known import KnownModel
 from nait_fast.models.load import LoadedModel, apart, load_model, prepare
 from nait_fast.notices import hushed, warn
+from nait_fast.progress import say
 from nait_fast.storage.files import sha256
 
 NEURONS = Experts("neurons")
@@ -237,6 +239,8 @@ def open_session(
         with hushed():  # said once the model is there
             check(Terms(known, encoder, first_token, experts=experts))
 
+    here = Path(model.model).expanduser().exists()
+    say(f"loading {model.model}{'' if here else ', which is not here, from the Hugging Face Hub'}", quiet)
     loaded = load_model(
         model.model,
         tokenizer=model.tokenizer,

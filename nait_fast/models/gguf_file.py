@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -33,17 +33,21 @@ def parsed_once(wanted: bool) -> Iterator[None]:
         yield
         return
     import gguf
+    import transformers.modeling_gguf_pytorch_utils as loading
 
     with _turn():
         before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+        bar = loading.tqdm
         token = _inside.set(True)
         try:
             # transformers imports both at each use
             ours = {"GGUFReader": cache(_reader_of(gguf)), "get_tensor_name_map": cache(gguf.get_tensor_name_map)}
             vars(gguf).update({name: _for_us(ours[name], before[name]) for name in ours})
+            loading.tqdm = _for_us(partial(bar, disable=True), bar)  # which no setting of transformers hides
             yield
         finally:
             vars(gguf).update(before)
+            loading.tqdm = bar
             _inside.reset(token)
 
 

@@ -132,6 +132,6 @@ def material_of(signature: Signature, readings: dict[str, Any]) -> np.ndarray:
 
 
 def _run(session: Session, encoded: list[Encoded], sink: Any, readings: Sequence[str], label: str) -> None:
-    progress = Progress(len(encoded), label, session.quiet)
+    progress = Progress(len(encoded), label, session.quiet, sum(len(e.ids) for e in encoded))
     session.run(encoded, sink, readings, shared_prefixes(encoded), progress.add)
     progress.close()

@@ -88,7 +88,7 @@ def read_target(session: Session, name: str, target: Pool | Sequence[Any], names
     session.warn_of_positions(target.path if isinstance(target, Pool) else "the samples", encoded)
     collected = Collect(len(encoded), session.layout, names)
     states_of = session.model.whole_fingerprint if "rds" in names else None  # of all layers, whichever are captured
-    progress = Progress(len(encoded), f"target {name}", session.quiet)
+    progress = Progress(len(encoded), f"target {name}", session.quiet, sum(len(e.ids) for e in encoded))
     session.run(encoded, collected, names, shared_prefixes(encoded), progress.add)
     progress.close()
     if not collected.finite.all():

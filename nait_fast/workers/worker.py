@@ -143,8 +143,10 @@ class _Run:
             return manifest
         plan = build.pool.plan()
         self.events.add("begin", rows=plan.rows, units=len(folder.todo), device=str(build.session.model.device))
-        self.progress = Progress(plan.rows, "index", build.session.quiet)
-        self.progress.add(sum(build.unit(n).rows for n in folder.todo if folder.is_settled(n)), 0)
+        rows = sum(build.unit(n).rows for n in folder.todo if not folder.is_settled(n))
+        # What calibration has run is not run again.
+        expected = max(0.0, build.mean_tokens * rows - build.tokens)
+        self.progress = Progress(rows, "index", build.session.quiet, expected)
         try:
             while True:
                 self.check_stop()
