@@ -69,8 +69,15 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("shard", [0, 2, 14])
+# Every place of a plain one; what else an index holds is written with its shard, wherever that is.
+STOPS = [
+    *(("plain", shard, when) for shard in (0, 2, 14) for when in ("before", "after")),
+    *((kind, 2, when) for kind in ("exact", "nag") for when in ("before", "after")),
+    *(("alpaca", shard, "before") for shard in (0, 14)),
+]
+
+
+@pytest.mark.parametrize(("undisturbed", "shard", "when"), STOPS, indirect=["undisturbed"], scope="module")
 def test_an_exception_in_the_middle(tmp_path, monkeypatch, undisturbed, shard: int, when: str) -> None:
     given, expected = undisturbed
     write, written = IndexWriter.write_shard, []

@@ -11,8 +11,8 @@ from nait_fast.models.load import prepare
 from tests.models.tiny import build, config_of, run, sequences, worst_error
 from tests.ops.device import DEVICE
 
-# Of the decoder layers' modules: two norms and an attention, and the last norm of the body.
-FUSED = {"llama": 3 * 3 + 1, "gemma3_text": 3 * 7 + 1, "qwen3": 3 * 5 + 1, "olmo2": 3 * 5 + 1}
+# Of the decoder layer's modules: two norms and an attention, and the last norm of the body.
+FUSED = {"llama": 3 + 1, "gemma3_text": 7 + 1, "qwen3": 5 + 1, "olmo2": 5 + 1}
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def on_triton(monkeypatch):
     monkeypatch.setenv("NAIT_FAST_BACKEND", "triton")
 
 
-WIDE = {"hidden_size": 128, "head_dim": 128}  # narrower sums are added up in another way on a GPU
+# Narrower sums are added up in another way on a GPU; one layer, as the interpreter takes its time.
+WIDE = {"hidden_size": 128, "head_dim": 128, "num_hidden_layers": 1}
 
 
 def half(model_type: str, **extra):
@@ -47,7 +48,7 @@ def test_a_fused_forward_is_the_models_own(model_type, on_triton):
     ids = sequences((1, 9, 33))
     fused, plain = run(loaded, ids), run(dataclasses.replace(loaded, fused={}), ids)
     for reading, values in plain.readings.items():
-        shape = (len(ids), 3, -1)
+        shape = (len(ids), 1, -1)
         assert worst_error(fused.readings[reading].reshape(shape), values.reshape(shape)) < 0.02
         assert DEVICE == "cpu" or torch.equal(fused.readings[reading], values)
     assert not any("forward" in vars(module) for module in loaded.body.modules())
@@ -123,7 +124,7 @@ def test_a_norm_called_another_way_is_the_models_own(on_triton):
 
 
 def test_a_forward_hung_in_since_stays(on_triton):
-    model = half("llama").model
+    model = half("llama", num_hidden_layers=2).model
     forwards = fused_forwards(model)
     model.norm.forward = hung = lambda x: x
     with replaced(forwards):
