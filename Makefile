@@ -51,8 +51,8 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy nait_fast kernels
 
 docs: $(VENV)/.dev
-	@echo "== mkdocs build --strict"
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -d site
+	@echo "== zensical build --strict"
+	@if [ -x $(BIN)/zensical ]; then $(BIN)/zensical build --clean --strict; else echo "no pages: zensical needs Python 3.11"; fi
 
 bench: $(VENV)/.dev
 	@echo "== bench"
@@ -71,7 +71,7 @@ test-hosts: $(VENV)/.dev $(HOSTS)/.hosts
 	@HF_HUB_OFFLINE=1 $(HOSTS)/bin/python -m pytest -q tests/integrations $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) $(HOSTS) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks demo-output
+	rm -rf $(VENV) $(HOSTS) build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks demo-output
 	find nait_fast kernels benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: each names a step that is done, and is redone when what it was made from has changed.

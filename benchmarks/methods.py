@@ -16,7 +16,7 @@ from benchmarks import depth, fidelity_float8, selections, signs
 from benchmarks.ablation_stats import report
 from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
-from benchmarks.readme import rewrite
+from benchmarks.figures_page import rewrite
 from benchmarks.record import RESULTS, newest, rows_in, sourced, table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"

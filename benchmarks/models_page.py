@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.readme import rewrite
+from benchmarks.figures_page import rewrite
 from benchmarks.record import RESULTS, newest, rows_in, source_of, sourced
 from nait_fast.evaluation.writing import table
 

@@ -1,4 +1,4 @@
-"""What the documents say holds: the snippet that reads an index, and README's figures."""
+"""What the documents say holds: the snippet that reads an index, the figures; and each page is found."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import nait_fast
-from benchmarks import methods, models_page, readme
-from benchmarks.readme import MISSING, completed, gpu_table
+from benchmarks import figures_page, methods, models_page
+from benchmarks.figures_page import MISSING, completed, gpu_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,9 +26,22 @@ def test_an_index_is_read_without_this_package(tiny_model, pool_file, tmp_path, 
     assert np.array_equal(names["bits"].astype(bool), expected[:, index.layout.neurons(2)])
 
 
-def test_readme_shows_what_the_results_say(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["readme", "--check"])
-    assert readme.main() == 0
+def test_readme_and_the_benchmarks_page_show_what_the_results_say(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["figures_page", "--check"])
+    assert figures_page.main() == 0
+
+
+def test_readme_is_a_page_and_its_links_are_there():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]*)\)", text) if "://" not in link]
+    assert len(links) > 10 and all((ROOT / link).is_file() for link in links)
+
+
+def test_the_pages_are_in_the_navigation():
+    """``zensical build --strict``, which checks the links, says nothing of a page that no menu names."""
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert set(re.findall(r"[a-z_]+\.md", (ROOT / "mkdocs.yml").read_text())) == pages
 
 
 def test_the_methods_page_shows_what_the_results_say(monkeypatch):

@@ -1,9 +1,11 @@
-"""Writes README's measured section from the newest rows under ``benchmarks/results/``; ``--check`` only compares.
+"""Writes the measured sections of docs/benchmarks.md, and README's lines of figures, from the newest rows under
+``benchmarks/results/``; ``--check`` only compares.
 
-python -m benchmarks.readme [--check]
+python -m benchmarks.figures_page [--check]
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ from benchmarks.compare import HALF, OURS
 from benchmarks.record import RESULTS, newest, rows_in, sourced, table
 from nait_fast.bench.peaks import peak_of
 from nait_fast.bench.results import state_of
+from nait_fast.env import processor_of
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = README.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
 Row = dict[str, Any]
-SHAPE = "llama-2-7b"  # the shape that README's targets speak of
+SHAPE = "llama-2-7b"  # the shape that the GPU's targets speak of
 MISSING = "not measured yet"
+LINK = "docs/benchmarks.md"
 
 
 # (what, target, part, name of the row, its key, how it is shown)
@@ -126,7 +131,7 @@ def _demo(rows: list[Row]) -> str:
         }
         for row in rows
     ]
-    return sourced(f"**The demo**, by stage:\n\n{table(shown, list(shown[0]))}\n", rows)
+    return sourced(f"`nait-fast demo` by stage:\n\n{table(shown, list(shown[0]))}\n", rows)
 
 
 def _index(rows: list[Row]) -> str:
@@ -187,7 +192,7 @@ def _retrieval(rows: list[Row]) -> str:
     chance = {t: f"{next(r['relevant'] for r in rows if r['target'] == t) / rows[0]['rows']:.3f}" for t in targets}
     shown.append({"method": "by chance", **chance})
     return sourced(
-        f"**Retrieval**: R-precision of a target's own source among {rows[0]['rows']:,} samples of five sources, "
+        f"R-precision of a target's own source among {rows[0]['rows']:,} samples of five sources, "
         f"{rows[0]['model']}, max_length {rows[0]['max_length']}; in brackets the score's Spearman correlation with "
         f"length.\n\n{table(shown, ['method', *targets])}\n",
         rows,
@@ -204,7 +209,7 @@ def _exactness(rows: list[Row]) -> str:
         for name in ("drift", "mean")
     )
     return sourced(
-        f"**Exactness** against one sample at a time through plain forward hooks, {row['rows']} real samples, "
+        f"Against one sample at a time through plain forward hooks, {row['rows']} real samples, "
         f"{row['model']}, fp32: largest relative error of a layer's readings {errors} "
         f"({100 * row['share_above_1e-5_drift']:.2f}% of the drifts above 1e-5); largest error "
         f"of an exact NAIT score relative to itself, against the independent run in fp64: {scores}; "
@@ -322,31 +327,65 @@ def gpu_table(rows: list[Row]) -> str:
 
 
 def _gpu(rows: list[Row]) -> str:
-    return sourced(f"**GPU** (random weights, a real pool's lengths):\n\n{gpu_table(rows)}\n", rows[-1:])
+    return sourced(f"Random weights, a real pool's lengths.\n\n{gpu_table(rows)}\n", rows[-1:])
 
 
 def section() -> str:
-    """The measured section: for each machine, whatever has been measured there."""
-    parts = []
-    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
-        compare = folder / "compare.jsonl"
-        for rows, show in (
-            (rows_in(folder / "gpu_suite.jsonl"), _gpu),
-            *((newest(compare, part="index", template=template), _index) for template in (None, "chat", "alpaca")),
-            (newest(compare, part="demo"), _demo),
-            (newest(compare, part="scan"), _scan),
-            (newest(folder / "retrieval.jsonl"), _retrieval),
-            (newest(folder / "exactness.jsonl"), _exactness),
-            (newest(folder / "scale_loader.jsonl"), _loading),
-            (newest(folder / "scale_command.jsonl"), _command),
-            (newest(folder / "scale_index.jsonl"), _index_time),
-            (newest(folder / "scale_rank.jsonl"), _ranking),
-        ):
-            if rows:
-                parts.append(show(rows))
-    if not any(RESULTS.glob("*/gpu_suite.jsonl")):
-        parts.append(f"**GPU** (`make gpu`; no GPU has run it yet):\n\n{gpu_table([])}\n")
-    return "\n".join(parts)
+    """The measured sections, a heading each: of each machine whatever has been measured there."""
+    places = sorted(path for path in RESULTS.iterdir() if path.is_dir())
+
+    def part(file: str, show: Callable[[list[Row]], str], **wanted: Any) -> list[str]:
+        return [show(rows) for place in places if (rows := newest(place / file, **wanted))]
+
+    def compared(name: str, show: Callable[[list[Row]], str], **wanted: Any) -> list[str]:
+        return part("compare.jsonl", show, part=name, **wanted)
+
+    gpus = [_gpu(rows) for place in places if (rows := rows_in(place / "gpu_suite.jsonl"))]
+    by_topic = {
+        "Indexing on a CPU": [
+            *(text for template in (None, "chat", "alpaca") for text in compared("index", _index, template=template)),
+            *part("scale_index.jsonl", _index_time),
+        ],
+        "GPU": gpus or [f"`make gpu`; no GPU has run it yet:\n\n{gpu_table([])}\n"],
+        "Ranking": [*compared("scan", _scan), *part("scale_rank.jsonl", _ranking)],
+        "Retrieval": part("retrieval.jsonl", _retrieval),
+        "Exactness": part("exactness.jsonl", _exactness),
+        "Loading": [*part("scale_loader.jsonl", _loading), *part("scale_command.jsonl", _command)],
+        "The demo": compared("demo", _demo),
+    }
+    return "\n".join("\n".join([f"## {topic}\n", *texts]) for topic, texts in by_topic.items() if texts)
+
+
+def _row(file: str, **wanted: Any) -> Row:
+    """The row of ``file``, a path below the results, whose fields equal ``wanted``: the last of them."""
+    return [row for row in rows_in(RESULTS / file) if all(row.get(key) == value for key, value in wanted.items())][-1]
+
+
+def _from(row: Row) -> str:
+    """Where a line's figures are from, in short; the page that it links to has versions and command."""
+    env = row["environment"]
+    place = env["gpus"][0] if env["gpus"] else processor_of(env)
+    return f"{place}, torch {env['torch'].partition('+')[0]}, commit {env['commit'][:7]}"
+
+
+def highlights() -> str:
+    """README's three lines: the index pass on a GPU and on a CPU, and a ranking, each with its machine and a link."""
+    gpu = completed(newest_rows(rows_in(RESULTS / "nvidia-h100-80gb-hbm3/gpu_suite.jsonl"))["endtoend", "index pass"])
+    cpu = "cpu-intel-xeon-emerald-rapids-2c/compare.jsonl"
+    index = {row["tool"]: row for row in newest(RESULTS / cpu, part="index", template="chat")}
+    hooks = index["hooks, sorted batches, body only"]
+    rank = _row("cpu-amd-epyc-2c/scale_rank.jsonl", part="rank", scores="all", state="hot")
+    gigabytes = rank["rows"] * rank["row_bytes"] / 1e9
+    return (
+        f"- **Index, GPU**: {gpu['run_tokens_per_s']:,.0f} tokens/s through a LLaMA-2-7B in bf16, "
+        f"{gpu['of_matmul']:.0%} of the rate measured for matrix products alone ([{_from(gpu)}]({LINK}#gpu)).\n"
+        f"- **Index, CPU**: {index[HALF]['tokens_per_s']:,.0f} tokens/s through SmolLM2-135M in bf16, "
+        f"{index[OURS]['tokens_per_s']:,.0f} in fp32, {hooks['nait_fast_is']:.2f}× what forward hooks on sorted "
+        f"batches reach in fp32 ([{_from(index[OURS])}]({LINK}#indexing-on-a-cpu)).\n"
+        f"- **Rank**: {rank['rows'] / 1e6:.0f} million samples ({gigabytes:.1f} GB of codes) against "
+        f"{rank['signatures']} targets in {rank['process_s']:.1f} s, all scores written "
+        f"([{_from(rank)}]({LINK}#ranking)).\n"
+    )
 
 
 def rewrite(page: Path, measured: str, check: bool) -> int:
@@ -363,7 +402,8 @@ def rewrite(page: Path, measured: str, check: bool) -> int:
 
 
 def main() -> int:
-    return rewrite(README, section(), "--check" in sys.argv)
+    check = "--check" in sys.argv
+    return max(rewrite(PAGE, section(), check), rewrite(README, highlights(), check))
 
 
 if __name__ == "__main__":
