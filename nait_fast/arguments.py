@@ -2,7 +2,7 @@
 callers may write it. Nothing imports this at run time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Literal, TypeAlias
 
@@ -11,6 +11,7 @@ from typing_extensions import Required, TypedDict
 Path: TypeAlias = str | PathLike[str]
 Paths: TypeAlias = Path | Sequence[Path]
 Names: TypeAlias = str | Sequence[str]
+Pairs: TypeAlias = Names | Mapping[str, str]  # KEY=VALUE
 
 
 class RunArguments(TypedDict, total=False):
@@ -32,11 +33,18 @@ class ModelArguments(RunArguments, total=False):
     experts: Literal["neurons", "router"]
 
 
-class RowArguments(TypedDict, total=False):
-    """Of ``config.RowOptions``."""
+class TurnArguments(TypedDict, total=False):
+    """Of ``config.RowOptions``, but for columns."""
 
+    roles: Pairs
     role: Names
     ignore: Names
+
+
+class RowArguments(TurnArguments, total=False):
+    """Of ``config.RowOptions``."""
+
+    columns: Pairs
 
 
 class DataArguments(RowArguments, total=False):
@@ -226,8 +234,8 @@ class ReportArguments(OutputArguments, total=False):
     dataset: Paths
 
 
-class ScorerArguments(RowArguments, total=False):
-    """Of ``scorer.Scorer``."""
+class ScoringArguments(TurnArguments, total=False):
+    """Of ``scorer.Scorer``, but for columns."""
 
     tokenizer: Path | None
     template: Literal["auto", "chat", "alpaca", "none"]
@@ -240,10 +248,16 @@ class ScorerArguments(RowArguments, total=False):
     batch_tokens: int | None
 
 
-class BatchScorerArguments(ScorerArguments, total=False):
+class ScorerArguments(ScoringArguments, total=False):
+    """Of ``scorer.Scorer``."""
+
+    columns: Pairs
+
+
+class BatchScorerArguments(ScoringArguments, total=False):
     """Of ``integrations.batch.BatchScorer``."""
 
-    columns: Names | None
+    columns: Pairs | None
     bad_rows: Literal["raise", "null"]
 
 

@@ -102,8 +102,8 @@ def _flag(parser: "_Parser", group: Any, field: dataclasses.Field, hint: Any) ->
             arguments["choices"], arguments["metavar"] = field.metadata["choices"], None
         if "registry" in field.metadata:
             arguments["metavar"] = "NAME[:KEY=VALUE,…]"
-        if {"setting", "renamed"} & field.metadata.keys():
-            arguments["help"] = argparse.SUPPRESS
+    if {"setting", "renamed"} & field.metadata.keys():
+        arguments["help"] = argparse.SUPPRESS
     if "bare" in field.metadata:
         arguments |= {"nargs": "?", "const": field.metadata["bare"]}
     if field.default not in (None, "", (), False) and not field.metadata.get("required"):

@@ -151,9 +151,20 @@ class RowOptions(Options):
 
     group: ClassVar[str] = "rows"
 
-    role: tuple[str, ...] = option(
-        (), "what a role in the rows stands for: NAME=system, user, assistant or tool", metavar="NAME=ROLE"
+    columns: tuple[str, ...] = option(
+        (),
+        "what the rows call what a format reads: prompt=q,response=a; also messages, instruction, input, output, text, "
+        "system, history, tools, id and the other keys of formats",
+        metavar="NAME=COLUMN",
+        pairs=True,
     )
+    roles: tuple[str, ...] = option(
+        (),
+        "what roles in the rows stand for: Human=user,environment=tool; also system and assistant",
+        metavar="NAME=ROLE",
+        pairs=True,
+    )
+    role: tuple[str, ...] = option((), "an old spelling", renamed="roles")
     ignore: tuple[str, ...] = option(
         (),
         "keys of rows, or fields of turns, not to be told of though they are not read; label: rows whose label is "
@@ -487,7 +498,8 @@ class EvaluateOptions(RowOptions, RunOptions, OutputOptions):
             unused |= dict.fromkeys(of_model, "is for what --model runs")
         if not self.target:
             unused |= dict.fromkeys(("sizes", "repeats"), "stability is measured with --target and --model")
-            unused |= dict.fromkeys(("role", "ignore"), "is for the samples of --target, and there are none")
+            of_rows = ("columns", "roles", "ignore")
+            unused |= dict.fromkeys(of_rows, "is for the samples of --target, and there are none")
         return super().idle() | unused
 
 

@@ -27,7 +27,8 @@ T = TypeVar("T", bound="Options")
 def option(default: Any, help: str, **extra: Any) -> Any:
     """A field of ``Options``. ``extra``: required, choices, minimum, maximum, metavar, positional; ``bare``: its flag's
     value where that has none; ``registry``: it names a method or codec, with its settings; ``setting``: (such a field,
-    the setting) that this is the old spelling of; ``renamed``: the option that this is the old name of."""
+    the setting) that this is the old spelling of; ``renamed``: the option that this is the old name of; ``pairs``: its
+    texts are KEY=VALUE, so that it takes a mapping, too."""
     return field(default=default, metadata={"help": help, **extra})
 
 
@@ -193,6 +194,8 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
         return None
     kind = kinds[0]
     if typing.get_origin(kind) is tuple:
+        if metadata.get("pairs") and isinstance(value, Mapping):
+            value = [f"{_checked(key, str, {})}={_checked(item, str, {})}" for key, item in value.items()]
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_checked(item, str, metadata) for item in items)
     if isinstance(value, os.PathLike):

@@ -31,7 +31,8 @@ class Scorer:
     ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
     weights are shared, its modules left alone. ``signatures``: one or several files or ``Signature`` objects made with
     the same model, template and options; ``layers`` (or ``depth``), ``max_length``, ``dtype`` and ``template_date`` are
-    theirs unless told, the tokens that readings run over always. ``role`` and ``ignore``: as the command's options.
+    theirs unless told, the tokens that readings run over always. ``columns`` ({"prompt": "q"} or "prompt=q"), ``roles``
+    and ``ignore``: as the command's options; ``role`` is the old name of ``roles``.
     Threads may share a Scorer; they take turns, as one batch fills the device. Raises NaitError.
     """
 
@@ -49,6 +50,8 @@ class Scorer:
         layers: str | None = None,
         depth: str | None = None,
         batch_tokens: int | None = None,
+        columns: Sequence[str] | Mapping[str, str] = (),
+        roles: Sequence[str] | Mapping[str, str] = (),
         role: Sequence[str] = (),
         ignore: Sequence[str] = (),
     ):
@@ -69,8 +72,9 @@ class Scorer:
             dtype = dtype_option(meta["dtype"])
         date = template_date or meta.get("target", {}).get("template_date")
         limit = meta["max_length"] if max_length is None else max_length
+        of_rows = {"columns": columns, "roles": roles, "role": role, "ignore": ignore}
         data = DataOptions.from_mapping(
-            {"template": template, "max_length": limit, "role": role, "ignore": ignore, "template_date": date}, "Scorer"
+            {"template": template, "max_length": limit, "template_date": date, **of_rows}, "Scorer"
         )
         if layers is None and depth is None:
             layers = ",".join(map(str, meta["layers"]))

@@ -249,7 +249,7 @@ BAD_YAML = [
     ("planes: 99\n", "--method contrast:planes=99: planes: must be at most 12"),
     ("template: 3\n", "--template 3: must be text, not int; write it in quotes"),
     ("template_date: 2024-07-26\n", "--template-date 2024-07-26: must be text, not date; write it in quotes"),
-    ("role: [a: user]\n", "--role [{'a': 'user'}]: must be text, not dict"),
+    ("roles: [a: user]\n", "--roles [{'a': 'user'}]: must be text, not dict"),
     ("template:\n", "--template None: must be text, not NoneType"),
     ("skip_bad_rows: 'no'\n", "--skip-bad-rows no: must be true or false, not str"),
     ("target: {sums: file}\n", "--target {'sums': 'file'}: must be text, not dict"),

@@ -73,6 +73,8 @@ _MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
     "format": ("text", {}),
     "template": ("alpaca", {}),
     "template_date": ("2025-01-02", {"model": "{DATED}"}),
+    "columns": (["prompt=q,response=a"], {"dataset": "{COLUMNS}"}),
+    "roles": (["robot=assistant"], {"dataset": "{ROBOTS}"}),
     "role": (["robot=assistant"], {"dataset": "{ROBOTS}"}),
     "ignore": (["rationale"], {"dataset": "{UNREAD}"}),
     "max_length": (6, {}),
@@ -158,6 +160,8 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "nag_top_k": (3, {"method": "nag", "codebook": WITHOUT}),
         "codebook": ("{DRIFT}", {}),
         "template_date": ("2025-01-02", {**NAIT, "model": "{DATED}", "codebook": WITHOUT}),
+        "columns": (["prompt=q,response=a"], {"target": ["columns={COLUMNS}"]}),
+        "roles": (["robot=assistant"], {"target": ["robots={ROBOTS}"]}),
         "role": (["robot=assistant"], {"target": ["robots={ROBOTS}"]}),
         "ignore": (["rationale"], {"target": ["unread={UNREAD}"]}),
         "output": ("{OUT}/elsewhere", {}),
@@ -199,6 +203,8 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "dtype": ("bfloat16", EXACT),
         "batch_tokens": (64, EXACT),
         "trust_remote_code": (True, {**EXACT, "model": "{REMOTE}"}),
+        "columns": (["prompt=q,response=a"], {**STABLE, "target": ["sums={COLUMNS}"]}),
+        "roles": (["robot=assistant"], {**STABLE, "target": ["sums={ROBOTS}"]}),
         "role": (["robot=assistant"], {**STABLE, "target": ["sums={ROBOTS}"]}),
         "ignore": (["source"], STABLE),
         "overwrite": (True, {"output": "{STALEEVALUATION}"}),
@@ -322,7 +328,8 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("evaluate", "rows", 9, {"model": "{MODEL}", "target": ["sums={SUMS}"]}, "rows are scored exactly for nait"),
     ("evaluate", "sizes", ["8"], {}, "stability is measured with --target"),
     ("evaluate", "repeats", 3, {}, "stability is measured with --target"),
-    ("evaluate", "role", ["robot=assistant"], {}, "is for the samples of --target"),
+    ("evaluate", "columns", ["prompt=q"], {}, "is for the samples of --target"),
+    ("evaluate", "roles", ["robot=assistant"], {}, "is for the samples of --target"),
     ("evaluate", "ignore", ["source"], {}, "is for the samples of --target"),
     ("evaluate", "relevant", ["sums=a"], {}, "needs --label"),
     ("evaluate", "rule", "max", {}, "does not keep its target's samples"),
@@ -442,6 +449,8 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
         [{"role": "user", "content": row["instruction"]}, {"role": "robot", "content": row["output"]}] for row in rows
     ]
     paths["ROBOTS"] = write_jsonl(folder / "robots.jsonl", [{"messages": own} for own in turns])
+    columns = [{"q": row["instruction"], "a": row["output"]} for row in rows]
+    paths["COLUMNS"] = write_jsonl(folder / "columns.jsonl", columns)
     paths["UNREAD"] = write_jsonl(folder / "unread.jsonl", [{**row, "rationale": "seven plus two"} for row in rows])
     paths["DATED"] = Path(shutil.copytree(paths["MODEL"], folder / "dated"))
     make_tokenizer("{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE).save_pretrained(paths["DATED"])
@@ -776,7 +785,7 @@ def test_from_python_the_same(place: dict[str, str]) -> None:
         {"layers": 3},
         {"depth": 2},
         {"dtype": "int8"},
-        {"role": 3},
+        {"roles": 3},
     ):
         (name,) = wrong
         with pytest.raises(NaitError, match=f"^Scorer: {flag_of(name)} "):

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+from nait_fast.data.format_keys import (
+    CONVERSATIONS,
+    EXTRA,
+    FORMATS,
+    KEYS,
+    NEEDED,
+    SYSTEM,
+    absent,
+    choices_of,
+    describe_keys,
+    fitting,
+    formats_that_read,
+)
 from nait_fast.data.row_conventions import LABEL_FALSE, NO_CONVENTIONS, RowConventions
 from nait_fast.data.turns import Message, RowError, as_list, as_string, message_list, tools_of
 from nait_fast.data.unread import texts_in, unread_of
 
-FORMATS = ("alpaca", "sharegpt", "messages", "prompt_completion", "text", "input_ids")
-
-# The keys that make a row one of a format, in the order in which they are tried. `detect` goes through the formats in
-# this order: a list of turns holds more than flat keys beside it, and a row that also carries its rendering as `text`,
-# or its tokens, counts as what it was made from.
-_KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "messages": (("messages",),),
-    "sharegpt": (("conversations",), ("conversation",)),
-    "alpaca": (("instruction", "output"), ("instruction", "response")),
-    "prompt_completion": (
-        ("prompt", "completion"),
-        ("prompt", "response"),
-        ("query", "response"),
-        ("question", "answer"),
-        ("question", "response"),
-    ),
-    "text": (("text",),),
-    "input_ids": (("input_ids",),),
-}
-_EXTRA = ("input", "context", "question", "query")  # beside an instruction: what it is about
-_SYSTEM = ("system", "system_prompt")
 _PREFERENCE = ("chosen", "rejected")
+_A_PREFERENCE = (
+    "a preference row (chosen, rejected): write what is to be learnt as prompt and completion, or as messages"
+)
 
 
 class RowLeftOut(RowError):
@@ -73,19 +67,17 @@ class Sample:
         return [("token ids", " ".join(map(str, self.input_ids or ())))]
 
 
-def fitting(row: Mapping[str, Any]) -> list[str]:
-    """Those of FORMATS whose keys the row has, the one it is read as first."""
-    # Parquet gives every row every column: null, NaN and an empty list count as absent, unless nothing else fits.
-    filled = {key for key, value in row.items() if not (_absent(value) or (isinstance(value, list) and not value))}
-    for keys in (filled, set(row)):
-        if matches := [fmt for fmt, choices in _KEYS.items() if any(keys.issuperset(wanted) for wanted in choices)]:
-            return matches
-    return []
+class _Read(NamedTuple):
+    """A sample; the names that it was read from, and the texts, in the order of the conversation."""
+
+    sample: Sample
+    names: tuple[str, ...]
+    texts: Iterable[str]
 
 
-def detect(row: Mapping[str, Any]) -> str | None:
+def detect(row: Mapping[str, Any], conventions: RowConventions = NO_CONVENTIONS) -> str | None:
     """The one of FORMATS that a row is read as by its keys, or None."""
-    return next(iter(fitting(row)), None)
+    return next(iter(fitting(conventions.fields(row), conventions.mapped)), None)
 
 
 def parse(row: dict[str, Any], fmt: str, index: int, conventions: RowConventions = NO_CONVENTIONS) -> Sample:
@@ -95,9 +87,16 @@ def parse(row: dict[str, Any], fmt: str, index: int, conventions: RowConventions
     or has nothing to read ("empty response": the last message, the text or the ids are empty); RowLeftOut when its
     label is false.
     """
-    if "label" in row and fmt in _LABELLED and "label" not in conventions.ignore and _is_false(row["label"]):
+    fields = conventions.fields(row)
+    label = fields.get("label") if fmt in CONVERSATIONS else None
+    if label is not None and "label" not in conventions.ignore and _is_false(label):
         raise RowLeftOut(LABEL_FALSE)
-    return _PARSERS[fmt](row, index, conventions)
+    sample, names, texts = _PARSERS[fmt](fields, index, conventions)
+    read = frozenset(map(conventions.called, names)) if conventions.columns else _read(names)
+    unread = unread_of(row, read, texts)
+    if label is not None and label is not False and label in (0, "0"):
+        unread = (*unread, conventions.called("label"))  # the number of a class, or false
+    return replace(sample, unread=unread) if unread else sample
 
 
 def _is_false(label: object) -> bool:
@@ -105,11 +104,12 @@ def _is_false(label: object) -> bool:
     return label is False or (isinstance(label, str) and label.strip().lower() == "false")
 
 
-def also_fitting(row: Mapping[str, Any]) -> list[str]:
+def also_fitting(row: Mapping[str, Any], conventions: RowConventions = NO_CONVENTIONS) -> list[str]:
     """The formats, other than the one a row is read as, whose keys it has, too, one of them at least left unread."""
-    chosen, *others = fitting(row) or [""]
-    read = {key for wanted in _KEYS.get(chosen, ()) for key in wanted} | ({*_EXTRA} if chosen == "alpaca" else set())
-    return [fmt for fmt in others if any(row.keys() >= {*wanted} and not read >= {*wanted} for wanted in _KEYS[fmt])]
+    fields = conventions.fields(row)
+    chosen, *others = fitting(fields, conventions.mapped) or [""]
+    read = {key for wanted in KEYS.get(chosen, ()) for key in wanted} | ({*EXTRA} if chosen == "alpaca" else set())
+    return [fmt for fmt in others if any(fields.keys() >= {*keys} and not read >= {*keys} for keys in KEYS[fmt])]
 
 
 def parse_any(row: Any, index: int, conventions: RowConventions = NO_CONVENTIONS) -> Sample:
@@ -117,94 +117,107 @@ def parse_any(row: Any, index: int, conventions: RowConventions = NO_CONVENTIONS
     if not isinstance(row, Mapping):
         raise RowError(f"must be a mapping (a row of a pool), not {type(row).__name__}")
     row = dict(row)
-    fmt = detect(row)
+    fmt = detect(row, conventions)
     if fmt is None:
-        raise RowError(no_format(row, ""))
+        raise RowError(no_format(row, conventions, listed=False))
     return parse(row, fmt, index, conventions)
 
 
-def no_format(row: dict[str, Any], choices: str = f" ({', '.join(FORMATS)})") -> str:
-    """Why a row of no format cannot be used."""
+def no_format(row: Mapping[str, Any], conventions: RowConventions = NO_CONVENTIONS, listed: bool = True) -> str:
+    """Why a row of no format cannot be used; ``listed``: with the formats that there are."""
+    for name, column in conventions.columns.items():
+        if name in NEEDED and column not in row:
+            return _lacks(row, name, conventions)
     if all(key in row for key in _PREFERENCE):
-        return (
-            "a preference row (chosen, rejected): write what is to be learnt as prompt and completion, or as messages"
-        )
-    return f"no known format{choices} has these keys: {describe_keys(row)}"
+        return _A_PREFERENCE
+    reading = f" that reads {', '.join(conventions.columns)}" if conventions.columns else ""
+    formats = [format for format in FORMATS if format in formats_that_read(conventions.mapped)]
+    choices = f" ({', '.join(formats)})" if listed else ""
+    return f"no known format{reading}{choices} has these keys: {describe_keys(row)}"
 
 
-def _alpaca(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
-    question_key, answer_key = _present_keys(row, "alpaca")
-    instruction = as_string(row[question_key], question_key)
-    extra, read = _extra(row, instruction)
-    output = as_string(row[answer_key], answer_key)
+def _lacks(row: Mapping[str, Any], name: str, conventions: RowConventions) -> str:
+    return f'no column "{conventions.columns[name]}" for {name} (the row has: {describe_keys(row)})'
+
+
+def _alpaca(fields: Mapping[str, Any], index: int, conventions: RowConventions) -> _Read:
+    question_key, answer_key = keys_of(fields, "alpaca", conventions)
+    instruction = as_string(fields[question_key], conventions.called(question_key))
+    extra, read = _extra(fields, instruction, conventions)
+    output = as_string(fields[answer_key], conventions.called(answer_key))
     turns = [
-        *_history(row, conventions),
+        *_history(fields, conventions),
         Message("user", "\n".join(part for part in (instruction, extra) if part)),
         Message("assistant", output),
     ]
-    return _conversation(row, index, turns, (question_key, answer_key, "history", *read), (instruction, extra, output))
+    names = (question_key, answer_key, "history", *read)
+    return _conversation(fields, index, turns, names, conventions, (instruction, extra, output))
 
 
-def _extra(row: dict[str, Any], instruction: str) -> tuple[str, tuple[str, ...]]:
+def _extra(fields: Mapping[str, Any], instruction: str, conventions: RowConventions) -> tuple[str, tuple[str, ...]]:
     """(what stands beside an instruction, the keys that it was read from)."""
-    texts, read = [_optional_string(row, "input")], ["input"]
-    for key in _EXTRA[1:]:
-        text = row.get(key)
+    texts, read = [_optional_string(fields, "input", conventions)], ["input"]
+    for key in EXTRA[1:]:
+        text = fields.get(key)
         if isinstance(text, str) and text and text != instruction and text not in texts:
-            texts.append(as_string(text, key))
+            texts.append(as_string(text, conventions.called(key)))
             read.append(key)
     return "\n".join(filter(None, texts)), tuple(read)
 
 
-def _sharegpt(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
-    (key,) = _present_keys(row, "sharegpt")
-    return _conversation(row, index, message_list(row[key], key, conventions.roles, ("from", "value")), (key,))
+def _sharegpt(fields: Mapping[str, Any], index: int, conventions: RowConventions) -> _Read:
+    (key,) = keys_of(fields, "sharegpt", conventions)
+    turns = message_list(fields[key], conventions.called(key), conventions.roles, ("from", "value"))
+    return _conversation(fields, index, turns, (key,), conventions)
 
 
-def _messages(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
-    (key,) = _present_keys(row, "messages")
-    return _conversation(row, index, message_list(row[key], key, conventions.roles), (key,))
+def _messages(fields: Mapping[str, Any], index: int, conventions: RowConventions) -> _Read:
+    (key,) = keys_of(fields, "messages", conventions)
+    turns = message_list(fields[key], conventions.called(key), conventions.roles)
+    return _conversation(fields, index, turns, (key,), conventions)
 
 
-def _prompt_completion(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
-    keys = _present_keys(row, "prompt_completion")
-    turns: list[Message] = _history(row, conventions)
+def _prompt_completion(fields: Mapping[str, Any], index: int, conventions: RowConventions) -> _Read:
+    keys = keys_of(fields, "prompt_completion", conventions)
+    turns: list[Message] = _history(fields, conventions)
     for role, key in zip(("user", "assistant"), keys, strict=True):
-        if isinstance(row[key], list) and all(isinstance(turn, dict) for turn in row[key]):
-            turns += message_list(row[key], key, conventions.roles)
+        value, called = fields[key], conventions.called(key)
+        if isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
+            turns += message_list(value, called, conventions.roles)
         else:
-            turns.append(Message(role, as_string(row[key], key)))
-    if not row[keys[1]]:
+            turns.append(Message(role, as_string(value, called)))
+    if not fields[keys[1]]:
         raise RowError("empty response")
-    return _conversation(row, index, turns, (*keys, "history"))
+    return _conversation(fields, index, turns, (*keys, "history"), conventions)
 
 
-def _text(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
-    (key,) = _present_keys(row, "text")
-    text = as_string(row[key], key)
+def _text(fields: Mapping[str, Any], index: int, conventions: RowConventions) -> _Read:
+    (key,) = keys_of(fields, "text", conventions)
+    text = as_string(fields[key], conventions.called(key))
     if not text.strip():
         raise RowError("empty response")
-    return Sample(index, _id(row), text=text, unread=unread_of(row, _read((key,)), (text,)))
+    return _Read(Sample(index, _id(fields), text=text), (key,), (text,))
 
 
-def _input_ids(row: dict[str, Any], index: int, conventions: RowConventions) -> Sample:
-    (key,) = _present_keys(row, "input_ids")
-    ids = as_list(row[key], key)
+def _input_ids(fields: Mapping[str, Any], index: int, conventions: RowConventions) -> _Read:
+    (key,) = keys_of(fields, "input_ids", conventions)
+    called, of_mask = conventions.called(key), conventions.called("attention_mask")
+    ids = as_list(fields[key], called)
     if not set(map(type, ids)) <= {int} or (ids and min(ids) < 0):
-        raise RowError(f'"{key}" holds something else than non-negative integers')
-    if row.get("attention_mask") is not None:
-        mask = as_list(row["attention_mask"], "attention_mask")
+        raise RowError(f'"{called}" holds something else than non-negative integers')
+    if fields.get("attention_mask") is not None:
+        mask = as_list(fields["attention_mask"], of_mask)
         if len(mask) != len(ids):
-            raise RowError(f'"attention_mask" has {len(mask)} entries for {len(ids)} input_ids')
+            raise RowError(f'"{of_mask}" has {len(mask)} entries for {len(ids)} {called}')
         if not set(map(type, mask)) <= {int, bool} or not set(mask) <= {0, 1}:
-            raise RowError('"attention_mask" holds something else than 0 and 1')
+            raise RowError(f'"{of_mask}" holds something else than 0 and 1')
         ids = [token for token, attended in zip(ids, mask, strict=True) if attended]
     if not ids:
         raise RowError("empty response")
-    return Sample(index, _id(row), input_ids=tuple(ids), unread=unread_of(row, _read((key, "attention_mask")), ()))
+    return _Read(Sample(index, _id(fields), input_ids=tuple(ids)), (key, "attention_mask"), ())
 
 
-_PARSERS: dict[str, Callable[[dict[str, Any], int, RowConventions], Sample]] = {
+_PARSERS: dict[str, Callable[[Mapping[str, Any], int, RowConventions], _Read]] = {
     "alpaca": _alpaca,
     "sharegpt": _sharegpt,
     "messages": _messages,
@@ -212,53 +225,50 @@ _PARSERS: dict[str, Callable[[dict[str, Any], int, RowConventions], Sample]] = {
     "text": _text,
     "input_ids": _input_ids,
 }
-_LABELLED = ("alpaca", "sharegpt", "messages", "prompt_completion")
 
 
-def _history(row: dict[str, Any], conventions: RowConventions) -> list[Message]:
+def _history(fields: Mapping[str, Any], conventions: RowConventions) -> list[Message]:
     """Earlier turns: [user, assistant] pairs, or a list of turns."""
-    value = row.get("history")
-    if _absent(value) or not value:
+    value, called = fields.get("history"), conventions.called("history")
+    if absent(value) or not value:
         return []
-    pairs = as_list(value, "history")
+    pairs = as_list(value, called)
     if all(isinstance(turn, dict) for turn in pairs):
-        return message_list(pairs, "history", conventions.roles)
+        return message_list(pairs, called, conventions.roles)
     turns = []
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise RowError('"history" is not a list of [user, assistant] pairs')
-        turns += [Message("user", as_string(pair[0], "history")), Message("assistant", as_string(pair[1], "history"))]
+            raise RowError(f'"{called}" is not a list of [user, assistant] pairs')
+        turns += [Message("user", as_string(pair[0], called)), Message("assistant", as_string(pair[1], called))]
     return turns
 
 
 def _conversation(
-    row: dict[str, Any],
+    fields: Mapping[str, Any],
     index: int,
     turns: list[Message],
-    read: tuple[str, ...],
+    names: tuple[str, ...],
+    conventions: RowConventions,
     alpaca: tuple[str, str, str] | None = None,
-) -> Sample:
+) -> _Read:
     """A sample of ``turns``, the row's own system prompt in front and its tools beside them. Raises RowError for a
-    conversation that ends in nothing. ``read``: keys of the row that the turns hold."""
+    conversation that ends in nothing. ``names``: what the turns were read from."""
     if not turns:
         raise RowError("no messages")
     if turns[-1].empty:
         raise RowError("empty response")
-    if turns[-1].role != "assistant" and all(row.get(key) for key in _PREFERENCE):
-        raise RowError(no_format(row))  # the turns are its prompt
+    if turns[-1].role != "assistant" and all(fields.get(key) for key in _PREFERENCE):
+        raise RowError(_A_PREFERENCE)  # the turns are its prompt
     if turns[0].role not in ("system", "developer"):
-        for key in _SYSTEM:
-            if system := _optional_string(row, key):
+        for key in sorted(SYSTEM, key=lambda key: key not in conventions.columns):
+            if system := _optional_string(fields, key, conventions):
                 turns.insert(0, Message("system", system))
-                read = (*read, key)
+                names = (*names, key)
                 break
-    tools = None if row.get("tools") is None else tools_of(row)
+    tools = None if fields.get("tools") is None else tools_of(fields)
     if tools is not None:
-        read = (*read, "tools")
-    unread = unread_of(row, _read(read), _said(turns, alpaca))
-    if "label" in row and row["label"] is not False and row["label"] in (0, "0"):
-        unread = (*unread, "label")  # the number of a class, or false
-    return Sample(index, _id(row), tuple(turns), alpaca, tools=tools, unread=unread)
+        names = (*names, "tools")
+    return _Read(Sample(index, _id(fields), tuple(turns), alpaca, tools=tools), names, _said(turns, alpaca))
 
 
 def _said(turns: list[Message], alpaca: tuple[str, str, str] | None) -> Iterator[str]:
@@ -278,40 +288,31 @@ def _read(keys: tuple[str, ...]) -> frozenset[str]:
     return frozenset(keys)
 
 
-def _absent(value: object) -> bool:
-    """null, or NaN, which is what a table has for a text that is not there."""
-    return value is None or (isinstance(value, float) and value != value)
-
-
-def _present_keys(row: dict[str, Any], fmt: str) -> tuple[str, ...]:
-    choices = _KEYS[fmt]
+def keys_of(fields: Mapping[str, Any], fmt: str, conventions: RowConventions) -> tuple[str, ...]:
+    """Those of a row's ``fields`` that make it one of ``fmt``; of flat ones the question and the answer. Raises
+    RowError."""
+    choices = choices_of(fmt, conventions.mapped)
     for wanted in choices:
-        if all(not _absent(row.get(key)) for key in wanted):
+        if all(not absent(fields.get(key)) for key in wanted):
             return wanted
     for wanted in choices:
-        if all(key in row for key in wanted):
+        if all(key in fields for key in wanted):
             return wanted
-    nearest = min(choices, key=lambda wanted: sum(key not in row for key in wanted))
-    missing = next(key for key in nearest if key not in row)
+    if not choices:
+        raise RowError(f"format {fmt} does not read {', '.join(conventions.columns)}")
+    nearest = min(choices, key=lambda wanted: sum(key not in fields for key in wanted))
+    missing = next(key for key in nearest if key not in fields)
+    row = {conventions.called(key): None for key in fields}
+    if missing in conventions.columns:
+        raise RowError(_lacks(row, missing, conventions))
     raise RowError(f'no key "{missing}", which {fmt} needs (the row has: {describe_keys(row)})')
 
 
-def keys_of(row: Mapping[str, Any], fmt: str) -> tuple[str, ...]:
-    """The keys that a row of ``fmt`` is read from; of flat ones the question's and the answer's. Raises RowError."""
-    return _present_keys(dict(row), fmt)
+def _id(fields: Mapping[str, Any]) -> str | None:
+    value = fields.get("id")
+    return None if absent(value) else as_string(str(value), "id")
 
 
-def describe_keys(row: dict[str, Any]) -> str:
-    """The row's keys for a message: at most ten, each shortened."""
-    names = [key if key.isidentifier() and len(key) <= 40 else reprlib.repr(key) for key in list(row)[:10]]
-    return ", ".join([*names, "…"] if len(row) > 10 else names) or "no keys"
-
-
-def _id(row: dict[str, Any]) -> str | None:
-    value = row.get("id")
-    return None if _absent(value) else as_string(str(value), "id")
-
-
-def _optional_string(row: dict[str, Any], key: str) -> str:
-    value = row.get(key)
-    return "" if _absent(value) else as_string(value, key)
+def _optional_string(fields: Mapping[str, Any], key: str, conventions: RowConventions) -> str:
+    value = fields.get(key)
+    return "" if absent(value) else as_string(value, conventions.called(key))

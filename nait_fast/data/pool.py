@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nait_fast.data.formats import FORMATS, RowError, RowLeftOut, Sample, also_fitting, detect, no_format, parse
+from nait_fast.data.format_keys import FORMATS, describe_keys, read_by
+from nait_fast.data.formats import RowError, RowLeftOut, Sample, also_fitting, detect, no_format, parse
 from nait_fast.data.parts import Record, as_line
 from nait_fast.data.plan import Plan, Reader, lines_of, make_plan
 from nait_fast.data.pool_sources import Source, open_source
@@ -81,6 +83,10 @@ class Pool:
         self.path = os.fspath(source)
         self.unit_rows = unit_rows
         self.conventions = conventions or RowConventions()
+        if format != "auto" and (unread := self.conventions.mapped - read_by(format)):
+            raise BadInput(
+                f"format {format} reads no {', '.join(sorted(unread))}", where="--columns", remedy="leave it out"
+            )
         self._format = format
         self._skip_bad_rows = skip_bad_rows
         self._opened: Source | None = None
@@ -157,7 +163,7 @@ class Pool:
             return
         fmt, record = self._good or self._first_good()
         row = decode(record.payload)
-        others = also_fitting(row)
+        others = also_fitting(row, self.conventions)
         if "text" in others and "text" not in parse(row, fmt, 0, self.conventions).unread:
             others.remove("text")  # what was read, rendered
         if others:
@@ -165,6 +171,35 @@ class Pool:
                 f"{self.path}: its rows are read as {fmt}, but have the keys of {' and '.join(others)}, too; "
                 f"--format {others[0]} reads those instead, --format {fmt} silences this"
             )
+
+    def columns_without_rows(self) -> dict[str, str]:
+        """Those of the columns that names were mapped to which no row has: name -> column."""
+        left = dict(self.conventions.columns)
+        for _, record in self.reader().rows() if left else ():
+            try:
+                row = decode(record.payload)
+            except RowError:
+                continue
+            left = {name: column for name, column in left.items() if column not in row}
+            if not left:
+                break
+        return left
+
+    def check_columns(self) -> None:
+        """Raises NaitError where names were mapped to a column that no row has."""
+        for name, column in self.columns_without_rows().items():
+            keys = describe_keys(self._first_row())
+            raise BadInput(
+                f"no row has the column '{column}' (the first has: {keys})",
+                where=f"{self.path}: --columns {name}={column}",
+                remedy="name one that is there",
+            )
+
+    def _first_row(self) -> dict[str, Any]:
+        for _, record in self.reader().rows():
+            with suppress(RowError):
+                return decode(record.payload)
+        return {}
 
     def _first_good(self) -> tuple[str, Record]:
         first: SkippedRow | None = None
@@ -218,11 +253,11 @@ class Pool:
 
     def _remedy(self, payload: Any, fmt: str | None) -> str:
         try:
-            looks_like = detect(decode(payload))
+            looks_like = detect(decode(payload), self.conventions)
         except RowError:
             return "fix the row or pass --skip-bad-rows"
         if fmt is None and looks_like is None:
-            return "rename the keys, or pass --format"
+            return "name its columns with --columns, or pass --format"
         if self._format != "auto" and looks_like not in (None, fmt):
             return f"fix the row, pass --skip-bad-rows, or --format {looks_like}, which the row looks like"
         return "fix the row or pass --skip-bad-rows"
@@ -231,9 +266,9 @@ class Pool:
 def check(payload: Any, fmt: str | None, row: int, conventions: RowConventions = NO_CONVENTIONS) -> tuple[str, Sample]:
     """(format, sample) of a row; `fmt` None: by its keys. Raises RowError."""
     decoded = decode(payload)
-    row_format = fmt or detect(decoded)
+    row_format = fmt or detect(decoded, conventions)
     if row_format is None:
-        raise RowError(no_format(decoded))
+        raise RowError(no_format(decoded, conventions))
     return row_format, parse(decoded, row_format, row, conventions)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,9 +123,11 @@ def role_of(name: object, place: str, roles: Mapping[str, str]) -> str:
         role = _ROLE_NAMES.get(name) or _ROLE_NAMES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
         if role is not None:
             return role
-    shown = reprlib.repr(name)
-    hint = f" (--role {name}=user would read it)" if isinstance(name, str) and name.isidentifier() else ""
-    raise RowError(f'"{place}" has the unknown role {shown}{hint}')
+    hint = ""
+    if isinstance(name, str) and name:
+        pair = f"{name}=user" if name.isprintable() and len(name) <= 40 else "NAME=user"
+        hint = f" (--roles {shlex.quote(pair)} would read it)"
+    raise RowError(f'"{place}" has the unknown role {reprlib.repr(name)}{hint}')
 
 
 def message_list(

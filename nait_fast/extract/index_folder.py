@@ -143,9 +143,8 @@ class IndexFolder:
             return begun
         if not append:
             last = begun[-1]
-            changed = [
-                f"{k} {last.get(k)} -> {self._dataset[k]}" for k in self._dataset if last.get(k) != self._dataset[k]
-            ]
+            now = self._dataset
+            changed = [f"{k} {last.get(k)} -> {now.get(k)}" for k in {**now, **last} if last.get(k) != now.get(k)]
             raise Mismatch(
                 f"holds an index made otherwise: dataset ({', '.join(changed[:3])})",
                 where=self.path,

@@ -64,13 +64,14 @@ def open_pool(options: IndexOptions, folder: Path) -> Pool:
         format=options.format,
         skip_bad_rows=options.skip_bad_rows,
         unit_rows=options.shard_rows,
-        conventions=make_conventions(options.role, options.ignore),
+        conventions=make_conventions(options.roles, options.ignore, options.columns),
     )
     with Lock(folder / LOCK):  # several workers: one goes through the pool, the others use its plan
         earlier = _known_plan(pool, folder)
         plan = pool.plan(earlier)
         if earlier is None and plan.rows >= KEPT_PLAN_ROWS:
             plan.save(folder / NEXT_PLAN)
+    pool.check_columns()
     return pool
 
 

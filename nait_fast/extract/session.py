@@ -284,6 +284,7 @@ def session_around(
     ``model``: a name, loaded as ``options`` and ``check`` say, or a transformers model: its weights are shared, its
     modules left alone; ``caller``: what messages call whoever asks; ``complete``: as of ``open_session``.
     """
+    make_conventions(data.roles, data.ignore, data.columns)  # before the model is loaded
     if isinstance(model, (str, os.PathLike)):
         if not (tokenizer is None or isinstance(tokenizer, (str, os.PathLike))):
             raise BadInput(
@@ -314,7 +315,7 @@ def _session(
 ) -> Session:
     template = template or Template(data.template, loaded.tokenizer, data.template_date)
     encoder = Encoder(loaded.tokenizer, template, data.max_length, loaded.vocabulary, tokens=tokens, nll=nll)
-    conventions = make_conventions(data.role, data.ignore)
+    conventions = make_conventions(data.roles, data.ignore, data.columns)
     return Session(
         loaded,
         encoder,
@@ -337,6 +338,9 @@ def encode_rows(encoder: Encoder, rows: Sequence[Any], conventions: RowConventio
 
     samples = parsed(enumerate(rows), lambda row, number: parse_any(row, number, conventions), bad)
     encoded = list(encode(encoder, samples, refuse))
+    for name, column in conventions.columns.items():
+        if not any(column in row for row in rows):
+            raise BadInput(f"no sample has the column '{column}'", where=f"columns: {name}={column}")
     lines = "".join(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n" for row in rows)
     warn_unread("the samples", *_counts(encoded), conventions.ignore, as_argument)
     return sha256(lines.encode(errors="backslashreplace")), encoded

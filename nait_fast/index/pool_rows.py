@@ -71,6 +71,12 @@ def datasets_of(index: Index, rows: np.ndarray) -> list[dict[str, Any]]:
     return [index.datasets[number] for number in np.searchsorted(ends, rows, side="right").tolist()]
 
 
+def dataset_of(datasets: Sequence[dict[str, Any]], row: int) -> dict[str, Any]:
+    """The one of an index's ``datasets`` that holds ``row``, a number in its pools."""
+    ends = np.cumsum([dataset["rows"] for dataset in datasets])
+    return datasets[int(np.searchsorted(ends, row, side="right"))]
+
+
 def rows_of(pool: Pool) -> PoolRows:
     """Those of one pool."""
     return PoolRows([pool.reader()], pool.detect())

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from nait_fast.data.row_conventions import make_conventions
 from nait_fast.errors import BadInput
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class BatchScorer:
     """Adds a column ``score.<signature>`` (float64) for each signature to batches of samples.
 
     ``model`` and ``signatures`` are names of files or Hub ids, so that it can be sent to other processes: each loads
-    the model at its first batch, once. ``columns``: the columns that make a sample (default: all of the batch).
-    ``bad_rows``: 'raise' (NaitError) at a sample that cannot be scored, or 'null': its scores are None, and the column
-    ``nait_error`` says why (None for the others). ``options``: those of ``nait_fast.Scorer``.
+    the model at its first batch, once. ``columns``: the columns that make a sample (default: all of the batch), or,
+    where they are not called as a format knows them, name -> column: {"prompt": "q", "response": "a"}. ``bad_rows``:
+    'raise' (NaitError) at a sample that cannot be scored, or 'null': its scores are None, and the column ``nait_error``
+    says why (None for the others). ``options``: those of ``nait_fast.Scorer``.
     """
 
     def __init__(
@@ -44,15 +46,18 @@ class BatchScorer:
         model: str | os.PathLike[str],
         signatures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
         bad_rows: str = "raise",
-        **options: Unpack[arguments.ScorerArguments],
+        **options: Unpack[arguments.ScoringArguments],
     ):
         if bad_rows not in BAD_ROWS:
             raise BadInput(f"choose {' or '.join(BAD_ROWS)}", where=f"bad_rows={bad_rows}")
         check_options(options)
         files = [signatures] if isinstance(signatures, (str, os.PathLike)) else list(signatures)
-        named = [columns] if isinstance(columns, str) else columns and list(columns)
+        named: Any = columns_of(columns)
+        if isinstance(columns, Mapping):
+            named = dict(columns)
+            make_conventions(columns=[f"{name}={column}" for name, column in named.items()])
         self._given: dict[str, Any] = {
             "model": os.fspath(model),
             "signatures": [os.fspath(file) for file in files],
@@ -85,7 +90,8 @@ class BatchScorer:
             if self._scorer is None:
                 from nait_fast.scorer import Scorer
 
-                options = {k: v for k, v in self._given.items() if k not in ("columns", "bad_rows")}
+                kept = ("columns",) if isinstance(self._given["columns"], dict) else ()
+                options = {k: v for k, v in self._given.items() if k not in ("columns", "bad_rows") or k in kept}
                 self._scorer = Scorer(options.pop("model"), options.pop("signatures"), **options)
             return self._scorer
 
@@ -96,7 +102,7 @@ class BatchScorer:
 
     def rows(self, samples: Sequence[Mapping[str, Any]]) -> tuple[list[list[float | None]], list[str | None]]:
         """(scores of each sample in the order of ``names``, or Nones; what is wrong with each, or None)."""
-        wanted = self._given["columns"]
+        wanted = columns_of(self._given["columns"])
         if wanted is not None:
             samples = [{key: row[key] for key in wanted if key in row} for row in samples]
         scores, problems = self.scorer.try_score([_present(row) for row in samples])
@@ -113,7 +119,7 @@ class BatchScorer:
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """The new columns of ``batch``, whose columns are of equal length."""
         keys = list(batch)
-        if absent := [name for name in self._given["columns"] or () if name not in batch]:
+        if absent := [name for name in columns_of(self._given["columns"]) or () if name not in batch]:
             raise BadInput(
                 f"{absent[0]} is no column of the batch", where="columns", remedy=f"it has {', '.join(keys)}"
             )
@@ -123,6 +129,13 @@ class BatchScorer:
         if self._given["bad_rows"] == "null":
             out[ERROR] = problems
         return out
+
+
+def columns_of(named: Sequence[str] | Mapping[str, str] | None) -> list[str] | None:
+    """The columns of a batch that ``columns`` names; None: all."""
+    if named is None:
+        return None
+    return list(named.values()) if isinstance(named, Mapping) else [named] if isinstance(named, str) else list(named)
 
 
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from data_juicer.utils.constant import DEFAULT_PREFIX, Fields
 from data_juicer.utils.resource_utils import cuda_device_count
 
 from nait_fast.errors import BadInput
-from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
+from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer, columns_of
 from nait_fast.methods.signature import load_signature
 
 NAME = "nait_fast_filter"
@@ -25,11 +25,12 @@ class NaitFastFilter(Filter):
     """Writes ``score.<signature>`` (float) to the stats; keeps the samples whose every score lies within the bounds.
 
     ``min_score``, ``max_score``: one number for all signatures, or a mapping from signature to number; None: no bound.
-    ``columns``: those that make a sample (default: all but data-juicer's own). ``keep_bad``: what becomes of samples
-    that cannot be scored: 'raise' (NaitError), or True or False; their scores are NaN, and the stat ``nait_error`` says
-    why ('' for the others). ``scorer_options``: those of ``nait_fast.Scorer``. ``kwargs``: those of any Filter; without
-    ``batch_size`` it is 256. Each process loads the model, on the GPU of its rank where there is one. NaitError also
-    for a signature that cannot be read or a bound for none of them.
+    ``columns``: those that make a sample (default: all but data-juicer's own), or a mapping from the name that a format
+    knows to the column, as of ``BatchScorer``. ``keep_bad``: what becomes of samples that cannot be scored: 'raise'
+    (NaitError), or True or False; their scores are NaN, and the stat ``nait_error`` says why ('' for the others).
+    ``scorer_options``: those of ``nait_fast.Scorer``. ``kwargs``: those of any Filter; without ``batch_size`` it is
+    256. Each process loads the model, on the GPU of its rank where there is one. NaitError also for a signature that
+    cannot be read or a bound for none of them.
     """
 
     _accelerator = "cuda"
@@ -41,7 +42,7 @@ class NaitFastFilter(Filter):
         signatures: str | list[str],
         min_score: float | dict[str, float] | None = None,
         max_score: float | dict[str, float] | None = None,
-        columns: list[str] | None = None,
+        columns: list[str] | dict[str, str] | None = None,
         keep_bad: bool | str = "raise",
         scorer_options: dict[str, Any] | None = None,
         *args: Any,
@@ -79,8 +80,9 @@ class NaitFastFilter(Filter):
             device = f"cuda:{(rank or 0) % cuda_device_count()}" if self.use_cuda() else "cpu"
             bad_rows = "raise" if self.keep_bad == "raise" else "null"
             options = {"device": device, **self.scorer_options}
-            self._scorer = BatchScorer(self.model, self.signatures, bad_rows=bad_rows, **options)
-        keys = self.columns or [key for key in samples if not key.startswith(DEFAULT_PREFIX)]
+            mapped = self.columns if isinstance(self.columns, Mapping) else None
+            self._scorer = BatchScorer(self.model, self.signatures, columns=mapped, bad_rows=bad_rows, **options)
+        keys = columns_of(self.columns) or [key for key in samples if not key.startswith(DEFAULT_PREFIX)]
         if absent := [key for key in keys if key not in samples]:
             raise BadInput(
                 f"columns: {absent[0]} is no column of the dataset", where=NAME, remedy=f"it has {', '.join(samples)}"

@@ -27,10 +27,11 @@ class NaitFilter(BaseFilter):
     """Writes ``score.<signature>`` to ``doc.metadata``; keeps the documents whose every score is >= its threshold.
 
     ``threshold``: one number for all signatures, or a mapping from signature to number (the others do not decide);
-    None: all are kept. The sample is the document's text; or the ``columns`` of its metadata; or what ``sample`` makes
-    of the document (a function of a module, so that it can be pickled). ``keep_bad``: what becomes of documents that
-    cannot be scored: 'raise' (NaitError), or True or False; their scores are None, ``nait_error`` says why.
-    ``options``: those of ``nait_fast.Scorer``. Each process loads the model once, for all of its tasks.
+    None: all are kept. The sample is the document's text; or the ``columns`` of its metadata (a list, or name ->
+    column, as of ``BatchScorer``); or what ``sample`` makes of the document (a function of a module, so that it can be
+    pickled). ``keep_bad``: what becomes of documents that cannot be scored: 'raise' (NaitError), or True or False;
+    their scores are None, ``nait_error`` says why. ``options``: those of ``nait_fast.Scorer``. Each process loads the
+    model once, for all of its tasks.
     """
 
     name = "nait_fast"
@@ -41,12 +42,12 @@ class NaitFilter(BaseFilter):
         signatures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         threshold: float | Mapping[str, float] | None = None,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
         sample: Callable[[Document], Mapping[str, Any]] | None = None,
         keep_bad: bool | str = "raise",
         batch_size: int = 64,
         exclusion_writer: DiskWriter | None = None,
-        **options: "Unpack[arguments.ScorerArguments]",
+        **options: "Unpack[arguments.ScoringArguments]",
     ):
         super().__init__(exclusion_writer, batch_size)
         if keep_bad not in (True, False, "raise"):

@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,7 +15,7 @@ from nemo_curator.stages.base import ProcessingStage
 from nemo_curator.stages.resources import Resources
 from nemo_curator.tasks import DocumentBatch
 
-from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer
+from nait_fast.integrations.batch import ERROR, PREFIX, BatchScorer, columns_of
 from nait_fast.methods.signature import load_signature
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 class NaitScoreStage(ProcessingStage[DocumentBatch, DocumentBatch]):
     """Adds a column ``score.<signature>`` (float64) for each signature; a batch's table stays of its kind.
 
-    ``columns``: those that make a sample (default: all). ``bad_rows``: 'raise' (NaitError) at a sample that cannot be
-    scored, or 'null': its scores are null, and the column ``nait_error`` (string) says why. ``options``: those of
-    ``nait_fast.Scorer``. Each worker loads the model once and takes a GPU if this process sees one, else a CPU core:
-    ``stage.with_(resources=Resources(gpus=1), num_workers=4)`` says otherwise. NaitError for an unreadable signature.
+    ``columns``: those that make a sample (default: all), or name -> column, as of ``BatchScorer``. ``bad_rows``:
+    'raise' (NaitError) at a sample that cannot be scored, or 'null': its scores are null, and the column ``nait_error``
+    (string) says why. ``options``: those of ``nait_fast.Scorer``. Each worker loads the model once and takes a GPU if
+    this process sees one, else a CPU core: ``stage.with_(resources=Resources(gpus=1), num_workers=4)`` says otherwise.
+    NaitError for an unreadable signature.
     """
 
     def __init__(
@@ -38,14 +39,14 @@ class NaitScoreStage(ProcessingStage[DocumentBatch, DocumentBatch]):
         model: str | os.PathLike[str],
         signatures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
         bad_rows: str = "raise",
-        **options: "Unpack[arguments.ScorerArguments]",
+        **options: "Unpack[arguments.ScoringArguments]",
     ):
         self.name = "nait_fast_scores"
         self.resources = Resources(cpus=1.0, gpus=1.0 if torch.cuda.is_available() else 0.0)
-        self.columns = None if columns is None else list(columns)
-        self.scorer = BatchScorer(model, signatures, bad_rows=bad_rows, **options)
+        self.columns = columns_of(columns)
+        self.scorer = BatchScorer(model, signatures, columns=columns, bad_rows=bad_rows, **options)
         self.added = [PREFIX + load_signature(file).name for file in self.scorer.signatures]
         self.added += [ERROR] * (bad_rows == "null")
 

@@ -1,15 +1,15 @@
 """A selection for the tools that train on it: a small file each, beside ``selected.jsonl``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nait_fast.data.formats import RowError, Sample, parse
 from nait_fast.data.parts import as_line
 from nait_fast.data.pool import decode
-from nait_fast.data.row_conventions import conventions_of
+from nait_fast.data.row_conventions import RowConventions, conventions_of
 from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
 from nait_fast.notices import warn
@@ -51,19 +51,19 @@ def _write_messages(folder: Path, index: Index, selection: Selection) -> None:
     file's columns from its beginning fail."""
     keys: set[str] = set()
     kinds: set[type] = set()  # of ids: readers want one
-    for number, (row, _, read) in enumerate(_rows(folder, index, selection), 1):
+    for number, (fields, _, _, read) in enumerate(_rows(folder, index, selection), 1):
         where, remedy = f"{SELECTED}:{number}", "leave out --export messages"
         if isinstance(read, RowError):
             raise BadInput(str(read), where=where, remedy=remedy)
         if not read.messages:
             raise BadInput("is no conversation", where=where, remedy=remedy)
-        kinds |= {type(row["id"])} if read.id is not None else set()
+        kinds |= {type(fields["id"])} if read.id is not None else set()
         keys |= ({"tools"} if read.tools is not None else set()) | ({"id"} if read.id is not None else set())
     with atomic_file(folder / MESSAGES) as out:
-        for row, _, read in _rows(folder, index, selection):
+        for fields, _, _, read in _rows(folder, index, selection):
             assert isinstance(read, Sample)
             turns = [message.as_dict() for message in read.messages]
-            beside = {"tools": read.tools and list(read.tools), "id": row.get("id") if len(kinds) < 2 else read.id}
+            beside = {"tools": read.tools and list(read.tools), "id": fields.get("id") if len(kinds) < 2 else read.id}
             out.write(as_line({"messages": turns, **{k: v for k, v in beside.items() if k in keys}}) + b"\n")
 
 
@@ -71,11 +71,11 @@ def _write_dataset_info(folder: Path, index: Index, selection: Selection) -> Non
     """LLaMA-Factory's description of ``selected.jsonl``; an empty object, and a warning, where no entry fits all."""
     entry, number = DatasetEntry(), 0
     try:
-        for row, format, read in _rows(folder, index, selection):
+        for fields, format, conventions, read in _rows(folder, index, selection):
             number += 1
             if isinstance(read, RowError):
                 raise NotCarried(str(read))
-            entry.add(row, format, read)
+            entry.add(fields, format, conventions, read)
     except NotCarried as why:
         warn(
             f"{DATASET_INFO}: no entry for LLaMA-Factory, which would not read all text of {SELECTED}: {why} "
@@ -86,8 +86,17 @@ def _write_dataset_info(folder: Path, index: Index, selection: Selection) -> Non
         write_json(folder / DATASET_INFO, {"selected": entry.as_dict(SELECTED)})
 
 
-def _rows(folder: Path, index: Index, selection: Selection) -> Iterator[tuple[dict[str, Any], str, Sample | RowError]]:
-    """(row, its format, what is read of it) of the chosen rows, best first, as they were read for the index."""
+class _ChosenRow(NamedTuple):
+    """A row by the names that formats know, its format, what the user said of it, and what is read of it."""
+
+    fields: Mapping[str, Any]
+    format: str
+    conventions: RowConventions
+    read: Sample | RowError
+
+
+def _rows(folder: Path, index: Index, selection: Selection) -> Iterator[_ChosenRow]:
+    """The chosen rows, best first, as they were read for the index."""
     ends = np.cumsum([dataset["rows"] for dataset in index.datasets])
     owners = np.searchsorted(ends, selection.rows[selection.order], side="right").tolist()
     readings = [(dataset["format"], conventions_of(dataset)) for dataset in index.datasets]
@@ -96,9 +105,9 @@ def _rows(folder: Path, index: Index, selection: Selection) -> Iterator[tuple[di
             format, conventions = readings[owner]
             try:
                 row = decode(line)
-                yield row, format, parse(row, format, 0, conventions)
+                yield _ChosenRow(conventions.fields(row), format, conventions, parse(row, format, 0, conventions))
             except RowError as error:
-                yield {}, format, error
+                yield _ChosenRow({}, format, conventions, error)
 
 
 # name of --export -> (file, its writer)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nait_fast.data.format_keys import EXTRA, SYSTEM
 from nait_fast.data.formats import Sample, keys_of
+from nait_fast.data.row_conventions import RowConventions
 from nait_fast.data.turns import Message
 from nait_fast.data.unread import is_metadata, texts_in
 
-_EXTRA = ("input", "context", "question", "query")
 _TAGS = {
     "user_tag": "human",
     "assistant_tag": "gpt",
@@ -37,19 +38,21 @@ class DatasetEntry:
     def __init__(self) -> None:
         self._kind = ""
         self._names: dict[str, str] = {}  # of columns and tags
-        self._blank_input = False
+        self._blank_input = ""
 
-    def add(self, row: Mapping[str, Any], format: str, sample: Sample) -> None:
-        """A row of ``format``, and what was read of it. Raises NotCarried."""
+    def add(self, fields: Mapping[str, Any], format: str, conventions: RowConventions, sample: Sample) -> None:
+        """A row of ``format`` by the names that formats know, and what was read of it. Raises NotCarried."""
         if format == "input_ids":
             raise NotCarried("it reads no rows of token ids")
-        kind, names = (
-            ("text", {"prompt": keys_of(row, format)[0]}) if format == "text" else _conversation(row, format, sample)
-        )
+        kind, names = "text", {"prompt": "text"}
+        if format != "text":
+            kind, names = _conversation(fields, format, keys_of(fields, format, conventions), sample)
+        names = {part: name if part.endswith("_tag") else conventions.called(name) for part, name in names.items()}
         if self._kind and kind != self._kind:
             raise NotCarried("the rows are of several formats")
         self._kind = kind
-        self._blank_input |= format == "alpaca" and row.get("input") == ""
+        if format == "alpaca" and fields.get("input") == "":
+            self._blank_input = conventions.called("input")
         for part, name in names.items():
             if self._names.setdefault(part, name) != name:
                 raise NotCarried(f"the rows call {_called(part)} {self._names[part]!r} and {name!r}")
@@ -64,7 +67,7 @@ class DatasetEntry:
             tags |= {part: name for part, name in _TAGS.items() if part not in tags and name not in used}
             return {**entry, "formatting": "sharegpt", "columns": columns, "tags": tags}
         if self._blank_input:  # Alpaca's column, which is empty in most rows
-            columns.setdefault("query", "input")
+            columns.setdefault("query", self._blank_input)
         return {**entry, "columns": columns}
 
 
@@ -72,13 +75,14 @@ def _called(part: str) -> str:
     return f"the {part.removesuffix('_tag')} role" if part.endswith("_tag") else f"the {part} column"
 
 
-def _conversation(row: Mapping[str, Any], format: str, sample: Sample) -> tuple[str, dict[str, str]]:
+def _conversation(
+    row: Mapping[str, Any], format: str, keys: Sequence[str], sample: Sample
+) -> tuple[str, dict[str, str]]:
     turns, names = list(sample.messages), dict[str, str]()
-    keys = keys_of(row, format)
     row_turns = row[keys[0]] if format in ("messages", "sharegpt") else None
     if row_turns is None or len(row_turns) < len(turns):
-        system = next((key for key in ("system", "system_prompt") if isinstance(row.get(key), str) and row[key]), "")
-        if system and turns[0] == Message("system", row[system]):
+        system = next((key for key in SYSTEM if row.get(key) and turns[0] == Message("system", row[key])), "")
+        if system:
             names["system"] = system
             turns = turns[1:]
     if sample.tools:
@@ -94,7 +98,7 @@ def _conversation(row: Mapping[str, Any], format: str, sample: Sample) -> tuple[
         raise NotCarried(f"it reads {keys[0]} and {keys[1]} as text only, and the rows hold lists of turns")
     names |= {"prompt": keys[0], "response": keys[1]}
     if sample.alpaca is not None and (extra := sample.alpaca[1]):
-        query = next((key for key in _EXTRA if row.get(key) == extra), "")
+        query = next((key for key in EXTRA if row.get(key) == extra), "")
         if not query:
             raise NotCarried("it reads one text beside the instruction, and the rows hold several")
         names["query"] = query

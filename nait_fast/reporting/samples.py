@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.data.formats import RowError, describe_keys, detect, parse
-from nait_fast.data.row_conventions import RowConventions
+from nait_fast.data.format_keys import describe_keys
+from nait_fast.data.formats import RowError, detect, parse
+from nait_fast.data.row_conventions import conventions_of
 from nait_fast.errors import BadInput, NaitError
-from nait_fast.index.pool_rows import PoolRows, open_rows
+from nait_fast.index.pool_rows import PoolRows, dataset_of, open_rows
 from nait_fast.ranking.selection_files import SELECTED
 from nait_fast.reporting.formatting import short
 from nait_fast.reporting.score_summary import RankedRow
@@ -23,7 +24,6 @@ LABEL_ROWS = 1_000_000  # beyond, the pool's labels are counted in every n-th ru
 RUN_ROWS = 2048
 MOST_LABELS, LABEL_CHARACTERS = 10_000, 60
 NO_LABEL = "(none)"
-_SHOWN = RowConventions(ignore=frozenset(["label"]))  # what is in the index is shown, whatever its label
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,13 @@ def decode(line: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def text_of(row: dict[str, Any], column: str | None) -> Text:
-    """A row as turns, whatever its format; as JSON where it has none."""
+def text_of(row: dict[str, Any], column: str | None, dataset: dict[str, Any]) -> Text:
+    """A row of ``dataset`` as turns, whatever its format; as JSON where it has none."""
     label = None if column is None else label_of(row, column)
     try:
-        sample = parse(row, detect(row) or "text", 0, _SHOWN)
+        # What is in the index is shown, whatever its label.
+        conventions = conventions_of({**dataset, "labels": "ignored"})
+        sample = parse(row, detect(row, conventions) or "text", 0, conventions)
     except RowError:
         return Text([("row", json.dumps(row, ensure_ascii=False))], label)
     return Text(sample.turns, label)
@@ -120,7 +122,8 @@ def read_rows(
     column = label or _default_label(file)
     counter = _Counter(column) if column else None
     places = lines_of_ends(best, worst, chosen.manifest["rows_selected"])
-    texts = dict(_read_selected(file, places, counter, column))
+    datasets = chosen.manifest["datasets"]
+    texts = dict(_read_selected(file, places, counter, column, datasets))
     notes: list[str] = []
     source = _open_pool(chosen, dataset, notes)
     others = np.array(sorted({r.row for r in [*best, *worst]} - texts.keys()), dtype=np.int64)
@@ -128,7 +131,7 @@ def read_rows(
     if source is not None and (pool is not None or len(others)):
         counted = others[:0] if pool is None or pool_rows is None else np.concatenate([*_runs(pool_rows, chosen.rows)])
         try:
-            texts |= _read_pool(source, counted, others, pool, column)
+            texts |= _read_pool(source, counted, others, pool, column, datasets)
         except NaitError as error:
             notes.append(f"The pool cannot be read ({error}): its labels and the worst samples' texts are missing.")
             pool = None
@@ -186,7 +189,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read_selected(
-    file: Path, places: dict[int, int], counter: _Counter | None, column: str | None
+    file: Path, places: dict[int, int], counter: _Counter | None, column: str | None, datasets: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[int, Text]]:
     """(row, its text) of the lines ``places``; counts the labels of all lines."""
     last = max(places, default=-1)
@@ -196,7 +199,7 @@ def _read_selected(
         elif number > last:
             break
         if number in places:
-            yield places[number], text_of(row, column)
+            yield places[number], text_of(row, column, dataset_of(datasets, places[number]))
 
 
 def _open_pool(chosen: SelectionFolder, dataset: Sequence[str], notes: list[str]) -> PoolRows | None:
@@ -223,7 +226,12 @@ def _runs(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
 
 
 def _read_pool(
-    source: PoolRows, counted: np.ndarray, others: np.ndarray, counter: _Counter | None, column: str | None
+    source: PoolRows,
+    counted: np.ndarray,
+    others: np.ndarray,
+    counter: _Counter | None,
+    column: str | None,
+    datasets: Sequence[dict[str, Any]],
 ) -> dict[int, Text]:
     """Texts of ``others``; counts the labels of ``counted``, in one pass over both."""
     texts, every = {}, np.union1d(counted, others)
@@ -234,5 +242,5 @@ def _read_pool(
         if counter is not None and row not in extra:
             counter.add(sample)
         if row in wanted:
-            texts[row] = text_of(sample, column)
+            texts[row] = text_of(sample, column, dataset_of(datasets, row))
     return texts

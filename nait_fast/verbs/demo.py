@@ -9,6 +9,7 @@ import numpy as np
 
 from nait_fast.config import DataOptions, IndexOptions, ModelOptions, RankOptions, SignatureOptions
 from nait_fast.data.pool import Pool
+from nait_fast.data.row_conventions import NO_CONVENTIONS
 from nait_fast.demo import TARGETS, data, pool_rows
 from nait_fast.errors import NaitError, missing_extra
 from nait_fast.extract.indexing import IndexBuild
@@ -91,7 +92,7 @@ def _run(model: str | None, output: str, quiet: bool, stack: ExitStack) -> dict[
         write_atomic(stage / name, content)
     place.done("demo")
     pool = Pool(str(folder / "pool.jsonl"))
-    targets = open_targets(tuple(f"{name}={folder / f'{name}.jsonl'}" for name in TARGETS), "auto")
+    targets = open_targets(tuple(f"{name}={folder / f'{name}.jsonl'}" for name in TARGETS), "auto", NO_CONVENTIONS)
     session = open_session(ModelOptions(model=model or find_model()), DataOptions(), quiet=quiet)
     clock.lap("load")
     options = IndexOptions(model=session.model.name, dataset=pool.path, output=str(folder / "index"), reading="mean")

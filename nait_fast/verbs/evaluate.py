@@ -209,7 +209,7 @@ def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
         return {}
     from nait_fast.verbs.signature import open_targets  # torch, which is not needed without a model
 
-    targets = open_targets(options.target, "auto", make_conventions(options.role, options.ignore))
+    targets = open_targets(options.target, "auto", make_conventions(options.roles, options.ignore, options.columns))
     for name in targets.keys() - {signature.name for signature in rankings.signatures}:
         raise BadInput("no signature has this name", where=f"--target {name}")
     for signature, label in zip(rankings.signatures, rankings.labels, strict=True):

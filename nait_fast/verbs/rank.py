@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.config import BudgetOptions, ConstraintOptions, RankOptions
+from nait_fast.data.row_conventions import CONVENTIONS
 from nait_fast.env import environment
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import PoolRows, open_rows
@@ -77,7 +78,8 @@ def selection_names(folder: Path, targets: Sequence[str]) -> list[str]:
 
 def answers(signatures: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]) -> str:
     """The question that a selection answers: which targets' signatures (name -> hash), of which rows."""
-    return question([dict(signatures), [dataset["sha256"] for dataset in datasets]])
+    read = ((dataset["sha256"], {k: dataset[k] for k in CONVENTIONS if k in dataset}) for dataset in datasets)
+    return question([dict(signatures), [[digest, said] if said else digest for digest, said in read]])
 
 
 def recognise(path: Path) -> tuple[State, str | None]:

@@ -76,12 +76,13 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     check_budget(options, pool.plan().rows)
     check_exports(options.export, pool.detect())
     pool.warn_of_formats()
-    targets = open_targets(options.target, "auto", pool.conventions)
+    targets = open_targets(options.target, "auto", pool.conventions, pool)
     more = ["samples"] * by_sample
     made = stack.enter_context(
         signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs, more)
     )
-    asked = question([pool.plan().sha256, questions(targets, options, reading, more)])
+    said = pool.conventions.described()
+    asked = question([pool.plan().sha256, questions(targets, options, reading, more), *([said] if said else [])])
     _check_asked(output, asked, options)
     number = options.workers or default_workers(options.device)
 

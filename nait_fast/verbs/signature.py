@@ -41,9 +41,16 @@ from nait_fast.progress import Progress
 from nait_fast.storage.files import make_folder
 
 
-def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventions | None = None) -> dict[str, Pool]:
-    """Name -> samples; each is scanned, so that a bad file fails before any model is loaded. Raises NaitError."""
+def open_targets(
+    targets: tuple[str, ...], format: str, conventions: RowConventions, pool: Pool | None = None
+) -> dict[str, Pool]:
+    """Name -> samples; each is scanned, so that a bad file fails before any model is loaded. Raises NaitError.
+
+    Columns are mapped as ``conventions`` say in those targets that have one of them; the others, which is said, are
+    read by their own keys. ``pool``: what they are mapped in, too.
+    """
     pools: dict[str, Pool] = {}
+    nowhere = {} if pool else dict(conventions.columns)
     for text in targets:
         name, path = split_target(text)
         if name in pools:
@@ -55,6 +62,13 @@ def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventi
                 remedy="write NAME=FILE with another",
             )
         pools[name] = Pool(path, format=format, conventions=conventions)
+        absent = pools[name].columns_without_rows()
+        nowhere = {key: column for key, column in nowhere.items() if key in absent}
+        if absent == conventions.columns and absent:
+            pools[name] = Pool(path, format=format, conventions=conventions.unmapped())
+            warn(f"{path}: has none of the columns that --columns names, and is read by its own keys")
+        elif absent:
+            warn(f"{path}: no row has {_listed(absent)}, which --columns names")
         pools[name].warn_of_formats()
         if pools[name].scan().good < 2:
             raise BadInput(
@@ -62,7 +76,13 @@ def open_targets(targets: tuple[str, ...], format: str, conventions: RowConventi
                 where=f"--target {text}",
                 remedy="a target needs at least 2 (64 and more are better)",
             )
+    if nowhere:
+        raise BadInput(f"no target has {_listed(nowhere)}", where="--columns", remedy="name columns that are there")
     return pools
+
+
+def _listed(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"'{column}'" for column in columns.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +260,9 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     """Build and save one signature a target; returns a summary."""
     reading = method_of(options.chosen_method.name).reading(options.reading)
     folder = make_folder(options.output)
-    targets = open_targets(options.target, options.format, make_conventions(options.role, options.ignore))
+    targets = open_targets(
+        options.target, options.format, make_conventions(options.roles, options.ignore, options.columns)
+    )
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
     more = [options.dtype, *([] if codebook is None else [codebook.hash]), *["samples"] * options.keep_samples]

@@ -171,7 +171,7 @@ def test_roles_that_a_template_does_not_take() -> None:
 
 def test_roles_of_the_user() -> None:
     row = {"messages": [said("Kritiker", "a"), ANSWER]}
-    with pytest.raises(RowError, match=r"unknown role 'Kritiker' \(--role Kritiker=user would read it\)"):
+    with pytest.raises(RowError, match=r"unknown role 'Kritiker' \(--roles Kritiker=user would read it\)"):
         parse_any(row, 0)
     conventions = make_conventions(["Kritiker=user", "user=system"])
     assert parse_any(row, 0, conventions).messages[0].role == "user"
@@ -571,7 +571,7 @@ def test_inspect_names_what_is_not_read(tmp_path: Path) -> None:
 def test_a_report_shows_rows_whatever_their_label() -> None:
     from nait_fast.reporting.samples import text_of
 
-    assert text_of({"prompt": "a", "completion": "b", "label": False}, None).turns == [
+    assert text_of({"prompt": "a", "completion": "b", "label": False}, None, {}).turns == [
         ("user", "a"),
         ("assistant", "b"),
     ]

@@ -189,7 +189,7 @@ def test_a_scorer_says_each_key_once(tmp_path: Path, tiny_model: str) -> None:
         scorer.score(rows)
         nait_fast.Scorer(tiny_model, [signature], ignore=["rationale", *UNSHOWN]).score(rows)
         nait_fast.Scorer(tiny_model, [signature], ignore="hint").score([{**make_rows(1)[0], "hint": "a long way"}])
-    roles = nait_fast.Scorer(tiny_model, [signature], role=["Kritiker=user"])
+    roles = nait_fast.Scorer(tiny_model, [signature], roles={"Kritiker": "user"})
     assert roles.score([{"messages": [said("Kritiker", "why"), said("assistant", "the rain")]}]).shape == (1, 1)
 
 
@@ -215,10 +215,10 @@ def test_roles_of_the_user(capsys, tmp_path: Path, tiny_model: str) -> None:
     rows = [{"messages": [said("Kritiker", r["instruction"]), said("assistant", r["output"])]} for r in make_rows(24)]
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
     command = ["index", "--model", tiny_model, "--dataset", pool, "--output", tmp_path / "index"]
-    assert "unknown role 'Kritiker' (--role Kritiker=user would read it)" in run(capsys, *command).error
-    assert run(capsys, *command, "--role", "Kritiker=user", "--json").summary["rows_indexed"] == 24
+    assert "unknown role 'Kritiker' (--roles Kritiker=user would read it)" in run(capsys, *command).error
+    assert run(capsys, *command, "--roles", "Kritiker=user", "--json").summary["rows_indexed"] == 24
     assert Index(tmp_path / "index").datasets[0]["roles"] == {"Kritiker": "user"}
-    assert "write NAME=ROLE" in run(capsys, *command, "--role", "Kritiker").error
+    assert "write NAME=ROLE" in run(capsys, *command, "--roles", "Kritiker").error
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_roles_that_the_user_has_named(tmp_path: Path, tiny_model: str, index) -
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
     place = str(tmp_path / "index")
     nait_fast.build_index(
-        model=tiny_model, dataset=str(pool), output=place, codebook=index["index"], role=["boss=user"]
+        model=tiny_model, dataset=str(pool), output=place, codebook=index["index"], roles=["boss=user"]
     )
     out = tmp_path / "o"
     files = list(SELECTED_EXPORTS)
