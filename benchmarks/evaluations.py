@@ -33,6 +33,8 @@ def rows_of(evaluation: dict[str, Any], note: str) -> Iterator[dict[str, Any]]:
             row["largest_layer_share"] = max(shares) if shares else None
         if stability and stability.get("halves"):
             row["halves"] = stability["halves"]
+        if stability and stability.get("bootstrap"):
+            row["bootstrap"] = stability["bootstrap"]
         if len(row) > 8:
             yield row
 
@@ -56,7 +58,22 @@ def lines(rows: list[dict[str, Any]]) -> str:
         "**Stability**: Spearman between the rankings by two halves of a target (mean over splits; `nait` on codec "
         "rotated with 128 outliers).\n\n" + table(list(shown["halves"].values()), ["method", *names]),
     ]
+    if sampled := [row for row in rows if row.get("bootstrap")]:
+        out.append(_by_samples(sampled))
     return "\n\n".join([*out, *dict.fromkeys(row["note"] for row in rows if row["note"])]) + "\n"
+
+
+def _by_samples(rows: list[dict[str, Any]]) -> str:
+    """What a target of fewer samples chooses of what all of them do."""
+    shown = []
+    for row in rows:
+        sizes = {str(measures["size"]): f"{measures['top10']:.2f}" for measures in row["bootstrap"]}
+        shown.append({"target": f"{row['name']} ({row['samples']})", "method": row["method"], **sizes})
+    columns = list(dict.fromkeys(key for cells in shown for key in cells))
+    return (
+        "**Samples of a target**: share of the best tenth that so many samples of it choose in common with all of them "
+        "(in brackets), on average over draws.\n\n" + table(shown, columns)
+    )
 
 
 def main() -> None:

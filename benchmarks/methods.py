@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import depth, fidelity_float8, selections, signs
+from benchmarks import depth, fidelity_float8, selections, several_targets, signs
 from benchmarks.ablation_stats import report
 from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
@@ -57,6 +57,8 @@ def section() -> str:
         parts += [sourced(fidelity_float8.lines(rows), rows) for rows in precisions]
         if evaluated := newest(folder / "evaluations.jsonl"):
             parts.append(sourced(lines(evaluated), evaluated))
+        if combined := newest(folder / "several_targets.jsonl"):
+            parts.append(sourced(several_targets.lines(combined), combined))
         parts += [
             sourced(selections.lines(chosen), chosen) for chosen in by_model(folder / "selections.jsonl").values()
         ]

@@ -268,7 +268,10 @@ class BudgetOptions(Options):
     )
     pick: str = option("top", "which end of the ranking", choices=PICKS)
     combine: str = option(
-        "mean", "several targets: how they become one order (mean and max: of their z-scores)", choices=COMBINES
+        "roundrobin",
+        "several targets: they take turns, each naming its best row (roundrobin), or become one order by the mean or "
+        "max of their z-scores; union: each gets a budget of its own",
+        choices=COMBINES,
     )
     scores: str = option("all", "rows that scores.parquet holds; none: do not write it", choices=SCORES)
     export: tuple[str, ...] = option(

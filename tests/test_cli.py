@@ -287,7 +287,7 @@ def test_bad_rows_are_counted(capsys, tmp_path: Path, words: list[str], pool_fil
 
 def test_plain_output(capsys, tmp_path: Path, words: list[str]) -> None:
     ran = run(capsys, "select", *words, "--output", tmp_path / "out", "--layers=-2--1")
-    assert (ran.status, ran.err) == (0, "") and "rows_selected: 6\n" in ran.out
+    assert (ran.status, ran.err) == (0, "") and ran.out.startswith("6 of ")
 
 
 def test_as_a_user_runs_it(tmp_path: Path, words: list[str]) -> None:

@@ -128,7 +128,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         **_SIGNATURE,
         **_BUDGET,
         **_CONSTRAINTS,
-        "combine": ("roundrobin", TWO),
+        "combine": ("mean", TWO),
         "rule": ("max", {}),
         "overwrite": (True, {"output": "{STALE}"}),
     },
@@ -180,7 +180,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "seed": (1, {"pick": "random"}),
         "rule": ("max", {"signature": ["{KEPT}/sums.safetensors"]}),
         "foreign_scores": (["sums={SCORES}"], {"signature": WITHOUT}),
-        "combine": ("roundrobin", {"signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"]}),
+        "combine": ("mean", {"signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"]}),
     },
     "evaluate": {
         "index": ("{MORE}", {}),

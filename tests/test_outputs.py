@@ -838,3 +838,24 @@ def test_names_that_no_file_should_have(made: Made, tmp_path: Path, no_model, na
 def test_a_name_as_long_as_may_be(made: Made, tmp_path: Path) -> None:
     result = made.select(tmp_path / "out", target=[f"{'x' * 200}={made.target}"])
     assert result["targets"] == ["x" * 200]
+
+
+def test_a_finished_selection_is_ranked_anew_without_the_model(made: Made, tmp_path: Path, monkeypatch) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(made.model, model)
+    for file in model.iterdir():
+        os.utime(file, ns=(10**18, 10**18))  # long ago
+    asked = {"model": model, "dataset": made.pool, "target": [f"sums={made.target}"], "output": tmp_path / "out"}
+    nait_fast.select(**asked, fraction=0.5)
+    first = contents(tmp_path / "out")
+    loaded: list[int] = []
+    opened = select_verb.open_session
+    monkeypatch.setattr(select_verb, "open_session", lambda *a, **k: loaded.append(1) or opened(*a, **k))
+    nait_fast.select(**asked, fraction=0.2, near_duplicates=0.01)
+    assert not loaded
+    nait_fast.select(**asked, fraction=0.5)
+    again = contents(tmp_path / "out")
+    assert not loaded and {name for name in first if first[name] != again[name]} <= {"manifest.json", CLAIM}
+    os.utime(model / "config.json", ns=(10**18, 10**18 + 1))
+    nait_fast.select(**asked, fraction=0.5)
+    assert len(loaded) == 1  # a file of the model may have changed

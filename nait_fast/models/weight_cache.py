@@ -65,6 +65,17 @@ def stamps_of(*sources: Path) -> list[list[Any]] | None:
     return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in stats]
 
 
+def checkpoint_stamps(name: str) -> list[list[Any]] | None:
+    """As ``stamps_of``, of every file beside those that are read: of a model or a tokenizer, by its folder, file or Hub
+    id. None also where it is not here yet."""
+    path = checkpoint_of(name)
+    stamps = None if path is None else stamps_of(path)
+    if path is None or stamps is None:
+        return None
+    beside = sorted(path.iterdir()) if path.is_dir() else []
+    return stamps + [[str(file), (status := file.stat()).st_size, status.st_mtime_ns] for file in beside]
+
+
 def _part_names(file: Path) -> bytes:
     """The names of the files that hold a model's parts, as its index tells."""
     try:

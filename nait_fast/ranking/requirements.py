@@ -79,7 +79,7 @@ def check_turns(rule: str, options: BudgetOptions) -> None:
     if rule == "roundrobin" and options.pick != "top":
         why = "by rule roundrobin samples take their best rows, in turns"
         raise BadInput(why, where=f"--pick {options.pick}", remedy=remedy)
-    if rule == "roundrobin" and options.combine != "mean":
+    if rule == "roundrobin" and options.combine != "roundrobin":
         raise BadInput("by rule roundrobin targets take turns", where=f"--combine {options.combine}", remedy=remedy)
 
 

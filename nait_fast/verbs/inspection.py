@@ -19,6 +19,8 @@ from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.selection_files import KIND, SELECTED
+from nait_fast.reporting import inspected
+from nait_fast.reporting.answer import answer_of
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
@@ -58,6 +60,7 @@ _OF_INDEX = (
     "rds_width",
     "nll",
     "model",
+    "model_name",
     "template_kind",
     "max_length",
     "dtype",
@@ -73,7 +76,8 @@ _DATA = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".gz", ".zst", ".safeten
 
 
 def inspect(path: str) -> dict[str, Any]:
-    """Summary of an index, a selection, an evaluation, a signature, a model or a pool. Raises NaitError."""
+    """Summary of an index, a selection, an evaluation, a signature, a model or a pool; its ``text`` is what a person
+    reads. Raises NaitError."""
     place = Path(path)
     if place.is_dir() and (place / MANIFEST).exists():
         if read_json(place / MANIFEST).get("kind") == KIND:
@@ -81,11 +85,11 @@ def inspect(path: str) -> dict[str, Any]:
             out = {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
             if "constraints" in manifest:
                 out["constraints"] = {line["constraint"]: line["dropped"] for line in manifest["constraints"]}
-            return out
+            return {**out, "text": answer_of(manifest, path)}
         index = Index(place)
         shards = [s["bytes"] for s in index.manifest["shards"]]
         entries = codec_of(index.manifest["codec"]).entries
-        return {
+        out = {
             "path": path,
             **{k: index.manifest[k] for k in (*_OF_INDEX, *entries) if k in index.manifest},
             "layers": len(index.layout.widths),
@@ -93,11 +97,14 @@ def inspect(path: str) -> dict[str, Any]:
             "shards": len(shards),
             "bytes": sum(shards),
         }
+        return {**out, "text": inspected.of_index(out)}
     if (place / evaluation.FILE).exists() and read_json(place / evaluation.FILE).get("kind") == evaluation.KIND:
         content = read_sealed(place / evaluation.FILE)
-        return {"path": path, **{k: content[k] for k in _OF_EVALUATION if k in content}}
+        out = {"path": path, **{k: content[k] for k in _OF_EVALUATION if k in content}}
+        return {**out, "text": inspected.of_evaluation(out)}
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
-        return {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
+        out = {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
+        return {**out, "text": inspected.of_signature(out)}
     if is_model(path):
         from nait_fast.verbs.model_inspection import inspect_model  # torch, which none of the others needs
 
@@ -109,7 +116,7 @@ def inspect(path: str) -> dict[str, Any]:
     first = next(samples)
     unread = counted(itertools.chain([first.unread], (sample.unread for sample in samples)))
     turns = [f"{role}: {text[:80]}" for role, text in first.turns]
-    return {
+    out = {
         "path": path,
         "kind": f"pool ({info.kind})",
         "format": info.format,
@@ -119,6 +126,7 @@ def inspect(path: str) -> dict[str, Any]:
         "unread": unread,
         "first_sample": turns,
     }
+    return {**out, "text": inspected.of_pool(out)}
 
 
 def is_model(name: str) -> bool:

@@ -1,5 +1,6 @@
 """``rank``: an index and signatures in, the chosen rows out; needs no model."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from nait_fast.notices import recorded, warn
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import HTML, State, damaged, question, seal_of
+from nait_fast.ranking.cautions import warn_of_few, warn_of_selection, warn_of_truncated
 from nait_fast.ranking.choosing import Laps, ScoredSelection, check_constraints, scored_selection
 from nait_fast.ranking.exports import WRITERS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
+from nait_fast.ranking.overview import SourceCounter, overview_of
 from nait_fast.ranking.requirements import check_asked
 from nait_fast.ranking.scan import check_device
 from nait_fast.ranking.select import check_budget
@@ -36,6 +39,7 @@ from nait_fast.ranking.selection_files import (
 from nait_fast.ranking.similarity_files import names_of, write_similarities
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
+from nait_fast.reporting.answer import answer_of
 from nait_fast.storage import values
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
@@ -116,6 +120,8 @@ def rank_index(
     ``begin``, called before anything is written, gives the folder to write them in; ``targets``: files of the targets'
     samples, where they are at hand."""
     check_exports(options.export, pool.format)
+    warn_of_truncated(index)
+    warn_of_few(signatures)
     before, signed, clock = _answer_in(folder), {s.name: s.hash for s in signatures}, Laps()
     with scored_selection(
         index,
@@ -130,11 +136,18 @@ def rank_index(
         clock=clock,
     ) as made:
         table, selection, stage = made.table, made.selection, begin() if begin else folder
-        files = _write(made, options, stage, pool, clock)
+        sources = SourceCounter(len(selection.rows))
+        files = _write(made, options, stage, pool, clock, sources)
         files |= write_similarities(stage, options.export, index, made.scoring, device, len(selection.rows))
         clock.lap("exports")
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
+        top = options.pick == "top"
+        overview = overview_of(table, selection, index, pool, stage / SELECTED, sources, top)
+        clock.lap("overview")
+        if top:
+            length = (constraining or ConstraintOptions()).length
+            warn_of_selection(made, length, options.combine, overview, spearman)
     in_pool = {s.name: method_of(s.method).whitening(index, s) for s in signatures}
     whitening = {name: fitted for name, fitted in in_pool.items() if fitted}
     page = folder / REPORT
@@ -157,6 +170,7 @@ def rank_index(
         "rows_of_targets": made.in_targets,
         "rows_selected": len(selection.rows),
         "tokens_selected": selection.tokens,
+        **overview,
         **({"rows_looked_at": selection.looked, "constraints": selection.described} if made.constrained else {}),
         **made.mixed,
         "spearman_with_length": spearman,
@@ -176,10 +190,13 @@ def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
         return None
 
 
-def _write(made: ScoredSelection, options: BudgetOptions, folder: Path, pool: PoolRows, clock: Laps) -> dict[str, str]:
-    """Write the files of a selection: name -> SHA-256."""
+def _write(
+    made: ScoredSelection, options: BudgetOptions, folder: Path, pool: PoolRows, clock: Laps, sources: SourceCounter
+) -> dict[str, str]:
+    """Write the files of a selection: name -> SHA-256; its rows' ``sources`` are counted."""
     files, selection = {}, made.selection
-    files[SELECTED] = write_selected(folder / SELECTED, pool.lines(selection.rows), selection.order)
+    lines = sources.passing(pool.lines(selection.rows))
+    files[SELECTED] = write_selected(folder / SELECTED, lines, selection.order)
     clock.lap("lines")
     scores = folder / SCORES
     if options.scores != "none":
@@ -248,6 +265,8 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
             summary = rank_index(
                 index, signatures, options, options.seed, folder, pool, options.device, output.begin, options
             )
-            write_manifest(output.stage, "rank", options.to_mapping(), index, {**summary, "warnings": warnings})
+            manifest = write_manifest(
+                output.stage, "rank", options.to_mapping(), index, {**summary, "warnings": warnings}
+            )
             output.done(of, asked=None)
-    return {"output": str(folder), **summary}
+    return {"output": str(folder), **summary, "text": answer_of(manifest, options.output, sys.stderr.isatty())}

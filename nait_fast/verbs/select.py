@@ -3,33 +3,41 @@
 import dataclasses
 import gc
 import os
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from nait_fast._version import __version__
 from nait_fast.config import IndexOptions, SelectOptions, split_target
-from nait_fast.env import keep_freed_memory
-from nait_fast.errors import BadInput, Mismatch
+from nait_fast.data.pool import Pool
+from nait_fast.env import PACKAGES, VARIABLES, installed, keep_freed_memory
+from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.extract.indexing import IndexBuild, open_pool, representation_of
 from nait_fast.extract.session import Terms, open_session
 from nait_fast.index.pool_rows import rows_of
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
-from nait_fast.methods.signature import check_fits, load_signature
+from nait_fast.methods.signature import Signature, check_fits, load_signature
+from nait_fast.models.weight_cache import checkpoint_stamps
 from nait_fast.notices import hushed, recorded
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import question
+from nait_fast.progress import say
 from nait_fast.ranking.choosing import check_constraints
 from nait_fast.ranking.exports import check_exports
 from nait_fast.ranking.requirements import check_before
 from nait_fast.ranking.select import check_budget
-from nait_fast.storage.files import make_folder, read_json
+from nait_fast.reporting.answer import answer_of
+from nait_fast.storage.files import make_folder, read_json, read_sealed
 from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import directions_of, hold_folder, reads_the_end, summary_of, warn_of, work_of
 from nait_fast.verbs.rank import answers, rank_index, recognise, selection_folder, selection_names, write_manifest
 from nait_fast.verbs.signature import (
+    SignatureOutput,
     build_signatures,
     check_method,
     describe,
@@ -47,9 +55,11 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     the pool as they come."""
     with recorded() as warnings, ExitStack() as stack:
         output, asked, index, summary = _select(options, quiet, stack)
-        write_manifest(output.stage, "select", options.to_mapping(), index, {**summary, "warnings": warnings})
+        manifest = write_manifest(
+            output.stage, "select", options.to_mapping(), index, {**summary, "warnings": warnings}
+        )
         output.done(answers(summary["signatures"], index.datasets), asked)
-    return summary
+    return {**summary, "text": answer_of(manifest, options.output, sys.stderr.isatty())}
 
 
 def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Output, str, Index, dict[str, Any]]:
@@ -84,6 +94,58 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     said = pool.conventions.described()
     asked = question([pool.plan().sha256, questions(targets, options, reading, more), *([said] if said else [])])
     _check_asked(output, asked, options)
+    made_from = _made_from(options, passing, asked)
+    kept = _kept(folder, made_from, [split_target(target)[0] for target in options.target])
+    if kept is not None:
+        say(f"{folder}: index and signatures are of this model, pool and targets; no model is loaded", quiet)
+        signatures, work_done = kept, {"tokens_served": 0, "tokens_run": 0, "seconds": 0.0, "tokens_per_s": None}
+        files = [folder / "signatures" / f"{signature.name}.safetensors" for signature in kept]
+    else:
+        signatures, files, work_done = _run_model(options, passing, reading, pool, targets, made, by_sample, quiet)
+    index = Index(index_folder)
+    extraction = {**summary_of(index.manifest, index_folder), **work_done}
+    warn_of(index.manifest, index_folder, options.ignore)
+    if output.asked != asked:  # else the very question; its signatures' hashes may be those of another version
+        output.check_question(answers({s.name: s.hash for s in signatures}, index.datasets), "another question")
+    ranked = rank_index(
+        index,
+        signatures,
+        options,
+        options.seed,
+        folder,
+        rows_of(pool),
+        options.device,
+        output.begin,
+        options,
+        [split_target(target)[1] for target in options.target],
+    )
+    described = [describe(s, f) for s, f in zip(signatures, files, strict=True)]
+    return (
+        output,
+        asked,
+        index,
+        {
+            "output": str(folder),
+            **ranked,
+            "extraction": extraction,
+            "targets_described": described,
+            "made_from": made_from if made_from == _made_from(options, passing, asked) else None,
+        },
+    )
+
+
+def _run_model(
+    options: SelectOptions,
+    passing: IndexOptions,
+    reading: str,
+    pool: Pool,
+    targets: Mapping[str, Pool],
+    made: SignatureOutput,
+    by_sample: bool,
+    quiet: bool,
+) -> tuple[list[Signature], list[Path], dict[str, Any]]:
+    """(signatures, their files, what the pass over the pool did): all that needs the model. The index is there then."""
+    index_folder = Path(passing.output)
     number = options.workers or default_workers(options.device)
 
     def check(session: Terms) -> None:
@@ -104,7 +166,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     signatures = build_signatures(session, targets, options, reading, codebook, by_sample)
     files = made.save(signatures)
     if number == 1:
-        manifest = index_pool(build, directions_of(signatures))
+        index_pool(build, directions_of(signatures))
         work_done = work_of(build)
     else:
         build.prepare(directions_of(signatures))
@@ -113,31 +175,34 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         with Watch(index_folder, pool.plan(), quiet) as watch:
             given = {"options": options.to_mapping(), "reading": reading, "signatures": [str(file) for file in files]}
             run_workers(work, given, number, watch.look)
-        manifest, work_done = Index(index_folder).manifest, {"workers": number, **watch.summary()}
-    extraction = {**summary_of(manifest, index_folder), **work_done}
-    warn_of(manifest, index_folder, options.ignore)
-    index = Index(index_folder)
-    if output.asked != asked:  # else the very question; its signatures' hashes may be those of another version
-        output.check_question(answers({s.name: s.hash for s in signatures}, index.datasets), "another question")
-    ranked = rank_index(
-        index,
-        signatures,
-        options,
-        options.seed,
-        folder,
-        rows_of(pool),
-        options.device,
-        output.begin,
-        options,
-        [split_target(target)[1] for target in options.target],
-    )
-    described = [describe(s, f) for s, f in zip(signatures, files, strict=True)]
-    return (
-        output,
-        asked,
-        index,
-        {"output": str(folder), **ranked, "extraction": extraction, "targets_described": described},
-    )
+        work_done = {"workers": number, **watch.summary()}
+    return signatures, files, work_done
+
+
+def _made_from(options: SelectOptions, passing: IndexOptions, asked: str) -> str | None:
+    """A digest of all that index and signatures are made from: options, the data that ``asked`` is of, libraries, and
+    the files of model and tokenizer by size and times. None where these cannot be told to be the same another time."""
+    stamps = [checkpoint_stamps(name) for name in (options.model, options.tokenizer) if name is not None]
+    if None in stamps:
+        return None
+    deciding = {name: value for name, value in passing.to_mapping().items() if name not in ("output", "workers")}
+    versions = [__version__, *map(installed, PACKAGES)]
+    return question([asked, deciding, stamps, versions, [os.environ.get(name) for name in VARIABLES]])
+
+
+def _kept(folder: Path, made_from: str | None, targets: Sequence[str]) -> list[Signature] | None:
+    """The signatures of a finished selection in ``folder`` whose index, too, is of ``made_from``; None where they are
+    not whole, or of anything else."""
+    try:
+        manifest = read_sealed(folder / MANIFEST)
+        if made_from is None or manifest.get("made_from") != made_from:
+            return None
+        signatures = [load_signature(folder / "signatures" / f"{name}.safetensors") for name in targets]
+        index = Index(folder / "index")
+        same = {s.name: s.hash for s in signatures} == manifest["signatures"]
+        return signatures if same and index.manifest["checksum"] == manifest["index"] else None
+    except (NaitError, KeyError):
+        return None
 
 
 def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:

@@ -42,6 +42,7 @@ def write_index(
     exact: dict[str, str] | None = None,
     datasets: list[dict[str, Any]] | None = None,
     version: int = FORMAT_VERSION,
+    truncated: int = 0,
 ) -> Path:
     """Write an index of ``shards``, dicts of tensors: codes, row, n_tokens and, as wished, ids and exact scores. One of
     ``version`` 2 has no checksums."""
@@ -83,7 +84,7 @@ def write_index(
         "datasets": datasets or [pool],
         "rows": rows,
         "tokens": tokens,
-        "truncated": 0,
+        "truncated": truncated,
         "duplicate_ids": 0,
         "skipped": {"rows": first - rows, "reasons": {}},
         "shards": entries,

@@ -12,7 +12,7 @@ from nait_fast.index import token_hashes
 from nait_fast.methods.signature import load_signature
 from nait_fast.notices import recorded
 from nait_fast.ranking.sanity import rows_of_targets
-from tests.commands import run
+from tests.commands import beside_cautions, run
 from tests.conftest import make_rows, write_jsonl
 from tests.ranking.indexes import contrast, write_index
 
@@ -66,12 +66,12 @@ def test_samples_that_are_rows_of_the_pool(whole, tmp_path: Path, method: str) -
     chosen_method = "nag:9" if method == "nag" else method
     told, warnings = chosen(whole, tmp_path / "a", target="within", method=chosen_method)
     assert told["rows_of_targets"] == {"t": 7}
-    (said,) = warnings
+    (said,) = beside_cautions(warnings)
     assert said.startswith("target 't': 7 of the pool's 40 rows are samples of the target itself; they rank high")
     manifest = json.loads((tmp_path / "a" / "out" / "manifest.json").read_text())
     assert manifest["warnings"] == warnings and manifest["rows_of_targets"] == {"t": 7}
     told, warnings = chosen(whole, tmp_path / "b", method=chosen_method)
-    assert told["rows_of_targets"] == {"t": 0} and warnings == []
+    assert told["rows_of_targets"] == {"t": 0} and beside_cautions(warnings) == []
 
 
 def test_more_samples_than_a_signature_tells_of(whole, tmp_path: Path, monkeypatch) -> None:
@@ -88,6 +88,7 @@ def test_two_targets_of_one_name(whole, tmp_path: Path) -> None:
     files = [tmp_path / part / "out" / "signatures" / "t.safetensors" for part in ("within", "within", "apart")]
     with recorded() as warnings:
         assert rows_of_targets(index, [load_signature(file) for file in files]) == {"t": 7}
+    warnings = beside_cautions(warnings)
     assert len(warnings) == 1 and warnings[0].startswith("target 't': 7 of the pool's")
 
 
@@ -104,7 +105,7 @@ def test_rank_evaluate_and_merge_know_them_too(whole, tmp_path: Path, capsys) ->
     ran = run(capsys, "rank", "--index", tmp_path / "both", "--signature", *files, "--output", tmp_path / "r", "--json")
     told = json.loads(ran.out)
     assert told["rows_of_targets"] == {"t": 7, "apart": 12}
-    assert [text.split(" rows")[0] for text in told["warnings"]] == [
+    assert [text.split(" rows")[0] for text in beside_cautions(told["warnings"])] == [
         "target 't': 7 of the pool's 52",
         "target 'apart': 12 of the pool's 52",
     ]
@@ -113,7 +114,7 @@ def test_rank_evaluate_and_merge_know_them_too(whole, tmp_path: Path, capsys) ->
         nait_fast.evaluate(index=tmp_path / "both", signature=files, output=tmp_path / "e")
     assert sum("samples of the target itself" in text for text in said) == 2
     assert nait_fast.Index(tmp_path / "both").verify() == []
-    shown = run(capsys, "inspect", files[0]).out
+    shown = run(capsys, "inspect", files[0], "--json").out
     assert "contents" not in shown and "sha256" in shown
 
 
@@ -147,7 +148,7 @@ def test_a_pool_of_one_text(whole, tmp_path: Path, method: str) -> None:
     else:
         told, warnings = chosen(whole, tmp_path, pool="same", method=chosen_method, top_k=3)
     assert told["rows_selected"] == 3
-    assert warnings == ["all 9 rows hold the same tokens: they rank as they lie in the pool"]
+    assert beside_cautions(warnings) == ["all 9 rows hold the same tokens: they rank as they lie in the pool"]
 
 
 def test_rows_that_are_cut_to_the_same_tokens(whole, tmp_path: Path) -> None:
@@ -223,4 +224,4 @@ def test_one_row_is_a_pool(tmp_path: Path, whole) -> None:
     )
     with recorded() as warnings:
         told = nait_fast.rank(index=tmp_path / "b", signature=[tmp_path / "t.safetensors"], output=tmp_path / "out")
-    assert told["rows_selected"] == 1 and warnings == []
+    assert told["rows_selected"] == 1 and beside_cautions(warnings) == []

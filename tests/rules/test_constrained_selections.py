@@ -53,8 +53,7 @@ def test_what_the_files_say(made: MadePool, tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     again = [f"--index={made.index}", f"--signature={made.signature}", f"--output={out}", "--top-k=12"]
     assert main(["rank", *again, "--near-duplicates=0.3"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert f"constraints: constraint=near-duplicates, dropped={len(gone)}, share=0.3, most_bits=76" in printed
+    assert f"near-duplicates took {len(gone)}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_without_constraints_nothing_is_said_of_them(made: MadePool, tmp_path: Path) -> None:

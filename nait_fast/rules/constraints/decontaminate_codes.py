@@ -81,12 +81,7 @@ class CodeDecontamination(Constraint):
 
     def leave(self, offered: Iterator[np.ndarray], walk: Walk) -> Iterator[np.ndarray]:
         for places in offered:
-            nearest, bits = np.zeros(len(places), dtype=np.int64), np.zeros(len(places), dtype=np.int64)
-            for some, codes in self._codes.chunks(places):
-                common = self._scan(codes)
-                apart = common[:, -1:] + self._sizes - 2 * common[:, :-1]
-                nearest[some] = np.argmin(apart, axis=1)
-                bits[some] = apart.min(axis=1)
+            nearest, bits = self._nearest(places)
             gone = bits <= self._most
             of = [self._of[number] for number in nearest[gone].tolist()]
             walk.drop(
@@ -97,6 +92,20 @@ class CodeDecontamination(Constraint):
                 bits=bits[gone],
             )
             yield places[~gone]
+
+    def near(self, places: np.ndarray) -> np.ndarray:
+        """bool [n]: which of the rows at ``places`` int64 [n] are near a sample."""
+        return self._nearest(places)[1] <= self._most
+
+    def _nearest(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(number of the nearest sample, bits in which the two differ), int64 [n] each, of ``places``."""
+        nearest, bits = np.zeros(len(places), dtype=np.int64), np.zeros(len(places), dtype=np.int64)
+        for some, codes in self._codes.chunks(places):
+            common = self._scan(codes)
+            apart = common[:, -1:] + self._sizes - 2 * common[:, :-1]
+            nearest[some] = np.argmin(apart, axis=1)
+            bits[some] = apart.min(axis=1)
+        return nearest, bits
 
     def details(self) -> dict[str, Any]:
         counts = {"share": self._share, "most_bits": self._most, "samples": len(self._of)}

@@ -1,0 +1,105 @@
+"""What ``inspect`` says to a person of a pool, index, signature or evaluation: a heading, lines, what is next."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nait_fast.reporting.answer import next_line, wrapped
+from nait_fast.reporting.formatting import count, listed, percent, short
+
+_LABEL = 12
+
+
+def _page(heading: str, lines: Iterator[tuple[str, str]], following: Sequence[str] | None) -> str:
+    indent = "  " + " " * _LABEL
+    parts = wrapped(heading)
+    for label, text in lines:
+        parts += wrapped(text, f"  {label:<{_LABEL}}", indent)
+    return "\n".join([*parts, *(["", next_line(following)] if following else [])])
+
+
+def of_pool(summary: Mapping[str, Any]) -> str:
+    def lines() -> Iterator[tuple[str, str]]:
+        yield "format", f"{summary['format']}, {summary['kind'].removeprefix('pool (').rstrip(')')}"
+        if summary["skipped"]:
+            yield "left out", count(summary["rows"] - summary["usable"], "row")
+            yield from (("", line) for line in summary["skipped"][:5])
+        if summary["unread"]:
+            yield "not read", ", ".join(f"{key} ({count(rows, 'row')})" for key, rows in summary["unread"].items())
+        for number, turn in enumerate(summary["first_sample"]):
+            yield "" if number else "first row", short(turn, 80 - _LABEL)
+
+    heading = f"{summary['path']}: a pool of {count(summary['rows'], 'row')}, {summary['usable']:,} of them usable"
+    following = ["nait-fast", "select", "--model", "MODEL", "--dataset", summary["path"], "--target", "NAME=FILE"]
+    return _page(heading, lines(), [*following, "--output", "chosen"])
+
+
+def of_index(summary: Mapping[str, Any]) -> str:
+    rows, tokens = summary["rows"], summary["tokens"]
+
+    def lines() -> Iterator[tuple[str, str]]:
+        yield "model", f"{Path(summary['model_name']).name}, {summary['dtype']}; {count(summary['layers'], 'layer')}"
+        for dataset in summary["datasets"]:
+            yield "pool", f"{dataset['path']} ({count(dataset['rows'], 'row')}, {dataset['format']})"
+        yield "template", str(summary["template_kind"])
+        if left := summary["skipped"]["rows"]:
+            why = ", ".join(f"{reason}: {number:,}" for reason, number in summary["skipped"]["reasons"].items())
+            yield "left out", f"{count(left, 'row')} ({short(why, 300)})"
+        if cut := summary["truncated"]:
+            yield "cut", f"{count(cut, 'row')} ({percent(cut / rows)}) at {summary['max_length']:,} tokens"
+        if twice := summary.get("duplicate_ids"):
+            yield "ids", f"{count(twice, 'row')} have the id of another"
+        yield "keeps", ", ".join(_kept(summary))
+        shards = count(summary["shards"], "shard")
+        yield "size", f"{shards}, {summary['bytes'] / 1e6:,.1f} MB; {summary['row_bytes']:,} bytes of codes a row"
+
+    heading = f"{summary['path']}: an index of {count(rows, 'row')}, {tokens:,} tokens"
+    heading += f" ({tokens / rows:,.0f} a row)" if rows else ""
+    model = str(summary["model_name"])
+    following = ["nait-fast", "signature", "--model", model, "--codebook", summary["path"], "--target", "NAME=FILE"]
+    return _page(heading, lines(), [*following, "--output", "signatures"])
+
+
+def _kept(summary: Mapping[str, Any]) -> Iterator[str]:
+    tokens = f" of the {summary['reading_tokens']}" if "reading_tokens" in summary else ""
+    yield f"codec {summary['codec']} of {summary['neurons']:,} neurons ({summary['reading']}{tokens})"
+    if "embedding" in summary:
+        yield f"embedding of layer {summary['embed_layer']}"
+    if "rds" in summary:
+        yield f"rds ({summary['rds']})"
+    if "nll" in summary:
+        yield f"losses ({summary['nll']})"
+    if summary.get("exact"):
+        yield f"exact scores of {listed(list(summary['exact']))}"
+
+
+def of_signature(summary: Mapping[str, Any]) -> str:
+    def lines() -> Iterator[tuple[str, str]]:
+        target = summary.get("target") or {}
+        yield "method", f"{summary['method']}, reading {summary['reading']}, {count(summary['layers'], 'layer')}"
+        if samples := summary.get("samples"):
+            tokens = f", {target['tokens'] / samples:,.0f} tokens each on average" if target.get("tokens") else ""
+            yield "made from", f"{count(samples, 'sample')}{tokens}"
+        if target.get("truncated"):
+            yield "cut", f"{count(target['truncated'], 'sample')} at {summary['max_length']:,} tokens"
+        if "samples_kept" in summary:
+            kept = "keeps them, for --rule max and roundrobin" if summary["samples_kept"] else "keeps none of them"
+            yield "samples", kept if summary["samples_kept"] else f"{kept} (signature --keep-samples does)"
+        if summary.get("uncertain_signs"):
+            yield "signs", f"uncertain in {count(summary['uncertain_signs'], 'layer')} (docs: Methods)"
+        yield "hash", str(summary["hash"])
+
+    following = ["nait-fast", "rank", "--index", "INDEX", "--signature", summary["path"], "--output", "chosen"]
+    return _page(f"{summary['path']}: the signature of '{summary['name']}'", lines(), following)
+
+
+def of_evaluation(summary: Mapping[str, Any]) -> str:
+    def lines() -> Iterator[tuple[str, str]]:
+        yield "index", f"{summary['index']} ({count(summary['rows'], 'row')})"
+        for signature in summary["signatures"]:
+            yield "signature", f"{signature['label']}: {signature['method']}, {signature['reading']}"
+        for what in summary.get("missing", ()):
+            yield "missing", f"{what['what']}: {what['why']}"
+        yield "tables", str(Path(summary["path"]) / "evaluation.md")
+
+    return _page(f"{summary['path']}: an evaluation", lines(), None)
