@@ -388,14 +388,15 @@ def highlights() -> str:
     )
 
 
-def rewrite(page: Path, measured: str, check: bool) -> int:
-    """Put ``measured`` between the markers of ``page``, or only compare (``check``); exit status 1: it differs."""
+def rewrite(page: Path, measured: str, check: bool, module: str) -> int:
+    """Put ``measured`` between the markers of ``page``, or only compare (``check``); exit status 1: it differs.
+    ``module``: what writes it, for the message."""
     text = page.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     made = head + BEGIN + measured + END + tail
     if check and made != text:
-        print(f"{page.name}: its measured section is not what benchmarks/results/ says: {sys.argv[0]}")
+        print(f"{page.name}: its generated part is not up to date: python -m {module}")
     if not check:
         page.write_text(made)
     return int(check and made != text)
@@ -403,7 +404,8 @@ def rewrite(page: Path, measured: str, check: bool) -> int:
 
 def main() -> int:
     check = "--check" in sys.argv
-    return max(rewrite(PAGE, section(), check), rewrite(README, highlights(), check))
+    module = "benchmarks.figures_page"
+    return max(rewrite(PAGE, section(), check, module), rewrite(README, highlights(), check, module))
 
 
 if __name__ == "__main__":

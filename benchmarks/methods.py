@@ -98,7 +98,7 @@ def plot(path: Path) -> None:
 def main() -> int:
     if "--plot" in sys.argv:
         plot(PLOT)
-    return rewrite(PAGE, section(), "--check" in sys.argv)
+    return rewrite(PAGE, section(), "--check" in sys.argv, "benchmarks.methods")
 
 
 if __name__ == "__main__":

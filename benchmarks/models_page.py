@@ -155,7 +155,7 @@ def section() -> str:
 
 def write(check: bool = False) -> int:
     """Write the page, or only compare."""
-    return rewrite(PAGE, section(), check)
+    return rewrite(PAGE, section(), check, "benchmarks.models_page")
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import pytest
 import nait_fast
 from benchmarks import figures_page, methods, models_page
 from benchmarks.figures_page import MISSING, completed, gpu_table
+from docs import options_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,6 +52,24 @@ def test_the_methods_page_shows_what_the_results_say(monkeypatch):
 
 def test_the_models_page_shows_what_the_results_say():
     assert models_page.write(check=True) == 0
+
+
+def test_the_options_page_is_that_of_the_options(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["options_page", "--check"])
+    assert options_page.main() == 0
+
+
+def test_the_options_page_names_each_flag_with_its_kind_and_default():
+    page = (ROOT / "docs" / "options.md").read_text()
+    for line in (ROOT / "tests" / "flags.txt").read_text().splitlines():
+        verb, *flags = line.split()
+        missing = [
+            f for f in flags if f[:2] == "--" and f[:5] != "--no-" and f != "--help" and f"| `{f}` |" not in page
+        ]
+        assert not missing, verb
+    assert "| `--top-k` | whole number, at least 1 |  | select this many samples |" in page
+    assert "| `--pick` | `top`, `bottom`, `random` | `top` | which end of the ranking |" in page
+    assert "|  | `top_k` | whole number, at least 1 | `20` | neurons a layer |" in page  # of nag
 
 
 def test_the_gpu_table_shows_what_was_measured_and_what_was_not():
