@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from nait_fast.api import (
         build_index,
         build_signature,
+        compare,
         evaluate,
         inspect,
         merge,
@@ -46,6 +47,7 @@ __all__ = [
     "build_index",
     "build_signature",
     "capture",
+    "compare",
     "evaluate",
     "inspect",
     "load_signature",

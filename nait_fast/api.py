@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nait_fast.config import (
     BenchOptions,
+    CompareOptions,
     EvaluateOptions,
     IndexOptions,
     MergeOptions,
@@ -134,6 +135,30 @@ def evaluate(*, quiet: bool = True, **options: Unpack[arguments.EvaluateArgument
     from nait_fast.verbs.evaluate import run
 
     return run(EvaluateOptions.from_mapping(dict(options), "evaluate"), quiet)
+
+
+def compare(*, quiet: bool = True, **options: Unpack[arguments.CompareArguments]) -> dict[str, Any]:
+    """Hold methods, rules and selections side by side on one index, without the model.
+
+    Args:
+        quiet: no line on stderr that says what is done.
+        **options: those of ``CompareOptions``: ``index`` and at least one of ``signature``, ``foreign_scores`` and
+            ``selection``.
+
+    Returns:
+        What ``compare.json`` holds, whether or not it is written: ``compared`` (of each, and of random rows: size,
+        lengths, what it alone selects), ``shared``, ``jaccard`` and ``spearman`` of every two, ``retrieval``,
+        ``composition``, ``missing`` (what is not compared, and why); and ``text``, the tables.
+
+    Raises:
+        NaitError: for bad input, and where none of the signatures can be ranked by the index.
+
+    Example:
+        ``compare(index="idx", signature=["contrast/math.safetensors", "rds/math.safetensors"], top_k=1000)``
+    """
+    from nait_fast.verbs.compare import run
+
+    return run(CompareOptions.from_mapping(dict(options), "compare"), quiet)
 
 
 def report(*, quiet: bool = True, **options: Unpack[arguments.ReportArguments]) -> dict[str, Any]:

@@ -91,12 +91,17 @@ class SignatureArguments(TypedDict, total=False):
     nag_top_k: int | None
 
 
-class ChoosingArguments(TypedDict, total=False):
-    """Of ``config.BudgetOptions``, but for what is written."""
+class AmountArguments(TypedDict, total=False):
+    """Of ``config.AmountOptions``."""
 
     fraction: float | None
     top_k: int | None
     token_budget: int | None
+
+
+class ChoosingArguments(AmountArguments, total=False):
+    """Of ``config.BudgetOptions``, but for what is written."""
+
     rule: Literal["centroid", "roundrobin", "max"] | None
     pick: Literal["top", "bottom", "random"]
     combine: Literal["mean", "max", "union", "roundrobin"]
@@ -220,6 +225,22 @@ class EvaluateArguments(RowArguments, RunArguments, OutputArguments, total=False
     sizes: Names
     repeats: int
     seed: int
+
+
+class CompareArguments(AmountArguments, OutputArguments, total=False):
+    """Of ``config.CompareOptions``."""
+
+    index: Required[Path]
+    signature: Paths
+    foreign_scores: Paths
+    selection: Paths
+    rule: Sequence[Literal["centroid", "roundrobin", "max"]]
+    label: str | None
+    relevant: Names
+    dataset: Paths
+    device: str
+    seed: int
+    output: Path | None
 
 
 class ReportArguments(OutputArguments, total=False):

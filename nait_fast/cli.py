@@ -21,6 +21,7 @@ from typing import Any
 from nait_fast._version import __version__
 from nait_fast.config import (
     BenchOptions,
+    CompareOptions,
     EvaluateOptions,
     IndexOptions,
     MergeOptions,
@@ -45,6 +46,7 @@ VERBS: dict[str, tuple[type[Options], str, str]] = {
     "signature": (SignatureBuildOptions, "signature", "build a capability's signature from in-domain samples"),
     "rank": (RankOptions, "rank", "rank an index with signatures; needs no model"),
     "evaluate": (EvaluateOptions, "evaluate", "measure rankings: fidelity, retrieval, stability, confounds, transfer"),
+    "compare": (CompareOptions, "compare", "methods, rules and selections side by side on one index; needs no model"),
     "report": (ReportOptions, "report", "tell what was selected and why: one HTML file, opens offline"),
     "bench": (BenchOptions, "bench", "measure the ops, the scan and the index pass on this machine"),
 }
@@ -71,6 +73,10 @@ EXAMPLES = {
     "evaluate": (
         "nait-fast evaluate --index pool-index \\",
         "    --signature signatures/math.safetensors --output measured",
+    ),
+    "compare": (
+        "nait-fast compare --index pool-index --signature contrast/math.safetensors \\",
+        "    rds/math.safetensors --label source --relevant math=gsm8k",
     ),
     "report": ("nait-fast report chosen",),
     "bench": ("nait-fast bench --part kernels --seconds 10",),

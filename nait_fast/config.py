@@ -255,11 +255,18 @@ class SignatureOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetOptions(Options):
+class AmountOptions(Options):
+    """How much is selected."""
+
     group: ClassVar[str] = "what is selected"
     fraction: float | None = option(None, "select this share of the pool's samples (default 0.1)")
     top_k: int | None = option(None, "select this many samples", minimum=1)
     token_budget: int | None = option(None, "select samples up to this many tokens in all", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(AmountOptions):
+    group: ClassVar[str] = "what is selected"
     rule: str | None = option(
         None,
         "how a target's samples score a row: centroid (as a whole), max (the sample that is most like it), roundrobin "
@@ -503,6 +510,41 @@ class EvaluateOptions(RowOptions, RunOptions, OutputOptions):
             unused |= dict.fromkeys(("sizes", "repeats"), "stability is measured with --target and --model")
             of_rows = ("columns", "roles", "ignore")
             unused |= dict.fromkeys(of_rows, "is for the samples of --target, and there are none")
+        return super().idle() | unused
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(AmountOptions, OutputOptions):
+    """Options of ``compare``."""
+
+    keeps_config: ClassVar[bool] = False
+
+    index: str = option("", "index folder", required=True)
+    signature: tuple[str, ...] = option((), "signature files, of any methods and targets; several may have one name")
+    foreign_scores: tuple[str, ...] = option((), "scores of another tool, as for rank", metavar="NAME=FILE")
+    selection: tuple[str, ...] = option(
+        (),
+        "folders of select or rank, from this pool, as they are: with their own budgets and constraints",
+        metavar="DIR",
+    )
+    rule: tuple[str, ...] = option(
+        (), "score each signature by each of these rules, as for rank (default: its method's own)", choices=RULES
+    )
+    label: str | None = option(
+        None,
+        "key of the pool's rows that says what a row is: measures retrieval, and is counted (by default one that says "
+        "where rows are from is counted)",
+    )
+    relevant: tuple[str, ...] = option(
+        (), "label's value that a target shall find (default: its own name)", metavar="NAME=VALUE"
+    )
+    dataset: tuple[str, ...] = option((), "the pool, if it has moved since it was indexed (all of them, in order)")
+    device: str = option("auto", "where to scan: auto (a GPU for large scans), cpu, cuda, cuda:1")
+    seed: int = option(0, "seed of the random rows that stand beside", minimum=0)
+    output: str | None = option(None, "folder for compare.json, compare.csv and pairs.csv (default: only printed)")
+
+    def idle(self) -> dict[str, str]:
+        unused = {} if self.output else {"overwrite": "is for --output, which is not given"}
         return super().idle() | unused
 
 

@@ -47,6 +47,7 @@ BASE: dict[str, dict[str, Any]] = {
         "signature": ["{BITS}/sums.safetensors", "{BITS}/texts.safetensors"],
         "output": "{OUT}",
     },
+    "compare": {"index": "{INDEX}", "signature": ["{BITS}/sums.safetensors"], "output": "{OUT}"},
     "report": {"selection": "{SELECTION}", "output": "{OUT}/report.html"},
     "bench": {"shape": "tiny", "part": "all"},
 }
@@ -209,6 +210,23 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "ignore": (["source"], STABLE),
         "overwrite": (True, {"output": "{STALEEVALUATION}"}),
     },
+    "compare": {
+        "fraction": (0.5, {}),
+        "top_k": (3, {}),
+        "token_budget": (200, {}),
+        "index": ("{MORE}", {}),
+        "signature": (["{BITS}/texts.safetensors"], {}),
+        "foreign_scores": (["other={SCORES}"], {}),
+        "selection": (["{SELECTION}"], {}),
+        "rule": (["max"], {"signature": ["{KEPT}/sums.safetensors"]}),
+        "label": ("source", {}),
+        "relevant": (["sums=texts"], {"label": "source"}),
+        "dataset": (["{OTHER}"], {}),
+        "device": ("tpu7", {}),
+        "seed": (1, {}),
+        "output": ("{OUT}/elsewhere", {}),
+        "overwrite": (True, {"output": "{STALECOMPARISON}"}),
+    },
     "report": {
         "selection": ("{MODEL}", {}),
         "output": ("{OUT}/other.html", {}),
@@ -336,6 +354,10 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("evaluate", "model", "{MODEL}", {}, "there is nothing to run it for"),
     ("evaluate", "target", ["sums={SUMS}"], {}, "pass --model, too"),
     ("evaluate", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a"),
+    ("compare", "relevant", ["sums=a"], {}, "needs --label"),
+    ("compare", "rule", ["max"], {}, "does not keep its target's samples"),
+    ("compare", "overwrite", True, {"output": WITHOUT}, "is for --output, which is not given"),
+    ("compare", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a"),
     *(
         ("bench", name, value, {"shape": WITHOUT, "part": WITHOUT, "compare": ["{BENCH}"]}, "only reads result files")
         for name, value in (
@@ -485,6 +507,9 @@ KEPT: dict[str, Callable[[Mapping[str, str], str], Any]] = {
     "STALE": lambda place, output: shutil.copytree(place["SELECTION"], output),
     "STALESIGNATURES": lambda place, output: shutil.copytree(place["BITS"], output),
     "STALEEVALUATION": _evaluated,
+    "STALECOMPARISON": lambda place, output: nait_fast.compare(
+        index=place["INDEX"], signature=[f"{place['BITS']}/texts.safetensors"], output=output
+    ),
     "STALEREPORT": lambda place, output: nait_fast.report(selection=place["SELECTION"], output=f"{output}/report.html"),
 }
 
@@ -532,7 +557,8 @@ def stable(value: Any) -> Any:
 
 def files_of(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of what a run wrote, but for what holds its options or times."""
-    with_options = ("config.yaml", "run.json", "manifest.json", "evaluation.json", "evaluation.md", "report.html")
+    evaluations = ("evaluation.json", "evaluation.md", "compare.json")
+    with_options = ("config.yaml", "run.json", "manifest.json", *evaluations, "report.html")
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith(("log", "events", "plan-")):

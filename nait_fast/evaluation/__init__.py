@@ -1,3 +1,4 @@
-"""What ``evaluate`` measures, and the name and kind of the file that it writes."""
+"""What ``evaluate`` and ``compare`` measure, and the names and kinds of the files that they write."""
 
 KIND, FORMAT_VERSION, FILE = "nait_fast evaluation", 1, "evaluation.json"
+COMPARISON_KIND, COMPARISON_FILE = "nait_fast comparison", "compare.json"

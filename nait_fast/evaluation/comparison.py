@@ -1,5 +1,7 @@
 """What two rankings share: their best rows, and the order of all rows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nait_fast.ranking.spearman import spearman
@@ -48,3 +50,20 @@ def correlations(ranks: np.ndarray) -> np.ndarray:
 def overlaps(chosen: np.ndarray) -> np.ndarray:
     """``overlap`` of every pair of selections of one size, float64 [C, C], from bool [C, n]."""
     return np.array([[overlap(a, b) for b in chosen] for a in chosen])
+
+
+def shared_places(selections: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(rows that every two ``selections`` hold both, int64 [C, C]; Jaccard's index, these of all that either holds,
+    float64 [C, C]). Each selection: places int64, in any order, none twice; not empty."""
+    ascending = [np.sort(places) for places in selections]
+    shared = np.array([[len(np.intersect1d(a, b, assume_unique=True)) for b in ascending] for a in ascending])
+    sizes = shared.diagonal()
+    return shared, shared / (sizes[:, None] + sizes[None, :] - shared)
+
+
+def alone(selections: Sequence[np.ndarray], which: int) -> np.ndarray:
+    """Places int64, in their order, of the rows that only selection ``which`` of ``selections``, places int64 each,
+    holds."""
+    others = [places for number, places in enumerate(selections) if number != which]
+    mine = selections[which]
+    return mine[np.isin(mine, np.concatenate(others), invert=True)] if others else mine

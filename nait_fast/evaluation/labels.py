@@ -6,9 +6,10 @@ from nait_fast.errors import BadInput
 from nait_fast.methods.signature import Signature
 
 
-def labels_of(signatures: Sequence[Signature]) -> list[str]:
+def labels_of(signatures: Sequence[Signature], least: int = 0) -> list[str]:
     """A label for each: its name; where names repeat, with method and reading, and where that does not tell them apart,
-    with how it was quantised, then with its hash. Raises NaitError for one that is there twice."""
+    with how it was quantised, then with its hash; with the first ``least`` of these four in any case. Raises NaitError
+    for one that is there twice."""
     hashes = [signature.hash for signature in signatures]
     if twice := next((s.name for s, h in zip(signatures, hashes, strict=True) if hashes.count(h) > 1), None):
         raise BadInput(f"'{twice}' is there twice", where="--signature", remedy="leave one out")
@@ -18,7 +19,7 @@ def labels_of(signatures: Sequence[Signature]) -> list[str]:
         details = [s.method, str(s.meta["reading"]), str(s.meta.get("quantisation", "")), hashes[number]][:depth]
         return f"{s.name} ({', '.join(filter(None, details))})" if depth else s.name
 
-    depths = [0] * len(signatures)
+    depths = [least] * len(signatures)
     for deeper in (2, 3, 4):
         labels = [label(number, depth) for number, depth in enumerate(depths)]
         depths = [deeper if labels.count(name) > 1 else depth for name, depth in zip(labels, depths, strict=True)]

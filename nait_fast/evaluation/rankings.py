@@ -1,6 +1,6 @@
 """An index's rows as signatures rank them: their scores, which signatures have any, and what is not measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from nait_fast import compatibility
 from nait_fast.codecs.codebook import Codebook
-from nait_fast.config import BudgetOptions
+from nait_fast.config import AmountOptions
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.evaluation.comparison import best
 from nait_fast.evaluation.labels import groups_of, labels_of
@@ -18,7 +18,7 @@ from nait_fast.index.stream import Stream
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.requirements import rule_of
-from nait_fast.ranking.scan import scan
+from nait_fast.ranking.scan import Block, scan
 from nait_fast.ranking.sources import check_index
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.ranking.taking_turns import round_robin_of
@@ -197,24 +197,48 @@ def score(
     row, n_tokens = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int32)
     columns, turns = np.empty((len(signatures), n)), dict[int, FirstInTurns]()
     rules = rules or [method_of(signature.method).rules[0] for signature in signatures]
-    budget = BudgetOptions(top_k=max(1, wanted))
-    for group in groups_of(signatures):
-        for rule in dict.fromkeys(rules[number] for number in group):
-            numbers = [number for number in group if rules[number] == rule]
-            some, start = [signatures[number] for number in numbers], 0
-            orders = [round_robin_of(index, [one], budget, device) for one in some] if rule == "roundrobin" else []
-            look = _Sifting(orders, [one.samples for one in some]) if orders else None
-            for block in scan(index, some, device, rule, look):
-                stop = start + len(block.row)
-                row[start:stop], n_tokens[start:stop] = block.row, block.n_tokens
-                columns[numbers, start:stop] = block.scores.T
-                for order, sifted in zip(orders, block.seen or (), strict=True):
-                    order.add(sifted)
-                start = stop
-            turns |= {number: FirstInTurns(order) for number, order in zip(numbers, orders, strict=False)}
+    for one in scans(index, signatures, rules, AmountOptions(top_k=max(1, wanted)), device):
+        start = 0
+        for block in one.blocks:
+            stop = start + len(block.row)
+            row[start:stop], n_tokens[start:stop] = block.row, block.n_tokens
+            columns[one.numbers, start:stop] = block.scores.T
+            start = stop
+        turns |= {number: FirstInTurns(order) for number, order in zip(one.numbers, one.orders, strict=False)}
     if not np.isfinite(columns).all():
         raise NaitError(f"index {index.folder} gives scores that are not finite; nait-fast verify tells where")
     return IndexScores(row, n_tokens, columns, turns)
+
+
+@dataclass(frozen=True)
+class ScanOfSome:
+    """A pass over an index: ``blocks`` hold the scores of the signatures ``numbers``, a column each; by rule roundrobin
+    each has one of ``orders``, which has got its first pass once all ``blocks`` are taken."""
+
+    numbers: list[int]
+    orders: list[RoundRobin]
+    blocks: Iterator[Block]
+
+
+def scans(
+    index: Index, signatures: Sequence[Signature], rules: Sequence[str], amount: AmountOptions, device: str
+) -> Iterator[ScanOfSome]:
+    """All passes that scores by the rule of each signature take: one for each group of signatures of one rule in which
+    no name repeats. ``amount``: what will be selected, as far as is known. Raises NaitError."""
+    for group in groups_of(signatures):
+        for rule in dict.fromkeys(rules[number] for number in group):
+            numbers = [number for number in group if rules[number] == rule]
+            some = [signatures[number] for number in numbers]
+            orders = [round_robin_of(index, [one], amount, device) for one in some] if rule == "roundrobin" else []
+            look = _Sifting(orders, [one.samples for one in some]) if orders else None
+            yield ScanOfSome(numbers, orders, _feeding(scan(index, some, device, rule, look), orders))
+
+
+def _feeding(blocks: Iterator[Block], orders: Sequence[RoundRobin]) -> Iterator[Block]:
+    for block in blocks:
+        for order, sifted in zip(orders, block.seen or (), strict=True):
+            order.add(sifted)
+        yield block
 
 
 class _Sifting:

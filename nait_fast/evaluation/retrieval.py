@@ -1,11 +1,13 @@
 """How well a ranking finds the rows of a kind: the measures of information retrieval, over a label of the pool."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from nait_fast.errors import BadInput
 from nait_fast.evaluation.comparison import best
 from nait_fast.evaluation.rankings import Rankings
 from nait_fast.notices import warn
@@ -57,6 +59,30 @@ def retrieval(
     }
 
 
+def read_relevant(texts: Sequence[str], names: Collection[str], label: str | None) -> dict[str, set[str]]:
+    """Name of a signature -> values of the ``label`` that it shall find, of --relevant. Raises BadInput."""
+    if texts and label is None:
+        raise BadInput("needs --label COLUMN, the key that holds these values", where="--relevant")
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for text in texts:
+        name, given, value = text.partition("=")
+        if not given or name not in names:
+            raise BadInput(
+                f"write NAME=VALUE, the name of a signature ({', '.join(sorted(names))})", where=f"--relevant {text}"
+            )
+        wanted[name].add(value)
+    return dict(wanted)
+
+
+def nothing_relevant(name: str, wanted: Collection[str], values: Collection[str]) -> str:
+    """Why the retrieval of ``name`` is not measured, as no row has one of the labels ``wanted``, but others."""
+    some_values = ", ".join(sorted(values)[:8]) + (", …" if len(values) > 8 else "")
+    return (
+        f"no row of the index has the label {' or '.join(map(repr, wanted))}; name one that there is "
+        f"({some_values}): --relevant {name}=VALUE"
+    )
+
+
 def relevant_rows(
     rankings: Rankings,
     number: int,
@@ -87,11 +113,7 @@ def section(
         wanted, every = relevant_rows(rankings, number, (numbers, values), relevant)
         of_label = every[places]
         if not of_label.any():
-            some_values = ", ".join(sorted(values)[:8]) + (", …" if len(values) > 8 else "")
-            why = (
-                f"no row of the index has the label {' or '.join(map(repr, wanted))}; name one that there is "
-                f"({some_values}): --relevant {name}=VALUE"
-            )
+            why = nothing_relevant(name, wanted, values)
             rankings.miss(f"retrieval of {label}", why)
             warn(f"retrieval of {label} is not measured: {why}")
             continue

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from nait_fast.errors import BadInput
+from nait_fast.evaluation.comparison import alone
 from nait_fast.evaluation.labels import families_of
 from nait_fast.evaluation.rankings import Rankings
 from nait_fast.ranking.spearman import centred_ranks
@@ -21,7 +22,7 @@ def core_places(chosen: np.ndarray, at_least: int) -> np.ndarray:
 
 def unique_places(chosen: np.ndarray, which: int) -> np.ndarray:
     """Places int64, ascending, of the rows that only selection ``which`` of ``chosen`` bool [C, n] holds."""
-    return np.flatnonzero(chosen[which] & (chosen.sum(axis=0) == 1))
+    return alone([np.flatnonzero(selection) for selection in chosen], which)
 
 
 def core_by_chance(rows: int, selected: int, selections: int, at_least: int) -> float:
@@ -76,10 +77,10 @@ def sections(
             }
         )
         for number, (label, column) in enumerate(zip(labels, columns, strict=True)):
-            alone = unique_places(selections, number)
-            best = _first(alone, scores[column])
+            places = unique_places(selections, number)
+            best = _first(places, scores[column])
             examples = [{"place": place, "score": float(scores[column][place])} for place in best]
-            uniques[label] = {"count": len(alone), "examples": examples}
+            uniques[label] = {"count": len(places), "examples": examples}
     return cores, uniques
 
 

@@ -49,12 +49,14 @@ class PoolRows:
             )
 
 
-def label_values(lines: Iterable[bytes], column: str) -> tuple[np.ndarray, dict[str, int]]:
+def label_values(
+    lines: Iterable[bytes], column: str, known: dict[str, int] | None = None
+) -> tuple[np.ndarray, dict[str, int]]:
     """(number of each row's value, int32 [n], −1 where a row has none; value -> number) of a key of the pool's rows.
 
-    Values that are no text count as their JSON.
+    Values that are no text count as their JSON. ``known``: those of the rows before, which new ones come to.
     """
-    values: dict[str, int] = {}
+    values: dict[str, int] = {} if known is None else known
     numbers = []
     for line in lines:
         value = json.loads(line).get(column)

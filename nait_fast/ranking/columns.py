@@ -30,6 +30,7 @@ class Spill:
 
     def __init__(self, folder: Path, dtype: Any, rows: int, columns: int = 1):
         self.folder, self.dtype, self.rows, self.columns = folder, np.dtype(dtype), rows, columns
+        self._first = 0  # column of the file
         try:
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by close)
         except OSError as error:
@@ -41,7 +42,13 @@ class Spill:
         return NaitError(what, where=self.folder, remedy=remedy)
 
     def _offset(self, start: int, column: int) -> int:
-        return (column * self.rows + start) * self.dtype.itemsize
+        return ((self._first + column) * self.rows + start) * self.dtype.itemsize
+
+    def only(self, column: int) -> "Spill":
+        """One of the columns, in the same file."""
+        one = copy.copy(self)
+        one._first, one.columns = self._first + column, 1
+        return one
 
     def write(self, start: int, values: np.ndarray, column: int = 0) -> None:
         """``values`` [n] become the rows from ``start`` on of ``column``."""
@@ -140,6 +147,21 @@ class ScoreTable:
     def take_scores(self, places: np.ndarray) -> np.ndarray:
         """float64 [n, C] of the rows at ``places`` int64 [n], in any order."""
         return np.stack([self.scores.take(places, column) for column in range(len(self.names))], axis=1)
+
+    def beside(self, names: Sequence[str]) -> "ScoreTable":
+        """An empty table of the same rows for other scores, closed with this one: ``add`` expects the same rows."""
+        other = copy.copy(self)
+        other.names, other.scores = list(names), self.scratch(np.float64, len(names))
+        other.low, other.high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+        other._filled, other._last = 0, -1
+        return other
+
+    def only(self, column: int) -> "ScoreTable":
+        """The same rows under one of the targets; closed with this one."""
+        one = copy.copy(self)
+        one.names, one.scores = [self.names[column]], self.scores.only(column)
+        one.low, one.high = self.low[column : column + 1], self.high[column : column + 1]
+        return one
 
     def rescored(self, change: Callable[[np.ndarray], np.ndarray]) -> "ScoreTable":
         """The same rows with other scores, ``change`` of each target's, float64 [n] both; closed with this one."""

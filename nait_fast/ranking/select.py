@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.config import BudgetOptions
+from nait_fast.config import AmountOptions, BudgetOptions
 from nait_fast.errors import BadInput
 from nait_fast.notices import warn
 from nait_fast.options import flag_of
@@ -89,6 +89,16 @@ class KeyOrder:
             before, depth = cut, 2 * depth
 
 
+def score_order(scores: Spill, first: int = 0) -> KeyOrder:
+    """The rows by a column of ``scores``, the highest first; ``first``: as of ``KeyOrder``."""
+    return KeyOrder(_End(partial(_score_keys, scores, 0), scores.rows), first)
+
+
+def random_order(row: Spill, seed: int, first: int = 0) -> KeyOrder:
+    """The rows, of these numbers in the pool, in the order that ``seed`` draws."""
+    return KeyOrder(_random_end(row, seed), first)
+
+
 def blocks(rows: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of blocks of a column."""
     step = block_rows(1)
@@ -129,7 +139,7 @@ def _take_turns(table: ScoreTable, z: ZScores, column: int, turns: Spill) -> Non
                 turns.write(start, np.minimum(turn, turns.read(start, start + len(turn))) if column else turn)
 
 
-def count_of(n: int, options: BudgetOptions) -> int:
+def count_of(n: int, options: AmountOptions) -> int:
     """The budget of ``options`` in rows, out of ``n``. Raises NaitError for one that does not fit."""
     if options.top_k is not None:
         if options.top_k > n:
@@ -141,7 +151,7 @@ def count_of(n: int, options: BudgetOptions) -> int:
     return max(1, round(fraction * n))
 
 
-def check_budget(options: BudgetOptions, rows: int = 10**18) -> None:
+def check_budget(options: AmountOptions, rows: int = 10**18) -> None:
     """At most one budget may be set, and a count may not exceed the ``rows`` to choose from. Raises NaitError."""
     given = [n for n in ("fraction", "top_k", "token_budget") if getattr(options, n) is not None]
     if len(given) > 1:
@@ -164,7 +174,7 @@ def select(
     bottom = options.pick == "bottom"
     ends = [_End(keys.read, table.rows, bottom)]
     if options.pick == "random":
-        ends = [_End(lambda start, stop: shuffled(table.row.read(start, stop), seed), table.rows)]
+        ends = [_random_end(table.row, seed)]
     elif options.combine == "union" and options.token_budget is None:
         columns = range(len(table.names))
         ends = [_End(partial(_score_keys, table.scores, column), table.rows, bottom) for column in columns]
@@ -181,7 +191,7 @@ def select(
     return chosen
 
 
-def budget_of(table: ScoreTable, options: BudgetOptions) -> Budget:
+def budget_of(table: ScoreTable, options: AmountOptions) -> Budget:
     """Of ``options``, for the rows of ``table``. Raises NaitError where there are none, or not so many."""
     if table.rows == 0:
         raise BadInput("the pool has no usable samples to select from")
@@ -213,10 +223,7 @@ def constrained(
 
     Says where that is less than the budget. Raises NaitError where no row is left.
     """
-    chosen = select_rows(order, budget, constraints, n_tokens=table.n_tokens.take, row=table.row.take, score=score)
-    if chosen.stopped is not None and not len(chosen.places):
-        first = int(table.n_tokens.take(np.array([chosen.stopped]))[0])
-        raise BadInput(f"below the first sample's {first} tokens", where=f"--token-budget {budget.size}")
+    chosen = chosen_within(table, order, budget, constraints, score)
     if not len(chosen.places):
         raise BadInput(f"no row is left to select: {_taken(chosen)}", remedy="loosen what takes most")
     if not chosen.full and chosen.dropped:
@@ -235,9 +242,24 @@ def constrained(
     )
 
 
+def chosen_within(
+    table: ScoreTable, order: Order, budget: Budget, constraints: Sequence[Constraint] = (), score: Column | None = None
+) -> Chosen:
+    """``select_rows`` of the rows of ``table``. Raises NaitError where a budget of tokens does not cover the first."""
+    chosen = select_rows(order, budget, constraints, n_tokens=table.n_tokens.take, row=table.row.take, score=score)
+    if chosen.stopped is not None and not len(chosen.places):
+        first = int(table.n_tokens.take(np.array([chosen.stopped]))[0])
+        raise BadInput(f"below the first sample's {first} tokens", where=f"--token-budget {budget.size}")
+    return chosen
+
+
 def _taken(chosen: Chosen) -> str:
     """How many rows which constraint took."""
     return ", ".join(f"{name} took {number:,}" for name, number in chosen.counts.items())
+
+
+def _random_end(row: Spill, seed: int) -> _End:
+    return _End(lambda start, stop: shuffled(row.read(start, stop), seed), row.rows)
 
 
 def _score_keys(scores: Spill, column: int, start: int, stop: int) -> np.ndarray:

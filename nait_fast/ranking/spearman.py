@@ -29,16 +29,17 @@ def with_length(table: ScoreTable) -> tuple[dict[str, float | None], int]:
 
     Over every row up to ``EXACT_ROWS`` of them, over every n-th one, n as small as that allows, beyond.
     """
-    stride = -(-table.rows // EXACT_ROWS)
-    lengths = centred_ranks(_every(table.n_tokens, stride))
+    lengths = sampled_ranks(table.n_tokens)
     out: dict[str, float | None] = {}
     for column, name in enumerate(table.names):
-        value = correlation(centred_ranks(_every(table.scores, stride, column)), lengths)
+        value = correlation(sampled_ranks(table.scores, column), lengths)
         out[name] = round(value, 4) if np.isfinite(value) else None
     return out, len(lengths)
 
 
-def _every(spill: Spill, stride: int, column: int = 0) -> np.ndarray:
+def sampled_ranks(spill: Spill, column: int = 0) -> np.ndarray:
+    """``centred_ranks`` of every row of a column, or of every n-th one, as ``with_length`` has it."""
+    stride = max(1, -(-spill.rows // EXACT_ROWS))
     step = block_rows(1) // stride * stride or stride
     parts = [spill.read(start, start + step, column)[::stride] for start in range(0, spill.rows, step)]
-    return np.concatenate(parts)
+    return centred_ranks(np.concatenate(parts))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nait_fast.config import BudgetOptions
+from nait_fast.config import AmountOptions, BudgetOptions
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.columns import ScoreTable, Spill
@@ -60,7 +60,7 @@ class Turns:
 
 
 def round_robin_of(
-    index: Index, signatures: Sequence[Signature], options: BudgetOptions, device: str = "cpu"
+    index: Index, signatures: Sequence[Signature], options: AmountOptions, device: str = "cpu"
 ) -> RoundRobin:
     """The order of rule roundrobin, which awaits its first pass over ``index``."""
     wanted = count_of(max(1, index.rows), options)
@@ -74,12 +74,13 @@ def round_robin_of(
 
 
 def places_of(column: Spill, rows: np.ndarray) -> np.ndarray:
-    """Where in ``column``, which ascends, each of ``rows`` int64 [k] stands; all must be there."""
+    """Where in ``column``, which ascends, each of ``rows`` int64 [k] stands; −1 for those that are not there."""
     order = np.argsort(rows)
-    wanted, out = rows[order], np.empty(len(rows), dtype=np.int64)
+    wanted, out = rows[order], np.full(len(rows), -1)
     for start, block in column.blocks():
         some = slice(*np.searchsorted(wanted, (block[0], block[-1] + 1)))
-        out[order[some]] = start + np.searchsorted(block, wanted[some])
+        at = np.searchsorted(block, wanted[some])
+        out[order[some]] = np.where(block[at] == wanted[some], start + at, -1)
     return out
 
 

@@ -1,6 +1,5 @@
 """``evaluate``: how good the rankings of an index are, by every measure that the options allow."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from nait_fast.evaluation import (
 from nait_fast.evaluation.comparison import count_of
 from nait_fast.evaluation.labels import kind_of
 from nait_fast.evaluation.rankings import ExactScores, Rankings, fits
-from nait_fast.evaluation.row_content import text_of
+from nait_fast.evaluation.row_content import texts_of
 from nait_fast.evaluation.writing import json_values, tables
-from nait_fast.index.pool_rows import PoolRows, datasets_of, label_values, open_rows
+from nait_fast.index.pool_rows import PoolRows, label_values, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import drawn_places
 from nait_fast.methods.signature import load_signature
@@ -48,11 +47,7 @@ MARKDOWN = "evaluation.md"
 def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
     """Evaluate; returns what ``evaluation.json`` holds, and ``text``, its tables. Raises NaitError."""
     sizes = _sizes(options)
-    folder = make_folder(options.output)
-    if (folder / MANIFEST).exists() or (folder / RUN).exists():
-        raise BadInput(
-            "holds an index or a selection", where=f"--output {options.output}", remedy="choose another folder"
-        )
+    folder = folder_for(options.output)
     with (
         Output(
             folder, (FILE, MARKDOWN), recognise=recognise, inputs=inputs_of(options), overwrite=options.overwrite
@@ -60,6 +55,14 @@ def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
         recorded() as warnings,
     ):
         return _evaluate(options, output, sizes, warnings, quiet)
+
+
+def folder_for(output: str) -> Path:
+    """The folder ``output``, made if need be; never one that holds an index or a selection. Raises NaitError."""
+    folder = make_folder(output)
+    if (folder / MANIFEST).exists() or (folder / RUN).exists():
+        raise BadInput("holds an index or a selection", where=f"--output {output}", remedy="choose another folder")
+    return folder
 
 
 def recognise(path: Path) -> tuple[State, str | None]:
@@ -104,7 +107,8 @@ def _evaluate(
     shared_rows.check_core(rankings, options.core_targets)
     if options.model is None:
         check_device(options.device, index, rankings.ranked, rule=options.rule)
-    relevant = _relevant(options, rankings)
+    names = {signature.name for signature in rankings.signatures}
+    relevant = retrieval.read_relevant(options.relevant, names, options.label)
     targets = _targets(options, rankings)
     pool = _pool(rankings, options)
     say(f"scores of {index.rows:,} rows by {len(rankings.scored)} signatures", quiet)
@@ -173,22 +177,6 @@ def _sizes(options: EvaluateOptions) -> list[int]:
                 f"must be a whole number of samples, at least {stability.LEAST_SAMPLES}", where=f"--sizes {text[:80]}"
             )
     return sorted({int(text) for text in options.sizes})
-
-
-def _relevant(options: EvaluateOptions, rankings: Rankings) -> dict[str, set[str]]:
-    """Name of a signature -> values of the label that it shall find."""
-    names = {signature.name for signature in rankings.signatures}
-    if options.relevant and options.label is None:
-        raise BadInput("needs --label COLUMN, the key that holds these values", where="--relevant")
-    wanted: dict[str, set[str]] = defaultdict(set)
-    for text in options.relevant:
-        name, given, value = text.partition("=")
-        if not given or name not in names:
-            raise BadInput(
-                f"write NAME=VALUE, the name of a signature ({', '.join(sorted(names))})", where=f"--relevant {text}"
-            )
-        wanted[name].add(value)
-    return dict(wanted)
 
 
 def _targets(options: EvaluateOptions, rankings: Rankings) -> dict[str, Pool]:
@@ -283,14 +271,12 @@ def _stability(
 
 def _texts(rankings: Rankings, pool: PoolRows | None, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The groups with each example's row and text in the place of its place."""
-    places = np.array(sorted({e["place"] for group in groups for e in group["examples"]}), dtype=np.int64)
-    rows = rankings.scores.row[places]
-    lines = [] if pool is None else zip(pool.lines(rows), datasets_of(rankings.index, rows), strict=True)
-    texts = dict(zip(places.tolist(), (text_of(line, dataset) for line, dataset in lines), strict=pool is not None))
+    places = np.array([e["place"] for group in groups for e in group["examples"]], dtype=np.int64)
+    texts = {} if pool is None else texts_of(rankings.index, pool, rankings.scores.row[places])
 
     def shown(example: dict[str, Any]) -> dict[str, Any]:
-        place = example.pop("place")
-        return {"row": rankings.scores.row[place], **example, "text": texts.get(place)}
+        row = int(rankings.scores.row[example.pop("place")])
+        return {"row": row, **example, "text": texts.get(row)}
 
     return [{**group, "examples": [shown(example) for example in group["examples"]]} for group in groups]
 

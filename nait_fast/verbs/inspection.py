@@ -76,7 +76,7 @@ _DATA = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".gz", ".zst", ".safeten
 
 
 def inspect(path: str) -> dict[str, Any]:
-    """Summary of an index, a selection, an evaluation, a signature, a model or a pool; its ``text`` is what a person
+    """Summary of an index, selection, evaluation, comparison, signature, model or pool; its ``text`` is what a person
     reads. Raises NaitError."""
     place = Path(path)
     if place.is_dir() and (place / MANIFEST).exists():
@@ -102,6 +102,12 @@ def inspect(path: str) -> dict[str, Any]:
         content = read_sealed(place / evaluation.FILE)
         out = {"path": path, **{k: content[k] for k in _OF_EVALUATION if k in content}}
         return {**out, "text": inspected.of_evaluation(out)}
+    compared = place / evaluation.COMPARISON_FILE
+    if compared.exists() and read_json(compared).get("kind") == evaluation.COMPARISON_KIND:
+        from nait_fast.evaluation.side_by_side_text import text_of_comparison  # and rankings, which no other needs
+
+        content = read_sealed(compared)
+        return {"path": path, **content, "text": text_of_comparison(content)}
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
         out = {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
         return {**out, "text": inspected.of_signature(out)}
