@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nait_fast.data.delimited import DELIMITERS
 from nait_fast.data.formats import detect
 from nait_fast.data.json_rows import json_layout, json_or_none
 from nait_fast.errors import BadInput
@@ -75,7 +76,7 @@ class Files:
 def kind_of(path: Path) -> str:
     """The suffix that tells the kind (".jsonl" for "a.jsonl.gz"), or "" for a kind that is not read."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
-    suffixes = (*LINES, ".json") if plain is not path else (*LINES, ".json", ".parquet")
+    suffixes = (*LINES, ".json", *DELIMITERS) if plain is not path else (*LINES, ".json", *DELIMITERS, ".parquet")
     return plain.suffix.lower() if plain.suffix.lower() in suffixes else ""
 
 
@@ -87,15 +88,18 @@ def pool_files(folder: Path, split: str | None) -> Files:
     """
     _refuse_results(folder)
     top, written = _not_ours(_entries(folder))
-    direct = _data_among(top, folder)
+    direct = _data_among(top, folder, _not_delimited)
     below, more = _not_ours(path for path in _below(folder) if path.parent != folder)
-    paths = direct or _data_among(below, folder)
+    paths = direct or _data_among(below, folder, _not_delimited)
+    if not paths:  # tables of text lie beside data that they describe
+        direct = _data_among(top, folder)
+        paths = direct or _data_among(below, folder)
     if passed := [path for path in [*written, *([] if direct else more)] if _is_data(path)]:
         warn(f"{folder}: {_named(passed, folder)} {_are(passed)} passed over: results of nait_fast, no pool")
     if not paths:
         here = f" (but {_named(some, folder)})" if (some := [*top, *below]) else ""
         raise BadInput(
-            f"holds no .jsonl and no .parquet or .json files of rows{here}",
+            f"holds no .jsonl and no .parquet, .json, .csv or .tsv files of rows{here}",
             where=folder,
             remedy="give a file, or a folder of such files",
         )
@@ -198,18 +202,23 @@ def _is_data(path: Path) -> bool:
     return bool(kind_of(path)) and not path.name.startswith(".") and path.name.lower() not in _BESIDE_NAMES
 
 
-def _data_among(files: Iterable[Path], folder: Path) -> list[Path]:
-    """The files that are read; the others are named, but for those that hold no data by their names."""
+def _not_delimited(path: Path) -> bool:
+    return kind_of(path) not in DELIMITERS
+
+
+def _data_among(files: Iterable[Path], folder: Path, wanted: Callable[[Path], bool] = lambda path: True) -> list[Path]:
+    """The files that are read, of those ``wanted``; the others are named, but for those that hold no data by their
+    names."""
     data_files, over = [], []
     for path in files:
-        if _is_data(path) and not _is_description(path):
+        if wanted(path) and _is_data(path) and not _is_description(path):
             data_files.append(path)
         elif path.name.lower() not in _BESIDE_NAMES and (kind_of(path) or not _is_beside(path)):
             over.append(path)
     if data_files and over:
         warn(
             f"{folder}: {_named(over, folder)} {_are(over)} passed over: no rows that are read (.jsonl, .json, also "
-            ".gz, .zst; .parquet)"
+            ".gz, .zst; .parquet; where none of these are .csv and .tsv)"
         )
     return data_files
 

@@ -1,4 +1,4 @@
-"""The parts that a pool is read from: files of lines, JSON lists, Parquet files, tables of `datasets`.
+"""The parts that a pool is read from: JSON lines and lists, delimited text, Parquet files, tables of `datasets`.
 
 Every part yields its rows as records, from any place on. Parts whose rows cannot be counted without reading them tell
 their places (byte offset, line) as they are read for the first time; plan.py keeps every n-th.
@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nait_fast.data.delimited import DelimitedText
 from nait_fast.data.streams import (
     BLOCK,
     Digest,
@@ -36,7 +37,8 @@ UNPACKED_BYTES, LEAST_ROWS = 512 << 20, 4
 
 
 class Record(NamedTuple):
-    """A row as read: `payload` is a JSONL line (bytes) or an already decoded value; `line` is 0 if there is none."""
+    """A row as read: `payload` is a JSONL line (bytes), an already decoded value, or the RowError that says why there
+    is none; `line` is 0 if there is none."""
 
     file: str
     line: int
@@ -84,11 +86,26 @@ class _File(PoolPart):
         return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-class Lines(_File):
-    """JSON lines, also compressed. Blank lines are no rows."""
+class _TextFile(_File):
+    """Text in lines, also compressed."""
 
     def __init__(self, path: Path):
         super().__init__(path, seeks=path.suffix.lower() not in (".gz", ".zst"))
+
+    def _open_at(self, at: int) -> Any:
+        """The decompressed bytes from ``at`` on; close it."""
+        if self.seeks:
+            stream: Any = open(self.path, "rb", BLOCK)  # noqa: SIM115 - whoever asks closes it
+            stream.seek(at)
+            return stream
+        stream = open_stream(self.path, hashlib.sha256())
+        while at and (skipped := len(stream.read(min(at, BLOCK)))):
+            at -= skipped
+        return stream
+
+
+class Lines(_TextFile):
+    """JSON lines. Blank lines are no rows."""
 
     def places(self, digest: Digest) -> Iterator[tuple[RowPlace, bytes | None]]:
         for at, number, payload in read_lines(open_stream(self.path, digest), self.name, 0, 1):
@@ -96,17 +113,38 @@ class Lines(_File):
 
     def records(self, start: RowPlace) -> Iterator[Record]:
         name = self.name
-        if self.seeks:
-            stream: Any = open(self.path, "rb", BLOCK)  # noqa: SIM115 - closed below, or with the generator
-            stream.seek(start.at)
-        else:
-            stream = open_stream(self.path, hashlib.sha256())
-            left = start.at
-            while left and (skipped := len(stream.read(min(left, BLOCK)))):
-                left -= skipped
-        with stream:
+        with self._open_at(start.at) as stream:
             for _, number, payload in read_lines(stream, name, start.at, start.line or 1):
                 yield Record(name, number, payload)
+
+
+class Delimited(_TextFile):
+    """CSV or TSV, by its ``delimiter``: the first record names the columns. A row is an object of texts, null for an
+    empty one."""
+
+    def __init__(self, path: Path, delimiter: bytes):
+        super().__init__(path)
+        self._delimiter = delimiter
+        self._columns: list[str] = []
+        self._first = RowPlace(0, 1)  # behind them
+
+    def places(self, digest: Digest) -> Iterator[tuple[RowPlace, bytes | None]]:
+        text = DelimitedText(open_stream(self.path, digest), self.name, self._delimiter)
+        text.columns()
+        while (place := text.place()) is not None:
+            yield RowPlace(*place), None
+            text.record()
+
+    def records(self, start: RowPlace) -> Iterator[Record]:
+        if not self._columns:
+            with self._open_at(0) as stream:
+                text = DelimitedText(stream, self.name, self._delimiter)
+                self._columns, self._first = text.columns(), RowPlace(text.at, text.line)
+        start = start if start.at else self._first
+        with self._open_at(start.at) as stream:
+            text = DelimitedText(stream, self.name, self._delimiter, *start)
+            while (place := text.place()) is not None:
+                yield Record(self.name, place[1], text.row(self._columns))
 
 
 class JsonRows(_File):

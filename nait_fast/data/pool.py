@@ -41,7 +41,7 @@ class SkippedRow:
 class PoolInfo:
     """What one full pass over a pool found.
 
-    kind: "jsonl", "json", "parquet", "disk" (a save_to_disk folder) or "hub".
+    kind: "jsonl", "json", "csv", "parquet", "disk" (a save_to_disk folder) or "hub".
     rows: all rows read; good: those that can be used, so rows - good == len(skipped).
     sha256: as in `plan.Plan`.
     """
@@ -58,9 +58,10 @@ class PoolInfo:
 class Pool:
     """A pool of samples in a file, a folder or on the Hugging Face Hub.
 
-    source: `.jsonl`, `.ndjson` or `.json`, each also with `.gz` or `.zst`; `.parquet`; a folder of `.jsonl` and
-        `.json` or of `.parquet` files (read in the order of their names); a `save_to_disk` folder; or a Hub id. The
-        last three take a split as "name:split"; of the last two it is "train" without, or the only one.
+    source: `.jsonl`, `.ndjson`, `.json`, `.csv` or `.tsv`, each also with `.gz` or `.zst`; `.parquet`; a folder of
+        `.jsonl` and `.json`, of `.parquet`, or of `.csv` and `.tsv` files (read in the order of their names); a
+        `save_to_disk` folder; or a Hub id. The last three take a split as "name:split"; of the last two it is "train"
+        without, or the only one.
     format: one of FORMATS, or "auto": the format of the first good row.
     skip_bad_rows: leave out the rows that cannot be used, and list them, instead of raising at the first.
     unit_rows: rows of a unit of its plan.
@@ -275,6 +276,8 @@ def check(payload: Any, fmt: str | None, row: int, conventions: RowConventions =
 def decode(payload: Any) -> dict[str, Any]:
     """The JSON object of a row. Raises RowError."""
     row = payload
+    if isinstance(payload, RowError):
+        raise payload
     if isinstance(payload, bytes):
         try:
             row = json.loads(payload.decode())

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nait_fast.data.delimited import DELIMITERS
 from nait_fast.data.folders import LINES, kind_of, pool_files
 from nait_fast.data.json_rows import json_layout, json_list, json_object
-from nait_fast.data.parts import DatasetTable, JsonRows, Lines, ParquetFile, PoolPart
+from nait_fast.data.parts import DatasetTable, Delimited, JsonRows, Lines, ParquetFile, PoolPart
 from nait_fast.data.streams import import_optional
 from nait_fast.errors import BadInput, first_line
 
@@ -18,7 +19,7 @@ _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?::([\w\[\]%:.+-]+))?")
 
 @dataclass(frozen=True)
 class Source:
-    """kind: "jsonl", "json", "parquet", "disk" (a save_to_disk folder) or "hub"."""
+    """kind: "jsonl", "json", "csv", "parquet", "disk" (a save_to_disk folder) or "hub"."""
 
     path: str
     kind: str
@@ -48,13 +49,17 @@ def _open_file(path: Path) -> Source:
     suffix = kind_of(path)
     if suffix == ".parquet":
         return Source(str(path), "parquet", (ParquetFile(path),))
+    if suffix in DELIMITERS:
+        return Source(str(path), "csv", (Delimited(path, DELIMITERS[suffix]),))
     if suffix == ".json":
         layout = json_layout(path)
         if layout != "lines":
             return Source(str(path), "json", (JsonRows(path, json_list if layout == "list" else json_object),))
     elif suffix not in LINES:
         raise BadInput(
-            "not a kind of file that is read", where=path, remedy="give .jsonl, .json (also .gz, .zst) or .parquet"
+            "not a kind of file that is read",
+            where=path,
+            remedy="give .jsonl, .json, .csv, .tsv (each also .gz, .zst) or .parquet",
         )
     return Source(str(path), "jsonl", (Lines(path),))
 

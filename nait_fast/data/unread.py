@@ -13,7 +13,8 @@ from nait_fast.notices import warn
 from nait_fast.storage.tally import OTHERS, capped
 
 # Keys that say what a row is, where it is from and how good it is; docs/data.md lists them. A key also counts as
-# metadata that ends in one of _METADATA_ENDS or begins with one of _METADATA_BEGINS ("__": columns that pandas adds).
+# metadata that ends in one of _METADATA_ENDS or begins with one of _METADATA_BEGINS ("__", "unnamed: ": columns that
+# pandas adds).
 METADATA = frozenset(
     """
     id ids idx index key row row_id uuid guid uid hash sha sha1 sha256 md5 fingerprint
@@ -39,7 +40,7 @@ _METADATA_ENDS = tuple(
     _quality _difficulty _reward _count _counts _length _index _idx _status _weight _mask _flag _ip _valid
     """.split()  # noqa: SIM905
 )
-_METADATA_BEGINS = ("__", "is_", "has_")
+_METADATA_BEGINS = ("__", "is_", "has_", "unnamed: ")
 _NO_TEXTS = ("on", "off", "null", "nan", "n/a")  # switches, and what tables write where there is nothing
 # What a rendered conversation holds beside its texts: Alpaca's prompts, marks of chat templates, names of roles.
 _FRAMES = (

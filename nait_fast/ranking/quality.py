@@ -102,10 +102,12 @@ def _numbers_in(lines: Iterable[bytes], quality: Quality) -> Iterator[float]:
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, (int, float, str)) or isinstance(value, bool):
         return float("nan")
     try:
-        return float(value)
+        return float(value)  # of text, as tables of text have it
+    except ValueError:
+        return float("nan")
     except OverflowError:
         return float("inf")
 
@@ -122,6 +124,8 @@ def _joined(quality: Quality) -> tuple[str, dict[Any, float]]:
         if not by:
             by = _key_of(row, quality)
         name = row.get(by)
+        if by == "row" and isinstance(name, str) and name.isdecimal():
+            name = int(name)
         if name is None or isinstance(name, (bool, float)) or (by == "row" and not isinstance(name, int)):
             raise BadInput(f"has no '{by}' that names a row", where=where, note="of --quality")
         name = name if by == "row" else str(name)

@@ -72,7 +72,7 @@ _OF_INDEX = (
 )
 _OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures", "missing")
 
-_DATA = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".gz", ".zst", ".safetensors", ".arrow")
+_DATA = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".safetensors", ".arrow")
 
 
 def inspect(path: str) -> dict[str, Any]:

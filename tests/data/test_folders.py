@@ -185,9 +185,27 @@ def test_what_is_passed_over_is_named(tmp_path: Path) -> None:
 
 
 def test_folders_without_rows_say_what_they_hold(tmp_path: Path) -> None:
-    (tmp_path / "more.csv").write_text("a,b")
+    (tmp_path / "more.xls").write_text("a,b")
     (tmp_path / "settings.json").write_text('{\n"a": 1}')
-    assert "of rows (but more.csv, settings.json)" in refusal(tmp_path)
+    assert "of rows (but more.xls, settings.json)" in refusal(tmp_path)
+
+
+def test_tables_of_text_are_read_where_nothing_else_is(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "about.csv").write_text("id,text\nr7,a\n")
+    (tmp_path / "data" / "more.tsv").write_text("id\ttext\nr8\tb\n")
+    (tmp_path / "settings.json").write_text('{\n"a": 1}')
+    ids, said = read(tmp_path)
+    assert ids == ["r7"] and len(said) == 2
+    assert "settings.json is passed over: no rows that are read" in said[0]
+    assert "data/more.tsv in folders below is not read" in said[1]
+    write_parquet(tmp_path / "data" / "part.parquet", ROWS)
+    ids, said = read(tmp_path)
+    assert ids == ["r0", "r1", "r2", "r3", "r4"] and len(said) == 1 and "data/more.tsv is passed over" in said[0]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"id,text\n{split},a\n")
+    (tmp_path / "data" / "part.parquet").unlink()
+    assert read(f"{tmp_path}:test")[0] == ["test"]
 
 
 def test_results_are_no_pool(tmp_path: Path) -> None:

@@ -156,8 +156,8 @@ def test_missing_paths_and_unknown_kinds(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "data").mkdir()
     for name in ("pool.jsonl", "owner/pool.jsonl", "data/pool", "/no/such/path", "./owner/name", "a/b/c"):
         assert "no such file or folder" in refusal(name)
-    (tmp_path / "pool.csv").write_text("a,b")
-    assert "give .jsonl, .json" in refusal("pool.csv")
+    (tmp_path / "pool.xls").write_text("a,b")
+    assert "not a kind of file that is read; give .jsonl, .json, .csv, .tsv (each also" in refusal("pool.xls")
     make_jsonl(tmp_path)
     assert "no such file or folder" in refusal("pool.jsonl:train")
 

@@ -157,7 +157,7 @@ def test_what_the_pool_does_not_have(made: MadePool, tmp_path: Path, quality: st
         ([{"row": 0, "x": 1}, {"row": 0, "x": 1}], "f.jsonl:2: row 0 is there twice"),
         ([{"id": "é1", "x": 1}, {"id": "é1", "x": 2}], "f.jsonl:2: id é1 is there twice"),
         ([{"row": 0, "x": 1}, {"x": 1}], "f.jsonl:2: has no 'row' that names a row"),
-        ([{"row": "0", "x": 1}], "f.jsonl:1: has no 'row' that names a row"),
+        ([{"row": "first", "x": 1}], "f.jsonl:1: has no 'row' that names a row"),
         ([{"row": 1.0, "x": 1}], "f.jsonl:1: has no 'row' that names a row"),
         ([{"x": 1}], "its rows need a column 'row'"),
         ([{"row": 0, "y": 1}], "its rows have row, y"),
