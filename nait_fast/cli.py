@@ -54,6 +54,7 @@ PATHS = {
     "inspect": "show what a pool, index, signature, selection or evaluation holds, or what a model gives",
     "verify": "check every byte of an index or selection",
 }
+_SLOW_TO_IMPORT = ("select", "index", "signature")
 # verb -> a command that can be pasted and changed, in lines of at most 80 columns
 EXAMPLES = {
     "select": (
@@ -100,7 +101,8 @@ def _flag(parser: "_Parser", group: Any, field: dataclasses.Field, hint: Any) ->
         metavar = field.metadata.get("metavar") or ("NAME=FILE" if field.name == "target" else "FILE")
         arguments |= {"action": "extend", "nargs": "+", "metavar": metavar}
         if "choices" in field.metadata:
-            arguments |= {"choices": field.metadata["choices"], "metavar": None}
+            arguments["choices"] = field.metadata["choices"]
+            arguments["help"] += f": {', '.join(field.metadata['choices'])}"
     else:
         arguments["type"] = kind
         arguments["metavar"] = "N" if kind is int else None
@@ -169,6 +171,30 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"nait-fast: error: {printable(line)} ({self.prog} --help lists the options)\n")
 
 
+_PATHS = {
+    *("path", "config", "model", "dataset", "target", "output", "tokenizer", "codebook", "exact", "index", "signature"),
+    *("selection", "evaluation", "decontaminate", "decontaminate_codes", "foreign_scores", "plots", "compare"),
+}
+
+
+class _Completion(argparse.Action):
+    """Prints a script of shtab's, made from the parser, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--completion: needs shtab: pip install 'nait-fast[completion]'")
+        if values not in shtab.SUPPORTED_SHELLS:
+            parser.error(f"--completion {values}: choose {', '.join(shtab.SUPPORTED_SHELLS)}")
+        for verb in parser.verbs.values() if isinstance(parser, _Parser) else ():
+            for action in verb._actions:
+                if action.dest in _PATHS:
+                    action.complete = shtab.FILE  # type: ignore[attr-defined]
+        print(shtab.complete(parser, values))
+        parser.exit()
+
+
 def _example(verb: str) -> dict[str, Any]:
     """What an example at the end of a verb's help takes."""
     lines = "\n".join(f"  {line}" for line in EXAMPLES[verb])
@@ -219,6 +245,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="nait-fast", description="Choose the instruction-tuning samples that activate a capability's MLP neurons."
     )
     parser.add_argument("--version", action="version", version=f"nait-fast {__version__}")
+    parser.add_argument(
+        "--completion", metavar="SHELL", action=_Completion, help="print what completes verbs and flags in SHELL"
+    )
     common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the summary as JSON on the last line of stdout")
     common.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -260,6 +289,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         _hush_libraries(quiet)
         if options.keeps_config:
             _check_config(options)
+        if arguments.verb in _SLOW_TO_IMPORT:
+            import_module("nait_fast.verbs.beforehand").check(options)
         with counted_stages():
             with stage("import"):
                 verb = import_module(f"nait_fast.verbs.{module}")

@@ -1,6 +1,7 @@
 """Options of every verb as frozen dataclasses: one definition for the API, the command line and replayable YAML."""
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -286,6 +287,7 @@ class BudgetOptions(AmountOptions):
         "files for tools that train: dataset_info.json, top_indices.npy, messages.jsonl; how like target samples rows "
         "are: near (the best rows of each), cossim (all), of the whole index, with rows that constraints take",
         choices=EXPORTS,
+        metavar="NAME",
     )
 
 
@@ -367,7 +369,8 @@ class SelectOptions(
 
 
 def _idle_combine(several: tuple[str, ...], called: str) -> dict[str, str]:
-    return {} if len(several) > 1 else {"combine": f"there is one {called}, nothing to combine"}
+    unknown = any(os.path.isdir(path) for path in several)  # of a folder, how many there are
+    return {} if unknown or len(several) > 1 else {"combine": f"there is one {called}, nothing to combine"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,8 +456,8 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
 class RankOptions(ConstraintOptions, BudgetOptions, OutputOptions):
     """Options of ``rank``."""
 
-    index: str = option("", "index folder", required=True)
-    signature: tuple[str, ...] = option((), "signature files")
+    index: str = option("", "index folder, or that of a select", required=True)
+    signature: tuple[str, ...] = option((), "signature files, or folders of them")
     foreign_scores: tuple[str, ...] = option(
         (),
         "scores of another tool, ranked like a signature's: .parquet of row (or id) and score, or .npy [rows] or "
@@ -477,7 +480,7 @@ class RankOptions(ConstraintOptions, BudgetOptions, OutputOptions):
 class EvaluateOptions(RowOptions, RunOptions, OutputOptions):
     """Options of ``evaluate``."""
 
-    index: str = option("", "index folder", required=True)
+    index: str = option("", "index folder, or that of a select", required=True)
     signature: tuple[str, ...] = option((), "signature files; several may have one name", required=True)
     output: str = option("", "folder for evaluation.json and evaluation.md", required=True)
     dataset: tuple[str, ...] = option((), "the pool, if it has moved since it was indexed (all of them, in order)")

@@ -21,7 +21,7 @@ from nait_fast.extract.session import Terms, refuse_in_memory, session_around
 from nait_fast.extract.sinks import Tee
 from nait_fast.methods import method_of
 from nait_fast.methods.rds import MODEL
-from nait_fast.methods.signature import Signature, check_fits, check_names, load_signature
+from nait_fast.methods.signature import Signature, check_fits, check_names, load_signatures
 from nait_fast.models import fork_safety
 
 
@@ -57,7 +57,7 @@ class Scorer:
     ):
         check_variables()
         several = [signatures] if isinstance(signatures, (Signature, str, os.PathLike)) else signatures
-        self.signatures = [s if isinstance(s, Signature) else load_signature(s) for s in several]
+        self.signatures = load_signatures(several)
         if not self.signatures:
             raise BadInput("no signatures given", where="Scorer")
         refuse_in_memory(model, "Scorer", dtype=dtype, device=device)

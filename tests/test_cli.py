@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -294,4 +295,35 @@ def test_as_a_user_runs_it(tmp_path: Path, words: list[str]) -> None:
     ran = shell("select", *words, "--output", tmp_path / "out", "--json")
     assert ran.summary["rows_selected"] == 6 and ran.out.count("\n") == 1
     again = shell("rank", "--index", tmp_path / "out", "--signature", "x", "--output", tmp_path / "ranked")
-    assert "not the manifest of an index" in again.error
+    assert "x: no such file" in again.error
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh"])
+def test_completion_is_a_script_that_the_shell_takes(capsys, name: str) -> None:
+    ran = run(capsys, "--completion", name)
+    assert ran.status == 0 and "--near-duplicates" in ran.out
+    if shutil.which(name):
+        assert subprocess.run([name, "-n"], input=ran.out, text=True, capture_output=True).stderr == ""
+    assert "choose bash, zsh" in run(capsys, "--completion", "other").error
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags", "words"),
+    [
+        ("select", ["--dataset", "{pool}", "--target", "a={none}.jsonl"], "{none}.jsonl: no such file or folder"),
+        ("select", ["--dataset", "{pool}", "--target", "{pool}", "--fraction", "2"], "--fraction 2.0: must be"),
+        ("index", ["--dataset", "{pool}", "--codebook", "{none}"], "--codebook {none}: no such file or folder"),
+    ],
+)
+def test_files_and_numbers_are_checked_before_torch_is_imported(
+    tmp_path: Path, verb: str, flags: list[str], words: str
+) -> None:
+    """As a process: torch must not even be there."""
+    pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(4))
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")
+    (tmp_path / "config.json").touch()
+    named = {"pool": pool, "none": tmp_path / "none"}
+    given = [flag.format(**named) for flag in flags]
+    ran = shell(verb, "--model", tmp_path, "--output", tmp_path / "out", *given, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert words.format(**named) in ran.error

@@ -859,3 +859,36 @@ def test_a_finished_selection_is_ranked_anew_without_the_model(made: Made, tmp_p
     os.utime(model / "config.json", ns=(10**18, 10**18 + 1))
     nait_fast.select(**asked, fraction=0.5)
     assert len(loaded) == 1  # a file of the model may have changed
+
+
+def test_a_selection_stands_for_its_index_and_signatures(made: Made, tmp_path: Path) -> None:
+    selection = made.folder / "selection"
+    options = {"top_k": 7, "scores": "none"}
+    made.rank(
+        tmp_path / "named",
+        index=selection / "index",
+        signature=[selection / "signatures" / "sums.safetensors"],
+        **options,
+    )
+    made.rank(tmp_path / "folders", index=selection, signature=[selection], **options)
+    made.rank(tmp_path / "files", index=selection, signature=[selection / "signatures"], **options)
+    chosen = [(tmp_path / name / "selected.jsonl").read_bytes() for name in ("named", "folders", "files")]
+    assert chosen[0] == chosen[1] == chosen[2]
+    signed = nait_fast.build_signature(
+        model=made.model, target=[f"other={made.other}"], codebook=selection, output=tmp_path / "signed"
+    )
+    assert signed["signatures"][0]["name"] == "other"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NaitError, match="empty: no signature in this folder"):
+        made.rank(tmp_path / "out", signature=[tmp_path / "empty"])
+    both = [tmp_path / "signed", selection]
+    assert made.rank(tmp_path / "both", index=selection, signature=both, **options)["targets"] == ["other", "sums"]
+
+
+def test_rank_does_not_write_over_what_select_chose(made: Made, tmp_path: Path) -> None:
+    selection = tmp_path / "selection"
+    shutil.copytree(made.folder / "selection", selection)
+    of_select = {"index": selection / "index", "signature": [selection / "signatures" / "sums.safetensors"]}
+    refused(made.rank, selection, "holds what select has chosen", selection, **of_select)
+    made.rank(selection, **of_select, overwrite=True)
+    assert json.loads((selection / "manifest.json").read_text())["verb"] == "rank"

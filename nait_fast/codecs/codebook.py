@@ -72,9 +72,10 @@ class Codebook:
 
 
 def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebook:
-    """Read a codebook file, or that of an index folder. ``vouched``: its hash is known elsewhere, so that one without
-    checksums is no worry. Raises NaitError."""
-    file = Path(path) / CODEBOOK if Path(path).is_dir() else Path(path)
+    """Read a codebook file, or that of the folder of an index or of a selection that made one. ``vouched``: its hash is
+    known elsewhere, so that one without checksums is no worry. Raises NaitError."""
+    places = [Path(path) / CODEBOOK, Path(path) / "index" / CODEBOOK] if Path(path).is_dir() else [Path(path)]
+    file = next((place for place in places if place.exists()), places[0])
     head = read_head(file, "codebook")
     tensors, meta = read_all(file, head), {k: v for k, v in head.meta.items() if k != "kind"}
     try:

@@ -45,6 +45,15 @@ def open_source(name: str) -> Source:
     return _open_hub(name, match[1], match[2])
 
 
+def is_here(name: str) -> bool:
+    """Whether ``name`` can only stand for a file or folder of this machine; else it may be of the Hub."""
+    if "://" in name:
+        return False
+    path = Path(name)
+    found = path.exists() or Path(name.rpartition(":")[0] or name).is_dir()
+    return found or _HUB_NAME.fullmatch(name) is None or bool(kind_of(path)) or path.parent.is_dir()
+
+
 def _open_file(path: Path) -> Source:
     suffix = kind_of(path)
     if suffix == ".parquet":

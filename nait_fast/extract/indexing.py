@@ -259,7 +259,13 @@ class IndexBuild:
             if on_batch is not None:
                 on_batch(samples, tokens)
 
-        self._run(session, self._sample, sink, readings, on_calibrated)
+        try:
+            self._run(session, self._sample, sink, readings, on_calibrated)
+        except KeyboardInterrupt:
+            done = f"{progress.samples:,} of {len(self._sample):,} samples"
+            raise KeyboardInterrupt(
+                f"stopped while calibrating ({label}, {done}), of which nothing is kept: the same command begins there"
+            ) from None
         self.count(progress)
 
     def _run(

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -239,7 +240,7 @@ def open_session(
         with hushed():  # said once the model is there
             check(Terms(known, encoder, first_token, experts=experts))
 
-    here = Path(model.model).expanduser().exists()
+    here, started = Path(model.model).expanduser().exists(), time.perf_counter()
     say(f"loading {model.model}{'' if here else ', which is not here, from the Hugging Face Hub'}", quiet)
     loaded = load_model(
         model.model,
@@ -252,7 +253,9 @@ def open_session(
         check=before,
         head=nll != "none",
         complete=complete,
+        quiet=quiet,
     )
+    say(f"ready after {time.perf_counter() - started:.1f} s", quiet)
     loaded.products.tell(loaded.precision, quiet)
     return _session(loaded, data, first_token, model, quiet, template, tokens=tokens, nll=nll)
 

@@ -115,7 +115,8 @@ class Shard:
 
 
 class Index:
-    """A complete index on disk. Raises NaitError when it is missing, unfinished or damaged."""
+    """A complete index on disk: its folder, or that of a ``select`` that made it. Raises NaitError when it is missing,
+    unfinished or damaged."""
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
@@ -128,10 +129,12 @@ class Index:
                 f"no {MANIFEST}: not an index, or one that is not finished (rerun its command)", where=folder
             )
         manifest = read_json(path)
+        if manifest.get("kind") != INDEX_KIND and (self.folder / "index" / MANIFEST).exists():
+            self.folder = self.folder / "index"  # of select's output
+            path = self.folder / MANIFEST
+            manifest = read_json(path)
         if manifest.get("kind") != INDEX_KIND:
-            inner = self.folder / "index"
-            hint = f"; its index is {inner}" if (inner / MANIFEST).exists() else ""
-            raise BadInput(f"not the manifest of an index{hint}", where=path)
+            raise BadInput("not the manifest of an index", where=path)
         version = manifest.get("format_version")
         if type(version) is not int or version not in READ_VERSIONS:
             raise BadInput(

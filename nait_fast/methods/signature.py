@@ -16,6 +16,7 @@ from nait_fast.methods import METHODS, method_of
 from nait_fast.notices import warn
 from nait_fast.storage import values
 from nait_fast.storage.files import pack_tensors, read_all, read_head, sha256, write_atomic
+from nait_fast.storage.names import CODEBOOK
 
 SAMPLES, LENGTHS = "samples", "lengths"  # what a signature may keep of each target sample, and its tokens
 
@@ -137,6 +138,23 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
             f"{path}: a signature of an older nait_fast, without checksums: changed bytes in it go unseen; make it anew"
         )
     return Signature(name, meta, {k: np.array(v) for k, v in tensors.items()}, bool(head.checksum))
+
+
+def load_signatures(given: Sequence["Signature | str | os.PathLike[str]"]) -> list[Signature]:
+    """Signatures, those of files, and those of folders: of signatures, or of a selection that made them. Raises
+    NaitError."""
+    several = ([one] if isinstance(one, Signature) else map(load_signature, _files_of(Path(one))) for one in given)
+    return [signature for some in several for signature in some]
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    folder = path / "signatures" if (path / "signatures").is_dir() else path
+    files = sorted(file for file in folder.glob("*.safetensors") if file.name != CODEBOOK)
+    if not files:
+        raise BadInput("no signature in this folder", where=path, remedy="name a NAME.safetensors file")
+    return files
 
 
 def _check_tensors(tensors: dict[str, np.ndarray], expected: Mapping[str, tuple[str, str]], layout: CodeLayout) -> None:

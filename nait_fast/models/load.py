@@ -2,6 +2,7 @@
 
 import copy
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing_extensions import Self
 
 from nait_fast.codecs.chosen import CHOSEN, digest_of
 from nait_fast.env import pick_device
-from nait_fast.errors import BadInput, NaitError, first_line, missing_extra
+from nait_fast.errors import BadInput, NaitError, first_line
 from nait_fast.kernels.common.dispatch import current
 from nait_fast.models.adapters import adapter_of, holds_tokenizer
 from nait_fast.models.checkpoint import WRONG_TOKENS, Loading, heard, read_model, tell
@@ -28,6 +29,7 @@ from nait_fast.models.gguf_file import parsed_once
 from nait_fast.models.guard import exercised, refuse_spread
 from nait_fast.models.head import LMHead, head_of
 from nait_fast.models.known import KnownModel, every_neuron, has_neurons
+from nait_fast.models.locate import locate
 from nait_fast.models.model_identity import decisive, identity_of, weights_hash
 from nait_fast.models.packing_checks import packed_attention_for, pads_exactly
 from nait_fast.models.probe import activation_dtype, probe
@@ -37,6 +39,7 @@ from nait_fast.models.rows import row_mixers
 from nait_fast.models.spec import Layers, Spec, refuse_encoder, text_config, text_decoder
 from nait_fast.models.weight_cache import CacheEntry
 from nait_fast.notices import warn
+from nait_fast.progress import say
 from nait_fast.stages import stage
 
 _POSITION = re.compile(r"(^|\.)(wpe|positions_embed|position_embeddings?|embed_positions)$")
@@ -224,28 +227,6 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     return [rope, *(value for value in rope.values() if isinstance(value, dict))]
 
 
-def locate(model: str) -> tuple[str, dict[str, str]]:
-    """(folder or Hub id, extra from_pretrained arguments)."""
-    path = Path(model).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise BadInput("no such file", where=f"--model {model}")
-        try:
-            import gguf  # noqa: F401
-        except ImportError:
-            raise missing_extra("gguf", "gguf", "reading GGUF needs", f"--model {model}") from None
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            ggufs = sorted(p.name for p in path.glob("*.gguf"))
-            remedy = f"name the file: --model {path / ggufs[0]}" if ggufs else ""
-            raise BadInput("the folder has no config.json", where=f"--model {model}", remedy=remedy)
-        return str(path), {}
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise BadInput("no model folder, GGUF file or Hub id of that name", where=f"--model {model}")
-    return model, {}
-
-
 @contextmanager
 def without_bars() -> Iterator[None]:
     # transformers' loading bars would bury the one line that a user should read.
@@ -290,6 +271,7 @@ def load_model(
     check: Callable[[KnownModel], None] = lambda known: None,
     head: bool = False,
     complete: bool = True,
+    quiet: bool = True,
 ) -> LoadedModel:
     """Load ``model`` (folder, .gguf file or Hub id) in evaluation mode on ``device``, with its language-model ``head``
     where that is asked for.
@@ -297,8 +279,8 @@ def load_model(
     A LoRA folder is its base model with the adapter beside the weights. ``check`` sees what is known of it before a
     weight is read; of a GGUF file and of remote code nothing is. Not ``complete``: nothing of the body's end is asked
     for, and the layers behind the last chosen one are not read, where they need not be (plain weights of transformers'
-    own classes, without an adapter). Raises NaitError for anything that is missing, unreadable or not a decoder with a
-    known MLP family, and what ``check`` raises.
+    own classes, without an adapter). Not ``quiet``: what takes seconds is said to the person watching. Raises NaitError
+    for anything that is missing, unreadable or not a decoder with a known MLP family, and what ``check`` raises.
     """
     target = pick_device(device)
     kind = pick_dtype(dtype, target)
@@ -324,11 +306,13 @@ def load_model(
     find = partial(find_specs, layers=layers, experts=experts)
 
     def load(leading: bool, why: str = "") -> LoadedModel:
+        started = time.perf_counter()
         read, loading = read_model(
             model, source, extra, kind, target, trust_remote_code, find, adapter, before, head, leading
         )
         asked: dict[str, Any] = {"layers": layers, "experts": experts, "head": head, "float8": float8}
         made = tokenizer_of()
+        say(f"preparing weights, read in {time.perf_counter() - started:.1f} s", quiet)
         try:
             loaded = prepare(read, made, name=model, loading=loading, entry=entry, **asked)
             if why := why or loading.not_alone:

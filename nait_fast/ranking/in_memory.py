@@ -16,7 +16,7 @@ from nait_fast.errors import BadInput
 from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.methods.foreign import foreign_of
-from nait_fast.methods.signature import Signature, check_names, load_signature
+from nait_fast.methods.signature import Signature, check_names, load_signatures
 from nait_fast.ranking.choosing import check_constraints, scored_selection
 from nait_fast.ranking.scan import check_device
 from nait_fast.ranking.select import check_budget, check_constrained
@@ -79,7 +79,7 @@ def selection_of(
     check_constraints(checked, checked, len(several) + len(foreign))
     index = index if isinstance(index, Index) else Index(index)
     check_budget(checked, index.rows)
-    asked = [one if isinstance(one, Signature) else load_signature(one) for one in several]
+    asked = load_signatures(several)
     asked += [foreign_of(name, scores, index, f"{CALLER}: foreign") for name, scores in foreign.items()]
     if not asked:
         raise BadInput("no signatures given", where=CALLER)

@@ -30,7 +30,7 @@ from nait_fast.evaluation.writing import json_values, tables
 from nait_fast.index.pool_rows import PoolRows, label_values, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import drawn_places
-from nait_fast.methods.signature import load_signature
+from nait_fast.methods.signature import load_signatures
 from nait_fast.notices import recorded
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
@@ -94,7 +94,7 @@ def _evaluate(
     """``warnings``: those so far; what is said on the way comes to them."""
     index = Index(options.index)
     k = count_of(index.rows, options.fraction)
-    signatures = [load_signature(path) for path in options.signature]
+    signatures = load_signatures(options.signature)
     rankings = Rankings(index, signatures, options.seed, options.device, options.rule, k)
     of = question([dataset["sha256"] for dataset in index.datasets])
     output.check_question(of, "of another index")

@@ -19,7 +19,7 @@ from nait_fast.extract.indexing import Directions, IndexBuild, open_pool, repres
 from nait_fast.extract.session import Terms, open_session, warn_longer
 from nait_fast.index.format import bytes_per_row
 from nait_fast.index.reader import Index
-from nait_fast.methods.signature import Signature, check_fits, check_names, load_signature
+from nait_fast.methods.signature import Signature, check_fits, check_names, load_signatures
 from nait_fast.notices import recorded, warn
 from nait_fast.options import flag_of
 from nait_fast.outputs.inputs import check_folders, check_inputs, inputs_of
@@ -164,7 +164,7 @@ def open_build(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitSt
     with stage("pool"):
         pool = open_pool(options, folder)
         pool.detect()
-    signatures = [load_signature(path) for path in options.exact]
+    signatures = load_signatures(options.exact)
     check_names(signatures, "--exact")
     given_codebook = load_codebook(options.codebook) if options.codebook else None
     options = dataclasses.replace(options, device=device_of(options.device, worker))

@@ -22,7 +22,8 @@ from nait_fast.models.find import decoder_layers
 from nait_fast.models.float8 import NAME as FLOAT8
 from nait_fast.models.float8 import layers_to_quantise
 from nait_fast.models.gguf_file import parsed_once
-from nait_fast.models.load import locate, trained_positions, without_bars
+from nait_fast.models.load import trained_positions, without_bars
+from nait_fast.models.locate import locate
 from nait_fast.models.packing_checks import expected_path
 from nait_fast.models.quantised import EXPERTS_TO_DEQUANTISE, quantiser, refuse_unreadable
 from nait_fast.models.spec import MlpSpec, Spec, text_config

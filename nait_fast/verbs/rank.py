@@ -8,12 +8,12 @@ from typing import Any
 from nait_fast.config import BudgetOptions, ConstraintOptions, RankOptions
 from nait_fast.data.row_conventions import CONVENTIONS
 from nait_fast.env import environment
-from nait_fast.errors import BadInput, NaitError
+from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.foreign import foreign_scores
-from nait_fast.methods.signature import Signature, load_signature
+from nait_fast.methods.signature import Signature, load_signatures
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
@@ -241,17 +241,29 @@ def write_manifest(
     return write_sealed(folder / MANIFEST, manifest)
 
 
+def _refuse_select(folder: Path, options: RankOptions) -> None:
+    """Raises NaitError where the results of ``select`` would give way to those of ``rank``, whatever they answer: its
+    index and signatures would lie beside another selection's manifest."""
+    if (folder / MANIFEST).exists() and not options.overwrite and read_json(folder / MANIFEST).get("verb") == "select":
+        raise Mismatch(
+            "holds what select has chosen",
+            where=f"--output {options.output}",
+            remedy="choose another folder, or pass --overwrite to replace it",
+        )
+
+
 def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     """Rank an index; returns a summary."""
     with recorded() as warnings:
         check_budget(options)
         check_constraints(options, options, len(options.signature) + len(options.foreign_scores))
         folder = selection_folder(options.output)
+        _refuse_select(folder, options)
         index = Index(options.index)
         check_budget(options, index.rows)
         if not (options.signature or options.foreign_scores):
             raise BadInput("--signature (or --foreign-scores) is missing", where="rank")
-        signatures = [load_signature(path) for path in options.signature]
+        signatures = load_signatures(options.signature)
         signatures += [foreign_scores(text, index) for text in options.foreign_scores]
         check_index(index, signatures)
         check_asked(signatures, options, options)
