@@ -52,12 +52,14 @@ def lines(rows: list[dict[str, Any]]) -> str:
         if "halves" in row and row["halves"].get("spearman") is not None:
             value = f"{row['halves']['spearman']:.3f}"
             shown["halves"].setdefault(method, {"method": method})[row["name"]] = value
-    out = [
-        f"**Retrieval** of a target's own source among {rows[0]['rows']:,} samples: R-precision, in brackets the "
-        "score's Spearman correlation with length.\n\n" + table(list(shown["retrieval"].values()), ["method", *names]),
-        "**Stability**: Spearman between the rankings by two halves of a target (mean over splits; `nait` on codec "
-        "rotated with 128 outliers).\n\n" + table(list(shown["halves"].values()), ["method", *names]),
-    ]
+    titles = {
+        "retrieval": f"**Retrieval** of a target's own source among {rows[0]['rows']:,} samples: R-precision, in "
+        "brackets the score's Spearman correlation with length.",
+        "halves": "**Stability**: Spearman between the rankings by two halves of a target (mean over splits; `nait` on "
+        "codec rotated with 128 outliers).",
+    }
+    tables = {part: table(list(cells.values()), ["method", *names]) for part, cells in shown.items() if cells}
+    out = [f"{titles[part]}\n\n{text}" for part, text in tables.items()]
     if sampled := [row for row in rows if row.get("bootstrap")]:
         out.append(_by_samples(sampled))
     return "\n\n".join([*out, *dict.fromkeys(row["note"] for row in rows if row["note"])]) + "\n"

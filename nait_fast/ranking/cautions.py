@@ -37,9 +37,9 @@ def warn_of_few(signatures: list[Signature]) -> None:
     """Say so where a target has few samples."""
     for signature in signatures:
         if (samples := signature.meta.get("samples") or FEW_SAMPLES) < FEW_SAMPLES:
-            warn(
-                f"target '{signature.name}': made from {samples} samples; other samples of the same capability would "
-                f"choose other rows (docs/selection.md, Samples of a target): 64 and more are better"
+            warn(  # as measured on four targets: docs/methods.md, Samples of a target
+                f"target '{signature.name}': made from {samples} samples; of four targets, 8 samples chose 82% of the "
+                "best tenth that all of them chose, 64 samples 94%: give more"
             )
 
 
