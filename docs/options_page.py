@@ -7,7 +7,6 @@ python -m docs.options_page [--check]
 import argparse
 import dataclasses
 import sys
-import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from benchmarks.figures_page import rewrite
 from nait_fast.cli import VERBS, build_parser
 from nait_fast.config import CODEC, METHOD
 from nait_fast.evaluation.writing import table
-from nait_fast.options import Options, Registry, flag_of
+from nait_fast.options import Options, Registry, flag_of, kinds_of, words_of
 
 PAGE = Path(__file__).resolve().parent / "options.md"
 TYPES = {bool: "yes or no", int: "whole number", float: "number", str: "text"}
@@ -31,7 +30,7 @@ def _owner(options: type[Options], field: Field) -> type[Options]:
 
 def _type(field: Field, hint: Any) -> str:
     """What a value is, in words: its choices or its kind, and its bounds."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = kinds_of(hint)
     several = typing.get_origin(kinds[0]) is tuple
     kind = str if several else kinds[0]
     if choices := field.metadata.get("choices"):
@@ -47,6 +46,7 @@ def _type(field: Field, hint: Any) -> str:
         text += f", at least {low:g}"
     if high is not None:
         text += f", at most {high:g}"
+    text += "".join(f", or `{word}`" for word in words_of(hint))
     return ("one or more of " if several else "") + text
 
 

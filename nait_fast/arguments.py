@@ -250,7 +250,7 @@ class ReportArguments(OutputArguments, total=False):
     output: Path | None
     label: str | None
     evaluation: Path | None
-    samples: int
+    samples: int | Literal["all"]
     plots: Path | None
     dataset: Paths
 

@@ -10,9 +10,8 @@ import os
 import re
 import sys
 import textwrap
-import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +32,7 @@ from nait_fast.config import (
 from nait_fast.env import check_variables, strict_mkl
 from nait_fast.errors import NaitError, is_out_of_memory
 from nait_fast.notices import recorded, warn
-from nait_fast.options import Options, Registry, flag_of, named
+from nait_fast.options import Options, Registry, flag_of, kinds_of, named, words_of
 from nait_fast.stages import counted_stages, stage
 from nait_fast.terminal import printable, warnings_on_stderr
 
@@ -89,11 +88,7 @@ EXAMPLES = {
 
 def _flag(parser: "_Parser", group: Any, field: dataclasses.Field, hint: Any) -> argparse.Action:
     flag = flag_of(field.name)
-    kind = (
-        next((a for a in typing.get_args(hint) if a is not type(None)), hint)
-        if isinstance(hint, types.UnionType)
-        else hint
-    )
+    kind, words = next(a for a in kinds_of(hint) if a is not type(None)), words_of(hint)
     arguments: dict[str, Any] = {"default": None, "help": field.metadata["help"], "dest": field.name}
     if kind is bool:
         arguments["action"] = argparse.BooleanOptionalAction
@@ -104,8 +99,8 @@ def _flag(parser: "_Parser", group: Any, field: dataclasses.Field, hint: Any) ->
             arguments["choices"] = field.metadata["choices"]
             arguments["help"] += f": {', '.join(field.metadata['choices'])}"
     else:
-        arguments["type"] = kind
-        arguments["metavar"] = "N" if kind is int else None
+        arguments["type"] = _or_word(kind, words) if words else kind
+        arguments["metavar"] = "|".join(["N", *words]) if kind is int else None
         if "choices" in field.metadata:
             arguments["choices"], arguments["metavar"] = field.metadata["choices"], None
         if "registry" in field.metadata:
@@ -123,6 +118,16 @@ def _flag(parser: "_Parser", group: Any, field: dataclasses.Field, hint: Any) ->
     if field.metadata.get("positional"):  # the same without its flag; SUPPRESS: where it is absent, the flag's stays
         parser.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, metavar="DIR", help=f"the same as {flag}")
     return action
+
+
+def _or_word(kind: type, words: Sequence[str]) -> Callable[[str], Any]:
+    """Reads a ``kind``, or one of ``words`` as it is."""
+
+    def read(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    read.__name__ = " or ".join([kind.__name__, *words])  # what argparse calls it
+    return read
 
 
 _CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)$")

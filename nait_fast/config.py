@@ -26,6 +26,8 @@ EXPORTS = (*SELECTED_EXPORTS, *SIMILARITY_EXPORTS)
 NLL = ("none", "loss", "ifd")  # what an index keeps of losses; the first is the default
 RDS_TYPES = ("float16", "int8", "float32")  # of the numbers of ``rds`` in an index; the first is the default
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
+SHOWN_ROWS = 5  # of either end of a ranking, with their texts, in a report
+LISTED_ROWS = 2000  # of a selection that a report lists, unless all are asked for: a page of a megabyte
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
 BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend", "cli")
 
@@ -563,7 +565,13 @@ class ReportOptions(OutputOptions):
         None, "key of the pool's rows to count, for instance where a row is from (default: source, if they have it)"
     )
     evaluation: str | None = option(None, "evaluation.json of evaluate, or its folder (default: one in DIR)")
-    samples: int = option(5, "best and worst samples to show, so many each", minimum=1, maximum=50)
+    samples: int | Literal["all"] = option(
+        SHOWN_ROWS,
+        "best and worst samples to show, so many each, and half as many on either side of the cut; all: a list of all "
+        f"selected rows, which else has the first {LISTED_ROWS:,}",
+        minimum=1,
+        maximum=50,
+    )
     plots: str | None = option(None, "folder for the plots as PNG and SVG files, too")
     dataset: tuple[str, ...] = option((), "the pool, if it has moved since it was indexed (all of them, in order)")
 

@@ -176,6 +176,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
+def kinds_of(hint: Any) -> tuple[Any, ...]:
+    """The types that a field of the type ``hint`` takes, its own first."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def words_of(hint: Any) -> tuple[str, ...]:
+    """What a field of the type ``hint`` takes beside its own: of ``int | Literal["all"]``, all."""
+    kinds = kinds_of(hint)[1:]
+    return tuple(word for kind in kinds if typing.get_origin(kind) is typing.Literal for word in typing.get_args(kind))
+
+
 _KINDS: dict[type, tuple[type, str]] = {
     bool: (bool, "true or false"),
     int: (Integral, "a whole number"),
@@ -189,9 +200,11 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
 
     YAML and Python callers bring any type; the command line's parser has checked its own.
     """
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = kinds_of(hint)
     if value is None and type(None) in kinds:
         return None
+    if isinstance(value, str) and value in words_of(hint):
+        return value
     kind = kinds[0]
     if typing.get_origin(kind) is tuple:
         if metadata.get("pairs") and isinstance(value, Mapping):
@@ -203,6 +216,7 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
     accepted, called = _KINDS[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         quotes = kind is str and isinstance(value, (Real, datetime.date))  # as YAML reads 3, or 2024-07-26
+        called = " or ".join([called, *words_of(hint)])
         raise ValueError(f"must be {called}, not {type(value).__name__}{'; write it in quotes' * quotes}")
     value = kind(value)
     if kind is str:
@@ -318,7 +332,7 @@ class Registry:
 
 def _read(text: str, hint: Any) -> Any:
     """A written value as the type ``hint`` has it, where it is one; else as text, which is then refused."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = kinds_of(hint)
     if int in kinds and re.fullmatch(r"-?[0-9]{1,18}", text):
         return int(text)
     if float in kinds and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]*)?(e-?[0-9]{1,3})?", text):

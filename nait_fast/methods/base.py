@@ -40,7 +40,7 @@ class Method(ABC):
     does not tell which layers made a score, where that can be. ``has_background``: a target is held against the pool,
     which can be that of its own lengths. ``rules``: those that its signatures can be ranked by, the first where none is
     asked for; ``sample``: what a signature can keep of each target sample for the others, as ``tensors`` has it, None
-    for nothing.
+    for nothing. ``unit``: what a score is, in a few words; ``likeness``: what a similarity with one sample is.
     """
 
     name: ClassVar[str]
@@ -54,6 +54,12 @@ class Method(ABC):
     has_background: ClassVar[bool] = False
     rules: ClassVar[tuple[str, ...]] = ("centroid",)
     sample: ClassVar[tuple[str, str] | None] = None
+    unit: ClassVar[str] = "cosine"
+    likeness: ClassVar[str] = "cosine"
+
+    def unit_by(self, rule: str) -> str:
+        """What the numbers are that rows score by ``rule``."""
+        return self.unit if rule == "centroid" else self.likeness
 
     def unused(self, settings: Any) -> dict[str, str]:
         """Options of any verb that change nothing under this method with its ``settings`` -> why."""

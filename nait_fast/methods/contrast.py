@@ -118,6 +118,7 @@ class Contrast(BitMethod):
     of_codebook, codebook_keys, rounds = True, ("reading",), True
     has_background, rules = True, RULES
     sample = ("u1", "SW")
+    unit = "sum of weights"
 
     def reading(self, asked: str | None) -> str:
         return asked or "mean"

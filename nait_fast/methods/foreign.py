@@ -48,6 +48,7 @@ class Foreign(Method):
     tensors = MappingProxyType({})
     rules = RULES
     layers_untold = "they are another tool's."
+    unit = likeness = "as given"
 
     def reading(self, asked: str | None) -> str:
         _refuse()

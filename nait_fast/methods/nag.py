@@ -51,6 +51,7 @@ class Nag(BitMethod):
     codec = CODEC.name
     rules = RULES
     sample = ("u1", "SW")
+    unit, likeness = "share of the target's sets", "share in common"
 
     def unused(self, settings: Any) -> dict[str, str]:
         return {"codebook": "method nag needs none"}

@@ -105,6 +105,7 @@ class NaitSettings(Settings):
 class Nait(Method):
     name = "nait"
     about = "projections on the target's first principal components (the paper's)"
+    unit = "sum of projections"
     settings = NaitSettings
     tensors = MappingProxyType({"direction": ("f4", "N")})
     layers_untold = (

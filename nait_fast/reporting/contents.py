@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nait_fast.config import ReportOptions
+from nait_fast.config import LISTED_ROWS, SHOWN_ROWS, ReportOptions
 from nait_fast.evaluation import FILE
 from nait_fast.evaluation.comparison import best as best_rows
 from nait_fast.evaluation.comparison import correlations, count_of, overlaps
@@ -34,7 +34,7 @@ from nait_fast.reporting.layers import (
     spread,
     tells_layers,
 )
-from nait_fast.reporting.samples import Labels, PoolContent, Text, read_rows
+from nait_fast.reporting.samples import Excerpt, Labels, PoolContent, Text, WantedRows, read_rows
 from nait_fast.reporting.score_summary import RankedRow, ScoreFile, ScoreSummary, rescan, summarise
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.reporting.variety import Variety, variety
@@ -57,10 +57,22 @@ class ShownSample:
 
 
 @dataclass(frozen=True)
+class ListedRow:
+    """A selected row in the list. ``excerpt``: None where the pool cannot be read; ``target``: the number of the one
+    that its score stands out most in, by ``deviations`` float64 [C] from the pool's means; None where only the
+    selected rows' scores are known."""
+
+    ranked: RankedRow
+    excerpt: Excerpt | None
+    target: int | None
+    deviations: np.ndarray
+
+
+@dataclass(frozen=True)
 class Report:
-    """``scores``: None where they are nowhere to be found; ``variety``: None without them or the index. ``agreement``:
-    title -> matrix over the targets, from the scores; empty for a single target. ``notes``: what is missing and how to
-    have it."""
+    """``scores``: None where they are nowhere to be found; ``variety``: None without them or the index. ``inside``,
+    ``outside``: the rows next to the cut that are not among the ``best`` and ``worst``. ``agreement``: title -> matrix
+    over the targets, from the scores; empty for a single target. ``notes``: what is missing and how to have it."""
 
     chosen: SelectionFolder
     scores: ScoreSummary | None
@@ -69,6 +81,9 @@ class Report:
     variety: Variety | None
     best: list[ShownSample]
     worst: list[ShownSample]
+    inside: list[ShownSample]
+    outside: list[ShownSample]
+    listed: list[ListedRow]
     agreement: dict[str, Matrix]
     evaluation: Evaluation | None
     notes: list[str]
@@ -107,14 +122,9 @@ def gather(options: ReportOptions, output: Path) -> Report:
         file, whole = _scores(chosen, Path(folder), notes)
         scores, rows = None, None
         if file is not None:
-            layer_rows = (
-                0 if chosen.index is None else max(1, sample_rows(chosen.index, len(chosen.targets)) // SELECTED_PART)
-            )
-            lengths = list(target_lengths(chosen).values())
-            scores = summarise(file, whole, chosen.manifest["rows_selected"], options.samples, layer_rows, lengths)
+            scores = _summary(options, chosen, file, whole)
             rows = _row_numbers(file) if whole else None
-        ends = ([], []) if scores is None else (scores.best, scores.worst)
-        seen = read_rows(chosen, *ends, rows, options.label, options.dataset)
+        seen = read_rows(chosen, _wanted(chosen, scores), rows, options.label, options.dataset)
     notes += seen.notes
     pool = np.empty(0, dtype=np.int64)
     if chosen.index is not None:
@@ -123,14 +133,53 @@ def gather(options: ReportOptions, output: Path) -> Report:
     layers = _layers(chosen, scores, pool, notes)
     various = None
     if chosen.index is not None and scores is not None:
-        passed = [line["constraint"] for line in chosen.manifest.get("constraints", [])]
-        various = variety(chosen.index, places_of_rows(chosen.index, scores.chosen), "coverage" in passed)
+        various = variety(chosen.index, places_of_rows(chosen.index, scores.chosen), chosen.reordered)
     frequency = None
     if chosen.index is not None and layers and any(s.is_bits for s in chosen.signatures):
         frequency = bit_frequency(chosen.index, pool)
-    best, worst = _ends(chosen, scores, seen, layers, frequency)
+    best, worst, inside, outside = _shown(chosen, scores, seen, layers, frequency)
     matrices = {} if scores is None else agreement(scores.sample, chosen.targets)
-    return Report(chosen, scores, seen.labels, layers, various, best, worst, matrices, evaluation, notes)
+    listed = _listed(scores, seen)
+    return Report(
+        chosen, scores, seen.labels, layers, various, best, worst, inside, outside, listed, matrices, evaluation, notes
+    )
+
+
+def _summary(options: ReportOptions, chosen: SelectionFolder, file: ScoreFile, whole: bool) -> ScoreSummary:
+    layer_rows = 0 if chosen.index is None else max(1, sample_rows(chosen.index, len(chosen.targets)) // SELECTED_PART)
+    every, selected = options.samples == "all", chosen.manifest["rows_selected"]
+    pick, combine = str(chosen.config.get("pick", "top")), chosen.config.get("combine")
+    by_z = combine in ("mean", "max") and chosen.rule != "roundrobin" and "quality" not in chosen.manifest
+    return summarise(
+        file,
+        whole,
+        selected,
+        SHOWN_ROWS if options.samples == "all" else options.samples,
+        layer_rows,
+        list(target_lengths(chosen).values()),
+        listed=selected if every else LISTED_ROWS,
+        pick=pick,
+        combine=combine if by_z else None,
+    )
+
+
+def _wanted(chosen: SelectionFolder, scores: ScoreSummary | None) -> WantedRows:
+    """The rows whose texts are shown, and those that are listed."""
+    if scores is None:
+        return WantedRows(frozenset(), frozenset(), np.empty(0, dtype=np.int64))
+    cut = [] if scores.cut is None else [*scores.cut.inside, *scores.cut.outside]
+    shown, listed = ([r.row for r in some] for some in ([*scores.best, *scores.worst, *cut], scores.listed))
+    return WantedRows(frozenset(shown), frozenset(listed), scores.chosen[: 0 if chosen.reordered else None])
+
+
+def _listed(scores: ScoreSummary | None, seen: PoolContent) -> list[ListedRow]:
+    rows = []
+    for ranked in [] if scores is None else scores.listed:
+        assert scores is not None
+        z = scores.z(ranked.scores)
+        target = int(np.argmax(z)) if scores.whole else None
+        rows.append(ListedRow(ranked, seen.excerpts.get(ranked.row), target, z))
+    return rows
 
 
 def target_lengths(chosen: SelectionFolder) -> dict[str, np.ndarray]:
@@ -205,25 +254,28 @@ def _layers(
     return [layer_parts(chosen.index, signature, pool, selected) for signature in layered]
 
 
-def _ends(
+def _shown(
     chosen: SelectionFolder,
     scores: ScoreSummary | None,
     seen: PoolContent,
     layers: list[LayerParts],
     frequency: np.ndarray | None,
-) -> tuple[list[ShownSample], list[ShownSample]]:
-    """(the best samples, best first; the worst, worst first)."""
+) -> list[list[ShownSample]]:
+    """(the best samples, best first; the worst, worst first; inside the cut and outside, the nearest first)."""
     if scores is None:
-        return [], []
-    both: list[list[ShownSample]] = []
-    for ends, up in ((scores.best, True), (scores.worst[::-1], False)):
-        z = [(r.scores - scores.mean) / np.where(scores.deviation > 0, scores.deviation, np.inf) for r in ends]
+        return [[], [], [], []]
+    ends = {r.place for r in [*scores.best, *scores.worst]}
+    cut = ([], []) if scores.cut is None else (scores.cut.inside, scores.cut.outside)
+    at_cut = [[r for r in some if r.place not in ends] for some in cut]
+    groups: list[list[ShownSample]] = []
+    for rows, up in ((scores.best, True), (scores.worst[::-1], False), (at_cut[0], True), (at_cut[1], True)):
+        z = [scores.z(r.scores) for r in rows]
         targets = [chosen.targets[int(np.argmax(deviations if up else -deviations))] for deviations in z]
-        decided = _decided(chosen, ends, targets, layers, frequency, up) if scores.whole else [None] * len(ends)
-        both.append(
-            [ShownSample(r, seen.texts.get(r.row), t, d) for r, t, d in zip(ends, targets, decided, strict=True)]
+        decided = _decided(chosen, rows, targets, layers, frequency, up) if scores.whole else [None] * len(rows)
+        groups.append(
+            [ShownSample(r, seen.texts.get(r.row), t, d) for r, t, d in zip(rows, targets, decided, strict=True)]
         )
-    return both[0], both[1]
+    return groups
 
 
 def _decided(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,13 +112,20 @@ def blank(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def finish(figure: Figure, name: str, title: str, text: str, files: bool) -> Drawing:
-    """Save ``figure``; within ``styled``. The same figure gives the same bytes."""
+    """Save ``figure``; within ``styled``. The same figure gives the same bytes. Files have its title in the picture; a
+    page writes it above."""
     out, png = io.StringIO(), io.BytesIO()
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = out.getvalue()
     box, body = _inlined(svg, name)
     if not files:
         return Drawing(name, title, text, box, body, b"", b"")
+    lines = textwrap.wrap(title, int(figure.get_figwidth() * 72 / 6))
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    figure.set_figheight(figure.get_figheight() + (8 + 14 * len(lines)) / 72)
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = out.getvalue()
     figure.set_layout_engine("none")  # everything has its place
     figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
     white = svg.replace("</defs>", '</defs>\n <rect width="100%" height="100%" fill="white"/>', 1)

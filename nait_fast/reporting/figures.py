@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nait_fast.methods import method_of
 from nait_fast.reporting.contents import TOP, Report, target_lengths
 from nait_fast.reporting.drawing import INK, LINE, MINUS, PICK, POOL, SOFT, Drawing, blank, finish, styled
 from nait_fast.reporting.evaluation_file import Matrix
 from nait_fast.reporting.formatting import correlation, count, fixed, number, percent, short, signed
 from nait_fast.reporting.samples import Labels
-from nait_fast.reporting.score_summary import Histogram, Lengths
+from nait_fast.reporting.score_summary import Histogram, Lengths, ScoreSummary
 from nait_fast.reporting.variety import CoverageCurve
 
 if TYPE_CHECKING:
@@ -48,15 +49,28 @@ def draw(report: Report, files: bool) -> dict[str, list[Drawing]]:
 
 
 def _scores(report: Report, files: bool) -> Iterator[Drawing]:
-    scores, config = report.scores, report.chosen.config
+    scores = report.scores
     if scores is None:
         return
-    by_score = report.chosen.rule != "roundrobin" and not {"quality", "constraints"} & report.chosen.manifest.keys()
-    single = len(report.chosen.targets) == 1 and config.get("pick") == "top" and by_score
+    if len(report.chosen.targets) > 1 and scores.whole:
+        yield together(report, scores, files)
+    cuts = target_cuts(report, scores)
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
-        cut = float(scores.selected_low[c]) if single and scores.whole else None
         means = float(scores.mean[c]), float(scores.selected_mean[c])
-        yield distribution(scores.histograms[c], target, means, cut, files, scores.whole)
+        unit = method_of(report.chosen.methods[c]).unit_by(report.chosen.rule)
+        yield distribution(scores.histograms[c], target, means, cuts[c], files, scores.whole, unit)
+
+
+def target_cuts(report: Report, scores: ScoreSummary) -> list[float | None]:
+    """Of each target, the score from which on all rows were selected, where it was that which decided."""
+    targets, config = report.chosen.targets, report.chosen.config
+    if not scores.whole or config.get("pick") != "top" or not report.chosen.by_score:
+        return [None] * len(targets)
+    if len(targets) == 1:
+        return [float(scores.selected_low[0])]
+    if scores.cut is None or config.get("combine") not in ("union", "roundrobin"):
+        return [None] * len(targets)
+    return [float(high) for high in scores.cut.above]
 
 
 def _composition(report: Report, files: bool) -> Iterator[Drawing]:
@@ -146,10 +160,16 @@ def file_name(key: str) -> str:
 
 
 def distribution(
-    histogram: Histogram, target: str, means: tuple[float, float], cut: float | None, files: bool, whole: bool = True
+    histogram: Histogram,
+    target: str,
+    means: tuple[float, float],
+    cut: float | None,
+    files: bool,
+    whole: bool = True,
+    unit: str = "",
 ) -> Drawing:
     """Share of the pool and of the selection in each bin of scores. ``means``: of both; ``cut``: the lowest score that
-    was selected, where that is what decided. ``whole`` false: the pool's are not known."""
+    was selected, where that is what decided. ``whole`` false: the pool's are not known; ``unit``: of the scores."""
     figure, (axes,) = blank(176)
     for counts, colour, label in ((histogram.pool, POOL, "pool"), (histogram.selected, PICK, "selected")):
         if colour == POOL and not whole:
@@ -159,7 +179,7 @@ def distribution(
         axes.stairs(share, histogram.edges, color=colour, linewidth=1.2 if colour == POOL else 1.8, label=label)
     if cut is not None:
         axes.axvline(cut, color=INK, linewidth=1, linestyle=(0, (3, 2)), label="cut")
-    axes.set_xlabel(f"score for {short(target, 32)}")
+    axes.set_xlabel(f"score for {short(target, 32)}{unit and f' ({unit})'}")
     axes.set_ylabel("share of rows")
     _percents(axes.yaxis)
     _grid(axes)
@@ -168,6 +188,64 @@ def distribution(
     text += f", the pool {number(means[0])}." if whole else "."
     text += "" if cut is None else f" The lowest selected score is {number(cut)}."
     return finish(figure, f"scores-{target}", f"Distribution of the scores for {target}", text, files)
+
+
+def together(report: Report, scores: ScoreSummary, files: bool) -> Drawing:
+    """Scores for all targets in deviations from the pool's means, below each other, and where each is cut; above them
+    what the ranks are by, where that is the mean or the greatest of them."""
+    targets, combine = report.chosen.targets, str(report.chosen.config.get("combine"))
+    strips: list[tuple[str, Histogram, float | None]] = []
+    line = None
+    if scores.combined is not None:
+        if scores.cut is not None:
+            z = scores.z(scores.cut.inside[0].scores)
+            line = float(z.mean() if combine == "mean" else z.max())
+        strips.append((f"{'mean' if combine == 'mean' else 'greatest'} of all", scores.combined, line))
+    cuts = target_cuts(report, scores)
+    for c, target in enumerate(targets[:MOST_TARGETS]):
+        own, histogram = cuts[c], scores.histograms[c]
+        edges = scores.z(np.tile(histogram.edges, (len(targets), 1)))[c]
+        at = None if own is None else (own - float(scores.mean[c])) / (float(scores.deviation[c]) or 1)
+        at = line if combine == "max" else at
+        if scores.deviation[c] > 0:
+            strips.append((short(target, 30), Histogram(edges, histogram.pool, histogram.selected), at))
+    figure, panels = blank(66 + 54 * len(strips), len(strips))
+    for axes, (name, histogram, cut) in zip(panels, strips, strict=True):
+        for counts, colour, label in ((histogram.pool, POOL, "pool"), (histogram.selected, PICK, "selected")):
+            share, wide = _shares(counts), 1.2 if colour == POOL else 1.8
+            axes.stairs(share, histogram.edges, fill=True, color=colour, alpha=0.55 if colour == POOL else 0.25)
+            axes.stairs(share, histogram.edges, color=colour, linewidth=wide, label=label)
+        if cut is not None:
+            axes.axvline(cut, color=INK, linewidth=1, linestyle=(0, (3, 2)), label="cut")
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(_none())
+        axes.spines["left"].set_visible(False)
+        axes.set_title(name, loc="left", fontsize=9.5, pad=2, color=INK)
+        _grid(axes, "x")
+    panels[-1].set_xlabel("score (standard deviations from the pool's mean)")
+    figure.supylabel("share of rows", fontsize=10, color=SOFT)
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, handlelength=1.2, borderaxespad=0.1)
+    title, text = "Scores for all targets, and the cut", _cut_text(report, scores, line)
+    return finish(figure, "scores-together", title, text, files)
+
+
+def _cut_text(report: Report, scores: ScoreSummary, line: float | None) -> str:
+    """Where the scores for several targets are cut, in words."""
+    combine, cuts = str(report.chosen.config.get("combine")), target_cuts(report, scores)
+    if line is not None:
+        by = f"Rows rank by the {'mean' if combine == 'mean' else 'greatest'} of their scores"
+        return f"{by}, each in standard deviations; the last one selected has {number(line, 3)}."
+    own = [
+        f"{short(target, 30)} {number((cut - float(scores.mean[c])) / (float(scores.deviation[c]) or 1), 3)}"
+        for c, (target, cut) in enumerate(zip(report.chosen.targets, cuts, strict=True))
+        if cut is not None
+    ]
+    if own:
+        return f"Rows that score higher for a target than its cut were all selected: {', '.join(own[:MOST_TARGETS])}."
+    return "There is no one score at which the selection is cut."
 
 
 def composition(labels: Labels, files: bool) -> Drawing:

@@ -1,5 +1,8 @@
-"""A report as one HTML file that needs nothing else: no script, no font, no picture from anywhere."""
+"""A report as one HTML file that needs nothing else: no script, font or picture from anywhere. Its own script, which
+searches the list of rows, is the only one that its policy lets run; all can be read without it."""
 
+import base64
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from nait_fast.reporting.variety import NEAR_SHARE, SEED, NearRows
 SHOWN_CHARACTERS, KEPT_CHARACTERS = 320, 4000  # of a turn at once, and with what unfolds
 MOST_TURNS = 8
 TABLE_ROWS = 40
+MOST_SCORES = 3  # columns of scores in the list
 STRONG = 0.5  # |Spearman| with length above which a reader is warned
 _COMBINED = {
     "mean": "by the mean of their z-scores",
@@ -48,18 +52,25 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         "counted": lambda n: formatting.count(n, "row"),
         "svg": Markup,
     }
+    js = (folder / "page.js").read_text(encoding="utf-8")
     context = {
         "title": title(report),
         "summary": summary(report),
         "warnings": list(warnings(report)),
         "notes": [*report.notes, *_left_out(report)],
         "css": Markup((folder / "page.css").read_text(encoding="utf-8")),
+        "js": Markup(js),
+        "js_digest": base64.b64encode(hashlib.sha256(js.encode()).digest()).decode(),
         "figures": figures,
         "report": report,
         "targets": target_table(report),
         "composition": None if report.labels is None else label_table(report.labels),
         "best": [sample(report, s) for s in report.best],
         "worst": [sample(report, s) for s in report.worst],
+        "inside": [sample(report, s) for s in report.inside],
+        "outside": [sample(report, s) for s in report.outside],
+        "no_cut": no_cut(report),
+        "listed": listing(report),
         "evaluation": report.evaluation,
         "ranked_by": ranked_by(report.evaluation),
         "rules": RULES,
@@ -105,16 +116,17 @@ def summary(report: Report) -> str:
     text += f" and rule {manifest['rule']}" if "rule" in manifest else ""
     text += f", length {manifest['length']}" if chosen.matched else ""
     text += f", {manifest['quality']['column']} mixed in" if "quality" in manifest else ""
-    passed = [constraint["constraint"] for constraint in manifest.get("constraints", [])]
-    text += f", within {formatting.listed(passed)}" if passed else ""
+    text += f", within {formatting.listed(chosen.passed)}" if chosen.passed else ""
     text += f", with {Path(manifest['model_name']).name}."
     left = manifest["rows_skipped"]["rows"]
     return text + (f" {formatting.count(left, 'row')} of the pool could not be used." if left else "")
 
 
 def warnings(report: Report) -> Iterator[str]:
-    """What a reader should know before training on the selection."""
-    for name, rho in report.chosen.manifest["spearman_with_length"].items():
+    """What a reader should know before training on the selection: what was said when it was made, first."""
+    yield from report.chosen.warnings
+    manifest = report.chosen.manifest
+    for name, rho in manifest["spearman_with_length"].items() if "mean_scores" not in manifest else ():  # of before
         if rho is not None and abs(rho) > STRONG:
             kind, spearman = "long" if rho > 0 else "short", formatting.correlation(rho)
             yield (
@@ -125,6 +137,29 @@ def warnings(report: Report) -> Iterator[str]:
         top = max(zip(part.share, part.layers, strict=True), default=(0.0, 0))
         if top[0] > STRONG:
             yield f"Layer {top[1]} alone makes {formatting.percent(float(top[0]))} of the score for {part.target}."
+
+
+def no_cut(report: Report) -> str:
+    """Why there are no rows at a cut."""
+    scores, selected = report.scores, report.chosen.manifest["rows_selected"]
+    if scores is None or not scores.whole:
+        return "Which rows were just left out is not told: only the selected ones' scores are known."
+    if selected == report.chosen.rows:
+        return "All rows were selected: there is no cut."
+    return "The ranking has no cut: rows were selected otherwise than from one end of it on."
+
+
+def listing(report: Report) -> dict[str, Any]:
+    """The list of selected rows: ``targets`` whose scores have a column each; ``standing``: whether the target that a
+    row stands out for has one."""
+    targets, selected = report.chosen.targets, report.chosen.manifest["rows_selected"]
+    rows = report.listed
+    says = f"All {selected:,} selected rows, best first"
+    if len(rows) < selected:
+        says = f"The first {len(rows):,} of {selected:,} selected rows, best first; --samples all lists every one"
+    several = len(targets) > 1 and report.scores is not None and report.scores.whole
+    shown = targets if len(targets) <= MOST_SCORES else []
+    return {"rows": rows, "says": f"{says}.", "targets": shown, "standing": several}
 
 
 def target_table(report: Report) -> list[dict[str, Any]]:

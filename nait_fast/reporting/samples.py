@@ -16,13 +16,13 @@ from nait_fast.errors import BadInput, NaitError
 from nait_fast.index.pool_rows import PoolRows, dataset_of, open_rows
 from nait_fast.ranking.selection_files import SELECTED
 from nait_fast.reporting.formatting import short
-from nait_fast.reporting.score_summary import RankedRow
 from nait_fast.reporting.selection_folder import SelectionFolder
 
 DEFAULT_LABEL = "source"
 LABEL_ROWS = 1_000_000  # beyond, the pool's labels are counted in every n-th run of RUN_ROWS rows
 RUN_ROWS = 2048
 MOST_LABELS, LABEL_CHARACTERS = 10_000, 60
+ASKED_CHARACTERS, ANSWERED_CHARACTERS = 140, 90  # of a row in the list
 NO_LABEL = "(none)"
 
 
@@ -32,6 +32,25 @@ class Text:
 
     turns: list[tuple[str, str]]
     label: str | None
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """How a sample begins: what is ``asked`` first, or what it says if nobody is asked, and what is ``answered``."""
+
+    asked: str
+    answered: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class WantedRows:
+    """Rows, by their numbers in the pool, whose ``texts`` are shown, and whose ``excerpts`` are listed; ``lines`` int64
+    [k]: rows of selected.jsonl's lines, in order; empty where nothing tells."""
+
+    texts: frozenset[int]
+    excerpts: frozenset[int]
+    lines: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,10 +68,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class PoolContent:
-    """What was read of the rows: ``labels``, None without such a column; ``texts`` by the row's number in the pool."""
+    """What was read of the rows: ``labels``, None without such a column; ``texts`` and ``excerpts`` by the row's number
+    in the pool."""
 
     labels: Labels | None
     texts: dict[int, Text]
+    excerpts: dict[int, Excerpt]
     notes: list[str] = field(default_factory=list)
 
 
@@ -104,15 +125,21 @@ def text_of(row: dict[str, Any], column: str | None, dataset: dict[str, Any]) ->
     return Text(sample.turns, label)
 
 
+def excerpt_of(text: Text) -> Excerpt:
+    """How ``text`` begins."""
+    asked = next((said for role, said in text.turns if role == "user"), text.turns[0][1] if text.turns else "")
+    answered = next((said for role, said in text.turns if role == "assistant"), "")
+    return Excerpt(short(asked, ASKED_CHARACTERS), short(answered, ANSWERED_CHARACTERS), text.label)
+
+
 def read_rows(
     chosen: SelectionFolder,
-    best: Sequence[RankedRow],
-    worst: Sequence[RankedRow],
+    wanted: WantedRows,
     pool_rows: Iterable[np.ndarray] | None,
     label: str | None,
     dataset: Sequence[str] = (),
 ) -> PoolContent:
-    """Labels, and the texts of the ``best`` and ``worst``: the two ends of the ranking, without gaps.
+    """Labels, and of the ``wanted`` rows what is wanted.
 
     ``pool_rows``: row numbers int64 of all scored rows, ascending, block by block; None where they are not known.
     ``dataset``: where the pool is now. Raises NaitError for a ``label`` that is none, and for a ``dataset`` that is not
@@ -121,21 +148,49 @@ def read_rows(
     file = chosen.folder / SELECTED
     column = label or _default_label(file)
     counter = _Counter(column) if column else None
-    places = lines_of_ends(best, worst, chosen.manifest["rows_selected"])
-    datasets = chosen.manifest["datasets"]
-    texts = dict(_read_selected(file, places, counter, column, datasets))
+    content = _Content(wanted, column, chosen.manifest["datasets"])
+    _read_selected(file, content, counter)
     notes: list[str] = []
     source = _open_pool(chosen, dataset, notes)
-    others = np.array(sorted({r.row for r in [*best, *worst]} - texts.keys()), dtype=np.int64)
+    others = np.array(sorted(content.missing), dtype=np.int64)
     pool = _Counter(column) if column and source is not None and pool_rows is not None else None
     if source is not None and (pool is not None or len(others)):
         counted = others[:0] if pool is None or pool_rows is None else np.concatenate([*_runs(pool_rows, chosen.rows)])
         try:
-            texts |= _read_pool(source, counted, others, pool, column, datasets)
+            _read_pool(source, counted, others, pool, content)
         except NaitError as error:
-            notes.append(f"The pool cannot be read ({error}): its labels and the worst samples' texts are missing.")
+            notes.append(f"The pool cannot be read ({error}): its labels and the texts of other rows are missing.")
             pool = None
-    return PoolContent(_labels(counter, pool, label, chosen, notes), texts, notes)
+    return PoolContent(_labels(counter, pool, label, chosen, notes), content.texts, content.excerpts, notes)
+
+
+class _Content:
+    """Texts and excerpts of the ``wanted`` rows, as they are come upon."""
+
+    def __init__(self, wanted: WantedRows, column: str | None, datasets: Sequence[dict[str, Any]]):
+        self._wanted, self._column, self._datasets = wanted, column, datasets
+        self._rows = wanted.texts | wanted.excerpts
+        self._lines = {line: row for line, row in enumerate(wanted.lines.tolist()) if row in self._rows}
+        self.last_line = max(self._lines, default=-1)
+        self.texts: dict[int, Text] = {}
+        self.excerpts: dict[int, Excerpt] = {}
+
+    @property
+    def missing(self) -> frozenset[int]:
+        return self._rows - self.texts.keys() - self.excerpts.keys()
+
+    def add_line(self, line: int, sample: dict[str, Any]) -> None:
+        if line in self._lines:
+            self.add(self._lines[line], sample)
+
+    def add(self, row: int, sample: dict[str, Any]) -> None:
+        if row not in self._rows:
+            return
+        text = text_of(sample, self._column, dataset_of(self._datasets, row))
+        if row in self._wanted.texts:
+            self.texts[row] = text
+        if row in self._wanted.excerpts:
+            self.excerpts[row] = excerpt_of(text)
 
 
 def _labels(
@@ -162,13 +217,6 @@ def _labels(
     return Labels(counter.column, counter.ordered(), counts, counter.rows, rows, sampled)
 
 
-def lines_of_ends(best: Sequence[RankedRow], worst: Sequence[RankedRow], selected: int) -> dict[int, int]:
-    """Line of selected.jsonl (from 0) -> row, of those that were selected. The lines are in the order of the ranks."""
-    first = [r.row for r in best if r.selected]
-    last = [r.row for r in worst if r.selected]
-    return {**dict(enumerate(first)), **dict(enumerate(last, selected - len(last)))}
-
-
 def _default_label(file: Path) -> str | None:
     for number, row in enumerate(_lines(file)):
         if DEFAULT_LABEL in row:
@@ -188,18 +236,14 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
             yield decode(line)
 
 
-def _read_selected(
-    file: Path, places: dict[int, int], counter: _Counter | None, column: str | None, datasets: Sequence[dict[str, Any]]
-) -> Iterator[tuple[int, Text]]:
-    """(row, its text) of the lines ``places``; counts the labels of all lines."""
-    last = max(places, default=-1)
+def _read_selected(file: Path, content: _Content, counter: _Counter | None) -> None:
+    """Fill ``content``; count the labels of all lines."""
     for number, row in enumerate(_lines(file)):
         if counter is not None:
             counter.add(row)
-        elif number > last:
+        elif number > content.last_line:
             break
-        if number in places:
-            yield places[number], text_of(row, column, dataset_of(datasets, places[number]))
+        content.add_line(number, row)
 
 
 def _open_pool(chosen: SelectionFolder, dataset: Sequence[str], notes: list[str]) -> PoolRows | None:
@@ -226,21 +270,14 @@ def _runs(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
 
 
 def _read_pool(
-    source: PoolRows,
-    counted: np.ndarray,
-    others: np.ndarray,
-    counter: _Counter | None,
-    column: str | None,
-    datasets: Sequence[dict[str, Any]],
-) -> dict[int, Text]:
-    """Texts of ``others``; counts the labels of ``counted``, in one pass over both."""
-    texts, every = {}, np.union1d(counted, others)
-    extra = set(np.setdiff1d(others, counted).tolist())
-    wanted = set(others.tolist())
+    source: PoolRows, counted: np.ndarray, others: np.ndarray, counter: _Counter | None, content: _Content
+) -> None:
+    """Fill ``content`` with ``others``; count the labels of ``counted``, in one pass over both."""
+    every = np.union1d(counted, others)
+    extra, wanted = set(np.setdiff1d(others, counted).tolist()), set(others.tolist())
     for row, line in zip(every.tolist(), source.lines(every), strict=True):
         sample = decode(line)
         if counter is not None and row not in extra:
             counter.add(sample)
         if row in wanted:
-            texts[row] = text_of(sample, column, dataset_of(datasets, row))
-    return texts
+            content.add(row, sample)

@@ -1,4 +1,4 @@
-"""What scores.parquet says: two passes over it, a batch of rows at a time; memory does not grow with its rows, but by
+"""What scores.parquet says: a few passes over it, a batch of rows at a time; memory does not grow with its rows, but by
 two numbers for each that was selected."""
 
 import dataclasses
@@ -15,7 +15,7 @@ from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.scan import scan
 from nait_fast.ranking.select import select
-from nait_fast.ranking.selection_files import SCORES, write_scores
+from nait_fast.ranking.selection_files import DROPPED_BY, SCORES, write_scores
 from nait_fast.ranking.taking_turns import round_robin_of, select_in_turns
 from nait_fast.reporting.layers import spread
 from nait_fast.reporting.selection_folder import SelectionFolder
@@ -40,6 +40,13 @@ class ScoreBatch:
 
     def id(self, i: int) -> str | None:
         return self.table.column("id")[i].as_py()
+
+    @property
+    def taken(self) -> np.ndarray:
+        """bool [n]: whether a constraint took the row."""
+        if DROPPED_BY not in self.table.schema.names:
+            return np.zeros(len(self.row), dtype=bool)
+        return self.table.column(DROPPED_BY).is_valid().to_numpy(zero_copy_only=False)
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,23 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class RankCut:
+    """Where the order of the ranks is cut: all rows ``inside`` it were selected or lost their places to a constraint,
+    none outside was. ``inside``, ``outside``: the rows next to it on either side, the nearest first. ``above`` float64
+    [C]: the highest score of a row that was not selected, but for those that a constraint took."""
+
+    inside: list[RankedRow]
+    outside: list[RankedRow]
+    above: np.ndarray
+
+
+@dataclass(frozen=True)
 class ScoreSummary:
     """All rows' scores in numbers; arrays [C] are one a target. ``whole``: of every row that was scored; else only the
-    selected ones are known. ``by_length``: rows of so many tokens. ``sample`` float64 [C, m]: scores of every n-th
-    row. ``chosen`` int64: numbers in the pool of the selected rows, best first; ``some_chosen`` int64: of some of them,
-    spread evenly, ascending."""
+    selected ones are known. ``by_length``: rows of so many tokens. ``combined``: of several targets' z-scores, by what
+    decided. ``sample`` float64 [C, m]: scores of every n-th row. ``chosen`` int64: numbers in the pool of the selected
+    rows, best first; ``some_chosen`` int64: of some of them, spread evenly, ascending. ``listed``: the first of the
+    selected rows. ``cut``: None where the ranks are not cut, as where rows were drawn at random."""
 
     rows: int
     whole: bool
@@ -98,9 +117,18 @@ class ScoreSummary:
     histograms: list[Histogram]
     lengths: list[Lengths]
     by_length: Histogram
+    combined: Histogram | None
     sample: np.ndarray
     chosen: np.ndarray
     some_chosen: np.ndarray
+    listed: list[RankedRow]
+    cut: RankCut | None
+
+    def z(self, scores: np.ndarray) -> np.ndarray:
+        """``scores`` float64 [C, …] in deviations from the pool's means; 0 where all rows score alike."""
+        shape = (-1,) + (1,) * (scores.ndim - 1)
+        deviation = np.where(self.deviation > 0, self.deviation, np.inf)
+        return (scores - self.mean.reshape(shape)) / deviation.reshape(shape)
 
 
 class ScoreFile:
@@ -193,11 +221,21 @@ def rescan(chosen: SelectionFolder, folder: Path) -> ScoreFile:
 
 
 def summarise(
-    file: ScoreFile, whole: bool, selected: int, samples: int, layer_rows: int, lengths: Sequence[np.ndarray] = ()
+    file: ScoreFile,
+    whole: bool,
+    selected: int,
+    samples: int,
+    layer_rows: int,
+    lengths: Sequence[np.ndarray] = (),
+    listed: int = 0,
+    pick: str = "top",
+    combine: str | None = None,
 ) -> ScoreSummary:
-    """Read ``file`` twice. ``selected``: rows that were selected; ``samples``: best and worst rows to keep;
-    ``layer_rows``: selected rows of ``some_chosen``; ``lengths`` int32 [s] each: tokens of targets' samples, which the
-    bins of ``by_length`` hold, too. Raises NaitError."""
+    """Read ``file`` a few times. ``selected``: rows that were selected; ``samples``: best and worst rows to keep, and
+    half as many on either side of the cut; ``layer_rows``: selected rows of ``some_chosen``; ``lengths`` int32 [s]
+    each: tokens of targets' samples, which the bins of ``by_length`` hold, too; ``listed``: selected rows to list;
+    ``pick``: the end that rows were selected from; ``combine``: mean or max, where the ranks are by that of the
+    z-scores. Raises NaitError."""
     first = _First(file, selected, max(1, min(samples, file.rows // 2)))
     for batch in file.batches():
         first.add(batch)
@@ -205,7 +243,7 @@ def summarise(
         raise Damaged(
             f"{first.selected:,} rows selected, the manifest says {selected:,}", where=file.path, remedy="rank again"
         )
-    mean, chosen = first.sums / file.rows, np.concatenate(first.chosen)
+    mean, chosen, ranks = first.sums / file.rows, np.concatenate(first.chosen), np.concatenate(first.ranks)
     most = max(8, int(file.rows**0.5))
     ends = list(zip(first.low, first.high, strict=True))
     score_edges = [_edges(low, high, min(BINS, 2 * most)) for low, high in ends]
@@ -217,9 +255,11 @@ def summarise(
     few = min([selected, *map(len, known)])  # of the smallest group, bins hold some rows each
     beside = length_edges(shortest, longest, min(LENGTH_BINS, max(8, 2 * int(few**0.5))))
     second = _Second(mean, score_edges, cell_edges, tokens, beside)
+    near = _NearCut(np.sort(ranks), file.rows, -(-samples // 2), listed, pick)
     for batch in file.batches():
         second.add(batch)
-    return ScoreSummary(
+        near.add(batch)
+    summary = ScoreSummary(
         file.rows,
         whole,
         first.tokens,
@@ -235,10 +275,34 @@ def summarise(
         [Histogram(e, p, s) for e, p, s in zip(score_edges, second.pool, second.selected, strict=True)],
         [Lengths(tokens, e, c, m) for e, c, m in zip(cell_edges, second.cells, second.mean_by_length(), strict=True)],
         second.by_length,
+        None,
         np.concatenate(first.sample, axis=1),
-        chosen[np.argsort(np.concatenate(first.ranks), kind="stable")],
+        chosen[np.argsort(ranks, kind="stable")],
         chosen[spread(selected, layer_rows)],
+        sorted(near.listed, key=lambda r: r.rank),
+        near.cut() if whole else None,
     )
+    if combine is None or not whole or len(file.targets) < 2:
+        return summary
+    return dataclasses.replace(summary, combined=_combined(file, summary, combine, min(BINS, 2 * most)))
+
+
+def _combined(file: ScoreFile, summary: ScoreSummary, combine: str, bins: int) -> Histogram:
+    """Of the mean, or the greatest, of the targets' z-scores, which the ranks are by: the first and the last rank have
+    the extremes."""
+
+    def of(scores: np.ndarray) -> np.ndarray:
+        z = summary.z(scores)
+        return z.mean(axis=0) if combine == "mean" else z.max(axis=0)
+
+    low, high = (float(of(r.scores[:, None])[0]) for r in ([*summary.best, *summary.worst][-1], summary.best[0]))
+    edges = _edges(low, high, bins)
+    pool, selected = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
+    for batch in file.batches():
+        scores = of(batch.scores).clip(edges[0], edges[-1])  # sums in another order end in other last digits
+        pool += np.histogram(scores, edges)[0]
+        selected += np.histogram(scores[batch.selected], edges)[0]
+    return Histogram(edges, pool, selected)
 
 
 class _First:
@@ -305,6 +369,43 @@ def _rows(batch: ScoreBatch, places: np.ndarray) -> list[RankedRow]:
         )
         for i in map(int, places)
     ]
+
+
+class _NearCut:
+    """Beside the second pass: rows near the cut of the ranks, and the first of the selected ones."""
+
+    def __init__(self, ranks: np.ndarray, rows: int, ends: int, listed: int, pick: str):
+        """``ranks`` int64 [k]: of the selected rows, ascending."""
+        self._top, self._none = pick == "top", pick == "random"
+        self._edge = int(ranks[-1] if self._top else ranks[0])  # the selected rank next to the cut
+        self._inside = int(ranks[max(0, len(ranks) - ends)] if self._top else ranks[min(ends, len(ranks)) - 1])
+        self._rows, self._ends, self._selected = rows, ends, len(ranks)
+        self._last_listed = int(ranks[min(listed, len(ranks)) - 1]) if listed else 0
+        self._taken, self._above = 0, np.empty(0)
+        self.listed: list[RankedRow] = []
+        self.inside: list[RankedRow] = []
+        self.outside: list[RankedRow] = []
+
+    def add(self, batch: ScoreBatch) -> None:
+        beyond = batch.rank - self._edge if self._top else self._edge - batch.rank
+        near = batch.rank - self._inside if self._top else self._inside - batch.rank
+        taken = batch.taken
+        self._taken += int((taken & (beyond < 0)).sum())
+        self.listed += _rows(batch, np.flatnonzero(batch.selected & (batch.rank <= self._last_listed)))
+        self.inside += _rows(batch, np.flatnonzero(batch.selected & (near >= 0)))
+        self.outside += _rows(batch, np.flatnonzero((beyond > 0) & (beyond <= self._ends)))
+        left = batch.scores[:, ~batch.selected & ~taken]
+        if left.shape[1]:
+            high = left.max(axis=1)
+            self._above = np.maximum(self._above, high) if len(self._above) else high
+
+    def cut(self) -> RankCut | None:
+        """None where the selected rows, and those that were taken, are not all of the ranks up to one."""
+        reach = self._edge if self._top else self._rows - self._edge + 1
+        if self._none or self._selected + self._taken != reach or not self.outside:
+            return None
+        near = [sorted(some, key=lambda r: abs(r.rank - self._edge)) for some in (self.inside, self.outside)]
+        return RankCut(near[0], near[1], self._above)
 
 
 class _Second:

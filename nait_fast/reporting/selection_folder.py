@@ -15,6 +15,7 @@ from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.ranking.selection_files import DROPPED_BY, KIND, QUALITY, SELECTED
 from nait_fast.ranking.selection_files import SCORES as SCORES_FILE
 from nait_fast.ranking.sources import check_index
+from nait_fast.rules.constraints import CONSTRAINTS, constraint_of
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import MANIFEST
@@ -50,6 +51,26 @@ class SelectionFolder:
     def matched(self) -> bool:
         """Whether targets were held against rows of the pool as long as their samples."""
         return "length" in self.manifest
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was said when it was made."""
+        return self.manifest.get("warnings", [])
+
+    @property
+    def passed(self) -> list[str]:
+        """Names of the constraints."""
+        return [line["constraint"] for line in self.manifest.get("constraints", [])]
+
+    @property
+    def reordered(self) -> bool:
+        """Whether selected.jsonl has another order than the ranks'."""
+        return any(constraint_of(name).reorders for name in self.passed if name in CONSTRAINTS)
+
+    @property
+    def by_score(self) -> bool:
+        """Whether scores alone decided, each row by its own."""
+        return self.rule != "roundrobin" and not {"quality", "constraints"} & self.manifest.keys()
 
     @property
     def more_columns(self) -> dict[str, str]:
@@ -139,6 +160,8 @@ def _check(manifest: dict[str, Any]) -> None:
         values.count(dataset["rows"], "datasets")
     for key in ("model", "model_name", "template", "template_kind"):
         values.text(manifest[key], key)
+    for warning in values.entries(manifest.get("warnings", []), "warnings"):
+        values.text(warning, "warnings")
     for line in values.entries(manifest.get("constraints", []), "constraints"):
         values.text(line["constraint"], "constraints")
         values.count(line["dropped"], "constraints")

@@ -11,6 +11,7 @@ import nait_fast
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.data.pool import Pool
 from nait_fast.methods.signature import Signature
+from nait_fast.storage.files import read_sealed, write_sealed
 from tests.ranking.indexes import contrast, id_tensors, nait, write_index
 
 WIDTHS = [40, 70, 33]
@@ -104,3 +105,9 @@ def report(selection: Path, output: Path, **options: Any) -> tuple[str, dict[str
     """(the page, the verb's summary)."""
     result = nait_fast.report(selection=str(selection), output=str(output), **options)
     return output.read_text(encoding="utf-8"), result
+
+
+def change(folder: Path, **entries: object) -> None:
+    """Seal the manifest of a selection anew with these ``entries``, without those that are None."""
+    manifest = {k: v for k, v in read_sealed(folder / "manifest.json").items() if k != "checksum"}
+    write_sealed(folder / "manifest.json", {k: v for k, v in {**manifest, **entries}.items() if v is not None})

@@ -1,13 +1,19 @@
 """Reads a page as a browser would take it apart, and refuses what no page of ours may hold."""
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+
+from nait_fast.reporting import page as page_module
 
 VOID = {"meta", "br", "path", "use", "rect", "hr", "link", "img", "input"}
 TAGS = """html head meta title style body header main section aside nav article figure figcaption svg g path use rect
 defs clippath text desc h1 h2 h3 h4 p a b i ul li div span table caption thead tbody tr th td details summary pre
-code bdi"""
+code bdi script form label input"""
 ALLOWED = set(TAGS.split())
+SCRIPT = (Path(page_module.__file__).parent / "page.js").read_text()
 
 
 class Page(HTMLParser):
@@ -50,7 +56,7 @@ class Page(HTMLParser):
 
     @property
     def words(self) -> str:
-        return " ".join("".join(text for tag, text in self.texts if tag != "style").split())
+        return " ".join("".join(text for tag, text in self.texts if tag not in ("style", "script")).split())
 
     def attributes(self, name: str) -> list[str]:
         return [attributes[name] for _, attributes in self.tags if name in attributes]
@@ -60,7 +66,8 @@ class Page(HTMLParser):
 
 
 def check(html: str) -> Page:
-    """Parse a page; nothing in it may come from elsewhere or run, every picture is told in words, ids are unique."""
+    """Parse a page; nothing in it may come from elsewhere, nothing run but our script, every picture is told in words,
+    ids are unique."""
     page = Page(html)
     ids = page.attributes("id")
     assert len(set(ids)) == len(ids)
@@ -76,9 +83,13 @@ def check(html: str) -> Page:
     for svg in pictures:
         assert svg["role"] == "img" and all(name in ids for name in svg["aria-labelledby"].split())
     assert html.count("<title id=") == html.count("<desc id=") == len(pictures)
+    (script,) = (text for tag, text in page.texts if tag == "script")
+    assert script == SCRIPT and page.find("script") == [{}] and all("action" not in form for form in page.find("form"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert all("scope" in th for th in page.find("th"))
     metas = page.find("meta")
     assert {"charset": "utf-8"} in metas and any(m.get("name") == "viewport" for m in metas)
-    assert any("default-src 'none'" in m.get("content", "") for m in metas)
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert any(m.get("content") == policy for m in metas)
     assert html.isprintable() or not any(ord(c) < 32 and c not in "\n\t" for c in html)
     return page

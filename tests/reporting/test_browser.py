@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +31,44 @@ OFFLINE = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 ]
+# The list, used as a reader would.
+USE = """<!doctype html><meta charset="utf-8"><body><script>
+const found = {};
+addEventListener("load", () => {
+  const frame = document.createElement("iframe");
+  frame.style.cssText = "width: 1000px; height: 800px; border: 0";
+  frame.srcdoc = document.getElementById("page").value;
+  frame.onload = () => {
+    const page = frame.contentDocument, table = page.getElementById("rows"), controls = page.getElementById("find");
+    const shown = () => [...table.tBodies[0].rows].filter(row => row.getClientRects().length);
+    const column = at => shown().map(row => row.cells[at].textContent.trim());
+    const head = name => [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.startsWith(name));
+    const click = name => table.tHead.rows[0].cells[head(name)].querySelector("button").click();
+    const choose = (select, value) => { select.value = value; select.dispatchEvent(new Event("change")); };
+    const search = words => {
+      const input = controls.querySelector("input");
+      input.value = words;
+      input.dispatchEvent(new Event("input"));
+    };
+    found.start = {ranks: column(0), hidden: controls.getClientRects().length === 0};
+    click("tokens"); found.most = column(head("tokens"));
+    click("tokens"); found.least = column(head("tokens"));
+    click("rank"); found.ranks = column(0);
+    search("poet  RAIN"); found.words = shown().map(row => row.textContent.toLowerCase());
+    found.says = page.getElementById("shown").textContent;
+    search("");
+    const [label] = controls.querySelectorAll("select");
+    found.options = [...label.options].map(option => option.textContent);
+    choose(label, "sums"); found.filtered = column(head("source"));
+    search("nowhere-to-be-found"); found.none = shown().length;
+    const out = document.createElement("pre");
+    out.id = "found";
+    out.textContent = JSON.stringify(found);
+    document.body.append(out);
+  };
+  document.body.append(frame);
+});
+</script><textarea id="page" hidden>PAGE</textarea>"""
 SCHEME = {"dark": "0", "light": "1"}
 # The page in a frame of each width, from where a script (the page allows none) measures it.
 MEASURE = """<!doctype html><meta charset="utf-8"><body><script>
@@ -148,17 +188,39 @@ def test_what_is_on_the_screen(page: Path, size: tuple[int, int], scheme: str) -
         assert not back[top : top + 300].all()
 
 
-def test_no_width_makes_the_page_scroll_sideways(page: Path) -> None:
-    wrapper = page.with_name("measure.html")
-    wrapper.write_text(MEASURE.replace("PAGE", html.escape(page.read_text(encoding="utf-8"))), encoding="utf-8")
-
+def within(page: Path, script: str) -> Any:
+    """What ``script``, which has the page in a frame, finds."""
+    wrapper = page.with_name("wrapper.html")
+    wrapper.write_text(script.replace("PAGE", html.escape(page.read_text(encoding="utf-8"))), encoding="utf-8")
     dom = browse(page.parent, "--dump-dom", "--virtual-time-budget=20000", "--window-size=1400,900", wrapper.as_uri())
     match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
     assert match is not None, dom[-500:]
-    found = json.loads(html.unescape(match[1]))
+    return json.loads(html.unescape(match[1]))
+
+
+def test_the_list_is_searched_sorted_and_filtered(tmp_path: Path) -> None:
+    rows = make_rows(150)
+    out = Made(tmp_path / "made", rows, 1).select(top_k=60)
+    report(out, tmp_path / "report.html")
+    chosen = [json.loads(line) for line in (out / "selected.jsonl").read_text().splitlines()]
+    found = within(tmp_path / "report.html", USE)
+    assert found["start"] == {"ranks": [str(i) for i in range(1, 61)], "hidden": False}
+    tokens = [int(text) for text in found["most"]]
+    assert tokens == sorted(tokens, reverse=True) and [int(text) for text in found["least"]] == sorted(tokens)
+    assert found["ranks"] == found["start"]["ranks"]
+    assert 0 < len(found["words"]) < 60 and all("poet" in text and "rain" in text for text in found["words"])
+    assert found["says"] == f"{len(found['words'])} of 60 rows"
+    counted = Counter(row["source"] for row in chosen)
+    assert found["options"][0] == "source: all"
+    assert set(found["options"][1:]) == {f"{name} ({number})" for name, number in counted.items()}
+    assert found["filtered"] == ["sums"] * counted["sums"] and found["none"] == 0
+
+
+def test_no_width_makes_the_page_scroll_sideways(page: Path) -> None:
+    found = within(page, MEASURE)
     assert [shot["width"] for shot in found] == [320, 360, 390, 768, 1280]
     for shot in found:
         assert shot["page"] <= shot["width"] and shot["body"] <= shot["width"], shot
-        assert shot["plots"] == 4 * 3 + 1 + 2 + 1 + 2 and shot["empty"] == 0 and shot["scripts"] == 0, shot
+        assert shot["plots"] == 4 * 3 + 1 + 2 + 1 + 2 + 1 and shot["empty"] == 0 and shot["scripts"] == 1, shot
         assert shot["text"] >= 8, shot  # CSS pixels: what is written in a plot can be read
     assert found[0]["height"] > found[-1]["height"] > 2000

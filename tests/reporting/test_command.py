@@ -16,9 +16,9 @@ from nait_fast.notices import NaitWarning
 from nait_fast.reporting import contents
 from nait_fast.reporting.provenance import command
 from nait_fast.reporting.selection_folder import open_selection
-from nait_fast.storage.files import read_sealed, sha256, write_sealed
+from nait_fast.storage.files import read_sealed, sha256
 from tests.commands import run, shell, summary
-from tests.reporting.made import Made, make_rows, report
+from tests.reporting.made import Made, change, make_rows, report
 from tests.reporting.pages import check
 
 
@@ -76,7 +76,7 @@ def test_estimated_scores_and_embeddings(tmp_path: Path, tiny_model: str, pool_f
     both = codec == "rotated"
     assert ("A near-duplicate is a selected row" in page.words) == both and "no bits of neurons" in page.words
     assert ("How many are near-duplicates is not told: codec components keeps no bits." in page.words) != both
-    assert "hidden is not told: they compare embeddings" in result["notes"][0] and len(check(html).find("svg")) == 9
+    assert "hidden is not told: they compare embeddings" in result["notes"][0] and len(check(html).find("svg")) == 10
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -124,11 +124,6 @@ def test_what_killed_commands_left_beside_the_page_goes(made: Made, tmp_path: Pa
     kept[-1].mkdir()
     nait_fast.report(selection=str(made.select("left")), output=str(page))
     assert not any(folder.exists() for folder in gone) and all(folder.exists() for folder in kept)
-
-
-def change(folder: Path, **entries: object) -> None:
-    manifest = {k: v for k, v in read_sealed(folder / "manifest.json").items() if k != "checksum"}
-    write_sealed(folder / "manifest.json", {k: v for k, v in {**manifest, **entries}.items() if v is not None})
 
 
 def put(folder: Path, name: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from nait_fast.config import ReportOptions
 from nait_fast.index.reader import Index
@@ -74,8 +75,6 @@ def test_samples_of_many_rows_are_spread(made: Made, monkeypatch: pytest.MonkeyP
 
 
 def _selected(found: Report) -> list[int]:
-    from pyarrow import parquet
-
     table = parquet.read_table(found.chosen.folder / "scores.parquet")
     return [r for r, s in zip(table["row"].to_pylist(), table["selected"].to_pylist(), strict=True) if s]
 
@@ -223,6 +222,85 @@ def test_scores_that_were_not_kept_are_made_again(made: Made, kept: str) -> None
     assert [r.row for r in again.scores.best] == [r.row for r in whole.best]
     assert len(again.notes) == 1 and f"--scores {kept}" in again.notes[0]
     assert not list(made.folder.glob(".nait-fast-report-*"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "options"),
+    [
+        (1, {"top_k": 40}),
+        (1, {"top_k": 40, "pick": "bottom"}),
+        (3, {"top_k": 40, "combine": "mean"}),
+        (3, {"top_k": 40, "combine": "max"}),
+        (3, {"top_k": 40, "combine": "roundrobin"}),
+        (3, {"top_k": 20, "combine": "union"}),
+        (1, {"top_k": 40, "near_duplicates": 0.35}),
+    ],
+)
+def test_rows_at_the_cut(made: Made, monkeypatch: pytest.MonkeyPatch, targets: int, options: dict[str, Any]) -> None:
+    monkeypatch.setattr(score_summary, "BATCH_ROWS", 50)
+    found = gathered(made.select("cut", made.signatures[:targets], **options), samples=5)
+    table = parquet.read_table(found.chosen.folder / "scores.parquet").to_pydict()
+    taken = table.get("dropped_by", [None] * 257)
+    kept = [i for i in range(257) if taken[i] is None]
+    assert len(kept) == 257 if "near_duplicates" not in options else 100 < len(kept) < 257
+    scores = np.array([table[f"score.t{c}"] for c in range(targets)])
+    up = options.get("pick") != "bottom"
+    order = sorted(kept, key=lambda i: table["rank"][i] if up else -table["rank"][i])
+    chosen = [i for i in order if table["selected"][i]]
+    assert order[: len(chosen)] == chosen and found.scores is not None and found.scores.cut is not None
+    cut, edge = found.scores.cut, len(chosen)
+    assert [r.row for r in cut.inside] == order[edge - 3 : edge][::-1]
+    last = table["rank"][order[edge - 1]]
+    assert [r.rank for r in cut.outside] == [last + step * (1 if up else -1) for step in (1, 2, 3)]
+    assert not any(r.selected for r in cut.outside)
+    np.testing.assert_array_equal(cut.above, scores[:, order[edge:]].max(axis=1))
+    shown = {s.ranked.row for s in [*found.best, *found.worst]}
+    for some, near in ((found.inside, cut.inside), (found.outside, cut.outside)):
+        assert [s.ranked.row for s in some] == [r.row for r in near if r.row not in shown]
+        assert all(s.text is not None and s.text.turns[1][1] == made.rows[s.ranked.row]["output"] for s in some)
+    z = (scores - scores.mean(axis=1, keepdims=True)) / scores.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.scores.z(scores), z)
+    if options.get("combine") not in ("mean", "max"):
+        assert found.scores.combined is None
+        return
+    together = z.mean(axis=0) if options["combine"] == "mean" else z.max(axis=0)
+    histogram = found.scores.combined
+    assert histogram is not None and (histogram.pool.sum(), histogram.selected.sum()) == (257, 40)
+    np.testing.assert_allclose([histogram.edges[0], histogram.edges[-1]], [together.min(), together.max()])
+    selected = np.array(table["selected"])
+    assert together[selected].min() > together[~selected].max()
+    assert (
+        histogram.selected == np.histogram(together[selected].clip(*histogram.edges[[0, -1]]), histogram.edges)[0]
+    ).all()
+
+
+@pytest.mark.parametrize("options", [{"pick": "random", "top_k": 40}, {"fraction": 1}])
+def test_where_there_is_no_cut(made: Made, options: dict[str, Any]) -> None:
+    found = gathered(made.select("none", made.signatures[:1], **options))
+    assert found.scores is not None and found.scores.cut is None and found.inside == found.outside == []
+
+
+def test_the_list(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_summary, "BATCH_ROWS", 50)
+    monkeypatch.setattr(contents, "LISTED_ROWS", 7)
+    for options in ({"top_k": 40}, {"top_k": 40, "pick": "bottom"}, {"top_k": 30, "coverage": 0.9}):
+        out = made.select("listed", made.signatures[:2], combine="max", **options)
+        table = parquet.read_table(out / "scores.parquet").to_pydict()
+        ranked = sorted((table["rank"][i], table["row"][i]) for i in range(257) if table["selected"][i])
+        for samples_, number in ((5, 7), ("all", options["top_k"])):
+            found = gathered(out, samples=samples_)
+            assert [(r.ranked.rank, r.ranked.row) for r in found.listed] == ranked[:number]
+            assert len(found.best) == 5
+            for listed in found.listed:
+                row, scores = made.rows[listed.ranked.row], found.scores
+                assert listed.excerpt is not None and listed.excerpt.label == row["source"] and scores is not None
+                assert listed.excerpt.asked == row["instruction"] and row["output"].startswith(
+                    listed.excerpt.answered[:80]
+                )
+                z = (listed.ranked.scores - scores.mean) / scores.deviation
+                assert listed.target == int(np.argmax(z)) and listed.deviations == pytest.approx(z)
+    for shown in [*found.best, *found.worst]:  # of coverage: lines of selected.jsonl have another order than the ranks
+        assert shown.text is not None and shown.text.turns[1][1] == made.rows[shown.ranked.row]["output"]
 
 
 def test_exact_scores_have_no_parts(made: Made) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from nait_fast.errors import NaitError
 from nait_fast.outputs.recognise import CLAIM
-from nait_fast.reporting import formatting
+from nait_fast.reporting import contents, formatting
 from nait_fast.reporting.drawing import COLOURS
 from nait_fast.storage.lock import FOLDER_LOCK
-from tests.reporting.made import Made, make_rows, report
+from tests.reporting.made import Made, change, make_rows, report
 from tests.reporting.pages import check
 
 HOSTILE = [
@@ -45,7 +46,7 @@ def test_one_target(made: Made, tmp_path: Path) -> None:
     assert result["notes"] == [] and result["bytes"] == len(html.encode()) < 300_000
     assert "Out of 200 samples of pool.jsonl, nait-fast rank chose the best 20 (10.0%; " in page.words
     assert len(page.find("svg")) == 6 and "nothing to compare" in page.words
-    for title in ("Scores", "Composition", "Layers", "Length", "Variety", "Best and worst samples", "Provenance"):
+    for title in ("Scores", "Composition", "Layers", "Length", "Variety", "Why a row", "Selected rows", "Provenance"):
         assert ("h2", title) in page.texts
     assert "Rank 1 of 200" in page.words and "Rank 200 of 200" in page.words and "Layers that decided" in page.words
     command = next(text for tag, text in page.texts if tag == "pre")
@@ -75,7 +76,7 @@ def test_many_targets(tmp_path: Path) -> None:
     made = Made(tmp_path, make_rows(120), 8, widths=[96] * 32)
     html, _ = report(made.select(combine="union", fraction=0.1), tmp_path / "many.html")
     page = check(html)
-    assert len(page.find("svg")) == 3 * 8 + 1 + 2 + 2 and len(html) < 1_500_000
+    assert len(page.find("svg")) == 3 * 8 + 1 + 2 + 2 + 1 and len(html) < 1_500_000
     for options, said in (
         ({"combine": "roundrobin"}, "(in turns)"),
         ({"pick": "bottom"}, "chose the worst"),
@@ -106,7 +107,7 @@ def test_hostile_texts(tmp_path: Path, format: str) -> None:
         page = check(html)
         assert "alert(1)" in page.words and "49 * 49" not in page.words and formatting.REPLACEMENT in page.words
         assert len(html) < 1_000_000 and not re.search("[\ud800-\udfff]", html)
-        assert page.find("img") == page.find("script") == []
+        assert page.find("img") == []
     if format == "alpaca":
         assert "{{ 7 * 7 }}" in page.words and "out" not in [text for tag, text in page.texts if tag == "h1"]
         assert "more characters are left out" in page.words
@@ -138,7 +139,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert (
         "The index (" in page.words and "is not where it was" in page.words and "Its text is not at hand" in page.words
     )
-    assert len(page.find("svg")) == 2 + 1 + 1 + 2 + 2  # all that the scores tell, and the selection's labels
+    assert len(page.find("svg")) == 1 + 2 + 1 + 1 + 2 + 2  # all that the scores tell, and the selection's labels
     page = check(report(out["selected"], tmp_path / "r.html")[0])
     assert "Only the selected rows' scores were kept" in page.words and "Worst of those selected" in page.words
     assert len(page.find("svg")) == 2 + 1 + 1 + 2 and "Its text is not at hand" not in page.words
@@ -160,16 +161,48 @@ def test_an_index_that_has_changed_is_not_used(tmp_path: Path) -> None:
 
 
 def test_length_is_warned_of(tmp_path: Path) -> None:
+    """Of selections of before, whose manifests have no warning of it."""
     made = Made(tmp_path, make_rows(100), 1)
     out = made.select(top_k=9)
-    assert "Mind:" not in check(report(out, tmp_path / "r.html")[0]).words
-    from nait_fast.storage.files import read_sealed, write_sealed
-
-    for rho, said in ((-0.73, "−0.73): short samples tend to come first"), (0.6, "+0.60): long samples"), (None, None)):
-        manifest = {k: v for k, v in read_sealed(out / "manifest.json").items() if k != "checksum"}
-        write_sealed(out / "manifest.json", {**manifest, "spearman_with_length": {"t0": rho}})
+    kept = {"warnings": []}
+    for rho, said in (
+        (-0.73, "−0.73): short samples tend to come first"),
+        (0.6, "+0.60): long samples"),
+        (None, ""),
+        (0.3, ""),
+    ):
+        change(out, **kept, mean_scores=None, spearman_with_length={"t0": rho})
         page = check(report(out, tmp_path / "r.html")[0])
         assert ("Mind:" in page.words and said in page.words) if said else "Mind:" not in page.words
+    change(out, **kept, mean_scores={}, spearman_with_length={"t0": 0.9})
+    assert "Mind:" not in check(report(out, tmp_path / "r.html")[0]).words
+
+
+def test_what_the_manifest_warns_of_stands_first(made: Made, tmp_path: Path) -> None:
+    out = made.select("warned", made.signatures[:1], top_k=9)
+    said = ["3 rows are odd: look at them", "<b>more</b> & more"]
+    change(out, warnings=said)
+    page = check(report(out, tmp_path / "r.html")[0])
+    for text in said:
+        assert f"Mind: {text}" in page.words and page.words.index(text) < page.words.index("pool's mean")
+    change(out, warnings=[3])
+    with pytest.raises(NaitError, match="not a valid manifest"):
+        report(out, tmp_path / "r.html")
+
+
+def test_the_list_says_what_it_leaves_out(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = made.select("left", combine="max", top_k=30)
+    words = check(report(out, tmp_path / "all.html")[0]).words
+    assert "All 30 selected rows, best first." in words and "stands out for" in words and "score t1" in words
+    monkeypatch.setattr(contents, "LISTED_ROWS", 8)
+    words = check(report(out, tmp_path / "some.html")[0]).words
+    assert "The first 8 of 30 selected rows, best first; --samples all lists every one." in words
+    page = check(report(out, tmp_path / "every.html", samples="all")[0])
+    assert "All 30 selected rows, best first." in page.words
+    assert len([a for tag, a in page.tags if tag == "td" and a.get("data-label") == "rank"]) == 30
+    for samples in (0, 51, "some", 2.5):
+        with pytest.raises(NaitError, match="--samples"):
+            report(out, tmp_path / "none.html", samples=samples)
 
 
 def luminance(colour: tuple[float, ...]) -> float:
@@ -243,5 +276,5 @@ def test_marks_do_not_pile_up() -> None:
 def test_more_targets_than_are_drawn(tmp_path: Path) -> None:
     made = Made(tmp_path, make_rows(60), 26, widths=[32])
     page = check(report(made.select(fraction=0.1, combine="max"), tmp_path / "r.html")[0])
-    assert len(page.find("svg")) == 3 * 12 + 1 + 2 + 2 and "Of 26 targets, the first 12 are drawn" in page.words
+    assert len(page.find("svg")) == 3 * 12 + 1 + 2 + 2 + 1 and "Of 26 targets, the first 12 are drawn" in page.words
     assert page.words.count("These are the first 24 of 26.") == 4  # beside each of two figures, and inside it
