@@ -47,7 +47,17 @@ class Captured:
         return readings[reading]
 
     def stacked(self, reading: str) -> torch.Tensor:
-        """All layers of one width as fp32 (drift fp64) [B, L, J]."""
+        """A reading of all layers, which must be of one width.
+
+        Args:
+            reading: One that was asked for.
+
+        Returns:
+            fp32 (drift fp64) [B, L, J].
+
+        Raises:
+            KeyError: It was not asked for, or no forward has finished.
+        """
         return torch.stack(self[reading], dim=1)
 
 
@@ -122,11 +132,28 @@ def capture(
 ) -> Iterator[Captured]:
     """Inside the block each forward of ``model`` (whole sequences, no key-value cache) also yields readings.
 
-    ``model``: a transformers decoder in evaluation mode, with or without LM head; its outputs do not change and it is
-    untouched after the block. Padding is told by ``attention_mask``, on either side. ``readings``: any of drift, mean,
-    up_abs, over all tokens (which of them are a response is not known here). Threads (or asyncio tasks) may each have a
-    block of their own on one model: a block sees the forwards of the thread that opened it. Blocks within one another
-    each have readings of their own. Raises NaitError for models that are not supported.
+    The model's outputs do not change, and it is untouched after the block. Padding is told by ``attention_mask``, on
+    either side. Threads (or asyncio tasks) may each have a block of their own on one model: a block sees the forwards
+    of the thread that opened it. Blocks within one another each have readings of their own.
+
+    Args:
+        model: A transformers decoder in evaluation mode, with or without LM head.
+        readings: Any of drift, mean, up_abs, over all tokens (which of them are a response is not known here).
+        layers: Which decoder layers, as the command's option `--layers` says it.
+        first_token: Whether the mean counts a sample's first token: `exclude` or `include`.
+
+    Yields:
+        The readings of the latest forward.
+
+    Raises:
+        BadInput: The model is not supported or in training mode, or a forward is not of whole sequences.
+
+    Examples:
+        >>> batch = hf_tokenizer(["add seven and ten", "write a poem"], return_tensors="pt", padding=True)
+        >>> with nait_fast.capture(hf_model, readings=("mean", "drift"), layers="0-1") as captured:
+        ...     output = hf_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        >>> captured.layers, captured["mean"][0].shape  # of each layer [samples, neurons]
+        ([0, 1], torch.Size([2, 72]))
     """
     unknown = [r for r in readings if r not in READINGS] + ([] if first_token in FIRST_TOKEN else [first_token])
     if unknown:

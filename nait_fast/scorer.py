@@ -28,12 +28,36 @@ from nait_fast.models import fork_safety
 class Scorer:
     """Scores samples with signatures; no I/O after construction, no global state.
 
-    ``model``: a folder, GGUF file or Hub id, or a transformers model in evaluation mode (then pass ``tokenizer``): its
-    weights are shared, its modules left alone. ``signatures``: one or several files or ``Signature`` objects made with
-    the same model, template and options; ``layers`` (or ``depth``), ``max_length``, ``dtype`` and ``template_date`` are
-    theirs unless told, the tokens that readings run over always. ``columns`` ({"prompt": "q"} or "prompt=q"), ``roles``
-    and ``ignore``: as the command's options; ``role`` is the old name of ``roles``.
-    Threads may share a Scorer; they take turns, as one batch fills the device. Raises NaitError.
+    Threads may share a Scorer; they take turns, as one batch fills the device.
+
+    Args:
+        model: A folder, GGUF file or Hub id, or a transformers model in evaluation mode, whose weights are then shared
+            and whose modules are left alone.
+        signatures: One or several files or `Signature` objects, made with the same model, template and options.
+        tokenizer: The model's own, for a model in memory.
+        template: `auto`, `chat`, `alpaca` or `none`, as the command's option.
+        template_date: The day for a chat template that asks; the signatures' unless told.
+        max_length: Tokens a sample, the rest is cut off; the signatures' unless told.
+        dtype: `auto` (the signatures'), `float32`, `bfloat16`, `float16` or `float8`; a model in memory stays as it is.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`; a model in memory stays where it is.
+        layers: Layers to capture; the signatures' unless told.
+        depth: The same as a share of them, instead of `layers`.
+        batch_tokens: Tokens a batch.
+        columns: As the command's option `--columns`; also a dict.
+        roles: As the command's option `--roles`; also a dict.
+        role: The old name of `roles`.
+        ignore: As the command's option `--ignore`.
+
+    Raises:
+        BadInput: No signatures, an option that cannot be used, or a model that is not supported.
+        Mismatch: The signatures differ among themselves, or from the model.
+
+    Examples:
+        >>> scorer = nait_fast.Scorer(MODEL, "signatures/sums.safetensors")
+        >>> scorer.names
+        ['sums']
+        >>> scorer.score([{"instruction": "add seven and ten", "output": "seven plus ten"}]).shape
+        (1, 1)
     """
 
     def __init__(
@@ -119,9 +143,22 @@ class Scorer:
         return [signature.name for signature in self.signatures]
 
     def score(self, samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Scores float64 [n, C] of ``samples``: rows of any pool format (messages, Alpaca, text, input_ids …).
+        """Scores of samples.
 
-        Raises NaitError naming the first sample that cannot be scored.
+        Args:
+            samples: Rows of any pool format (messages, Alpaca, text, input_ids …).
+
+        Returns:
+            float64 [n, C]: a row for each sample, a column for each of `names`.
+
+        Raises:
+            BadInput: A sample cannot be scored; the message names the first.
+
+        Examples:
+            >>> samples = [{"instruction": "add seven", "output": "ten"}, {"text": "a poem about the sun"}]
+            >>> scorer = nait_fast.Scorer(MODEL, "signatures/sums.safetensors")
+            >>> scorer.score(samples).dtype
+            dtype('float64')
         """
         with self._taken_turn():
             encoded, problems = self._encode(samples)
@@ -131,7 +168,20 @@ class Scorer:
         return scores
 
     def try_score(self, samples: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[int, str]]:
-        """(scores float64 [n, C], what is wrong with the samples that cannot be scored), whose scores are NaN."""
+        """Scores of those samples that can be scored.
+
+        Args:
+            samples: Rows of any pool format.
+
+        Returns:
+            (scores float64 [n, C], what is wrong with samples that cannot be scored, by number); their scores are NaN.
+
+        Examples:
+            >>> scorer = nait_fast.Scorer(MODEL, "signatures/sums.safetensors")
+            >>> scores, problems = scorer.try_score([{"instruction": "no answer", "output": " "}])
+            >>> problems
+            {0: 'empty response'}
+        """
         with self._taken_turn():
             encoded, problems = self._encode(samples)
             scores, more = self._run(len(samples), encoded)

@@ -18,10 +18,21 @@ TILE_ROWS = 1 << 17  # rows scanned at once: bounds what a scan needs besides th
 
 
 class ResidentIndex:
-    """The codes of ``index`` on ``device`` (auto, cpu, cuda …): row_bytes a row, 5.8 GB for 1M rows of 46,080 neurons.
+    """The codes of an index in a device's memory, for bit signatures: exact scores lie in the index as numbers.
 
-    ``rows`` int64 [n]: rows of the pool, in the order of ``scores``. Bit signatures only: exact scores lie in the index
-    as numbers. Raises NaitError where the codes do not fit the device; ``search`` streams them instead.
+    ``rows`` int64 [n] are rows of the pool, in the order of ``scores``.
+
+    Args:
+        index: The index; it takes row_bytes a row, 5.8 GB for 1M rows of 46,080 neurons.
+        device: auto, cpu, cuda, cuda:1.
+
+    Raises:
+        BadInput: The codes do not fit the device; `search` streams them instead.
+
+    Examples:
+        >>> resident = nait_fast.ResidentIndex(nait_fast.Index("index"), device="cpu")
+        >>> resident.scores([nait_fast.load_signature("signatures/sums.safetensors")]).shape
+        (40, 1)
     """
 
     def __init__(self, index: Index, device: str = "auto"):

@@ -157,10 +157,28 @@ def similarities(
 
 
 def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` best rows and their scores, best first, in memory that does not grow with the index.
+    """The best rows of an index and their scores, in memory that does not grow with the index.
 
-    On a GPU (``device``: auto, cpu, cuda …) scores never leave it, but for those k. Raises NaitError for a signature
-    that does not fit the index, and where all scores are the same.
+    On a GPU scores never leave it, but for the best.
+
+    Args:
+        index: The index.
+        signature: A signature that fits it.
+        k: How many rows.
+        device: Where to scan: auto, cpu, cuda, cuda:1.
+
+    Returns:
+        (rows of the pool int64 [k], scores float64 [k]), best first; fewer where the index has fewer.
+
+    Raises:
+        Mismatch: The signature does not fit the index.
+        BadInput: All rows have the same score, or there is no such device.
+
+    Examples:
+        >>> signature = nait_fast.load_signature("signatures/sums.safetensors")
+        >>> rows, scores = nait_fast.search(nait_fast.Index("index"), signature, 5)
+        >>> rows.shape, bool(scores[0] >= scores[4])
+        ((5,), True)
     """
     check_k(k)
     check_variables()
