@@ -34,7 +34,8 @@ def of_pool(summary: Mapping[str, Any]) -> str:
     return _page(heading, lines(), [*following, "--output", "chosen"])
 
 
-def of_index(summary: Mapping[str, Any]) -> str:
+def of_index(summary: Mapping[str, Any], work: str = "") -> str:
+    """``work``: what was done to make it."""
     rows, tokens = summary["rows"], summary["tokens"]
 
     def lines() -> Iterator[tuple[str, str]]:
@@ -50,6 +51,8 @@ def of_index(summary: Mapping[str, Any]) -> str:
         if twice := summary.get("duplicate_ids"):
             yield "ids", f"{count(twice, 'row')} have the id of another"
         yield "keeps", ", ".join(_kept(summary))
+        if work:
+            yield "done", work
         shards = count(summary["shards"], "shard")
         yield "size", f"{shards}, {summary['bytes'] / 1e6:,.1f} MB; {summary['row_bytes']:,} bytes of codes a row"
 
@@ -73,7 +76,9 @@ def _kept(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"exact scores of {listed(list(summary['exact']))}"
 
 
-def of_signature(summary: Mapping[str, Any]) -> str:
+def of_signature(summary: Mapping[str, Any], index: str | None = None) -> str:
+    """``index``: which it is to rank, where that is known."""
+
     def lines() -> Iterator[tuple[str, str]]:
         target = summary.get("target") or {}
         yield "method", f"{summary['method']}, reading {summary['reading']}, {count(summary['layers'], 'layer')}"
@@ -89,7 +94,7 @@ def of_signature(summary: Mapping[str, Any]) -> str:
             yield "signs", f"uncertain in {count(summary['uncertain_signs'], 'layer')} (docs: Methods)"
         yield "hash", str(summary["hash"])
 
-    following = ["nait-fast", "rank", "--index", "INDEX", "--signature", summary["path"], "--output", "chosen"]
+    following = ["nait-fast", "rank", "--index", index or "INDEX", "--signature", summary["path"], "--output", "chosen"]
     return _page(f"{summary['path']}: the signature of '{summary['name']}'", lines(), following)
 
 

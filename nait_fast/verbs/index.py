@@ -25,11 +25,13 @@ from nait_fast.options import flag_of
 from nait_fast.outputs.inputs import check_folders, check_inputs, inputs_of
 from nait_fast.outputs.output_folder import sweep
 from nait_fast.outputs.recognise import question
+from nait_fast.reporting import inspected
 from nait_fast.stages import counted_stages, stage
 from nait_fast.storage.files import make_folder, read_json, write_json
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN
 from nait_fast.storage.owned import check_folder, is_name
+from nait_fast.verbs.inspection import index_summary
 from nait_fast.workers.local import default_workers, run_workers
 from nait_fast.workers.watch import Watch
 from nait_fast.workers.worker import Worker, device_of, index_pool, worker_of
@@ -243,6 +245,16 @@ def _check_calibration(options: IndexOptions) -> None:
 
 def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:
     """Build, finish, extend or repair an index; returns a summary."""
+    summary = _run(options, quiet)
+    if worker_of().rank:  # the first one of several workers tells
+        return summary
+    rate = f"{summary['tokens_served']:,} tokens in {summary['seconds']:,.1f} s"
+    rate += f", {summary['tokens_per_s']:,.0f} a second" if summary["tokens_per_s"] else ""
+    shown = index_summary(Index(options.output), options.output)
+    return {**summary, "text": inspected.of_index(shown, rate)}
+
+
+def _run(options: IndexOptions, quiet: bool) -> dict[str, Any]:
     _check_calibration(options)
     if options.engine == "ray":
         return _with_workers(options, quiet, _on_ray)

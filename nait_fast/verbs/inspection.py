@@ -86,17 +86,7 @@ def inspect(path: str) -> dict[str, Any]:
             if "constraints" in manifest:
                 out["constraints"] = {line["constraint"]: line["dropped"] for line in manifest["constraints"]}
             return {**out, "text": answer_of(manifest, path)}
-        index = Index(place)
-        shards = [s["bytes"] for s in index.manifest["shards"]]
-        entries = codec_of(index.manifest["codec"]).entries
-        out = {
-            "path": path,
-            **{k: index.manifest[k] for k in (*_OF_INDEX, *entries) if k in index.manifest},
-            "layers": len(index.layout.widths),
-            "neurons": index.layout.n_neurons,
-            "shards": len(shards),
-            "bytes": sum(shards),
-        }
+        out = index_summary(Index(place), path)
         return {**out, "text": inspected.of_index(out)}
     if (place / evaluation.FILE).exists() and read_json(place / evaluation.FILE).get("kind") == evaluation.KIND:
         content = read_sealed(place / evaluation.FILE)
@@ -109,7 +99,7 @@ def inspect(path: str) -> dict[str, Any]:
         content = read_sealed(compared)
         return {"path": path, **content, "text": text_of_comparison(content)}
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
-        out = {"path": path, "kind": "nait_fast signature", **_describe(load_signature(place))}
+        out = signature_summary(load_signature(place), path)
         return {**out, "text": inspected.of_signature(out)}
     if is_model(path):
         from nait_fast.verbs.model_inspection import inspect_model  # torch, which none of the others needs
@@ -133,6 +123,20 @@ def inspect(path: str) -> dict[str, Any]:
         "first_sample": turns,
     }
     return {**out, "text": inspected.of_pool(out)}
+
+
+def index_summary(index: Index, path: str) -> dict[str, Any]:
+    """What there is to say of an index, which ``path`` leads to."""
+    shards = [s["bytes"] for s in index.manifest["shards"]]
+    entries = codec_of(index.manifest["codec"]).entries
+    return {
+        "path": path,
+        **{k: index.manifest[k] for k in (*_OF_INDEX, *entries) if k in index.manifest},
+        "layers": len(index.layout.widths),
+        "neurons": index.layout.n_neurons,
+        "shards": len(shards),
+        "bytes": sum(shards),
+    }
 
 
 def is_model(name: str) -> bool:
@@ -170,11 +174,13 @@ def _on_the_hub(name: str, file: str) -> bool:
         return False
 
 
-def _describe(signature: Signature) -> dict[str, Any]:
+def signature_summary(signature: Signature, path: str) -> dict[str, Any]:
+    """What there is to say of a signature, which ``path`` leads to."""
     meta = {k: v for k, v in signature.meta.items() if k not in ("widths", "layers", "explained", "sign_margin")}
     if isinstance(meta.get("target"), dict):
         meta["target"] = {k: v for k, v in meta["target"].items() if k != token_hashes.NAME}
-    out = {"name": signature.name, "hash": signature.hash, **meta, "layers": len(signature.meta["layers"])}
+    out = {"path": path, "kind": "nait_fast signature", "name": signature.name, "hash": signature.hash, **meta}
+    out["layers"] = len(signature.meta["layers"])
     if method_of(signature.method).sample is not None:
         out["samples_kept"] = signature.samples
     if "sign_margin" in signature.meta:

@@ -38,7 +38,9 @@ from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import State, question
 from nait_fast.progress import Progress
+from nait_fast.reporting import inspected
 from nait_fast.storage.files import make_folder
+from nait_fast.verbs.inspection import signature_summary
 
 
 def open_targets(
@@ -276,7 +278,9 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
         agree(session)
         signatures = build_signatures(session, targets, options, reading, codebook, options.keep_samples)
         files = output.save(signatures)
-    return {"signatures": [describe(s, f) for s, f in zip(signatures, files, strict=True)]}
+    made = list(zip(signatures, files, strict=True))
+    shown = [inspected.of_signature(signature_summary(s, str(file)), options.codebook) for s, file in made]
+    return {"signatures": [describe(s, f) for s, f in made], "text": "\n\n".join(shown)}
 
 
 _ASKED = ("first_token", "template", "template_date", "max_length", "layers", "model", "tokenizer")
