@@ -358,7 +358,9 @@ class SelectOptions(
 ):
     """Options of ``select``."""
 
-    dataset: str = option("", "pool: JSONL, JSON, CSV (.gz, .zst), Parquet, folder of these or Hub id", required=True)
+    dataset: str = option(
+        "", "pool: JSONL, JSON, CSV (.gz, .zst), Parquet, folder of these, or Hub id[:CONFIG][:SPLIT]", required=True
+    )
     target: tuple[str, ...] = option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
     output: str = option("", "folder for the results", required=True)
 
@@ -379,7 +381,9 @@ def _idle_combine(several: tuple[str, ...], called: str) -> dict[str, str]:
 class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     """Options of ``index``."""
 
-    dataset: str = option("", "pool: JSONL, JSON, CSV (.gz, .zst), Parquet, folder of these or Hub id", required=True)
+    dataset: str = option(
+        "", "pool: JSONL, JSON, CSV (.gz, .zst), Parquet, folder of these, or Hub id[:CONFIG][:SPLIT]", required=True
+    )
     output: str = option("", "folder for the index", required=True)
     codec: str = option(CODECS[0], "what is kept of a sample", registry=CODEC)
     codebook: str | None = option(None, "codebook of another index (folder or file) instead of calibrating")

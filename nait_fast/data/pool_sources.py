@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nait_fast.data import hub
 from nait_fast.data.delimited import DELIMITERS
 from nait_fast.data.folders import LINES, kind_of, pool_files
 from nait_fast.data.json_rows import json_layout, json_list, json_object
 from nait_fast.data.parts import DatasetTable, Delimited, JsonRows, Lines, ParquetFile, PoolPart
 from nait_fast.data.streams import import_optional
 from nait_fast.errors import BadInput, first_line
-
-_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?::([\w\[\]%:.+-]+))?")
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,9 @@ class Source:
 
 
 def open_source(name: str) -> Source:
-    """What ``name`` stands for: a file, a folder, a Hub id; the last two may end in ":SPLIT". Raises NaitError."""
-    path, split = Path(name), None
-    head, _, tail = name.rpartition(":")
-    if head and not path.exists() and Path(head).is_dir():
-        path, split = Path(head), tail
+    """What ``name`` stands for: a file, a folder, a Hub id; the last two may end in ":SPLIT" or in ":CONFIG:SPLIT".
+    Raises NaitError."""
+    path, split = _in_folder(name)
     if path.is_dir():
         # dataset_info.json alone is no sign: LLaMA-Factory's folders, and ours, have a file of that name.
         if any((path / marker).exists() for marker in ("state.json", "dataset_dict.json")):
@@ -39,19 +35,30 @@ def open_source(name: str) -> Source:
         return _open_folder(path, split)
     if path.exists():
         return _open_file(path)
-    match = _HUB_NAME.fullmatch(name)
-    if match is None or kind_of(path) or path.parent.is_dir():
+    parts = hub.parts_of(name)
+    if parts is None or kind_of(path) or path.parent.is_dir():
         raise BadInput("no such file or folder", where=name, remedy="check the path")
-    return _open_hub(name, match[1], match[2])
+    loaded, hub_id, split = hub.load(name, *parts)
+    return _dataset_source(loaded, hub_id, "hub", split)
+
+
+def _in_folder(name: str) -> tuple[Path, str | None]:
+    """(path, which split of it) that ``name`` stands for; a configuration's is CONFIG/SPLIT, as its files' folders."""
+    head, split = name, ""
+    while not Path(head).exists():
+        head, _, tail = head.rpartition(":")
+        split = f"{tail}/{split}" if split else tail
+        if not head:
+            return Path(name), None
+    return (Path(head), split or None) if Path(head).is_dir() else (Path(name), None)
 
 
 def is_here(name: str) -> bool:
     """Whether ``name`` can only stand for a file or folder of this machine; else it may be of the Hub."""
     if "://" in name:
         return False
-    path = Path(name)
-    found = path.exists() or Path(name.rpartition(":")[0] or name).is_dir()
-    return found or _HUB_NAME.fullmatch(name) is None or bool(kind_of(path)) or path.parent.is_dir()
+    path, _ = _in_folder(name)
+    return path.exists() or hub.parts_of(name) is None or bool(kind_of(path)) or path.parent.is_dir()
 
 
 def _open_file(path: Path) -> Source:
@@ -95,27 +102,13 @@ def _open_disk(folder: Path, split: str | None) -> Source:
     return _dataset_source(loaded, str(folder), "disk", split)
 
 
-def _open_hub(name: str, hub_id: str, split: str | None) -> Source:
-    datasets = import_optional("datasets", "no such path, and a Hub dataset", name, "datasets")
-    try:
-        loaded = datasets.load_dataset(hub_id, split=split)
-    except Exception as error:
-        raise BadInput(
-            f"the path does not exist and is no reachable Hub dataset ({first_line(error, kind=False)})",
-            where=name,
-            remedy="check the name",
-        ) from None
-    return _dataset_source(loaded, hub_id, "hub", split)
-
-
 def _dataset_source(loaded: Any, name: str, kind: str, split: str | None) -> Source:
     if isinstance(loaded, dict):
         names = list(loaded)
-        split = split or ("train" if "train" in names or len(names) != 1 else names[0])
+        split = split or ("train" if "train" in names else names[0] if len(names) == 1 else None)
         if split not in loaded:
-            raise BadInput(
-                f"has no split {split}", where=name, remedy=f"name one of {', '.join(names)} as {name}:SPLIT"
-            )
+            what = "holds several splits" if split is None else f"has no split {split}"
+            raise BadInput(what, where=name, remedy=f"name one of {', '.join(names)} as {name}:SPLIT")
         loaded = loaded[split]
     elif kind == "disk" and split is not None:
         raise BadInput("has no splits", where=name, remedy=f"leave out {split}")

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from nait_fast.config import BudgetOptions
+from nait_fast.config import BudgetOptions, RowOptions
 from nait_fast.data.pool import Pool
 from nait_fast.data.pool_sources import is_here
+from nait_fast.data.row_conventions import make_conventions
 from nait_fast.errors import BadInput
 from nait_fast.models.locate import locate
 from nait_fast.options import Options
@@ -17,7 +18,10 @@ _FILES = ("--codebook", "--exact")
 
 
 def check(options: Options) -> None:
-    """Look at the files that ``options`` name, and at their budget. Raises NaitError, as the verb itself would."""
+    """Look at the files that ``options`` name, at what they say of rows, and at their budget. Raises NaitError, as the
+    verb itself would."""
+    if isinstance(options, RowOptions):
+        make_conventions(options.roles, options.ignore, options.columns)
     for flag, path in inputs_of(options):
         if flag in _POOLS and is_here(path):
             _ = Pool(path).source

@@ -193,25 +193,6 @@ def test_pictures_of_a_saved_folder_stay_what_is_stored(tmp_path: Path) -> None:
     assert all("image" in sample.unread for sample in pools[0].samples())
 
 
-def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    asked = []
-
-    def load_dataset(name: str, split: str | None = None) -> object:
-        asked.append((name, split))
-        if name != "owner/name":
-            raise ConnectionError("cannot reach\nthe Hub")
-        loaded = datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS))
-        return loaded[split] if split else loaded
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    for source in ("owner/name", "owner/name:train"):
-        info = Pool(source).scan()
-        assert (info.path, info.kind, info.rows) == ("owner/name:train", "hub", 5)
-    assert asked == [("owner/name", None), ("owner/name", "train")]
-    assert "other/name: the path does not exist and is no reachable Hub dataset (cannot reach)" in refusal("other/name")
-
-
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [make_zst(tmp_path), make_disk(tmp_path), "owner/name"]
     remedies = ["pip install zstandard", *['pip install "nait-fast[datasets]"'] * 2]
