@@ -51,6 +51,9 @@ def warn_of_selection(
     if made.table.rows < LEAST_ROWS:
         return
     means = overview["mean_scores"]
+    # Of targets that take turns each has its own best rows, however little the others' are worth to it.
+    rows, in_turns = made.table.rows, len(made.scoring) > 1 and combine in ("roundrobin", "union")
+    instead = "; --combine roundrobin gives each target its turn" if len(made.scoring) > 1 else ""
     selected = made.selection.tokens / len(made.selection.rows)
     targets = [tokens for s in made.scoring if (tokens := _mean_tokens(s)) is not None]
     low, high = (min(targets, default=0) / LENGTH_RATIO, max(targets, default=0) * LENGTH_RATIO)
@@ -64,10 +67,10 @@ def warn_of_selection(
                 f"target '{name}': its score goes with length (Spearman {rho:+.2f}): the selected rows have "
                 f"{selected:.0f} tokens on average, the pool's {pool:.0f}{theirs}; {_remedy(signature, length)}"
             )
-        if means[name]["selected"] <= means[name]["pool"] and len(made.selection.rows) < made.table.rows:
+        if not in_turns and means[name]["selected"] <= means[name]["pool"] and len(made.selection.rows) < rows:
             warn(
                 f"target '{name}': the selected rows score no better than the pool on average "
-                f"({means[name]['selected']:.4g} against {means[name]['pool']:.4g}){_instead(made, combine)}"
+                f"({means[name]['selected']:.4g} against {means[name]['pool']:.4g}){instead}"
             )
         if near := _near(made, signature):
             best = min(NEAR_ROWS, len(made.selection.rows))
@@ -76,15 +79,6 @@ def warn_of_selection(
                 f"target (their codes differ in less than {NEAR_SHARE:.0%} of the bits); --decontaminate-codes leaves "
                 "such rows out"
             )
-
-
-def _instead(made: ScoredSelection, combine: str) -> str:
-    """What may help a target that others have crowded out."""
-    if len(made.scoring) < 2:
-        return ""
-    if combine == "roundrobin":
-        return "; what the other targets chose is against it: rank for it apart"
-    return "; --combine roundrobin gives each target its turn"
 
 
 def _mean_tokens(signature: Signature) -> float | None:

@@ -104,7 +104,9 @@ def test_opposed_targets_take_turns_by_default(capsys, tmp_path: Path) -> None:
     scores = falling()
     made = Made(tmp_path, {"up": scores, "down": -scores})
     assert made.rank(capsys, "--top-k", 20).err == ""
-    means = read_json(made.out / "manifest.json")["mean_scores"]
+    manifest = read_json(made.out / "manifest.json")
+    means = manifest["mean_scores"]
+    assert manifest["warnings"] == []
     assert all(mean["selected"] == pytest.approx(mean["pool"]) for mean in means.values())  # half of it for each
     table = parquet.read_table(made.out / "scores.parquet").to_pydict()
     best = dict(zip(table["rank"], table["row"], strict=True))
