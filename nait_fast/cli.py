@@ -35,6 +35,7 @@ from nait_fast.notices import recorded, warn
 from nait_fast.options import Options, Registry, flag_of, kinds_of, named, words_of
 from nait_fast.stages import counted_stages, stage
 from nait_fast.terminal import printable, warnings_on_stderr
+from nait_fast.urls import without_secrets
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
 # verb -> (options, module with run(options, quiet), help)
@@ -169,7 +170,7 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
     def error(self, message: str) -> typing.NoReturn:
-        line = " ".join(message.split())
+        line = without_secrets(" ".join(message.split()))
         if wrong := _CHOICE.search(line):
             line += _meant(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
         line = line if len(line) <= 300 else f"{line[:300]}…"
@@ -348,7 +349,7 @@ def _keep_config(options: Options) -> None:
     except NaitError as error:
         warn(f"{error}; the results are there, this command's {CONFIG} is not")
         return
-    values = options.to_mapping()
+    values = options.to_record()
     data = yaml.safe_dump(values, sort_keys=False).encode()
     write_atomic(Path(values["output"]) / CONFIG, sealed(data, "config", YAML))
 
@@ -409,7 +410,7 @@ def _drop_stdout() -> None:
 
 
 def _fail(text: str) -> None:
-    line = printable(" ".join(text.splitlines()))
+    line = printable(without_secrets(" ".join(text.splitlines())))
     if len(line) > 900:  # a path may be of thousands of characters
         line = f"{line[:600]} … {line[-280:]}"
     with suppress(OSError):

@@ -12,6 +12,7 @@ from nait_fast.codecs import CODECS, codec_of
 from nait_fast.errors import BadInput
 from nait_fast.methods import METHODS, method_of
 from nait_fast.options import Choice, Options, Registry, option
+from nait_fast.urls import is_url, path_of
 
 COMBINES = ("mean", "max", "union", "roundrobin")
 TOKENS = ("all", "response", "prompt")  # of a sample; prompt: all but the response
@@ -28,6 +29,7 @@ RDS_TYPES = ("float16", "int8", "float32")  # of the numbers of ``rds`` in an in
 MOST_NAME_BYTES = 200  # of a target: files are named after it, and a file system takes 255 with what goes around it
 SHOWN_ROWS = 5  # of either end of a ranking, with their texts, in a report
 LISTED_ROWS = 2000  # of a selection that a report lists, unless all are asked for: a page of a megabyte
+POOL = "pool: JSONL, JSON, CSV (.gz, .zst), Parquet, folder of these, a URL, or Hub id[:CONFIG][:SPLIT]"
 BENCH_SHAPES = ("smollm2-135m", "qwen2.5-1.5b", "llama-2-7b", "tiny")  # the first is the default
 BENCH_PARTS = ("all", "ceilings", "kernels", "scan", "endtoend", "cli")
 
@@ -358,9 +360,7 @@ class SelectOptions(
 ):
     """Options of ``select``."""
 
-    dataset: str = option(
-        "", "pool: JSONL, JSON, CSV (.gz, .zst), Parquet, folder of these, or Hub id[:CONFIG][:SPLIT]", required=True
-    )
+    dataset: str = option("", POOL, required=True)
     target: tuple[str, ...] = option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
     output: str = option("", "folder for the results", required=True)
 
@@ -381,9 +381,7 @@ def _idle_combine(several: tuple[str, ...], called: str) -> dict[str, str]:
 class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
     """Options of ``index``."""
 
-    dataset: str = option(
-        "", "pool: JSONL, JSON, CSV (.gz, .zst), Parquet, folder of these, or Hub id[:CONFIG][:SPLIT]", required=True
-    )
+    dataset: str = option("", POOL, required=True)
     output: str = option("", "folder for the index", required=True)
     codec: str = option(CODECS[0], "what is kept of a sample", registry=CODEC)
     codebook: str | None = option(None, "codebook of another index (folder or file) instead of calibrating")
@@ -630,7 +628,7 @@ def split_target(text: str, flag: str = "--target") -> tuple[str, str]:
     """``NAME=FILE`` or ``FILE`` (its stem is the name) -> (name, file). Raises BadInput, naming ``flag``."""
     name, equals, path = text.partition("=")
     if not equals or "/" in name:
-        name, path = Path(text).name.split(".")[0], text
+        name, path = Path(path_of(text) if is_url(text) else text).name.split(".")[0], text
     if not name or not path or not all(c.isalnum() or c in "._-" for c in name):
         raise BadInput("write NAME=FILE, the name of letters, digits, '.', '_' and '-'", where=f"{flag} {text}")
     if name.startswith("."):

@@ -9,6 +9,8 @@ import copy
 import re
 from typing import TYPE_CHECKING
 
+from nait_fast.urls import without_secrets
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -23,7 +25,8 @@ class NaitError(Exception):
 
     def __init__(self, what: str, *, where: object = "", remedy: str = "", note: str = "", join: str = "; "):
         """``join``: what stands before the remedy."""
-        self.where, self.what, self.remedy, self.note = str(where), what, remedy, note
+        texts = (without_secrets(text) for text in (str(where), what, remedy, note))
+        self.where, self.what, self.remedy, self.note = texts
         self._join = join
         super().__init__(self._line())  # also what the error is made of again in another process, before its fields
 
@@ -35,7 +38,7 @@ class NaitError(Exception):
     def replace(self, **fields: str) -> Self:
         """The same error with other ``fields``, without what it was raised from."""
         error = copy.copy(self)
-        vars(error).update(fields)
+        vars(error).update({name: without_secrets(text) for name, text in fields.items()})
         error.args = (error._line(),)
         return error
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from nait_fast.urls import without_secrets
+
 
 class NaitWarning(UserWarning):
     """One line: what (and how many), where, what to do about it."""
@@ -22,7 +24,7 @@ _hushed: ContextVar[bool] = ContextVar("nait_fast hushed", default=False)
 def warn(text: str) -> None:
     """Say ``text``, one line, to whoever runs this."""
     if not _hushed.get():
-        warnings.warn(text, NaitWarning, stacklevel=3)
+        warnings.warn(without_secrets(text), NaitWarning, stacklevel=3)
 
 
 @contextmanager

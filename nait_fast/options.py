@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from nait_fast.env import check_variables
 from nait_fast.errors import BadInput
 from nait_fast.notices import warn
+from nait_fast.urls import all_without_secrets
 
 _NOTHING = (None, False, "auto", "none", ())  # values that ask for nothing, whoever writes them
 _MOST = 1 << 62  # of any whole number: what an int64 holds, with room to add
@@ -143,6 +144,10 @@ class Options:
         fields = [f for f in dataclasses.fields(self) if not {"setting", "renamed"} & f.metadata.keys()]
         names = {f.name for f in fields if values[f.name] is None or f.name not in idle or values[f.name] != f.default}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in names}
+
+    def to_record(self) -> dict[str, Any]:
+        """``to_mapping`` as it may be written down: nothing secret of a URL."""
+        return all_without_secrets(self.to_mapping())
 
 
 def _is_absent(value: Any) -> bool:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from nait_fast.data.delimited import DELIMITERS
@@ -16,6 +16,9 @@ from nait_fast.data.json_rows import json_layout, json_or_none
 from nait_fast.errors import BadInput
 from nait_fast.notices import warn
 from nait_fast.outputs.output_folder import own_names
+from nait_fast.outputs.recognise import CLAIM
+from nait_fast.remote.places import Place, RemotePath
+from nait_fast.storage.names import RUN
 
 LINES = (".jsonl", ".ndjson")
 COMPRESSED = (".gz", ".zst")
@@ -70,17 +73,18 @@ class Files:
     """The files that a pool is read from, in the order of their names. label: the folder, with the split if chosen."""
 
     label: str
-    paths: tuple[Path, ...]
+    paths: tuple[Place, ...]
 
 
-def kind_of(path: Path) -> str:
+def kind_of(place: Place) -> str:
     """The suffix that tells the kind (".jsonl" for "a.jsonl.gz"), or "" for a kind that is not read."""
+    path = PurePosixPath(place.name)
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     suffixes = (*LINES, ".json", *DELIMITERS) if plain is not path else (*LINES, ".json", *DELIMITERS, ".parquet")
     return plain.suffix.lower() if plain.suffix.lower() in suffixes else ""
 
 
-def pool_files(folder: Path, split: str | None) -> Files:
+def pool_files(folder: Place, split: str | None) -> Files:
     """The files of ``folder`` that are read as one pool: its own or, where it has none, those of the folders in it.
 
     Files of several splits are refused unless ``split`` ("train", "train+test") says which. Warns of data that is
@@ -138,7 +142,7 @@ def pool_files(folder: Path, split: str | None) -> Files:
     return Files(str(folder), tuple(paths))
 
 
-def _chosen(folder: Path, split: str, labels: dict[Path, str]) -> Files:
+def _chosen(folder: Place, split: str, labels: dict[Place, str]) -> Files:
     splits = sorted({label for label in labels.values() if label})
     for wanted in split.split("+"):
         if wanted not in splits:
@@ -148,7 +152,7 @@ def _chosen(folder: Path, split: str, labels: dict[Path, str]) -> Files:
     return Files(f"{folder}:{split}", paths)
 
 
-def _refuse_results(folder: Path) -> None:
+def _refuse_results(folder: Place) -> None:
     """An index or a selection is no pool: its rows would be there twice."""
     path = folder / "manifest.json"
     try:
@@ -161,9 +165,10 @@ def _refuse_results(folder: Path) -> None:
         raise BadInput(f"is a {kind}, no pool", where=folder, remedy=remedy)
 
 
-def _entries(folder: Path) -> list[Path]:
-    files = []
-    for path in sorted(folder.iterdir()):
+def _entries(folder: Place) -> list[Place]:
+    files: list[Place] = []
+    entries: Iterable[Place] = folder.iterdir()
+    for path in sorted(entries, key=lambda path: path.name):
         if path.is_symlink() and not path.exists():
             raise BadInput("a link to nothing", where=path, remedy="mend or remove it")
         if path.is_file():
@@ -171,42 +176,61 @@ def _entries(folder: Path) -> list[Path]:
     return files
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Place) -> Iterator[Place]:
     """Files in the folders below, in the order of their names; hidden folders and what is very deep are left out."""
     seen = 0
-    for place, folders, files in os.walk(folder):
-        depth = len(Path(place).relative_to(folder).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _MOST_FOLDERS else []
-        for name in sorted(files):
+    for files in _remote_files(folder) if isinstance(folder, RemotePath) else _local_files(folder):
+        for path in files:
             seen += 1
             if seen > _MOST_FILES:
                 warn(f"{folder}: holds more than {_MOST_FILES:,} files; those after the first are passed over")
                 return
-            yield Path(place, name)
+            yield path
 
 
-def _not_ours(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+def _local_files(folder: Path) -> Iterator[list[Place]]:
+    """Those of each folder, of one before those of the folders in it."""
+    for place, folders, files in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _MOST_FOLDERS else []
+        yield [Path(place, name) for name in sorted(files)]
+
+
+def _remote_files(folder: RemotePath, depth: int = 0) -> Iterator[list[Place]]:
+    entries = sorted(folder.iterdir())
+    yield [path for path in entries if path.is_file()]
+    for path in entries:
+        if path.is_dir() and not path.name.startswith(".") and depth < _MOST_FOLDERS:
+            yield from _remote_files(path, depth + 1)
+
+
+def _not_ours(paths: Iterable[Place]) -> tuple[list[Place], list[Place]]:
     """(files that are not results of nait_fast, those that are): an output may lie in the pool's folder, but its rows
     would be there twice."""
-    others: list[Path] = []
-    ours: list[Path] = []
-    is_result: dict[Path, Callable[[str], bool]] = {}
+    others: list[Place] = []
+    ours: list[Place] = []
+    is_result: dict[Place, Callable[[str], bool]] = {}
+    paths = list(paths)
+    told = {path.parent for path in paths if path.name in (CLAIM, RUN)}
     for path in paths:
-        if path.parent not in is_result:
-            is_result[path.parent] = own_names(path.parent)
-        (ours if is_result[path.parent](path.name) else others).append(path)
+        folder = path.parent
+        if folder not in is_result:
+            is_result[folder] = own_names(folder) if folder in told else lambda name: False
+        (ours if is_result[folder](path.name) else others).append(path)
     return others, ours
 
 
-def _is_data(path: Path) -> bool:
+def _is_data(path: Place) -> bool:
     return bool(kind_of(path)) and not path.name.startswith(".") and path.name.lower() not in _BESIDE_NAMES
 
 
-def _not_delimited(path: Path) -> bool:
+def _not_delimited(path: Place) -> bool:
     return kind_of(path) not in DELIMITERS
 
 
-def _data_among(files: Iterable[Path], folder: Path, wanted: Callable[[Path], bool] = lambda path: True) -> list[Path]:
+def _data_among(
+    files: Iterable[Place], folder: Place, wanted: Callable[[Place], bool] = lambda path: True
+) -> list[Place]:
     """The files that are read, of those ``wanted``; the others are named, but for those that hold no data by their
     names."""
     data_files, over = [], []
@@ -223,7 +247,7 @@ def _data_among(files: Iterable[Path], folder: Path, wanted: Callable[[Path], bo
     return data_files
 
 
-def _is_description(path: Path) -> bool:
+def _is_description(path: Place) -> bool:
     """A `.json` file that is one object and no row, with no list under "data": settings or statistics."""
     if path.suffix.lower() != ".json" or path.stat().st_size > 1 << 20:
         return False  # if it has no rows, reading it will tell
@@ -232,12 +256,12 @@ def _is_description(path: Path) -> bool:
     return not isinstance(value.get("data"), list) and detect(value) is None
 
 
-def _is_beside(path: Path) -> bool:
+def _is_beside(path: Place) -> bool:
     name = path.name.lower()
     return name.startswith((".", *_BESIDE_NAMES)) or path.suffix.lower() in _BESIDE_SUFFIXES or not path.stat().st_size
 
 
-def _described(folder: Path) -> list[str]:
+def _described(folder: Place) -> list[str]:
     """The datasets that LLaMA-Factory's description of its data folder names, if they are several."""
     path = folder / "dataset_info.json"
     if not path.is_file() or path.stat().st_size > 1 << 24:
@@ -247,14 +271,14 @@ def _described(folder: Path) -> list[str]:
     return local if len(local) > 1 else []
 
 
-def _labels(folder: Path, paths: Iterable[Path], assigned: list[tuple[str, str]]) -> dict[Path, str]:
+def _labels(folder: Place, paths: Iterable[Place], assigned: list[tuple[str, str]]) -> dict[Place, str]:
     """The split of each file, "" if there is none: as ``assigned`` by the README, else by the file's name; behind the
     folder's name where data lies in several."""
     paths = list(paths)
     places = {path.parent for path in paths}
     labels = {}
     for path in paths:
-        inside = path.relative_to(folder)
+        inside = _inside(path, folder)
         if by_readme := next((split for glob, split in assigned if _fits(inside.as_posix(), glob)), None):
             labels[path] = by_readme
             continue
@@ -264,6 +288,10 @@ def _labels(folder: Path, paths: Iterable[Path], assigned: list[tuple[str, str]]
         else:
             labels[path] = split or next((word for part in inside.parts[:-1] if (word := _word_in(part))), "")
     return labels
+
+
+def _inside(path: Place, folder: Place) -> PurePath:
+    return path.relative_to(folder)  # type: ignore[arg-type] # both lie on this machine, or neither
 
 
 def _fits(path: str, glob: str) -> bool:
@@ -283,14 +311,14 @@ def _word_in(name: str) -> str:
     return next((_WORDS[word] for word in words if word in _WORDS), "")
 
 
-def _assigned(folder: Path) -> list[tuple[str, str]]:
+def _assigned(folder: Place) -> list[tuple[str, str]]:
     """(glob, split) of each file pattern in the front matter of the folder's README.md, as the Hub defines it; a
     split of one of several configurations is "configuration/split"."""
     import yaml
 
     try:
-        with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
-            text = file.read(1 << 18)
+        with (folder / "README.md").open("rb") as file:
+            text = file.read(1 << 18).decode(errors="replace").replace("\r\n", "\n")
     except OSError:  # most have none
         return []
     head = text.split("\n---", 1)[0].removeprefix("---") if text.startswith("---") else ""
@@ -322,10 +350,10 @@ def _listed(names: list[str]) -> str:
     return ", ".join([*names[:6], "…"] if len(names) > 6 else names)
 
 
-def _named(paths: list[Path], folder: Path) -> str:
-    names = [path.relative_to(folder).as_posix() for path in paths[:3]]
+def _named(paths: list[Place], folder: Place) -> str:
+    names = [_inside(path, folder).as_posix() for path in paths[:3]]
     return ", ".join(names) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
-def _are(paths: list[Path]) -> str:
+def _are(paths: list[Place]) -> str:
     return "is" if len(paths) == 1 else "are"

@@ -8,18 +8,18 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from nait_fast.data.streams import BLOCK, BOM, Digest, TooLong, open_stream, read_lines, row_limit, too_long
 from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.remote.places import Place
 
 
 class _NotJson(BadInput):
     """A file that is no JSON, or no text."""
 
 
-def json_list(path: Path, digest: Digest) -> Iterator[Any]:
+def json_list(path: Place, digest: Digest) -> Iterator[Any]:
     """The items of the JSON list that a file holds. Raises NaitError."""
     text = _Text(path, digest)
     with text.errors():
@@ -28,7 +28,7 @@ def json_list(path: Path, digest: Digest) -> Iterator[Any]:
         text.end()
 
 
-def json_object(path: Path, digest: Digest) -> Iterator[Any]:
+def json_object(path: Place, digest: Digest) -> Iterator[Any]:
     """The items of the list under "data" of the JSON object that a file holds. Raises NaitError."""
     text, has_rows = _Text(path, digest), False
     with text.errors():
@@ -58,7 +58,7 @@ def json_object(path: Path, digest: Digest) -> Iterator[Any]:
         )
 
 
-def json_layout(path: Path) -> str:
+def json_layout(path: Place) -> str:
     """Tell "list" ([row, …]), "object" ({"data": [row, …]}) or "lines" (JSON lines under the name .json)."""
     name = str(path)
     with open_stream(path, hashlib.sha256()) as stream:
@@ -109,7 +109,7 @@ _decode = json.JSONDecoder().raw_decode
 class _Text:
     """A place in the JSON of a file; what is before it is forgotten. Methods raise ValueError and RecursionError."""
 
-    def __init__(self, path: Path, digest: Digest) -> None:
+    def __init__(self, path: Place, digest: Digest) -> None:
         self._name, self._limit, self._row = str(path), row_limit(), 0
         self._stream = io.TextIOWrapper(open_stream(path, digest), encoding="utf-8-sig")
         self._buffer, self._at, self._ended = "", 0, False

@@ -13,8 +13,8 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from nait_fast.data.delimited import DelimitedText
@@ -29,6 +29,8 @@ from nait_fast.data.streams import (
     too_long,
 )
 from nait_fast.errors import BadInput, NaitError, first_line
+from nait_fast.remote.places import Place, RemotePath
+from nait_fast.remote.reading import RemoteFile
 
 BATCH_ROWS, BATCH_BYTES = 1024, 64 << 20  # rows of a table read at a time: so many, and about so many bytes
 # A dictionary's value is stored once for all rows that have it: what a batch of them may take, and the fewest rows that
@@ -71,17 +73,24 @@ class PoolPart(ABC):
     def records(self, start: RowPlace) -> Iterator[Record]:
         """The rows from `start` on."""
 
-    def stamp(self) -> list[int]:
-        """What changes when somebody writes to the part, renames or replaces it; nothing where there is no file."""
+    def stamp(self, anew: bool = True) -> list[int]:
+        """What changes when somebody writes to the part, renames or replaces it; nothing where there is no file.
+        ``anew`` false: of a file that is not on this machine, as it was when the pool was opened."""
         return []
+
+    def goes_on(self, row: int, later: int) -> bool:
+        """Whether to read on from ``row`` of the part costs less than to begin at ``later``."""
+        return not self.seeks
 
 
 class _File(PoolPart):
-    def __init__(self, path: Path, seeks: bool):
+    def __init__(self, path: Place, seeks: bool):
         super().__init__(str(path), seeks)
         self.path = path
 
-    def stamp(self) -> list[int]:
+    def stamp(self, anew: bool = True) -> list[int]:
+        if isinstance(self.path, RemotePath):
+            return self.path.stamp(anew)
         status = self.path.stat()
         return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
@@ -89,13 +98,13 @@ class _File(PoolPart):
 class _TextFile(_File):
     """Text in lines, also compressed."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Place):
         super().__init__(path, seeks=path.suffix.lower() not in (".gz", ".zst"))
 
     def _open_at(self, at: int) -> Any:
         """The decompressed bytes from ``at`` on; close it."""
         if self.seeks:
-            stream: Any = open(self.path, "rb", BLOCK)  # noqa: SIM115 - whoever asks closes it
+            stream: Any = self.path.open("rb", BLOCK)
             stream.seek(at)
             return stream
         stream = open_stream(self.path, hashlib.sha256())
@@ -122,7 +131,7 @@ class Delimited(_TextFile):
     """CSV or TSV, by its ``delimiter``: the first record names the columns. A row is an object of texts, null for an
     empty one."""
 
-    def __init__(self, path: Path, delimiter: bytes):
+    def __init__(self, path: Place, delimiter: bytes):
         super().__init__(path)
         self._delimiter = delimiter
         self._columns: list[str] = []
@@ -150,7 +159,7 @@ class Delimited(_TextFile):
 class JsonRows(_File):
     """A `.json` file whose rows ``read(path, digest)`` gives."""
 
-    def __init__(self, path: Path, read: Callable[[Path, Digest], Iterator[Any]]):
+    def __init__(self, path: Place, read: Callable[[Place, Digest], Iterator[Any]]):
         super().__init__(path, seeks=False)
         self._read = read
 
@@ -164,15 +173,26 @@ class JsonRows(_File):
 
 
 class ParquetFile(_File):
-    def __init__(self, path: Path):
-        super().__init__(path, seeks=True)
+    """Of one that is not on this machine, only the row groups that are asked for are read."""
 
-    def _open(self) -> Any:
-        parquet = import_optional("pyarrow.parquet", "a Parquet file", self.name)
+    def __init__(self, path: Place):
+        super().__init__(path, seeks=True)
+        self._metadata: Any = None
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        parquet, remote = import_optional("pyarrow.parquet", "a Parquet file", self.name), None
         try:
-            return parquet.ParquetFile(self.path)
+            if isinstance(self.path, RemotePath):
+                remote = RemoteFile(self.path, anywhere=True)
+                file = parquet.ParquetFile(remote, metadata=self._metadata, pre_buffer=True)
+                self._metadata = file.metadata
+            else:
+                file = parquet.ParquetFile(self.path)
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
+        with remote or nullcontext(), file:
+            yield file
 
     def _unreadable(self, error: Exception) -> NaitError:
         return BadInput(f"no Parquet that can be read: {first_line(error, kind=False)}", where=self.name)
@@ -182,6 +202,15 @@ class ParquetFile(_File):
             pass
         with self._open() as file:
             return file.metadata.num_rows
+
+    def goes_on(self, row: int, later: int) -> bool:
+        with self._open() as file:
+            end = 0
+            for group in range(file.metadata.num_row_groups):
+                end += file.metadata.row_group(group).num_rows
+                if row < end:
+                    return later < end
+        return False
 
     def records(self, start: RowPlace) -> Iterator[Record]:
         with self._open() as file:
@@ -199,7 +228,7 @@ class ParquetFile(_File):
                 else:
                     skip -= about.num_rows
             try:
-                for batch in file.iter_batches(batch_size=_batch_rows(size, shared), row_groups=groups):
+                for batch in self._batches(file, _batch_rows(size, shared), groups):
                     if skip < len(batch):
                         part = batch.slice(skip)
                         _check(part, f"{self.name} row", row)
@@ -209,6 +238,12 @@ class ParquetFile(_File):
                     skip = max(0, skip - len(batch))
             except (OSError, ValueError) as error:
                 raise self._unreadable(error) from None
+
+    def _batches(self, file: Any, rows: int, groups: list[int]) -> Iterator[Any]:
+        """``rows`` at a time, the last ones fewer. Of a file that is not on this machine one row group after another:
+        what a batch would take of the next one may not be asked for."""
+        for some in [[group] for group in groups] if isinstance(self.path, RemotePath) else [groups]:
+            yield from file.iter_batches(batch_size=rows, row_groups=some)
 
 
 def _check(batch: Any, where: str, first: int) -> None:

@@ -121,7 +121,8 @@ def _checked(value: dict[str, Any]) -> Plan:
 
 
 def stamps_of(source: Source) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(part.stamp()) for part in source.parts)
+    """As the parts were when the source was opened."""
+    return tuple(tuple(part.stamp(anew=False)) for part in source.parts)
 
 
 def make_plan(source: Source, unit_rows: int) -> Plan:
@@ -149,6 +150,8 @@ def make_plan(source: Source, unit_rows: int) -> Plan:
                         unit.update(payload)
                         unit.update(b"\n")
                     rows += 1
+            if tuple(part.stamp()) != stamps[number]:
+                raise _changed(source)
             parts.append(digest.hexdigest())
     except OSError as error:
         raise BadInput(
@@ -172,6 +175,12 @@ def make_plan(source: Source, unit_rows: int) -> Plan:
     return Plan(source.path, source.kind, rows, whole, unit_rows, stamps, units)
 
 
+def _changed(source: Source) -> NaitError:
+    return Damaged(
+        "changed since it was first read", where=source.path, remedy="run again on a pool that nothing writes to"
+    )
+
+
 class Reader:
     """Reads the units of a plan. Keeps the last part open, so that units in order cost one pass of a compressed file.
 
@@ -185,8 +194,7 @@ class Reader:
 
     def unit(self, unit: Unit) -> Iterator[tuple[int, Record]]:
         """(row, record) of the unit's rows, in order."""
-        if not unit.sha256 and stamps_of(self.source) != self.plan.stamps:
-            raise self.changed()
+        self._check_stamps(unit)
         digest = hashlib.sha256()
         row = unit.row
         try:
@@ -203,8 +211,21 @@ class Reader:
             ) from None
         if row != unit.row + unit.rows or (unit.sha256 and digest.hexdigest() != unit.sha256):
             raise self.changed()
-        if not unit.sha256 and stamps_of(self.source) != self.plan.stamps:
-            raise self.changed()
+        self._check_stamps(unit)
+
+    def _check_stamps(self, unit: Unit) -> None:
+        """Raises NaitError where a part that rows of ``unit`` lie in has changed, if its rows do not tell that."""
+        if unit.sha256:
+            return
+        units, parts = self.plan.units, self.source.parts
+        last = units[unit.number + 1].part if unit.number + 1 < len(units) else len(parts) - 1
+        for number in range(unit.part, last + 1):
+            try:
+                same = tuple(parts[number].stamp()) == self.plan.stamps[number]
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise self.changed()
 
     def rows(self) -> Iterator[tuple[int, Record]]:
         """(row, record) of the whole pool."""
@@ -212,15 +233,12 @@ class Reader:
             yield from self.unit(unit)
 
     def changed(self) -> NaitError:
-        return Damaged(
-            "changed since it was first read",
-            where=self.source.path,
-            remedy="run again on a pool that nothing writes to",
-        )
+        return _changed(self.source)
 
     def _from(self, unit: Unit) -> Iterator[Record]:
         ahead = unit.row - self._next
-        if self._next < 0 or ahead < 0 or (ahead and (self._part != unit.part or self.source.parts[unit.part].seeks)):
+        part, at = self.source.parts[unit.part], unit.place.at
+        if self._next < 0 or ahead < 0 or (ahead and (self._part != unit.part or not part.goes_on(at - ahead, at))):
             self._rows = self._records(unit.part, unit.place)
         else:
             for _ in islice(self._rows, ahead):

@@ -21,6 +21,7 @@ from nait_fast.data.pool_sources import Source, open_source
 from nait_fast.data.row_conventions import NO_CONVENTIONS, RowConventions
 from nait_fast.errors import BadInput, Mismatch, NaitError, first_line
 from nait_fast.notices import warn
+from nait_fast.urls import without_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,7 @@ class PoolInfo:
 
 
 class Pool:
-    """A pool of samples in a file, a folder or on the Hugging Face Hub.
+    """A pool of samples in a file, a folder or on the Hugging Face Hub; ``path``: what may be shown of its name.
 
     source: `.jsonl`, `.ndjson`, `.json`, `.csv` or `.tsv`, each also with `.gz` or `.zst`; `.parquet`; a folder of
         `.jsonl` and `.json`, of `.parquet`, or of `.csv` and `.tsv` files (read in the order of their names); a
@@ -81,7 +82,8 @@ class Pool:
     ) -> None:
         if format not in ("auto", *FORMATS):
             raise BadInput("no such format", where=f"--format {format}", remedy=f"choose auto, {', '.join(FORMATS)}")
-        self.path = os.fspath(source)
+        self.path = without_secrets(os.fspath(source))
+        self._name = os.fspath(source)
         self.unit_rows = unit_rows
         self.conventions = conventions or RowConventions()
         if format != "auto" and (unread := self.conventions.mapped - read_by(format)):
@@ -99,7 +101,7 @@ class Pool:
     def source(self) -> Source:
         if self._opened is None:
             try:
-                self._opened = open_source(self.path)
+                self._opened = open_source(self._name)
             except (OSError, ValueError) as error:
                 raise BadInput(
                     f"cannot be opened: {first_line(error, kind=False)}", where=self.path, remedy="check the path"

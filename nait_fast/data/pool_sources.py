@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nait_fast.data import hub
@@ -13,6 +12,8 @@ from nait_fast.data.json_rows import json_layout, json_list, json_object
 from nait_fast.data.parts import DatasetTable, Delimited, JsonRows, Lines, ParquetFile, PoolPart
 from nait_fast.data.streams import import_optional
 from nait_fast.errors import BadInput, first_line
+from nait_fast.remote.places import Place, RemotePath, place_of
+from nait_fast.urls import is_url, path_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Source:
 
 def open_source(name: str) -> Source:
     """What ``name`` stands for: a file, a folder, a Hub id; the last two may end in ":SPLIT" or in ":CONFIG:SPLIT".
-    Raises NaitError."""
+    Files and folders may lie behind URLs. Raises OSError and NaitError."""
     path, split = _in_folder(name)
     if path.is_dir():
         # dataset_info.json alone is no sign: LLaMA-Factory's folders, and ours, have a file of that name.
@@ -35,6 +36,8 @@ def open_source(name: str) -> Source:
         return _open_folder(path, split)
     if path.exists():
         return _open_file(path)
+    if isinstance(path, RemotePath):
+        raise BadInput("no such file or folder", where=path, remedy="check the URL, and whose credentials are in use")
     parts = hub.parts_of(name)
     if parts is None or kind_of(path) or path.parent.is_dir():
         raise BadInput("no such file or folder", where=name, remedy="check the path")
@@ -42,26 +45,30 @@ def open_source(name: str) -> Source:
     return _dataset_source(loaded, hub_id, "hub", split)
 
 
-def _in_folder(name: str) -> tuple[Path, str | None]:
+def _in_folder(name: str) -> tuple[Place, str | None]:
     """(path, which split of it) that ``name`` stands for; a configuration's is CONFIG/SPLIT, as its files' folders."""
+    whole = path = place_of(name)
     head, split = name, ""
-    while not Path(head).exists():
+    while not path.exists():
         head, _, tail = head.rpartition(":")
         split = f"{tail}/{split}" if split else tail
-        if not head:
-            return Path(name), None
-    return (Path(head), split or None) if Path(head).is_dir() else (Path(name), None)
+        if not head or (
+            is_url(name) and not (is_url(head) and "/" in path_of(head))
+        ):  # a colon of the scheme, the host
+            return whole, None
+        path = place_of(head)
+    return (path, split or None) if path.is_dir() else (whole, None)
 
 
 def is_here(name: str) -> bool:
     """Whether ``name`` can only stand for a file or folder of this machine; else it may be of the Hub."""
-    if "://" in name:
+    if is_url(name):
         return False
     path, _ = _in_folder(name)
     return path.exists() or hub.parts_of(name) is None or bool(kind_of(path)) or path.parent.is_dir()
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Place) -> Source:
     suffix = kind_of(path)
     if suffix == ".parquet":
         return Source(str(path), "parquet", (ParquetFile(path),))
@@ -80,7 +87,7 @@ def _open_file(path: Path) -> Source:
     return Source(str(path), "jsonl", (Lines(path),))
 
 
-def _open_folder(folder: Path, split: str | None) -> Source:
+def _open_folder(folder: Place, split: str | None) -> Source:
     files = pool_files(folder, split)
     if len({kind_of(path) == ".parquet" for path in files.paths}) > 1:
         raise BadInput(
@@ -91,7 +98,13 @@ def _open_folder(folder: Path, split: str | None) -> Source:
     return Source(files.label, kind, tuple(part for source in sources for part in source.parts))
 
 
-def _open_disk(folder: Path, split: str | None) -> Source:
+def _open_disk(folder: Place, split: str | None) -> Source:
+    if isinstance(folder, RemotePath):
+        raise BadInput(
+            "a save_to_disk folder, which is read on this machine only",
+            where=folder,
+            remedy="copy it here, or save its data as Parquet",
+        )
     datasets = import_optional("datasets", "a save_to_disk folder", folder, "datasets")
     try:
         loaded = datasets.load_from_disk(str(folder))

@@ -7,10 +7,10 @@ import io
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from nait_fast.errors import BadInput, Damaged, first_line, missing_extra
+from nait_fast.remote.places import Place
 
 BLOCK = 1 << 17
 BOM = b"\xef\xbb\xbf"
@@ -46,7 +46,7 @@ def too_long(where: str, what: str, limit: int) -> TooLong:
     )
 
 
-def open_stream(path: Path, digest: Digest) -> io.BufferedReader:
+def open_stream(path: Place, digest: Digest) -> io.BufferedReader:
     """The file's bytes, decompressed; `digest` gets those stored, all of them once the stream is at its end."""
     blocks = read_blocks(path, digest)
     suffix = path.suffix.lower()
@@ -61,7 +61,7 @@ def open_stream(path: Path, digest: Digest) -> io.BufferedReader:
     return io.BufferedReader(_BlockReader(blocks), BLOCK)
 
 
-def read_blocks(path: Path, digest: Digest) -> Iterator[bytes]:
+def read_blocks(path: Place, digest: Digest) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
@@ -76,7 +76,7 @@ def _pieces(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 def _inflate(
     pieces: Iterable[bytes],
-    path: Path,
+    path: Place,
     make: Callable[[], Any],
     expand: Callable[[Any, bytes], Iterator[bytes]],
     failure: type[Exception],

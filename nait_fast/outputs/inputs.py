@@ -10,6 +10,7 @@ from nait_fast.config import split_target
 from nait_fast.errors import BadInput
 from nait_fast.options import Options, flag_of
 from nait_fast.outputs.recognise import CLAIM
+from nait_fast.urls import is_url
 
 _READ = (
     "dataset",
@@ -74,6 +75,8 @@ def check_folders(folder: Path, inputs: Iterable[tuple[str, str]], flag: str = "
 def _sources(inputs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, Path]]:
     """(flag, what was given, path) of those inputs that lie on this machine."""
     for given, path in inputs:
+        if is_url(path):
+            continue
         source = Path(path)
         if _place(source) is None and ":" in path:  # FOLDER:SPLIT
             source = Path(path.rpartition(":")[0])

@@ -21,6 +21,7 @@ from nait_fast.errors import Damaged, Mismatch, NaitError
 from nait_fast.notices import warn
 from nait_fast.outputs.inputs import check_folders, check_inputs
 from nait_fast.outputs.recognise import CLAIM, CONFIG, Recognise, State, foreign, is_plain, refuse
+from nait_fast.remote.places import Place, RemotePath
 from nait_fast.storage.files import make_folder, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN
@@ -250,9 +251,9 @@ def _place_of(folder: Path) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
-def _load_claim(folder: Path) -> dict[str, Any]:
+def _load_claim(folder: Place) -> dict[str, Any]:
     path = folder / CLAIM
-    if not os.path.lexists(path):
+    if not (path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)):
         return _BLANK
     try:
         claim = read_sealed(path)
@@ -275,7 +276,7 @@ def _load_claim(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def own_names(folder: Path) -> Callable[[str], bool]:
+def own_names(folder: Place) -> Callable[[str], bool]:
     """Which names in ``folder`` are of results of nait_fast. Raises NaitError where the claim of these is damaged."""
     claim = _load_claim(folder)
     names = {*claim["files"], *claim["next"]}

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from nait_fast.errors import BadInput, Damaged, NaitError
+from nait_fast.remote.places import Place
 from nait_fast.storage.blocks import Tensor, blocks_of, changed, seal, unsealed, with_blocks
 
 _META = "nait_fast"
@@ -91,7 +92,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
     return _sealed(value)
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_sealed(path: Place) -> dict[str, Any]:
     """``read_json`` of a sealed file. Raises NaitError when a byte of it has changed."""
     data = _bytes_of(path)
     value = _object_of(path, data)
@@ -104,11 +105,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     return _object_of(path, _bytes_of(path))
 
 
-def _bytes_of(path: Path) -> bytes:
+def _bytes_of(path: Place) -> bytes:
     try:
         if (size := path.stat().st_size) > MOST_JSON:
             raise BadInput(
@@ -121,7 +122,7 @@ def _bytes_of(path: Path) -> bytes:
         raise BadInput(f"cannot be read ({str(error)[:100]})", where=path) from None
 
 
-def _object_of(path: Path, data: bytes) -> dict[str, Any]:
+def _object_of(path: Place, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.errors import BadInput, Busy, NaitError
+from nait_fast.urls import without_secrets
 
 FOLDER_LOCK = ".nait-fast.lock"  # of an output folder: held as long as a command writes there
 _POLL_SECONDS = 0.05
@@ -184,7 +185,8 @@ class OutputLock:
             return False
 
     def _note(self) -> bytes:
-        command = " ".join(["nait-fast", *(shlex.quote(argument) for argument in sys.argv[1:])])[:_COMMAND_CHARACTERS]
+        arguments = (shlex.quote(without_secrets(argument)) for argument in sys.argv[1:])
+        command = " ".join(["nait-fast", *arguments])[:_COMMAND_CHARACTERS]
         note = {
             "pid": os.getpid(),
             "host": socket.gethostname(),

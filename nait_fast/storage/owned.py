@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nait_fast.errors import BadInput, Damaged, NaitError
+from nait_fast.remote.places import Place
 from nait_fast.storage.files import is_other_tensors, read_head, read_json
 from nait_fast.storage.names import (
     CALIBRATION,
@@ -69,7 +70,7 @@ def check_folder(folder: Path, flag: str = "--output") -> None:
             )
 
 
-def is_begun(folder: Path) -> bool:
+def is_begun(folder: Place) -> bool:
     """Whether the folder is an index's, finished or not: ``run.json``, written first of all, says so."""
     try:
         run = read_json(folder / RUN)

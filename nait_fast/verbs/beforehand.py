@@ -12,6 +12,7 @@ from nait_fast.models.locate import locate
 from nait_fast.options import Options
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.ranking.select import check_budget
+from nait_fast.urls import is_url
 
 _POOLS = ("--dataset", "--target", "--decontaminate")
 _FILES = ("--codebook", "--exact")
@@ -23,7 +24,7 @@ def check(options: Options) -> None:
     if isinstance(options, RowOptions):
         make_conventions(options.roles, options.ignore, options.columns)
     for flag, path in inputs_of(options):
-        if flag in _POOLS and is_here(path):
+        if flag in _POOLS and (is_url(path) or is_here(path)):
             _ = Pool(path).source
         elif flag in _FILES and not os.path.exists(path):
             raise BadInput("no such file or folder", where=f"{flag} {path}", remedy="check the path")

@@ -207,7 +207,7 @@ def _measured(
         "missing": missing,
         "warnings": warnings,
         "environment": environment(),
-        "options": options.to_mapping(),
+        "options": options.to_record(),
     }
 
 

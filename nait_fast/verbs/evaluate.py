@@ -158,7 +158,7 @@ def _evaluate(
         "missing": rankings.missing,
         "warnings": warnings,
         "environment": environment(),
-        "options": options.to_mapping(),
+        "options": options.to_record(),
     }
     evaluation = json_values(evaluation)
     text, folder = tables(evaluation), output.begin()

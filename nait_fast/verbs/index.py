@@ -31,6 +31,7 @@ from nait_fast.storage.files import make_folder, read_json, write_json
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN
 from nait_fast.storage.owned import check_folder, is_name
+from nait_fast.urls import all_without_secrets
 from nait_fast.verbs.inspection import index_summary
 from nait_fast.workers.local import default_workers, run_workers
 from nait_fast.workers.watch import Watch
@@ -118,7 +119,7 @@ _NOT_OF_THE_RUN = ("device", "workers", "engine", "address", "trust_remote_code"
 def index_lock(options: IndexOptions) -> OutputLock:
     """The lock of an index's folder, which all workers of one command hold together: the same options but for where
     they run. Make the folder first."""
-    deciding = {name: value for name, value in options.to_mapping().items() if name not in _NOT_OF_THE_RUN}
+    deciding = {name: value for name, value in options.to_record().items() if name not in _NOT_OF_THE_RUN}
     for name in ("model", "tokenizer", "dataset", "codebook"):
         deciding[name] = _resolved(deciding[name])
     deciding["exact"] = [_resolved(path) for path in options.exact]
@@ -218,7 +219,7 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
             "products": build.session.model.products.described(),
             "stages": {name: round(spent, 3) for name, spent in seconds.items()},
             "warnings": warnings,
-            "config": given,
+            "config": all_without_secrets(given),
             "environment": environment(),
         }
         write_json(folder / log, record)
@@ -291,7 +292,7 @@ def _with_workers(
         manifest = Index(folder).manifest
         warn_of(manifest, folder, options.ignore)
         summary = {**summary_of(manifest, folder), "workers": number, **watch.summary()}
-        log = {**summary, "warnings": warnings, "config": options.to_mapping(), "environment": environment()}
+        log = {**summary, "warnings": warnings, "config": options.to_record(), "environment": environment()}
         write_json(folder / "log.json", log)
         return summary
 

@@ -43,6 +43,7 @@ from nait_fast.reporting.answer import answer_of
 from nait_fast.storage import values
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
+from nait_fast.urls import all_without_secrets
 
 
 def selection_folder(path: str) -> Path:
@@ -238,7 +239,7 @@ def write_manifest(
         "config": config,
         "environment": environment(),
     }
-    return write_sealed(folder / MANIFEST, manifest)
+    return write_sealed(folder / MANIFEST, all_without_secrets(manifest))
 
 
 def _refuse_select(folder: Path, options: RankOptions) -> None:
@@ -278,7 +279,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
                 index, signatures, options, options.seed, folder, pool, options.device, output.begin, options
             )
             manifest = write_manifest(
-                output.stage, "rank", options.to_mapping(), index, {**summary, "warnings": warnings}
+                output.stage, "rank", options.to_record(), index, {**summary, "warnings": warnings}
             )
             output.done(of, asked=None)
     return {"output": str(folder), **summary, "text": answer_of(manifest, options.output, sys.stderr.isatty())}

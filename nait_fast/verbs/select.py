@@ -55,9 +55,7 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     the pool as they come."""
     with recorded() as warnings, ExitStack() as stack:
         output, asked, index, summary = _select(options, quiet, stack)
-        manifest = write_manifest(
-            output.stage, "select", options.to_mapping(), index, {**summary, "warnings": warnings}
-        )
+        manifest = write_manifest(output.stage, "select", options.to_record(), index, {**summary, "warnings": warnings})
         output.done(answers(summary["signatures"], index.datasets), asked)
     return {**summary, "text": answer_of(manifest, options.output, sys.stderr.isatty())}
 
@@ -185,7 +183,7 @@ def _made_from(options: SelectOptions, passing: IndexOptions, asked: str) -> str
     stamps = [checkpoint_stamps(name) for name in (options.model, options.tokenizer) if name is not None]
     if None in stamps:
         return None
-    deciding = {name: value for name, value in passing.to_mapping().items() if name not in ("output", "workers")}
+    deciding = {name: value for name, value in passing.to_record().items() if name not in ("output", "workers")}
     versions = [__version__, *map(installed, PACKAGES)]
     return question([asked, deciding, stamps, versions, [os.environ.get(name) for name in VARIABLES]])
 

@@ -19,6 +19,7 @@ from nait_fast.index.pool_rows import datasets_of
 from nait_fast.notices import hushed, warn
 from nait_fast.rules.constraints.base import Constraint, ScoredRows, Walk
 from nait_fast.rules.constraints.word_grams import FEWEST_WORDS, WordGrams
+from nait_fast.urls import without_secrets
 
 if TYPE_CHECKING:
     from nait_fast.config import ConstraintOptions
@@ -63,7 +64,7 @@ class Decontamination(Constraint):
         if unreadable := next((d for d in rows.index.datasets if d["format"] == "input_ids"), None):
             raise BadInput("holds token ids, no words to compare", where=f"--decontaminate: {unreadable['path']}")
         samples = [sample for path in options.decontaminate for sample in read_samples(path)]
-        files = {path: Pool(path).plan().sha256 for path in options.decontaminate}
+        files = {without_secrets(path): Pool(path).plan().sha256 for path in options.decontaminate}
         made = cls(samples, lambda places: texts_of(rows, places), options.decontaminate_ngram, files)
         if few := int((~made._grams.sought).sum()):
             least = min(FEWEST_WORDS, options.decontaminate_ngram)
@@ -100,7 +101,7 @@ def read_samples(path: str) -> list[tuple[str, int, list[str]]]:
                 texts = texts_of_sample(decode(record.payload))
             except RowError as error:
                 raise BadInput(str(error), where=where_of(record.file, record.line, number)) from None
-            samples.append((path, number, texts))
+            samples.append((without_secrets(path), number, texts))
     except NaitError as error:
         raise error.replace(note="of --decontaminate") from None
     if not any(texts for _, _, texts in samples):
