@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 HOSTS ?= .venv-hosts
+TRAINERS := llamafactory axolotl
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 # A file at a time by two processes, of one thread each: teams of threads that outnumber the cores spin for each other.
@@ -111,11 +112,14 @@ $(VENV)/.dev: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py
 
 # data-juicer pins a dill and a multiprocess older than those of .venv, and the tools bring a hundred packages: they get a
 # layer that finds .venv's packages after its own. The pins are complete: pip has nothing to solve, and needs none of
-# what .venv will hold.
-$(HOSTS)/.hosts: $(VENV)/.python constraints-hosts.txt
-	@echo "== data-juicer, datatrove, NeMo Curator, Ray, TRL, DataFlex and LLaMA-Factory: $(HOSTS), over $(VENV)"
+# what .venv will hold. LLaMA-Factory and axolotl each pin releases of their own of what the others share: a folder for
+# each, which a training run by the tests has on its PYTHONPATH.
+$(HOSTS)/.hosts: $(VENV)/.python constraints-hosts.txt $(TRAINERS:%=constraints-hosts-%.txt)
+	@echo "== data-juicer, datatrove, NeMo Curator, Ray, TRL, DataFlex, LLaMA-Factory, axolotl: $(HOSTS), over $(VENV)"
 	@$(PYTHON) -m venv $(HOSTS)
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 		"$$($(HOSTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
 	@$(HOSTS)/bin/python -m pip -qq --disable-pip-version-check install $(PIP_ARGS) --no-deps -r constraints-hosts.txt
+	@for trainer in $(TRAINERS); do rm -rf $(HOSTS)/$$trainer && $(HOSTS)/bin/python -m pip -qq --disable-pip-version-check \
+		install $(PIP_ARGS) --no-deps --target $(HOSTS)/$$trainer -r constraints-hosts-$$trainer.txt || exit; done
 	@touch $@

@@ -31,33 +31,6 @@ def selected(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "selected.jsonl").read_text().splitlines()]
 
 
-def test_trl_trains_on_the_messages(chosen: Path, made: Made, tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl")
-    from datasets import load_dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    rows = load_dataset("json", data_files=str(chosen / "messages.jsonl"), split="train", cache_dir=str(tmp_path / "c"))
-    assert trl.is_conversational(rows[0])
-    tokenizer = AutoTokenizer.from_pretrained(made.model, pad_token="</s>")
-    model = AutoModelForCausalLM.from_pretrained(made.model)
-    options = trl.SFTConfig(
-        output_dir=str(tmp_path / "out"),
-        max_steps=2,
-        per_device_train_batch_size=2,
-        max_length=96,
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    trainer = trl.SFTTrainer(model=model, args=options, train_dataset=rows, processing_class=tokenizer)
-    text = tokenizer.decode(trainer.train_dataset[0]["input_ids"])
-    best = selected(chosen)[0]
-    assert best["instruction"][:40] in text and len(trainer.train_dataset) == 12
-    assert trainer.train().global_step == 2
-
-
 def test_dataflex_selects_the_rows(chosen: Path, tmp_path: Path) -> None:
     selector = pytest.importorskip("dataflex.train.selector.near_selector")
     pool = [json.loads(line) for line in (chosen / "pool.jsonl").read_text().splitlines()]
