@@ -107,7 +107,8 @@ def _every_verb() -> str:
         return table(("flag", "value", "what it does"), cells)
 
     return (
-        f"## Of every verb\n\n{rows(common)}\n\n`inspect PATH` and `verify PATH` have no others, and not `--config`; "
+        f"## Of every verb\n\n{rows(common)}\n\n`verify PATH` has no others, and not `--config`; `inspect PATH` takes "
+        f"`--format`, `--columns` and `--roles` of a pool beside them; "
         f"`demo` has these instead of it:\n\n{rows(of_demo)}\n"
     )
 

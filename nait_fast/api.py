@@ -330,11 +330,12 @@ def report(*, quiet: bool = True, **options: Unpack[arguments.ReportArguments]) 
     return run(ReportOptions.from_mapping(dict(options), "report"), quiet)
 
 
-def inspect(path: str | PathLike[str]) -> dict[str, Any]:
+def inspect(path: str | PathLike[str], **reading: Unpack[arguments.ReadingOfRows]) -> dict[str, Any]:
     """What a pool, index, signature, selection or evaluation holds, or what is read of a model.
 
     Args:
         path: A file or folder, or a model's Hub id. A model's weights are not read.
+        reading: `format`, `columns` and `roles` of a pool's rows, as for `build_index`.
 
     Returns:
         `kind`, and what there is to say of such a thing (of a model `supported`, or why it is not); `text`, what the
@@ -351,7 +352,7 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
     """
     from nait_fast.verbs.inspection import inspect
 
-    return inspect(str(path))
+    return inspect(str(path), **reading)
 
 
 def verify(path: str | PathLike[str]) -> dict[str, Any]:

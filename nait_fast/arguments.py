@@ -57,6 +57,14 @@ class DataArguments(RowArguments, total=False):
     skip_bad_rows: bool
 
 
+class ReadingOfRows(TypedDict, total=False):
+    """Of ``api.inspect``."""
+
+    format: str
+    columns: Pairs
+    roles: Pairs
+
+
 class ReadingArguments(TypedDict, total=False):
     """Of ``config.ReadingOptions``."""
 

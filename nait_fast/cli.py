@@ -21,6 +21,7 @@ from nait_fast._version import __version__
 from nait_fast.config import (
     BenchOptions,
     CompareOptions,
+    DataOptions,
     EvaluateOptions,
     IndexOptions,
     MergeOptions,
@@ -54,6 +55,7 @@ PATHS = {
     "inspect": "show what a pool, index, signature, selection or evaluation holds, or what a model gives",
     "verify": "check every byte of an index or selection",
 }
+_READING = ("format", "columns", "roles")  # of a pool, told to inspect
 _SLOW_TO_IMPORT = ("select", "index", "signature")
 # verb -> a command that can be pasted and changed, in lines of at most 80 columns
 EXAMPLES = {
@@ -233,6 +235,14 @@ def _add_options(parser: _Parser, options: type[Options]) -> None:
     parser._action_groups.sort(key=lambda group: group.title == "options")  # what all verbs have comes last
 
 
+def _add_reading(parser: _Parser) -> None:
+    """The flags that say how the rows of a pool are read."""
+    group, hints = parser.add_argument_group("rows of a pool"), typing.get_type_hints(DataOptions)
+    for field in dataclasses.fields(DataOptions):
+        if field.name in _READING:
+            _flag(parser, group, field, hints[field.name])
+
+
 def _respelled(argv: Sequence[str]) -> list[str]:
     """The command line as the parser takes it: help for none and for ``help [VERB]``, - for _ in the names of flags."""
     if not argv or argv[0] == "help":
@@ -268,6 +278,8 @@ def build_parser() -> argparse.ArgumentParser:
     for verb, text in PATHS.items():
         sub = verbs.add_parser(verb, help=text, description=text, parents=[common], **_example(verb))
         sub.add_argument("path")
+        if verb == "inspect":
+            _add_reading(sub)
     text = "offline demonstration on a real model and a labelled pool"
     demo = verbs.add_parser("demo", help=text, description=text, parents=[common], **_example("demo"))
     demo.add_argument("--model", help="another model than SmolLM2-135M-Instruct (folder, .gguf or Hub id)")
@@ -310,7 +322,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         model = None if model is None else named(model, "--model")
         return import_module("nait_fast.verbs.demo").run(model, output, quiet)
     verbs = import_module("nait_fast.verbs.inspection")
-    return getattr(verbs, arguments.verb)(named(arguments.path, "the path"))
+    reading = {name: value for name in _READING if (value := getattr(arguments, name, None)) is not None}
+    return getattr(verbs, arguments.verb)(named(arguments.path, "the path"), **reading)
 
 
 def _check_config(options: Options) -> None:

@@ -382,7 +382,11 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("bench", "seed", 1, {"part": "ceilings"}, "part ceilings draws nothing"),
 ]
 COMMON = {"help", "json", "quiet", "debug", "config"}  # of all verbs; test_common_flags
-OWN = {"inspect": {"path"}, "verify": {"path"}, "demo": {"model", "output"}}  # test_verbs_without_options
+OWN = {
+    "inspect": {"path", "format", "columns", "roles"},
+    "verify": {"path"},
+    "demo": {"model", "output"},
+}  # test_verbs_without_options, and tests/data/test_columns.py
 VOLATILE = ("seconds", "tokens_per_s", "scan_seconds", "environment", "options", "config", "output", "index")
 
 

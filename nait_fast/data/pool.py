@@ -251,7 +251,7 @@ class Pool:
         return BadInput(
             f"not one of its {plan.rows} rows can be used; first, {first.where}: {first.reason}",
             where=plan.path,
-            remedy=f"fix the rows or pass another --format ({', '.join(FORMATS)})",
+            remedy=f"fix the rows, name their columns with --columns or pass another --format ({', '.join(FORMATS)})",
         )
 
     def _remedy(self, payload: Any, fmt: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -84,7 +85,9 @@ def _columns(given: Iterable[str]) -> dict[str, str]:
         if not name or not column:
             raise BadInput("write NAME=COLUMN, a name that a format knows and the rows' column", where=where)
         if name not in NAMES:
-            raise BadInput(f"no format reads '{name}'", where=where, remedy=f"name one of {', '.join(sorted(NAMES))}")
+            like = difflib.get_close_matches(name, NAMES, n=1)
+            remedy = f"did you mean {like[0]}?" if like else f"name one of {', '.join(sorted(NAMES))}"
+            raise BadInput(f"no format reads '{name}'", where=where, remedy=remedy)
         if columns.setdefault(name, column) != column:
             raise BadInput(f"{name} is the column '{columns[name]}' already", where=where)
     for name, column in columns.items():

@@ -31,6 +31,9 @@ def of_pool(summary: Mapping[str, Any]) -> str:
 
     heading = f"{summary['path']}: a pool of {count(summary['rows'], 'row')}, {summary['usable']:,} of them usable"
     following = ["nait-fast", "select", "--model", "MODEL", "--dataset", summary["path"], "--target", "NAME=FILE"]
+    for name in ("columns", "roles"):
+        if pairs := summary.get(name):
+            following += [f"--{name}", ",".join(f"{key}={value}" for key, value in pairs.items())]
     return _page(heading, lines(), [*following, "--output", "chosen"])
 
 

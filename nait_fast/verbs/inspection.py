@@ -8,8 +8,10 @@ from typing import Any
 
 from nait_fast import evaluation
 from nait_fast.codecs import codec_of
+from nait_fast.config import DataOptions
 from nait_fast.data.plan import REMEDY, load_plan
 from nait_fast.data.pool import Pool
+from nait_fast.data.row_conventions import make_conventions
 from nait_fast.data.unread import counted
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.index import token_hashes
@@ -75,9 +77,16 @@ _OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures",
 _DATA = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".safetensors", ".arrow")
 
 
-def inspect(path: str) -> dict[str, Any]:
+def inspect(path: str, **reading: Any) -> dict[str, Any]:
     """Summary of an index, selection, evaluation, comparison, signature, model or pool; its ``text`` is what a person
-    reads. Raises NaitError."""
+    reads. ``reading``: format, columns and roles of what is a pool then. Raises NaitError."""
+    rows = DataOptions.from_mapping(reading, "inspect")
+    summary = None if rows.given else _of_ours(path)
+    return _of_pool(path, rows) if summary is None else summary
+
+
+def _of_ours(path: str) -> dict[str, Any] | None:
+    """That of a result of nait_fast, or of a model; None for what can only be a pool."""
     place = Path(path)
     if place.is_dir() and (place / MANIFEST).exists():
         if read_json(place / MANIFEST).get("kind") == KIND:
@@ -105,7 +114,13 @@ def inspect(path: str) -> dict[str, Any]:
         from nait_fast.verbs.model_inspection import inspect_model  # torch, which none of the others needs
 
         return inspect_model(path)
-    pool = Pool(path, skip_bad_rows=True)
+    return None
+
+
+def _of_pool(path: str, rows: DataOptions) -> dict[str, Any]:
+    conventions = make_conventions(rows.roles, rows.ignore, rows.columns)
+    pool = Pool(path, format=rows.format, skip_bad_rows=True, conventions=conventions)
+    pool.check_columns()
     info = pool.scan()
     pool.warn_of_formats()
     samples = pool.samples()
@@ -121,6 +136,7 @@ def inspect(path: str) -> dict[str, Any]:
         "skipped": [f"{s.where}: {s.reason}" for s in info.skipped[:20]],
         "unread": unread,
         "first_sample": turns,
+        **conventions.described(),
     }
     return {**out, "text": inspected.of_pool(out)}
 

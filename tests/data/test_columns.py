@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+import nait_fast
 from nait_fast.data.formats import RowError, also_fitting, detect, parse_any
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import NO_CONVENTIONS, RowConventions, conventions_of, make_conventions
 from nait_fast.errors import NaitError
+from tests.commands import run
 from tests.conftest import write_jsonl
 from tests.data.pools import refusal
 
@@ -36,7 +38,8 @@ def test_what_is_written() -> None:
         ("prompt", "--columns prompt: write NAME=COLUMN"),
         ("prompt=", "--columns prompt=: write NAME=COLUMN"),
         ("=q", "--columns =q: write NAME=COLUMN"),
-        ("promt=q", "--columns promt=q: no format reads 'promt'; name one of answer, "),
+        ("promt=q", "--columns promt=q: no format reads 'promt'; did you mean prompt?"),
+        ("foo=q", "--columns foo=q: no format reads 'foo'; name one of answer, "),
         ("prompt=q,prompt=r", "--columns prompt=r: prompt is the column 'q' already"),
         ("prompt=q,response=q", "--columns: the column 'q' cannot be prompt and response; name it once"),
         ("prompt=q,messages=m", "--columns: no format reads prompt and messages together; name messages; prompt and"),
@@ -209,3 +212,19 @@ def test_a_column_that_no_row_has(tmp_path: Path) -> None:
     with pytest.raises(NaitError, match="--columns: format text reads no prompt, response; leave it out"):
         Pool(path, format="text", conventions=mapped("prompt=q,response=a"))
     assert Pool(path, conventions=NO_CONVENTIONS).columns_without_rows() == {}
+
+
+def test_inspect_shows_what_would_be_read(tmp_path: Path, capsys) -> None:
+    path = write_jsonl(tmp_path / "pool.jsonl", ROWS)
+    error = run(capsys, "inspect", path).error
+    assert "name their columns with --columns or pass another --format" in error
+    ran = run(capsys, "inspect", path, "--columns", "prompt=q,response=a", "system=persona", "--roles", "boss=user")
+    assert ran.status == 0 and "user: why 0" in ran.out.replace("first row   ", "")
+    assert " --columns prompt=q,response=a,system=persona --roles boss=user --output chosen" in ran.out
+    summary = nait_fast.inspect(path, columns={"text": "a"}, format="text")
+    assert (summary["format"], summary["columns"], summary["unread"]) == ("text", {"text": "a"}, {"q": 5, "persona": 2})
+    error = run(capsys, "inspect", path, "--columns", "prompt=q,response=b").error
+    assert error.startswith(f"{path}: --columns response=b: no row has the column 'b' (the first has: q, a)")
+    (tmp_path / "manifest.json").write_text('{"kind": "nait_fast index"}')
+    with pytest.raises(NaitError, match="is a nait_fast index, no pool; give the pool itself"):
+        nait_fast.inspect(tmp_path, columns=["prompt=q"])
