@@ -1,5 +1,6 @@
 """What the documents say holds: the snippet that reads an index, the figures; and each page is found."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_the_methods_page_shows_what_the_results_say(monkeypatch):
 
 def test_the_models_page_shows_what_the_results_say():
     assert models_page.write(check=True) == 0
+
+
+def test_the_messages_that_the_questions_quote_are_those_of_the_program():
+    table = (ROOT / "docs" / "faq.md").read_text().partition("| you see |")[2].partition("\n\n")[0]
+    quoted = [text for line in table.splitlines()[2:] for text in re.findall(r"`([^`]*)`", line.split(" | ")[0])]
+    sources = [ast.parse(path.read_text()) for path in (ROOT / "nait_fast").rglob("*.py")]
+    said = [n.value for tree in sources for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) is str]
+    assert len(quoted) > 8 and [text for text in quoted if not any(text in one for one in said)] == []
 
 
 def test_the_options_page_is_that_of_the_options(monkeypatch):
