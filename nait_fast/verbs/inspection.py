@@ -74,6 +74,7 @@ _OF_INDEX = (
 )
 _OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures", "missing")
 
+_VERIFIED = {"files": "files", "rows": "rows of an index", "rows_selected": "rows selected"}
 _DATA = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".safetensors", ".arrow")
 
 
@@ -235,7 +236,8 @@ def verify(path: str) -> dict[str, Any]:
         summary |= {"files": summary["files"] + len(index.entries), "rows": index.rows}
     if problems:
         raise problems[0].replace(note=f"and {len(problems) - 1} more problems" if len(problems) > 1 else "")
-    return summary
+    held = [f"{summary[key]:,} {what}" for key, what in _VERIFIED.items() if key in summary]
+    return {**summary, "text": f"{path}: every byte is as it was written ({', '.join(held)})"}
 
 
 def _files_of(folder: Path) -> tuple[dict[Path, str], bool, int]:

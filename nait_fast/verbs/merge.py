@@ -10,10 +10,12 @@ from nait_fast.index.reader import Index
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import sweep
 from nait_fast.progress import Progress
+from nait_fast.reporting import inspected
 from nait_fast.storage.files import make_folder
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.owned import check_folder, is_name
 from nait_fast.verbs.index import summary_of
+from nait_fast.verbs.inspection import index_summary
 
 
 def run(options: MergeOptions, quiet: bool = False) -> dict[str, Any]:
@@ -37,4 +39,5 @@ def run(options: MergeOptions, quiet: bool = False) -> dict[str, Any]:
             manifest = merge(indexes, folder, progress.add)
         finally:
             progress.close()
-    return {**summary_of(manifest, folder), "merged": len(indexes)}
+    text = inspected.of_index(index_summary(Index(folder), options.output), f"{len(indexes)} indexes joined")
+    return {**summary_of(manifest, folder), "merged": len(indexes), "text": text}

@@ -72,7 +72,10 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
                 place.done(of)
         _check(output, of, options)  # something may have come there meanwhile
         write_atomic(output, data)
-    return {"output": str(output), "bytes": len(data), "plots": files, "notes": report.notes}
+    summary = {"output": str(output), "bytes": len(data), "plots": files, "notes": report.notes}
+    lines = [f"{output} ({len(data) / 1e6:.1f} MB), to be opened in a browser", *(f"  - {n}" for n in report.notes)]
+    lines += [f"{len(files)} plots in {plots}"] if files else []
+    return {**summary, "text": "\n".join(lines)}
 
 
 def _read(options: ReportOptions) -> list[tuple[str, str]]:

@@ -65,14 +65,16 @@ def test_what_is_no_folder_of_ours(whole: Path, tmp_path: Path) -> None:
 
 
 def test_whole_ones_pass(whole: Path, tmp_path: Path) -> None:
-    assert verify(str(whole / "index")) == {"path": str(whole / "index"), "ok": True, "files": 3, "rows": 37}
+    told = verify(str(whole / "index"))
+    assert told.pop("text") == f"{whole / 'index'}: every byte is as it was written (3 files, 37 rows of an index)"
+    assert told == {"path": str(whole / "index"), "ok": True, "files": 3, "rows": 37}
     told = verify(str(whole / "out"))
     chosen = len((whole / "out" / "selected.jsonl").read_bytes().splitlines())
     assert told["ok"] and (told["rows"], told["rows_selected"]) == (37, chosen)
     signature = whole / "out" / "signatures" / "sums.safetensors"
     nait_fast.rank(index=whole / "out" / "index", signature=[signature], output=tmp_path, fraction=0.5, export=[])
     told = verify(str(tmp_path))  # no index there: none of its rows were checked
-    assert told == {"path": str(tmp_path), "ok": True, "files": 2, "rows_selected": 18}
+    assert {**told, "text": ""} == {"path": str(tmp_path), "ok": True, "files": 2, "rows_selected": 18, "text": ""}
     told = inspect(str(whole / "index"))
     assert (told["rows"], told["shards"], told["layers"], told["neurons"]) == (37, 3, 3, 216)
     assert inspect(str(whole / "out"))["targets"] == ["sums"]

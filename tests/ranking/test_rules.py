@@ -194,7 +194,9 @@ def test_exported_similarities(made: Any, capsys: pytest.CaptureFixture[str]) ->
     assert all(
         name in json.loads((folder / "manifest.json").read_text())["files"] for name in ("near.npy", "a_cossim.npy")
     )
-    assert verify(str(folder)) == {"path": str(folder), "ok": True, "files": 5, "rows_selected": 25}
+    told = verify(str(folder))
+    text = f"{folder}: every byte is as it was written (5 files, 25 rows selected)"
+    assert told == {"path": str(folder), "ok": True, "files": 5, "rows_selected": 25, "text": text}
     of_pool, before = (folder.parent / "pool.jsonl").read_text().splitlines(True), (folder / "near.npy").read_bytes()
     (folder.parent / "evaluation.jsonl").write_text(of_pool[near[0, 0]])
     without = ["--decontaminate", folder.parent / "evaluation.jsonl", "--decontaminate-ngram", 5]
