@@ -1,6 +1,6 @@
 """A selection for the tools that train on it: a small file each, beside ``selected.jsonl``."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,19 +51,22 @@ def _write_messages(folder: Path, index: Index, selection: Selection) -> None:
     file's columns from its beginning fail."""
     keys: set[str] = set()
     kinds: set[type] = set()  # of ids: readers want one
-    for number, (fields, _, _, read) in enumerate(_rows(folder, index, selection), 1):
+    for number, (row, _, conventions, read) in enumerate(_rows(folder, index, selection), 1):
         where, remedy = f"{SELECTED}:{number}", "leave out --export messages"
         if isinstance(read, RowError):
             raise BadInput(str(read), where=where, remedy=remedy)
         if not read.messages:
             raise BadInput("is no conversation", where=where, remedy=remedy)
-        kinds |= {type(fields["id"])} if read.id is not None else set()
+        kinds |= {type(row[conventions.called("id")])} if read.id is not None else set()
         keys |= ({"tools"} if read.tools is not None else set()) | ({"id"} if read.id is not None else set())
     with atomic_file(folder / MESSAGES) as out:
-        for fields, _, _, read in _rows(folder, index, selection):
+        for row, _, conventions, read in _rows(folder, index, selection):
             assert isinstance(read, Sample)
             turns = [message.as_dict() for message in read.messages]
-            beside = {"tools": read.tools and list(read.tools), "id": fields.get("id") if len(kinds) < 2 else read.id}
+            beside = {
+                "tools": read.tools and list(read.tools),
+                "id": row.get(conventions.called("id")) if len(kinds) < 2 else read.id,
+            }
             out.write(as_line({"messages": turns, **{k: v for k, v in beside.items() if k in keys}}) + b"\n")
 
 
@@ -71,11 +74,11 @@ def _write_dataset_info(folder: Path, index: Index, selection: Selection) -> Non
     """LLaMA-Factory's description of ``selected.jsonl``; an empty object, and a warning, where no entry fits all."""
     entry, number = DatasetEntry(), 0
     try:
-        for fields, format, conventions, read in _rows(folder, index, selection):
+        for row, format, conventions, read in _rows(folder, index, selection):
             number += 1
             if isinstance(read, RowError):
                 raise NotCarried(str(read))
-            entry.add(fields, format, conventions, read)
+            entry.add(row, format, read, conventions)
     except NotCarried as why:
         warn(
             f"{DATASET_INFO}: no entry for LLaMA-Factory, which would not read all text of {SELECTED}: {why} "
@@ -87,9 +90,9 @@ def _write_dataset_info(folder: Path, index: Index, selection: Selection) -> Non
 
 
 class _ChosenRow(NamedTuple):
-    """A row by the names that formats know, its format, what the user said of it, and what is read of it."""
+    """A row, its format, what the user said of it, and what is read of it."""
 
-    fields: Mapping[str, Any]
+    row: dict[str, Any]
     format: str
     conventions: RowConventions
     read: Sample | RowError
@@ -105,7 +108,7 @@ def _rows(folder: Path, index: Index, selection: Selection) -> Iterator[_ChosenR
             format, conventions = readings[owner]
             try:
                 row = decode(line)
-                yield _ChosenRow(conventions.fields(row), format, conventions, parse(row, format, 0, conventions))
+                yield _ChosenRow(row, format, conventions, parse(row, format, 0, conventions))
             except RowError as error:
                 yield _ChosenRow({}, format, conventions, error)
 

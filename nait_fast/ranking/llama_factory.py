@@ -7,7 +7,7 @@ from typing import Any
 
 from nait_fast.data.format_keys import EXTRA, SYSTEM
 from nait_fast.data.formats import Sample, keys_of
-from nait_fast.data.row_conventions import RowConventions
+from nait_fast.data.row_conventions import NO_CONVENTIONS, RowConventions
 from nait_fast.data.turns import Message
 from nait_fast.data.unread import is_metadata, texts_in
 
@@ -22,6 +22,7 @@ _TAG_OF = {
     "user": "user_tag",
     "assistant": "assistant_tag",
     "tool": "observation_tag",
+    "environment": "observation_tag",
     "system": "system_tag",
     "developer": "system_tag",
 }
@@ -40,11 +41,13 @@ class DatasetEntry:
         self._names: dict[str, str] = {}  # of columns and tags
         self._blank_input = ""
 
-    def add(self, fields: Mapping[str, Any], format: str, conventions: RowConventions, sample: Sample) -> None:
-        """A row of ``format`` by the names that formats know, and what was read of it. Raises NotCarried."""
+    def add(
+        self, row: Mapping[str, Any], format: str, sample: Sample, conventions: RowConventions = NO_CONVENTIONS
+    ) -> None:
+        """A row of ``format``, and what was read of it. Raises NotCarried."""
         if format == "input_ids":
             raise NotCarried("it reads no rows of token ids")
-        kind, names = "text", {"prompt": "text"}
+        fields, kind, names = conventions.fields(row), "text", {"prompt": "text"}
         if format != "text":
             kind, names = _conversation(fields, format, keys_of(fields, format, conventions), sample)
         names = {part: name if part.endswith("_tag") else conventions.called(name) for part, name in names.items()}

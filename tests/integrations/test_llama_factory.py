@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from nait_fast.data.formats import detect, parse
+from nait_fast.data.row_conventions import make_conventions
 from nait_fast.ranking.llama_factory import DatasetEntry
 from tests.ranking.llama_factory import read_row
-from tests.ranking.shapes import CARRIED
+from tests.ranking.shapes import CARRIED, MAPPED
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,14 @@ def factory() -> Iterator[types.SimpleNamespace]:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", CARRIED)
+@pytest.mark.parametrize("name", [*CARRIED, *MAPPED])
 def test_every_row_is_read_with_all_of_its_text(tmp_path: Path, factory: types.SimpleNamespace, name: str) -> None:
     datasets = pytest.importorskip("datasets")
-    rows, entry = CARRIED[name][0], DatasetEntry()
+    rows, said = MAPPED[name][:2] if name in MAPPED else (CARRIED[name][0], {})
+    entry, conventions = DatasetEntry(), make_conventions(**said)
     for row in rows:
-        entry.add(row, detect(row) or "", parse(row, detect(row) or "", 0))
+        fmt = detect(row, conventions) or ""
+        entry.add(row, fmt, parse(row, fmt, 0, conventions), conventions)
     told = entry.as_dict("selected.jsonl")
     (tmp_path / "dataset_info.json").write_text(json.dumps({"selected": told}))
     (tmp_path / "selected.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -111,6 +111,38 @@ CARRIED: dict[str, tuple[list[Row], Row]] = {
     "text": ([{"text": "w1 w2"}], {"columns": {"prompt": "text"}}),
 }
 
+# name -> (rows, what --columns and --roles say of them, what the entry says among other things)
+MAPPED: dict[str, tuple[list[Row], dict[str, list[str]], Row]] = {
+    "columns of a table of text": (
+        [{"q": "w1", "a": "w2", "sys": "w3", "n": "1"}, {"q": "w4", "a": "w5", "sys": None, "n": "2"}],
+        {"columns": ["prompt=q,response=a,system=sys"]},
+        {"columns": {"prompt": "q", "response": "a", "system": "sys"}},
+    ),
+    "an instruction with what it is about": (
+        [{"task": "w1", "about": "", "gold": "w2"}, {"task": "w3", "about": "w4", "gold": "w5"}],
+        {"columns": ["instruction=task,input=about,output=gold"]},
+        {"columns": {"prompt": "task", "query": "about", "response": "gold"}},
+    ),
+    "roles of their own": (
+        [
+            {
+                "dialog": turns(("Client", "w1"), ("Agent", "w2"), ("sensor", "w3"), ("Agent", "w4")),
+                "functions": TOOLS,
+                "rules": "w5",
+            }
+        ],
+        {
+            "columns": ["messages=dialog,tools=functions,system=rules"],
+            "roles": ["Client=user,Agent=assistant,sensor=environment"],
+        },
+        {
+            "columns": {"messages": "dialog", "tools": "functions", "system": "rules"},
+            "tags": {"user_tag": "Client", "assistant_tag": "Agent", "observation_tag": "sensor"},
+        },
+    ),
+    "text under another name": ([{"body": "w1 w2"}], {"columns": ["text=body"]}, {"columns": {"prompt": "body"}}),
+}
+
 # name -> (rows, part of the reason)
 NOT_CARRIED: dict[str, tuple[list[Row], str]] = {
     "prompt and completion of turns": (

@@ -6,24 +6,25 @@ from typing import Any
 import pytest
 
 from nait_fast.data.formats import detect, parse
+from nait_fast.data.row_conventions import NO_CONVENTIONS, RowConventions, make_conventions
 from nait_fast.ranking.llama_factory import DatasetEntry, NotCarried
 from tests.ranking.llama_factory import read_row
-from tests.ranking.shapes import CARRIED, NOT_CARRIED
+from tests.ranking.shapes import CARRIED, MAPPED, NOT_CARRIED
 
 
-def entry_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def entry_of(rows: list[dict[str, Any]], conventions: RowConventions = NO_CONVENTIONS) -> dict[str, Any]:
     entry = DatasetEntry()
     for row in rows:
-        fmt = detect(row)
+        fmt = detect(row, conventions)
         assert fmt is not None
-        entry.add(row, fmt, parse(row, fmt, 0))
+        entry.add(row, fmt, parse(row, fmt, 0, conventions), conventions)
     return entry.as_dict("selected.jsonl")
 
 
-@pytest.mark.parametrize("name", CARRIED)
+@pytest.mark.parametrize("name", [*CARRIED, *MAPPED])
 def test_every_row_arrives_with_all_of_its_text(name: str) -> None:
-    rows, told = CARRIED[name]
-    entry = entry_of(rows)
+    rows, said, told = MAPPED[name] if name in MAPPED else (CARRIED[name][0], {}, CARRIED[name][1])
+    entry = entry_of(rows, make_conventions(**said))
     columns = entry["columns"]
     assert columns == told.get("columns", columns) and entry.get("tags", {}).items() >= told.get("tags", {}).items()
     assert all(any(row.get(key) for row in rows) for key in columns.values())  # none that is not there
