@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 INSTALL := $(PIP) install $(PIP_ARGS) -c constraints.txt
 SOURCES := nait_fast kernels benchmarks tests docs examples setup.py
 
-.PHONY: help demo test pytest lint docs bench gpu env clean hosts test-hosts
+.PHONY: help demo test pytest lint docs bench dist gpu env clean hosts test-hosts
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -28,6 +28,7 @@ help:
 	@echo "make pytest  the tests alone"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the pages and the API reference, into site/; no broken reference"
+	@echo "make dist    sdist and wheel into dist/, checked as an index would (a release: CONTRIBUTING.md)"
 	@echo "make bench   the ops on this machine (BENCH_ARGS); whole-process comparisons: benchmarks/compare.py"
 	@echo "make gpu     a GPU's tests and measurements, with \$$(PYTHON) as it is: no .venv, no network (GPU_ARGS)"
 	@echo "make env     only make the development environment"
@@ -54,6 +55,13 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	@echo "== zensical build --strict"
 	@if [ -x $(BIN)/zensical ]; then $(BIN)/zensical build --clean --strict; else echo "no pages: zensical needs Python 3.11"; fi
+
+# The wheel is built from the sdist: what the sdist lacks is seen here.
+dist: $(VENV)/.dev
+	@echo "== build, twine check --strict"
+	@rm -rf dist build
+	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/python -m twine check --strict dist/*
 
 bench: $(VENV)/.dev
 	@echo "== bench"

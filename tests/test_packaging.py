@@ -16,6 +16,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nait_fast._version import __version__
 
@@ -72,7 +73,7 @@ def files_below(folder: Path) -> set[str]:
 
 
 def need_build_tools() -> None:
-    missing = [name for name in ("pip", "setuptools") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("pip", "setuptools", "build") if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"building needs {' and '.join(missing)}")
 
@@ -99,21 +100,27 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``make dist`` would fill: an sdist, and the wheel that is built from it."""
     need_build_tools()
-    out = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", *OFFLINE, "--wheel-dir", out, source, cwd=out)
-    (built,) = out.glob("*.whl")
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source, cwd=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(release: Path) -> Path:
+    (built,) = release.glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the wheel was installed into."""
-    target = tmp_path_factory.mktemp("installed")
+def installed_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that the wheel was installed into."""
+    python = make_python(tmp_path_factory.mktemp("installed"))
     offline = [option for option in OFFLINE if option != "--no-build-isolation"]
-    run(sys.executable, "-m", "pip", "install", *offline, "--target", target, wheel, cwd=target)
-    return target
+    run(sys.executable, "-m", "pip", "--python", python, "install", *offline, wheel, cwd=wheel.parent)
+    return python
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +155,8 @@ def test_ops_import_and_leave_hugging_face_alone(
     if layout == "tree":
         cwd = ours = ROOT
     elif layout == "wheel":
-        ours = request.getfixturevalue("installed")
-        path = [ours]
+        python = request.getfixturevalue("installed_python")
+        ours = python.parent.parent
     else:
         python, ours = request.getfixturevalue("editable_python"), request.getfixturevalue("source")
 
@@ -193,6 +200,38 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert metadata["Version"] == __version__
     assert any(name.startswith(f"{info}/") and name.endswith("LICENSE") for name in names)
     assert "nait-fast = nait_fast.cli:main" in entry_points
+
+
+def test_a_release_is_what_an_index_takes(release: Path) -> None:
+    """``twine check``: the metadata, and a description that can be rendered."""
+    pytest.importorskip("twine")
+    files = sorted(release.iterdir())
+    assert [file.name.removeprefix(f"nait_fast-{__version__}") for file in files] == ["-py3-none-any.whl", ".tar.gz"]
+    said = run(sys.executable, "-m", "twine", "--no-color", "check", "--strict", *files, cwd=release)
+    assert said.count("PASSED") == 2 and "WARNING" not in said
+
+
+def test_a_release_runs_where_it_is_installed(installed_python: Path, elsewhere: Path) -> None:
+    command = installed_python.with_name("nait-fast")
+    assert run(command, "--version", cwd=elsewhere).strip() == f"nait-fast {__version__}"
+    code = "from pathlib import Path; from nait_fast.demo import data; Path('pool.jsonl').write_bytes(data('pool'))"
+    run(installed_python, "-c", code, cwd=elsewhere)
+    assert "a pool of 422 rows, 422 of them usable" in run(command, "inspect", "pool.jsonl", cwd=elsewhere)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
+
+
+def test_issue_forms_can_be_filled_in() -> None:
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert len(forms) == 3
+    for form in map(yaml.safe_load, (file.read_text() for file in forms)):
+        assert form["name"] and form["description"] and any(part["type"] != "markdown" for part in form["body"])
+        named = [part["id"] for part in form["body"] if part["type"] != "markdown"]
+        assert len({*named}) == len(named) and all(part["attributes"]["label"] for part in form["body"] if "id" in part)
 
 
 def test_console_script(editable_python: Path, elsewhere: Path) -> None:
