@@ -41,6 +41,8 @@ def test_dataflex_selects_the_rows(chosen: Path, tmp_path: Path) -> None:
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": {"port": "Hull"}}}
 TOOL = {"type": "function", "function": {"name": "tide", "description": "the tide", "parameters": {"type": "object"}}}
+OTHER = {"type": "function", "function": {"name": "sun", "arguments": {"place": {"north": 3.5}, "days": [1, 2]}}}
+OTHER_TOOL = {"type": "function", "function": {"name": "sun", "parameters": {"type": "object", "required": ["place"]}}}
 AGENT = [
     {
         "id": "a",
@@ -57,6 +59,14 @@ AGENT = [
         "system": "be brief",
         "messages": [{"role": "user", "content": "why"}, {"role": "assistant", "content": "rain"}],
     },
+    {
+        "id": "c",
+        "tools": [OTHER_TOOL],
+        "messages": [
+            {"role": "user", "content": "sun"},
+            {"role": "assistant", "content": "now", "tool_calls": [OTHER]},
+        ],
+    },
 ]
 SHOWS_ALL = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|start|>{{ m.role }}:{{ m.content or '' }}"
@@ -67,7 +77,8 @@ SHOWS_ALL = (
 
 
 def test_trl_and_datasets_read_calls_tools_and_reasoning(made: Made, tmp_path: Path) -> None:
-    """What TRL gives the chat template of a row of messages.jsonl is what the pool's row holds."""
+    """What TRL gives the chat template of a row of messages.jsonl is what the pool's row holds, of calls whose
+    arguments differ from row to row, too."""
     datasets = pytest.importorskip("datasets")
     from transformers import AutoTokenizer
 
@@ -80,13 +91,14 @@ def test_trl_and_datasets_read_calls_tools_and_reasoning(made: Made, tmp_path: P
     table = datasets.load_dataset(
         "json", data_files=str(out / "messages.jsonl"), split="train", cache_dir=str(tmp_path)
     )
-    assert sorted(table["id"]) == ["a", "b"]
+    assert sorted(table["id"]) == ["a", "b", "c"]
     tokenizer = AutoTokenizer.from_pretrained(made.model)
     tokenizer.chat_template = SHOWS_ALL
-    whole = [AGENT[0]["messages"], [{"role": "system", "content": "be brief"}, *AGENT[1]["messages"]]]
+    whole = [row["messages"] for row in AGENT]
+    whole[1] = [{"role": "system", "content": "be brief"}, *whole[1]]
     trl = pytest.importorskip("trl")
     for example in table:
-        number = "ab".index(example["id"])
+        number = "abc".index(example["id"])
         wanted = tokenizer.apply_chat_template(whole[number], tools=AGENT[number].get("tools"), tokenize=False)
         assert trl.is_conversational(example)
         # As its SFT trainer does: a row's tools beside its messages.
