@@ -261,6 +261,7 @@ class ReportArguments(OutputArguments, total=False):
     samples: int | Literal["all"]
     plots: Path | None
     dataset: Paths
+    target: Paths
 
 
 class ScoringArguments(TurnArguments, total=False):

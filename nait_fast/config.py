@@ -576,6 +576,9 @@ class ReportOptions(OutputOptions):
     )
     plots: str | None = option(None, "folder for the plots as PNG and SVG files, too")
     dataset: tuple[str, ...] = option((), "the pool, if it has moved since it was indexed (all of them, in order)")
+    target: tuple[str, ...] = option(
+        (), "files of the targets' samples, where they are not where select or signature read them"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ class Nag(BitMethod):
     def similarities(self, index: Index, signature: Signature, device: str, code_bytes: int) -> Similarities:
         """The mean over layers of the share of its set that a sample has in common with a row."""
         in_a_set = signature.meta["top_k"] * len(signature.layout.widths)
-        return Overlaps(signature.tensors[SAMPLES], 1 / in_a_set, device, code_bytes)
+        return Overlaps(signature.tensors[SAMPLES], 1 / in_a_set, signature.layout, device, code_bytes)
 
     def settings_of(self, signature: Signature) -> NagSettings:
         return NagSettings(top_k=signature.meta["top_k"])

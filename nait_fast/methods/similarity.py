@@ -37,9 +37,19 @@ class Similarities(ABC):
     def __call__(self, part: Part) -> np.ndarray:
         """S float64 [n, queries] of consecutive rows; several threads may ask at once."""
 
+    def by_layer(self, codes: np.ndarray, number: int) -> np.ndarray | None:
+        """What adds up to the similarities of sample ``number`` and rows of ``codes`` uint8 [n, W]: float64 [n, L].
+        None where these are no sums over layers."""
+        return None
+
     def compile(self) -> bool:
         """Compile what must be, where that pays; whether Numba has been asked to."""
         return False
+
+
+def _layer_sums(values: np.ndarray, layout: CodeLayout) -> np.ndarray:
+    """float64 [n, L] of float64 [n, N]."""
+    return np.stack([values[:, layout.neurons(i)].sum(axis=1) for i in range(len(layout.widths))], axis=1)
 
 
 class _Counted(Similarities):
@@ -91,6 +101,7 @@ class BitCosines(_Counted):
         sums = PopcountScan(of_bits, weights, owners, 1 + len(levels))(np.ascontiguousarray(samples))
         own = sums[np.arange(self.queries), 1 + group]
         self._group, self._square = group, int(levels[0] @ levels[0])
+        self._samples, self._levels, self._layout = samples, levels.astype(np.uint16), layout
         self._constant = (levels @ levels[0])[group] - LEVELS * sums[:, 1]
         self._lengths = _length(sums[:, 0], own, np.einsum("gj,gj->g", levels, levels)[group])
 
@@ -102,6 +113,14 @@ class BitCosines(_Counted):
         lengths = _length(every, of_pool, self._square)[:, None] * self._lengths
         return np.divide(products, lengths, out=np.zeros(products.shape), where=lengths > 0)
 
+    def by_layer(self, codes: np.ndarray, number: int) -> np.ndarray:
+        of_pool, centre = (self._levels[place] / LEVELS for place in (0, self._group[number]))
+        sample = self._layout.unpack(self._samples[number : number + 1])[0] - centre
+        rows = self._layout.unpack(codes) - of_pool
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True) * np.linalg.norm(sample)
+        parts = _layer_sums(rows * sample, self._layout)
+        return np.divide(parts, lengths, out=np.zeros(parts.shape), where=lengths > 0)
+
 
 def _length(every: np.ndarray, weighted: np.ndarray, square: np.ndarray | int) -> np.ndarray:
     """|b − c| · LEVELS float64 [n] from Σ b_j, Σ LEVELS · c_j b_j and Σ (LEVELS · c_j)²: whole numbers."""
@@ -111,14 +130,17 @@ def _length(every: np.ndarray, weighted: np.ndarray, square: np.ndarray | int) -
 class Overlaps(_Counted):
     """How many bits two codes have in common, times ``scale``."""
 
-    def __init__(self, samples: np.ndarray, scale: float, device: str = "cpu", code_bytes: int = 0):
+    def __init__(self, samples: np.ndarray, scale: float, layout: CodeLayout, device: str = "cpu", code_bytes: int = 0):
         """``samples`` uint8 [Q, W]."""
-        self.queries, self._scale = len(samples), scale
+        self.queries, self._scale, self._samples, self._layout = len(samples), scale, samples, layout
         weights, owners = np.ones(self.queries, dtype=np.int64), np.arange(self.queries)
         super().__init__(samples, weights, owners, device, code_bytes)
 
     def __call__(self, part: Part) -> np.ndarray:
         return self._counter(part.codes) * self._scale
+
+    def by_layer(self, codes: np.ndarray, number: int) -> np.ndarray:
+        return _layer_sums(self._layout.unpack(codes & self._samples[number]) * self._scale, self._layout)
 
 
 class Cosines(Similarities):

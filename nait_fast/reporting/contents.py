@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,46 +14,38 @@ from nait_fast.config import LISTED_ROWS, SHOWN_ROWS, ReportOptions
 from nait_fast.evaluation import FILE
 from nait_fast.evaluation.comparison import best as best_rows
 from nait_fast.evaluation.comparison import correlations, count_of, overlaps
-from nait_fast.index.sample import codes_at, places_of_rows
+from nait_fast.index.sample import places_of_rows
 from nait_fast.methods import METHODS, method_of
 from nait_fast.methods.foreign import METHOD as FOREIGN
 from nait_fast.methods.signature import LENGTHS
 from nait_fast.ranking.selection_files import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation_file import Evaluation, Matrix, load_evaluation
+from nait_fast.reporting.explained import Explained, TargetSamples
 from nait_fast.reporting.formatting import listed
-from nait_fast.reporting.layers import (
-    Deciders,
-    LayerParts,
-    bit_frequency,
-    decide,
-    deciding_neurons,
-    layer_parts,
-    parts_at,
-    sample_rows,
-    spread,
-    tells_layers,
-)
+from nait_fast.reporting.layers import Deciders, LayerParts, layer_parts, sample_rows, spread, tells_layers
 from nait_fast.reporting.samples import Excerpt, Labels, PoolContent, Text, WantedRows, read_rows
 from nait_fast.reporting.score_summary import RankedRow, ScoreFile, ScoreSummary, rescan, summarise
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
+from nait_fast.reporting.target_samples import NearSample, check_named
 from nait_fast.reporting.variety import Variety, variety
 from nait_fast.storage.files import sha256
 
 TOP = 0.1  # the share whose overlap between targets is told
-MOST_LAYERS, MOST_NEURONS = 3, 6  # told of a sample
 SELECTED_PART = 5  # of the rows that layers are looked at in, one in so many is a selected one
 
 
 @dataclass(frozen=True)
 class ShownSample:
-    """One of the best or worst samples. ``decided``: what moved its score for ``target``, the one that its score
-    stands out most in; None where nothing tells. ``text``: None where the pool cannot be read."""
+    """One of the samples that are shown. ``decided``: what made its score for ``target``, the one that its score stands
+    out most in; None where nothing tells. ``near``: that target's samples that are most like it, if they were kept.
+    ``text``: None where the pool cannot be read."""
 
     ranked: RankedRow
     text: Text | None
     target: str
     decided: Deciders | None
+    near: list[NearSample]
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,8 @@ class ListedRow:
 @dataclass(frozen=True)
 class Report:
     """``scores``: None where they are nowhere to be found; ``variety``: None without them or the index. ``inside``,
-    ``outside``: the rows next to the cut that are not among the ``best`` and ``worst``. ``agreement``: title -> matrix
+    ``outside``: the rows next to the cut that are not among the ``best`` and ``worst``. ``of_targets``: of those whose
+    samples were kept. ``agreement``: title -> matrix
     over the targets, from the scores; empty for a single target. ``notes``: what is missing and how to have it."""
 
     chosen: SelectionFolder
@@ -84,6 +77,7 @@ class Report:
     inside: list[ShownSample]
     outside: list[ShownSample]
     listed: list[ListedRow]
+    of_targets: dict[str, TargetSamples]
     agreement: dict[str, Matrix]
     evaluation: Evaluation | None
     notes: list[str]
@@ -134,14 +128,29 @@ def gather(options: ReportOptions, output: Path) -> Report:
     various = None
     if chosen.index is not None and scores is not None:
         various = variety(chosen.index, places_of_rows(chosen.index, scores.chosen), chosen.reordered)
-    frequency = None
-    if chosen.index is not None and layers and any(s.is_bits for s in chosen.signatures):
-        frequency = bit_frequency(chosen.index, pool)
-    best, worst, inside, outside = _shown(chosen, scores, seen, layers, frequency)
-    matrices = {} if scores is None else agreement(scores.sample, chosen.targets)
-    listed = _listed(scores, seen)
+    best, worst, inside, outside = list[list[ShownSample]]([[], [], [], []])
+    of_targets: dict[str, TargetSamples] = {}
+    check_named(chosen, options.target)
+    if scores is not None:
+        explained = Explained(chosen, layers, pool)
+        best, worst, inside, outside = _shown(chosen, scores, seen, explained)
+        shown = [*best, *worst, *inside, *outside]
+        of_targets = explained.of_targets([(s.target, s.near) for s in shown], options.target)
     return Report(
-        chosen, scores, seen.labels, layers, various, best, worst, inside, outside, listed, matrices, evaluation, notes
+        chosen=chosen,
+        scores=scores,
+        labels=seen.labels,
+        layers=layers,
+        variety=various,
+        best=best,
+        worst=worst,
+        inside=inside,
+        outside=outside,
+        listed=_listed(scores, seen),
+        of_targets=of_targets,
+        agreement={} if scores is None else agreement(scores.sample, chosen.targets),
+        evaluation=evaluation,
+        notes=notes,
     )
 
 
@@ -245,9 +254,13 @@ def _layers(
     layered = [s for s in chosen.signatures if chosen.rule == "centroid" and tells_layers(chosen.index, s)]
     for method in METHODS:
         names = [s.name for s in chosen.signatures if s.method == method and s not in layered]
-        by_sample = "" if chosen.rule == "centroid" else f"rule {chosen.rule} compares rows with single target samples."
-        if names and (why := method_of(method).layers_untold or by_sample):
+        if names and (why := method_of(method).layers_untold):
             notes.append(f"Which layers and neurons made the scores of {', '.join(names)} is not told: {why}")
+        elif names and chosen.rule != "centroid":
+            notes.append(
+                f"What layers make of the scores of {', '.join(names)} over the whole pool is not told: rule "
+                f"{chosen.rule} compares rows with single target samples. Beside rows it is told of each."
+            )
     if not layered:
         return []
     selected = places_of_rows(chosen.index, scores.some_chosen)
@@ -255,15 +268,9 @@ def _layers(
 
 
 def _shown(
-    chosen: SelectionFolder,
-    scores: ScoreSummary | None,
-    seen: PoolContent,
-    layers: list[LayerParts],
-    frequency: np.ndarray | None,
+    chosen: SelectionFolder, scores: ScoreSummary, seen: PoolContent, explained: Explained
 ) -> list[list[ShownSample]]:
     """(the best samples, best first; the worst, worst first; inside the cut and outside, the nearest first)."""
-    if scores is None:
-        return [[], [], [], []]
     ends = {r.place for r in [*scores.best, *scores.worst]}
     cut = ([], []) if scores.cut is None else (scores.cut.inside, scores.cut.outside)
     at_cut = [[r for r in some if r.place not in ends] for some in cut]
@@ -271,38 +278,10 @@ def _shown(
     for rows, up in ((scores.best, True), (scores.worst[::-1], False), (at_cut[0], True), (at_cut[1], True)):
         z = [scores.z(r.scores) for r in rows]
         targets = [chosen.targets[int(np.argmax(deviations if up else -deviations))] for deviations in z]
-        decided = _decided(chosen, rows, targets, layers, frequency, up) if scores.whole else [None] * len(rows)
-        groups.append(
-            [ShownSample(r, seen.texts.get(r.row), t, d) for r, t, d in zip(rows, targets, decided, strict=True)]
-        )
+        near, deciders = explained.of(rows, targets, scores.whole)
+        each = zip(rows, targets, deciders, near, strict=True)
+        groups.append([ShownSample(r, seen.texts.get(r.row), t, d, n) for r, t, d, n in each])
     return groups
-
-
-def _decided(
-    chosen: SelectionFolder,
-    ends: Sequence[RankedRow],
-    targets: Sequence[str],
-    layers: list[LayerParts],
-    frequency: np.ndarray | None,
-    up: bool,
-) -> list[Deciders | None]:
-    """What moved the score of each of ``ends`` for its target. ``frequency``: of the pool's bits, if they are
-    neurons'."""
-    deciders: list[Deciders | None] = [None] * len(ends)
-    for part in layers:
-        numbers = sorted((i for i, target in enumerate(targets) if target == part.target), key=lambda i: ends[i].place)
-        if not numbers or chosen.index is None:
-            continue
-        signature = next(s for s in chosen.signatures if s.name == part.target)
-        places = np.array([ends[i].place for i in numbers], dtype=np.int64)
-        codes = np.concatenate([some["codes"] for some in codes_at(chosen.index, places)])
-        for i, parts, code in zip(numbers, parts_at(chosen.index, signature, places), codes, strict=True):
-            decided = decide(parts, part, up, MOST_LAYERS)
-            if signature.is_bits and frequency is not None:
-                neurons = deciding_neurons(code, signature, frequency, part.layers, up, MOST_NEURONS)
-                decided = replace(decided, neurons=neurons)
-            deciders[i] = decided
-    return deciders
 
 
 def agreement(sample: np.ndarray, targets: Sequence[str]) -> dict[str, Matrix]:

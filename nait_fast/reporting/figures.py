@@ -13,6 +13,7 @@ from nait_fast.reporting.contents import TOP, Report, target_lengths
 from nait_fast.reporting.drawing import INK, LINE, MINUS, PICK, POOL, SOFT, Drawing, blank, finish, styled
 from nait_fast.reporting.evaluation_file import Matrix
 from nait_fast.reporting.formatting import correlation, count, fixed, number, percent, short, signed
+from nait_fast.reporting.layers import by_layer
 from nait_fast.reporting.samples import Labels
 from nait_fast.reporting.score_summary import Histogram, Lengths, ScoreSummary
 from nait_fast.reporting.variety import CoverageCurve
@@ -57,8 +58,12 @@ def _scores(report: Report, files: bool) -> Iterator[Drawing]:
     cuts = target_cuts(report, scores)
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
         means = float(scores.mean[c]), float(scores.selected_mean[c])
-        unit = method_of(report.chosen.methods[c]).unit_by(report.chosen.rule)
-        yield distribution(scores.histograms[c], target, means, cuts[c], files, scores.whole, unit)
+        yield distribution(scores.histograms[c], target, means, cuts[c], _unit(report, c), files, scores.whole)
+
+
+def _unit(report: Report, c: int) -> str:
+    """Of the scores for target number ``c``."""
+    return method_of(report.chosen.methods[c]).unit_by(report.chosen.rule)
 
 
 def target_cuts(report: Report, scores: ScoreSummary) -> list[float | None]:
@@ -108,7 +113,7 @@ def _lengths(report: Report, files: bool) -> Iterator[Drawing]:
         return
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
         spearman = report.chosen.manifest["spearman_with_length"][target]
-        yield length(scores.lengths[c], target, spearman, files)
+        yield length(scores.lengths[c], target, spearman, _unit(report, c), files)
 
 
 def _variety(report: Report, files: bool) -> Iterator[Drawing]:
@@ -164,9 +169,9 @@ def distribution(
     target: str,
     means: tuple[float, float],
     cut: float | None,
+    unit: str,
     files: bool,
     whole: bool = True,
-    unit: str = "",
 ) -> Drawing:
     """Share of the pool and of the selection in each bin of scores. ``means``: of both; ``cut``: the lowest score that
     was selected, where that is what decided. ``whole`` false: the pool's are not known; ``unit``: of the scores."""
@@ -179,7 +184,7 @@ def distribution(
         axes.stairs(share, histogram.edges, color=colour, linewidth=1.2 if colour == POOL else 1.8, label=label)
     if cut is not None:
         axes.axvline(cut, color=INK, linewidth=1, linestyle=(0, (3, 2)), label="cut")
-    axes.set_xlabel(f"score for {short(target, 32)}{unit and f' ({unit})'}")
+    axes.set_xlabel(f"score for {short(target, 32)} ({unit})")
     axes.set_ylabel("share of rows")
     _percents(axes.yaxis)
     _grid(axes)
@@ -277,18 +282,12 @@ def composition(labels: Labels, files: bool) -> Drawing:
     return finish(figure, "composition", f"Composition by {labels.column}", f"{text}. The table has all.", files)
 
 
-def _by_layer(layers: list[int], *parts: np.ndarray) -> tuple[Any, ...]:
-    """The layers, each once, and ``parts`` float64 [L] (or none): a layer's experts and shared one are added up."""
-    names, places = np.unique(layers, return_inverse=True)
-    return names.tolist(), *(np.bincount(places, weights=part) if len(part) else part for part in parts)
-
-
 def layer_bars(target: str, layers: list[int], share: np.ndarray, difference: np.ndarray, files: bool) -> Drawing:
     """``share`` float64 [L] of each layer in the variance of the scores and, where there is one, the ``difference``
     float64 [L] between selected and pool."""
-    layers, share, difference = _by_layer(layers, share, difference)
+    layers, (share, difference) = by_layer(layers, share, difference)
     figure, panels = blank(250 if len(difference) else 150, 2 if len(difference) else 1)
-    bars = [(share, "share of variance"), (difference, "selected − pool")]
+    bars = [(share, "share of variance"), (difference, "selected − pool\n(score)")]
     for axes, (values, label) in zip(panels, bars, strict=False):
         axes.bar(layers, values, 0.8, color=[PICK if v >= 0 else MINUS for v in values])
         axes.axhline(0, color=SOFT, linewidth=0.8)
@@ -306,8 +305,8 @@ def layer_bars(target: str, layers: list[int], share: np.ndarray, difference: np
     return finish(figure, f"layers-{target}", f"Contribution of each layer for {target}", f"{text}.", files)
 
 
-def length(lengths: Lengths, target: str, spearman: float | None, files: bool) -> Drawing:
-    """How many rows have which length and score, and the mean score at each length."""
+def length(lengths: Lengths, target: str, spearman: float | None, unit: str, files: bool) -> Drawing:
+    """How many rows have which length and score, and the mean score at each length. ``unit``: of scores."""
     figure, (axes,) = blank(196)
     top = math.log1p(float(lengths.counts.max()))
     level = np.ceil(np.log1p(lengths.counts) / top * len(CELL_LEVELS)).astype(int) if top else lengths.counts * 0
@@ -319,8 +318,8 @@ def length(lengths: Lengths, target: str, spearman: float | None, files: bool) -
     )
     _token_axis(axes, float(lengths.tokens[0]), float(lengths.tokens[-1]))
     axes.set_ylim(float(lengths.edges[0]), float(lengths.edges[-1]))
-    axes.set_xlabel("tokens")
-    axes.set_ylabel(f"score for {short(target, 20)}")
+    axes.set_xlabel("tokens of a sample")
+    axes.set_ylabel(f"score for {short(target, 20)}\n({unit})")
     _grid(axes, None)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), handlelength=1.4, borderaxespad=0.1)
     text = f"Spearman's correlation of length and score is {correlation(spearman)}."
@@ -396,7 +395,7 @@ def coverage_lines(curve: CoverageCurve, files: bool) -> Drawing:
         axes.set_xlim(0.9, 1.1 * last)
     else:
         axes.xaxis.set_major_locator(_ticks(8, integer=True))
-    axes.set_xlabel("rows")
+    axes.set_xlabel("number of rows")
     axes.set_ylabel("share of neurons")
     _percents(axes.yaxis)
     _grid(axes)

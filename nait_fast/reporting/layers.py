@@ -16,6 +16,7 @@ from nait_fast.methods.signature import Signature
 
 SAMPLE_ROWS = 20_000
 SAMPLE_BYTES = 256 << 20  # of codes: a large model's are fewer rows
+MOST_NEURONS, TELLING_SHARE = 6, 0.1  # told of a row, where they make so much of what tells it from others
 ESTIMATED_ROWS = 2048  # at most, where scores are estimated: each layer is a scan of its own there
 
 
@@ -38,14 +39,34 @@ class LayerParts:
 
 
 @dataclass(frozen=True)
+class DecidingNeuron:
+    """A neuron that tells a row from those shown beside it: its ``part`` is w (``bit`` − the mean of their bits);
+    ``others``: share of them with the bit, ``pool``: of the pool."""
+
+    layer: int
+    neuron: int
+    part: float
+    bit: bool
+    others: float
+    pool: float
+
+
+@dataclass(frozen=True)
 class Deciders:
-    """What lifted (or lowered) one sample's score over the pool's mean: ``total``, of all of them; ``layers``: (layer,
-    its part less the pool's mean); ``neurons``: (layer, neuron, w (b − p), b, p), p the share of the pool with the bit
-    b. Those of the largest parts in the direction asked for, first; ``neurons`` of bit signatures only."""
+    """What made one row's score: ``total``, less the pool's mean where ``centred``, and its parts by layer, (layer,
+    part), each layer once. Of bit signatures ``half``: how many neurons it takes to make half of it, and ``neurons``,
+    where a few of them tell the row from others."""
 
     total: float
     layers: list[tuple[int, float]]
-    neurons: list[tuple[int, int, float, bool, float]]
+    centred: bool = True
+    half: int | None = None
+    neurons: tuple[DecidingNeuron, ...] = ()
+
+    def most(self, number: int) -> list[tuple[int, float]]:
+        """The layers of the largest parts that have the total's sign, largest first."""
+        signed = [(layer, part) for layer, part in self.layers if part * self.total > 0]
+        return sorted(signed, key=lambda entry: -abs(entry[1]))[:number]
 
 
 def tells_layers(index: Index, signature: Signature) -> bool:
@@ -103,33 +124,58 @@ def bit_frequency(index: Index, places: np.ndarray) -> np.ndarray:
     return total / max(1, len(places))
 
 
-def decide(parts: np.ndarray, pool: LayerParts, up: bool, most: int) -> Deciders:
-    """The ``most`` layers that lifted (``up``) or lowered a score of ``parts`` float64 [L] the most."""
-    differences = parts - pool.mean
-    largest = [(pool.layers[p], float(differences[p])) for p in _largest(differences, up, most)]
-    return Deciders(float(differences.sum()), largest, [])
+def by_layer(layers: Sequence[int], *parts: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
+    """(the layers, each once; each of ``parts`` float64 [L], or of none, for these): a layer's experts and shared one
+    are added up."""
+    names, places = np.unique(layers, return_inverse=True)
+    return names.tolist(), [np.bincount(places, weights=part) if len(part) else part for part in parts]
 
 
-def deciding_neurons(
-    code: np.ndarray, signature: Signature, frequency: np.ndarray, layers: Sequence[int], up: bool, most: int
-) -> list[tuple[int, int, float, bool, float]]:
-    """The ``most`` neurons that lifted or lowered the score of ``code`` uint8 [W] under a bit signature the most, as
-    ``Deciders`` has them. ``frequency`` float64 [N]: of the pool's bits."""
-    bits = signature.layout.unpack(code[None])[0]
-    parts = bit_weights(signature) * (bits - frequency)
+def decided(parts: np.ndarray, layers: Sequence[int], mean: np.ndarray | None) -> Deciders:
+    """Of a score's ``parts`` float64 [L], less ``mean`` float64 [L] of the pool's where there is one."""
+    differences = parts if mean is None else parts - mean
+    names, (own,) = by_layer(layers, differences)
+    return Deciders(float(differences.sum()), list(zip(names, own.tolist(), strict=True)), mean is not None)
+
+
+def neurons_for_half(parts: np.ndarray) -> int | None:
+    """The least number of ``parts`` float64 [N] that make half of their sum; None where that is 0."""
+    total = float(parts.sum())
+    if not total:
+        return None
+    largest = np.cumsum(np.sort(parts * np.sign(total))[::-1])
+    return int(np.argmax(largest >= abs(total) / 2)) + 1
+
+
+def telling_neurons(
+    bits: np.ndarray, weights: np.ndarray, pool: np.ndarray, layers: Sequence[int], signature: Signature
+) -> list[tuple[DecidingNeuron, ...]]:
+    """Of each of the rows that are shown together, by their ``bits`` bool [n, N], the ``MOST_NEURONS`` that tell it
+    from the others most; none where these make less than ``TELLING_SHARE`` of all in which it differs from them.
+
+    ``weights``, ``pool`` float64 [N]: of the neurons' bits, and their frequencies in the pool.
+    """
+    if len(bits) < 2:
+        return [()] * len(bits)
+    on = bits.sum(axis=0)
     widths = np.array(signature.layout.widths)
-    ends, neurons = np.cumsum(widths), []
-    for j in _largest(parts, up, most):
-        ordinal = int(np.searchsorted(ends, j, side="right"))
-        first = layers.index(layers[ordinal])  # experts and a shared one are counted on in their layer
-        neuron = j - int(ends[first] - widths[first])
-        if CHOSEN in signature.tensors:
-            neuron = int(signature.tensors[CHOSEN][j])
-        neurons.append((layers[ordinal], neuron, float(parts[j]), bool(bits[j]), float(frequency[j])))
-    return neurons
-
-
-def _largest(parts: np.ndarray, up: bool, most: int) -> list[int]:
-    """Places of the ``most`` largest, or smallest, of the ``parts`` that have that sign."""
-    signed = parts if up else -parts
-    return [int(i) for i in np.argsort(-signed, kind="stable")[:most] if signed[i] > 0]
+    ends, told = np.cumsum(widths), list[tuple[DecidingNeuron, ...]]()
+    for row in bits:
+        others = (on - row) / (len(bits) - 1)
+        parts = weights * (row - others)
+        largest = np.argsort(-abs(parts), kind="stable")[:MOST_NEURONS]
+        every = float(abs(parts).sum())
+        if not every or float(abs(parts[largest]).sum()) < TELLING_SHARE * every:
+            told.append(())
+            continue
+        neurons = []
+        for j in (int(j) for j in largest if parts[j]):
+            ordinal = int(np.searchsorted(ends, j, side="right"))
+            first = layers.index(layers[ordinal])  # experts and a shared one are counted on in their layer
+            neuron = j - int(ends[first] - widths[first])
+            if CHOSEN in signature.tensors:
+                neuron = int(signature.tensors[CHOSEN][j])
+            entry = (layers[ordinal], neuron, float(parts[j]), bool(row[j]), float(others[j]), float(pool[j]))
+            neurons.append(DecidingNeuron(*entry))
+        told.append(tuple(neurons))
+    return told

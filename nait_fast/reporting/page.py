@@ -3,7 +3,8 @@ searches the list of rows, is the only one that its policy lets run; all can be 
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ from nait_fast.reporting import formatting, provenance
 from nait_fast.reporting.contents import TOP, Report, ShownSample, target_lengths
 from nait_fast.reporting.drawing import Drawing
 from nait_fast.reporting.evaluation_file import Evaluation
+from nait_fast.reporting.explained import TargetSamples
 from nait_fast.reporting.figures import MOST_TARGETS
+from nait_fast.reporting.layers import MOST_NEURONS, TELLING_SHARE, Deciders
 from nait_fast.reporting.samples import Labels, Text
+from nait_fast.reporting.target_samples import NearSample
 from nait_fast.reporting.variety import NEAR_SHARE, SEED, NearRows
 
 SHOWN_CHARACTERS, KEPT_CHARACTERS = 320, 4000  # of a turn at once, and with what unfolds
 MOST_TURNS = 8
 TABLE_ROWS = 40
 MOST_SCORES = 3  # columns of scores in the list
+MOST_LAYERS, STRIP_HEIGHT = 3, 40  # of a row that are told in words; of the bars beside them
+KEPT = "signatures made with --keep-samples, and those of select, keep what it takes"
 STRONG = 0.5  # |Spearman| with length above which a reader is warned
 _COMBINED = {
     "mean": "by the mean of their z-scores",
@@ -49,6 +55,7 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         "signed": formatting.signed,
         "percent": formatting.percent,
         "correlation": formatting.correlation,
+        "fixed": formatting.fixed,
         "counted": lambda n: formatting.count(n, "row"),
         "svg": Markup,
     }
@@ -70,6 +77,7 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         "inside": [sample(report, s) for s in report.inside],
         "outside": [sample(report, s) for s in report.outside],
         "no_cut": no_cut(report),
+        "explained": list(explained(report)),
         "listed": listing(report),
         "evaluation": report.evaluation,
         "ranked_by": ranked_by(report.evaluation),
@@ -208,17 +216,112 @@ def label_table(labels: Labels) -> dict[str, Any]:
 
 def sample(report: Report, shown: ShownSample) -> dict[str, Any]:
     """One sample as the page tells it."""
-    ranked, chosen = shown.ranked, report.chosen
+    ranked, chosen, of_target = shown.ranked, report.chosen, report.of_targets.get(shown.target)
     scores = list(zip(chosen.targets, map(float, ranked.scores), strict=True))
     return {
-        "shown": shown,
         "ranked": ranked,
+        "target": shown.target,
         "scores": scores,
         "turns": turns(shown.text) if shown.text else None,
         "label": shown.text.label if shown.text else None,
         "decided": shown.decided,
+        "strip": None if shown.decided is None else strip(shown.decided),
         "id": None if ranked.id is None else formatting.short(ranked.id, 80),
+        "cut": ranked.n_tokens == chosen.manifest.get("max_length") and chosen.manifest.get("rows_truncated"),
+        "near": [] if of_target is None else [near_sample(of_target, one) for one in shown.near],
+        "called": "" if of_target is None else of_target.called,
+        "samples": 0 if of_target is None else of_target.samples,
     }
+
+
+def near_sample(of_target: TargetSamples, near: NearSample) -> dict[str, Any]:
+    """A target sample beside a row; it is numbered from 1."""
+    text = of_target.texts.texts.get(near.number)
+    said = None if text is None else turns(text)
+    return {"number": near.number + 1, "similarity": near.similarity, "turns": said}
+
+
+def strip(decided: Deciders) -> dict[str, str]:
+    """Bars of a score's parts by layer, as paths: those that have its sign upwards, the others downwards."""
+    parts = [part * (1 if decided.total >= 0 else -1) for _, part in decided.layers]
+    high, low = max(0.0, *parts), max(0.0, *(-part for part in parts))
+    unit, paths = STRIP_HEIGHT / (high + low or 1), {"up": "", "down": ""}
+    zero = high * unit
+    for at, part in enumerate(parts):
+        tall = part * unit
+        if round(tall, 1):
+            paths["up" if part > 0 else "down"] += f"M{4 * at} {zero:.1f}v{-tall:.1f}h3v{tall:.1f}z"
+    return {"box": f"0 0 {4 * len(parts) - 1} {STRIP_HEIGHT}", "text": strip_text(decided), **paths}
+
+
+def strip_text(decided: Deciders) -> str:
+    """The same in words: the largest parts, what thirds of the layers make, and how many neurons half of it takes."""
+    shown = formatting.signed if decided.centred else lambda part: formatting.number(part, 2)
+    largest = [f"{layer} ({shown(part)})" for layer, part in decided.most(MOST_LAYERS)]
+    text = f"Most in layers {formatting.listed(largest)}" if largest else "No layer has its sign"
+    count, total = len(decided.layers), decided.total
+    if count >= 3 * MOST_LAYERS and total:
+        edges = [0, round(count / 3), round(2 * count / 3), count]
+        thirds = [sum(part for _, part in decided.layers[a:b]) / total for a, b in pairwise(edges)]
+        text += f"; the first third of the layers makes {formatting.percent(thirds[0])}, "
+        text += f"the second {formatting.percent(thirds[1])}, the last {formatting.percent(thirds[2])}"
+    if decided.half:
+        text += f". Half of it takes {formatting.count(decided.half, 'neuron')}"
+    return text + "."
+
+
+def explained(report: Report) -> Iterator[str]:
+    """What the numbers beside the rows mean, and what is not told of them."""
+    shown = [*report.best, *report.worst, *report.inside, *report.outside]
+    deciders = [s.decided for s in shown if s.decided is not None]
+    upwards = "bars upwards have its sign"
+    if any(d.centred for d in deciders):
+        yield f"By layer: what a layer adds to the score, less what it adds to the pool's rows on average; {upwards}."
+    elif deciders:
+        yield f"By layer: what a layer adds to the likeness, by which rows score here; {upwards}."
+    if any(d.half is not None for d in deciders):
+        share = f"the {MOST_NEURONS} that most tell it from the rows beside it"
+        least = formatting.percent(TELLING_SHARE)
+        if any(d.neurons for d in deciders):
+            yield f"Neurons are named where {share} make {least} of all that does. A bit is on where one is active."
+        else:
+            yield f"No neurons are named: of each row here, {share} make less than {least} of all that does."
+    if shown and report.chosen.index is not None:
+        tokens = {"response": "the response's tokens", "prompt": "the prompt's tokens"}
+        read = tokens.get(str(report.chosen.manifest.get("reading_tokens")), "all tokens")
+        yield (
+            f"Which words of a row made its score an index does not tell: it keeps a row's neurons over {read} that "
+            "were read, not one token's. Two indexes, of --tokens prompt and --tokens response, rank by the one or the "
+            "other."
+        )
+    typical: dict[str, list[str]] = {}
+    for name, of in report.of_targets.items():
+        typical.setdefault(of.called, []).append(f"{formatting.fixed(of.typical)} ({formatting.short(name, 40)})")
+    for called, each in typical.items():
+        yield (
+            f"Most like it: the target's samples next to a row by {called} of what the index keeps of both. Half of "
+            f"the pool's rows have at most {formatting.listed(each)} with the sample next to them."
+        )
+    yield from (of.texts.untold for of in report.of_targets.values() if of.texts.untold)
+    yield from samples_untold(report)
+
+
+def samples_untold(report: Report) -> Iterator[str]:
+    """Of which targets it is not known what sample a row is like, and why."""
+    for names, why in _without_samples(report, set(report.of_targets)):
+        yield f"Which samples of {names} a row is most like is not told: {why}."
+
+
+def _without_samples(report: Report, own: Set[str]) -> Iterator[tuple[str, str]]:
+    """(targets that are not among ``own``, why nothing is known of their samples)."""
+    made = {signature.name: signature.method for signature in report.chosen.signatures}
+    missing = [name for name in report.chosen.targets if name not in own]
+    for keeps in (True, False):
+        mine = [name for name in missing if name in made and keeps == (method_of(made[name]).sample is not None)]
+        if named := [formatting.short(name, 40) for name in mine]:
+            yield formatting.listed(named), KEPT if keeps else "their method keeps no samples"
+    if named := [formatting.short(name, 40) for name in missing if name not in made]:
+        yield formatting.listed(named), "there is no signature at hand"
 
 
 def turns(text: Text) -> list[dict[str, Any]]:
@@ -235,16 +338,8 @@ def turns(text: Text) -> list[dict[str, Any]]:
 
 def lengths_untold(report: Report) -> Iterator[str]:
     """Of which targets it is not known how long their samples are, and why."""
-    own = target_lengths(report.chosen)
-    made = {signature.name: signature.method for signature in report.chosen.signatures}
-    missing = [name for name in report.chosen.targets if name not in own]
-    for keeps in (True, False):
-        mine = [name for name in missing if name in made and keeps == (method_of(made[name]).sample is not None)]
-        if named := [formatting.short(name, 40) for name in mine]:
-            why = "signatures made with --keep-samples keep their lengths" if keeps else "their method keeps no samples"
-            yield f"How long the samples of {formatting.listed(named)} are is not told: {why}."
-    if named := [formatting.short(name, 40) for name in missing if name not in made]:
-        yield f"How long the samples of {formatting.listed(named)} are is not told: there is no signature at hand."
+    for names, why in _without_samples(report, target_lengths(report.chosen).keys()):
+        yield f"How long the samples of {names} are is not told: {why}."
 
 
 def near_table(near: NearRows | None, manifest: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -26,8 +26,8 @@ MATCHED = "matched"  # the one way with length that a manifest names, as it make
 @dataclass(frozen=True)
 class SelectionFolder:
     """A selection. ``index``: None where it is gone or has changed; ``signatures``: what was scored, one a target,
-    in their order, but for those whose scores are another tool's; or none where one is missing; ``notes``: what a
-    reader should know of that."""
+    in their order, but for those whose scores are another tool's; or none where one is missing; ``files``: those of
+    the signatures, by name; ``notes``: what a reader should know of that."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -35,6 +35,7 @@ class SelectionFolder:
     methods: list[str]
     index: Index | None
     signatures: list[Signature]
+    files: dict[str, Path]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -114,9 +115,10 @@ def open_selection(path: str | os.PathLike[str]) -> SelectionFolder:
     _checked(folder, manifest, SELECTED)
     notes: list[str] = []
     index = _index(folder, manifest, notes)
-    signatures = _signatures(folder, manifest, index, notes)
+    files: dict[str, Path] = {}
+    signatures = _signatures(folder, manifest, index, notes, files)
     targets, methods = manifest["targets"], manifest["method"]
-    return SelectionFolder(folder, manifest, targets, methods, index, signatures, notes)
+    return SelectionFolder(folder, manifest, targets, methods, index, signatures, files, notes)
 
 
 def _checked(folder: Path, manifest: dict[str, Any], name: str) -> Path:
@@ -172,7 +174,7 @@ def _check(manifest: dict[str, Any]) -> None:
         values.number(quality["weight"], "quality")
 
 
-def _candidates(path: Any, folder: Path) -> Iterator[Path]:
+def candidates(path: Any, folder: Path) -> Iterator[Path]:
     """Where a path of the manifest may be: it may be relative to where the command ran, which nobody wrote down."""
     if isinstance(path, str) and path:
         yield from (Path(path), folder / path, folder.parent / path)
@@ -180,7 +182,7 @@ def _candidates(path: Any, folder: Path) -> Iterator[Path]:
 
 def _index(folder: Path, manifest: dict[str, Any], notes: list[str]) -> Index | None:
     named = manifest["config"].get("index")
-    places = [folder / "index"] if manifest["verb"] == "select" else list(_candidates(named, folder))
+    places = [folder / "index"] if manifest["verb"] == "select" else list(candidates(named, folder))
     place = next((p for p in places if (p / MANIFEST).exists()), None)
     again = "select" if manifest["verb"] == "select" else "rank"
     if place is None:
@@ -206,11 +208,13 @@ def _index(folder: Path, manifest: dict[str, Any], notes: list[str]) -> Index | 
     return index
 
 
-def _signatures(folder: Path, manifest: dict[str, Any], index: Index | None, notes: list[str]) -> list[Signature]:
+def _signatures(
+    folder: Path, manifest: dict[str, Any], index: Index | None, notes: list[str], files: dict[str, Path]
+) -> list[Signature]:
     """One for each target that is not another tool's, or none: those of a name and a hash that the manifest tells,
-    matched where they were."""
+    matched where they were. ``files`` gets the file of each."""
     named = manifest["config"].get("signature")
-    places = [p for path in (named if isinstance(named, list) else []) for p in _candidates(path, folder)]
+    places = [p for path in (named if isinstance(named, list) else []) for p in candidates(path, folder)]
     if manifest["verb"] == "select":
         places = sorted((folder / "signatures").glob("*.safetensors"))
     by_name: dict[str, Signature] = {}
@@ -222,7 +226,7 @@ def _signatures(folder: Path, manifest: dict[str, Any], index: Index | None, not
             why.append(str(error))  # another of the places may hold it; if none does, that is told below
             continue
         if manifest["signatures"].get(signature.name) == signature.hash:
-            by_name[signature.name] = signature
+            by_name[signature.name], files[signature.name] = signature, place
     methods = dict(zip(manifest["targets"], manifest["method"], strict=True))
     if foreign := [name for name, method in methods.items() if method == FOREIGN.name]:
         notes.append(

@@ -1,13 +1,21 @@
 """``demo``: the whole pipeline, offline, on a real model and a labelled pool that the project makes itself."""
 
 import importlib.util
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nait_fast.config import DataOptions, IndexOptions, ModelOptions, RankOptions, SignatureOptions
+from nait_fast.config import (
+    DataOptions,
+    IndexOptions,
+    ModelOptions,
+    RankOptions,
+    SignatureBuildOptions,
+    SignatureOptions,
+)
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import NO_CONVENTIONS
 from nait_fast.demo import TARGETS, data, pool_rows
@@ -17,7 +25,7 @@ from nait_fast.extract.session import open_session
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.outputs.output_folder import Output
-from nait_fast.outputs.recognise import State
+from nait_fast.outputs.recognise import CONFIG, YAML, State, is_plain, seal_of, sealed
 from nait_fast.processors import processor_features
 from nait_fast.ranking.choosing import Laps
 from nait_fast.ranking.scan import scan
@@ -66,6 +74,25 @@ def _signature(path: Path) -> tuple[State, str | None]:
     return State.WHOLE, None
 
 
+def _keep_config(made: Path, method: str, of: ModelOptions, folder: Path) -> None:
+    """Beside the signatures in ``made``, what ``signature`` would make them with: a report finds their samples so."""
+    import yaml
+
+    path, targets = made / CONFIG, tuple(f"{name}={folder / f'{name}.jsonl'}" for name in TARGETS)
+    of_codes = method == METHODS[0]
+    options = SignatureBuildOptions(
+        model=of.model,
+        dtype=of.dtype,
+        target=targets,
+        output=str(made),
+        method=method,
+        codebook=str(folder / "index") if of_codes else None,
+        keep_samples=of_codes,
+    )
+    if not os.path.lexists(path) or (is_plain(path) and (seal := seal_of(path, YAML)) and seal[0] is State.WHOLE):
+        write_atomic(path, sealed(yaml.safe_dump(options.to_mapping(), sort_keys=False).encode(), "config", YAML))
+
+
 def _line(place: int, row: dict[str, str]) -> str:
     text = " ".join(row["instruction"].split())
     return f"  {place:>4}  {row['source']:<12} {text if len(text) < 88 else text[:85] + '...'}"
@@ -104,7 +131,7 @@ def _run(model: str | None, output: str, quiet: bool, stack: ExitStack) -> dict[
     clock.lap("calibrate")
     read = {name: read_target(session, name, target, ("mean", "drift")) for name, target in targets.items()}
     signatures = {
-        "contrast": fit_signatures(session, read, SignatureOptions(method="contrast"), "mean", codebook),
+        "contrast": fit_signatures(session, read, SignatureOptions(method="contrast"), "mean", codebook, True),
         "nait": fit_signatures(session, read, SignatureOptions(method="nait"), "drift", codebook),
     }
     clock.lap("targets")
@@ -151,6 +178,7 @@ def _run(model: str | None, output: str, quiet: bool, stack: ExitStack) -> dict[
             for signature in signatures[method]:
                 signature.save(into)
             signed.done("demo")
+        _keep_config(made, method, ModelOptions(model=session.model.name, dtype=dtype), folder)
         files = tuple(str(made / name) for name in names)
         rank.run(RankOptions(index=options.output, signature=files, output=str(folder / method)))
     clock.lap("rank")

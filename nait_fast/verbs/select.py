@@ -161,7 +161,7 @@ def _run_model(
     digest = None if codebook is None else codebook.hash
     for path in options.decontaminate_codes:  # before the pool is read: the rest shows with the index
         check_fits(load_signature(path), session.identity(), digest, "this selection's index")
-    signatures = build_signatures(session, targets, options, reading, codebook, by_sample)
+    signatures = build_signatures(session, targets, options, reading, codebook, by_sample or None)
     files = made.save(signatures)
     if number == 1:
         index_pool(build, directions_of(signatures))

@@ -42,6 +42,8 @@ from nait_fast.reporting import inspected
 from nait_fast.storage.files import make_folder
 from nait_fast.verbs.inspection import signature_summary
 
+KEPT_BYTES = 64 << 20  # of a target's samples that a signature keeps though no option asks for them
+
 
 def open_targets(
     targets: tuple[str, ...], format: str, conventions: RowConventions, pool: Pool | None = None
@@ -132,10 +134,10 @@ def build_signatures(
     options: SignatureOptions,
     reading: str,
     codebook: Codebook | None,
-    keep_samples: bool = False,
+    keep_samples: bool | None = False,
 ) -> list[Signature]:
-    """One signature a target (its pool, or its rows in memory), which keeps its samples where that is asked for. Raises
-    NaitError.
+    """One signature a target (its pool, or its rows in memory), which keeps its samples where that is asked for (None:
+    where they take at most ``KEPT_BYTES``). Raises NaitError.
 
     ``codebook``: for contrast, embed, and for nait with ``sign=contrast``.
     """
@@ -153,7 +155,7 @@ def fit_signatures(
     options: SignatureOptions,
     reading: str,
     codebook: Codebook | None,
-    keep_samples: bool = False,
+    keep_samples: bool | None = False,
 ) -> list[Signature]:
     """As ``build_signatures``, of targets that have been read. Raises NaitError."""
     chosen = options.chosen_method
@@ -167,9 +169,11 @@ def fit_signatures(
             meta[MODEL] = target.states_of
         material = method.material(values, session.layout, threshold, chosen.settings)
         signature = method.fit(name, material, meta, codebook, chosen.settings)
-        if keep_samples or SAMPLES in method.tensors:
-            kept = {SAMPLES: method.samples_of(material, session.layout, codebook), LENGTHS: target.lengths}
-            signature = dataclasses.replace(signature, tensors={**signature.tensors, **kept})
+        if keep_samples or SAMPLES in method.tensors or (keep_samples is None and method.sample is not None):
+            samples = method.samples_of(material, session.layout, codebook)
+            if keep_samples is not None or SAMPLES in method.tensors or samples.nbytes <= KEPT_BYTES:
+                kept = {SAMPLES: samples, LENGTHS: target.lengths}
+                signature = dataclasses.replace(signature, tensors={**signature.tensors, **kept})
         made.append(signature)
     if session.chosen is not None:
         if codebook is not None and codebook.meta.get(CHOSEN_BY) == RANDOM and any(s.is_direction for s in made):

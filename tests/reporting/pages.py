@@ -61,6 +61,10 @@ class Page(HTMLParser):
     def attributes(self, name: str) -> list[str]:
         return [attributes[name] for _, attributes in self.tags if name in attributes]
 
+    @property
+    def plots(self) -> list[dict[str, str]]:
+        return [svg for svg in self.find("svg") if svg["class"] == "plot"]
+
     def find(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]
 
@@ -79,10 +83,10 @@ def check(html: str) -> Page:
         assert "@import" not in css and "//" not in css and css.count("url(") == css.count("url(#"), css[:200]
         for used in css.split("url(#")[1:]:
             assert used.partition(")")[0] in ids
-    pictures = page.find("svg")
-    for svg in pictures:
+    for svg in page.plots:
         assert svg["role"] == "img" and all(name in ids for name in svg["aria-labelledby"].split())
-    assert html.count("<title id=") == html.count("<desc id=") == len(pictures)
+    assert html.count("<title id=") == html.count("<desc id=") == len(page.plots)
+    assert all(svg["class"] == "plot" or svg["aria-hidden"] == "true" for svg in page.find("svg"))  # words follow
     (script,) = (text for tag, text in page.texts if tag == "script")
     assert script == SCRIPT and page.find("script") == [{}] and all("action" not in form for form in page.find("form"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -33,7 +33,10 @@ def test_after_select(capsys, tmp_path: Path, tiny_model: str, pool_file, target
     page = check((out / "report.html").read_text())
     assert "nait-fast select chose the best 12 (20.0%; " in page.words and f"by method {method}" in page.words
     assert ("numbers only" in page.words) == (method == "nait") == bool(result["notes"])
-    assert ("Layers that decided" in page.words) == (method != "nait")
+    assert ("against the pool's mean, by layer: Most in layers" in page.words) == (method != "nait")
+    assert ("Most like it in sums" in page.words) == (method != "nait")
+    untold = "Which samples of sums a row is most like is not told: their method keeps no samples."
+    assert (untold in page.words) == (method == "nait")
     said = next(text for tag, text in page.texts if tag == "pre")
     assert (
         f"--output '{out}'" in said and "--top-k 12" in said and ("--method nag:top_k=9" in said) == (method == "nag")
@@ -69,14 +72,14 @@ def test_estimated_scores_and_embeddings(tmp_path: Path, tiny_model: str, pool_f
     nait_fast.rank(index=str(index), signature=files[:1], output=str(tmp_path / "one"), top_k=9)
     html, result = report(tmp_path / "one", tmp_path / "r.html")
     page = check(html)
-    assert result["notes"] == [] and len(page.find("svg")) == 5
-    assert "Layers that decided" in page.words and "neurons that decided" not in page.words
+    assert result["notes"] == [] and len(page.plots) == 5
+    assert "against the pool's mean, by layer: Most in layers" in page.words and "Half of it takes" not in page.words
     nait_fast.rank(index=str(index), signature=files, output=str(tmp_path / "two"), top_k=9)
     html, result = report(tmp_path / "two", tmp_path / "r.html", overwrite=True)
     both = codec == "rotated"
     assert ("A near-duplicate is a selected row" in page.words) == both and "no bits of neurons" in page.words
     assert ("How many are near-duplicates is not told: codec components keeps no bits." in page.words) != both
-    assert "hidden is not told: they compare embeddings" in result["notes"][0] and len(check(html).find("svg")) == 10
+    assert "hidden is not told: they compare embeddings" in result["notes"][0] and len(check(html).plots) == 10
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -96,7 +99,7 @@ def test_parts_of_estimates_add_up(tmp_path: Path, tiny_model: str, pool_file, t
     assert part.mean.sum() == pytest.approx(scores.mean(), rel=0.1, abs=0.1 * scores.std()) and part.rows == 60
     assert part.share.sum() == pytest.approx(1)
     for shown in [*found.best, *found.worst]:
-        assert shown.decided is not None and shown.decided.neurons == []
+        assert shown.decided is not None and shown.decided.neurons == ()
         assert shown.decided.total == pytest.approx(scores[shown.ranked.place] - scores.mean(), abs=1e-3 * scores.std())
     assert np.sign(found.best[0].decided.total) == 1
 

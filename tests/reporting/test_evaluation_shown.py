@@ -106,7 +106,7 @@ def test_everything_that_there_may_be(made: Made, tmp_path: Path) -> None:
     page = check(html)
     # The layers of exact scores are the evaluation's.
     assert "Largest shares of the scores' variance: layer 1 (50.0%)" in page.words
-    assert len(page.find("svg")) == 1 + 1 + 1 + 1 + 2 + 2 + 2
+    assert len(page.plots) == 1 + 1 + 1 + 1 + 2 + 2 + 2
     for said in (
         "on 1,234 rows",
         "16: +0.50 (−0.25 to +0.75)",

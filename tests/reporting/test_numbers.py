@@ -113,22 +113,16 @@ def test_layers(tmp_path: Path, method: str) -> None:
     assert (got.layers, got.rows, got.selected) == ([0, 1, 2], 150, 4)
     frequency = layers.bit_frequency(index, np.arange(150))
     np.testing.assert_allclose(frequency, made.bits.mean(axis=0))
-    got = replace(got, layers=[4, 5, 9])
-    for up in (True, False):
-        decided = layers.decide(parts[7], got, up, 2)
-        neurons = layers.deciding_neurons(made.codes[7], signature, frequency, [4, 5, 9], up, 4)
-        own = weights * (made.bits[7] - frequency)
-        assert decided.total == pytest.approx(total[7] - total.mean()) and decided.total == pytest.approx(own.sum())
-        sign = 1 if up else -1
-        expected = sorted(range(len(own)), key=lambda j: -sign * own[j])[:4]
-        ends = np.cumsum(WIDTHS)
-        for (layer, neuron, part, bit, share_), j in zip(neurons, expected, strict=True):
-            p = int(np.searchsorted(ends, j, side="right"))
-            assert (layer, neuron) == ([4, 5, 9][p], j - (ends[p] - WIDTHS[p])) and part == pytest.approx(own[j])
-            assert bit == made.bits[7, j] and share_ == pytest.approx(frequency[j])
-        sums = {[4, 5, 9][p]: own[made.layout.neurons(p)].sum() for p in range(3)}
-        right = sorted((x for x in sums.items() if sign * x[1] > 0), key=lambda x: -sign * x[1])[:2]
-        assert [layer for layer, _ in decided.layers] == [layer for layer, _ in right]
+    own = weights * (made.bits[7] - frequency)
+    decided = layers.decided(parts[7], [4, 5, 9], got.mean)
+    assert decided.centred and decided.total == pytest.approx(total[7] - total.mean()) == pytest.approx(own.sum())
+    sums = {[4, 5, 9][p]: own[made.layout.neurons(p)].sum() for p in range(3)}
+    assert dict(decided.layers) == pytest.approx(sums)
+    sign = np.sign(decided.total)
+    right = sorted((x for x in sums.items() if sign * x[1] > 0), key=lambda x: -sign * x[1])[:2]
+    assert [layer for layer, _ in decided.most(2)] == [layer for layer, _ in right]
+    twice = layers.decided(parts[7], [4, 4, 9], None)  # experts and a shared one are of one layer
+    assert not twice.centred and dict(twice.layers) == pytest.approx({4: parts[7, 0] + parts[7, 1], 9: parts[7, 2]})
 
 
 def test_a_constant_score_has_no_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,10 @@ def test_one_target(made: Made, tmp_path: Path) -> None:
     page = check(html)
     assert result["notes"] == [] and result["bytes"] == len(html.encode()) < 300_000
     assert "Out of 200 samples of pool.jsonl, nait-fast rank chose the best 20 (10.0%; " in page.words
-    assert len(page.find("svg")) == 6 and "nothing to compare" in page.words
+    assert len(page.plots) == 6 and "nothing to compare" in page.words
     for title in ("Scores", "Composition", "Layers", "Length", "Variety", "Why a row", "Selected rows", "Provenance"):
         assert ("h2", title) in page.texts
-    assert "Rank 1 of 200" in page.words and "Rank 200 of 200" in page.words and "Layers that decided" in page.words
+    assert "Rank 1 of 200" in page.words and "Rank 200 of 200" in page.words and "Most in layers" in page.words
     command = next(text for tag, text in page.texts if tag == "pre")
     assert command.startswith(f"nait-fast rank --index {made.index} --signature ") and "--top-k 20" in command
     manifest = json.loads((made.folder / "one" / "manifest.json").read_text())
@@ -76,7 +76,7 @@ def test_many_targets(tmp_path: Path) -> None:
     made = Made(tmp_path, make_rows(120), 8, widths=[96] * 32)
     html, _ = report(made.select(combine="union", fraction=0.1), tmp_path / "many.html")
     page = check(html)
-    assert len(page.find("svg")) == 3 * 8 + 1 + 2 + 2 + 1 and len(html) < 1_500_000
+    assert len(page.plots) == 3 * 8 + 1 + 2 + 2 + 1 and len(html) < 1_500_000
     for options, said in (
         ({"combine": "roundrobin"}, "(in turns)"),
         ({"pick": "bottom"}, "chose the worst"),
@@ -139,12 +139,12 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert (
         "The index (" in page.words and "is not where it was" in page.words and "Its text is not at hand" in page.words
     )
-    assert len(page.find("svg")) == 1 + 2 + 1 + 1 + 2 + 2  # all that the scores tell, and the selection's labels
+    assert len(page.plots) == 1 + 2 + 1 + 1 + 2 + 2  # all that the scores tell, and the selection's labels
     page = check(report(out["selected"], tmp_path / "r.html")[0])
     assert "Only the selected rows' scores were kept" in page.words and "Worst of those selected" in page.words
-    assert len(page.find("svg")) == 2 + 1 + 1 + 2 and "Its text is not at hand" not in page.words
+    assert len(page.plots) == 2 + 1 + 1 + 2 and "Its text is not at hand" not in page.words
     page = check(report(out["none"], tmp_path / "r.html")[0])
-    assert "The scores were not kept" in page.words and len(page.find("svg")) == 1
+    assert "The scores were not kept" in page.words and len(page.plots) == 1
     assert "no ranking to show the ends of" in page.words
 
 
@@ -276,5 +276,5 @@ def test_marks_do_not_pile_up() -> None:
 def test_more_targets_than_are_drawn(tmp_path: Path) -> None:
     made = Made(tmp_path, make_rows(60), 26, widths=[32])
     page = check(report(made.select(fraction=0.1, combine="max"), tmp_path / "r.html")[0])
-    assert len(page.find("svg")) == 3 * 12 + 1 + 2 + 2 + 1 and "Of 26 targets, the first 12 are drawn" in page.words
+    assert len(page.plots) == 3 * 12 + 1 + 2 + 2 + 1 and "Of 26 targets, the first 12 are drawn" in page.words
     assert page.words.count("These are the first 24 of 26.") == 4  # beside each of two figures, and inside it

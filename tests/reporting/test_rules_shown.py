@@ -50,10 +50,10 @@ def test_by_rule_and_length(made: Any, tmp_path: Path, rule: str | None, length:
         assert [part.target for part in whole.layers] == ["a", "b"] and whole.notes == []
         assert "by method contrast, length matched, with" in page.words
     else:
-        assert whole.layers == [] and set(_decided(whole)) == {None}
+        assert whole.layers == [] and None not in _decided(whole)
         assert whole.notes == [
-            "Which layers and neurons made the scores of a, b is not told: "
-            f"rule {rule} compares rows with single target samples."
+            f"What layers make of the scores of a, b over the whole pool is not told: rule {rule} compares rows with "
+            "single target samples. Beside rows it is told of each."
         ]
         assert f"by method contrast and rule {rule}" in page.words and "against the pool's mean" not in page.words
         assert "There is nothing to tell which layers made these scores." in page.words
