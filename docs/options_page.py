@@ -6,6 +6,7 @@ python -m docs.options_page [--check]
 
 import argparse
 import dataclasses
+import re
 import sys
 import typing
 from collections.abc import Iterable
@@ -62,8 +63,8 @@ def _default(field: Field) -> str:
 
 
 def _help(text: str) -> str:
-    """A help text as Markdown: what looks like HTML or emphasis is taken literally."""
-    return text.replace("<", "&lt;").replace("*", "\\*").replace("$", "\\$")
+    """A help text as Markdown, which takes what looks like HTML, emphasis, mathematics or a link literally."""
+    return re.sub(r"([*$\[\]])", r"\\\1", text).replace("<", "&lt;")
 
 
 def _rows(fields: Iterable[tuple[Field, Any]]) -> str:
