@@ -57,7 +57,7 @@ def test_the_models_page_shows_what_the_results_say():
 
 def test_the_messages_that_the_questions_quote_are_those_of_the_program():
     table = (ROOT / "docs" / "faq.md").read_text().partition("| you see |")[2].partition("\n\n")[0]
-    quoted = [text for line in table.splitlines()[2:] for text in re.findall(r"`([^`]*)`", line.split(" | ")[0])]
+    quoted = [text for line in table.splitlines()[2:] for text in re.findall('"([^"]*)"', line.split(" | ")[0])]
     sources = [ast.parse(path.read_text()) for path in (ROOT / "nait_fast").rglob("*.py")]
     said = [n.value for tree in sources for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) is str]
     assert len(quoted) > 8 and [text for text in quoted if not any(text in one for one in said)] == []
