@@ -16,12 +16,13 @@ from typing import Any
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.dict import DictDefault
 from axolotl.utils.distributed import is_distributed, is_local_main_process
+from filelock import FileLock
 from pydantic import BaseModel
 
 from nait_fast.config import SelectOptions
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.ranking.selection_files import SELECTED
-from nait_fast.storage.files import sha256_file
+from nait_fast.storage.files import make_folder, sha256_file
 
 KEY = "nait_fast"
 PREPARED = "last_run_prepared"  # where axolotl keeps what it prepares, unless told
@@ -117,9 +118,14 @@ def source_of(entry: Mapping[str, Any], place: int) -> str:
 
 
 def _select(options: SelectOptions) -> None:
-    """In a process of its own, which leaves no memory taken, and may start one for each GPU. Raises NaitError."""
+    """In a process of its own, which leaves no memory taken, and may start one for each GPU. Nodes that share the
+    folder do so one after another, and all but the first find it done. Raises NaitError."""
     environment = {key: value for key, value in os.environ.items() if key not in OF_TORCHRUN}
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+    folder = make_folder(Path(options.output).parent, f"{KEY}: output")
+    with (
+        FileLock(folder / f"{Path(options.output).name}.lock"),
+        tempfile.NamedTemporaryFile("w", suffix=".yaml") as file,
+    ):
         json.dump(options.beside_defaults(options.to_mapping()), file)
         file.flush()
         done = subprocess.run([sys.executable, "-m", "nait_fast", "select", "--config", file.name], env=environment)

@@ -58,8 +58,16 @@ class NaitSelector(Selector):
         seed: int = 0,
     ):
         super().__init__(dataset, accelerator, data_collator, cache_dir)
-        given = locals()
-        options = {name: given[name] for name in (*LEAST, "layers", "first_token")}
+        options = {
+            "rebuild_steps": rebuild_steps,
+            "candidates": candidates,
+            "calibration_size": calibration_size,
+            "target_size": target_size,
+            "batch_tokens": batch_tokens,
+            "seed": seed,
+            "layers": layers,
+            "first_token": first_token,
+        }
         for name, least in LEAST.items():
             value, optional = options[name], name in ("candidates", "batch_tokens")
             if not (value is None and optional) and not (type(value) is int and value >= least):
@@ -87,7 +95,11 @@ class NaitSelector(Selector):
         pool = self.candidate_positions() if hasattr(self, "candidate_positions") else range(len(self.dataset))
         positions = self._drawn(pool, self.candidates or len(pool), 1, step_id)
         if len(positions) < num_samples:
-            raise BadInput(f"{len(positions)} rows to select {num_samples} from", where=f"{NAME}: step {step_id}")
+            raise BadInput(
+                f"{len(positions)} rows to select {num_samples} from",
+                where=f"{NAME}: step {step_id}",
+                remedy="lower update_step, or raise candidates",
+            )
         file = self.folder / f"step_{step_id}.json"
         made_of = self._digest(num_samples, sha256(np.asarray(positions, dtype=np.int64).tobytes()))
         if (kept := self._of_main(lambda: _kept(file, made_of))) is not None:
@@ -202,7 +214,8 @@ def main() -> None:
     try:
         launch()
     except NaitError as error:
-        sys.exit(f"{NAME}: error: {error}")
+        print(f"{NAME}: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

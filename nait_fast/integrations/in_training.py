@@ -13,6 +13,7 @@ from torch import nn
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import NeuronCoder
 from nait_fast.errors import BadInput
+from nait_fast.extract.pooling import FIRST_TOKEN
 from nait_fast.kernels import PopcountScan
 from nait_fast.live_capture import Captured, capture
 from nait_fast.methods.planes import signed_planes
@@ -20,8 +21,7 @@ from nait_fast.models.spec import text_decoder
 from nait_fast.storage.files import sha256
 
 CHUNK = 4096  # rows that are in memory at once, and sorted by length
-BATCH_TOKENS = {"cpu": 2048}
-GPU_BATCH_TOKENS = 8192  # the optimiser's memory is taken
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 8192  # a GPU's memory holds the optimiser's state, too
 PLANES = 4  # as method contrast has them
 _END = torch.tensor([-1])  # no token
 MEDIA = ("images", "videos", "audios", "pixel_values")
@@ -92,14 +92,19 @@ class LiveScorer:
 
     ``accelerator``: the trainer's own (``accelerate.Accelerator``). ``layers``: as ``--layers``; ``first_token``: as of
     ``capture``; ``batch_tokens``: tokens a batch with its padding (default: 2048 on a CPU, 8192 elsewhere). The model's
-    modes, gradients and random numbers are afterwards what they were. All processes must call, and get the same.
+    modes, gradients and random numbers are afterwards what they were. All processes must call, and get the same. Raises
+    NaitError.
     """
 
     def __init__(
         self, accelerator: Any, *, layers: str = "all", first_token: str = "exclude", batch_tokens: int | None = None
     ):
+        if first_token not in FIRST_TOKEN:
+            raise BadInput(f"choose {' or '.join(FIRST_TOKEN)}", where=f"first_token {first_token}")
+        refuse_sharded(accelerator)
         self.accelerator, self.layers, self.first_token = accelerator, layers, first_token
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(accelerator.device.type, GPU_BATCH_TOKENS)
+        usual = CPU_BATCH_TOKENS if accelerator.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.batch_tokens = batch_tokens or usual
 
     def signature(
         self, model: nn.Module, pool: TokenRows, targets: Mapping[str, TokenRows], step: int
@@ -135,7 +140,7 @@ class LiveScorer:
     def _reading(self, model: nn.Module) -> Iterator["_Reader"]:
         """What reads rows inside the block; the model is as it was after it."""
         inner = self.accelerator.unwrap_model(model)
-        refuse_partial(inner, self.accelerator.distributed_type in ("FSDP", "MEGATRON_LM"))
+        refuse_partial(inner)
         body, device = text_decoder(inner), self.accelerator.device
         modes = [(module, module.training) for module in inner.modules()]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
@@ -218,16 +223,18 @@ def padded_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def refuse_partial(model: nn.Module, spread: bool) -> None:
-    """Raise NaitError where a process holds a part of the weights only, as ``spread`` says or they do, or where rows
-    run through more than the decoder."""
+def refuse_sharded(accelerator: Any) -> None:
+    """Raise NaitError where training is set up so that no process holds all of the weights."""
+    deepspeed = getattr(getattr(accelerator, "state", None), "deepspeed_plugin", None)
+    if accelerator.distributed_type in ("FSDP", "MEGATRON_LM") or getattr(deepspeed, "zero_stage", 0) == 3:
+        raise _in_parts("this training")
+
+
+def refuse_partial(model: nn.Module) -> None:
+    """Raise NaitError where this process holds a part of the weights, or rows run through more than the decoder."""
     where = f"model {type(model).__name__}"
-    if spread or any((hasattr(p, "ds_id") and not p.numel()) or hasattr(p, "device_mesh") for p in model.parameters()):
-        raise BadInput(
-            "each process holds a part of its weights (FSDP, ZeRO-3 or tensor parallelism)",
-            where=where,
-            remedy="train with DDP, ZeRO-1 or ZeRO-2, or select before training",
-        )
+    if any((hasattr(p, "ds_id") and not p.numel()) or hasattr(p, "device_mesh") for p in model.parameters()):
+        raise _in_parts(where)
     adapter: Any = getattr(model, "active_peft_config", None)
     if getattr(adapter, "is_prompt_learning", False):
         raise BadInput(
@@ -235,6 +242,14 @@ def refuse_partial(model: nn.Module, spread: bool) -> None:
             where=where,
             remedy="train LoRA or all weights",
         )
+
+
+def _in_parts(where: str) -> BadInput:
+    return BadInput(
+        "each process holds a part of the weights (FSDP, ZeRO-3 or tensor parallelism)",
+        where=where,
+        remedy="train with DDP, ZeRO-1 or ZeRO-2, or select before training",
+    )
 
 
 def taken_in_turns(scores: np.ndarray, count: int) -> list[int]:

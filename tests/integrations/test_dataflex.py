@@ -1,7 +1,9 @@
 """DataFlex's selector of nait_fast, as its own registry builds it."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,7 +97,7 @@ def test_only_what_an_earlier_stage_leaves(tmp_path: Path) -> None:
         pytest.skip("this DataFlex has no pipelines")
     chooser.set_candidate_pool([3, 4, 9, 17])
     assert set(chooser.select(llama(), 0, 3)) < {3, 4, 9, 17}
-    with pytest.raises(NaitError, match=r"^nait_fast: step 1: 4 rows to select 5 from$"):
+    with pytest.raises(NaitError, match=r"^nait_fast: step 1: 4 rows to select 5 from; lower update_step"):
         chooser.select(llama(), 1, 5)
 
 
@@ -132,3 +134,13 @@ def test_options_that_cannot_be(tmp_path: Path, params: dict, message: str) -> N
 def test_layers_outside_the_model(tmp_path: Path) -> None:
     with pytest.raises(NaitError, match="3 layers"):
         selector(tmp_path, layers="9").select(llama(), 0, 2)
+
+
+def test_the_launcher_says_an_error_in_one_line(monkeypatch, capsys) -> None:
+    def launch() -> None:
+        raise NaitError("so it is", where="here")
+
+    monkeypatch.setitem(sys.modules, "dataflex.launcher", SimpleNamespace(launch=launch))
+    with pytest.raises(SystemExit) as ended:
+        dataflex.main()
+    assert ended.value.code == 2 and capsys.readouterr().err == "nait_fast: error: here: so it is\n"

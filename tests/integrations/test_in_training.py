@@ -171,22 +171,35 @@ def test_padding_in_a_row_is_no_token() -> None:
     assert [[ids.tolist() for ids in some] for _, some in padded.chunks()] == [[[7, 8]]]
 
 
-def test_weights_in_parts_are_refused() -> None:
-    message = (
-        "model LlamaForCausalLM: each process holds a part of its weights (FSDP, ZeRO-3 or tensor parallelism); train "
-        "with DDP, ZeRO-1 or ZeRO-2, or select before training"
-    )
-    sharded = SimpleNamespace(**{name: getattr(OneProcess, name) for name in ("device", "num_processes")})
-    sharded.unwrap_model, sharded.distributed_type = (lambda model: model), "FSDP"
+IN_PARTS = (
+    "each process holds a part of the weights (FSDP, ZeRO-3 or tensor parallelism); train with DDP, ZeRO-1 or ZeRO-2, "
+    "or select before training"
+)
+
+
+@pytest.mark.parametrize(
+    "set_up", [{"distributed_type": "FSDP"}, {"state": SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))}]
+)
+def test_a_training_of_weights_in_parts_is_refused_at_its_start(set_up: dict) -> None:
+    accelerator = OneProcess()
+    vars(accelerator).update(set_up)
     with pytest.raises(NaitError) as caught:
-        scored(llama(), sharded)
-    assert str(caught.value) == message
+        LiveScorer(accelerator)
+    assert str(caught.value) == f"this training: {IN_PARTS}"
+
+
+def test_weights_in_parts_are_refused() -> None:
     model = llama()
     parameter = model.model.layers[0].mlp.up_proj.weight
     parameter.ds_id, parameter.data = 3, torch.zeros(0)  # as ZeRO-3 leaves it
     with pytest.raises(NaitError) as caught:
         scored(model)
-    assert str(caught.value) == message
+    assert str(caught.value) == f"model LlamaForCausalLM: {IN_PARTS}"
+
+
+def test_a_first_token_that_cannot_be() -> None:
+    with pytest.raises(NaitError, match=r"^first_token drop: choose exclude or include$"):
+        LiveScorer(OneProcess(), first_token="drop")
 
 
 def test_prompts_of_an_adapter_are_refused() -> None:
