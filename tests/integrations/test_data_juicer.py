@@ -90,7 +90,7 @@ def test_a_recipe(made: Made, tmp_path: Path) -> None:
                 "nait_fast_filter": {
                     "model": made.model,
                     "signatures": made.signatures,
-                    "columns": list(KEYS),
+                    "columns": {key: key for key in KEYS},
                     "min_score": {"sums": threshold},
                     "batch_size": BATCH,
                 }

@@ -35,7 +35,14 @@ def scores(docs: list[Document], made: Made) -> np.ndarray:
 
 def test_what_makes_the_sample(made: Made) -> None:
     texts = score(made.model, made.signatures, [{"text": doc.text} for doc in documents(made.rows)])
-    for options, expected in [({}, texts), ({"columns": KEYS}, made.batched), ({"sample": as_sample}, made.batched)]:
+    own = {"columns": {"prompt": "instruction", "response": "output"}}
+    prompts = [{"prompt": row["instruction"], "response": row["output"]} for row in made.rows]
+    for options, expected in [
+        ({}, texts),
+        ({"columns": KEYS}, made.batched),
+        (own, score(made.model, made.signatures, prompts)),
+        ({"sample": as_sample}, made.batched),
+    ]:
         step = NaitFilter(made.model, made.signatures, batch_size=BATCH, **options)
         docs = list(pickle.loads(pickle.dumps(step)).run(documents(made.rows)))
         assert np.array_equal(scores(docs, made), expected)
