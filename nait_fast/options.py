@@ -213,7 +213,8 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
     kind = kinds[0]
     if typing.get_origin(kind) is tuple:
         if metadata.get("pairs") and isinstance(value, Mapping):
-            value = [f"{_checked(key, str, {})}={_checked(item, str, {})}" for key, item in value.items()]
+            pairs = [f"{_checked(key, str, {})}={_checked(item, str, {})}" for key, item in value.items()]
+            value = [pair.replace(",", "\\,") for pair in pairs]
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_checked(item, str, metadata) for item in items)
     if isinstance(value, os.PathLike):

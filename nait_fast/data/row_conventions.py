@@ -105,9 +105,10 @@ def _columns(given: Iterable[str]) -> dict[str, str]:
 
 
 def _apart(given: Iterable[str]) -> Iterator[str]:
-    """Each NAME=VALUE: several may stand in one text, with commas between, which names may hold, too."""
+    """Each NAME=VALUE: several may stand in one text, with commas between. A comma that no NAME= follows, or with a
+    backslash before it, is part of a name."""
     for text in given:
-        yield from (pair.lstrip() for pair in re.split(r",(?=[^,=]+=)", text))
+        yield from (pair.lstrip().replace("\\,", ",") for pair in re.split(r"(?<!\\),(?=[^,=]+=)", text))
 
 
 def conventions_of(described: Mapping[str, Any]) -> RowConventions:

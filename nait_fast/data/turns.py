@@ -259,10 +259,11 @@ def as_string(value: object, key: str) -> str:
 
 
 def as_list(value: object, key: str) -> list[Any]:
-    """``value``, which must be a list. Raises RowError."""
-    if not isinstance(value, list):
+    """``value``, which must be a list, or JSON text of one, which is how tables of text hold it. Raises RowError."""
+    listed = _json_or_none(value) if isinstance(value, str) else value
+    if not isinstance(listed, list):
         raise wrong_type(key, value, "a list")
-    return value
+    return listed
 
 
 def wrong_type(key: str, value: object, wanted: str) -> RowError:

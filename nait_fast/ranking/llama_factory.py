@@ -83,6 +83,8 @@ def _conversation(
 ) -> tuple[str, dict[str, str]]:
     turns, names = list(sample.messages), dict[str, str]()
     row_turns = row[keys[0]] if format in ("messages", "sharegpt") else None
+    if any(isinstance(value, str) for value in (row_turns, row.get("history") or None)):
+        raise NotCarried("it reads turns and history as lists, and the rows hold JSON text")
     if row_turns is None or len(row_turns) < len(turns):
         system = next((key for key in SYSTEM if row.get(key) and turns[0] == Message("system", row[key])), "")
         if system:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import nait_fast
+from nait_fast.config import DataOptions
 from nait_fast.data.formats import RowError, also_fitting, detect, parse_any
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import NO_CONVENTIONS, RowConventions, conventions_of, make_conventions
@@ -28,6 +29,10 @@ def test_what_is_written() -> None:
     assert conventions_of(json.loads(json.dumps(said.described()))) == said
     odd = mapped("prompt=Question, long,response=A = B")  # a comma belongs to a pair that follows it
     assert odd.columns == {"prompt": "Question, long", "response": "A = B"}
+    assert mapped(r"prompt=Question\, a=b,response=A").columns == {"prompt": "Question, a=b", "response": "A"}
+    given = DataOptions.from_mapping({"columns": {"prompt": "Question, a=b", "response": "A"}})
+    assert mapped(*given.columns).columns == {"prompt": "Question, a=b", "response": "A"}
+    assert DataOptions.from_mapping(given.to_mapping()).columns == given.columns
     assert mapped("prompt=response,response=prompt").columns == {"prompt": "response", "response": "prompt"}
     assert mapped("prompt=q", "prompt=q") == mapped("prompt=q")
 
@@ -121,6 +126,23 @@ CHAT = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "ra
         ),
         ("conversations=dialog", {"dialog": TURNS}, "sharegpt", SAID, ()),
         ("messages=dialog", {"dialog": CHAT, "conversations": "no"}, "messages", SAID, ("conversations",)),
+        # Lists may be JSON text, as tables of text hold them.
+        ("messages=dialog", {"dialog": json.dumps(CHAT)}, "messages", SAID, ()),
+        ("input_ids=tokens", {"tokens": "[5, 6]"}, "input_ids", [("token ids", "5 6")], ()),
+        (
+            "history=before",
+            {"query": "why", "response": "rain", "before": '[["a", "b"]]'},
+            "prompt_completion",
+            [("user", "a"), ("assistant", "b"), *SAID],
+            (),
+        ),
+        (
+            "prompt=q",
+            {"q": "[1, 2]", "response": "[]"},
+            "prompt_completion",
+            [("user", "[1, 2]"), ("assistant", "[]")],
+            (),
+        ),
         ("text=body", {"body": "the rain", "text": "no"}, "text", [("text", "the rain")], ("text",)),
         ("input_ids=tokens", {"tokens": [5, 6]}, "input_ids", [("token ids", "5 6")], ()),
     ],
@@ -150,6 +172,8 @@ def test_an_id_a_label_and_tools_of_other_names() -> None:
         ("prompt=q,response=a", {"q": "why", "a": " "}, "empty response"),
         ("messages=dialog", {"dialog": [{"role": "x", "content": "a"}]}, "\"dialog[0]\" has the unknown role 'x'"),
         ("messages=dialog", {"dialog": "x"}, '"dialog" is str, not a list'),
+        ("messages=dialog", {"dialog": '{"role": "user"}'}, '"dialog" is str, not a list'),
+        ("messages=dialog", {"dialog": "[]"}, "no messages"),
         ("system=s", {"prompt": "a", "completion": "b", "s": 3}, '"s" is int, not a string'),
         ("system=s", {"text": "a", "s": "b"}, "no known format that reads system has these keys: text, s"),
         ("history=h", {"prompt": "a", "completion": "b", "h": [1]}, '"h" is not a list of [user, assistant] pairs'),

@@ -133,7 +133,7 @@ def test_fields_are_those_of_the_standard_library(seed: int) -> None:
         ("a.csv", b"text\tn\na\t1\n", ":1: its columns seem to be separated by a tab, not by a comma"),
         ("a.tsv", b"text,n\na,1\n", ":1: its columns seem to be separated by a comma, not by a tab"),
         ("a.csv", b"why,rain\nwho,sun\n", ":2: no known format (alpaca, sharegpt, messages, prompt_completion, text, "),
-        ("a.csv", b"input_ids\n[1]\n", ':2: "input_ids" is str, not a list'),
+        ("a.csv", b"input_ids\n1 2\n", ':2: "input_ids" is str, not a list'),
     ],
 )
 def test_what_is_no_table(tmp_path: Path, name: str, content: bytes, reason: str) -> None:

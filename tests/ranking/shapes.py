@@ -206,5 +206,13 @@ NOT_CARRIED: dict[str, tuple[list[Row], str]] = {
         [{"instruction": "w1", "input": "w2", "question": "w3", "output": "w4"}],
         "one text beside the instruction",
     ),
+    "turns as JSON text": (
+        [{"messages": '[{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]'}],
+        "as lists, and the rows hold JSON text",
+    ),
+    "history as JSON text": (
+        [{"query": "w1", "response": "w2", "history": '[["w3", "w4"]]'}],
+        "as lists, and the rows hold JSON text",
+    ),
     "token ids": ([{"input_ids": [1, 2]}], "no rows of token ids"),
 }
