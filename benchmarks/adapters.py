@@ -90,7 +90,7 @@ def _ray() -> Iterator[None]:
     """Ray on this machine, whose workers find this checkout."""
     import ray
 
-    from nait_fast.workers.ray_engine import shut_down
+    from nait_fast.workers.ray_cluster import shut_down
 
     root = str(Path(__file__).resolve().parent.parent)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})

@@ -314,6 +314,12 @@ def sweep(setting: Setting, host: dict[str, float], seeds: int) -> list[dict[str
     return rows
 
 
+def shown_rows() -> list[dict[str, Any]]:
+    """The newest rows of the plan: of its pass, and of its ranking (``scale_cluster_rank``)."""
+    names = ("scale_cluster", "scale_cluster_rank")
+    return [row for name in names for row in newest(sorted(RESULTS.glob(f"*/{name}.jsonl"))[0])]
+
+
 def render(text: str, rows: list[dict[str, Any]]) -> str:
     """``text``, its tables made anew of ``rows``: each lies between ``<!-- table KEY=VALUE,… …: HEAD=CELL | … -->``,
     which says what rows it shows and how, and ``<!-- end -->``."""
@@ -337,7 +343,7 @@ def main() -> int:
     parser.add_argument("--render", type=Path, help="write the newest rows' tables into this document, no run")
     arguments = parser.parse_args()
     if arguments.render:
-        rows = newest(sorted(RESULTS.glob("*/scale_cluster.jsonl"))[0])
+        rows = shown_rows()
         arguments.render.write_text(render(arguments.render.read_text(), rows))
         return 0
     setting = Setting(int(arguments.samples), arguments.gpus)

@@ -82,6 +82,13 @@ class PassArguments(TypedDict, total=False):
     workers: int | None
 
 
+class ClusterArguments(TypedDict, total=False):
+    """Of ``config.ClusterOptions``."""
+
+    engine: Literal["local", "ray"]
+    address: str | None
+
+
 class OutputArguments(TypedDict, total=False):
     """Of ``config.OutputOptions``."""
 
@@ -142,6 +149,7 @@ class SelectArguments(
     ConstraintArguments,
     BudgetArguments,
     SignatureArguments,
+    ClusterArguments,
     PassArguments,
     ReadingArguments,
     DataArguments,
@@ -156,7 +164,7 @@ class SelectArguments(
     output: Required[Path]
 
 
-class IndexArguments(PassArguments, ReadingArguments, DataArguments, ModelArguments, total=False):
+class IndexArguments(ClusterArguments, PassArguments, ReadingArguments, DataArguments, ModelArguments, total=False):
     """Of ``config.IndexOptions``."""
 
     dataset: Required[Path]
@@ -171,8 +179,6 @@ class IndexArguments(PassArguments, ReadingArguments, DataArguments, ModelArgume
     embed: str
     nll: Literal["none", "loss", "ifd"]
     shard_rows: int
-    engine: Literal["local", "ray"]
-    address: str | None
     append: bool
     repair: bool
 
@@ -195,7 +201,7 @@ class SignatureBuildArguments(
     keep_samples: bool
 
 
-class RankArguments(ConstraintArguments, BudgetArguments, OutputArguments, total=False):
+class RankArguments(ConstraintArguments, BudgetArguments, ClusterArguments, OutputArguments, total=False):
     """Of ``config.RankOptions``."""
 
     index: Required[Path]
@@ -205,6 +211,7 @@ class RankArguments(ConstraintArguments, BudgetArguments, OutputArguments, total
     dataset: Paths
     device: str
     seed: int
+    workers: int | None
 
 
 class SelectionArguments(ConstraintArguments, ChoosingArguments, total=False):

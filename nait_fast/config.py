@@ -223,7 +223,11 @@ class PassOptions(Options):
         "pool samples longer than --max-length: cut them, or leave them out and list them",
         choices=("cut", "skip"),
     )
-    workers: int | None = option(None, "processes that index the pool (default: one a GPU, one on a CPU)", minimum=1)
+    workers: int | None = option(
+        None,
+        "processes that index the pool (default: one a GPU, one on a CPU; with --engine ray one a node without GPUs)",
+        minimum=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +236,20 @@ class OutputOptions(Options):
         False,
         "replace results of nait-fast in --output that have changed or are of another question; never other files",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions(Options):
+    group: ClassVar[str] = "cluster"
+
+    engine: str = option(
+        "local", "who does the work: this machine's processes, or actors on a Ray cluster", choices=("local", "ray")
+    )
+    address: str | None = option(None, "engine ray: a running cluster (default: $RAY_ADDRESS, else one of our own)")
+
+    def idle(self) -> dict[str, str]:
+        unused = {} if self.engine == "ray" else {"address": "is for --engine ray"}
+        return super().idle() | unused
 
 
 METHOD = Registry("method", METHODS, method_of)
@@ -352,6 +370,7 @@ class SelectOptions(
     ConstraintOptions,
     BudgetOptions,
     SignatureOptions,
+    ClusterOptions,
     PassOptions,
     ReadingOptions,
     DataOptions,
@@ -378,7 +397,7 @@ def _idle_combine(several: tuple[str, ...], called: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
+class IndexOptions(ClusterOptions, PassOptions, ReadingOptions, DataOptions, ModelOptions):
     """Options of ``index``."""
 
     dataset: str = option("", POOL, required=True)
@@ -403,10 +422,6 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
         bare="loss",
     )
     shard_rows: int = option(2048, "rows of the pool a shard: what a killed run loses at most", minimum=1)
-    engine: str = option(
-        "local", "who does the work: this machine's processes, or actors on a Ray cluster", choices=("local", "ray")
-    )
-    address: str | None = option(None, "engine ray: a running cluster (default: $RAY_ADDRESS, else one of our own)")
     append: bool = option(False, "add this dataset to a complete index, under its codebook")
     repair: bool = option(False, "make the damaged shards of a complete index again")
 
@@ -425,8 +440,6 @@ class IndexOptions(PassOptions, ReadingOptions, DataOptions, ModelOptions):
         unused = codec.unused(self)
         if codec.calibrates and self.codebook is not None:
             unused |= dict.fromkeys(("calibration_size", "seed"), "--codebook takes the place of calibrating")
-        if self.engine != "ray":
-            unused["address"] = "is for --engine ray"
         return super().idle() | unused
 
 
@@ -457,7 +470,7 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankOptions(ConstraintOptions, BudgetOptions, OutputOptions):
+class RankOptions(ConstraintOptions, BudgetOptions, ClusterOptions, OutputOptions):
     """Options of ``rank``."""
 
     index: str = option("", "index folder, or that of a select", required=True)
@@ -472,9 +485,14 @@ class RankOptions(ConstraintOptions, BudgetOptions, OutputOptions):
     dataset: tuple[str, ...] = option((), "the pool, if it has moved since it was indexed (all of them, in order)")
     device: str = option("auto", "where to scan: auto (a GPU for large scans), cpu, cuda, cuda:1")
     seed: int = option(0, "seed of --pick random", minimum=0)
+    workers: int | None = option(None, "engine ray: processes that scan the index (default: one a node)", minimum=1)
 
     def idle(self) -> dict[str, str]:
         unused = _idle_combine((*self.signature, *self.foreign_scores), "signature")
+        if self.engine == "ray":
+            unused["device"] = "on a cluster processors scan: reading is what takes the time"
+        else:
+            unused["workers"] = "is for --engine ray"
         if self.pick != "random":
             unused["seed"] = "nothing is drawn but by --pick random"
         return super().idle() | unused

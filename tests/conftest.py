@@ -256,7 +256,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def cluster():
     """Ray on this machine, connected, with two CPUs."""
     ray = pytest.importorskip("ray")
-    from nait_fast.workers.ray_engine import shut_down
+    from nait_fast.workers.ray_cluster import shut_down
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -31,6 +31,7 @@ BESIDE = {
     "repeats": {"target": ["x"], "model": "m"},
     "batch_tokens": {"model": "m"},
     "dtype": {"model": "m"},
+    "workers": {"engine": "ray"},
 }
 NEEDED = {"model": "m", "dataset": "d", "target": ["a=b"], "output": "o"}
 ALL = (SelectOptions, IndexOptions, SignatureBuildOptions, RankOptions, EvaluateOptions, ReportOptions, BenchOptions)

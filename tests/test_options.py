@@ -122,6 +122,7 @@ _CONSTRAINTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "quota": (["source=sums:0.2"], {"fraction": 0.5}),
     "length": ("quota", {"fraction": 0.5}),
 }
+_CLUSTER = {"engine": ("ray", {}), "address": ("localhost:1", {"engine": "ray"})}
 USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "select": {
         **_MODEL,
@@ -132,6 +133,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "combine": ("mean", TWO),
         "rule": ("max", {}),
         "overwrite": (True, {"output": "{STALE}"}),
+        **_CLUSTER,
     },
     "index": {
         **_MODEL,
@@ -146,8 +148,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "embed": ("last", {}),
         "nll": ("loss", {}),
         "shard_rows": (5, {}),
-        "engine": ("ray", {}),
-        "address": ("localhost:1", {"engine": "ray"}),
+        **_CLUSTER,
         "append": (True, {**OTHER_POOL, "output": "{COPY}"}),
         "repair": (True, {"output": "{DAMAGED}"}),
     },
@@ -172,6 +173,8 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "rank": {
         **_BUDGET,
         **_CONSTRAINTS,
+        **_CLUSTER,
+        "workers": (2, {"engine": "ray"}),
         "index": ("{MORE}", {}),
         "signature": (["{BITS}/texts.safetensors"], {}),
         "output": ("{OUT}/elsewhere", {}),
@@ -330,7 +333,9 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
         "the index has its codebook already",
     ),
     ("index", "shard_rows", 7, {"output": "{COPY}"}, "holds an index made otherwise: shard_rows"),
-    ("index", "address", "localhost:1", {}, "is for --engine ray"),
+    *((verb, "address", "localhost:1", {}, "is for --engine ray") for verb in ("index", "select", "rank")),
+    ("rank", "workers", 2, {}, "is for --engine ray"),
+    ("rank", "device", "cpu", {"engine": "ray"}, "on a cluster processors scan"),
     ("index", "repair", True, {}, "--repair: "),
     ("index", "append", True, {}, "--append: "),
     *(
@@ -598,6 +603,9 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     def others(*given: Any, **options: Any) -> Any:
         raise NaitError(f"others do it: {[x for x in given if isinstance(x, int)]} {options.get('address')}")
 
+    def elsewhere(*given: Any) -> Any:
+        raise NaitError(f"others do it: {[x for x in given if isinstance(x, (int, str))]}")
+
     class Timed:
         def __init__(self, *given: Any):
             self.given = given
@@ -617,6 +625,8 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     patch.setattr(engine.Engine, "__init__", make_engine)
     for name in ("verbs.index.run_workers", "verbs.select.run_workers", "workers.ray_engine.run_on_ray"):
         patch.setattr(f"nait_fast.{name}", others)
+    patch.setattr("nait_fast.workers.ray_cluster.cluster", elsewhere)
+    patch.setattr("nait_fast.workers.ray_scan.scans_on_ray", elsewhere)
     patch.setattr(MeasuredDevice, "open", classmethod(lambda cls, *given: Timed(*given)))
     patch.setattr("nait_fast.verbs.bench.Subject.load", lambda self: calls.append(["loads", self.path]))
     patch.setattr("nait_fast.verbs.bench.tables", lambda rows: json.dumps(rows))

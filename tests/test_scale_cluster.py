@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import scale_cluster_rank
 from benchmarks.record import RESULTS, newest
 from benchmarks.scale_cluster import (
     LAYOUT,
@@ -18,6 +19,7 @@ from benchmarks.scale_cluster import (
     predict,
     render,
     sample_flops,
+    shown_rows,
     simulate,
 )
 
@@ -115,6 +117,30 @@ def test_measured_entries_are_those_of_the_recorded_run():
 
 def test_the_document_shows_what_the_results_say():
     text = DOCUMENT.read_text()
-    assert text.count("<!-- table ") == text.count("<!-- end -->") == 6
-    assert render(text, ROWS) == text, "python -m benchmarks.scale_cluster --render docs/scale.md"
-    assert render(text, [{**row, "unit_s": 1.0} for row in ROWS]) != text
+    assert text.count("<!-- table ") == text.count("<!-- end -->") == 7
+    rows = shown_rows()
+    assert render(text, rows) == text, "python -m benchmarks.scale_cluster --render docs/scale.md"
+    assert render(text, [{**row, "unit_s": 1.0} for row in rows]) != text
+
+
+@pytest.mark.parametrize("lost_at", [None, 0.3, 31.0, 98.0])
+def test_a_scan_gives_each_unit_once_and_no_more_ahead(lost_at):
+    speeds = np.exp(0.05 * np.random.default_rng(3).standard_normal(5))
+    run = scale_cluster_rank.simulate(500, 1.0, speeds, lost_at, down=20.0)
+    assert (run.done == 1).all() and run.ahead <= 4 * 5 and run.lost == (0 if lost_at is None else 2)
+    calm = scale_cluster_rank.simulate(500, 1.0, speeds)
+    assert calm.end == pytest.approx(500 / speeds.sum(), abs=2.5)
+    if lost_at is not None:  # without the lost one for as long; at most its units, and what is left, longer
+        away = min(20.0, calm.end - lost_at)
+        assert calm.end - 1e-9 <= run.end <= calm.end + away * speeds[0] / (speeds.sum() - speeds[0]) + 5
+
+
+def test_a_ranking_is_bound_by_nodes_or_by_what_they_share():
+    one, four, eight = (scale_cluster_rank.Reading(nodes=nodes) for nodes in (1, 4, 8))
+    size = one.samples * LAYOUT.row_bytes
+    assert one.units * one.unit_rows >= one.samples > (one.units - 1) * one.unit_rows
+    for at, rate in ((one, 7e9), (four, 5e9), (eight, 2.5e9)):
+        assert at.unit_seconds == pytest.approx(at.unit_rows * LAYOUT.row_bytes / rate + at.call)
+        even = scale_cluster_rank.simulate(at.units, at.unit_seconds, np.ones(at.nodes))
+        assert even.end == pytest.approx(-(-at.units // at.nodes) * at.unit_seconds)
+        assert even.end >= size / (rate * at.nodes)

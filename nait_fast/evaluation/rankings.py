@@ -247,7 +247,7 @@ class _Sifting:
     def __init__(self, orders: Sequence[RoundRobin], samples: Sequence[int]):
         self._orders, self._ends = orders, np.cumsum(samples)[:-1]
 
-    def __call__(self, row: np.ndarray, similarities: np.ndarray) -> list[Sifted]:
+    def sift(self, row: np.ndarray, similarities: np.ndarray) -> list[Sifted]:
         own = np.split(similarities, self._ends, axis=1)
         return [order.sift(row, scores) for order, scores in zip(self._orders, own, strict=True)]
 

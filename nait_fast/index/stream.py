@@ -6,7 +6,7 @@ Not mapped: mapped pages count as the process's memory, and a page fault costs m
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from nait_fast.errors import BadInput, Damaged
-from nait_fast.index.reader import Index, ShardEntry, check_rows
+from nait_fast.index.reader import Index, check_rows
 from nait_fast.storage.blocks import Tensor, block_rows
 
 BUFFER_BYTES = 8 << 20  # of codes: a thread's share of a processor's last cache, from where they are scanned
@@ -44,12 +44,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Rows ``start`` to ``stop`` of a shard."""
+class Stretch:
+    """Rows ``start`` to ``stop`` of the shard ``number``."""
 
-    entry: ShardEntry
+    number: int
     start: int
     stop: int
+
+
+Stretches = Iterable[Sequence[Stretch]]
 
 
 def aligned(size: int) -> np.ndarray:
@@ -105,7 +108,7 @@ def _fill(out: np.ndarray, descriptor: int, path: Path, tensor: Tensor, start: i
             mine[:] = data[max(-at, 0) :][: len(mine)]
 
 
-def _places(index: Index, rows: int, step: int = 1) -> Iterator[list[_Place]]:
+def _stretches(index: Index, rows: int, step: int = 1) -> Iterator[list[Stretch]]:
     """All rows in order, at most ``rows`` at a time; a shard is parted behind a multiple of ``step`` rows, if it can
     be."""
     some, free = [], rows
@@ -118,7 +121,7 @@ def _places(index: Index, rows: int, step: int = 1) -> Iterator[list[_Place]]:
             if stop == start and free == rows:
                 stop = start + free  # a block is more than is read at once
             if stop > start:
-                some.append(_Place(entry, start, stop))
+                some.append(Stretch(entry.number, start, stop))
             start, free = stop, free - (stop - start)
             if start < entry.rows or not free:
                 yield some
@@ -131,7 +134,8 @@ class Stream:
     """All rows of ``index`` in order, at most ``rows`` and ``buffer_bytes`` of codes at a time (``codes`` false: none).
 
     ``exact``: names of the exact scores to read, ``columns``: of the index's columns. Threads read ahead of the caller.
-    Both ways to use it raise NaitError for shards that are not as the manifest says.
+    Both ways to use it raise NaitError for shards that are not as the manifest says; ``only``: some of the
+    ``stretches`` instead of all.
     """
 
     def __init__(
@@ -154,32 +158,36 @@ class Stream:
         self._free: SimpleQueue[np.ndarray] = SimpleQueue()
         self._layout_of = lru_cache(maxsize=16)(index.layout_of)  # a shard may be read in many parts
 
-    def map(self, work: Callable[[Part], T], threads: int) -> Iterator[T]:
+    def stretches(self) -> Iterator[list[Stretch]]:
+        """What each part is read from, in order."""
+        return _stretches(self._index, self._rows, self._step)
+
+    def map(self, work: Callable[[Part], T], threads: int, only: Stretches | None = None) -> Iterator[T]:
         """``work`` of each part, in order: done by the thread that read it, while its cache holds the codes."""
 
-        def job(places: Sequence[_Place]) -> T:
+        def job(some: Sequence[Stretch]) -> T:
             buffer = self._free.get()
             try:
-                return work(self._read(places, buffer))
+                return work(self._read(some, buffer))
             finally:
                 self._free.put(buffer)
 
         # Two more than there are threads: none waits for the caller to take a result.
-        return self._run(job, threads, ahead=threads + 2, buffers=threads)
+        return self._run(job, only, threads, ahead=threads + 2, buffers=threads)
 
     def parts(self, threads: int = READERS) -> Iterator[Part]:
         """The parts themselves; the caller must be done with one when it asks for the next."""
 
-        def job(places: Sequence[_Place]) -> tuple[Part, np.ndarray]:
+        def job(some: Sequence[Stretch]) -> tuple[Part, np.ndarray]:
             buffer = self._free.get()
-            return self._read(places, buffer), buffer
+            return self._read(some, buffer), buffer
 
-        for part, buffer in self._run(job, threads, ahead=threads, buffers=threads + 1):
+        for part, buffer in self._run(job, None, threads, ahead=threads, buffers=threads + 1):
             yield part
             self._free.put(buffer)
 
-    def _read(self, places: Sequence[_Place], buffer: np.ndarray) -> Part:
-        n = sum(place.stop - place.start for place in places)
+    def _read(self, stretches: Sequence[Stretch], buffer: np.ndarray) -> Part:
+        n = sum(one.stop - one.start for one in stretches)
         codes = buffer[: n * self._width].reshape(n, self._width)
         columns: dict[str, np.ndarray] = {
             "row": np.empty(n, np.int64),
@@ -190,30 +198,33 @@ class Stream:
             columns["codes"] = codes
         columns |= {name: np.empty((n, *shape), dtype) for name, (dtype, shape) in self._columns.items()}
         at = 0
-        for place in places:
-            path, end = place.entry.path, at + place.stop - place.start
+        for one in stretches:
+            entry, end = self._index.entries[one.number], at + one.stop - one.start
+            path = entry.path
             with _opened(path) as descriptor:
                 # The header is parsed from a mapping: a page fault would wait for all that the system reads ahead.
                 os.pread(descriptor, HEADER_BYTES, 0)
-                layout = self._layout_of(place.entry)
+                layout = self._layout_of(entry)
                 for name in sorted(columns, key=lambda name: layout[name].offset):
-                    _fill(columns[name][at:end], descriptor, path, layout[name], place.start)
-            check_rows(place.entry, columns["row"][at:end])
+                    _fill(columns[name][at:end], descriptor, path, layout[name], one.start)
+            check_rows(entry, columns["row"][at:end])
             at = end
         exact = {name: columns[f"exact.{name}"] for name in self._exact}
         beside = {name: columns[name] for name in self._columns}
         return Part(codes, columns["row"], columns["n_tokens"], exact, beside)
 
-    def _run(self, job: Callable[[Sequence[_Place]], T], threads: int, ahead: int, buffers: int) -> Iterator[T]:
+    def _run(
+        self, job: Callable[[Sequence[Stretch]], T], only: Stretches | None, threads: int, ahead: int, buffers: int
+    ) -> Iterator[T]:
         for _ in range(buffers):
             self._free.put(aligned(self._rows * self._width))
-        places = _places(self._index, self._rows, self._step)
+        stretches = iter(only) if only is not None else self.stretches()
         with ThreadPoolExecutor(threads, "nait-read") as pool:
-            waiting = deque(pool.submit(job, some) for some in islice(places, ahead))
+            waiting = deque(pool.submit(job, some) for some in islice(stretches, ahead))
             try:
                 while waiting:
                     done = waiting.popleft().result()
-                    waiting.extend(pool.submit(job, some) for some in islice(places, 1))
+                    waiting.extend(pool.submit(job, some) for some in islice(stretches, 1))
                     yield done
             finally:
                 for future in waiting:
@@ -232,21 +243,22 @@ class Ids:
 def ids(index: Index, rows: int) -> Iterator[Ids]:
     """The ids of all rows of ``index`` in order, at most ``rows`` at a time, never of two shards. Raises NaitError."""
     layout_of = lru_cache(maxsize=2)(index.layout_of)
-    for places in _places(index, rows):
-        for place in places:
-            yield _read_ids(layout_of(place.entry), place)
+    for stretches in _stretches(index, rows):
+        for one in stretches:
+            entry = index.entries[one.number]
+            yield _read_ids(entry.path, layout_of(entry), one)
 
 
-def _read_ids(layout: dict[str, Tensor], place: _Place) -> Ids:
-    path, n = place.entry.path, place.stop - place.start
+def _read_ids(path: Path, layout: dict[str, Tensor], stretch: Stretch) -> Ids:
+    n = stretch.stop - stretch.start
     if "ids" not in layout:
         return Ids(np.empty(0, np.uint8), np.zeros(n + 1, np.int64), np.ones(n, bool))
     offsets, absent = np.zeros(n + 1, np.int64), np.empty(n, bool)
     with _opened(path) as descriptor:
         # A row's id begins where that of the row before ends; that of the first row at 0.
-        skip = 0 if place.start else 1
-        _fill(offsets[skip:], descriptor, path, layout["id_ends"], place.start - 1 + skip)
-        _fill(absent, descriptor, path, layout["id_absent"], place.start)
+        skip = 0 if stretch.start else 1
+        _fill(offsets[skip:], descriptor, path, layout["id_ends"], stretch.start - 1 + skip)
+        _fill(absent, descriptor, path, layout["id_absent"], stretch.start)
         # Within the text first: then no difference wraps round.
         within = offsets.min() >= 0 and offsets.max() <= layout["ids"].shape[0]
         if not within or (np.diff(offsets) < 0).any() or (absent.view(np.uint8) > 1).any():

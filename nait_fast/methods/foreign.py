@@ -41,6 +41,17 @@ class _Given(Similarities):
     def __call__(self, part: Part) -> np.ndarray:
         return self._scores[:, part.row].T.astype(np.float64)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: mapped scores by their file's name."""
+        if isinstance(self._scores, np.memmap):
+            return _mapped, (str(self._scores.filename),)
+        return _Given, (self._scores,)
+
+
+def _mapped(file: str) -> _Given:
+    scores = np.load(file, mmap_mode="r", allow_pickle=False)
+    return _Given(scores[None] if scores.ndim == 1 else scores)
+
 
 class Foreign(Method):
     name = "foreign"

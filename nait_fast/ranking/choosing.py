@@ -20,7 +20,7 @@ from nait_fast.ranking.mixing import with_quality
 from nait_fast.ranking.quality import check_quality, described, quality_of, read_quality
 from nait_fast.ranking.requirements import check_asked, check_mixing
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
-from nait_fast.ranking.scan import scan
+from nait_fast.ranking.scan import Scan, scan
 from nait_fast.ranking.select import Selection, check_constrained, select
 from nait_fast.ranking.taking_turns import round_robin_of, select_in_turns
 from nait_fast.rules.constraints import constraints_of, wanted_of
@@ -86,16 +86,17 @@ def scored_selection(
     targets: Sequence[str] = (),
     more: Sequence[Constraint] = (),
     clock: Laps | None = None,
+    scanning: Scan = scan,
 ) -> Iterator[ScoredSelection]:
     """Score every row and choose. ``folder``: where scores lie meanwhile; ``pool``: asked for where a constraint, or
     quality, reads it; ``targets``: files of the targets' samples, where they are at hand; ``more``: constraints that no
-    option asks for, behind those of ``constraining``. Raises NaitError."""
+    option asks for, behind those of ``constraining``; ``scanning``: who reads the index. Raises NaitError."""
     clock, rule, scored = clock or Laps(), check_asked(signatures, options, constraining), list(signatures)
     matched = constraining.length == "matched"
     if matched:
         scored = [method_of(signature.method).matched(signature, index) for signature in signatures]
-    turns = round_robin_of(index, scored, options, device) if rule == "roundrobin" else None
-    blocks = scan(index, scored, device, rule, None if turns is None else turns.sift)
+    turns = round_robin_of(index, scored, options, device, scanning) if rule == "roundrobin" else None
+    blocks = scanning(index, scored, device, rule, turns)
     clock.lap("prepare")
     with ScoreTable(folder, sum(entry.rows for entry in index.entries), [s.name for s in signatures]) as table:
         for block in blocks:

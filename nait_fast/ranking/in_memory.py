@@ -24,7 +24,8 @@ from nait_fast.ranking.sources import check_index
 from nait_fast.rules.constraints.base import Constraint
 
 CALLER = "selection_of"
-ELSEWHERE = ("signature", "foreign_scores", "output", "overwrite", "export", "scores")  # options of files
+OF_FILES = ("signature", "foreign_scores", "output", "overwrite", "export", "scores")
+ELSEWHERE = (*OF_FILES, "engine", "address", "workers")  # options that have no place here
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from nait_fast.codecs import codec_of
 from nait_fast.env import check_variables, pick_device
 from nait_fast.errors import BadInput
 from nait_fast.index.reader import Index
-from nait_fast.index.stream import READERS, Part, Stream
+from nait_fast.index.stream import BUFFER_BYTES, READERS, Part, Stream, Stretches
 from nait_fast.kernels import PopcountScan
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import Signature, require_samples
@@ -25,14 +25,33 @@ GPU_BUFFER_BYTES = 64 << 20  # of codes: a device's copies want more at once tha
 SCORE_BYTES = 2 << 20  # of scores in a block
 
 
-# Of rows int64 [n] and their similarities float64 [n, samples of all signatures].
-Look = Callable[[np.ndarray, np.ndarray], Any]
+class Look(Protocol):
+    """What is shown the similarities of the samples of all signatures, where rows are scored by them."""
+
+    def sift(self, row: np.ndarray, similarities: np.ndarray) -> Any:
+        """What is ``seen`` of rows int64 [n] and their similarities float64 [n, samples]; several threads may ask."""
+
+
+class LookApart(Look, Protocol):
+    """The same of some consecutive rows, in another process: ``add`` what ``sift`` gave of each block, in order."""
+
+    def add(self, seen: Any) -> None: ...
+
+    def kept(self) -> Any:
+        """What is seen of all of these rows together."""
+
+
+class LookAnywhere(Look, Protocol):
+    """A look that other processes can help with."""
+
+    def apart(self, first: int, stop: int) -> LookApart:
+        """Of the rows from ``first`` to ``stop``; called in the order of the rows."""
 
 
 @dataclass(frozen=True)
 class Block:
     """Scores of consecutive rows: ``row`` int64 [n], ``n_tokens`` int32 [n], ``scores`` float64 [n, C]; ``seen``: what
-    ``look`` of a scan made of them."""
+    the ``look`` of a scan made of them."""
 
     row: np.ndarray
     n_tokens: np.ndarray
@@ -101,59 +120,103 @@ def scan(
     look: Look | None = None,
 ) -> Iterator[Block]:
     """Scores of all rows in order by ``rule`` (None: each method's own), in blocks of some MB, on ``device`` (auto,
-    cpu, cuda …). Rule roundrobin scores as max does; ``look`` is shown, in several threads, the similarities of the
-    samples of all signatures, where rows are scored by them.
+    cpu, cuda …). Rule roundrobin scores as max does.
 
     Whatever must be compiled is, before this returns. Raises NaitError for signatures that do not fit and, on the way,
     for damaged shards.
     """
     check_index(index, signatures)
-    sources = {source_of(index, s) for s in signatures}
-    chosen = scan_device(device, index, signatures, rule)
-    works = works_of(index, signatures, chosen, rule)
-    coded = bool(sources & {"bits", "estimated"})
-    columns = list(dict.fromkeys(name for work in works for name in work.columns))
-    exact = [s.name for s in signatures if source_of(index, s) == "exact"]
-    sampled = [work for work in works if isinstance(work, Sampled)]
-    numbers = sum(work.similarities.queries for work in sampled) + len(signatures) - len(sampled)
-    rows = max(1, SCORE_BYTES // (8 * max(1, numbers)))
+    return Scanner(index, signatures, scan_device(device, index, signatures, rule), rule).blocks(index, look)
 
-    def block(part: Part) -> Block:
+
+class Scanner:
+    """Scores rows of ``index`` by ``rule`` under ``signatures`` that fit it, on ``device``. With 'cpu' it may be sent
+    to other processes, which score parts of ``stream`` as they would be scored here."""
+
+    def __init__(self, index: Index, signatures: Sequence[Signature], device: str = "cpu", rule: str | None = None):
+        sources = {source_of(index, s) for s in signatures}
+        self._works, self._device, self._number = works_of(index, signatures, device, rule), device, len(signatures)
+        self._coded = bool(sources & {"bits", "estimated"})
+        self._columns = list(dict.fromkeys(name for work in self._works for name in work.columns))
+        self._exact = [s.name for s in signatures if source_of(index, s) == "exact"]
+        self._sampled = [work for work in self._works if isinstance(work, Sampled)]
+        numbers = sum(work.similarities.queries for work in self._sampled) + self._number - len(self._sampled)
+        self._rows = max(1, SCORE_BYTES // (8 * max(1, numbers)))
+
+    def stream(self, index: Index) -> Stream:
+        """What is read of the index."""
+        buffer_bytes = BUFFER_BYTES if self._device == "cpu" else GPU_BUFFER_BYTES
+        return Stream(
+            index, self._exact, codes=self._coded, columns=self._columns, rows=self._rows, buffer_bytes=buffer_bytes
+        )
+
+    def blocks(
+        self, index: Index, look: Look | None = None, only: Stretches | None = None, cores: int | None = None
+    ) -> Iterator[Block]:
+        """Blocks in order, of all rows or of ``only`` some, by ``cores`` (by default as many as Numba takes). Whatever
+        must be compiled is, before this returns. On the way it raises NaitError for damaged shards."""
+
+        def block(part: Part) -> Block:
+            return self._block(part, look)
+
+        stream = self.stream(index)
+        if self._device != "cpu":
+            return map(block, stream.parts())
+        if not any([work.compile() for work in self._works]):
+            return stream.map(block, cores or READERS, only)
+        import numba
+
+        def alone(part: Part) -> Block:
+            # One thread a part: a team of threads waits for its slowest after each part, and spins while it does.
+            numba.set_num_threads(1)
+            return block(part)
+
+        # One more than the cores: while one waits for the disk.
+        return stream.map(alone, (cores or numba.get_num_threads()) + 1, only)
+
+    def _block(self, part: Part, look: Look | None) -> Block:
         if look is not None:
-            each = [work.similarities(part) for work in sampled]
-            reduced = np.stack([work.reduced(one) for work, one in zip(sampled, each, strict=True)], axis=1)
-            return Block(part.row, part.n_tokens, reduced, look(part.row, np.concatenate(each, axis=1)))
-        if len(works) == 1:
-            return Block(part.row, part.n_tokens, works[0].score(part))
-        scores = np.empty((len(part.row), len(signatures)))
-        for work in works:
+            each = [work.similarities(part) for work in self._sampled]
+            reduced = np.stack([work.reduced(one) for work, one in zip(self._sampled, each, strict=True)], axis=1)
+            return Block(part.row, part.n_tokens, reduced, look.sift(part.row, np.concatenate(each, axis=1)))
+        if len(self._works) == 1:
+            return Block(part.row, part.n_tokens, self._works[0].score(part))
+        scores = np.empty((len(part.row), self._number))
+        for work in self._works:
             scores[:, work.places] = work.score(part)
         return Block(part.row, part.n_tokens, scores)
 
-    if chosen != "cpu":
-        whole = Stream(index, exact, codes=coded, columns=columns, rows=rows, buffer_bytes=GPU_BUFFER_BYTES)
-        return map(block, whole.parts())
-    stream = Stream(index, exact, codes=coded, columns=columns, rows=rows)
-    if not any([work.compile() for work in works]):
-        return stream.map(block, READERS)
-    import numba
 
-    def alone(part: Part) -> Block:
-        # One thread a part: a team of threads waits for its slowest after each part, and spins while it does.
-        numba.set_num_threads(1)
-        return block(part)
+Scan = Callable[[Index, Sequence[Signature], str, str | None, LookAnywhere | None], Iterator[Block]]  # as ``scan``
 
-    return stream.map(alone, numba.get_num_threads() + 1)  # one more than the cores: while one waits for the disk
+
+class AsTheyAre:
+    """A ``Look`` that keeps all similarities."""
+
+    def __init__(self) -> None:
+        self._seen = list[np.ndarray]()
+
+    def sift(self, row: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+        return similarities
+
+    def apart(self, first: int, stop: int) -> "AsTheyAre":
+        return AsTheyAre()
+
+    def add(self, seen: np.ndarray) -> None:
+        self._seen.append(seen)
+
+    def kept(self) -> np.ndarray:
+        return np.concatenate(self._seen)
 
 
 def similarities(
-    index: Index, signatures: Sequence[Signature], device: str = "cpu"
+    index: Index, signatures: Sequence[Signature], device: str = "cpu", scanning: Scan = scan
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """How like each target sample that ``signatures`` keep is to all rows in order, block by block: (row int64 [n],
     float64 [n, samples of all signatures]). Raises NaitError for signatures that do not fit, or keep no samples."""
     for signature in signatures:
         require_samples(signature, "similarities")
-    return ((block.row, block.seen) for block in scan(index, signatures, device, "max", lambda row, seen: seen))
+    return ((block.row, block.seen) for block in scanning(index, signatures, device, "max", AsTheyAre()))
 
 
 def search(index: Index, signature: Signature, k: int, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:

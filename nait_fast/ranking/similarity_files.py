@@ -11,7 +11,7 @@ from nait_fast.config import SIMILARITY_EXPORTS
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature, require_samples
-from nait_fast.ranking.scan import similarities
+from nait_fast.ranking.scan import Scan, scan, similarities
 from nait_fast.rules.round_robin import MOST, BestRows
 from nait_fast.storage.files import atomic_file, sha256_file
 
@@ -52,7 +52,13 @@ def _matrix(path: Path, shape: tuple[int, int]) -> np.memmap:
 
 
 def write_similarities(
-    folder: Path, exports: Sequence[str], index: Index, signatures: Sequence[Signature], device: str, selected: int
+    folder: Path,
+    exports: Sequence[str],
+    index: Index,
+    signatures: Sequence[Signature],
+    device: str,
+    selected: int,
+    scanning: Scan = scan,
 ) -> dict[str, str]:
     """Write the files that ``exports`` ask for; returns file name -> SHA-256. One more pass over the index.
 
@@ -72,7 +78,7 @@ def write_similarities(
             files.append(folder / (signature.name + COSSIM))
             shape = (signature.samples, index.pool_rows)
             matrices.append(_matrix(files[-1], shape))
-    for row, blocks in similarities(index, signatures, device):
+    for row, blocks in similarities(index, signatures, device, scanning):
         if best is not None:
             best.add(best.sift(row, blocks))
         for matrix, own in zip(matrices, np.split(blocks, np.cumsum(numbers)[:-1], axis=1), strict=False):

@@ -9,10 +9,10 @@ from nait_fast.index.reader import Index
 from nait_fast.methods.signature import Signature
 from nait_fast.ranking.columns import ScoreTable, Spill
 from nait_fast.ranking.order import descending
-from nait_fast.ranking.scan import scan
+from nait_fast.ranking.scan import Scan, scan
 from nait_fast.ranking.select import Selection, blocks, budget_of, constrained, count_of
 from nait_fast.rules.constraints.base import Constraint
-from nait_fast.rules.round_robin import RoundRobin, Sift, Sifted
+from nait_fast.rules.round_robin import RoundRobin, Sifted
 
 _LATER = np.uint64(1 << 63)
 
@@ -60,15 +60,15 @@ class Turns:
 
 
 def round_robin_of(
-    index: Index, signatures: Sequence[Signature], options: AmountOptions, device: str = "cpu"
+    index: Index, signatures: Sequence[Signature], options: AmountOptions, device: str = "cpu", scanning: Scan = scan
 ) -> RoundRobin:
     """The order of rule roundrobin, which awaits its first pass over ``index``."""
     wanted = count_of(max(1, index.rows), options)
     if options.token_budget is not None:
         wanted = min(index.rows, options.token_budget * index.rows // max(1, index.manifest["tokens"]) + 1)
 
-    def again(sift: Sift) -> Iterator[Sifted]:
-        return (block.seen for block in scan(index, signatures, device, "roundrobin", sift))
+    def again(order: RoundRobin) -> Iterator[Sifted]:
+        return (block.seen for block in scanning(index, signatures, device, "roundrobin", order))
 
     return RoundRobin([s.samples for s in signatures], index.rows, wanted, again)
 

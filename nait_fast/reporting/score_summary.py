@@ -202,7 +202,7 @@ def rescan(chosen: SelectionFolder, folder: Path) -> ScoreFile:
     seed, path = chosen.config.get("seed", 0), folder / SCORES
     turns = round_robin_of(chosen.index, chosen.signatures, options) if chosen.rule == "roundrobin" else None
     with ScoreTable(folder, chosen.index.rows, chosen.targets) as table:
-        for block in scan(chosen.index, chosen.signatures, "cpu", chosen.rule, None if turns is None else turns.sift):
+        for block in scan(chosen.index, chosen.signatures, "cpu", chosen.rule, turns):
             table.add(block)
             if turns is not None:
                 turns.add(block.seen)

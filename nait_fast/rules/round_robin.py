@@ -26,8 +26,8 @@ class Sifted:
     score: np.ndarray
 
 
-Sift = Callable[[np.ndarray, np.ndarray], Sifted]
-Pass = Callable[[Sift], Iterator[Sifted]]  # the results of a ``Sift`` of all rows, block by block in their order
+# What ``sift`` of the order gives of all rows, block by block in their order.
+Pass = Callable[["RoundRobin"], Iterator[Sifted]]
 
 
 class BestRows:
@@ -58,7 +58,7 @@ class BestRows:
         narrow = sample.astype(np.uint16) if len(self.bound) < 1 << 16 else sample  # NumPy sorts those by radix
         order = np.argsort(narrow, kind="stable")
         begins = np.searchsorted(sample[order], np.arange(len(self.bound) + 1))
-        row, score, stays = row[order], score[order], np.ones(len(order), dtype=bool)
+        row, score, stays, bounds = row[order], score[order], np.ones(len(order), dtype=bool), self.bound.copy()
         for number, (start, stop) in enumerate(pairwise(begins.tolist())):
             if (over := stop - start - self.depth) >= 0:
                 own = score[start:stop]
@@ -66,10 +66,16 @@ class BestRows:
                 stays[start:stop] = own > bound
                 equal = start + np.flatnonzero(own == bound)
                 stays[equal[: self.depth - int(stays[start:stop].sum())]] = True
-                self.bound[number] = bound
-        kept = Sifted(sample[order][stays], row[stays], score[stays])
+                bounds[number] = bound
+        self.bound, kept = bounds, Sifted(sample[order][stays], row[stays], score[stays])
         self._waiting, self._number = [kept], len(kept.row)
         return kept, np.searchsorted(kept.sample, np.arange(len(self.bound) + 1))
+
+    def kept(self) -> Sifted:
+        """All that may still be among the best: sample after sample, of each in the order of the rows."""
+        if not self._waiting:
+            return Sifted(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
+        return self._settle()[0]
 
     def lists(self) -> list[np.ndarray]:
         """Of each sample: rows int64, best first."""
@@ -100,12 +106,13 @@ class RoundRobin:
     def sift(self, row: np.ndarray, scores: np.ndarray) -> Sifted:
         """What of a block is worth adding: ``row`` int64 [n] ascending, ``scores`` float64 [n, samples of all targets].
         Several threads may ask at once."""
-        if len(self._taken) and len(row):
-            inside = self._taken[slice(*np.searchsorted(self._taken, (row[0], row[-1] + 1)))]
-            if len(inside):
-                free = np.isin(row, inside, assume_unique=True, invert=True)
-                row, scores = row[free], scores[free]
-        return self._best.sift(row, scores)
+        return self._best.sift(*_free(self._taken, row, scores))
+
+    def apart(self, first: int, stop: int) -> "RoundRobinApart":
+        """What sifts the rows from ``first`` to ``stop`` elsewhere; ``add`` here what it has ``kept``, in the order of
+        the rows."""
+        taken = self._taken[slice(*np.searchsorted(self._taken, (first, stop)))]
+        return RoundRobinApart(taken, self._best.depth, self._best.bound)
 
     def add(self, sifted: Sifted) -> None:
         self._best.add(sifted)
@@ -143,8 +150,38 @@ class RoundRobin:
         self._taken = np.union1d(self._taken, taken)
         self._depth = min(2 * self._depth, self._most)
         self._best = BestRows(sum(self._samples), self._depth)
-        for sifted in self._again(self.sift):
+        for sifted in self._again(self):
             self._best.add(sifted)
+
+
+class RoundRobinApart:
+    """A ``RoundRobin`` of some consecutive rows alone. ``taken`` int64, ascending: rows of these that are; ``bound``
+    float64 [samples]: of the rows before them."""
+
+    def __init__(self, taken: np.ndarray, depth: int, bound: np.ndarray):
+        self._taken, self._best = taken, BestRows(len(bound), depth)
+        self._best.bound = bound
+
+    def sift(self, row: np.ndarray, scores: np.ndarray) -> Sifted:
+        """As of ``RoundRobin``."""
+        return self._best.sift(*_free(self._taken, row, scores))
+
+    def add(self, sifted: Sifted) -> None:
+        self._best.add(sifted)
+
+    def kept(self) -> Sifted:
+        """As of ``BestRows``."""
+        return self._best.kept()
+
+
+def _free(taken: np.ndarray, row: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of a block's rows, int64 [n] ascending, and their scores [n, samples], that are not ``taken``."""
+    if len(taken) and len(row):
+        inside = taken[slice(*np.searchsorted(taken, (row[0], row[-1] + 1)))]
+        if len(inside):
+            free = np.isin(row, inside, assume_unique=True, invert=True)
+            row, scores = row[free], scores[free]
+    return row, scores
 
 
 def round_robin(scores: np.ndarray, samples: Sequence[int], limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +190,7 @@ def round_robin(scores: np.ndarray, samples: Sequence[int], limit: int) -> tuple
     if sum(samples) != len(scores) or not len(samples) or min(samples) < 1:
         raise ValueError(f"{len(scores)} lines of scores, {sum(samples)} samples")
     table, rows = np.asarray(scores, dtype=np.float64).T, np.arange(scores.shape[1])
-    order = RoundRobin(samples, len(rows), limit, lambda sift: iter([sift(rows, table)]))
+    order = RoundRobin(samples, len(rows), limit, lambda order: iter([order.sift(rows, table)]))
     order.add(order.sift(rows, table))
     taken, takers = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     for some, by in order.chunks():

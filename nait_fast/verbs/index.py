@@ -9,7 +9,7 @@ from typing import Any
 
 from nait_fast.codecs import codec_of
 from nait_fast.codecs.codebook import load_codebook
-from nait_fast.config import IndexOptions
+from nait_fast.config import IndexOptions, SelectOptions
 from nait_fast.data.plan import Plan
 from nait_fast.data.row_conventions import LABEL_FALSE
 from nait_fast.data.unread import warn_unread
@@ -297,14 +297,36 @@ def _with_workers(
         return summary
 
 
-def _on_ray(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[], None]) -> int:
+def for_other_nodes(options: IndexOptions | SelectOptions) -> dict[str, Any]:
+    """The options for processes whose current folder is another one: what lies here by its whole path."""
+    given = options.to_mapping()
+    for name in ("output", "dataset", "model", "tokenizer", "codebook"):
+        if given.get(name) and Path(given[name]).exists():
+            given[name] = str(Path(given[name]).resolve())
+    return given | {"exact": [str(Path(path).resolve()) for path in given["exact"]]} if "exact" in given else given
+
+
+def run_units(
+    opens: Callable[..., Any],
+    options: IndexOptions | SelectOptions,
+    given: dict[str, Any],
+    plan: Plan,
+    watch: Callable[[], None],
+) -> int:
+    """The units of ``plan`` on a cluster, by what ``opens`` makes of ``given``; how many actors there were."""
     from nait_fast.workers.ray_engine import run_on_ray
 
-    given = {**options.to_mapping(), "output": str(folder.resolve())}  # an actor's current folder is another one
-    if Path(options.dataset).exists():
-        given["dataset"] = str(Path(options.dataset).resolve())
-    for name in ("model", "tokenizer", "codebook"):
-        if given[name] and Path(given[name]).exists():
-            given[name] = str(Path(given[name]).resolve())
-    given["exact"] = [str(Path(path).resolve()) for path in options.exact]
-    return run_on_ray(open_build, given, len(plan.units), workers=options.workers, address=options.address, watch=watch)
+    return run_on_ray(
+        opens,
+        given,
+        len(plan.units),
+        device=options.device,
+        where=f"--output {options.output}",
+        workers=options.workers,
+        address=options.address,
+        watch=watch,
+    )
+
+
+def _on_ray(options: IndexOptions, folder: Path, plan: Plan, watch: Callable[[], None]) -> int:
+    return run_units(open_build, options, for_other_nodes(options), plan, watch)

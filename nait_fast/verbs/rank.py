@@ -1,11 +1,12 @@
 """``rank``: an index and signatures in, the chosen rows out; needs no model."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nait_fast.config import BudgetOptions, ConstraintOptions, RankOptions
+from nait_fast.config import BudgetOptions, ConstraintOptions, RankOptions, SelectOptions
 from nait_fast.data.row_conventions import CONVENTIONS
 from nait_fast.env import environment
 from nait_fast.errors import BadInput, Mismatch, NaitError
@@ -24,7 +25,7 @@ from nait_fast.ranking.exports import WRITERS, check_exports, write_exports
 from nait_fast.ranking.external import ranks
 from nait_fast.ranking.overview import SourceCounter, overview_of
 from nait_fast.ranking.requirements import check_asked
-from nait_fast.ranking.scan import check_device
+from nait_fast.ranking.scan import Scan, check_device, scan
 from nait_fast.ranking.select import check_budget
 from nait_fast.ranking.selection_files import (
     DROPPED,
@@ -116,10 +117,11 @@ def rank_index(
     begin: Callable[[], Path] | None = None,
     constraining: ConstraintOptions | None = None,
     targets: Sequence[str] = (),
+    scanning: Scan = scan,
 ) -> dict[str, Any]:
     """Score, select and write the outputs; returns what the manifest says of them. ``folder``: where they will lie;
     ``begin``, called before anything is written, gives the folder to write them in; ``targets``: files of the targets'
-    samples, where they are at hand."""
+    samples, where they are at hand; ``scanning``: who reads the index."""
     check_exports(options.export, pool.format)
     warn_of_truncated(index)
     warn_of_few(signatures)
@@ -135,11 +137,12 @@ def rank_index(
         device=device,
         targets=targets,
         clock=clock,
+        scanning=scanning,
     ) as made:
         table, selection, stage = made.table, made.selection, begin() if begin else folder
         sources = SourceCounter(len(selection.rows))
         files = _write(made, options, stage, pool, clock, sources)
-        files |= write_similarities(stage, options.export, index, made.scoring, device, len(selection.rows))
+        files |= write_similarities(stage, options.export, index, made.scoring, device, len(selection.rows), scanning)
         clock.lap("exports")
         spearman, spearman_rows = with_length(table)
         clock.lap("spearman")
@@ -253,6 +256,18 @@ def _refuse_select(folder: Path, options: RankOptions) -> None:
         )
 
 
+@contextmanager
+def scanning_of(options: RankOptions | SelectOptions, index: Index) -> Iterator[Scan]:
+    """Who scans ``index``: this machine, or a cluster. Raises NaitError where there is none."""
+    if options.engine == "local":
+        yield scan
+        return
+    from nait_fast.workers.ray_scan import scans_on_ray
+
+    with scans_on_ray(index, options.workers, options.address) as scanning:
+        yield scanning
+
+
 def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
     """Rank an index; returns a summary."""
     with recorded() as warnings:
@@ -275,9 +290,19 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         names = selection_names(folder, [signature.name for signature in signatures])
         with Output(folder, names, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
             output.check_question(of, "other signatures or another index")
-            summary = rank_index(
-                index, signatures, options, options.seed, folder, pool, options.device, output.begin, options
-            )
+            with scanning_of(options, index) as scanning:
+                summary = rank_index(
+                    index,
+                    signatures,
+                    options,
+                    options.seed,
+                    folder,
+                    pool,
+                    options.device,
+                    output.begin,
+                    options,
+                    scanning=scanning,
+                )
             manifest = write_manifest(
                 output.stage, "rank", options.to_record(), index, {**summary, "warnings": warnings}
             )

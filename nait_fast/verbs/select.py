@@ -14,7 +14,7 @@ from nait_fast.config import IndexOptions, SelectOptions, split_target
 from nait_fast.data.pool import Pool
 from nait_fast.env import PACKAGES, VARIABLES, installed, keep_freed_memory
 from nait_fast.errors import BadInput, Mismatch, NaitError
-from nait_fast.extract.indexing import IndexBuild, open_pool, representation_of
+from nait_fast.extract.indexing import Directions, IndexBuild, open_pool, representation_of
 from nait_fast.extract.session import Terms, open_session
 from nait_fast.index.pool_rows import rows_of
 from nait_fast.index.reader import Index
@@ -34,8 +34,25 @@ from nait_fast.reporting.answer import answer_of
 from nait_fast.storage.files import make_folder, read_json, read_sealed
 from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
-from nait_fast.verbs.index import directions_of, hold_folder, reads_the_end, summary_of, warn_of, work_of
-from nait_fast.verbs.rank import answers, rank_index, recognise, selection_folder, selection_names, write_manifest
+from nait_fast.verbs.index import (
+    directions_of,
+    for_other_nodes,
+    hold_folder,
+    reads_the_end,
+    run_units,
+    summary_of,
+    warn_of,
+    work_of,
+)
+from nait_fast.verbs.rank import (
+    answers,
+    rank_index,
+    recognise,
+    scanning_of,
+    selection_folder,
+    selection_names,
+    write_manifest,
+)
 from nait_fast.verbs.signature import (
     SignatureOutput,
     build_signatures,
@@ -92,6 +109,10 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     said = pool.conventions.described()
     asked = question([pool.plan().sha256, questions(targets, options, reading, more), *([said] if said else [])])
     _check_asked(output, asked, options)
+    if options.engine == "ray":  # one for the pass and for the scans: a Ray of our own takes seconds to start
+        from nait_fast.workers.ray_cluster import cluster
+
+        stack.enter_context(cluster(options.address))
     made_from = _made_from(options, passing, asked)
     kept = _kept(folder, made_from, [split_target(target)[0] for target in options.target])
     if kept is not None:
@@ -105,18 +126,20 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     warn_of(index.manifest, index_folder, options.ignore)
     if output.asked != asked:  # else the very question; its signatures' hashes may be those of another version
         output.check_question(answers({s.name: s.hash for s in signatures}, index.datasets), "another question")
-    ranked = rank_index(
-        index,
-        signatures,
-        options,
-        options.seed,
-        folder,
-        rows_of(pool),
-        options.device,
-        output.begin,
-        options,
-        [split_target(target)[1] for target in options.target],
-    )
+    with scanning_of(options, index) as scanning:
+        ranked = rank_index(
+            index,
+            signatures,
+            options,
+            options.seed,
+            folder,
+            rows_of(pool),
+            options.device,
+            output.begin,
+            options,
+            [split_target(target)[1] for target in options.target],
+            scanning,
+        )
     described = [describe(s, f) for s, f in zip(signatures, files, strict=True)]
     return (
         output,
@@ -144,7 +167,7 @@ def _run_model(
 ) -> tuple[list[Signature], list[Path], dict[str, Any]]:
     """(signatures, their files, what the pass over the pool did): all that needs the model. The index is there then."""
     index_folder = Path(passing.output)
-    number = options.workers or default_workers(options.device)
+    number = 0 if options.engine == "ray" else options.workers or default_workers(options.device)
 
     def check(session: Terms) -> None:
         check_method(session, options, reading)
@@ -171,10 +194,17 @@ def _run_model(
         del build, session
         _free_gpu()
         with Watch(index_folder, pool.plan(), quiet) as watch:
-            given = {"options": options.to_mapping(), "reading": reading, "signatures": [str(file) for file in files]}
-            run_workers(work, given, number, watch.look)
+            whole = [str(file.resolve()) for file in files]
+            given = {"options": for_other_nodes(options), "reading": reading, "signatures": whole}
+            if options.engine == "ray":
+                number = run_units(open_pass, options, given, pool.plan(), watch.look)
+            else:
+                run_workers(work, given, number, watch.look)
         work_done = {"workers": number, **watch.summary()}
     return signatures, files, work_done
+
+
+_WHERE = ("output", "workers", "engine", "address")  # not what is made, but where
 
 
 def _made_from(options: SelectOptions, passing: IndexOptions, asked: str) -> str | None:
@@ -183,7 +213,7 @@ def _made_from(options: SelectOptions, passing: IndexOptions, asked: str) -> str
     stamps = [checkpoint_stamps(name) for name in (options.model, options.tokenizer) if name is not None]
     if None in stamps:
         return None
-    deciding = {name: value for name, value in passing.to_record().items() if name not in ("output", "workers")}
+    deciding = {name: value for name, value in passing.to_record().items() if name not in _WHERE}
     versions = [__version__, *map(installed, PACKAGES)]
     return question([asked, deciding, stamps, versions, [os.environ.get(name) for name in VARIABLES]])
 
@@ -225,21 +255,25 @@ def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:
         )
 
 
-def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
-    """One of several workers on the index pass; calibration and signatures are there."""
+def open_pass(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitStack) -> tuple[IndexBuild, Directions]:
+    """As ``verbs.index.open_build``, for one of several that do the pass; calibration and signatures are there."""
     options, reading = SelectOptions.from_mapping(given["options"]), given["reading"]
     passing = _index_options(options, Path(options.output) / "index", reading)
+    pool = open_pool(passing, hold_folder(passing, stack))
+    passing = dataclasses.replace(passing, device=device_of(options.device, worker))
+    with hushed():  # whoever started the workers has said it
+        complete = reads_the_end(passing)
+        session = open_session(passing, passing, options.first_token, quiet, tokens=options.tokens, complete=complete)
+        build = _open_build(session, pool, passing, options, reading)
+    return build, directions_of([load_signature(file) for file in given["signatures"]])
+
+
+def work(given: dict[str, Any], worker: Worker, quiet: bool) -> None:
+    """What one of several workers does of the pass over the pool."""
     with ExitStack() as stack:
-        pool = open_pool(passing, hold_folder(passing, stack))
-        passing = dataclasses.replace(passing, device=device_of(options.device, worker))
-        with hushed():  # whoever started the workers has said it
-            complete = reads_the_end(passing)
-            session = open_session(
-                passing, passing, options.first_token, quiet, tokens=options.tokens, complete=complete
-            )
-            build = _open_build(session, pool, passing, options, reading)
-        keep_freed_memory(session.model.device)
-        index_pool(build, directions_of([load_signature(file) for file in given["signatures"]]), worker)
+        build, directions = open_pass(given, worker, quiet, stack)
+        keep_freed_memory(build.session.model.device)
+        index_pool(build, directions, worker)
 
 
 def _free_gpu() -> None:

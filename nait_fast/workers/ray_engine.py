@@ -7,9 +7,6 @@ driver nothing: the same command, with this engine or another, goes on from the 
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 import sys
 import threading
 import time
@@ -19,13 +16,14 @@ from typing import Any
 
 from nait_fast.data.loader import Window, load_unit, tokenizer_threads
 from nait_fast.env import keep_freed_memory, strict_mkl
-from nait_fast.errors import BadInput, NaitError, first_line, missing_extra, one_line
+from nait_fast.errors import NaitError, missing_extra, one_line
 from nait_fast.extract.index_folder import MOST_TRIES
 from nait_fast.storage.names import WORK
 from nait_fast.terminal import printable
 from nait_fast.workers.claims import TOUCH_SECONDS, Claims
 from nait_fast.workers.events import Events
 from nait_fast.workers.function_names import name_of, named
+from nait_fast.workers.ray_cluster import cause_of, cluster, cpus_each, gpus_of, number_of
 from nait_fast.workers.stop_switch import Stopped
 from nait_fast.workers.worker import Worker, finish_index, reason_of, silence_libraries
 
@@ -33,8 +31,6 @@ FINISH = -1  # in place of a unit's number: write the manifest once all units ar
 MOST_BLOCKS = 10_000  # of units that Ray keeps account of; beyond that a block is several units, done one by one
 _CALLS = 3  # at once in an actor: one unit is loaded and one written while the model runs over another
 _POLL_SECONDS = 0.1
-_LAST_CALLS = 5.0  # seconds that Ray Data's threads get for what they still ask Ray
-_ENDLESS = ("Prefetcher", "data-usage-metrics-poller")  # threads of Ray Data that end with the process
 
 
 class UnitActor:
@@ -156,25 +152,28 @@ def run_on_ray(
     options: dict[str, Any],
     units: int,
     *,
+    device: str,
+    where: str,
     workers: int | None = None,
     address: str | None = None,
     watch: Callable[[], None] = lambda: None,
 ) -> int:
     """Do ``units`` units of what ``open_build`` makes of ``options`` by ``workers`` actors; returns their number.
+    ``device``: of the model; ``where``: the flag of the index's folder.
 
     ``workers``: by default one for each GPU of the cluster, without any one for each node. ``address``: of a running
     cluster; without one that of RAY_ADDRESS, else a Ray of this machine's own. The first failure is told on stderr at
     once, while the others go on. Raises NaitError, and Stopped at Ctrl-C.
     """
-    with _cluster(address) as ray:
-        number = _number_of(workers, ray.nodes(), options["device"])
+    with cluster(address) as ray, _without_bars():
+        number = number_of(workers, ray.nodes(), device)
         failures: list[str] = []
         complete = False
         try:
             for _ in range(1 + MOST_TRIES):  # once, unless shards of an earlier run prove damaged at the end
                 if failures:
                     break
-                for row in _results(ray, name_of(open_build), options, units, number):
+                for row in _results(ray, name_of(open_build), options, units, number, device):
                     watch()
                     if row["refused"]:
                         failures.append(row["refused"])
@@ -186,17 +185,33 @@ def run_on_ray(
                 if complete:
                     return number
         except ray.exceptions.RayError as error:
-            failures.append(_cause(error))
+            failures.append(cause_of(error))
         except KeyboardInterrupt:
             raise Stopped("stopped; units under way are lost, the same command goes on from there") from None
     if not failures:
-        failures.append(f"{options['output']}: shards prove missing or damaged each time they are made; check the disk")
+        failures.append(f"{where}: shards prove missing or damaged each time they are made; check the disk")
     raise NaitError(failures[0], remedy="the same command goes on where it stopped")
 
 
-def _results(ray: Any, opens: str, options: dict[str, Any], units: int, number: int) -> Iterator[dict[str, Any]]:
-    gpus = 1 if _gpus(ray.nodes(), options["device"]) else 0
-    cpus = _cpus_each([node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]], number)
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Ray Data's own bars are off inside the block."""
+    try:
+        from ray.data import DataContext
+    except ImportError:
+        raise missing_extra("ray", "ray", "needs Ray Data", "--engine ray") from None
+    context = DataContext.get_current()
+    before, context.enable_progress_bars = context.enable_progress_bars, False
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = before
+
+
+def _results(
+    ray: Any, opens: str, options: dict[str, Any], units: int, number: int, device: str
+) -> Iterator[dict[str, Any]]:
+    gpus, cpus = 1 if gpus_of(ray.nodes(), device) else 0, cpus_each(ray.nodes(), number)
     items = [{"unit": unit} for unit in [*range(units), FINISH]]
     pool = ray.data.ActorPoolStrategy(
         size=number,
@@ -213,87 +228,3 @@ def _results(ray: Any, opens: str, options: dict[str, Any], units: int, number: 
         fn_constructor_args=(opens, options, number, time.time()),
     )
     yield from done.iter_rows()
-
-
-def _knock(address: str) -> None:
-    """OSError where nobody listens at ``host:port``: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-@contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """Ray, connected; what it was before it is again after the block."""
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise missing_extra("ray", "ray", "needs Ray", "--engine ray") from None
-    ours = not ray.is_initialized()
-    if ours:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        named = os.environ.get("RAY_ADDRESS", "")
-        local: dict[str, Any] = {} if address or named else {"include_dashboard": False}
-        try:
-            _knock(address or named)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise BadInput(
-                f"no Ray cluster answers there ({first_line(error, kind=False, errno=True)})",
-                where=f"--address {address}" if address else f"RAY_ADDRESS={named}" if named else "--engine ray",
-                remedy=f"start one with `ray start --head`, or {'leave the flag out' if address else 'unset it'}",
-            ) from None
-    context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars
-    context.enable_progress_bars = False
-    try:
-        yield ray
-    finally:
-        context.enable_progress_bars = before
-        if ours:
-            shut_down(ray)
-
-
-def shut_down(ray: Any) -> None:
-    """``ray.shutdown()`` once the threads of Ray Data have ended: one that still asks Ray for something afterwards, for
-    a last count or block, ends the whole process without a word."""
-    until = time.monotonic() + _LAST_CALLS
-    for thread in threading.enumerate():
-        kinds = type(thread).__module__, getattr(getattr(thread, "_target", None), "__module__", None) or ""
-        if any(kind.startswith("ray.data.") for kind in kinds) and not thread.name.startswith(_ENDLESS):
-            thread.join(max(0.0, until - time.monotonic()))
-    ray.shutdown()
-
-
-def _gpus(nodes: Sequence[dict[str, Any]], device: str) -> int:
-    if device == "cpu":
-        return 0
-    return int(sum(node["Resources"].get("GPU", 0) for node in nodes if node["Alive"]))
-
-
-def _number_of(workers: int | None, nodes: Sequence[dict[str, Any]], device: str) -> int:
-    """Actors to start. Raises NaitError for more than the cluster has room for: Ray would wait for room for ever."""
-    gpus = _gpus(nodes, device)
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-    room, what = (gpus, "GPUs") if gpus else (sum(cpus), "CPUs")
-    number = workers or gpus or max(1, sum(1 for n in cpus if n))
-    if number > room:
-        raise BadInput(f"the Ray cluster has only {room} {what}", where=f"--workers {number}", remedy="ask for fewer")
-    return number
-
-
-def _cpus_each(nodes: Sequence[float], actors: int) -> int:
-    """The most CPUs an actor may ask for so that all find a place on ``nodes`` with so many CPUs each (at least 1)."""
-    most = int(max(nodes, default=1))
-    return next((cpus for cpus in range(most, 1, -1) if sum(int(n) // cpus for n in nodes) >= actors), 1)
-
-
-def _cause(error: BaseException) -> str:
-    """What an actor's own code raised, out of what Ray makes of it, or what Ray says."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, NaitError):
-            return one_line(inner)
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return f"Ray: {first_line(error, kind=False)}"

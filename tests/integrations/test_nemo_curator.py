@@ -21,7 +21,7 @@ from nemo_curator.pipeline import Pipeline
 from nemo_curator.tasks import DocumentBatch
 
 from nait_fast.integrations.nemo_curator import NaitScoreStage
-from nait_fast.workers.ray_engine import shut_down
+from nait_fast.workers.ray_cluster import shut_down
 
 
 def batches(rows: list[dict], arrow: bool = False) -> list[DocumentBatch]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nait_fast.rules import round_robin as module
-from nait_fast.rules.round_robin import RoundRobin, Sift, Sifted, round_robin
+from nait_fast.rules.round_robin import RoundRobin, Sifted, round_robin
 
 
 def by_definition(scores: np.ndarray, samples: Sequence[int], limit: int) -> list[tuple[int, int]]:
@@ -47,15 +47,15 @@ def test_memory_is_bounded_and_passes_are_few(monkeypatch: pytest.MonkeyPatch) -
     scores, rows = np.repeat(line[:, None], 40, axis=1), np.arange(20_000)
     passes, most = 0, 0
 
-    def blocks(sift: Sift) -> Iterator[Sifted]:
+    def blocks(order: RoundRobin) -> Iterator[Sifted]:
         nonlocal passes, most
         passes += 1
         for start in range(0, len(rows), 500):
-            yield sift(rows[start : start + 500], scores[start : start + 500])
+            yield order.sift(rows[start : start + 500], scores[start : start + 500])
             most = max(most, sum(map(len, order._best.lists())))
 
     order = RoundRobin([40], len(rows), 3000, blocks)
-    for sifted in blocks(order.sift):
+    for sifted in blocks(order):
         order.add(sifted)
     taken = list[int]()
     for some, _ in order.chunks():

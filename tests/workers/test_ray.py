@@ -5,13 +5,17 @@ import shutil
 import signal
 import socket
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import nait_fast
 from nait_fast import NaitError, build_index
 from nait_fast.index.reader import Index
-from nait_fast.workers import ray_engine
+from nait_fast.ranking import scan
+from nait_fast.workers import ray_cluster, ray_scan
 from tests.commands import run
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest
@@ -118,6 +122,32 @@ def test_failures(tmp_path: Path, cluster, options: dict, capsys) -> None:
         build_index(**options, output=str(tmp_path / "third"), address="auto")
 
 
+def test_a_ranking_loses_an_actor(
+    tmp_path: Path, cluster, options: dict, local_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it scans: another one comes in its place, and the bytes are those of one machine."""
+    target = {"model": options["model"], "target": str(write_jsonl(tmp_path / "a.jsonl", make_rows(9, seed=2)))}
+    nait_fast.build_signature(**target, codebook=local_folder, keep_samples=True, output=str(tmp_path))
+    asked = {"index": local_folder, "signature": str(tmp_path / "a.safetensors"), "rule": "roundrobin"}
+    nait_fast.rank(**asked, output=str(tmp_path / "here"))
+    monkeypatch.setattr(ray_scan, "UNIT_PARTS", 1)
+    monkeypatch.setattr(scan, "SCORE_BYTES", 8 * 9 * 8)
+    taken, lost = ray_scan._in_order, []
+
+    def losing(ray_: Any, actors: Sequence[Any], *given: Any) -> Iterator[Any]:
+        for number, block in enumerate(taken(ray_, actors, *given)):
+            if number == 3 and not lost:
+                lost.append(actors[0])
+                ray_.kill(actors[0], no_restart=False)
+            yield block
+
+    monkeypatch.setattr(ray_scan, "_in_order", losing)
+    nait_fast.rank(**asked, output=str(tmp_path / "there"), engine="ray", workers=1)
+    assert lost
+    for name in ("selected.jsonl", "scores.parquet"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
+
+
 def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
     return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus}}
 
@@ -136,9 +166,9 @@ def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
 def test_how_many_actors(nodes: list[dict], device: str, workers: int | None, number: int | None) -> None:
     if number is None:
         with pytest.raises(NaitError, match="has only"):
-            ray_engine._number_of(workers, nodes, device)
+            ray_cluster.number_of(workers, nodes, device)
     else:
-        assert ray_engine._number_of(workers, nodes, device) == number
+        assert ray_cluster.number_of(workers, nodes, device) == number
 
 
 @pytest.mark.parametrize(
@@ -147,7 +177,7 @@ def test_how_many_actors(nodes: list[dict], device: str, workers: int | None, nu
 )
 def test_cpus_of_an_actor(cpus: list[float], actors: int, each: int) -> None:
     """The most that lets all of them find a place; one more would not."""
-    assert ray_engine._cpus_each(cpus, actors) == each
+    assert ray_cluster.cpus_each([node(n) for n in cpus], actors) == each
     assert sum(int(n) // each for n in cpus) >= actors > sum(int(n) // (each + 1) for n in cpus)
 
 
@@ -178,7 +208,7 @@ def test_ray_ends_behind_the_last_call_of_its_threads() -> None:
     for thread in threads:
         thread.start()
     threading.Timer(0.3, go.set).start()
-    ray_engine.shut_down(Ray)
+    ray_cluster.shut_down(Ray)
     assert order == ["asked", "down"]
     assert prefetcher.is_alive() and somebody.is_alive()
     forever.set()
