@@ -114,7 +114,10 @@ def source_of(entry: Mapping[str, Any], place: int) -> str:
         raise BadInput("it has no path", where=where)
     if os.path.exists(path):
         return path
-    return ":".join(part for part in (path, entry.get("name"), entry.get("split")) if part)
+    config, split = entry.get("name"), entry.get("split")
+    if config:  # of which axolotl takes the split train unless told
+        return f"{path}:{config}:{split or 'train'}"
+    return f"{path}:{split}" if split else path
 
 
 def _select(options: SelectOptions) -> None:

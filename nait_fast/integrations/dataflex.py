@@ -37,8 +37,8 @@ class NaitSelector(Selector):
     ``rebuild_steps`` since the last one (0: for each selection); the pool's rows are read for each. ``candidates``: how
     many rows are read, drawn at random for each selection (None: all); ``calibration_size``: how many of these the
     target is held against; ``target_size``: target rows, at most; ``layers``, ``first_token``, ``seed``: as the
-    command's; ``batch_tokens``: as of ``LiveScorer``. ``cache_dir`` keeps selections and signatures, which a training
-    that is resumed takes from there. Raises NaitError for what cannot be used.
+    command's; ``batch_tokens``: as of ``LiveScorer``. ``cache_dir`` keeps selections and signatures, which the same
+    training takes from there when it is resumed. Raises NaitError for what cannot be used.
     """
 
     def __init__(
@@ -86,9 +86,8 @@ class NaitSelector(Selector):
         texts = [rows.digest() for rows in (*self.targets.values(), TokenRows(dataset, probed, "dataset"))]
         self._made_of = [options, list(several), len(dataset), *texts]
         self._signature: LiveSignature | None = None
-        logger.info(
-            f"[{NAME}] {json.dumps(options)}; target rows: { {n: len(r.positions) for n, r in self.targets.items()} }"
-        )
+        sizes = {name: len(rows.positions) for name, rows in self.targets.items()}
+        self._say(f"options: {json.dumps(options)}; target rows: {json.dumps(sizes)}")
 
     def select(self, model: Any, step_id: int, num_samples: int, **kwargs: Any) -> list[int]:
         """Positions of ``num_samples`` rows, best first, the same in all processes. Raises NaitError."""
@@ -101,11 +100,12 @@ class NaitSelector(Selector):
                 remedy="lower update_step, or raise candidates",
             )
         file = self.folder / f"step_{step_id}.json"
-        made_of = self._digest(num_samples, sha256(np.asarray(positions, dtype=np.int64).tobytes()))
+        model_is = self.scorer.identity(model)
+        made_of = self._digest(model_is, num_samples, sha256(np.asarray(positions, dtype=np.int64).tobytes()))
         if (kept := self._of_main(lambda: _kept(file, made_of))) is not None:
             self._say(f"step {step_id}: selected before, {file}")
             return kept
-        signature = self._signature_at(model, step_id, positions)
+        signature = self._signature_at(model, step_id, positions, self._digest(model_is))
         scores, lengths = self.scorer.scores(model, signature, TokenRows(self.dataset, positions, "dataset"))
         finite = np.isfinite(scores).all(axis=1)
         if finite.sum() < num_samples:
@@ -145,9 +145,8 @@ class NaitSelector(Selector):
     def _digest(self, *more: Any) -> str:
         return sha256(json.dumps([self._made_of, *more]).encode())[:16]
 
-    def _signature_at(self, model: Any, step: int, positions: Sequence[int]) -> LiveSignature:
+    def _signature_at(self, model: Any, step: int, positions: Sequence[int], made_of: str) -> LiveSignature:
         """The latest one, while it is of less than ``rebuild_steps`` ago; else that of this step, which is kept."""
-        made_of = self._digest()
         latest = self._signature or self._of_main(lambda: _latest_signature(self.folder, step, made_of))
         if latest is None or not 0 <= step - latest.step < max(1, self.rebuild_steps):
             sample = TokenRows(self.dataset, self._drawn(positions, self.calibration_size, 2, step), "dataset")
@@ -203,7 +202,9 @@ def _latest_signature(folder: Path, step: int, made_of: str) -> LiveSignature | 
 
 def _of_another(file: Path) -> Mismatch:
     return Mismatch(
-        "was made of another pool or target, by other options", where=file, remedy="empty cache_dir, or name another"
+        "was made of another pool, target or model, or by other options",
+        where=file,
+        remedy="empty cache_dir, or name another",
     )
 
 

@@ -12,10 +12,11 @@ from torch import nn
 
 from nait_fast.codecs.layout import CodeLayout
 from nait_fast.codecs.neuron import NeuronCoder
-from nait_fast.errors import BadInput
+from nait_fast.errors import BadInput, Mismatch
 from nait_fast.extract.pooling import FIRST_TOKEN
 from nait_fast.kernels import PopcountScan
 from nait_fast.live_capture import Captured, capture
+from nait_fast.methods.base import LEAST_WEIGHT
 from nait_fast.methods.planes import signed_planes
 from nait_fast.models.spec import text_decoder
 from nait_fast.storage.files import sha256
@@ -116,6 +117,9 @@ class LiveScorer:
             frequency = self._mean(values > threshold, pool)
             of_targets = {name: self._values(read, rows) > threshold for name, rows in targets.items()}
             weights = [self._mean(bits, targets[name]) - frequency for name, bits in of_targets.items()]
+        for name, of_one in zip(targets, weights, strict=True):
+            if of_one.abs().max() < LEAST_WEIGHT:
+                raise BadInput("its rows fire the neurons that the pool's do, and tell no row from another", where=name)
         return LiveSignature(
             step, tuple(targets), tuple(read.widths), threshold.numpy(), torch.stack(weights).float().numpy()
         )
@@ -129,12 +133,20 @@ class LiveScorer:
         coder = NeuronCoder(layout, "mean", torch.from_numpy(signature.threshold), self.accelerator.device)
         with self._reading(model) as read:
             for places, means in self._batches(read, rows, lengths):
+                if tuple(read.widths) != signature.widths:
+                    raise Mismatch("the signature is of another model", where=f"step {signature.step}")
                 codes = np.zeros((len(places), layout.row_bytes), dtype=np.uint8)
                 for ordinal, values in enumerate(means):
                     codes[:, layout.bytes(ordinal)] = coder.encode(ordinal, values)[0].cpu().numpy()
                 finite = torch.stack([values.isfinite().all(dim=1) for values in means]).all(dim=0).cpu().numpy()
                 scores[places] = torch.from_numpy(np.where(finite[:, None], scan(codes) * scale, np.nan))
         return self._total(scores).numpy(), lengths
+
+    def identity(self, model: nn.Module) -> list[Any]:
+        """What tells a model from another one, whatever it has learned."""
+        inner = self.accelerator.unwrap_model(model)
+        name = getattr(getattr(inner, "config", None), "_name_or_path", "")
+        return [type(text_decoder(inner)).__name__, name, sum(p.numel() for p in inner.parameters())]
 
     @contextmanager
     def _reading(self, model: nn.Module) -> Iterator["_Reader"]:

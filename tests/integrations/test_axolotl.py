@@ -68,7 +68,9 @@ def test_what_cannot_be_is_said_as_axolotl_starts(plugin: ModuleType, changes: d
 
 def test_where_an_entry_has_its_rows(plugin: ModuleType, tmp_path: Path) -> None:
     assert plugin.source_of({"path": "org/name"}, 0) == "org/name"
-    assert plugin.source_of({"path": "org/name", "name": "main", "split": "train"}, 0) == "org/name:main:train"
+    assert plugin.source_of({"path": "org/name", "split": "test"}, 0) == "org/name:test"
+    assert plugin.source_of({"path": "org/name", "name": "main", "split": "test"}, 0) == "org/name:main:test"
+    assert plugin.source_of({"path": "org/name", "name": "main"}, 0) == "org/name:main:train"
     (tmp_path / "rows.jsonl").touch()
     file = str(tmp_path / "rows.jsonl")
     assert plugin.source_of({"path": "json", "data_files": [file], "split": "train"}, 0) == file

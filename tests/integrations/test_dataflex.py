@@ -60,7 +60,7 @@ def test_the_best_rows_under_the_weights_of_the_step(tmp_path: Path) -> None:
 
 def test_a_resumed_training_takes_what_was_selected(tmp_path: Path) -> None:
     first = selector(tmp_path).select(llama(), 10, 5)
-    assert selector(tmp_path).select(None, 10, 5) == first  # no model is asked
+    assert selector(tmp_path).select(moved(llama()), 10, 5) == first
 
 
 def test_the_signature_is_made_anew_at_its_interval_and_survives_a_stop(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_only_what_an_earlier_stage_leaves(tmp_path: Path) -> None:
 
 def test_what_was_kept_of_something_else_is_refused(tmp_path: Path) -> None:
     selector(tmp_path, rebuild_steps=9).select(llama(), 3, 4)
-    message = "was made of another pool or target, by other options; empty cache_dir, or name another"
+    message = "was made of another pool, target or model, or by other options; empty cache_dir, or name another"
     for other in ({"layers": "0-1"}, {"eval_dataset": TARGET_ROWS["far"]}, {"pool": POOL_ROWS[1:] + POOL_ROWS[:1]}):
         with pytest.raises(NaitError) as caught:
             selector(tmp_path, rebuild_steps=9, **other).select(llama(), 3, 4)
@@ -111,6 +111,8 @@ def test_what_was_kept_of_something_else_is_refused(tmp_path: Path) -> None:
         with pytest.raises(NaitError) as caught:
             selector(tmp_path, rebuild_steps=9, **other).select(llama(), 4, 4)
         assert str(caught.value) == f"{tmp_path / 'signature_step_3.safetensors'}: {message}"
+    with pytest.raises(NaitError, match=message):
+        selector(tmp_path, rebuild_steps=9).select(llama(hidden_size=32), 3, 4)
     (tmp_path / "step_3.json").write_text('{"indices": [1], "metric": {}}')  # another selector's
     with pytest.raises(NaitError, match=message):
         selector(tmp_path, rebuild_steps=9).select(llama(), 3, 4)

@@ -147,6 +147,17 @@ def test_rows_that_are_not_finite_have_no_score() -> None:
         scorer.signature(model, rows([POOL[0], without[0]], "pool"), {"near": rows(TARGETS["near"])}, step=0)
 
 
+def test_a_target_that_tells_nothing_is_refused() -> None:
+    with pytest.raises(NaitError, match=r"^same: its rows fire the neurons that the pool's do, and tell no row from"):
+        LiveScorer(OneProcess()).signature(llama(), rows(POOL), {"same": rows(POOL)}, step=0)
+
+
+def test_a_signature_of_another_model_is_refused() -> None:
+    signature = LiveScorer(OneProcess()).signature(llama(), rows(POOL), {"near": rows(TARGETS["near"])}, step=4)
+    with pytest.raises(NaitError, match=r"^step 4: the signature is of another model$"):
+        LiveScorer(OneProcess()).scores(llama(intermediate_size=24), signature, rows(POOL))
+
+
 @pytest.mark.parametrize(
     ("feature", "message"),
     [
