@@ -296,8 +296,12 @@ def compare(*, quiet: bool = True, **options: Unpack[arguments.CompareArguments]
     Raises:
         NaitError: for bad input, and where none of the signatures can be ranked by the index.
 
-    Example:
-        ``compare(index="idx", signature=["contrast/math.safetensors", "rds/math.safetensors"], top_k=1000)``
+    Examples:
+        >>> seen = nait_fast.compare(
+        ...     index="index", signature="kept/sums.safetensors", rule=["centroid", "roundrobin"], top_k=5
+        ... )
+        >>> [one["rule"] for one in seen["compared"] if one.get("rule")]
+        ['centroid', 'roundrobin']
     """
     from nait_fast.verbs.compare import run
 
@@ -313,7 +317,8 @@ def report(*, quiet: bool = True, **options: Unpack[arguments.ReportArguments]) 
             `select` or `rank` wrote.
 
     Returns:
-        `output`, the file; `bytes`, its size; `plots`, files of plots, if asked for; `notes`, what could not be shown.
+        `output`, the file; `bytes`, its size; `plots`, files of plots, if asked for; `notes`, what could not be shown;
+            `text`, what the command prints.
 
     Raises:
         BadInput: The folder is no selection, or another file is in the way of the page.
@@ -362,15 +367,16 @@ def verify(path: str | PathLike[str]) -> dict[str, Any]:
         path: The folder.
 
     Returns:
-        `ok`, true; how many `files` and `rows` were checked.
+        `ok`, true; how many `files` and `rows` were checked; `text`, what the command prints.
 
     Raises:
         BadInput: The folder is no index and no selection.
         Damaged: Anything is not as it was written; the message names it.
 
     Examples:
-        >>> nait_fast.verify("index")
-        {'path': 'index', 'ok': True, 'files': 1, 'rows': 40}
+        >>> checked = nait_fast.verify("index")
+        >>> checked["ok"], checked["files"], checked["rows"]
+        (True, 1, 40)
     """
     from nait_fast.verbs.inspection import verify
 
