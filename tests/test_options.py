@@ -392,7 +392,7 @@ OWN = {
     "verify": {"path"},
     "demo": {"model", "output"},
 }  # test_verbs_without_options, and tests/data/test_columns.py
-VOLATILE = ("seconds", "tokens_per_s", "scan_seconds", "environment", "options", "config", "output", "index")
+VOLATILE = ("text", "seconds", "tokens_per_s", "scan_seconds", "environment", "options", "config", "output", "index")
 
 
 @pytest.fixture(scope="module")
