@@ -58,7 +58,8 @@ def _scores(report: Report, files: bool) -> Iterator[Drawing]:
     cuts = target_cuts(report, scores)
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
         means = float(scores.mean[c]), float(scores.selected_mean[c])
-        yield distribution(scores.histograms[c], target, means, cuts[c], _unit(report, c), files, scores.whole)
+        alone = len(cuts) == 1
+        yield distribution(scores.histograms[c], target, means, cuts[c], _unit(report, c), files, scores.whole, alone)
 
 
 def _unit(report: Report, c: int) -> str:
@@ -67,7 +68,8 @@ def _unit(report: Report, c: int) -> str:
 
 
 def target_cuts(report: Report, scores: ScoreSummary) -> list[float | None]:
-    """Of each target, the score from which on all rows were selected, where it was that which decided."""
+    """Of each target, the score at which the selection is cut, where it was that which decided: of one, the lowest that
+    was selected; of several that take turns or have budgets of their own, the highest that was not."""
     targets, config = report.chosen.targets, report.chosen.config
     if not scores.whole or config.get("pick") != "top" or not report.chosen.by_score:
         return [None] * len(targets)
@@ -172,9 +174,10 @@ def distribution(
     unit: str,
     files: bool,
     whole: bool = True,
+    alone: bool = True,
 ) -> Drawing:
-    """Share of the pool and of the selection in each bin of scores. ``means``: of both; ``cut``: the lowest score that
-    was selected, where that is what decided. ``whole`` false: the pool's are not known; ``unit``: of the scores."""
+    """Share of the pool and of the selection in each bin of scores. ``means``: of both; ``cut``: as of ``target_cuts``;
+    ``alone``: of one target. ``whole`` false: the pool's are not known; ``unit``: of the scores."""
     figure, (axes,) = blank(176)
     for counts, colour, label in ((histogram.pool, POOL, "pool"), (histogram.selected, PICK, "selected")):
         if colour == POOL and not whole:
@@ -191,7 +194,8 @@ def distribution(
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3, handlelength=1.2, borderaxespad=0.1)
     text = f"Selected rows score {number(means[1])} on average"
     text += f", the pool {number(means[0])}." if whole else "."
-    text += "" if cut is None else f" The lowest selected score is {number(cut)}."
+    if cut is not None:
+        text += f" The lowest selected score is {number(cut)}." if alone else f" All above {number(cut)} were selected."
     return finish(figure, f"scores-{target}", f"Distribution of the scores for {target}", text, files)
 
 
@@ -233,11 +237,11 @@ def together(report: Report, scores: ScoreSummary, files: bool) -> Drawing:
     for axes in panels:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, handlelength=1.2, borderaxespad=0.1)
-    title, text = "Scores for all targets, and the cut", _cut_text(report, scores, line)
+    title, text = "Scores for all targets, and the cut", cut_text(report, scores, line)
     return finish(figure, "scores-together", title, text, files)
 
 
-def _cut_text(report: Report, scores: ScoreSummary, line: float | None) -> str:
+def cut_text(report: Report, scores: ScoreSummary, line: float | None) -> str:
     """Where the scores for several targets are cut, in words."""
     combine, cuts = str(report.chosen.config.get("combine")), target_cuts(report, scores)
     if line is not None:

@@ -167,7 +167,11 @@ def listing(report: Report) -> dict[str, Any]:
         says = f"The first {len(rows):,} of {selected:,} selected rows, best first; --samples all lists every one"
     several = len(targets) > 1 and report.scores is not None and report.scores.whole
     shown = targets if len(targets) <= MOST_SCORES else []
-    return {"rows": rows, "says": f"{says}.", "targets": shown, "standing": several}
+    names = [*targets, *([report.labels.column, *report.labels.selected] if report.labels else [])]
+    name = f"{min(10.0, max(6.0, 1 + 0.6 * max(map(len, names)))):.1f}rem"  # a name in one line, unless it is long
+    widths = ["4rem", *[name, "7rem"] * several, *[name] * len(shown), "5rem", *[name] * (report.labels is not None)]
+    widths += ["5rem", "minmax(0, 1fr)"]
+    return {"rows": rows, "says": f"{says}.", "targets": shown, "standing": several, "columns": " ".join(widths)}
 
 
 def target_table(report: Report) -> list[dict[str, Any]]:

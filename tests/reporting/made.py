@@ -9,8 +9,12 @@ import numpy as np
 
 import nait_fast
 from nait_fast.codecs.layout import CodeLayout
+from nait_fast.config import ReportOptions
 from nait_fast.data.pool import Pool
 from nait_fast.methods.signature import Signature
+from nait_fast.reporting.contents import gather
+from nait_fast.reporting.figures import SECTIONS
+from nait_fast.reporting.page import render
 from nait_fast.storage.files import read_sealed, write_sealed
 from tests.ranking.indexes import contrast, id_tensors, nait, write_index
 
@@ -111,3 +115,9 @@ def change(folder: Path, **entries: object) -> None:
     """Seal the manifest of a selection anew with these ``entries``, without those that are None."""
     manifest = {k: v for k, v in read_sealed(folder / "manifest.json").items() if k != "checksum"}
     write_sealed(folder / "manifest.json", {k: v for k, v in {**manifest, **entries}.items() if v is not None})
+
+
+def plain(selection: Path, output: Path, **options: Any) -> str:
+    """The page without its plots, which take most of the time."""
+    found = gather(ReportOptions(selection=str(selection), **options), output)
+    return render(found, {section: [] for section in SECTIONS}).decode()

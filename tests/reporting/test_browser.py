@@ -82,9 +82,11 @@ function measure(width) {
       const page = frame.contentDocument;
       for (const details of page.querySelectorAll("details")) details.open = true;
       const plots = [...page.querySelectorAll("svg.plot")].map(s => s.getBoundingClientRect());
+      const cut = [...page.querySelectorAll(".scroll, td, th, .text")].filter(e => e.scrollWidth > e.clientWidth + 1);
       const text = [...page.querySelectorAll("svg.plot text")].map(t => t.getBoundingClientRect().height);
       done({width, page: page.documentElement.scrollWidth, body: page.body.scrollWidth,
             height: page.documentElement.scrollHeight, plots: plots.length, scripts: page.scripts.length,
+            cut: cut.filter(e => getComputedStyle(e).display !== "inline").map(e => e.outerHTML.slice(0, 120)),
             empty: plots.filter(r => r.width < 100 || r.height < 60).length, text: Math.min(...text)});
     };
     document.body.append(frame);
@@ -222,5 +224,6 @@ def test_no_width_makes_the_page_scroll_sideways(page: Path) -> None:
     for shot in found:
         assert shot["page"] <= shot["width"] and shot["body"] <= shot["width"], shot
         assert shot["plots"] == 4 * 3 + 1 + 2 + 1 + 2 + 1 and shot["empty"] == 0 and shot["scripts"] == 1, shot
+        assert shot["width"] > 800 or not shot["cut"], shot["cut"][:3]  # tables and texts fit a phone, as they stand
         assert shot["text"] >= 8, shot  # CSS pixels: what is written in a plot can be read
     assert found[0]["height"] > found[-1]["height"] > 2000

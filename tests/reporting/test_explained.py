@@ -18,7 +18,7 @@ from nait_fast.reporting.formatting import fixed
 from nait_fast.verbs import signature as signature_verb
 from tests.ranking.indexes import contrast
 from tests.ranking.test_rules import TARGETS, made  # noqa: F401
-from tests.reporting.made import report
+from tests.reporting.made import plain
 from tests.reporting.pages import check
 
 
@@ -57,7 +57,7 @@ def test_the_samples_next_to_a_row(made: Any) -> None:  # noqa: F811
         for near in s.near:
             assert of_target.texts.texts[near.number].turns == expected[near.number]
         assert of_target.typical == pytest.approx(np.median(like[s.target].max(axis=0)))
-    words = check(report(found.chosen.folder, folder / "page.html")[0]).words
+    words = check(plain(found.chosen.folder, folder / "page.html")).words
     best = found.best[0]
     number, text = best.near[0].number, turns_of(folder / f"{best.target}.jsonl")[best.near[0].number][0][1]
     called = found.of_targets[best.target].called
@@ -78,7 +78,7 @@ def test_where_the_samples_are_not_at_hand(made: Any, tmp_path: Path) -> None:  
     found = gathered(out).of_targets[target].texts
     gone = f"The texts of {target}'s samples are not at hand: {folder / target}.jsonl is no file here, or has changed"
     assert found.texts == {} and found.untold == f"{gone}; name it with --target."
-    words = check(report(out, folder / "page.html")[0]).words
+    words = check(plain(out, folder / "page.html")).words
     assert found.untold in words and f"Most like it in {target}" in words
     there = gathered(out, target=(f"{target}={tmp_path / 'moved.jsonl'}",)).of_targets[target]
     assert there.texts == whole[target].texts and there.texts.untold == ""
@@ -91,7 +91,7 @@ def test_where_the_samples_are_not_at_hand(made: Any, tmp_path: Path) -> None:  
         (".x=y", "begins with a dot"),
     ):
         with pytest.raises(NaitError, match=said):
-            report(out, folder / "page.html", target=named)
+            plain(out, folder / "page.html", target=(named,))
     (folder / "sigs" / "config.yaml").unlink()
     assert "nothing tells which file they are in" in gathered(out).of_targets[target].texts.untold
 
@@ -102,7 +102,7 @@ def test_parts_of_a_likeness(made: Any) -> None:  # noqa: F811
     found = gathered(ranked(index, files, rule="max"))
     of_bits = signatures[0].method != "embed"
     assert all((s.decided is not None) == of_bits for s in shown(found))
-    words = check(report(found.chosen.folder, index.folder.parent / "page.html")[0]).words
+    words = check(plain(found.chosen.folder, index.folder.parent / "page.html")).words
     assert ("how like it is to the sample next to it" in words) == of_bits
     (shard,) = index.shards()
     for s in shown(found) if of_bits else ():
@@ -161,7 +161,7 @@ def test_select_keeps_samples_where_they_are_few(
     nait_fast.select(model=tiny_model, dataset=pool_file, target=f"sums={target_file}", output=out, top_k=12)
     kept = load_signature(out / "signatures" / "sums.safetensors").samples
     assert kept == few * len(target_file.read_text().splitlines())
-    words = check(report(out, tmp_path / "page.html")[0]).words
+    words = check(plain(out, tmp_path / "page.html")).words
     assert ("Most like it in sums" in words) == few
     assert ("Which samples of sums a row is most like is not told: signatures made with" in words) != few
-    assert ("Tokens of the samples, beside those of sums" in words) == few
+    assert ("How long the samples of sums are is not told" in words) != few

@@ -6,14 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pyarrow import parquet
 
+from nait_fast.config import ReportOptions
 from nait_fast.errors import NaitError
 from nait_fast.outputs.recognise import CLAIM
-from nait_fast.reporting import contents, formatting
+from nait_fast.reporting import contents, figures, formatting, layers
 from nait_fast.reporting.drawing import COLOURS
 from nait_fast.storage.lock import FOLDER_LOCK
-from tests.reporting.made import Made, change, make_rows, report
+from tests.reporting.made import Made, change, make_rows, plain, report
 from tests.reporting.pages import check
 
 HOSTILE = [
@@ -172,32 +175,71 @@ def test_length_is_warned_of(tmp_path: Path) -> None:
         (0.3, ""),
     ):
         change(out, **kept, mean_scores=None, spearman_with_length={"t0": rho})
-        page = check(report(out, tmp_path / "r.html")[0])
+        page = check(plain(out, tmp_path / "r.html"))
         assert ("Mind:" in page.words and said in page.words) if said else "Mind:" not in page.words
     change(out, **kept, mean_scores={}, spearman_with_length={"t0": 0.9})
-    assert "Mind:" not in check(report(out, tmp_path / "r.html")[0]).words
+    assert "Mind:" not in check(plain(out, tmp_path / "r.html")).words
 
 
 def test_what_the_manifest_warns_of_stands_first(made: Made, tmp_path: Path) -> None:
     out = made.select("warned", made.signatures[:1], top_k=9)
     said = ["3 rows are odd: look at them", "<b>more</b> & more"]
     change(out, warnings=said)
-    page = check(report(out, tmp_path / "r.html")[0])
+    page = check(plain(out, tmp_path / "r.html"))
     for text in said:
         assert f"Mind: {text}" in page.words and page.words.index(text) < page.words.index("pool's mean")
     change(out, warnings=[3])
     with pytest.raises(NaitError, match="not a valid manifest"):
-        report(out, tmp_path / "r.html")
+        plain(out, tmp_path / "r.html")
+
+
+def test_cuts_in_words(made: Made, tmp_path: Path) -> None:
+    for combine, said in (
+        ("mean", "Rows rank by the mean of their scores, each in standard deviations; the last one selected has "),
+        ("max", "Rows rank by the greatest of their scores, each in standard deviations; the last one selected has "),
+        ("roundrobin", "Rows that score higher for a target than its cut were all selected: t0 "),
+        ("union", "Rows that score higher for a target than its cut were all selected: t0 "),
+    ):
+        out = made.select("cuts", combine=combine, top_k=20)
+        found = contents.gather(ReportOptions(selection=str(out)), tmp_path / "r.html")
+        table = parquet.read_table(out / "scores.parquet").to_pydict()
+        left = [np.array(table[f"score.t{c}"])[~np.array(table["selected"])].max() for c in range(2)]
+        cuts = figures.target_cuts(found, found.scores)
+        assert cuts == (left if combine in ("roundrobin", "union") else [None, None])
+        z = [float(found.scores.z(np.array(left))[c]) for c in range(2)]
+        line = None if any(cuts) else 1.2345
+        text = figures.cut_text(found, found.scores, line)
+        assert text.startswith(said)
+        numbers = ", ".join(f"t{c} {formatting.number(z[c], 3)}" for c in range(2)) if any(cuts) else "1.23"
+        assert text.endswith(f"{numbers}.")
+    out = made.select("cuts", combine="mean", top_k=20, pick="random")
+    found = contents.gather(ReportOptions(selection=str(out)), tmp_path / "r.html")
+    assert figures.cut_text(found, found.scores, None) == "There is no one score at which the selection is cut."
+
+
+def test_neurons_are_shown_where_they_tell_rows_apart(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = made.select("neurons", made.signatures[:1], top_k=20)
+    monkeypatch.setattr(layers, "TELLING_SHARE", 1.01)
+    words = check(plain(out, tmp_path / "none.html")).words
+    assert "No neurons are named: of each row here, the 6 that most tell it from the rows beside it make less" in words
+    assert "neurons that tell it from the rows beside it" not in words
+    monkeypatch.setattr(layers, "TELLING_SHARE", 0.01)
+    page = check(plain(out, tmp_path / "some.html"))
+    assert "Neurons are named where the 6" in page.words and "Half of it takes" in page.words
+    shown = [text for tag, text in page.texts if tag == "summary" and text.startswith("neurons")]
+    assert shown == ["neurons that tell it from the rows beside it"] * (5 + 5 + 3 + 3)
 
 
 def test_the_list_says_what_it_leaves_out(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = made.select("left", combine="max", top_k=30)
-    words = check(report(out, tmp_path / "all.html")[0]).words
+    words = check(plain(out, tmp_path / "all.html")).words
     assert "All 30 selected rows, best first." in words and "stands out for" in words and "score t1" in words
     monkeypatch.setattr(contents, "LISTED_ROWS", 8)
-    words = check(report(out, tmp_path / "some.html")[0]).words
+    words = check(plain(out, tmp_path / "some.html")).words
     assert "The first 8 of 30 selected rows, best first; --samples all lists every one." in words
-    page = check(report(out, tmp_path / "every.html", samples="all")[0])
+    page = check(plain(out, tmp_path / "every.html", samples="all"))
     assert "All 30 selected rows, best first." in page.words
     assert len([a for tag, a in page.tags if tag == "td" and a.get("data-label") == "rank"]) == 30
     for samples in (0, 51, "some", 2.5):
