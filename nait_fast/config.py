@@ -545,7 +545,9 @@ class CompareOptions(AmountOptions, OutputOptions):
     keeps_config: ClassVar[bool] = False
 
     index: str = option("", "index folder", required=True)
-    signature: tuple[str, ...] = option((), "signature files, of any methods and targets; several may have one name")
+    signature: tuple[str, ...] = option(
+        (), "signature files, or folders of them, of any methods and targets; several may have one name"
+    )
     foreign_scores: tuple[str, ...] = option((), "scores of another tool, as for rank", metavar="NAME=FILE")
     selection: tuple[str, ...] = option(
         (),

@@ -15,7 +15,7 @@ from nait_fast.index.reader import Index
 from nait_fast.index.stream import Stream
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import LENGTHS, Signature
-from nait_fast.ranking.columns import ScoreTable, Spill
+from nait_fast.ranking.columns import ScoreTable, Spill, block_rows
 from nait_fast.ranking.requirements import rule_of
 from nait_fast.ranking.sanity import check_spread
 from nait_fast.ranking.scan import Block
@@ -77,7 +77,7 @@ def asked_of(
 def table_of(index: Index, folder: Path) -> ScoreTable:
     """The rows of ``index`` without scores."""
     table = ScoreTable(folder, index.rows, [])
-    for part in Stream(index, codes=False).parts():
+    for part in Stream(index, codes=False, rows=block_rows(1)).parts():
         table.add(Block(part.row, part.n_tokens, np.empty((len(part.row), 0))))
     return table
 

@@ -41,5 +41,6 @@ def sampled_ranks(spill: Spill, column: int = 0) -> np.ndarray:
     """``centred_ranks`` of every row of a column, or of every n-th one, as ``with_length`` has it."""
     stride = max(1, -(-spill.rows // EXACT_ROWS))
     step = block_rows(1) // stride * stride or stride
-    parts = [spill.read(start, start + step, column)[::stride] for start in range(0, spill.rows, step)]
+    # Copies: a view would keep its whole block.
+    parts = [spill.read(start, start + step, column)[::stride].copy() for start in range(0, spill.rows, step)]
     return centred_ranks(np.concatenate(parts))

@@ -8,8 +8,8 @@ from typing import Any
 
 from nait_fast.ranking.selection_files import REPORT, SELECTED
 from nait_fast.reporting.formatting import correlation, count, listed, percent, short
+from nait_fast.terminal import WIDTH
 
-WIDTH = 80
 MOST_SOURCES = 6  # that are shown one by one
 _SOURCE_WIDTH = 14
 

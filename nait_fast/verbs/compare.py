@@ -23,7 +23,7 @@ from nait_fast.evaluation.writing import json_values
 from nait_fast.index.pool_rows import PoolRows, open_rows
 from nait_fast.index.reader import Index
 from nait_fast.methods.foreign import foreign_scores
-from nait_fast.methods.signature import Signature, load_signature
+from nait_fast.methods.signature import Signature, load_signatures
 from nait_fast.notices import hushed, recorded
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
@@ -56,7 +56,7 @@ def run(options: CompareOptions, quiet: bool = False) -> dict[str, Any]:
         raise BadInput("holds no rows", where=f"index {index.folder}")
     with ExitStack() as stack:
         warnings = stack.enter_context(recorded())
-        signatures = [load_signature(path) for path in options.signature]
+        signatures = load_signatures(options.signature)
         signatures += [foreign_scores(text, index) for text in options.foreign_scores]
         selections = [open_selection(path) for path in options.selection]
         if options.output is None:

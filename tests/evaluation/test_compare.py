@@ -166,8 +166,9 @@ def _scores(kept: Kept) -> np.ndarray:
 
 def test_what_the_terminal_shows(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     """No line is wider than a terminal, under each table stands how to read it, and what is missing is said."""
-    command = ["compare", "--index", kept.index, "--signature", *kept.files, "--rule", *RULES, "--token-budget", 900]
-    ran = run(capsys, *command, "--label", "source", "--relevant", *RELEVANT)
+    command = ["compare", "--index", kept.index, "--signature", kept.folder / "sigs"]
+    asked = ["--rule", *RULES, "--token-budget", 900, "--label", "source", "--relevant", *RELEVANT]
+    ran = run(capsys, *command, *asked)
     assert ran.status == 0 and max(map(cells_of, ran.out.splitlines())) <= 80
     for title, reading in (
         ("Overlap of the selections", "Above: rows that both select."),
@@ -181,7 +182,7 @@ def test_what_the_terminal_shows(kept: Kept, capsys: pytest.CaptureFixture[str])
     assert "Not compared" not in ran.out
     drawn = next(line.split() for line in ran.out.splitlines() if line.startswith("random "))
     assert 800 < int(drawn[-1]) <= 900
-    plain = run(capsys, *command[:5])
+    plain = run(capsys, *command)
     assert "- retrieval: pass --label COLUMN" in plain.out and plain.status == 0
 
 
