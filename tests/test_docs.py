@@ -46,6 +46,15 @@ def test_the_pages_are_in_the_navigation():
     assert set(re.findall(r"[a-z_]+\.md", (ROOT / "mkdocs.yml").read_text())) == pages
 
 
+def test_the_pictures_are_there_and_small():
+    """``zensical build --strict`` says nothing of a picture that is not there."""
+    found = set()
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        named = re.findall(r'\]\(([^):]*\.(?:svg|webp))\)|(?:src|srcset)="([^"]*)"', page.read_text())
+        found |= {page.parent / (markdown or html) for markdown, html in named}
+    assert len(found) > 5 and all(picture.stat().st_size < 150_000 for picture in found)
+
+
 def test_the_methods_page_shows_what_the_results_say(monkeypatch):
     monkeypatch.setattr("sys.argv", ["methods", "--check"])
     assert methods.main() == 0
