@@ -23,8 +23,9 @@ from unittest import mock
 import torch
 
 from benchmarks.record import record, table
+from nait_fast.env import CACHE
 from nait_fast.models import checkpoint, load
-from nait_fast.models.weight_cache import SETTLED_NS, VARIABLE
+from nait_fast.models.weight_cache import SETTLED_NS
 
 STAGES = {"refuse_absent": "guards", "probe": "guards", "exercised": "forwards", "model_identity": "identity"}
 
@@ -71,7 +72,7 @@ def random_model(folder: Path, tokenizer: str, dtype: torch.dtype, **sizes: int)
 def measure(model: str, label: str, dtype: str, rounds: int) -> dict[str, Any]:
     """A result row."""
     runs: list[Any] = []
-    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {VARIABLE: cache}):
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {CACHE: cache}):
         for _ in range(rounds):
             spent: dict[str, float] = {}
             cpu: dict[str, float] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
     from nait_fast.methods.signature import Signature
     from nait_fast.ranking.in_memory import RowSelection
     from nait_fast.rules.constraints.base import Constraint
+
+
+def _run(verb: str, options: Any, quiet: bool) -> dict[str, Any]:
+    """Run a verb that writes a folder; where that is a URL, it is sent there at the end. Raises NaitError."""
+    from nait_fast.outputs.published import published
+
+    with published(options.output, quiet):
+        return import_module(f"nait_fast.verbs.{verb}").run(options, quiet)
 
 
 def select(*, quiet: bool = True, **options: Unpack[arguments.SelectArguments]) -> dict[str, Any]:
@@ -56,9 +65,7 @@ def select(*, quiet: bool = True, **options: Unpack[arguments.SelectArguments]) 
         >>> len(open("chosen/selected.jsonl").readlines())
         5
     """
-    from nait_fast.verbs.select import run
-
-    return run(SelectOptions.from_mapping(dict(options), "select"), quiet)
+    return _run("select", SelectOptions.from_mapping(dict(options), "select"), quiet)
 
 
 def build_index(*, quiet: bool = True, **options: Unpack[arguments.IndexArguments]) -> dict[str, Any]:
@@ -85,9 +92,7 @@ def build_index(*, quiet: bool = True, **options: Unpack[arguments.IndexArgument
         >>> made["rows_indexed"], made["format"]
         (40, 'alpaca')
     """
-    from nait_fast.verbs.index import run
-
-    return run(IndexOptions.from_mapping(dict(options), "build_index"), quiet)
+    return _run("index", IndexOptions.from_mapping(dict(options), "build_index"), quiet)
 
 
 def merge(*, quiet: bool = True, **options: Unpack[arguments.MergeArguments]) -> dict[str, Any]:
@@ -113,9 +118,7 @@ def merge(*, quiet: bool = True, **options: Unpack[arguments.MergeArguments]) ->
         >>> both["rows_indexed"] == 40 + more["rows_indexed"]
         True
     """
-    from nait_fast.verbs.merge import run
-
-    return run(MergeOptions.from_mapping(dict(options), "merge"), quiet)
+    return _run("merge", MergeOptions.from_mapping(dict(options), "merge"), quiet)
 
 
 def build_signature(*, quiet: bool = True, **options: Unpack[arguments.SignatureBuildArguments]) -> dict[str, Any]:
@@ -138,9 +141,7 @@ def build_signature(*, quiet: bool = True, **options: Unpack[arguments.Signature
         >>> [one["name"] for one in made["signatures"]]
         ['sums']
     """
-    from nait_fast.verbs.signature import run
-
-    return run(SignatureBuildOptions.from_mapping(dict(options), "build_signature"), quiet)
+    return _run("signature", SignatureBuildOptions.from_mapping(dict(options), "build_signature"), quiet)
 
 
 def signature_of(
@@ -205,9 +206,7 @@ def rank(**options: Unpack[arguments.RankArguments]) -> dict[str, Any]:
         >>> ranked["rows_selected"], ranked["rows_scored"]
         (5, 40)
     """
-    from nait_fast.verbs.rank import run
-
-    return run(RankOptions.from_mapping(dict(options), "rank"))
+    return _run("rank", RankOptions.from_mapping(dict(options), "rank"), True)
 
 
 def selection_of(
@@ -275,9 +274,7 @@ def evaluate(*, quiet: bool = True, **options: Unpack[arguments.EvaluateArgument
         >>> measured["retrieval"][0]["relevant"]  # rows of the pool whose source is sums
         20
     """
-    from nait_fast.verbs.evaluate import run
-
-    return run(EvaluateOptions.from_mapping(dict(options), "evaluate"), quiet)
+    return _run("evaluate", EvaluateOptions.from_mapping(dict(options), "evaluate"), quiet)
 
 
 def compare(*, quiet: bool = True, **options: Unpack[arguments.CompareArguments]) -> dict[str, Any]:

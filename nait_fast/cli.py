@@ -11,10 +11,9 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from nait_fast._version import __version__
@@ -36,7 +35,7 @@ from nait_fast.notices import recorded, warn
 from nait_fast.options import Options, Registry, flag_of, kinds_of, named, words_of
 from nait_fast.stages import counted_stages, stage
 from nait_fast.terminal import printable, warnings_on_stderr
-from nait_fast.urls import without_secrets
+from nait_fast.urls import is_url, without_secrets
 
 FAULT, GONE = 70, 141  # exit status: EX_SOFTWARE; as of a process that SIGPIPE has ended
 # verb -> (options, module with run(options, quiet), help)
@@ -305,17 +304,12 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         options_type, module, _ = VERBS[arguments.verb]
         options = _options(arguments, options_type)
         _hush_libraries(quiet)
-        if options.keeps_config:
-            _check_config(options)
-        if arguments.verb in _SLOW_TO_IMPORT:
-            import_module("nait_fast.verbs.beforehand").check(options)
-        with counted_stages():
+        with _output_of(options, quiet), counted_stages():
+            if arguments.verb in _SLOW_TO_IMPORT:
+                import_module("nait_fast.verbs.beforehand").check(options)
             with stage("import"):
                 verb = import_module(f"nait_fast.verbs.{module}")
-            summary = verb.run(options, quiet)
-        if options.keeps_config:
-            _keep_config(options)
-        return summary
+            return verb.run(options, quiet)
     _hush_libraries(quiet)
     if arguments.verb == "demo":
         model, output = arguments.model, named(arguments.output, "--output")
@@ -326,14 +320,28 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     return getattr(verbs, arguments.verb)(named(arguments.path, "the path"), **reading)
 
 
+@contextmanager
+def _output_of(options: Options, quiet: bool) -> Iterator[None]:
+    """What an output folder has around the run of a verb: its config.yaml, and where it is a URL, that it is sent."""
+    if not options.keeps_config:
+        yield
+        return
+    output = options.to_mapping()["output"]
+    with import_module("nait_fast.outputs.published").published(output, quiet) if is_url(output) else nullcontext():
+        _check_config(options)
+        yield
+        _keep_config(options)
+
+
 def _check_config(options: Options) -> None:
     """Raises NaitError where the output's config.yaml is not ours, or has been changed by hand."""
     import yaml
 
     from nait_fast.outputs.recognise import CONFIG, YAML, State, is_plain, refuse, seal_of
+    from nait_fast.remote.copies import local_folder
 
     values = options.to_mapping()
-    path = Path(values["output"]) / CONFIG
+    path = local_folder(values["output"]) / CONFIG
     if "\0" in str(path) or not os.path.lexists(path):
         return
     state = State.FOREIGN
@@ -355,6 +363,7 @@ def _keep_config(options: Options) -> None:
     import yaml
 
     from nait_fast.outputs.recognise import CONFIG, YAML, sealed
+    from nait_fast.remote.copies import local_folder
     from nait_fast.storage.files import write_atomic
 
     try:
@@ -364,7 +373,7 @@ def _keep_config(options: Options) -> None:
         return
     values = options.to_record()
     data = yaml.safe_dump(values, sort_keys=False).encode()
-    write_atomic(Path(values["output"]) / CONFIG, sealed(data, "config", YAML))
+    write_atomic(local_folder(values["output"]) / CONFIG, sealed(data, "config", YAML))
 
 
 def _hush_libraries(quiet: bool) -> None:

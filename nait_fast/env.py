@@ -18,11 +18,19 @@ from nait_fast.processors import processor, processor_features
 if TYPE_CHECKING:
     import torch
 
+# (rank, number of workers, place on this machine) as torchrun and Slurm tell them, the first that is set
+WORKERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", ""),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # of srun; a batch script has SLURM_NTASKS as well
+)
+CACHE = "NAIT_FAST_CACHE"
+_OFF = ("off", "0", "no", "false", "none")
 # What the package reads of the environment itself, and the values that mean something; none named: any does.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "NAIT_FAST_BACKEND": ("triton", "cpu", "reference"),
     "NAIT_FAST_LINEAR": ("torch", "blocked"),
-    "NAIT_FAST_CACHE": (),
+    CACHE: (),
     "NAIT_FAST_MAX_ROW_MIB": (),
 }
 # MKL's mode: in its strict one a product's bits depend on neither the number of threads nor the other rows.
@@ -50,6 +58,25 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def cache_folder() -> Path | None:
+    """Where what may be of use another time is kept for the user; None: nowhere."""
+    setting = os.environ.get(CACHE, "")
+    if setting.lower() in _OFF:
+        return None
+    if setting:
+        return Path(setting).expanduser()
+    try:
+        if sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        elif sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        return None
+    return base / "nait_fast"
 
 
 def check_variables(environment: Mapping[str, str] | None = None) -> None:

@@ -5,6 +5,7 @@ goes into a message, a manifest or any other file: these have what ``shown`` lea
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 CUT = "?…"  # in place of a query
@@ -40,6 +41,11 @@ def shown(url: str) -> str:
     if at and (scheme in WEB or ":" in name):  # elsewhere a name alone says where: abfs://container@account
         host = after
     return f"{scheme}://{host}{slash}{path}{query}"
+
+
+def joined(folder: Any, name: str) -> str:
+    """A file of a folder, which may be a URL."""
+    return f"{shown(str(folder)).rstrip('/')}/{name}" if is_url(str(folder)) else str(Path(folder) / name)
 
 
 def without_secrets(text: str) -> str:

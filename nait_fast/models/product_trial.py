@@ -20,10 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 from typing_extensions import Self
 
-from nait_fast.env import MKL, STRICT, STRICT_MKL, installed, processor
+from nait_fast.env import MKL, STRICT, STRICT_MKL, cache_folder, installed, processor
 from nait_fast.errors import Mismatch, NaitError
 from nait_fast.models.linear import BLOCKED, FORMS, TORCH, VARIABLE, blocked_linear, plain_linears, usable
-from nait_fast.models.weight_cache import cache_folder
 from nait_fast.notices import warn
 from nait_fast.progress import say
 from nait_fast.storage.files import write_json
@@ -136,7 +135,7 @@ def _remembered(shapes: list[tuple[int, int]], strict: bool) -> Seconds:
     """The trial's seconds, from the user's cache folder where this machine has done it before."""
     key = [SCHEME, processor(), installed("torch"), strict, *map(list, shapes)]  # not threads: workers have one form
     folder = cache_folder()
-    file = None if folder is None else folder.parent / "products.json"
+    file = None if folder is None else folder / "products.json"
     kept = _kept(file)
     name = json.dumps(key)
     if name in kept:

@@ -9,7 +9,6 @@ written, read or trusted is none. The environment variable ``NAIT_FAST_CACHE`` n
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -17,33 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nait_fast.env import installed
+from nait_fast.env import cache_folder, installed
 
 SCHEME = 1  # of what is hashed, and how
-VARIABLE = "NAIT_FAST_CACHE"
-OFF = ("off", "0", "no", "false", "none")
 SETTLED_NS = 2_000_000_000  # a file changed later than this before it is read may change again unseen
 _READ = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".py")
 _LIBRARIES = ("torch", "transformers", "safetensors", "gguf", "accelerate", "peft")
 
 
-def cache_folder() -> Path | None:
+def weights_folder() -> Path | None:
     """Where entries are kept; None: nowhere."""
-    setting = os.environ.get(VARIABLE, "")
-    if setting.lower() in OFF:
-        return None
-    if setting:
-        return Path(setting).expanduser() / "weights"
-    try:
-        if sys.platform == "darwin":
-            base = Path.home() / "Library" / "Caches"
-        elif sys.platform == "win32":
-            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        else:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home
-        return None
-    return base / "nait_fast" / "weights"
+    base = cache_folder()
+    return None if base is None else base / "weights"
 
 
 def stamps_of(*sources: Path) -> list[list[Any]] | None:
@@ -109,14 +93,14 @@ class CacheEntry:
     def of(cls, *names: str) -> "CacheEntry | None":
         """To be made before the files are read; None where nothing can be kept. ``names``: of the model, and of an
         adapter of it."""
-        if cache_folder() is None:
+        if weights_folder() is None:
             return None
         paths = tuple(path for name in names if (path := checkpoint_of(name)) is not None)
         stamps = stamps_of(*paths) if len(paths) == len(names) else None
         return None if stamps is None else cls(paths, stamps)
 
     def _file(self, sample: str) -> Path | None:
-        folder = cache_folder()
+        folder = weights_folder()
         libraries = [installed(name) for name in _LIBRARIES]
         key = hashlib.sha256(json.dumps([SCHEME, self.stamps, libraries, sample]).encode())
         return folder / f"{key.hexdigest()}.json" if folder else None

@@ -195,16 +195,10 @@ class RemotePath:
     def stamp(self, anew: bool = False) -> list[int]:
         """Numbers that change when the file does: its size, and its version or date; none where the store tells
         neither. ``anew``: as it is now. Raises OSError where it is gone."""
-        before, info = self.info or {}, self.asked() if anew else self.info
+        info = self.asked() if anew else self.info
         if info is None:
             raise FileNotFoundError(2, "No such file or directory", str(self))
-        told_by = next((key for key in _VERSIONS if before.get(key)), None)
-        if told_by is None:
-            return []
-        version = info.get(told_by) or before[told_by]  # some listings say more than what is said of one file
-        version = version.timestamp() if isinstance(version, datetime) else version
-        size, digest = info.get("size"), hashlib.sha256(str(version).encode()).hexdigest()
-        return [-1 if size is None else int(size), int(digest[:15], 16)]
+        return stamp_of(info, self.info or {})
 
     @cached_property
     def _entries(self) -> dict[str, dict[str, Any]]:
@@ -234,6 +228,18 @@ class RemotePath:
 
 
 Place = Path | RemotePath
+
+
+def stamp_of(info: dict[str, Any], before: dict[str, Any] | None = None) -> list[int]:
+    """``RemotePath.stamp`` by what a store says of a file, to be held against what it said ``before``."""
+    before = info if before is None else before
+    told_by = next((key for key in _VERSIONS if before.get(key)), None)
+    if told_by is None:
+        return []
+    version = info.get(told_by) or before[told_by]  # some listings say more than what is said of one file
+    version = version.timestamp() if isinstance(version, datetime) else version
+    size, digest = info.get("size"), hashlib.sha256(str(version).encode()).hexdigest()
+    return [-1 if size is None else int(size), int(digest[:15], 16)]
 
 
 def _store_of(url: str) -> Any:
@@ -286,13 +292,17 @@ def is_final(error: BaseException) -> bool:
         return not kinds & {"HTTPClientError", "ConnectionError"}
     if kinds & {"InvalidURL", "OfflineModeIsEnabled"}:
         return True
-    return isinstance(error, _FINAL) and error.__cause__ is None
+    # fsspec says of a server that it could not reach that there is no such file, and why.
+    unreached = isinstance(error.__cause__, OSError) or "ClientError" in kinds
+    return isinstance(error, _FINAL) and not unreached
 
 
 def as_os_error(error: Exception) -> OSError:
     """``error`` of a store as one of the system's, in one line without secrets."""
     status = _answer_of(error)
-    if status in (404, 410) or (isinstance(error, FileNotFoundError) and status is None and error.__cause__ is None):
+    if isinstance(error, FileExistsError) or status in (409, 412):  # what was to be made, and not written over
+        return FileExistsError(17, "File exists")
+    if status in (404, 410) or (isinstance(error, FileNotFoundError) and status is None and is_final(error)):
         return FileNotFoundError(2, "No such file or directory")
     if status is not None and 400 <= status < 500:
         refused = ", which asks for other credentials" if status in (401, 403) else ""

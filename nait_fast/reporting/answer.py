@@ -9,6 +9,7 @@ from typing import Any
 from nait_fast.ranking.selection_files import REPORT, SELECTED
 from nait_fast.reporting.formatting import correlation, count, listed, percent, short
 from nait_fast.terminal import WIDTH
+from nait_fast.urls import joined
 
 MOST_SOURCES = 6  # that are shown one by one
 _SOURCE_WIDTH = 14
@@ -35,7 +36,7 @@ def _amount(manifest: Mapping[str, Any], folder: str | Path) -> Iterator[str]:
     rule = f", rule {manifest['rule']}" if "rule" in manifest else ""
     order = ", best first" if (manifest.get("config") or {}).get("pick", "top") == "top" else ""
     yield from wrapped(f"for {listed(manifest['targets'])} by {methods}{rule}{order}:")
-    yield f"  {Path(folder) / SELECTED}"
+    yield f"  {joined(folder, SELECTED)}"
     lengths = [
         f"{manifest['targets'][0] if len(manifest['targets']) == 1 else name} {correlation(rho)}"
         for name, rho in manifest["spearman_with_length"].items()

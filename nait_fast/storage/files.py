@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from nait_fast.errors import BadInput, Damaged, NaitError
+from nait_fast.remote.copies import refuse_url
 from nait_fast.remote.places import Place
 from nait_fast.storage.blocks import Tensor, blocks_of, changed, seal, unsealed, with_blocks
 
@@ -25,6 +26,7 @@ _OWN = frozenset({"blocks", "checksum"})  # of the metadata: what vouches for th
 
 def make_folder(path: str | os.PathLike[str], flag: str = "--output") -> Path:
     """Create ``path`` and make sure that it can be written to, before any work is done."""
+    refuse_url(path, flag)
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,7 @@ class OutputLock:
             ours = self._run is not None and any(holder["run"] == self._run for holder in holders)
             if time.monotonic() - began > (_JOIN_SECONDS if ours else _SURE_SECONDS):
                 raise Busy(
-                    f"in use by {_described(holders)}",
+                    f"in use by {described(holders)}",
                     where=self._what,
                     remedy="wait until it has ended, or choose another output",
                 )
@@ -185,16 +185,7 @@ class OutputLock:
             return False
 
     def _note(self) -> bytes:
-        arguments = (shlex.quote(without_secrets(argument)) for argument in sys.argv[1:])
-        command = " ".join(["nait-fast", *arguments])[:_COMMAND_CHARACTERS]
-        note = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "command": command,
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "run": self._run,
-        }
-        return json.dumps(note).encode() + b"\n"
+        return json.dumps(note_of(self._run)).encode() + b"\n"
 
     def release(self) -> None:
         if self._descriptor is not None:
@@ -220,6 +211,18 @@ class OutputLock:
         self.release()
 
 
+def note_of(run: str | None = None) -> dict[str, Any]:
+    """Who this process is, for a lock that it holds."""
+    arguments = (shlex.quote(without_secrets(argument)) for argument in sys.argv[1:])
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": " ".join(["nait-fast", *arguments])[:_COMMAND_CHARACTERS],
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "run": run,
+    }
+
+
 def _holders(descriptor: int) -> list[dict[str, Any]]:
     """The notes in a lock's file, those first that are known to be of a process that lives."""
     notes = []
@@ -236,6 +239,11 @@ def _holders(descriptor: int) -> list[dict[str, Any]]:
     return sorted(notes, key=lambda note: not _lives(note))
 
 
+def is_gone(note: dict[str, Any]) -> bool:
+    """Whether the process was one of this machine that has ended."""
+    return note.get("host") == socket.gethostname() and not _lives(note)
+
+
 def _lives(note: dict[str, Any]) -> bool:
     if note["host"] != socket.gethostname() or not isinstance(note["pid"], int):
         return False
@@ -248,7 +256,8 @@ def _lives(note: dict[str, Any]) -> bool:
     return True
 
 
-def _described(holders: list[dict[str, Any]]) -> str:
+def described(holders: list[dict[str, Any]]) -> str:
+    """Who holds a lock, by the notes in it."""
     if not holders:
         return "another command"
     note = holders[0]

@@ -7,6 +7,7 @@ from nait_fast.bench.run import ALONE, CEILING_SECONDS, PARTS, MeasuredDevice, S
 from nait_fast.config import BENCH_SHAPES, BenchOptions
 from nait_fast.errors import BadInput
 from nait_fast.progress import say
+from nait_fast.remote.copies import refuse_url
 
 
 def _compare(options: BenchOptions) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def run(options: BenchOptions, quiet: bool = False) -> dict[str, Any]:
         raise BadInput("choose one of them", where="--model, --shape")
     devices = devices_of(options.device)
     shape = options.shape or BENCH_SHAPES[0]
+    refuse_url(options.output)
     file = ResultFile(options.output)
     rows: list[dict[str, Any]] = []
     try:

@@ -34,6 +34,7 @@ from nait_fast.ranking.overview import SourceCounter, spread_places
 from nait_fast.ranking.sanity import rows_of_targets
 from nait_fast.ranking.scan import check_device
 from nait_fast.ranking.select import check_budget
+from nait_fast.remote.copies import refuse_url
 from nait_fast.reporting.as_contender import selection_contender
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.storage.files import write_atomic, write_sealed
@@ -45,6 +46,7 @@ COUNTED_ROWS = 1_000_000  # beyond, the rows of a pool are read for a label only
 
 def run(options: CompareOptions, quiet: bool = False) -> dict[str, Any]:
     """Compare; returns what ``compare.json`` holds, and ``text``, its tables. Raises NaitError."""
+    refuse_url(options.output)
     check_budget(options)
     if twice := next((path for path in options.selection if options.selection.count(path) > 1), None):
         raise BadInput("is there twice", where=f"--selection {twice}", remedy="leave one out")

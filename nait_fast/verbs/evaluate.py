@@ -38,6 +38,7 @@ from nait_fast.outputs.recognise import State, damaged, question
 from nait_fast.progress import say
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device
+from nait_fast.remote.copies import local_folder
 from nait_fast.storage.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -59,7 +60,7 @@ def run(options: EvaluateOptions, quiet: bool = False) -> dict[str, Any]:
 
 def folder_for(output: str) -> Path:
     """The folder ``output``, made if need be; never one that holds an index or a selection. Raises NaitError."""
-    folder = make_folder(output)
+    folder = make_folder(local_folder(output))
     if (folder / MANIFEST).exists() or (folder / RUN).exists():
         raise BadInput("holds an index or a selection", where=f"--output {output}", remedy="choose another folder")
     return folder

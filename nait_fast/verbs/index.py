@@ -25,13 +25,14 @@ from nait_fast.options import flag_of
 from nait_fast.outputs.inputs import check_folders, check_inputs, inputs_of
 from nait_fast.outputs.output_folder import sweep
 from nait_fast.outputs.recognise import question
+from nait_fast.remote.copies import local_folder, named
 from nait_fast.reporting import inspected
 from nait_fast.stages import counted_stages, stage
 from nait_fast.storage.files import make_folder, read_json, write_json
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN
 from nait_fast.storage.owned import check_folder, is_name
-from nait_fast.urls import all_without_secrets
+from nait_fast.urls import all_without_secrets, is_url
 from nait_fast.verbs.inspection import index_summary
 from nait_fast.workers.local import default_workers, run_workers
 from nait_fast.workers.watch import Watch
@@ -66,7 +67,7 @@ def summary_of(manifest: dict[str, Any], output: str | Path) -> dict[str, Any]:
     """What a run of ``index`` reports of the index."""
     dataset = manifest["datasets"][-1]
     return {
-        "index": str(output),
+        "index": named(Path(output)),
         "rows_read": sum(d["rows"] for d in manifest["datasets"]),
         "rows_indexed": manifest["rows"],
         "rows_skipped": manifest["skipped"]["rows"],
@@ -124,10 +125,10 @@ def index_lock(options: IndexOptions) -> OutputLock:
         deciding[name] = _resolved(deciding[name])
     deciding["exact"] = [_resolved(path) for path in options.exact]
     return OutputLock(
-        Path(options.output) / FOLDER_LOCK,
+        local_folder(options.output) / FOLDER_LOCK,
         f"--output {options.output}",
         question(deciding),
-        alone=lambda: sweep(Path(options.output), is_name),
+        alone=lambda: sweep(local_folder(options.output), is_name),
     )
 
 
@@ -138,7 +139,7 @@ def _resolved(path: str | None) -> str | None:
 def hold_folder(options: IndexOptions, stack: ExitStack) -> Path:
     """The folder of an index, made if need be and ours, together with other workers of this command, until ``stack``
     ends. Raises NaitError where another command is at it, and where something is in the way."""
-    folder = make_folder(options.output)
+    folder = make_folder(local_folder(options.output))
     # What --append refuses of --codebook is told by the build.
     inputs = [(flag, path) for flag, path in inputs_of(options) if not (flag == "--codebook" and options.append)]
     check_folders(folder, inputs)
@@ -228,7 +229,7 @@ def work(given: dict[str, Any], worker: Worker, quiet: bool) -> dict[str, Any]:
 
 def _check_calibration(options: IndexOptions) -> None:
     """What is added or made again has the index's codebook: NaitError where another calibration is asked for."""
-    path = Path(options.output) / RUN
+    path = local_folder(options.output) / RUN
     if not (options.append or options.repair) or not path.exists():
         return
     works = "--append adds" if options.append else "--repair works"
@@ -251,11 +252,22 @@ def run(options: IndexOptions, quiet: bool = False) -> dict[str, Any]:
         return summary
     rate = f"{summary['tokens_served']:,} tokens in {summary['seconds']:,.1f} s"
     rate += f", {summary['tokens_per_s']:,.0f} a second" if summary["tokens_per_s"] else ""
-    shown = index_summary(Index(options.output), options.output)
+    shown = index_summary(Index(local_folder(options.output)), options.output)
     return {**summary, "text": inspected.of_index(shown, rate)}
 
 
+def check_shared(options: IndexOptions | SelectOptions) -> None:
+    """Raises NaitError where processes on other nodes could not write into the output."""
+    if options.engine == "ray" and is_url(options.output):
+        raise BadInput(
+            "actors on other nodes write into a folder that all of them see",
+            where=f"--engine ray --output {options.output}",
+            remedy="name one",
+        )
+
+
 def _run(options: IndexOptions, quiet: bool) -> dict[str, Any]:
+    check_shared(options)
     _check_calibration(options)
     if options.engine == "ray":
         return _with_workers(options, quiet, _on_ray)

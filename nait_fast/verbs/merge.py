@@ -10,6 +10,7 @@ from nait_fast.index.reader import Index
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import sweep
 from nait_fast.progress import Progress
+from nait_fast.remote.copies import local_folder
 from nait_fast.reporting import inspected
 from nait_fast.storage.files import make_folder
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
@@ -27,10 +28,11 @@ def run(options: MergeOptions, quiet: bool = False) -> dict[str, Any]:
         if twice := next((other for other in options.index[:number] if os.path.samefile(other, path)), None):
             same = path if path == twice else f"{path}, which is {twice},"
             raise BadInput("is given twice", where=f"--index {same}", remedy="name each index once")
-        if os.path.exists(options.output) and os.path.samefile(path, options.output):
+        output = local_folder(options.output)
+        if output.exists() and os.path.samefile(path, output):
             raise BadInput("is one of the indexes", where=f"--output {options.output}", remedy="choose another folder")
     check_joinable(indexes)
-    folder = make_folder(options.output)
+    folder = make_folder(local_folder(options.output))
     with OutputLock(folder / FOLDER_LOCK, f"--output {options.output}", alone=lambda: sweep(folder, is_name)):
         check_inputs(folder, is_name, inputs_of(options))
         check_folder(folder)

@@ -40,6 +40,7 @@ from nait_fast.ranking.selection_files import (
 from nait_fast.ranking.similarity_files import names_of, write_similarities
 from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
+from nait_fast.remote.copies import local_folder, named
 from nait_fast.reporting.answer import answer_of
 from nait_fast.storage import values
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
@@ -49,7 +50,7 @@ from nait_fast.urls import all_without_secrets
 
 def selection_folder(path: str) -> Path:
     """The folder of a selection, made if need be; never one that holds an index. Raises NaitError."""
-    folder = make_folder(path)
+    folder = make_folder(local_folder(path))
     other = None
     if (folder / RUN).exists():
         other = RUN
@@ -156,7 +157,7 @@ def rank_index(
     whitening = {name: fitted for name, fitted in in_pool.items() if fitted}
     page = folder / REPORT
     if before != (signed, files[SELECTED]) and page.is_file() and seal_of(page, HTML) is not None:
-        warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {folder}")
+        warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {named(folder)}")
     return {
         "method": [s.method for s in signatures],
         "reading": [s.meta["reading"] for s in signatures],
@@ -307,4 +308,4 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
                 output.stage, "rank", options.to_record(), index, {**summary, "warnings": warnings}
             )
             output.done(of, asked=None)
-    return {"output": str(folder), **summary, "text": answer_of(manifest, options.output, sys.stderr.isatty())}
+    return {"output": named(folder), **summary, "text": answer_of(manifest, options.output, sys.stderr.isatty())}

@@ -12,6 +12,7 @@ from nait_fast.outputs.output_folder import Output, sweep
 from nait_fast.outputs.recognise import HTML, State, is_plain, refuse, seal_of, sealed
 from nait_fast.progress import say
 from nait_fast.ranking.selection_files import REPORT
+from nait_fast.remote.copies import refuse_url
 from nait_fast.reporting.contents import gather, sweep_scratch
 from nait_fast.reporting.drawing import need_matplotlib
 from nait_fast.reporting.selection_folder import open_selection
@@ -24,6 +25,7 @@ _TITLE = " – nait_fast</title>".encode()
 
 def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     """Write the report; returns a summary. Raises NaitError for bad input."""
+    refuse_url(options.output)
     need_matplotlib()
     from nait_fast.reporting.figures import draw
     from nait_fast.reporting.page import render

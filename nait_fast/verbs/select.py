@@ -30,11 +30,13 @@ from nait_fast.ranking.choosing import check_constraints
 from nait_fast.ranking.exports import check_exports
 from nait_fast.ranking.requirements import check_before
 from nait_fast.ranking.select import check_budget
+from nait_fast.remote.copies import local_folder, named
 from nait_fast.reporting.answer import answer_of
 from nait_fast.storage.files import make_folder, read_json, read_sealed
 from nait_fast.storage.names import MANIFEST
 from nait_fast.storage.owned import is_name
 from nait_fast.verbs.index import (
+    check_shared,
     directions_of,
     for_other_nodes,
     hold_folder,
@@ -79,6 +81,7 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
 
 def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Output, str, Index, dict[str, Any]]:
     """(the folder, which is ours until ``stack`` ends, what was asked, the index, what the manifest says)."""
+    check_shared(options)
     check_budget(options)
     check_constraints(options, options, len(options.target))
     if worker_of().world > 1 and "RANK" in os.environ:
@@ -116,7 +119,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     made_from = _made_from(options, passing, asked)
     kept = _kept(folder, made_from, [split_target(target)[0] for target in options.target])
     if kept is not None:
-        say(f"{folder}: index and signatures are of this model, pool and targets; no model is loaded", quiet)
+        say(f"{named(folder)}: index and signatures are of this model, pool and targets; no model is loaded", quiet)
         signatures, work_done = kept, {"tokens_served": 0, "tokens_run": 0, "seconds": 0.0, "tokens_per_s": None}
         files = [folder / "signatures" / f"{signature.name}.safetensors" for signature in kept]
     else:
@@ -146,7 +149,7 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
         asked,
         index,
         {
-            "output": str(folder),
+            "output": named(folder),
             **ranked,
             "extraction": extraction,
             "targets_described": described,
@@ -258,7 +261,7 @@ def _check_asked(output: Output, asked: str, options: SelectOptions) -> None:
 def open_pass(given: dict[str, Any], worker: Worker, quiet: bool, stack: ExitStack) -> tuple[IndexBuild, Directions]:
     """As ``verbs.index.open_build``, for one of several that do the pass; calibration and signatures are there."""
     options, reading = SelectOptions.from_mapping(given["options"]), given["reading"]
-    passing = _index_options(options, Path(options.output) / "index", reading)
+    passing = _index_options(options, local_folder(options.output) / "index", reading)
     pool = open_pool(passing, hold_folder(passing, stack))
     passing = dataclasses.replace(passing, device=device_of(options.device, worker))
     with hushed():  # whoever started the workers has said it

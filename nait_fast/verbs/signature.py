@@ -38,6 +38,7 @@ from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
 from nait_fast.outputs.recognise import State, question
 from nait_fast.progress import Progress
+from nait_fast.remote.copies import local_folder, named
 from nait_fast.reporting import inspected
 from nait_fast.storage.files import make_folder
 from nait_fast.verbs.inspection import signature_summary
@@ -265,7 +266,7 @@ def from_memory(
 def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     """Build and save one signature a target; returns a summary."""
     reading = method_of(options.chosen_method.name).reading(options.reading)
-    folder = make_folder(options.output)
+    folder = make_folder(local_folder(options.output))
     targets = open_targets(
         options.target, options.format, make_conventions(options.roles, options.ignore, options.columns)
     )
@@ -283,7 +284,7 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
         signatures = build_signatures(session, targets, options, reading, codebook, options.keep_samples)
         files = output.save(signatures)
     made = list(zip(signatures, files, strict=True))
-    shown = [inspected.of_signature(signature_summary(s, str(file)), options.codebook) for s, file in made]
+    shown = [inspected.of_signature(signature_summary(s, named(file)), options.codebook) for s, file in made]
     return {"signatures": [describe(s, f) for s, f in made], "text": "\n\n".join(shown)}
 
 
@@ -370,7 +371,7 @@ def describe(signature: Signature, file: str | Path) -> dict[str, Any]:
     """A signature in a few numbers."""
     out = {
         "name": signature.name,
-        "file": str(file),
+        "file": named(Path(file)),
         "hash": signature.hash,
         "method": signature.method,
         "reading": signature.meta["reading"],

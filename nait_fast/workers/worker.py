@@ -12,6 +12,7 @@ from typing import Any
 
 from nait_fast.data.loader import Loader, Window
 from nait_fast.data.plan import Unit
+from nait_fast.env import WORKERS
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.extract.indexing import Directions, IndexBuild, RunUnit
 from nait_fast.progress import Progress
@@ -21,13 +22,6 @@ from nait_fast.workers.background_writer import BackgroundWriter
 from nait_fast.workers.claims import TOUCH_SECONDS, Claims
 from nait_fast.workers.events import Events
 from nait_fast.workers.stop_switch import Stopped, StopSwitch
-
-# (rank, number of workers, place on this machine) as torchrun and Slurm tell them, the first that is set
-_ENVIRONMENT = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", ""),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # of srun; a batch script has SLURM_NTASKS as well
-)
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ def worker_of(environment: Mapping[str, str] = os.environ) -> Worker:
 
     They need not talk to each other, nor all be there: the units of one that is missing are done by the others.
     """
-    for rank, world, local in _ENVIRONMENT:
+    for rank, world, local in WORKERS:
         if environment.get(world, "1") == "1" or rank not in environment:
             continue
         try:

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+from nait_fast import env
 from nait_fast.errors import MissingExtra, NaitError
-from nait_fast.models import weight_cache
 from nait_fast.models.load import load_model, prepare
 from nait_fast.models.model_identity import weights_hash
 from tests import naive
@@ -173,7 +173,7 @@ def test_the_fingerprint_covers_both(adapter, base, tmp_path) -> None:
 
 
 def test_both_are_hashed_once(adapter, base, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv(weight_cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(env.CACHE, str(tmp_path / "cache"))
     calls: list[int] = []
 
     def counted(tensors):

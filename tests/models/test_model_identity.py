@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nait_fast import env
 from nait_fast.errors import NaitError
 from nait_fast.models import weight_cache
 from nait_fast.models.find import find_specs
@@ -231,7 +232,7 @@ def test_offloaded_weights_are_those_of_the_hook(model):
 @pytest.fixture
 def hashed(monkeypatch, tmp_path):
     """A cache of its own, and how often weights were hashed."""
-    monkeypatch.setenv(weight_cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(env.CACHE, str(tmp_path / "cache"))
     calls: list[int] = []
 
     def counted(tensors):
@@ -297,21 +298,21 @@ def test_what_is_kept_is_a_help_only(folder, hashed, monkeypatch, tmp_path):
     load_model(str(folder))
     assert len(hashed) == 2 and not (tmp_path / "cache").exists()
     settle(folder)
-    monkeypatch.setenv(weight_cache.VARIABLE, str(folder / "config.json" / "no-folder"))
+    monkeypatch.setenv(env.CACHE, str(folder / "config.json" / "no-folder"))
     first = load_model(str(folder)).fingerprint
     assert load_model(str(folder)).fingerprint == first and len(hashed) == 4
-    monkeypatch.setenv(weight_cache.VARIABLE, "off")
+    monkeypatch.setenv(env.CACHE, "off")
     assert load_model(str(folder)).fingerprint == first and len(hashed) == 5
-    assert weight_cache.cache_folder() is None
+    assert weight_cache.weights_folder() is None
 
 
 def test_where_hashes_are_kept(monkeypatch, tmp_path):
-    monkeypatch.delenv(weight_cache.VARIABLE)
+    monkeypatch.delenv(env.CACHE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
-    assert weight_cache.cache_folder() == tmp_path / "nait_fast" / "weights"
+    assert weight_cache.weights_folder() == tmp_path / "nait_fast" / "weights"
     monkeypatch.setattr("sys.platform", "darwin")
-    assert weight_cache.cache_folder() == Path.home() / "Library" / "Caches" / "nait_fast" / "weights"
+    assert weight_cache.weights_folder() == Path.home() / "Library" / "Caches" / "nait_fast" / "weights"
 
 
 class PackedLinear(nn.Linear):

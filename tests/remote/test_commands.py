@@ -63,11 +63,10 @@ def assert_same(one: Path, other: Path, path_of_one: str, path_of_other: str) ->
                 assert texts[0].replace(path_of_one, path_of_other) == texts[1], key
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_a_pool_in_a_bucket_gives_the_same_bytes(
-    capsys, tiny_model: str, here: Path, there: str, tmp_path: Path, kind: str
+    capsys, tiny_model: str, here: Path, there: str, tmp_path: Path
 ) -> None:
-    pools = [f"{place}/pool.{kind}" for place in (here, there)]
+    pools = [f"{place}/pool.jsonl" for place in (here, there)]
     for place, pool, output in zip((here, there), pools, ("a", "b"), strict=True):
         sums = f"{place}/sums.jsonl"
         select(capsys, tiny_model, pool, f"sums={sums}", tmp_path / output, "--decontaminate", sums)
@@ -133,20 +132,14 @@ def test_a_stopped_index_of_a_remote_pool_goes_on(
     assert_same(tmp_path / "a", tmp_path / "b", str(pools[0]), str(pools[1]))
 
 
-def test_a_pool_that_changed_meanwhile_is_another_one(
+def test_parquet_in_a_bucket_and_what_takes_its_place(
     capsys, tiny_model: str, here: Path, there: str, tmp_path: Path
 ) -> None:
-    command = (
-        "index",
-        "--model",
-        tiny_model,
-        "--dataset",
-        f"{there}/pool.parquet",
-        "--output",
-        tmp_path / "a",
-        *OPTIONS,
-    )
-    summary(capsys, *command)
+    pools = [f"{place}/pool.parquet" for place in (here, there)]
+    for pool, name in zip(pools, "ab", strict=True):
+        command = ("index", "--model", tiny_model, "--dataset", pool, "--output", tmp_path / name, *OPTIONS)
+        summary(capsys, *command)
+    assert_same(tmp_path / "a", tmp_path / "b", *pools)
     (tmp_path / "new").mkdir()
     data = write_parquet(tmp_path / "new/pool.parquet", make_rows(60, seed=3)).read_bytes()
     bucket().put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/pool.parquet", Body=data)
