@@ -138,8 +138,16 @@ def test_selections_of_this_and_of_another_index(
         pairs = {(line["a"], line["b"]): line for line in csv.DictReader(lines)}
     assert len(pairs) == 6 and int(pairs["A", "C"]["shared"]) == found["shared"][0][2]
     assert nait_fast.inspect(output)["text"] == found["text"]
+    again = {"index": kept.index, "signature": kept.files[1], "output": output}
     with pytest.raises(NaitError, match=r"compare\.json: holds another result .*--overwrite"):
-        nait_fast.compare(index=kept.index, signature=kept.files[1], output=output)
+        nait_fast.compare(**again)
+    nait_fast.compare(**again, overwrite=True)
+    (output / "pairs.csv").write_text("mine")
+    with pytest.raises(NaitError, match=r"pairs\.csv: is not as nait_fast wrote it last"):
+        nait_fast.compare(**again)
+    (output / ".nait-fast.json").unlink()
+    with pytest.raises(NaitError, match=r"compare\.json: is in the way"):
+        nait_fast.compare(**again, overwrite=True)
 
 
 def _random_rows(kept: Kept, k: int) -> list[int]:
