@@ -275,7 +275,8 @@ def _shown(
     cut = ([], []) if scores.cut is None else (scores.cut.inside, scores.cut.outside)
     at_cut = [[r for r in some if r.place not in ends] for some in cut]
     groups: list[list[ShownSample]] = []
-    for rows, up in ((scores.best, True), (scores.worst[::-1], False), (at_cut[0], True), (at_cut[1], True)):
+    upper = chosen.config.get("pick") != "bottom"
+    for rows, up in ((scores.best, True), (scores.worst[::-1], False), (at_cut[0], upper), (at_cut[1], upper)):
         z = [scores.z(r.scores) for r in rows]
         targets = [chosen.targets[int(np.argmax(deviations if up else -deviations))] for deviations in z]
         near, deciders = explained.of(rows, targets, scores.whole)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nait_fast.config import split_target
 from nait_fast.evaluation.confounds import bit_weights
 from nait_fast.index.sample import codes_at, places_of_rows
 from nait_fast.methods.signature import Signature
@@ -99,7 +100,9 @@ class Explained:
         self, shown: Iterable[tuple[str, list[NearSample]]], named: Sequence[str]
     ) -> dict[str, TargetSamples]:
         """Of each target whose samples rows were compared with: ``shown`` are (target, samples). ``named``: NAME=FILE,
-        where the samples are now. Raises NaitError."""
+        where the samples are now, each of which is checked. Raises NaitError."""
+        for name in {split_target(text)[0] for text in named} - self._likeness.keys():
+            target_texts(self._chosen, self._signatures[name], (), named)
         numbers: dict[str, set[int]] = {}
         for target, near in shown:
             numbers.setdefault(target, set()).update(sample.number for sample in near)

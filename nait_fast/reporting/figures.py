@@ -53,7 +53,7 @@ def _scores(report: Report, files: bool) -> Iterator[Drawing]:
     scores = report.scores
     if scores is None:
         return
-    if len(report.chosen.targets) > 1 and scores.whole:
+    if len(report.chosen.targets) > 1 and scores.whole and scores.deviation.any():
         yield together(report, scores, files)
     cuts = target_cuts(report, scores)
     for c, target in enumerate(report.chosen.targets[:MOST_TARGETS]):
@@ -238,7 +238,7 @@ def together(report: Report, scores: ScoreSummary, files: bool) -> Drawing:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, handlelength=1.2, borderaxespad=0.1)
     title, text = "Scores for all targets, and the cut", cut_text(report, scores, line)
-    return finish(figure, "scores-together", title, text, files)
+    return finish(figure, "targets", title, text, files)
 
 
 def cut_text(report: Report, scores: ScoreSummary, line: float | None) -> str:

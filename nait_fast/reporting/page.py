@@ -154,7 +154,7 @@ def no_cut(report: Report) -> str:
         return "Which rows were just left out is not told: only the selected ones' scores are known."
     if selected == report.chosen.rows:
         return "All rows were selected: there is no cut."
-    return "The ranking has no cut: rows were selected otherwise than from one end of it on."
+    return "There is no cut: rows were selected otherwise than from one end of the ranking on, or no others were left."
 
 
 def listing(report: Report) -> dict[str, Any]:
@@ -294,9 +294,8 @@ def explained(report: Report) -> Iterator[str]:
         tokens = {"response": "the response's tokens", "prompt": "the prompt's tokens"}
         read = tokens.get(str(report.chosen.manifest.get("reading_tokens")), "all tokens")
         yield (
-            f"Which words of a row made its score an index does not tell: it keeps a row's neurons over {read} that "
-            "were read, not one token's. Two indexes, of --tokens prompt and --tokens response, rank by the one or the "
-            "other."
+            f"Which words of a row made its score an index does not tell: it keeps a row as a whole, over {read} that "
+            "were read. Two indexes, of --tokens prompt and --tokens response, rank by the one or the other."
         )
     typical: dict[str, list[str]] = {}
     for name, of in report.of_targets.items():

@@ -393,7 +393,7 @@ class _NearCut:
         self._taken += int((taken & (beyond < 0)).sum())
         self.listed += _rows(batch, np.flatnonzero(batch.selected & (batch.rank <= self._last_listed)))
         self.inside += _rows(batch, np.flatnonzero(batch.selected & (near >= 0)))
-        self.outside += _rows(batch, np.flatnonzero((beyond > 0) & (beyond <= self._ends)))
+        self.outside += _rows(batch, np.flatnonzero((beyond > 0) & (beyond <= self._ends) & ~taken))
         left = batch.scores[:, ~batch.selected & ~taken]
         if left.shape[1]:
             high = left.max(axis=1)

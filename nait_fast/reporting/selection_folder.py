@@ -174,7 +174,7 @@ def _check(manifest: dict[str, Any]) -> None:
         values.number(quality["weight"], "quality")
 
 
-def candidates(path: Any, folder: Path) -> Iterator[Path]:
+def _candidates(path: Any, folder: Path) -> Iterator[Path]:
     """Where a path of the manifest may be: it may be relative to where the command ran, which nobody wrote down."""
     if isinstance(path, str) and path:
         yield from (Path(path), folder / path, folder.parent / path)
@@ -182,7 +182,7 @@ def candidates(path: Any, folder: Path) -> Iterator[Path]:
 
 def _index(folder: Path, manifest: dict[str, Any], notes: list[str]) -> Index | None:
     named = manifest["config"].get("index")
-    places = [folder / "index"] if manifest["verb"] == "select" else list(candidates(named, folder))
+    places = [folder / "index"] if manifest["verb"] == "select" else list(_candidates(named, folder))
     place = next((p for p in places if (p / MANIFEST).exists()), None)
     again = "select" if manifest["verb"] == "select" else "rank"
     if place is None:
@@ -214,7 +214,7 @@ def _signatures(
     """One for each target that is not another tool's, or none: those of a name and a hash that the manifest tells,
     matched where they were. ``files`` gets the file of each."""
     named = manifest["config"].get("signature")
-    places = [p for path in (named if isinstance(named, list) else []) for p in candidates(path, folder)]
+    places = [p for path in (named if isinstance(named, list) else []) for p in _candidates(path, folder)]
     if manifest["verb"] == "select":
         places = sorted((folder / "signatures").glob("*.safetensors"))
     by_name: dict[str, Signature] = {}

@@ -10,17 +10,16 @@ import numpy as np
 from nait_fast.config import SignatureBuildOptions, split_target
 from nait_fast.config_file import read_config
 from nait_fast.data.pool import Pool
-from nait_fast.data.row_conventions import NO_CONVENTIONS, RowConventions, conventions_of, make_conventions
+from nait_fast.data.row_conventions import conventions_of, make_conventions
 from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.index.reader import Index
 from nait_fast.index.sample import codes_at
 from nait_fast.index.stream import Part
 from nait_fast.methods import method_of
-from nait_fast.methods.signature import Signature
-from nait_fast.methods.similarity import Similarities
+from nait_fast.methods.signature import Signature, require_samples
 from nait_fast.outputs.recognise import CONFIG
 from nait_fast.reporting.samples import Text
-from nait_fast.reporting.selection_folder import SelectionFolder, candidates
+from nait_fast.reporting.selection_folder import SelectionFolder
 
 NEAREST = 3  # target samples that are told of a row
 TYPICAL_ROWS, TYPICAL_NUMBERS = 2048, 1 << 22  # of the pool; similarities, all in all
@@ -40,11 +39,11 @@ class Likeness:
 
     def __init__(self, index: Index, signature: Signature):
         self.samples, self.called = signature.samples, method_of(signature.method).likeness
-        self._index, self._of = index, method_of(signature.method).similarities(index, signature, "cpu", 0)
+        self.similarities, self._index = method_of(signature.method).similarities(index, signature, "cpu", 0), index
 
     def at(self, places: np.ndarray) -> np.ndarray:
         """float64 [n, samples] of the rows at ascending ``places`` int64. Raises NaitError."""
-        blocks = [self._of(_part(block)) for block in codes_at(self._index, places)]
+        blocks = [self.similarities(_part(block)) for block in codes_at(self._index, places)]
         return np.concatenate(blocks) if blocks else np.empty((0, self.samples))
 
     def nearest(self, places: np.ndarray) -> list[list[NearSample]]:
@@ -57,10 +56,6 @@ class Likeness:
         """Median over rows of the pool, some of those at ``pool`` int64, of the similarity with the nearest sample."""
         most = max(1, min(TYPICAL_ROWS, TYPICAL_NUMBERS // max(1, self.samples)))
         return float(np.median(self.at(pool[:: max(1, -(-len(pool) // most))]).max(axis=1)))
-
-    @property
-    def similarities(self) -> Similarities:
-        return self._of
 
 
 def _part(block: Mapping[str, np.ndarray]) -> Part:
@@ -85,19 +80,20 @@ def target_texts(
     """
     wanted, target = set(numbers), signature.meta.get("target") or {}
     given = [path for name, path in map(split_target, named) if name == signature.name]
-    sources = [(path, _conventions(chosen, signature)) for path in given] or list(_sources(chosen, signature))
-    for path, conventions in sources:
+    sources = list(_sources(chosen, signature))
+    if given:
+        sources = [(given[0], sources[0][1] if sources else {})]
+    for path, how in sources:
         if not given and not Path(path).exists():  # could be one of the Hub's
             continue
         try:
-            pool = _opened(path, conventions, target.get("sha256"), signature.meta["samples"])
+            pool = _opened(path, how, target.get("sha256"), signature.meta["samples"])
         except NaitError:
             if given:
                 raise
             continue
         if pool is not None:
-            texts = {i: Text(sample.turns, None) for i, sample in enumerate(pool.samples()) if i in wanted}
-            return TargetTexts(texts)
+            return TargetTexts({i: Text(s.turns, None) for i, s in enumerate(pool.samples()) if i in wanted})
         if given:
             raise Mismatch(
                 f"is not what signature '{signature.name}' was made from (its SHA-256, or how many samples there are, "
@@ -111,49 +107,50 @@ def target_texts(
 
 
 def check_named(chosen: SelectionFolder, named: Sequence[str]) -> None:
-    """Raises NaitError for NAME=FILE of a target that the selection has no signature of."""
-    names = [signature.name for signature in chosen.signatures]
+    """Raises NaitError for NAME=FILE of a target whose samples rows cannot be compared with."""
+    signatures, seen = {signature.name: signature for signature in chosen.signatures}, set[str]()
     for text in named:
-        if (name := split_target(text)[0]) not in names:
-            has = f"there are {', '.join(names)}" if names else "the selection's signatures are not at hand"
-            raise BadInput(f"no target '{name}'", where=f"{FLAG} {text}", remedy=has)
+        name, where = split_target(text)[0], f"{FLAG} {text}"
+        if name in seen:
+            raise BadInput(f"the name '{name}' is there twice", where=where, remedy="name one file")
+        if chosen.index is None or not signatures:
+            what = "the selection's index or signatures are gone, by which rows are compared with samples"
+            raise BadInput(what, where=where, remedy="put them back, or leave it out")
+        if name not in signatures:
+            raise BadInput(f"no target '{name}'", where=where, remedy=f"there are {', '.join(signatures)}")
+        require_samples(signatures[name], where)
+        seen.add(name)
 
 
-def _opened(path: str, conventions: RowConventions, digest: Any, samples: int) -> Pool | None:
+def _opened(path: str, how: Mapping[str, Any], digest: Any, samples: int) -> Pool | None:
     """The samples of a file; None where they are others. Raises NaitError."""
-    pool = Pool(path, conventions=conventions)
+    pool = Pool(path, **how)
     if pool.plan().sha256 != digest:
         return None
-    if conventions.columns and pool.columns_without_rows() == conventions.columns:
-        pool = Pool(path, conventions=conventions.unmapped())
+    if pool.conventions.columns and pool.columns_without_rows() == pool.conventions.columns:
+        pool = Pool(path, **{**how, "conventions": pool.conventions.unmapped()})
     return pool if pool.scan().good == samples else None
 
 
-def _conventions(chosen: SelectionFolder, signature: Signature) -> RowConventions:
-    return next((conventions for _, conventions in _sources(chosen, signature)), NO_CONVENTIONS)
-
-
-def _sources(chosen: SelectionFolder, signature: Signature) -> Iterator[tuple[str, RowConventions]]:
-    """Local files that the samples may be in, and what was said of their rows."""
+def _sources(chosen: SelectionFolder, signature: Signature) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Files that the samples may be in, and how ``Pool`` was told to read them."""
     if chosen.manifest["verb"] == "select":
-        conventions = conventions_of(chosen.manifest["datasets"][0])
-        yield from _named(chosen.config.get("target"), signature.name, chosen.folder, conventions)
-        return
-    folder = chosen.files[signature.name].parent
-    try:
-        said = read_config(str(folder / CONFIG), SignatureBuildOptions)
-        conventions = make_conventions(*(said.get(name, ()) for name in ("roles", "ignore", "columns")))
-    except (NaitError, TypeError):
-        return
-    yield from _named(said.get("target"), signature.name, folder, conventions)
-
-
-def _named(targets: Any, name: str, folder: Path, conventions: RowConventions) -> Iterator[tuple[str, RowConventions]]:
+        how: dict[str, Any] = {"conventions": conventions_of(chosen.manifest["datasets"][0])}
+        targets, folder = chosen.config.get("target"), chosen.folder
+    else:
+        folder = chosen.files[signature.name].parent
+        try:
+            said = read_config(str(folder / CONFIG), SignatureBuildOptions)
+            conventions = make_conventions(*(said.get(name, ()) for name in ("roles", "ignore", "columns")))
+        except (NaitError, TypeError):
+            return
+        how, targets = {"conventions": conventions, "format": said.get("format", "auto")}, said.get("target")
     for text in targets if isinstance(targets, list) else ():
         try:
             own, path = split_target(text)
         except (NaitError, AttributeError):
             continue
-        if own == name:
-            places = [place for place in candidates(path, folder) if place.exists()]
-            yield from ((str(place), conventions) for place in places or [Path(path)])
+        if own == signature.name:
+            # Relative to where the command ran: most likely a folder around its output's.
+            places = [place / path for place in (Path(), *folder.resolve().parents) if (place / path).exists()]
+            yield from ((str(place), how) for place in places or [Path(path)])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import nait_fast
 from nait_fast.config import ReportOptions
 from nait_fast.errors import NaitError
-from nait_fast.methods.signature import load_signature
+from nait_fast.methods.signature import LENGTHS, SAMPLES, load_signature
 from nait_fast.reporting import layers
 from nait_fast.reporting.contents import Report, gather
 from nait_fast.reporting.formatting import fixed
@@ -20,6 +21,8 @@ from tests.ranking.indexes import contrast
 from tests.ranking.test_rules import TARGETS, made  # noqa: F401
 from tests.reporting.made import plain
 from tests.reporting.pages import check
+
+KEPT = (SAMPLES, LENGTHS)
 
 
 def ranked(index: Any, files: list[Path], **options: Any) -> Path:
@@ -89,9 +92,19 @@ def test_where_the_samples_are_not_at_hand(made: Any, tmp_path: Path) -> None:  
         (f"{target}={tmp_path / 'none.jsonl'}", "none.jsonl"),
         (f"x={tmp_path / 'moved.jsonl'}", "no target 'x'; there are a, b"),
         (".x=y", "begins with a dot"),
+        ((f"a={tmp_path / 'moved.jsonl'}", f"a={tmp_path / 'moved.jsonl'}"), "the name 'a' is there twice"),
     ):
         with pytest.raises(NaitError, match=said):
-            plain(out, folder / "page.html", target=(named,))
+            plain(out, folder / "page.html", target=(named,) if isinstance(named, str) else named)
+    other = "ab".replace(target, "")
+    relative = {"target": [f"{target}=data/{target}.jsonl"], "format": "alpaca"}
+    (folder / "sigs" / "config.yaml").write_text(json.dumps(relative))  # as of a command that ran in the folder
+    (folder / "data").mkdir()
+    shutil.move(tmp_path / "moved.jsonl", folder / "data" / f"{target}.jsonl")
+    assert gathered(out).of_targets[target].texts == whole[target].texts
+    for name in (other, target):  # whether a row that is shown stands out for it or not
+        with pytest.raises(NaitError, match="is not what signature"):
+            gathered(out, target=(f"{name}={folder / target}.jsonl",))
     (folder / "sigs" / "config.yaml").unlink()
     assert "nothing tells which file they are in" in gathered(out).of_targets[target].texts.untold
 
@@ -165,3 +178,17 @@ def test_select_keeps_samples_where_they_are_few(
     assert ("Most like it in sums" in words) == few
     assert ("Which samples of sums a row is most like is not told: signatures made with" in words) != few
     assert ("How long the samples of sums are is not told" in words) != few
+
+
+def test_samples_that_rows_cannot_be_compared_with(made: Any) -> None:  # noqa: F811
+    index, files, signatures, _ = made
+    folder = index.folder.parent
+    if signatures[0].method == "contrast":
+        bare = replace(signatures[0], tensors={k: v for k, v in signatures[0].tensors.items() if k not in KEPT})
+        (folder / "bare").mkdir()
+        out = ranked(index, [bare.save(folder / "bare")])
+        with pytest.raises(NaitError, match="--target a=x: signature 'a' does not keep its target's samples"):
+            gathered(out, target=("a=x",))
+        shutil.move(index.folder, folder / "elsewhere")
+        with pytest.raises(NaitError, match="--target a=x: the selection's index or signatures are gone"):
+            gathered(out, target=("a=x",))
