@@ -12,6 +12,8 @@ from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.integrations.batch import BatchScorer
 from nait_fast.notices import NaitWarning
+from nait_fast.reporting.samples import WantedRows, read_rows
+from nait_fast.reporting.selection_folder import open_selection
 from tests.conftest import make_rows, write_jsonl
 
 KNOWN = [
@@ -63,13 +65,13 @@ def place(tmp_path_factory, tiny_model: str) -> Path:
     return folder
 
 
-def rank(place: Path, name: str, output: Path) -> list[dict]:
+def rank(place: Path, name: str, output: Path, **budget: Any) -> list[dict]:
     nait_fast.rank(
         index=place / name,
         signature=[place / f"{name}-signature" / "goal.safetensors"],
         output=output,
-        fraction=1.0,
-        export=["llama_factory", "messages"],
+        export=["llama_factory", "messages", "dataflex"],
+        **(budget or {"fraction": 1.0}),
     )
     return [json.loads(line) for line in (output / "selected.jsonl").read_text().splitlines()]
 
@@ -93,12 +95,13 @@ def test_codes_scores_and_conversations_are_the_same(tmp_path: Path, place: Path
 
 
 def test_a_report_shows_the_turns(tmp_path: Path, place: Path) -> None:
-    pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
-    rank(place, "own", tmp_path)
-    nait_fast.report(selection=tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert '<p class="role">user</p>' in page and "be brief" in page and "Client" not in page
+    shown = {}
+    for name in ("known", "own"):
+        rank(place, name, tmp_path / name, top_k=3)
+        rows = WantedRows(frozenset(range(30)), frozenset(), np.load(tmp_path / name / "top_indices.npy")[:, 0])
+        shown[name] = read_rows(open_selection(tmp_path / name), rows, None, None).texts
+    assert len(shown["own"]) == 30 and shown["own"] == shown["known"]
+    assert shown["own"][1].turns[:2] == [("system", "be brief"), ("user", make_rows(30)[1]["instruction"])]
 
 
 def test_another_mapping_is_another_index(place: Path, tiny_model: str) -> None:
