@@ -238,6 +238,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "samples": (2, {}),
         "plots": ("{OUT}/plots", {}),
         "dataset": (["{OTHER}"], {}),
+        "target": (["sums={OTHER}"], {}),
         "overwrite": (True, {"selection": "{SECOND}", "output": "{STALEREPORT}/report.html"}),
     },
     "bench": {
