@@ -114,6 +114,8 @@ def test_select_scorer_and_rules(tmp_path: Path, tiny_model: str, capsys: pytest
         in_turns = {row for row, _ in by_definition(lines, [len(lines)], k)}
         best = set(np.lexsort((np.arange(lines.shape[1]), -lines.max(axis=0)))[:k].tolist())
         assert measured["rules"][0]["overlap"][1][2] == pytest.approx(len(in_turns & best) / k, abs=1e-6)
+        (tmp_path / "no model").mkdir(exist_ok=True)
+        (tmp_path / "no model" / "config.json").touch()
         for more in (["--pick", "bottom"], ["--quality", "n"]):
             early = ["--model", tmp_path / "no model", "--dataset", pool, "--target", target, "--method", method]
             error = run(capsys, "select", *early, *more, "--output", tmp_path / "none").error
