@@ -11,7 +11,7 @@ import nait_fast
 from nait_fast import api
 
 RUN = doctest.NORMALIZE_WHITESPACE
-VERBS = [name for name, value in vars(api).items() if inspect.isfunction(value)]
+VERBS = [name for name in nait_fast.__all__ if inspect.isfunction(vars(api).get(name))]
 
 
 def examples() -> dict[str, doctest.DocTest]:
