@@ -381,7 +381,7 @@ class SelectOptions(
 
     dataset: str = option("", POOL, required=True)
     target: tuple[str, ...] = option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
-    output: str = option("", "folder for the results", required=True)
+    output: str = option("", "folder for the results, or its URL (s3://, gs://)", required=True)
 
     def idle(self) -> dict[str, str]:
         return (
@@ -401,7 +401,7 @@ class IndexOptions(ClusterOptions, PassOptions, ReadingOptions, DataOptions, Mod
     """Options of ``index``."""
 
     dataset: str = option("", POOL, required=True)
-    output: str = option("", "folder for the index", required=True)
+    output: str = option("", "folder for the index, or its URL (s3://, gs://)", required=True)
     codec: str = option(CODECS[0], "what is kept of a sample", registry=CODEC)
     codebook: str | None = option(None, "codebook of another index (folder or file) instead of calibrating")
     exact: tuple[str, ...] = option((), "nait signatures to score exactly in the same pass", metavar="FILE")
@@ -481,7 +481,7 @@ class RankOptions(ConstraintOptions, BudgetOptions, ClusterOptions, OutputOption
         "[queries, rows]",
         metavar="NAME=FILE",
     )
-    output: str = option("", "folder for the results", required=True)
+    output: str = option("", "folder for the results, or its URL (s3://, gs://)", required=True)
     dataset: tuple[str, ...] = option((), "the pool, if it has moved since it was indexed (all of them, in order)")
     device: str = option("auto", "where to scan: auto (a GPU for large scans), cpu, cuda, cuda:1")
     seed: int = option(0, "seed of --pick random", minimum=0)

@@ -14,6 +14,7 @@ from nait_fast.codecs.chosen import CHOSEN, check_chosen
 from nait_fast.codecs.layout import CodeLayout, read_code_layout
 from nait_fast.errors import Damaged, Mismatch
 from nait_fast.notices import warn
+from nait_fast.outputs.fetched import local_copy
 from nait_fast.storage import values
 from nait_fast.storage.files import pack_tensors, read_all, read_head, sha256, write_atomic
 from nait_fast.storage.names import CODEBOOK
@@ -74,7 +75,8 @@ class Codebook:
 def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebook:
     """Read a codebook file, or that of the folder of an index or of a selection that made one. ``vouched``: its hash is
     known elsewhere, so that one without checksums is no worry. Raises NaitError."""
-    places = [Path(path) / CODEBOOK, Path(path) / "index" / CODEBOOK] if Path(path).is_dir() else [Path(path)]
+    path = local_copy(path)
+    places = [path / CODEBOOK, path / "index" / CODEBOOK] if path.is_dir() else [path]
     file = next((place for place in places if place.exists()), places[0])
     head = read_head(file, "codebook")
     tensors, meta = read_all(file, head), {k: v for k, v in head.meta.items() if k != "kind"}

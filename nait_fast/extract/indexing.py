@@ -34,6 +34,7 @@ from nait_fast.extract.sinks import Collect, Encode, Placed, Sink
 from nait_fast.index.calibration import load_calibration
 from nait_fast.index.run_file import read_run
 from nait_fast.index.token_hashes import hashes_of
+from nait_fast.outputs.fetched import local_copy
 from nait_fast.progress import Progress, say
 from nait_fast.storage.files import tensor_pieces, write_atomic
 from nait_fast.storage.lock import Lock
@@ -164,7 +165,7 @@ class IndexBuild:
         }
         products = session.model.products
         if options.codebook and products.choice and not products.forced:
-            self._take(*_form_beside(Path(options.codebook), products.form))
+            self._take(*_form_beside(local_copy(options.codebook), products.form))
             products = session.model.products
         form = products.form if products.choice else None
         self.folder = IndexFolder(folder, identity, dataset, plan, options.append, options.repair, form)

@@ -18,6 +18,9 @@ from nait_fast.errors import BadInput, Damaged
 from nait_fast.index import ids, token_hashes
 from nait_fast.index.format import FORMAT_VERSION, READ_VERSIONS, columns_of
 from nait_fast.notices import warn
+from nait_fast.outputs.fetched import fetch_shard, local_copy
+from nait_fast.remote.copies import origin_of
+from nait_fast.remote.places import RemotePath
 from nait_fast.storage import values
 from nait_fast.storage.blocks import Tensor
 from nait_fast.storage.files import map_tensors, read_head, read_json, read_sealed, sha256_file
@@ -28,9 +31,9 @@ from nait_fast.storage.names import CODEBOOK, INDEX_KIND, MANIFEST, shard_name
 class ShardEntry:
     """What the manifest says of a shard: ``rows`` samples out of the pool's rows from ``first_row`` on, ``pool_rows``
     of them, the others being skipped. ``number`` counts the shards; ``checksum``: of the file's header, "" in an
-    index of format 2."""
+    index of format 2; ``source``: where it lies, if not on this machine."""
 
-    path: Path
+    place: Path
     first_row: int
     pool_rows: int
     rows: int
@@ -38,6 +41,12 @@ class ShardEntry:
     sha256: str
     number: int
     checksum: str
+    source: RemotePath | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its file, fetched where it lies elsewhere. Raises NaitError."""
+        return self.place if self.source is None else fetch_shard(self.source, self.bytes, self.sha256)
 
 
 def check_rows(entry: ShardEntry, row: np.ndarray) -> None:
@@ -115,11 +124,11 @@ class Shard:
 
 
 class Index:
-    """A complete index on disk: its folder, or that of a ``select`` that made it. Raises NaitError when it is missing,
-    unfinished or damaged."""
+    """A complete index: its folder, that of a ``select`` that made it, or the URL of either. Raises NaitError when it
+    is missing, unfinished or damaged."""
 
     def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = Path(folder)
+        self.folder = local_copy(folder)
         self.derived: dict[Any, Any] = {}  # what has been worked out of its rows, so that nobody does it twice
         path = self.folder / MANIFEST
         if not self.folder.is_dir():
@@ -144,6 +153,7 @@ class Index:
             )
         self.manifest: dict[str, Any] = read_sealed(path)
         self.version: int = version
+        self.origin = origin_of(self.folder)  # the URL that the folder is a copy of
         if self.version < FORMAT_VERSION:
             warn(
                 f"{folder}: an index of format {self.version}, whose shards have no checksums: changed bytes in them "
@@ -234,7 +244,9 @@ class Index:
                 raise ValueError(f"shard {number}: {rows} of {pool_rows} rows from {start} on, not from {first_row}")
             digest = values.digest(shard["sha256"], f"shard {number}, sha256")
             checksum = values.digest(shard["xxh3"], f"shard {number}, xxh3", 16) if self.version > 2 else ""
-            entry = ShardEntry(self.folder / shard_name(number), start, pool_rows, rows, size, digest, number, checksum)
+            name = shard_name(number)
+            source = None if self.origin is None else RemotePath(f"{self.origin}/{name}")
+            entry = ShardEntry(self.folder / name, start, pool_rows, rows, size, digest, number, checksum, source)
             first_row += entry.pool_rows
             entries.append(entry)
         if first_row != self.pool_rows:

@@ -19,6 +19,7 @@ from nait_fast.index.reader import Index
 from nait_fast.methods.base import Method
 from nait_fast.methods.signature import SAMPLES, Signature
 from nait_fast.methods.similarity import Similarities
+from nait_fast.outputs.fetched import local_copy
 from nait_fast.storage.files import sha256, sha256_file
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def foreign_scores(text: str, index: Index) -> Signature:
     NaitError where a row of the index has no finite score, or two.
     """
     name, path = split_target(text, FLAG)
-    file, where = Path(path), f"{FLAG} {text}"
+    file, where = local_copy(path), f"{FLAG} {text}"
     if not file.is_file():
         raise BadInput("no such file", where=where)
     if file.suffix == ".npy":

@@ -14,6 +14,7 @@ from nait_fast.codecs.layout import CodeLayout, read_code_layout
 from nait_fast.errors import BadInput, Damaged, Mismatch, NaitError
 from nait_fast.methods import METHODS, method_of
 from nait_fast.notices import warn
+from nait_fast.outputs.fetched import local_copy
 from nait_fast.storage import values
 from nait_fast.storage.files import pack_tensors, read_all, read_head, sha256, write_atomic
 from nait_fast.storage.names import CODEBOOK
@@ -112,6 +113,7 @@ MAX_PLANES = 64
 
 def load_signature(path: str | os.PathLike[str]) -> Signature:
     """Read a signature file. Raises NaitError when it is missing, damaged or no signature."""
+    path = local_copy(path)
     head = read_head(path, "signature")
     tensors, meta = read_all(path, head), head.meta
     try:
@@ -143,11 +145,12 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
 def load_signatures(given: Sequence["Signature | str | os.PathLike[str]"]) -> list[Signature]:
     """Signatures, those of files, and those of folders: of signatures, or of a selection that made them. Raises
     NaitError."""
-    several = ([one] if isinstance(one, Signature) else map(load_signature, _files_of(Path(one))) for one in given)
+    several = ([one] if isinstance(one, Signature) else map(load_signature, _files_of(one)) for one in given)
     return [signature for some in several for signature in some]
 
 
-def _files_of(path: Path) -> list[Path]:
+def _files_of(name: str | os.PathLike[str]) -> list[Path]:
+    path = local_copy(name)
     if not path.is_dir():
         return [path]
     folder = path / "signatures" if (path / "signatures").is_dir() else path

@@ -1,8 +1,10 @@
-"""Where on this machine what lies behind a URL is worked on: a folder of the user's cache, whose name is the URL's."""
+"""Where on this machine results for a URL are made, and copies of results behind one are kept: in folders of the user's
+cache, by the URL's own name."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from urllib.parse import quote, unquote
 
@@ -10,7 +12,7 @@ from nait_fast.env import CACHE, cache_folder
 from nait_fast.errors import BadInput
 from nait_fast.urls import WEB, is_url, path_of, scheme_of, shown
 
-_OUTPUTS = "outputs"
+_OUTPUTS, _COPIES, _SHARDS = "outputs", "results", "shards"
 _READ_ONLY = (*WEB, "hf")
 
 
@@ -23,7 +25,7 @@ def working_folder(url: str, flag: str = "--output") -> Path:
         raise BadInput(
             f"nothing is written to {scheme}://", where=where, remedy=f"name a folder, or s3://… or gs://…{hub}"
         )
-    parts = path_of(shown(url)).strip("/").split("/")
+    parts = _parts(url)
     if len(parts) < 2 or not all(part.strip(".") for part in parts):
         raise BadInput("names no folder in a bucket", where=where, remedy=f"write {scheme}://BUCKET/FOLDER")
     base = cache_folder()
@@ -33,7 +35,47 @@ def working_folder(url: str, flag: str = "--output") -> Path:
             where=where,
             remedy=f"unset {CACHE}, or set it to a folder",
         )
-    return Path(base, _OUTPUTS, scheme, *(quote(part, safe=" @+=,") for part in parts))
+    return Path(base, _OUTPUTS, scheme, *parts)
+
+
+def _parts(url: str) -> list[str]:
+    return [quote(part, safe=" @+=,") for part in path_of(shown(url)).strip("/").split("/")]
+
+
+def shards_folder() -> Path:
+    """Where copies of shards are kept, each in a folder of its SHA-256. Raises NaitError where nothing is."""
+    return _folder_for_copies(_SHARDS)
+
+
+def _folder_for_copies(name: str) -> Path:
+    base = cache_folder()
+    if base is None:
+        raise BadInput(
+            "results behind a URL are read from copies on this machine, and it allows no folder for them",
+            where=CACHE,
+            remedy="unset it, or set it to a folder",
+        )
+    return base / name
+
+
+def copy_place(url: str, version: str) -> Path:
+    """The folder for copies of what the folder behind ``url`` held in one ``version`` of it. Raises NaitError."""
+    parts = _parts(url)
+    if not all(part.strip(".") for part in parts):
+        raise BadInput("names no folder", where=shown(url))
+    return Path(_folder_for_copies(_COPIES), version, scheme_of(url), *parts)
+
+
+def origin_of(path: PurePath) -> str | None:
+    """The URL of which a file or folder is a copy; None for any other."""
+    base = cache_folder()
+    if base is None or not path.is_relative_to(base / _COPIES):
+        return None
+    return _url_of(path.relative_to(base / _COPIES).parts[1:])
+
+
+def _url_of(parts: Sequence[str]) -> str | None:
+    return f"{parts[0]}://{'/'.join(map(unquote, parts[1:]))}" if len(parts) > 1 else None
 
 
 def local_folder(path: str | os.PathLike[str], flag: str = "--output") -> Path:
@@ -51,9 +93,8 @@ def refuse_url(path: str | os.PathLike[str] | None, flag: str = "--output") -> N
 
 
 def named(path: PurePath) -> str:
-    """What a file or folder of results is called: of one that is made for a URL, the URL."""
+    """What a file or folder of results is called: of one that is made for a URL, or a copy of one there, the URL."""
     base = cache_folder()
-    if base is None or not path.is_relative_to(base / _OUTPUTS):
-        return str(path)
-    scheme, *parts = path.relative_to(base / _OUTPUTS).parts
-    return f"{scheme}://{'/'.join(map(unquote, parts))}"
+    if base is not None and path.is_relative_to(base / _OUTPUTS):
+        return _url_of(path.relative_to(base / _OUTPUTS).parts) or str(path)
+    return origin_of(path) or str(path)

@@ -18,6 +18,7 @@ from nait_fast.index.sample import places_of_rows
 from nait_fast.methods import METHODS, method_of
 from nait_fast.methods.foreign import METHOD as FOREIGN
 from nait_fast.methods.signature import LENGTHS
+from nait_fast.outputs.fetched import local_copy
 from nait_fast.ranking.selection_files import SCORES
 from nait_fast.ranking.spearman import centred_ranks
 from nait_fast.reporting.evaluation_file import Evaluation, Matrix, load_evaluation
@@ -199,7 +200,7 @@ def target_lengths(chosen: SelectionFolder) -> dict[str, np.ndarray]:
 def _evaluation(options: ReportOptions, chosen: SelectionFolder) -> Evaluation | None:
     """The one that was named, or one in the selection's folder or in a folder ``evaluation`` there."""
     if options.evaluation:
-        path = Path(options.evaluation)
+        path = local_copy(options.evaluation)
         return load_evaluation(path / FILE if path.is_dir() else path)
     places = (chosen.folder / FILE, chosen.folder / "evaluation" / FILE)
     return next((load_evaluation(path) for path in places if path.exists()), None)

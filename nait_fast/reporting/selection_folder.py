@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.foreign import METHOD as FOREIGN
 from nait_fast.methods.signature import Signature, load_signature
+from nait_fast.outputs.fetched import local_copy
 from nait_fast.ranking.selection_files import DROPPED_BY, KIND, QUALITY, SELECTED
 from nait_fast.ranking.selection_files import SCORES as SCORES_FILE
 from nait_fast.ranking.sources import check_index
@@ -19,6 +21,7 @@ from nait_fast.rules.constraints import CONSTRAINTS, constraint_of
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import MANIFEST
+from nait_fast.urls import is_url
 
 MATCHED = "matched"  # the one way with length that a manifest names, as it makes other scores
 
@@ -101,7 +104,7 @@ class SelectionFolder:
 
 def open_selection(path: str | os.PathLike[str]) -> SelectionFolder:
     """Open the folder that ``select`` or ``rank`` wrote. Raises NaitError where it is none, or damaged."""
-    folder = Path(path)
+    folder = local_copy(path)
     if not folder.is_dir():
         raise BadInput("no such folder", where=path, remedy="give one that select or rank wrote")
     place = folder / MANIFEST
@@ -176,7 +179,10 @@ def _check(manifest: dict[str, Any]) -> None:
 
 def _candidates(path: Any, folder: Path) -> Iterator[Path]:
     """Where a path of the manifest may be: it may be relative to where the command ran, which nobody wrote down."""
-    if isinstance(path, str) and path:
+    if isinstance(path, str) and is_url(path):
+        with suppress(NaitError):
+            yield local_copy(path)
+    elif isinstance(path, str) and path:
         yield from (Path(path), folder / path, folder.parent / path)
 
 

@@ -20,6 +20,7 @@ from nait_fast.methods.signature import Signature, require_samples
 from nait_fast.outputs.recognise import CONFIG
 from nait_fast.reporting.samples import Text
 from nait_fast.reporting.selection_folder import SelectionFolder
+from nait_fast.urls import is_url
 
 NEAREST = 3  # target samples that are told of a row
 TYPICAL_ROWS, TYPICAL_NUMBERS = 2048, 1 << 22  # of the pool; similarities, all in all
@@ -84,7 +85,7 @@ def target_texts(
     if given:
         sources = [(given[0], sources[0][1] if sources else {})]
     for path, how in sources:
-        if not given and not Path(path).exists():  # could be one of the Hub's
+        if not given and not is_url(path) and not Path(path).exists():  # could be one of the Hub's
             continue
         try:
             pool = _opened(path, how, target.get("sha256"), signature.meta["samples"])
@@ -150,7 +151,9 @@ def _sources(chosen: SelectionFolder, signature: Signature) -> Iterator[tuple[st
             own, path = split_target(text)
         except (NaitError, AttributeError):
             continue
-        if own == signature.name:
+        if own == signature.name and is_url(path):
+            yield path, how
+        elif own == signature.name:
             # Relative to where the command ran: most likely a folder around its output's.
             places = [place / path for place in (Path(), *folder.resolve().parents) if (place / path).exists()]
             yield from ((str(place), how) for place in places or [Path(path)])

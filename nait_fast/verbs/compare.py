@@ -34,7 +34,7 @@ from nait_fast.ranking.overview import SourceCounter, spread_places
 from nait_fast.ranking.sanity import rows_of_targets
 from nait_fast.ranking.scan import check_device
 from nait_fast.ranking.select import check_budget
-from nait_fast.remote.copies import refuse_url
+from nait_fast.remote.copies import named, refuse_url
 from nait_fast.reporting.as_contender import selection_contender
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.storage.files import write_atomic, write_sealed
@@ -199,7 +199,7 @@ def _measured(
     return {
         "kind": COMPARISON_KIND,
         "format_version": side_by_side.FORMAT_VERSION,
-        "index": str(index.folder),
+        "index": named(index.folder),
         "pool": of_pool,
         "compared": compared,
         **side_by_side.overlap(several),

@@ -38,7 +38,7 @@ from nait_fast.outputs.recognise import State, damaged, question
 from nait_fast.progress import say
 from nait_fast.ranking.sanity import check_spread, rows_of_targets
 from nait_fast.ranking.scan import check_device
-from nait_fast.remote.copies import local_folder
+from nait_fast.remote.copies import local_folder, named
 from nait_fast.storage.files import make_folder, read_json, read_sealed, write_atomic, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
 
@@ -141,7 +141,7 @@ def _evaluate(
     evaluation = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        "index": str(index.folder),
+        "index": named(index.folder),
         "rows": index.rows,
         "fraction": options.fraction,
         "selected": k,

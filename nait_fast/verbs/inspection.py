@@ -20,12 +20,14 @@ from nait_fast.index.verify import problems_of
 from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
+from nait_fast.outputs.fetched import holds_results, local_copy
 from nait_fast.ranking.selection_files import KIND, SELECTED
 from nait_fast.reporting import inspected
 from nait_fast.reporting.answer import answer_of
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
+from nait_fast.urls import is_url
 from nait_fast.verbs.rank import names_in
 
 _OF_SELECTION = (
@@ -88,7 +90,9 @@ def inspect(path: str, **reading: Any) -> dict[str, Any]:
 
 def _of_ours(path: str) -> dict[str, Any] | None:
     """That of a result of nait_fast, or of a model; None for what can only be a pool."""
-    place = Path(path)
+    if is_url(path) and not holds_results(path):
+        return None
+    place = local_copy(path)
     if place.is_dir() and (place / MANIFEST).exists():
         if read_json(place / MANIFEST).get("kind") == KIND:
             manifest = read_sealed(place / MANIFEST)
@@ -210,7 +214,7 @@ def verify(path: str) -> dict[str, Any]:
 
     ``rows``: those of the index that was checked, where there is one; ``rows_selected``: of a selection.
     """
-    place = Path(path)
+    place = local_copy(path)
     if not place.is_dir():
         what = "is a file: name the folder of an index or a selection" if place.exists() else "no such folder"
         raise BadInput(what, where=path)

@@ -7,6 +7,7 @@ from nait_fast.config import MergeOptions
 from nait_fast.errors import BadInput
 from nait_fast.index.merge import check_joinable, merge
 from nait_fast.index.reader import Index
+from nait_fast.outputs.fetched import local_copy
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import sweep
 from nait_fast.progress import Progress
@@ -23,16 +24,17 @@ def run(options: MergeOptions, quiet: bool = False) -> dict[str, Any]:
     """Join indexes; returns a summary."""
     if len(options.index) < 2:
         raise BadInput("give at least two indexes to join", where=f"--index {options.index[0]}")
-    indexes = [Index(path) for path in options.index]
+    folders, output = [local_copy(path) for path in options.index], local_folder(options.output)
+    indexes = [Index(folder) for folder in folders]
     for number, path in enumerate(options.index):
-        if twice := next((other for other in options.index[:number] if os.path.samefile(other, path)), None):
+        others = zip(options.index[:number], folders, strict=False)
+        if twice := next((other for other, folder in others if os.path.samefile(folder, folders[number])), None):
             same = path if path == twice else f"{path}, which is {twice},"
             raise BadInput("is given twice", where=f"--index {same}", remedy="name each index once")
-        output = local_folder(options.output)
-        if output.exists() and os.path.samefile(path, output):
+        if output.exists() and os.path.samefile(folders[number], output):
             raise BadInput("is one of the indexes", where=f"--output {options.output}", remedy="choose another folder")
     check_joinable(indexes)
-    folder = make_folder(local_folder(options.output))
+    folder = make_folder(output)
     with OutputLock(folder / FOLDER_LOCK, f"--output {options.output}", alone=lambda: sweep(folder, is_name)):
         check_inputs(folder, is_name, inputs_of(options))
         check_folder(folder)

@@ -1,5 +1,6 @@
 """``report``: a selection's folder in, one HTML file out that tells what was selected and why."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from nait_fast import evaluation
 from nait_fast.config import ReportOptions
 from nait_fast.errors import BadInput, Mismatch
+from nait_fast.outputs.fetched import local_copy
 from nait_fast.outputs.inputs import check_inputs, inputs_of
 from nait_fast.outputs.output_folder import Output, sweep
 from nait_fast.outputs.recognise import HTML, State, is_plain, refuse, seal_of, sealed
@@ -18,6 +20,7 @@ from nait_fast.reporting.drawing import need_matplotlib
 from nait_fast.reporting.selection_folder import open_selection
 from nait_fast.storage.files import make_folder, write_atomic
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
+from nait_fast.urls import is_url
 from nait_fast.verbs.rank import answers
 
 _TITLE = " – nait_fast</title>".encode()
@@ -26,6 +29,10 @@ _TITLE = " – nait_fast</title>".encode()
 def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     """Write the report; returns a summary. Raises NaitError for bad input."""
     refuse_url(options.output)
+    if is_url(options.selection):
+        if options.output is None:
+            raise BadInput("lies elsewhere", where=options.selection, remedy="name the page with --output")
+        options = dataclasses.replace(options, selection=str(local_copy(options.selection)))
     need_matplotlib()
     from nait_fast.reporting.figures import draw
     from nait_fast.reporting.page import render
@@ -84,7 +91,7 @@ def _read(options: ReportOptions) -> list[tuple[str, str]]:
     """What a report reads beside the selection, whose folder it may lie in: of an evaluation's folder, the file."""
     files_read = [(flag, path) for flag, path in inputs_of(options) if flag not in ("--selection", "--evaluation")]
     if options.evaluation is not None:
-        path = Path(options.evaluation)
+        path = local_copy(options.evaluation)
         files_read.append(("--evaluation", str(path / evaluation.FILE if path.is_dir() else path)))
     return files_read
 

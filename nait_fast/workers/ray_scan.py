@@ -94,7 +94,7 @@ def scans_on_ray(index: Index, workers: int | None = None, address: str | None =
         number = number_of(workers, ray.nodes(), "cpu")
         cpus = cpus_each(ray.nodes(), number)
         actor = ray.remote(num_cpus=cpus, max_restarts=-1, max_concurrency=_CALLS)(ScanActor)
-        actors = [actor.remote(str(index.folder.resolve()), cpus) for _ in range(number)]
+        actors = [actor.remote(index.origin or str(index.folder.resolve()), cpus) for _ in range(number)]
         try:
             yield partial(_scan, ray, actors)
         finally:

@@ -8,15 +8,12 @@ import pytest
 
 from nait_fast.index.writer import IndexWriter
 from nait_fast.remote import reading
-from nait_fast.storage.names import MANIFEST, RUN, plan_name
+from nait_fast.storage.names import MANIFEST
 from tests.commands import run, summary
 from tests.conftest import make_rows, write_jsonl
 from tests.data.pools import write_parquet
+from tests.remote.made import OPTIONS, TELLING, files_in, select
 from tests.remote.servers import BUCKET, SECRET, WebServer, bucket
-
-OPTIONS = ("--batch-tokens", "400", "--max-length", "64")
-# What tells of the run, or where the pool is.
-TELLING = {"config.yaml", "log.json", "events.jsonl", RUN, MANIFEST, plan_name(0), ".nait-fast.lock", ".nait-fast.json"}
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +32,6 @@ def there(here: Path, s3: str, tmp_path: Path) -> str:
     for file in here.iterdir():
         bucket().put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/{file.name}", Body=file.read_bytes())
     return f"s3://{BUCKET}/{tmp_path.name}"
-
-
-def select(capsys, model: str, pool: str, target: str, output: Path, *more: str) -> dict:
-    arguments = ("--model", model, "--dataset", pool, "--target", target, "--output", output, "--fraction", "0.2")
-    return json.loads(run(capsys, "select", *arguments, *OPTIONS, "--quiet", "--json", *more).out.splitlines()[-1])
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def assert_same(one: Path, other: Path, path_of_one: str, path_of_other: str) -> None:

@@ -4,13 +4,11 @@ import json
 import shutil
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
 import pytest
 
-import nait_fast
 from nait_fast import env
 from nait_fast.errors import NaitError
 from nait_fast.index.writer import IndexWriter
@@ -20,39 +18,10 @@ from nait_fast.remote.copies import local_folder, named, working_folder
 from nait_fast.storage.lock import FOLDER_LOCK
 from nait_fast.storage.names import MANIFEST
 from tests.commands import run
-from tests.conftest import make_rows, write_jsonl
+from tests.remote.made import TELLING, Made, files_in, select
 from tests.remote.servers import BUCKET, SECRET
-from tests.remote.test_commands import OPTIONS, TELLING, files_in, select
 
 OURS = {FOLDER_LOCK, published.LISTING}
-
-
-@dataclass(frozen=True)
-class Made:
-    """A model, and a folder with a pool, more of it, a target, the pool's index and the target's signature."""
-
-    model: str
-    folder: Path
-
-    def index(self, pool: str, output: object, *more: str) -> tuple[object, ...]:
-        shape = ("--shard-rows", "10", "--quiet", *OPTIONS)
-        return ("index", "--model", self.model, "--dataset", self.folder / pool, "--output", output, *shape, *more)
-
-    def rank(self, output: object, *more: str) -> tuple[object, ...]:
-        inputs = ("--index", self.folder / "index", "--signature", self.folder / "signatures/sums.safetensors")
-        return ("rank", *inputs, "--top-k", "7", "--output", output, "--quiet", *more)
-
-
-@pytest.fixture(scope="module")
-def made(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    made = Made(tiny_model, tmp_path_factory.mktemp("made"))
-    write_jsonl(made.folder / "pool.jsonl", make_rows(60))
-    write_jsonl(made.folder / "more.jsonl", make_rows(20, seed=5))
-    sums = write_jsonl(made.folder / "sums.jsonl", [row for row in make_rows(40, seed=1) if row["source"] == "sums"])
-    options = {"model": tiny_model, "batch_tokens": 400, "max_length": 64}
-    nait_fast.build_index(dataset=made.folder / "pool.jsonl", output=made.folder / "index", shard_rows=10, **options)
-    nait_fast.build_signature(target=sums, codebook=made.folder / "index", output=made.folder / "signatures", **options)
-    return made
 
 
 @pytest.fixture
