@@ -195,7 +195,7 @@ class Pool:
             raise BadInput(
                 f"no row has the column '{column}' (the first has: {keys})",
                 where=f"{self.path}: --columns {name}={column}",
-                remedy="name one that is there",
+                remedy="name one that is there; where only a target has it, build that one apart: nait-fast signature",
             )
 
     def _first_row(self) -> dict[str, Any]:

@@ -34,9 +34,17 @@ def warn_of_truncated(index: Index) -> None:
 
 
 def warn_of_few(signatures: list[Signature]) -> None:
-    """Say so where a target has few samples."""
+    """Say so where a target has few samples, or many of them were cut."""
     for signature in signatures:
-        if (samples := signature.meta.get("samples") or FEW_SAMPLES) < FEW_SAMPLES:
+        if signature.meta["reading"] == "none":  # scores of another tool
+            continue
+        samples, cut = signature.meta["samples"], (signature.meta.get("target") or {}).get("truncated", 0)
+        if cut > TRUNCATED_SHARE * samples:
+            warn(
+                f"target '{signature.name}': {cut:,} of its {samples:,} samples ({cut / samples:.0%}) are longer than "
+                f"the {signature.meta['max_length']} tokens that were read of each; --max-length reads more"
+            )
+        if samples < FEW_SAMPLES:
             warn(  # as measured on four targets: docs/methods.md, Samples of a target
                 f"target '{signature.name}': made from {samples} samples; of four targets, 8 samples chose 82% of the "
                 "best tenth that all of them chose, 64 samples 94%: give more"

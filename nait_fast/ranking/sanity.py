@@ -91,7 +91,7 @@ def rows_of_targets(index: Index, signatures: Sequence[Signature]) -> dict[str, 
         if rows:
             warn(
                 f"target '{name}': {least}{rows:,} of the pool's {index.rows:,} rows are samples of the target itself; "
-                "they rank high for that alone: leave them out of the one or the other"
+                "they rank high for that alone: leave them out of the one or the other (--decontaminate FILE)"
             )
     return rows_by_name
 

@@ -110,7 +110,7 @@ def order_keys(table: ScoreTable, combine: str) -> Spill:
     """Keys uint64 of the rows' order.
 
     ``mean``, ``max``: of the z-scores; ``union``, ``roundrobin``: the targets take turns in the order of the columns,
-    each giving its next best row that is not yet there.
+    each naming its next best row; a row keeps the first turn that names it.
     """
     keys, targets = table.scratch(np.uint64), len(table.names)
     if targets == 1:

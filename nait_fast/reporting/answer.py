@@ -34,9 +34,12 @@ def _amount(manifest: Mapping[str, Any], folder: str | Path) -> Iterator[str]:
     )
     methods = listed(list(dict.fromkeys(manifest["method"])))
     rule = f", rule {manifest['rule']}" if "rule" in manifest else ""
+    rule += f", length {manifest['length']}" if "length" in manifest else ""
     order = ", best first" if (manifest.get("config") or {}).get("pick", "top") == "top" else ""
     yield from wrapped(f"for {listed(manifest['targets'])} by {methods}{rule}{order}:")
     yield f"  {joined(folder, SELECTED)}"
+    if beside := [name for name in manifest["files"] if name != SELECTED]:
+        yield from wrapped(f"beside it: {', '.join(beside)}")
     lengths = [
         f"{manifest['targets'][0] if len(manifest['targets']) == 1 else name} {correlation(rho)}"
         for name, rho in manifest["spearman_with_length"].items()
@@ -54,7 +57,7 @@ def _lost(manifest: Mapping[str, Any]) -> Iterator[str]:
     if skipped := manifest["rows_skipped"]["rows"]:
         yield f"{count(skipped, 'row')} of the pool left out (skipped.jsonl of the index)"
     if cut := manifest.get("rows_truncated"):
-        yield f"{count(cut, 'row')} read to {manifest['max_length']:,} tokens only"
+        yield f"{count(cut, 'row')} of the pool read to {manifest['max_length']:,} tokens only"
     for constraint in manifest.get("constraints", ()):
         if constraint["dropped"]:
             yield f"{constraint['constraint']} took {constraint['dropped']:,}"

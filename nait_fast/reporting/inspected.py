@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nait_fast.config import DataOptions
 from nait_fast.reporting.answer import next_line, wrapped
 from nait_fast.reporting.formatting import count, listed, percent, short
 
@@ -63,6 +64,10 @@ def of_index(summary: Mapping[str, Any], work: str = "") -> str:
     heading += f" ({tokens / rows:,.0f} a row)" if rows else ""
     model = str(summary["model_name"])
     following = ["nait-fast", "signature", "--model", model, "--codebook", summary["path"], "--target", "NAME=FILE"]
+    if summary["max_length"] != DataOptions.max_length:
+        following += ["--max-length", str(summary["max_length"])]
+    if "reading_tokens" in summary:
+        following += ["--tokens", summary["reading_tokens"]]
     return _page(heading, lines(), [*following, "--output", "signatures"])
 
 

@@ -231,7 +231,8 @@ def test_a_column_that_no_row_has(tmp_path: Path) -> None:
     with pytest.raises(NaitError) as error:
         Pool(path, conventions=mapped("prompt=q,response=a,system=person")).check_columns()
     assert str(error.value) == (
-        f"{path}: --columns system=person: no row has the column 'person' (the first has: q, a); name one that is there"
+        f"{path}: --columns system=person: no row has the column 'person' (the first has: q, a); name one that is "
+        "there; where only a target has it, build that one apart: nait-fast signature"
     )
     with pytest.raises(NaitError, match="--columns: format text reads no prompt, response; leave it out"):
         Pool(path, format="text", conventions=mapped("prompt=q,response=a"))
