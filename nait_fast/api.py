@@ -11,6 +11,7 @@ from nait_fast.config import (
     BenchOptions,
     CompareOptions,
     EvaluateOptions,
+    HubOptions,
     IndexOptions,
     MergeOptions,
     RankOptions,
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
 
 
 def _run(verb: str, options: Any, quiet: bool) -> dict[str, Any]:
-    """Run a verb that writes a folder; where that is a URL, it is sent there at the end. Raises NaitError."""
+    """Run a verb that writes a folder; where that is a URL, or one of the Hub is named, it is sent there at the end.
+    Raises NaitError."""
     from nait_fast.outputs.published import published
 
-    with published(options.output, quiet):
-        return import_module(f"nait_fast.verbs.{verb}").run(options, quiet)
+    output, finish = options.output, None
+    if isinstance(options, HubOptions) and options.push_to_hub is not None:
+        finish = import_module("nait_fast.verbs.push").sender_of(options, output, quiet)
+    with published(output, quiet):
+        summary = import_module(f"nait_fast.verbs.{verb}").run(options, quiet)
+    return finish(summary) if finish else summary
 
 
 def select(*, quiet: bool = True, **options: Unpack[arguments.SelectArguments]) -> dict[str, Any]:

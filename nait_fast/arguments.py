@@ -89,6 +89,13 @@ class ClusterArguments(TypedDict, total=False):
     address: str | None
 
 
+class HubArguments(TypedDict, total=False):
+    """Of ``config.HubOptions``."""
+
+    push_to_hub: str | None
+    public: bool
+
+
 class OutputArguments(TypedDict, total=False):
     """Of ``config.OutputOptions``."""
 
@@ -154,6 +161,7 @@ class SelectArguments(
     ReadingArguments,
     DataArguments,
     ModelArguments,
+    HubArguments,
     OutputArguments,
     total=False,
 ):
@@ -201,7 +209,7 @@ class SignatureBuildArguments(
     keep_samples: bool
 
 
-class RankArguments(ConstraintArguments, BudgetArguments, ClusterArguments, OutputArguments, total=False):
+class RankArguments(ConstraintArguments, BudgetArguments, ClusterArguments, HubArguments, OutputArguments, total=False):
     """Of ``config.RankOptions``."""
 
     index: Required[Path]

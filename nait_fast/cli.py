@@ -22,6 +22,7 @@ from nait_fast.config import (
     CompareOptions,
     DataOptions,
     EvaluateOptions,
+    HubOptions,
     IndexOptions,
     MergeOptions,
     RankOptions,
@@ -304,12 +305,16 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         options_type, module, _ = VERBS[arguments.verb]
         options = _options(arguments, options_type)
         _hush_libraries(quiet)
+        finish = None
+        if isinstance(options, HubOptions) and options.push_to_hub is not None:
+            finish = import_module("nait_fast.verbs.push").sender_of(options, options.to_mapping()["output"], quiet)
         with _output_of(options, quiet), counted_stages():
             if arguments.verb in _SLOW_TO_IMPORT:
                 import_module("nait_fast.verbs.beforehand").check(options)
             with stage("import"):
                 verb = import_module(f"nait_fast.verbs.{module}")
-            return verb.run(options, quiet)
+            summary = verb.run(options, quiet)
+        return finish(summary) if finish else summary
     _hush_libraries(quiet)
     if arguments.verb == "demo":
         model, output = arguments.model, named(arguments.output, "--output")

@@ -252,6 +252,20 @@ class ClusterOptions(Options):
         return super().idle() | unused
 
 
+@dataclass(frozen=True, kw_only=True)
+class HubOptions(Options):
+    group: ClassVar[str] = "Hugging Face Hub"
+
+    push_to_hub: str | None = option(
+        None, "send the selection, with a card that says how it was made, to this data set of the Hub", metavar="ID"
+    )
+    public: bool = option(False, "let all read that data set; without, only its owner")
+
+    def idle(self) -> dict[str, str]:
+        unused = {} if self.push_to_hub else {"public": "is for --push-to-hub, which is not given"}
+        return super().idle() | unused
+
+
 METHOD = Registry("method", METHODS, method_of)
 CODEC = Registry("codec", CODECS, codec_of)
 
@@ -375,6 +389,7 @@ class SelectOptions(
     ReadingOptions,
     DataOptions,
     ModelOptions,
+    HubOptions,
     OutputOptions,
 ):
     """Options of ``select``."""
@@ -470,7 +485,7 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankOptions(ConstraintOptions, BudgetOptions, ClusterOptions, OutputOptions):
+class RankOptions(ConstraintOptions, BudgetOptions, ClusterOptions, HubOptions, OutputOptions):
     """Options of ``rank``."""
 
     index: str = option("", "index folder, or that of a select", required=True)

@@ -25,7 +25,7 @@ from nait_fast.rules.constraints.base import Constraint
 
 CALLER = "selection_of"
 OF_FILES = ("signature", "foreign_scores", "output", "overwrite", "export", "scores")
-ELSEWHERE = (*OF_FILES, "engine", "address", "workers")  # options that have no place here
+ELSEWHERE = (*OF_FILES, "push_to_hub", "public", "engine", "address", "workers")  # options that have no place here
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,117 @@
+"""A stand-in of the Hub's API: as much of it as one data set and its commits need."""
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+TOKEN = "hf_NOT-TO-BE-SEEN"
+
+
+@dataclass
+class DataSet:
+    private: bool
+    files: dict[str, bytes] = field(default_factory=dict)
+    commits: list[str] = field(default_factory=list)
+
+
+class StandIn(ThreadingHTTPServer):
+    """``sets``: data sets by their ids; ``broken``: the status that commits are answered with, if not 0."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.sets: dict[str, DataSet] = {}
+        self.broken = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: StandIn
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_HEAD(self) -> None:
+        self._get(body=False)
+
+    def do_GET(self) -> None:
+        self._get(body=True)
+
+    def _get(self, body: bool) -> None:
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._json(401, {"error": "Invalid user token."})
+        if self.path == "/api/whoami-v2":
+            return self._json(200, {"type": "user", "name": "me", "orgs": []})
+        if match := re.match(r"/api/datasets/([^/]+/[^/?]+)(?:/revision/[^/?]+)?(?:\?.*)?$", self.path):
+            found = self.server.sets.get(match[1])
+            if found is None:
+                return self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            siblings = [{"rfilename": name} for name in [".gitattributes", *found.files]]
+            return self._json(200, {"id": match[1], "private": found.private, "siblings": siblings, "sha": "0" * 40})
+        if match := re.match(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)$", self.path):
+            data = self.server.sets[match[1]].files[match[2]]
+            return self._answer(200, data if body else b"", {"ETag": '"1"', "X-Repo-Commit": "0" * 40}, len(data))
+        self._json(404, {"error": self.path})
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/api/validate-yaml":
+            return self._json(200, {"errors": [], "warnings": []})
+        if self.path == "/api/repos/create":
+            asked = json.loads(data)
+            name, private = f"{asked['organization']}/{asked['name']}", asked.get("visibility") == "private"
+            assert asked["type"] == "dataset"
+            if name in self.server.sets:
+                return self._json(409, {"error": "exists", "url": f"{self.server.address}/datasets/{name}"})
+            self.server.sets[name] = DataSet(private or bool(asked.get("private")))
+            return self._json(200, {"url": f"{self.server.address}/datasets/{name}"})
+        name = "/".join(self.path.split("/")[3:5])
+        if self.path.endswith("/preupload/main"):
+            names = [file["path"] for file in json.loads(data)["files"]]
+            files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            return self._json(200, {"files": files})
+        assert self.path.partition("?")[0].endswith("/commit/main"), self.path
+        if self.server.broken:
+            return self._json(self.server.broken, {"error": "No room left in this account."})
+        for line in map(json.loads, data.splitlines()):
+            if line["key"] == "header":
+                self.server.sets[name].commits.append(line["value"]["summary"])
+            else:
+                self.server.sets[name].files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        url = f"{self.server.address}/datasets/{name}/commit/{'0' * 40}"
+        self._json(200, {"success": True, "commitUrl": url, "commitOid": "0" * 40, "pullRequestUrl": None})
+
+    def _json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        self._answer(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+    def _answer(self, status: int, data: bytes, headers: dict[str, str], length: int | None = None) -> None:
+        self.send_response(status)
+        for name, text in {**headers, "Content-Length": str(len(data) if length is None else length)}.items():
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def stand_in() -> Iterator[StandIn]:
+    server = StandIn()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
