@@ -234,7 +234,7 @@ def test_a_signature_of_another_model(capsys, world: dict[str, str], tmp_path: P
 
 
 BAD_YAML = [
-    ("fraction: 0.1\ncolour: red\n", "unknown option 'colour'; known are batch_tokens,"),
+    ("fraction: 0.1\ncolour: red\n", "unknown option 'colour'; known are address, batch_tokens,"),
     ("1: 2\nx: 3\n", "unknown option '1'"),
     ("fraction: [0.1\n", "cannot be read (while parsing"),
     ("- fraction\n", "must be a mapping of options"),

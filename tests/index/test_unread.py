@@ -16,7 +16,7 @@ from nait_fast.data.unread import warn_unread
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
 from nait_fast.notices import NaitWarning, recorded
-from tests.commands import run
+from tests.commands import beside_cautions, run
 from tests.conftest import make_rows, write_jsonl
 from tests.data.shapes import TOOL, call, said
 from tests.data.test_template_date import LLAMA
@@ -160,7 +160,7 @@ def test_select_says_it_of_pool_and_target(capsys, tmp_path: Path, tiny_model: s
     assert sum("rationale" in line for line in lines) == 2  # of the target, of the pool
     summary = json.loads(ran.out.splitlines()[-1])
     assert (summary["extraction"]["unread"], summary["extraction"]["unshown"]) == (UNREAD, UNSHOWN)
-    assert [f"nait-fast: warning: {line}" for line in summary["warnings"]] == lines
+    assert [f"nait-fast: warning: {line}" for line in beside_cautions(summary["warnings"])] == lines
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["warnings"] == summary["warnings"]
     ran = run(
         capsys,
