@@ -51,7 +51,7 @@ def of_index(summary: Mapping[str, Any], work: str = "") -> str:
             why = ", ".join(f"{reason}: {number:,}" for reason, number in summary["skipped"]["reasons"].items())
             yield "left out", f"{count(left, 'row')} ({short(why, 300)})"
         if cut := summary["truncated"]:
-            yield "cut", f"{count(cut, 'row')} ({percent(cut / rows)}) at {summary['max_length']:,} tokens"
+            yield "cut", f"{count(cut, 'row')} ({percent(cut / max(1, rows))}) at {summary['max_length']:,} tokens"
         if twice := summary.get("duplicate_ids"):
             yield "ids", f"{count(twice, 'row')} have the id of another"
         yield "keeps", ", ".join(_kept(summary))

@@ -99,7 +99,10 @@ def _of_ours(path: str) -> dict[str, Any] | None:
             out = {"path": path, **{k: manifest[k] for k in _OF_SELECTION if k in manifest}}
             if "constraints" in manifest:
                 out["constraints"] = {line["constraint"]: line["dropped"] for line in manifest["constraints"]}
-            return {**out, "text": answer_of(manifest, path)}
+            try:
+                return {**out, "text": answer_of(manifest, path)}
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise Damaged(f"not a valid manifest ({error})", where=place / MANIFEST) from None
         out = index_summary(Index(place), path)
         return {**out, "text": inspected.of_index(out)}
     if (place / evaluation.FILE).exists() and read_json(place / evaluation.FILE).get("kind") == evaluation.KIND:
