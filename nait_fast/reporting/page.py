@@ -270,7 +270,7 @@ def strip_text(decided: Deciders) -> str:
         text += f"; the first third of the layers makes {formatting.percent(thirds[0])}, "
         text += f"the second {formatting.percent(thirds[1])}, the last {formatting.percent(thirds[2])}"
     if decided.half:
-        text += f". Half of it takes {formatting.count(decided.half, 'neuron')}"
+        text += f". Half of it takes {decided.half:,} neuron{'s' * (decided.half > 1)}"
     return text + "."
 
 
