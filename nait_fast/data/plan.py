@@ -152,7 +152,7 @@ def make_plan(source: Source, unit_rows: int) -> Plan:
                     rows += 1
             if tuple(part.stamp()) != stamps[number]:
                 raise _changed(source)
-            parts.append(digest.hexdigest())
+            parts.append(part.sha256 or digest.hexdigest())
     except OSError as error:
         raise BadInput(
             f"cannot be read: {first_line(error, kind=False)}", where=source.path, remedy="check the file"

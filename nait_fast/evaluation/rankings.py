@@ -96,7 +96,7 @@ class Rankings:
         wanted: int = 1,
     ):
         if not index.rows:
-            raise BadInput("holds no rows", where=f"index {index.folder}")
+            raise BadInput("holds no rows", where=f"index {index.name}")
         self.index, self.signatures, self.seed, self.device = index, list(signatures), seed, device
         self.labels = labels_of(signatures)
         if rule is not None:
@@ -206,7 +206,7 @@ def score(
             start = stop
         turns |= {number: FirstInTurns(order) for number, order in zip(one.numbers, one.orders, strict=False)}
     if not np.isfinite(columns).all():
-        raise NaitError(f"index {index.folder} gives scores that are not finite; nait-fast verify tells where")
+        raise NaitError(f"index {index.name} gives scores that are not finite; nait-fast verify tells where")
     return IndexScores(row, n_tokens, columns, turns)
 
 

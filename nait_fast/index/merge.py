@@ -40,9 +40,7 @@ def check_joinable(indexes: Sequence[Index]) -> None:
         if is_old(ours) != is_old(theirs):
             old, new = (first, index) if is_old(ours) else (index, first)
             raise Mismatch(
-                f"was made {OLD}, and cannot be joined with {new.folder}",
-                where=old.folder,
-                remedy="index its pool again",
+                f"was made {OLD}, and cannot be joined with {new.name}", where=old.name, remedy="index its pool again"
             )
         # Calibration aside: a codebook made here or given is the same codebook.
         options = sorted({*runs[0], *run} - {"calibration"})
@@ -53,18 +51,18 @@ def check_joinable(indexes: Sequence[Index]) -> None:
             key = changed[0]
             before, now = (ours, theirs) if key in same else (runs[0], run)
             shared = key in ("codebook", "chosen")
-            remedy = f"index it with --codebook {first.folder}" if shared else "index it again with the same"
+            remedy = f"index it with --codebook {first.name}" if shared else "index it again with the same"
             raise Mismatch(
-                f"was made with another {name_of(key)} than {first.folder} ({str(value_of(now, key))[:60]}, not "
+                f"was made with another {name_of(key)} than {first.name} ({str(value_of(now, key))[:60]}, not "
                 f"{str(value_of(before, key))[:60]})",
-                where=index.folder,
+                where=index.name,
                 remedy=remedy,
             )
     forms = [read_run(index.folder).get("products") for index in indexes]
     for index, form in zip(indexes, forms, strict=True):
         if form != forms[0]:
             warn(
-                f"{index.folder}: its fp32 products were made in another form than {first.folder}'s ({form or 'none'}, "
+                f"{index.name}: its fp32 products were made in another form than {first.name}'s ({form or 'none'}, "
                 f"not {forms[0] or 'none'}): readings differ by rounding, and so may bits next to a threshold"
             )
     seen: dict[str, Path] = {}
@@ -73,7 +71,7 @@ def check_joinable(indexes: Sequence[Index]) -> None:
             if dataset["sha256"] in seen:
                 raise BadInput(
                     f"holds the dataset {dataset['path']}, which {seen[dataset['sha256']]} holds too",
-                    where=index.folder,
+                    where=index.name,
                     remedy="leave one of them out",
                 )
             seen[dataset["sha256"]] = index.folder

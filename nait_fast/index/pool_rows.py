@@ -91,7 +91,7 @@ def open_rows(index: Index, moved: Sequence[str] = (), advice: str = "pass --dat
     files have not been touched spares reading them; else they are hashed. Raises NaitError for other data, and where
     they are gone: then with ``advice``, what to do if they have moved.
     """
-    folder, datasets = index.folder, index.datasets
+    folder, datasets = index.name, index.datasets
     if moved and len(moved) != len(datasets):
         raise BadInput(
             f"index {folder} was made from {len(datasets)} datasets, {len(moved)} are named",

@@ -19,7 +19,7 @@ from nait_fast.index import ids, token_hashes
 from nait_fast.index.format import FORMAT_VERSION, READ_VERSIONS, columns_of
 from nait_fast.notices import warn
 from nait_fast.outputs.fetched import fetch_shard, local_copy
-from nait_fast.remote.copies import origin_of
+from nait_fast.remote.copies import named, origin_of
 from nait_fast.remote.places import RemotePath
 from nait_fast.storage import values
 from nait_fast.storage.blocks import Tensor
@@ -252,6 +252,11 @@ class Index:
         if first_row != self.pool_rows:
             raise ValueError(f"shards of {first_row} rows, but {self.pool_rows} were read")
         return entries
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its folder, or its URL."""
+        return named(self.folder)
 
     @property
     def datasets(self) -> list[dict[str, Any]]:

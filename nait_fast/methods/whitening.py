@@ -87,7 +87,7 @@ def _kept_or_fitted(index: Index, dims: int) -> Whitening:
         return kept
     if min(index.rows, ROWS) < FEW * dims:
         warn(
-            f"index {index.folder}: {index.rows:,} rows tell little of {dims:,} whitened components; index more rows, "
+            f"index {index.name}: {index.rows:,} rows tell little of {dims:,} whitened components; index more rows, "
             "or use --method crds:dims=N"
         )
     made = fit(_drawn(index), dims)

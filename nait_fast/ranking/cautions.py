@@ -27,7 +27,7 @@ def warn_of_truncated(index: Index) -> None:
     rows = index.manifest["truncated"]
     if rows > TRUNCATED_SHARE * index.rows:
         warn(
-            f"index {index.folder}: {rows:,} of {index.rows:,} rows ({rows / index.rows:.0%}) are longer than the "
+            f"index {index.name}: {rows:,} of {index.rows:,} rows ({rows / index.rows:.0%}) are longer than the "
             f"{index.manifest['max_length']} tokens that were read of each; --max-length, of index and signatures "
             "alike, reads more"
         )

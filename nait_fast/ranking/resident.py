@@ -42,7 +42,7 @@ class ResidentIndex:
         if self.device.type == "cuda" and needed > (free := torch.cuda.mem_get_info(self.device)[0]):
             raise BadInput(
                 f"{needed / 1e9:.1f} GB of codes, {free / 1e9:.1f} GB are free on {self.device}",
-                where=f"index {index.folder}",
+                where=f"index {index.name}",
                 remedy="use search(), which streams them",
             )
         self.codes = torch.empty(index.rows, width, dtype=torch.uint8, device=self.device)

@@ -31,12 +31,12 @@ def check_index(index: Index, signatures: Sequence[Signature]) -> None:
     """Refuse signatures that this index cannot score. Raises NaitError."""
     check_names(signatures)
     for signature in signatures:
-        where = f"index {index.folder}"
+        where = f"index {index.name}"
         check_fits(signature, index.manifest, index.codebook_hash, where)
         method_of(signature.method).check_index(index, signature, where)
     if signatures and is_old(index.manifest):
         warn(
-            f"index {index.folder} and signature '{signatures[0].name}' were made {OLD}: whether they agree in these "
+            f"index {index.name} and signature '{signatures[0].name}' were made {OLD}: whether they agree in these "
             "is not known; index the pool again and rebuild the signatures to be sure"
         )
 

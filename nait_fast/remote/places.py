@@ -31,6 +31,7 @@ _VERSIONS = (
     "ETag",
     "etag",
     "blob_id",
+    "xet_hash",
     "Content-MD5",
     "Digest",
     "LastModified",
@@ -187,6 +188,12 @@ class RemotePath:
         """In bytes; None where the server does not say it. Raises OSError for no file."""
         size = self._there().get("size")
         return None if size is None else int(size)
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 of the file's bytes, where the store vouches for it: the Hub does of its large files."""
+        lfs = (self.info or {}).get("lfs") if self.scheme == "hf" else None
+        return getattr(lfs, "sha256", None)
 
     def stat(self) -> os.stat_result:
         """Of which only ``st_size`` says something."""

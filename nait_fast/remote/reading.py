@@ -125,6 +125,8 @@ class RemoteFile(io.RawIOBase):
         while len(data) < size:
             at = start + len(data)
             data += self._trying(lambda at=at: self._fetch(at, start + size), at)  # type: ignore[misc]
+        if len(data) > size:  # more than was asked for may be anything
+            raise NoRanges
         return bytes(data)
 
     def _trying(self, read: Callable[[], bytes | None], at: int) -> bytes:

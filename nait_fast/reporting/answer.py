@@ -9,7 +9,7 @@ from typing import Any
 from nait_fast.ranking.selection_files import REPORT, SELECTED
 from nait_fast.reporting.formatting import correlation, count, listed, percent, short
 from nait_fast.terminal import WIDTH
-from nait_fast.urls import joined
+from nait_fast.urls import is_url, joined
 
 MOST_SOURCES = 6  # that are shown one by one
 _SOURCE_WIDTH = 14
@@ -117,7 +117,7 @@ def warned(manifest: Mapping[str, Any], place: str | Path, said: bool) -> Iterat
 def _next(manifest: Mapping[str, Any], folder: str | Path) -> list[str]:
     if (Path(folder) / REPORT).exists():
         return ["nait-fast", "inspect", str(folder)]
-    return ["nait-fast", "report", str(folder)]
+    return ["nait-fast", "report", str(folder), *(["--output", REPORT] if is_url(str(folder)) else [])]
 
 
 def next_line(words: Sequence[str]) -> str:

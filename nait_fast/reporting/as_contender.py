@@ -23,7 +23,7 @@ def selection_contender(chosen: SelectionFolder, index: Index, rows: ScoreTable)
     path, where = chosen.folder, f"--selection {chosen.folder}"
     pools = [[one["sha256"] for one in datasets] for datasets in (chosen.manifest["datasets"], index.datasets)]
     if pools[0] != pools[1]:
-        raise Mismatch(f"is a selection from another pool than that of index {index.folder}", where=where)
+        raise Mismatch(f"is a selection from another pool than that of index {index.name}", where=where)
     if chosen.manifest["scores"] == "none":
         what = "does not tell which rows of the pool it holds, as it was written with --scores none"
         raise BadInput(what, where=where, remedy="select or rank again without")
@@ -40,17 +40,17 @@ def selection_contender(chosen: SelectionFolder, index: Index, rows: ScoreTable)
 
     if scores is not None:
         if missing := _write_ranks(batches(), rows, scores, chosen.rows):
-            warn(f"{path}: {missing:,} rows of index {index.folder} were not scored there: they come last in its order")
+            warn(f"{path}: {missing:,} rows of index {index.name} were not scored there: they come last in its order")
     else:
         for _ in batches():
             pass
     numbers = np.concatenate(selected)[np.argsort(np.concatenate(ranks), kind="stable")]
     places = places_of(rows.row, numbers)
     if gone := int((places < 0).sum()):
-        warn(f"{path}: {gone:,} of its {len(places):,} rows are not in index {index.folder}: they are left out")
+        warn(f"{path}: {gone:,} of its {len(places):,} rows are not in index {index.name}: they are left out")
         places = places[places >= 0]
     if not len(places):
-        raise Mismatch(f"none of its rows is in index {index.folder}", where=where)
+        raise Mismatch(f"none of its rows is in index {index.name}", where=where)
     known = [s.tensors[LENGTHS] for s in chosen.signatures if LENGTHS in s.tensors]
     complete = len(known) == len(chosen.targets)
     methods = ", ".join(dict.fromkeys(chosen.methods))

@@ -253,6 +253,8 @@ def _lives(note: dict[str, Any]) -> bool:
         return False
     except (OSError, OverflowError):
         pass
+    with suppress(OSError, IndexError):  # one that has ended, whom its parent has not asked for its status
+        return Path(f"/proc/{note['pid']}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 

@@ -55,7 +55,7 @@ def run(options: CompareOptions, quiet: bool = False) -> dict[str, Any]:
     index = Index(options.index)
     check_budget(options, index.rows)
     if not index.rows:
-        raise BadInput("holds no rows", where=f"index {index.folder}")
+        raise BadInput("holds no rows", where=f"index {index.name}")
     with ExitStack() as stack:
         warnings = stack.enter_context(recorded())
         signatures = load_signatures(options.signature)

@@ -34,7 +34,7 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     manifest = index.manifest
     if is_old(manifest):
         raise Mismatch(
-            f"index {index.folder} was made {OLD}: whether this is its model is not known",
+            f"index {index.name} was made {OLD}: whether this is its model is not known",
             where=f"--model {options.model}",
             remedy="index the pool again, or leave --model out",
         )
@@ -57,7 +57,7 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
         if key := difference(manifest, here):
             theirs, mine = short(value_of(manifest, key)), short(value_of(here, key))
             raise Mismatch(
-                f"index {index.folder} was made with another {name_of(key)} ({theirs}, here {mine})",
+                f"index {index.name} was made with another {name_of(key)} ({theirs}, here {mine})",
                 where=f"--model {options.model}",
                 remedy="name the model of the index",
             )
@@ -68,7 +68,7 @@ def open_for(index: Index, options: EvaluateOptions, quiet: bool) -> Session:
     agree(session)
     if has_states and manifest[MODEL] != session.model.whole_fingerprint:
         raise Mismatch(
-            f"the last hidden states of index {index.folder} are another model's",
+            f"the last hidden states of index {index.name} are another model's",
             where=f"--model {options.model}",
             remedy="name the model of the index",
         )

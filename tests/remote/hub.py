@@ -1,6 +1,7 @@
 """A stand-in of the Hub's API: as much of it as one data set and its commits need."""
 
 import base64
+import hashlib
 import json
 import re
 import threading
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 TOKEN = "hf_NOT-TO-BE-SEEN"
 
@@ -20,8 +22,26 @@ class DataSet:
     commits: list[str] = field(default_factory=list)
 
 
+def entries(files: dict[str, bytes], folder: str) -> list[dict[str, Any]]:
+    """What the Hub says of what lies in a folder; of Parquet as of its large files."""
+    start = f"{folder}/" if folder else ""
+    inside = {name.removeprefix(start): data for name, data in files.items() if name.startswith(start)}
+    found: dict[str, dict[str, Any]] = {}
+    for name, data in inside.items():
+        first, _, rest = name.partition("/")
+        if rest:
+            found[first] = {"type": "directory", "oid": "0" * 40, "size": 0, "path": start + first}
+            continue
+        digest = hashlib.sha256(data).hexdigest()
+        found[first] = {"type": "file", "oid": digest[:40], "size": len(data), "path": start + first}
+        if name.endswith(".parquet"):
+            found[first]["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
+    return list(found.values())
+
+
 class StandIn(ThreadingHTTPServer):
-    """``sets``: data sets by their ids; ``broken``: the status that commits are answered with, if not 0."""
+    """``sets``: data sets by their ids; ``broken``: the status that commits are answered with, if not 0;
+    ``ranges``: of files that were asked for."""
 
     daemon_threads = True
 
@@ -29,6 +49,7 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.sets: dict[str, DataSet] = {}
         self.broken = 0
+        self.ranges: list[tuple[int, int]] = []
 
     @property
     def address(self) -> str:
@@ -57,9 +78,16 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
             siblings = [{"rfilename": name} for name in [".gitattributes", *found.files]]
             return self._json(200, {"id": match[1], "private": found.private, "siblings": siblings, "sha": "0" * 40})
+        if match := re.match(r"/api/datasets/([^/]+/[^/]+)/tree/[^/?]+/?([^?]*)", self.path):
+            return self._json(200, entries(self.server.sets[match[1]].files, match[2]))
         if match := re.match(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)$", self.path):
-            data = self.server.sets[match[1]].files[match[2]]
-            return self._answer(200, data if body else b"", {"ETag": '"1"', "X-Repo-Commit": "0" * 40}, len(data))
+            data, status = self.server.sets[match[1]].files[match[2]], 200
+            headers = {"ETag": '"1"', "X-Repo-Commit": "0" * 40}
+            if part := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+                self.server.ranges.append((int(part[1]), int(part[2]) + 1))
+                whole, data, status = len(data), data[int(part[1]) : int(part[2]) + 1], 206
+                headers["Content-Range"] = f"bytes {part[1]}-{int(part[1]) + len(data) - 1}/{whole}"
+            return self._answer(status, data if body else b"", headers, len(data))
         self._json(404, {"error": self.path})
 
     def do_POST(self) -> None:
@@ -75,6 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.sets[name] = DataSet(private or bool(asked.get("private")))
             return self._json(200, {"url": f"{self.server.address}/datasets/{name}"})
         name = "/".join(self.path.split("/")[3:5])
+        if "/paths-info/" in self.path:
+            files = self.server.sets[name].files
+            asked = parse_qs(data.decode()).get("paths", [])
+            beside = [entry for path in asked for entry in entries(files, path.rpartition("/")[0])]
+            return self._json(200, [entry for entry in beside if entry["path"] in asked])
         if self.path.endswith("/preupload/main"):
             names = [file["path"] for file in json.loads(data)["files"]]
             files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]

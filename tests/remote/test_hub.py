@@ -1,15 +1,22 @@
 """``--push-to-hub`` against a stand-in of the Hub's API."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
+import pyarrow.parquet
 import pytest
 import yaml
 
 from nait_fast import env
+from nait_fast.data.pool import Pool
+from nait_fast.remote import reading
 from nait_fast.reporting.dataset_card import card_of
 from tests.commands import run
+from tests.data.pools import refusal
+from tests.data.test_folders import README
 from tests.remote.hub import TOKEN, DataSet, StandIn, stand_in
 from tests.remote.made import Made, files_in
 
@@ -153,3 +160,25 @@ def test_an_output_that_is_a_url_is_sent_to_both(
         f"the selection is whole in {url}; the same command tries again"
         in run(capsys, *made.rank(url, "--push-to-hub", ID)).err
     )
+
+
+def test_pools_in_a_data_set(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": hub.address})
+    monkeypatch.setattr(reading, "FIRST", 1000)
+    rows = [{"text": f"row {i} " + "x" * 2000} for i in range(400)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p", row_group_size=50, compression="none")
+    parquet, lines = (tmp_path / "p").read_bytes(), b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    files = {"README.md": README.encode(), "more/a.jsonl": lines}
+    files |= {f"data/{split}-00000-of-00001.parquet": parquet for split in ("train", "test")}
+    hub.sets["me/set"] = DataSet(False, files)
+    pool = Pool("hf://datasets/me/set/more/a.jsonl", unit_rows=64)
+    assert pool.plan().sha256 == hashlib.sha256(lines).hexdigest() and pool.scan().good == 400
+    hub.ranges.clear()
+    pool = Pool("hf://datasets/me/set/data:train", unit_rows=50)
+    plan = pool.plan()
+    assert (plan.rows, plan.sha256) == (400, hashlib.sha256(parquet).hexdigest())
+    assert json.loads(pool.lines([123])[0])["text"] == rows[123]["text"]
+    read = sum(min(stop, len(parquet)) - start for start, stop in hub.ranges)
+    assert 0 < read < len(parquet) // 2  # the Hub knows its hash
+    assert "holds files of several splits or folders" in refusal("hf://datasets/me/set/data")
+    assert "hf://datasets/me/none: no such file or folder; check the URL" in refusal("hf://datasets/me/none")

@@ -74,6 +74,14 @@ def test_rank_reads_an_index_and_signatures_elsewhere(capsys, made: Made, there:
     )
 
 
+def test_messages_name_the_url(capsys, made: Made, there: str, tmp_path: Path) -> None:
+    assert run(capsys, *made.index("more.jsonl", tmp_path / "other")).status == 0
+    copy(tmp_path / "other", f"/{tmp_path.name}/other")
+    inputs = ("--index", f"{there}/other", "--signature", f"{there}/signatures")
+    error = run(capsys, "rank", *inputs, "--top-k", "5", "--output", tmp_path / "c").error
+    assert f"than index {there}/other (" in error and "cache" not in error
+
+
 def test_only_shards_that_are_read_are_fetched(there: str, made: Made) -> None:
     index, here = Index(f"{there}/index"), Index(made.folder / "index")
     assert index.codebook.hash == here.codebook.hash and fetched_shards() == set()

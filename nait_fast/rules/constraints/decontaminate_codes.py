@@ -69,7 +69,7 @@ class CodeDecontamination(Constraint):
         index, bits, samples = rows.index, bits_of(rows.index), list[tuple[str, np.ndarray]]()
         hashes = dict[str, str]()
         for path in options.decontaminate_codes:
-            signature, where = load_signature(path), f"index {index.folder}"
+            signature, where = load_signature(path), f"index {index.name}"
             try:
                 check_fits(signature, index.manifest, index.codebook_hash, where)
                 method_of(signature.method).check_index(index, signature, where)

@@ -127,7 +127,7 @@ def bits_of(index: Index) -> int:
         return bits
     raise BadInput(
         f"codec {index.manifest['codec']} keeps no bits, by which near-duplicates are found",
-        where=index.folder,
+        where=index.name,
         remedy="index with codec neuron, rotated or nag",
     )
 
