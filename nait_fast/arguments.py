@@ -206,7 +206,7 @@ class SignatureBuildArguments(
     target: Required[Paths]
     codebook: Path | None
     output: Required[Path]
-    keep_samples: bool
+    keep_samples: bool | None
 
 
 class RankArguments(ConstraintArguments, BudgetArguments, ClusterArguments, HubArguments, OutputArguments, total=False):
@@ -333,4 +333,4 @@ class MemoryArguments(SignatureArguments, ReadingArguments, DataArguments, total
     depth: str
     experts: Literal["neurons", "router"]
     codebook: Path | None
-    keep_samples: bool
+    keep_samples: bool | None

@@ -48,7 +48,8 @@ def shared_entries(meta: Mapping[str, Any], more: Iterable[str] = ()) -> dict[st
 
 def value_of(meta: Mapping[str, Any], key: str) -> Any:
     """An entry, as messages show it."""
-    return meta.get(key, LEFT_OUT.get(key))
+    value = meta.get(key, LEFT_OUT.get(key))
+    return "bfloat16 or float16" if key == "dtype" and value == "half" else value
 
 
 def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], more: Iterable[str] = ()) -> str | None:
@@ -76,7 +77,7 @@ def refuse(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str, where:
         raise Mismatch(
             f"{what} was made with another {name_of(key)} ({values.short(value_of(mine, key))}) than {where} "
             f"({values.short(value_of(theirs, key))})",
-            remedy=f"rebuild it with {_flag(key, value_of(theirs, key))}",
+            remedy=f"rebuild it with {_flag(key, theirs.get(key, LEFT_OUT.get(key)))}",
             join=": ",
         )
 
@@ -108,6 +109,19 @@ def _flag(key: str, value: Any) -> str:
             f"--layers {','.join(map(str, value))}" if isinstance(value, list) and len(value) <= 8 else "its --layers"
         )
     return f"the same {AGREE.get(key, key)}"
+
+
+def options_of(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, name -> value, that give an identity like that of ``meta``, which is not old; of those that have no
+    one value in it, as the model and its template, none."""
+    return {
+        "dtype": dtype_option(meta["dtype"]),
+        "max_length": meta["max_length"],
+        "first_token": meta["first_token"],
+        "tokens": meta.get("reading_tokens", LEFT_OUT["reading_tokens"]),
+        "experts": meta.get("experts", LEFT_OUT["experts"]),
+        "layers": ",".join(map(str, meta["layers"])),
+    }
 
 
 def dtype_option(dtype: Any) -> str:

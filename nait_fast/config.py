@@ -473,10 +473,11 @@ class SignatureBuildOptions(SignatureOptions, ReadingOptions, DataOptions, Model
     target: tuple[str, ...] = option((), "a capability's in-domain samples: NAME=FILE or FILE", required=True)
     codebook: str | None = option(None, "index folder or codebook file (contrast; nait:sign=contrast)")
     output: str = option("", "folder for NAME.safetensors", required=True)
-    keep_samples: bool = option(
-        False,
-        "keep each target sample's codes (or states) and length in the signature: for --rule max and roundrobin, "
-        "--length matched and quota:target, --export near and cossim, --decontaminate-codes",
+    keep_samples: bool | None = option(
+        None,
+        "keep each target sample's codes (or states) and length in the signature (default: where they take at most "
+        "64 MiB): for --rule max and roundrobin, --length matched and quota:target, --export near and cossim, "
+        "--decontaminate-codes, and what a report says of them",
     )
 
     def idle(self) -> dict[str, str]:

@@ -50,7 +50,8 @@ class Progress:
 
     def _counts(self) -> str:
         samples = f"{self.samples:,}/{self.total:,} samples"
-        parts = [samples if self._mean else f"{self.tokens / self.seconds:,.0f} tokens/s"]
+        rate = [f"{self.tokens / self.seconds:,.0f} tokens/s"] if self.tokens else []
+        parts = [samples] if self._mean else rate
         if self.padding:
             parts.append(f"{self.padding:.1%} padding")
         if self.skipped:

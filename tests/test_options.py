@@ -123,6 +123,7 @@ _CONSTRAINTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "length": ("quota", {"fraction": 0.5}),
 }
 _CLUSTER = {"engine": ("ray", {}), "address": ("localhost:1", {"engine": "ray"})}
+_HUB = {"push_to_hub": ("somebody/rows", {}), "public": (True, {"push_to_hub": "somebody/rows"})}
 USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "select": {
         **_MODEL,
@@ -134,6 +135,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "rule": ("max", {}),
         "overwrite": (True, {"output": "{STALE}"}),
         **_CLUSTER,
+        **_HUB,
     },
     "index": {
         **_MODEL,
@@ -174,6 +176,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         **_BUDGET,
         **_CONSTRAINTS,
         **_CLUSTER,
+        **_HUB,
         "workers": (2, {"engine": "ray"}),
         "index": ("{MORE}", {}),
         "signature": (["{BITS}/texts.safetensors"], {}),
@@ -293,6 +296,7 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("select", "rule", "max", {"method": "nait"}, "method nait does not compare rows with single samples"),
     ("signature", "keep_samples", True, {**NAIT, "codebook": WITHOUT}, "method nait compares no rows with samples"),
     ("rank", "seed", 1, {}, "nothing is drawn but by --pick random"),
+    *((verb, "public", True, {}, "is for --push-to-hub, which is not given") for verb in ("select", "rank")),
     *(
         (verb, name, value, {}, "is for --quality, which is not given")
         for verb in ("select", "rank")
@@ -459,7 +463,8 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
         model=model, dataset=paths["OTHER"], codebook=paths["INDEX"], shard_rows=6, output=paths["MORE"]
     )
     paths["BITS"], paths["NAIT"], paths["KEPT"] = folder / "bits", folder / "nait", folder / "kept"
-    nait_fast.build_signature(model=model, target=target, codebook=paths["INDEX"], output=paths["BITS"])
+    bits = {"codebook": paths["INDEX"], "output": paths["BITS"], "keep_samples": False}
+    nait_fast.build_signature(model=model, target=target, **bits)
     kept = {"codebook": paths["INDEX"], "output": paths["KEPT"], "keep_samples": True}
     nait_fast.build_signature(model=model, target=target, **kept)
     nait_fast.build_signature(model=model, target=target, method="nait", output=paths["NAIT"])
@@ -621,11 +626,15 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
                 "given": list(map(str, given)),
             }
 
+    def sends(options: Any, *given: Any) -> Any:
+        raise NaitError(f"others do it: {options.push_to_hub} {options.public}")
+
     real_load, real_engine = load.load_model, engine.Engine.__init__
     patch.setattr("nait_fast.extract.session.load_model", load_once)
     patch.setattr(engine.Engine, "__init__", make_engine)
     for name in ("verbs.index.run_workers", "verbs.select.run_workers", "workers.ray_engine.run_on_ray"):
         patch.setattr(f"nait_fast.{name}", others)
+    patch.setattr("nait_fast.verbs.push.sender_of", sends)
     patch.setattr("nait_fast.workers.ray_cluster.cluster", elsewhere)
     patch.setattr("nait_fast.workers.ray_scan.scans_on_ray", elsewhere)
     patch.setattr(MeasuredDevice, "open", classmethod(lambda cls, *given: Timed(*given)))

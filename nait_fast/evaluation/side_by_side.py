@@ -89,19 +89,23 @@ def retrieval(
     relevant: Mapping[str, Collection[str]],
     missing: Missing,
 ) -> list[dict[str, Any]]:
-    """How well each finds the rows whose label is one of the values that ``relevant`` has of its targets, and random
-    rows for each set of values that is looked for. ``share``: of such rows in a selection; ``chance``: in the pool."""
+    """How well each finds the rows whose label is one of the values that ``relevant`` has of one of its targets, and
+    random rows for each set of values that is looked for. ``share``: of such rows in a selection; ``chance``: in the
+    pool."""
     names, out, sought = names_of_columns(contenders), list[dict[str, Any]](), list[list[str]]()
     for name, one in zip(names[:-1], contenders[:-1], strict=True):
-        wanted = sorted({value for target in one.targets for value in relevant.get(target, {target})})
-        measures = _found(name, one, rows, labels, wanted)
-        if measures is None:
-            why = nothing_relevant(one.targets[0], wanted, labels.values)
-            miss(missing, f"retrieval by {name}", why)
-            warn(f"retrieval by {one.label} is not measured: {why}")
-            continue
-        out.append(measures)
-        sought += [wanted] if wanted not in sought else []
+        for target in one.targets:
+            wanted = sorted(relevant.get(target, {target}))
+            measures = _found(name, one, rows, labels, wanted)
+            if measures is None:
+                why = nothing_relevant(target, wanted, labels.values)
+                miss(missing, f"retrieval by {name}", why)
+                warn(f"retrieval by {one.label} is not measured: {why}")
+                continue
+            if len(one.targets) > 1:  # its best rows are those of all of them
+                measures["r_precision"] = None
+            out.append(measures)
+            sought += [wanted] if wanted not in sought else []
     beside = (_found(RANDOM, contenders[-1], rows, labels, wanted) for wanted in sought)
     return out + [measures for measures in beside if measures is not None]
 

@@ -97,6 +97,8 @@ def _retrieval(comparison: dict[str, Any]) -> str:
     ]
     table = text_table(["", "finds", "rows", "R-precision", "selection", "pool"], rows, (0, 1))
     reading = "R-precision: their share in as many best rows as there are of them."
+    if any(one["r_precision"] is None for one in comparison["retrieval"] if one["column"] != RANDOM):
+        reading += "\n–: not known, or the order is of several targets."
     return _section("Retrieval of a label", table, reading)
 
 

@@ -37,7 +37,7 @@ def tables(evaluation: dict[str, Any]) -> str:
         _section("Agreement of methods", _agreement(evaluation["agreement"], evaluation["signatures"])),
         *_transfer(evaluation["transfer"], evaluation["signatures"]),
         _section("Core", _core(evaluation)),
-        _section("Selected by one signature only", _unique(evaluation["unique"])),
+        _section("Selected by one signature only", _unique(evaluation)),
         _section("Not measured", "\n".join(f"- {m['what']}: {m['why']}" for m in evaluation["missing"])),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -231,9 +231,12 @@ def _core(evaluation: dict[str, Any]) -> str:
     return "\n\n".join(part.strip() for part in parts)
 
 
-def _unique(unique: dict[str, Any]) -> str:
+def _unique(evaluation: dict[str, Any]) -> str:
+    kinds = {label: core for core in evaluation["cores"] for label in core["signatures"]}
     parts = [
-        f"**{label}**: {entry['count']:,} rows.\n\n{_examples(entry['examples'])}" for label, entry in unique.items()
+        f"**{label}**: {entry['count']:,} rows that no other of the {len(kinds[label]['signatures'])} signatures of "
+        f"{kinds[label]['kind']} selects.\n\n{_examples(entry['examples'])}"
+        for label, entry in evaluation["unique"].items()
     ]
     return "\n\n".join(part.strip() for part in parts)
 

@@ -187,7 +187,11 @@ class BitMethod(Method):
     def check_index(self, index: Index, signature: Signature, where: str) -> None:
         codec = index.manifest["codec"]
         if codec != self.codec:
-            raise Mismatch(f"signature '{signature.name}' ({self.name}) does not fit codec {codec} of {where}")
+            raise Mismatch(
+                f"signature '{signature.name}' ({self.name}) does not fit codec {codec} of {where}",
+                remedy=f"index the pool with --codec {self.codec}",
+                join=": ",
+            )
 
     def scores(self, signature: Signature, sink: Encode) -> np.ndarray:
         tensors = signature.tensors

@@ -145,11 +145,12 @@ def load_signature(path: str | os.PathLike[str]) -> Signature:
 def load_signatures(given: Sequence["Signature | str | os.PathLike[str]"]) -> list[Signature]:
     """Signatures, those of files, and those of folders: of signatures, or of a selection that made them. Raises
     NaitError."""
-    several = ([one] if isinstance(one, Signature) else map(load_signature, _files_of(one)) for one in given)
+    several = ([one] if isinstance(one, Signature) else map(load_signature, signature_files(one)) for one in given)
     return [signature for some in several for signature in some]
 
 
-def _files_of(name: str | os.PathLike[str]) -> list[Path]:
+def signature_files(name: str | os.PathLike[str]) -> list[Path]:
+    """The file ``name``, or those in a folder, as ``load_signatures`` takes them. Raises NaitError for an empty one."""
     path = local_copy(name)
     if not path.is_dir():
         return [path]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from nait_fast.index.reader import Index
 from nait_fast.index.skipped import check_kept
 from nait_fast.methods import method_of
 from nait_fast.methods.signature import LENGTHS, Signature
+from nait_fast.notices import hushed
 from nait_fast.ranking.columns import ScoreTable
 from nait_fast.ranking.mixing import with_quality
 from nait_fast.ranking.quality import check_quality, described, quality_of, read_quality
@@ -104,7 +105,8 @@ def scored_selection(
             if turns is not None:
                 turns.add(block.seen)
         check_spread(index, signatures, table.low, table.high)
-        in_targets = rows_of_targets(index, signatures)
+        with hushed() if constraining.decontaminate else nullcontext():  # then what it leaves is to be warned of
+            in_targets = rows_of_targets(index, signatures)
         clock.lap("scan")
         lengths = [s.tensors[LENGTHS] for s in signatures if LENGTHS in s.tensors]
         of_targets = np.concatenate(lengths) if lengths and len(lengths) == len(signatures) else None
@@ -121,6 +123,8 @@ def scored_selection(
             selection = select(ordered, options, seed, constraints)
         else:
             selection = select_in_turns(table, turns, options, constraints)
+        if constraining.decontaminate:
+            rows_of_targets(index, signatures, selection.places)
         check_kept(index, selection.rows)
         clock.lap("select")
         yield ScoredSelection(

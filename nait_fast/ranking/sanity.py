@@ -72,25 +72,33 @@ def _same_codes(index: Index) -> bool:
     return True
 
 
-def rows_of_targets(index: Index, signatures: Sequence[Signature]) -> dict[str, int | None]:
+def rows_of_targets(
+    index: Index, signatures: Sequence[Signature], places: np.ndarray | None = None
+) -> dict[str, int | None]:
     """Name -> how many rows of the index are samples of that target, by the tokens read (of the ``token_hashes.MOST``
-    that the signature tells of); None where the index or the signature is of a version that does not tell. Warns of
-    those that there are."""
+    that the signature tells of); None where the index or the signature is of a version that does not tell. ``places``
+    int64 [k], ascending: only those among these rows of the index. Warns of those that there are."""
     rows_by_name: dict[str, int | None] = {signature.name: None for signature in signatures}
     # Signatures of one name may be of one target, by several methods, or of several.
     samples_of = {(s.name, hashes.tobytes()): hashes for s in signatures if (hashes := _samples_of(s)) is not None}
     counts = dict.fromkeys(samples_of, 0)
+    start = 0
     for shard in index.shards() if samples_of else ():
         if (hashes := shard.contents) is None:
             return rows_by_name
+        stop = start + len(hashes)
+        if places is not None:
+            hashes = hashes[places[slice(*np.searchsorted(places, (start, stop)))] - start]
+        start = stop
         for target, samples in samples_of.items():
             counts[target] += int(np.isin(hashes, samples).sum())
     for target, rows in counts.items():
         name, least = target[0], "at least " if len(samples_of[target]) == token_hashes.MOST else ""
         rows_by_name[name] = max(rows, rows_by_name[name] or 0)
         if rows:
+            of = f"pool's {index.rows:,}" if places is None else f"{len(places):,} selected"
             warn(
-                f"target '{name}': {least}{rows:,} of the pool's {index.rows:,} rows are samples of the target itself; "
+                f"target '{name}': {least}{rows:,} of the {of} rows are samples of the target itself; "
                 "they rank high for that alone: leave them out of the one or the other (--decontaminate FILE)"
             )
     return rows_by_name

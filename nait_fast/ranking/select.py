@@ -127,6 +127,15 @@ def order_keys(table: ScoreTable, combine: str) -> Spill:
     return keys
 
 
+def turns_taken(table: ScoreTable, selection: Selection) -> dict[str, dict[str, int]]:
+    """Target -> ``rows`` and ``tokens`` of the selected rows that it was the first to name, of an order by turns
+    (``union``, ``roundrobin``)."""
+    targets, n_tokens = table.names, table.n_tokens.take(selection.places)
+    columns = selection.keys.take(selection.places) % np.uint64(len(targets))
+    mine = {name: columns == column for column, name in enumerate(targets)}
+    return {name: {"rows": int(own.sum()), "tokens": int(n_tokens[own].sum())} for name, own in mine.items()}
+
+
 def _take_turns(table: ScoreTable, z: ZScores, column: int, turns: Spill) -> None:
     """Let target ``column`` name each row in its own order: the earliest turn that names a row is the row's."""
     targets = len(table.names)

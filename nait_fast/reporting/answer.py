@@ -8,6 +8,7 @@ from typing import Any
 
 from nait_fast.ranking.selection_files import REPORT, SELECTED
 from nait_fast.reporting.formatting import correlation, count, listed, percent, short
+from nait_fast.storage.names import MANIFEST
 from nait_fast.terminal import WIDTH
 from nait_fast.urls import is_url, joined
 
@@ -19,9 +20,7 @@ def answer_of(manifest: Mapping[str, Any], folder: str | Path, said: bool = Fals
     """The lines of the selection in ``folder``; ``said``: its warnings have been read a moment ago. A manifest of an
     older version, which does not know all of it, gives fewer lines."""
     parts = [_amount(manifest, folder), _sources(manifest), _ends(manifest), warned(manifest, folder, said)]
-    return (
-        "\n\n".join("\n".join(part) for part in map(list, parts) if part) + "\n\n" + next_line(_next(manifest, folder))
-    )
+    return "\n\n".join(["\n".join(lines) for part in parts if (lines := list(part))] + [_next(folder)])
 
 
 def _amount(manifest: Mapping[str, Any], folder: str | Path) -> Iterator[str]:
@@ -38,6 +37,8 @@ def _amount(manifest: Mapping[str, Any], folder: str | Path) -> Iterator[str]:
     order = ", best first" if (manifest.get("config") or {}).get("pick", "top") == "top" else ""
     yield from wrapped(f"for {listed(manifest['targets'])} by {methods}{rule}{order}:")
     yield f"  {joined(folder, SELECTED)}"
+    if turns := manifest.get("turns"):
+        yield from wrapped(f"by turns: {turns_told(turns)}")
     if beside := [name for name in manifest["files"] if name != SELECTED]:
         yield from wrapped(f"beside it: {', '.join(beside)}")
     lengths = [
@@ -50,6 +51,12 @@ def _amount(manifest: Mapping[str, Any], folder: str | Path) -> Iterator[str]:
     lost = [*_lost(manifest)]
     if lost:
         yield from wrapped(", ".join(lost))
+
+
+def turns_told(turns: Mapping[str, Mapping[str, int]]) -> str:
+    """What each target got, of the manifest's ``turns``."""
+    each = ((name, own["rows"], own["tokens"] / max(1, own["rows"])) for name, own in turns.items())
+    return ", ".join(f"{name} {count(rows, 'row')} ({tokens:,.0f} tokens each)" for name, rows, tokens in each)
 
 
 def _lost(manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -114,10 +121,19 @@ def warned(manifest: Mapping[str, Any], place: str | Path, said: bool) -> Iterat
         yield from wrapped(warning, "  - ", "    ")
 
 
-def _next(manifest: Mapping[str, Any], folder: str | Path) -> list[str]:
-    if (Path(folder) / REPORT).exists():
-        return ["nait-fast", "inspect", str(folder)]
-    return ["nait-fast", "report", str(folder), *(["--output", REPORT] if is_url(str(folder)) else [])]
+def _next(folder: str | Path) -> str:
+    try:
+        told = (Path(folder) / REPORT).stat().st_mtime >= (Path(folder) / MANIFEST).stat().st_mtime
+    except OSError:
+        told = False
+    if told:
+        return training_line(folder)
+    return next_line(["nait-fast", "report", str(folder), *(["--output", REPORT] if is_url(str(folder)) else [])])
+
+
+def training_line(folder: str | Path) -> str:
+    """What comes once a selection and its report are there."""
+    return f"next: train on {joined(folder, SELECTED)} (docs: Trainers; --export llama-factory for its files)"
 
 
 def next_line(words: Sequence[str]) -> str:

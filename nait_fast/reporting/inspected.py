@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nait_fast.codecs import CODECS
+from nait_fast.compatibility import dtype_option
 from nait_fast.config import DataOptions
 from nait_fast.reporting.answer import next_line, wrapped
 from nait_fast.reporting.formatting import count, listed, percent, short
@@ -35,6 +37,7 @@ def of_pool(summary: Mapping[str, Any]) -> str:
     for name in ("columns", "roles"):
         if pairs := summary.get(name):
             following += [f"--{name}", ",".join(f"{key}={value}" for key, value in pairs.items())]
+    following += ["--skip-bad-rows"] * (summary["usable"] < summary["rows"])
     return _page(heading, lines(), [*following, "--output", "chosen"])
 
 
@@ -62,13 +65,23 @@ def of_index(summary: Mapping[str, Any], work: str = "") -> str:
 
     heading = f"{summary['path']}: an index of {count(rows, 'row')}, {tokens:,} tokens"
     heading += f" ({tokens / rows:,.0f} a row)" if rows else ""
-    model = str(summary["model_name"])
-    following = ["nait-fast", "signature", "--model", model, "--codebook", summary["path"], "--target", "NAME=FILE"]
+    following = ["nait-fast", "signature", "--model", str(summary["model_name"]), *_as_indexed(summary)]
+    return _page(heading, lines(), [*following, "--target", "NAME=FILE", "--output", "signatures"])
+
+
+def _as_indexed(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The flags of ``signature`` that give what an index can rank."""
+    codec = summary["codec"]
+    if codec == CODECS[0]:  # what the codebook was made with goes for its signatures
+        yield from ("--codebook", summary["path"])
+        return
+    yield from ("--method", f"{codec}:top_k={summary['top_k']}" if "top_k" in summary else "nait")
     if summary["max_length"] != DataOptions.max_length:
-        following += ["--max-length", str(summary["max_length"])]
+        yield from ("--max-length", str(summary["max_length"]))
+    if summary["dtype"] != "float32":
+        yield from ("--dtype", dtype_option(summary["dtype"]))
     if "reading_tokens" in summary:
-        following += ["--tokens", summary["reading_tokens"]]
-    return _page(heading, lines(), [*following, "--output", "signatures"])
+        yield from ("--tokens", summary["reading_tokens"])
 
 
 def _kept(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -4,13 +4,16 @@
   const table = document.getElementById("rows"), controls = document.getElementById("find");
   if (!table) return;
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells], count = document.getElementById("shown");
-  const rows = [...body.rows].map((element, place) => ({element, place, text: element.textContent.toLowerCase()}));
+  const plain = text => text.toLowerCase().replace(/\u2212/g, "-");
+  const rows = [...body.rows].map((element, place) => {
+    return {element, place, text: plain(`${element.textContent} ${element.dataset.id || ""}`)};
+  });
   const said = (row, column) => row.element.cells[column].textContent.trim();
   const words = controls.querySelector("input"), filters = [];
   const make = (tag, text) => Object.assign(document.createElement(tag), {textContent: text});
 
   function show() {
-    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = plain(words.value).split(/\s+/).filter(Boolean);
     let number = 0;
     for (const row of rows) {
       const fits = wanted.every(word => row.text.includes(word)) &&

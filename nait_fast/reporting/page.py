@@ -11,11 +11,12 @@ from typing import Any
 from nait_fast.config import RULES
 from nait_fast.methods import method_of
 from nait_fast.reporting import formatting, provenance
+from nait_fast.reporting.answer import turns_told
 from nait_fast.reporting.contents import TOP, Report, ShownSample, target_lengths
 from nait_fast.reporting.drawing import Drawing
 from nait_fast.reporting.evaluation_file import Evaluation
 from nait_fast.reporting.explained import TargetSamples
-from nait_fast.reporting.figures import MOST_TARGETS
+from nait_fast.reporting.figures import MOST_TARGETS, target_cuts
 from nait_fast.reporting.layers import MOST_NEURONS, TELLING_SHARE, Deciders
 from nait_fast.reporting.samples import Labels, Text
 from nait_fast.reporting.target_samples import NearSample
@@ -26,7 +27,7 @@ MOST_TURNS = 8
 TABLE_ROWS = 40
 MOST_SCORES = 3  # columns of scores in the list
 MOST_LAYERS, STRIP_HEIGHT = 3, 40  # of a row that are told in words; of the bars beside them
-KEPT = "signatures made with --keep-samples, and those of select, keep what it takes"
+KEPT = "a signature keeps what it takes where that is at most 64 MiB, or with --keep-samples"
 STRONG = 0.5  # |Spearman| with length above which a reader is warned
 _COMBINED = {
     "mean": "by the mean of their z-scores",
@@ -71,6 +72,8 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         "figures": figures,
         "report": report,
         "targets": target_table(report),
+        "cuts_told": cuts_told(report),
+        "turns": turns_told(report.chosen.manifest.get("turns", {})),
         "composition": None if report.labels is None else label_table(report.labels),
         "best": [sample(report, s) for s in report.best],
         "worst": [sample(report, s) for s in report.worst],
@@ -171,7 +174,14 @@ def listing(report: Report) -> dict[str, Any]:
     name = f"{min(10.0, max(6.0, 1 + 0.6 * max(map(len, names)))):.1f}rem"  # a name in one line, unless it is long
     widths = ["4rem", *[name, "7rem"] * several, *[name] * len(shown), "5rem", *[name] * (report.labels is not None)]
     widths += ["5rem", "minmax(0, 1fr)"]
-    return {"rows": rows, "says": f"{says}.", "targets": shown, "standing": several, "columns": " ".join(widths)}
+    return {
+        "rows": rows,
+        "says": f"{says}.",
+        "targets": shown,
+        "standing": several,
+        "columns": " ".join(widths),
+        "ids": any(row.ranked.id for row in rows),
+    }
 
 
 def target_table(report: Report) -> list[dict[str, Any]]:
@@ -186,6 +196,7 @@ def target_table(report: Report) -> list[dict[str, Any]]:
             "pool": None,
             "selected": None,
             "low": None,
+            "cut": None,
             "high": None,
             "gap": None,
         }
@@ -193,6 +204,7 @@ def target_table(report: Report) -> list[dict[str, Any]]:
             entry |= {
                 "selected": scores.selected_mean[c],
                 "low": scores.selected_low[c],
+                "cut": target_cuts(report, scores)[c],
                 "high": scores.selected_high[c],
             }
         if scores is not None and scores.whole:
@@ -200,6 +212,13 @@ def target_table(report: Report) -> list[dict[str, Any]]:
             entry |= {"pool": scores.mean[c], "gap": gap}
         rows.append(entry)
     return rows
+
+
+def cuts_told(report: Report) -> str:
+    """What the scores at the cuts of several targets say."""
+    if report.scores is not None and any(cut is not None for cut in target_cuts(report, report.scores)):
+        return "Cut: every row that scores higher for the target was selected, and lower ones for other targets only."
+    return "No target has a cut of its own: rows were not selected by its score alone."
 
 
 def label_table(labels: Labels) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A selection's folder: its manifest, and the index and signatures behind it where they are still to be found."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.index.reader import Index
 from nait_fast.methods import method_of
 from nait_fast.methods.foreign import METHOD as FOREIGN
-from nait_fast.methods.signature import Signature, load_signature
+from nait_fast.methods.signature import Signature, load_signature, signature_files
 from nait_fast.outputs.fetched import local_copy
 from nait_fast.ranking.selection_files import DROPPED_BY, KIND, QUALITY, SELECTED
 from nait_fast.ranking.selection_files import SCORES as SCORES_FILE
@@ -165,6 +165,9 @@ def _check(manifest: dict[str, Any]) -> None:
         values.count(dataset["rows"], "datasets")
     for key in ("model", "model_name", "template", "template_kind"):
         values.text(manifest[key], key)
+    for taken in values.mapping(manifest.get("turns", {}), "turns").values():
+        values.count(taken["rows"], "turns")
+        values.count(taken["tokens"], "turns")
     for warning in values.entries(manifest.get("warnings", []), "warnings"):
         values.text(warning, "warnings")
     for line in values.entries(manifest.get("constraints", []), "constraints"):
@@ -214,6 +217,13 @@ def _index(folder: Path, manifest: dict[str, Any], notes: list[str]) -> Index | 
     return index
 
 
+def _signature_files(places: Iterable[Path]) -> Iterator[Path]:
+    """The files ``places``, and those in the folders among them."""
+    for place in places:
+        with suppress(NaitError):
+            yield from signature_files(place)
+
+
 def _signatures(
     folder: Path, manifest: dict[str, Any], index: Index | None, notes: list[str], files: dict[str, Path]
 ) -> list[Signature]:
@@ -222,10 +232,10 @@ def _signatures(
     named = manifest["config"].get("signature")
     places = [p for path in (named if isinstance(named, list) else []) for p in _candidates(path, folder)]
     if manifest["verb"] == "select":
-        places = sorted((folder / "signatures").glob("*.safetensors"))
+        places = [folder]
     by_name: dict[str, Signature] = {}
     why: list[str] = []
-    for place in places:
+    for place in _signature_files(places):
         try:
             signature = load_signature(place)
         except NaitError as error:

@@ -36,6 +36,7 @@ from nait_fast.ranking.scan import check_device
 from nait_fast.ranking.select import check_budget
 from nait_fast.remote.copies import named, refuse_url
 from nait_fast.reporting.as_contender import selection_contender
+from nait_fast.reporting.formatting import count
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.storage.files import write_atomic, write_sealed
 from nait_fast.verbs.evaluate import folder_for
@@ -110,7 +111,7 @@ def _compare(
     relevant = read_relevant(options.relevant, names, options.label)
     with contenders.table_of(index, folder) as rows:
         pool = _pool(index, options, missing)
-        say(f"{number} rankings of {index.rows:,} rows", quiet)
+        say(f"{count(number, 'ranking')} of {count(index.rows, 'row')}", quiet)
         by_number = dict(contenders.scored(index, rows, asked, options, options.device))
         several = [by_number[place] for place in range(len(asked))]
         several += [selection_contender(one, index, rows) for one in selections]
@@ -222,12 +223,14 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _table(comparison: dict[str, Any]) -> bytes:
-    """A line for each that is compared: what is one number of it."""
-    found, lines = {one["column"]: one for one in comparison["retrieval"] if one["column"] != side_by_side.RANDOM}, []
+    """A line for each that is compared, and for each target whose rows it is measured by: what is one number of it."""
+    found, lines = dict[str, list[dict[str, Any]]](), []
+    for measures in comparison["retrieval"]:
+        if measures["column"] != side_by_side.RANDOM:
+            found.setdefault(measures["column"], []).append(measures)
     plain = ("rows", "tokens", "mean_tokens", "median_tokens", "target_tokens", "spearman_with_length")
     for one in comparison["compared"]:
-        of_label = found.get(one["column"], {})
-        lines.append(
+        lines += [
             {
                 "column": one["column"],
                 "label": one["label"],
@@ -238,7 +241,8 @@ def _table(comparison: dict[str, Any]) -> bytes:
                 "finds": " ".join(of_label.get("label", [])),
                 **{key: of_label.get(key) for key in ("relevant", "r_precision", "share", "chance")},
             }
-        )
+            for of_label in found.get(one["column"], [{}])
+        ]
     return _csv(lines)
 
 

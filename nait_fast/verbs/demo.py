@@ -87,7 +87,6 @@ def _keep_config(made: Path, method: str, of: ModelOptions, folder: Path) -> Non
         output=str(made),
         method=method,
         codebook=str(folder / "index") if of_codes else None,
-        keep_samples=of_codes,
     )
     if not os.path.lexists(path) or (is_plain(path) and (seal := seal_of(path, YAML)) and seal[0] is State.WHOLE):
         write_atomic(path, sealed(yaml.safe_dump(options.to_mapping(), sort_keys=False).encode(), "config", YAML))

@@ -24,6 +24,7 @@ from nait_fast.outputs.fetched import holds_results, local_copy
 from nait_fast.ranking.selection_files import KIND, SELECTED
 from nait_fast.reporting import inspected
 from nait_fast.reporting.answer import answer_of
+from nait_fast.reporting.formatting import count
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
@@ -76,7 +77,7 @@ _OF_INDEX = (
 )
 _OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures", "missing")
 
-_VERIFIED = {"files": "files", "rows": "rows of an index", "rows_selected": "rows selected"}
+_VERIFIED = {"files": ("file", ""), "rows": ("row", " of an index"), "rows_selected": ("row", " selected")}
 _DATA = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".safetensors", ".arrow")
 
 
@@ -243,7 +244,7 @@ def verify(path: str) -> dict[str, Any]:
         summary |= {"files": summary["files"] + len(index.entries), "rows": index.rows}
     if problems:
         raise problems[0].replace(note=f"and {len(problems) - 1} more problems" if len(problems) > 1 else "")
-    held = [f"{summary[key]:,} {what}" for key, what in _VERIFIED.items() if key in summary]
+    held = [count(summary[key], one) + more for key, (one, more) in _VERIFIED.items() if key in summary]
     return {**summary, "text": f"{path}: every byte is as it was written ({', '.join(held)})"}
 
 

@@ -1,5 +1,6 @@
 """``rank``: an index and signatures in, the chosen rows out; needs no model."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from nait_fast.ranking.external import ranks
 from nait_fast.ranking.overview import SourceCounter, overview_of
 from nait_fast.ranking.requirements import check_asked
 from nait_fast.ranking.scan import Scan, check_device, scan
-from nait_fast.ranking.select import check_budget
+from nait_fast.ranking.select import check_budget, turns_taken
 from nait_fast.ranking.selection_files import (
     DROPPED,
     KIND,
@@ -42,6 +43,7 @@ from nait_fast.ranking.sources import check_index, source_of
 from nait_fast.ranking.spearman import with_length
 from nait_fast.remote.copies import local_folder, named
 from nait_fast.reporting.answer import answer_of
+from nait_fast.reporting.formatting import count, listed
 from nait_fast.storage import values
 from nait_fast.storage.files import make_folder, read_json, read_sealed, sha256_file, write_sealed
 from nait_fast.storage.names import MANIFEST, RUN
@@ -126,7 +128,7 @@ def rank_index(
     check_exports(options.export, pool.format)
     warn_of_truncated(index)
     warn_of_few(signatures)
-    before, signed, clock = _answer_in(folder), {s.name: s.hash for s in signatures}, Laps()
+    clock = Laps()
     with scored_selection(
         index,
         signatures,
@@ -149,15 +151,14 @@ def rank_index(
         clock.lap("spearman")
         top = options.pick == "top"
         overview = overview_of(table, selection, index, pool, stage / SELECTED, sources, top)
+        if top and made.rule != "roundrobin" and len(signatures) > 1 and options.combine in ("roundrobin", "union"):
+            overview["turns"] = turns_taken(table, selection)
         clock.lap("overview")
         if top:
             length = (constraining or ConstraintOptions()).length
             warn_of_selection(made, length, options.combine, overview, spearman)
     in_pool = {s.name: method_of(s.method).whitening(index, s) for s in signatures}
     whitening = {name: fitted for name, fitted in in_pool.items() if fitted}
-    page = folder / REPORT
-    if before != (signed, files[SELECTED]) and page.is_file() and seal_of(page, HTML) is not None:
-        warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {named(folder)}")
     return {
         "method": [s.method for s in signatures],
         "reading": [s.meta["reading"] for s in signatures],
@@ -165,7 +166,7 @@ def rank_index(
         **({"length": "matched"} if made.matched else {}),
         "targets": table.names,
         "approximate": [s.name for s in signatures if source_of(index, s) == "estimated"],
-        "signatures": signed,
+        "signatures": {s.name: s.hash for s in signatures},
         **({"whitening": whitening} if whitening else {}),
         "scores": options.scores,
         "rows_read": index.pool_rows,
@@ -186,13 +187,48 @@ def rank_index(
     }
 
 
-def _answer_in(folder: Path) -> tuple[dict[str, str], str] | None:
-    """(hashes of the signatures, SHA-256 of the rows) of the selection that is in the folder, as its manifest says."""
+def selection_in(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the selection that is in the folder; None where there is none, or a damaged one."""
     try:
         manifest = read_sealed(folder / MANIFEST)
-        return manifest["signatures"], manifest["files"][SELECTED]
-    except (NaitError, KeyError, TypeError):
+        names_in(manifest)
+        return manifest
+    except (NaitError, KeyError, TypeError, ValueError):
         return None
+
+
+def warn_of_replaced(before: Mapping[str, Any] | None, manifest: Mapping[str, Any], folder: Path, asked: bool) -> None:
+    """Say so where another selection was in the ``folder`` before that of ``manifest``, or more files of it; ``asked``:
+    that it shall give way."""
+    if before is None:
+        return
+    other = (before["signatures"], before["files"][SELECTED]) != (manifest["signatures"], manifest["files"][SELECTED])
+    gone = [name for name in before["files"] if name not in manifest["files"]]
+    was, now = before["config"], manifest["config"]
+    chosen_by = [f"--{name.replace('_', '-')} {_shown(was[name])}" for name in _CHOOSING if _differs(was, now, name)]
+    if other and not asked:
+        how = f" by {', '.join(chosen_by)}" if chosen_by else ""
+        lost = f"; its {listed(gone)} was removed" if gone else ""
+        warn(
+            f"{named(folder)}: took the place of another selection{how} ({count(before['rows_selected'], 'row')})"
+            f"{lost}; another --output keeps both"
+        )
+    elif gone and not asked:
+        warn(f"{named(folder)}: {listed(gone)} of the selection before, which was of the same rows, was removed")
+    page = folder / REPORT
+    if other and page.is_file() and seal_of(page, HTML) is not None:
+        warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {named(folder)}")
+
+
+_CHOOSING = [field.name for kind in (BudgetOptions, ConstraintOptions) for field in dataclasses.fields(kind)]
+
+
+def _differs(was: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+    return was.get(name) not in (None, False, [], now.get(name))
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _write(
@@ -291,6 +327,7 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
         names = selection_names(folder, [signature.name for signature in signatures])
         with Output(folder, names, recognise=recognise, inputs=inputs, overwrite=options.overwrite) as output:
             output.check_question(of, "other signatures or another index")
+            before = selection_in(folder)
             with scanning_of(options, index) as scanning:
                 summary = rank_index(
                     index,
@@ -308,4 +345,5 @@ def run(options: RankOptions, quiet: bool = False) -> dict[str, Any]:
                 output.stage, "rank", options.to_record(), index, {**summary, "warnings": warnings}
             )
             output.done(of, asked=None)
+    warn_of_replaced(before, manifest, folder, options.overwrite)
     return {"output": named(folder), **summary, "text": answer_of(manifest, options.output, sys.stderr.isatty())}

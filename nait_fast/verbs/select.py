@@ -52,7 +52,9 @@ from nait_fast.verbs.rank import (
     recognise,
     scanning_of,
     selection_folder,
+    selection_in,
     selection_names,
+    warn_of_replaced,
     write_manifest,
 )
 from nait_fast.verbs.signature import (
@@ -74,8 +76,10 @@ def run(options: SelectOptions, quiet: bool = False) -> dict[str, Any]:
     the pool as they come."""
     with recorded() as warnings, ExitStack() as stack:
         output, asked, index, summary = _select(options, quiet, stack)
+        before = selection_in(output.folder)
         manifest = write_manifest(output.stage, "select", options.to_record(), index, {**summary, "warnings": warnings})
         output.done(answers(summary["signatures"], index.datasets), asked)
+    warn_of_replaced(before, manifest, output.folder, options.overwrite)
     return {**summary, "text": answer_of(manifest, options.output, sys.stderr.isatty())}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nait_fast import compatibility
 from nait_fast.codecs.chosen import CHOSEN, CHOSEN_BY, RANDOM
 from nait_fast.codecs.codebook import Codebook, check_codebook, load_codebook
 from nait_fast.config import METHOD, SignatureBuildOptions, SignatureOptions, split_target
@@ -226,6 +227,16 @@ def _agree(session: Terms, codebook: Codebook | None, reading: str, options: Sig
         check_codebook(codebook, here, f"--codebook {options.codebook}", "use the options of the index", more)
 
 
+def _as_indexed(options: SignatureBuildOptions, codebook: Codebook | None) -> SignatureBuildOptions:
+    """``options`` with what ``codebook`` was made with, where they ask for nothing else: another would be refused."""
+    if codebook is None or compatibility.is_old(codebook.meta):
+        return options
+    made_with = compatibility.options_of(codebook.meta)
+    if "depth" in options.given:
+        made_with.pop("layers")
+    return dataclasses.replace(options, **{k: v for k, v in made_with.items() if k not in options.given})
+
+
 def _of_the_end(options: SignatureOptions, reading: str) -> bool:
     """Whether the method reads the body's last hidden states."""
     return method_of(options.chosen_method.name).target_reading(reading) in OF_THE_END
@@ -247,6 +258,7 @@ def from_memory(
     reading = method_of(options.chosen_method.name).reading(options.reading)
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
+    options = dataclasses.replace(_as_indexed(options, codebook), dtype=options.dtype)  # the model is there
     agree = partial(_agree, codebook=codebook, reading=reading, options=options)
     session = session_around(
         model,
@@ -272,8 +284,9 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     )
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
-    more = [options.dtype, *([] if codebook is None else [codebook.hash]), *["samples"] * options.keep_samples]
+    more = [options.dtype, *([] if codebook is None else [codebook.hash]), *_kept(options)]
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
+        options = _as_indexed(options, codebook)  # its hash is part of the question
         agree = partial(_agree, codebook=codebook, reading=reading, options=options)
         complete = _of_the_end(options, reading)
         session = open_session(
@@ -286,6 +299,11 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     made = list(zip(signatures, files, strict=True))
     shown = [inspected.of_signature(signature_summary(s, named(file)), options.codebook) for s, file in made]
     return {"signatures": [describe(s, f) for s, f in made], "text": "\n\n".join(shown)}
+
+
+def _kept(options: SignatureBuildOptions) -> list[str]:
+    """What ``keep_samples`` adds to a question."""
+    return [] if options.keep_samples is None else ["samples" if options.keep_samples else "no samples"]
 
 
 _ASKED = ("first_token", "template", "template_date", "max_length", "layers", "model", "tokenizer")

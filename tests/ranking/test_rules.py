@@ -142,11 +142,13 @@ def test_what_cannot_be_ranked_by_samples(tmp_path: Path, tiny_model: str, capsy
     asked = ["rank", "--index", index, "--output", tmp_path / "none", "--rule", "roundrobin"]
     target = f"a={tmp_path / 'a.jsonl'}"
     made = ["--model", tiny_model, "--target", target, "--codebook", index]
-    summary(capsys, "signature", *made, "--output", tmp_path / "without")
+    summary(capsys, "signature", *made, "--no-keep-samples", "--output", tmp_path / "without")
     error = run(capsys, *asked, "--signature", tmp_path / "without" / "a.safetensors").error
     assert error == (
         "--rule roundrobin: signature 'a' does not keep its target's samples; make it again with --keep-samples"
     )
+    summary(capsys, "signature", *made, "--output", tmp_path / "by default")
+    assert (tmp_path / "by default" / "a.safetensors").read_bytes() == files[0].read_bytes()
     error = run(capsys, *asked, "--signature", files[0], "--pick", "bottom").error
     assert error.startswith("--pick bottom: by rule roundrobin samples take their best rows, in turns")
     error = run(capsys, *asked, "--signature", *files, "--combine", "max").error

@@ -74,6 +74,21 @@ def test_samples_that_are_rows_of_the_pool(whole, tmp_path: Path, method: str) -
     assert told["rows_of_targets"] == {"t": 0} and beside_cautions(warnings) == []
 
 
+def test_samples_that_are_left_out_are_not_warned_of(whole, tmp_path: Path) -> None:
+    def said(warnings: list[str]) -> list[str]:
+        return [text for text in beside_cautions(warnings) if not text.startswith("--decontaminate:")]  # what is short
+
+    told, warnings = chosen(whole, tmp_path, target="within", decontaminate=[whole["within"]], decontaminate_ngram=3)
+    assert told["rows_of_targets"] == {"t": 7} and said(warnings) == []
+    other = write_jsonl(tmp_path / "other.jsonl", [{"instruction": "Nobody says this here.", "output": "No."}])
+    _, warnings = chosen(whole, tmp_path / "b", target="within", decontaminate=[str(other)], fraction=0.5)
+    rows = [json.loads(line) for line in (tmp_path / "b" / "out" / "selected.jsonl").read_text().splitlines()]
+    texts = {json.loads(line)["prompt"] for line in Path(whole["within"]).read_text().splitlines()}
+    mine = sum(row["instruction"] in texts for row in rows)
+    (left,) = said(warnings)
+    assert mine and left.startswith(f"target 't': {mine} of the 20 selected rows are samples of the target itself")
+
+
 def test_more_samples_than_a_signature_tells_of(whole, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(token_hashes, "MOST", 3)
     told, warnings = chosen(whole, tmp_path, target="pool", method="nait")

@@ -116,6 +116,53 @@ def test_opposed_targets_take_turns_by_default(capsys, tmp_path: Path) -> None:
     assert "to mind" in ran.out and "--combine roundrobin" in ran.out
 
 
+def test_targets_in_turns_are_told_what_each_got(capsys, tmp_path: Path) -> None:
+    """A row belongs to the target whose turn named it first, by the definition played through."""
+    scores, tokens = falling(), np.arange(ROWS, dtype=np.int32) + 10
+    other = np.roll(scores, 1)
+    made = Made(tmp_path, {"one": scores, "two": other}, n_tokens=tokens)
+    for combine, size in (("roundrobin", 21), ("union", 21)):
+        ran = made.rank(capsys, "--top-k", size, "--combine", combine, "--overwrite")
+        orders, owner = [np.argsort(-s, kind="stable") for s in (scores, other)], dict[int, str]()
+        for turn in range(ROWS):
+            for name, order in zip(("one", "two"), orders, strict=True):
+                owner.setdefault(int(order[turn]), name)
+        chosen = list(owner)[:size]
+        if combine == "union":
+            chosen = sorted({int(row) for order in orders for row in order[:size]})
+        mine = {name: [row for row in chosen if owner[row] == name] for name in ("one", "two")}
+        expected = {name: {"rows": len(rows), "tokens": int(tokens[rows].sum())} for name, rows in mine.items()}
+        assert read_json(made.out / "manifest.json")["turns"] == expected
+        each = [f"{n} {len(r)} rows ({tokens[r].mean():,.0f} tokens each)" for n, r in mine.items()]
+        assert f"by turns: {', '.join(each)}" in ran.out.splitlines()
+    made.rank(capsys, "--top-k", 20, "--combine", "mean", "--overwrite")
+    assert "turns" not in read_json(made.out / "manifest.json")
+
+
+def test_a_selection_that_takes_anothers_place_says_so(capsys, tmp_path: Path) -> None:
+    made = Made(tmp_path, {"math": falling()})
+    assert made.rank(capsys, "--top-k", 20, "--export", "messages").err == ""
+    assert made.rank(capsys, "--top-k", 20, "--export", "messages").err == ""
+    fewer = made.rank(capsys, "--top-k", 20).err
+    assert "messages.jsonl of the selection before, which was of the same rows, was removed" in fewer
+    ran = made.rank(capsys, "--fraction", 0.1)
+    assert f"{made.out}: took the place of another selection by --top-k 20 (20 rows); another --output" in ran.err
+    assert read_json(made.out / "manifest.json")["warnings"] == []  # it is of what was there, not of what is
+    assert made.rank(capsys, "--fraction", 0.2, "--overwrite").err == ""
+    assert "by --fraction 0.2 (20 rows)" in made.rank(capsys, "--token-budget", 700).err
+
+
+def test_a_fresh_report_leads_to_the_trainer(capsys, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    made = Made(tmp_path, {"math": falling()})
+    made.rank(capsys, "--top-k", 20)
+    said = run(capsys, "report", made.out).out.splitlines()[-1]
+    assert said.startswith(f"next: train on {made.out / 'selected.jsonl'} ")
+    assert run(capsys, "inspect", made.out).out.splitlines()[-1] == said
+    made.rank(capsys, "--top-k", 21, "--overwrite")  # now the page is of another one
+    assert run(capsys, "inspect", made.out).out.splitlines()[-1] == f"next: nait-fast report {made.out}"
+
+
 def test_a_score_that_goes_with_length(capsys, tmp_path: Path) -> None:
     scores = falling()
     made = Made(tmp_path, {"math": scores}, n_tokens=(200 + scores).astype(np.int32))

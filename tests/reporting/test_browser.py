@@ -56,6 +56,11 @@ addEventListener("load", () => {
     click("rank"); found.ranks = column(0);
     search("poet  RAIN"); found.words = shown().map(row => row.textContent.toLowerCase());
     found.says = page.getElementById("shown").textContent;
+    search(""); found.asked = shown()[0].dataset.id;
+    search(found.asked.toUpperCase()); found.ids = shown().map(row => row.dataset.id);
+    search("");
+    const minus = column(head("score")).find(text => text.includes("\u2212")) || "\u22121";
+    search(minus.replace("\u2212", "-")); found.minus = column(head("score")).includes(minus) || minus === "\u22121";
     search("");
     const [label] = controls.querySelectorAll("select");
     found.options = [...label.options].map(option => option.textContent);
@@ -211,6 +216,7 @@ def test_the_list_is_searched_sorted_and_filtered(tmp_path: Path) -> None:
     assert tokens == sorted(tokens, reverse=True) and [int(text) for text in found["least"]] == sorted(tokens)
     assert found["ranks"] == found["start"]["ranks"]
     assert 0 < len(found["words"]) < 60 and all("poet" in text and "rain" in text for text in found["words"])
+    assert found["asked"] == chosen[0]["id"] and found["asked"] in found["ids"] and found["minus"]
     assert found["says"] == f"{len(found['words'])} of 60 rows"
     counted = Counter(row["source"] for row in chosen)
     assert found["options"][0] == "source: all"

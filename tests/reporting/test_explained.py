@@ -176,7 +176,7 @@ def test_select_keeps_samples_where_they_are_few(
     assert kept == few * len(target_file.read_text().splitlines())
     words = check(plain(out, tmp_path / "page.html")).words
     assert ("Most like it in sums" in words) == few
-    assert ("Which samples of sums a row is most like is not told: signatures made with" in words) != few
+    assert ("Which samples of sums a row is most like is not told: a signature keeps what" in words) != few
     assert ("How long the samples of sums are is not told" in words) != few
 
 

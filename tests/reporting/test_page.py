@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+import nait_fast
 from nait_fast.config import ReportOptions
 from nait_fast.errors import NaitError
 from nait_fast.outputs.recognise import CLAIM
@@ -215,6 +216,34 @@ def test_cuts_in_words(made: Made, tmp_path: Path) -> None:
     out = made.select("cuts", combine="mean", top_k=20, pick="random")
     found = contents.gather(ReportOptions(selection=str(out)), tmp_path / "r.html")
     assert figures.cut_text(found, found.scores, None) == "There is no one score at which the selection is cut."
+
+
+def test_the_table_of_several_targets_has_their_cuts(made: Made, tmp_path: Path) -> None:
+    """Not the lowest scores that were selected: those of the rows that another target chose."""
+    for combine in ("roundrobin", "union", "mean"):
+        out = made.select("cut table", combine=combine, top_k=20)
+        html = plain(out, tmp_path / "r.html")
+        words = check(html).words
+        table = parquet.read_table(out / "scores.parquet").to_pydict()
+        left = [np.array(table[f"score.t{c}"])[~np.array(table["selected"])].max() for c in range(2)]
+        shown = [formatting.number(value) if combine != "mean" else "–" for value in left]
+        assert re.findall('<td data-label="cut">(.*?)</td>', html) == shown and "lowest selected" not in words
+        said = "No target has a cut of its own" if combine == "mean" else "Cut: every row that scores higher"
+        assert said in words
+
+
+def test_signatures_of_a_folder(made: Made, tmp_path: Path) -> None:
+    """The manifest names the folder: report and compare find what is in it."""
+    files = made.saved(*made.signatures)
+    out, apart = made.folder / "of a folder", tmp_path / "signatures"
+    shutil.copytree(Path(files[0]).parent, apart)
+    given = {"index": str(made.index), "top_k": 20, "overwrite": True}
+    nait_fast.rank(**given, signature=[str(apart)], output=str(out))
+    found = contents.gather(ReportOptions(selection=str(out)), tmp_path / "r.html")
+    assert found.notes == [] and [part.target for part in found.layers] == ["t0", "t1"]
+    nait_fast.rank(**given, signature=files, output=str(made.folder / "of files"))
+    pages = [plain(folder, tmp_path / "r.html") for folder in (out, made.folder / "of files")]
+    assert check(pages[0]).words.split("Provenance")[0] == check(pages[1]).words.split("Provenance")[0]
 
 
 def test_neurons_are_shown_where_they_tell_rows_apart(

@@ -189,7 +189,7 @@ def test_lengths_that_were_not_kept(tmp_path: Path) -> None:
     out = made.select(top_k=9)
     words = check(report(out, tmp_path / "r.html")[0]).words
     said = "How long the samples of t0 and t1 are is not told: "
-    assert f"{said}signatures made with --keep-samples, and those of select, keep what it takes." in words
+    assert f"{said}a signature keeps what it takes where that is at most 64 MiB, or with --keep-samples." in words
     assert "Tokens of the pool's and the selected samples" in words
     found = gather(ReportOptions(selection=str(out)), tmp_path / "r.html")
     for signature in found.chosen.signatures:

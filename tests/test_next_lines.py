@@ -1,0 +1,76 @@
+"""The commands that results end with: pasted as they stand, they run."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nait_fast.methods.signature import load_signature
+from tests.commands import Ran, run
+from tests.conftest import make_rows, write_jsonl
+
+pytestmark = pytest.mark.filterwarnings("ignore::nait_fast.notices.NaitWarning")
+
+
+def following(ran: Ran, **words: object) -> list[str]:
+    """The command at the end of what ``ran`` has said, with these words in place of those to be filled in."""
+    assert ran.status == 0, ran.err
+    last = ran.out.splitlines()[-1]
+    assert last.startswith("next: nait-fast ")
+    return [str(words.get(word.replace("=", "_"), word)) for word in shlex.split(last.removeprefix("next: nait-fast "))]
+
+
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [
+        ([], "contrast"),
+        (["--max-length", 9, "--dtype", "bfloat16", "--depth", "1/3", "--first-token", "include"], "contrast"),
+        (["--codec", "nag:top_k=5", "--max-length", 9, "--dtype", "bfloat16"], "nag"),
+        (["--codec", "rotated"], "nait"),
+    ],
+)
+def test_from_a_pool_to_a_report(
+    capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: str, options: list[object], method: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    pool, target = (
+        write_jsonl(tmp_path / "pool.jsonl", make_rows(40)),
+        write_jsonl(tmp_path / "t.jsonl", make_rows(9, 5)),
+    )
+    few = [] if method == "nag" else ["--calibration-size", 20]
+    ran = run(capsys, "index", "--model", tiny_model, "--dataset", pool, "--output", "idx", *few, *options)
+    assert following(run(capsys, "inspect", "idx")) == following(ran)
+    ran = run(capsys, *following(ran, NAME_FILE=f"sums={target}"))
+    assert load_signature("signatures/sums.safetensors").method == method
+    ran = run(capsys, *following(ran, INDEX="idx"))
+    ran = run(capsys, *following(ran))
+    assert Path("chosen/report.html").is_file() and "next: train on chosen/selected.jsonl" in ran.out
+
+
+def test_a_signature_is_read_as_its_codebook_was(capsys, tmp_path: Path, tiny_model: str) -> None:
+    """Unless another is asked for, which is refused before the model is loaded, as ever."""
+    pool, target = (
+        write_jsonl(tmp_path / "pool.jsonl", make_rows(40)),
+        write_jsonl(tmp_path / "t.jsonl", make_rows(9, 5)),
+    )
+    given = ["--max-length", 9, "--layers", "1"]
+    of_pool = ["--model", tiny_model, "--dataset", pool, "--calibration-size", 20, "--output", tmp_path / "idx"]
+    assert run(capsys, "index", *of_pool, *given).status == 0
+    of_target = ["signature", "--model", tiny_model, "--target", f"t={target}", "--codebook", tmp_path / "idx"]
+    adopted, asked = tmp_path / "adopted", tmp_path / "asked"
+    for folder, more in ((adopted, []), (asked, given)):
+        assert run(capsys, *of_target, "--output", folder, *more).status == 0
+    assert (adopted / "t.safetensors").read_bytes() == (asked / "t.safetensors").read_bytes()
+    error = run(capsys, *of_target, "--output", tmp_path / "other", "--max-length", 10).error
+    assert "made with another max_length (9, here 10)" in error
+    error = run(capsys, *of_target, "--output", tmp_path / "other", "--depth", "all", "--layers", "0").error
+    assert "made with another layers" in error
+
+
+def test_a_pool_with_bad_rows(capsys, tmp_path: Path) -> None:
+    pool = write_jsonl(tmp_path / "pool.jsonl", [*make_rows(4), {"instruction": 3, "output": None}])
+    assert "--skip-bad-rows" in following(run(capsys, "inspect", pool))
+    assert "--skip-bad-rows" not in following(
+        run(capsys, "inspect", write_jsonl(tmp_path / "good.jsonl", make_rows(4)))
+    )
