@@ -41,7 +41,8 @@ def _type(field: Field, hint: Any) -> str:
     elif several:
         return f"one or more `{field.metadata.get('metavar') or ('NAME=FILE' if field.name == 'target' else 'FILE')}`"
     else:
-        text = f"`{field.metadata['metavar']}`" if "metavar" in field.metadata else TYPES[kind]
+        forms = field.metadata["metavar"].replace("|", "`, `") if "metavar" in field.metadata else None  # | parts cells
+        text = f"`{forms}`" if forms else TYPES[kind]
     low, high = (field.metadata.get(bound) for bound in ("minimum", "maximum"))
     if low is not None:
         text += f", at least {low:g}"

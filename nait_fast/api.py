@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 def _run(verb: str, options: Any, quiet: bool) -> dict[str, Any]:
     """Run a verb that writes a folder; where that is a URL, or one of the Hub is named, it is sent there at the end.
     Raises NaitError."""
+    from nait_fast.outputs.output_folder import removed_if_empty
     from nait_fast.outputs.published import published
 
     output, finish = options.output, None
     if isinstance(options, HubOptions) and options.push_to_hub is not None:
         finish = import_module("nait_fast.verbs.push").sender_of(options, output, quiet)
-    with published(output, quiet):
+    with published(output, quiet), removed_if_empty(output):
         summary = import_module(f"nait_fast.verbs.{verb}").run(options, quiet)
     return finish(summary) if finish else summary
 

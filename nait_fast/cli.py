@@ -12,7 +12,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -96,7 +96,8 @@ def _flag(parser: "_Parser", group: Any, field: dataclasses.Field, hint: Any) ->
     if kind is bool:
         arguments["action"] = argparse.BooleanOptionalAction
     elif typing.get_origin(kind) is tuple:
-        metavar = field.metadata.get("metavar") or ("NAME=FILE" if field.name == "target" else "FILE")
+        plain = "NAME=FILE" if field.name == "target" else "NAME" if "choices" in field.metadata else "FILE"
+        metavar = field.metadata.get("metavar") or plain
         arguments |= {"action": "extend", "nargs": "+", "metavar": metavar}
         if "choices" in field.metadata:
             arguments["choices"] = field.metadata["choices"]
@@ -133,11 +134,26 @@ def _or_word(kind: type, words: Sequence[str]) -> Callable[[str], Any]:
     return read
 
 
+# What other tools call it.
+_CALLED_ELSEWHERE = {
+    "--dataset": ("pool", "data", "input", "train-data", "train-file", "dataset-name"),
+    "--output": ("out", "out-dir", "output-dir", "output-path", "save-dir"),
+    "--top-k": ("budget", "k", "num", "number", "limit", "num-samples"),
+    "--fraction": ("ratio", "percent", "percentage", "share"),
+    "--model": ("model-name", "model-path", "model-name-or-path", "base-model"),
+    "--target": ("query", "queries", "dev", "dev-set", "val-data", "eval-data"),
+    "--max-length": ("max-seq-length", "max-seq-len", "cutoff-len", "max-tokens", "sequence-len"),
+    "--batch-tokens": ("batch-size", "per-device-batch-size"),
+}
+
 _CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)$")
 
 
 def _meant(given: str, known: Sequence[str]) -> str:
     """Which of ``known`` may have been meant by ``given``, as the end of a message; "" where none is like it."""
+    elsewhere = (flag for flag, names in _CALLED_ELSEWHERE.items() if flag in known and given.lstrip("-") in names)
+    if (flag := next(elsewhere, None)) is not None and given.startswith("--"):
+        return f"; did you mean {flag}?"
     named = {name.lstrip("-"): name for name in known}  # what all begin with makes none alike
     like = difflib.get_close_matches(given.lstrip("-"), named, n=1, cutoff=0.7)
     return f"; did you mean {named[like[0]]}?" if like else ""
@@ -332,7 +348,11 @@ def _output_of(options: Options, quiet: bool) -> Iterator[None]:
         yield
         return
     output = options.to_mapping()["output"]
-    with import_module("nait_fast.outputs.published").published(output, quiet) if is_url(output) else nullcontext():
+    if is_url(output):
+        around = import_module("nait_fast.outputs.published").published(output, quiet)
+    else:
+        around = import_module("nait_fast.outputs.output_folder").removed_if_empty(output)
+    with around:
         _check_config(options)
         yield
         _keep_config(options)

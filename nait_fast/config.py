@@ -298,7 +298,11 @@ class AmountOptions(Options):
     group: ClassVar[str] = "what is selected"
     fraction: float | None = option(None, "select this share of the pool's samples (default 0.1)")
     top_k: int | None = option(None, "select this many samples", minimum=1)
-    token_budget: int | None = option(None, "select samples up to this many tokens in all", minimum=1)
+    token_budget: int | None = option(
+        None,
+        "select samples, in their order, of at most so many tokens in all: the first that would exceed them ends it",
+        minimum=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

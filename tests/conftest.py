@@ -259,6 +259,7 @@ def cluster():
     from nait_fast.workers.ray_cluster import shut_down
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); nice ones wait for whatever else is tested
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     shut_down(ray)

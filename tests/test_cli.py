@@ -70,6 +70,8 @@ def test_help_lists_what_is_required_first_and_what_all_verbs_have_last(capsys, 
         ("selekt", "did you mean select?"),
         ("help rnak", "did you mean rank?"),
         ("select --model m --fracton 0.1", "unrecognized arguments: --fracton 0.1; did you mean --fraction?"),
+        ("select --model m --pool p", "unrecognized arguments: --pool p; did you mean --dataset?"),
+        ("rank --index i --budget 5", "unrecognized arguments: --budget 5; did you mean --top-k?"),
         ("rank --index i --pick topp", "did you mean top?"),
     ],
 )

@@ -138,7 +138,7 @@ CASES = [
     # budgets and options
     (SELECT + " --fraction 0.1 --top-k 3", "--fraction and --top-k: give one budget only"),
     (SELECT + " --fraction 0", "--fraction 0.0: must be above 0 and at most 1"),
-    (SELECT + " --fraction 2", "--fraction 2.0: must be above 0 and at most 1"),
+    (SELECT + " --fraction 10", "--fraction 10.0: must be above 0 and at most 1; write 0.1 for 10%"),
     (SELECT + " --fraction nan", "--fraction nan: must be above 0"),
     (SELECT + " --top-k 41", "--top-k 41: the pool has only 40 usable samples"),
     (SELECT + " --top-k 0", "--top-k 0: must be at least 1"),

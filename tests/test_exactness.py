@@ -7,7 +7,7 @@ from nait_fast.config import DataOptions, ModelOptions
 from nait_fast.demo import pool_rows
 from nait_fast.extract.session import open_session
 
-ROWS = 20
+ROWS = 12
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 

@@ -43,6 +43,18 @@ def holding(folder: Path, run: str | None = None) -> OutputLock:
     return lock
 
 
+def test_a_refused_command_leaves_no_empty_folder(capsys, tmp_path: Path) -> None:
+    asked = ["rank", "--index", tmp_path / "none", "--signature", tmp_path / "x.safetensors", "--output"]
+    run(capsys, *asked, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "there").mkdir()
+    run(capsys, *asked, tmp_path / "there")
+    assert (tmp_path / "there").is_dir()
+    with pytest.raises(NaitError):
+        nait_fast.rank(index=tmp_path / "none", signature=tmp_path / "x.safetensors", output=tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
 def test_one_command_at_a_time_and_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["nait-fast", "rank"])
     first = holding(tmp_path)

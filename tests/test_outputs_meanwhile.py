@@ -93,7 +93,7 @@ def test_what_changes_while_a_report_is_made(capsys, made: Made, tmp_path: Path,
         ["report", out, "--output", report],
         {
             "page.html: is in the way": lambda: report.write_text("mine"),
-            "out: has changed while it was read": lambda: made.rank(out, fraction=0.5),
+            "out: has changed while it was read": lambda: made.rank(out, fraction=0.5, overwrite=True),
             "out: has changed while it was": lambda: (out / "scores.parquet").write_bytes(b"another"),
         },
     )

@@ -67,6 +67,7 @@ class Codec(ABC):
     codec writes; ``tensors``: names of its part of a codebook; ``estimates``: nait scores come out of its codes;
     ``planes``: bit planes of a direction that an estimate scans the codes with; ``keeps_varied``: where not all neurons
     of experts are kept, those whose reading varies most are; else, unless exact scores are wanted, a random sample.
+    ``ranked_by``: the method whose signatures rank its codes first of all.
     """
 
     name: ClassVar[str]
@@ -79,6 +80,7 @@ class Codec(ABC):
     estimates: ClassVar[bool] = False
     planes: ClassVar[int] = 0
     keeps_varied: ClassVar[bool] = True
+    ranked_by: ClassVar[str] = "nait"
 
     def unused(self, options: IndexOptions) -> dict[str, str]:
         """Options of ``index`` that change nothing under this codec -> why."""

@@ -56,7 +56,7 @@ def refuse_narrow(layout: CodeLayout, k: int, flag: str) -> None:
 
 
 class NagCodec(Codec):
-    name = "nag"
+    name = ranked_by = "nag"
     about = "the set of the strongest neurons a layer"
     default_reading = "up_abs"
     calibrates = False

@@ -34,6 +34,7 @@ class NeuronCodec(Codec):
     default_reading = "mean"
     # A bit knows no scale: those that vary most lie in few experts, and rank less as all do (docs/methods.md).
     keeps_varied = False
+    ranked_by = "contrast"
 
     def coder(
         self, layout: CodeLayout, codebook: Codebook | None, entries: Mapping[str, Any], device: torch.device | None

@@ -26,6 +26,7 @@ from nait_fast.storage.files import make_folder, read_sealed, sha256_file, write
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.storage.names import RUN
 from nait_fast.storage.owned import is_begun, is_name
+from nait_fast.urls import is_url
 
 STAGE = ".nait-fast.new"  # in an output: what is being written
 KIND = "nait_fast output"
@@ -229,6 +230,22 @@ class Output:
     def _save(self, claim: dict[str, Any]) -> None:
         write_sealed(self.folder / CLAIM, {"kind": KIND, **claim})
         self._claim = claim
+
+
+@contextmanager
+def removed_if_empty(output: str | None) -> Iterator[None]:
+    """Where the block ends in an error, an ``output`` that was not there before it goes again, unless something is in
+    it."""
+    made = output is not None and not is_url(output) and not os.path.lexists(output)
+    try:
+        yield
+    except NaitError:
+        if made:
+            with suppress(OSError, ValueError):
+                for inner in list(Path(str(output)).iterdir()):
+                    inner.rmdir()
+                Path(str(output)).rmdir()
+        raise
 
 
 @contextmanager

@@ -156,7 +156,8 @@ def count_of(n: int, options: AmountOptions) -> int:
         return options.top_k
     fraction = 0.1 if options.fraction is None else options.fraction
     if not 0 < fraction <= 1:
-        raise BadInput("must be above 0 and at most 1", where=f"--fraction {fraction}")
+        percent = f"write {fraction / 100:g} for {fraction:g}%" if 1 < fraction <= 100 else ""
+        raise BadInput("must be above 0 and at most 1", where=f"--fraction {fraction}", remedy=percent)
     return max(1, round(fraction * n))
 
 

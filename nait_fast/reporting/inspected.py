@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nait_fast.codecs import CODECS
+from nait_fast.codecs import codec_of
 from nait_fast.compatibility import dtype_option
 from nait_fast.config import DataOptions
+from nait_fast.methods import METHODS, method_of
 from nait_fast.reporting.answer import next_line, wrapped
 from nait_fast.reporting.formatting import count, listed, percent, short
 
@@ -71,11 +72,12 @@ def of_index(summary: Mapping[str, Any], work: str = "") -> str:
 
 def _as_indexed(summary: Mapping[str, Any]) -> Iterator[str]:
     """The flags of ``signature`` that give what an index can rank."""
-    codec = summary["codec"]
-    if codec == CODECS[0]:  # what the codebook was made with goes for its signatures
+    name = codec_of(summary["codec"]).ranked_by
+    if name != METHODS[0]:
+        yield from ("--method", f"{name}:top_k={summary['top_k']}" if "top_k" in summary else name)
+    if method_of(name).of_codebook:  # what the codebook was made with goes for its signatures
         yield from ("--codebook", summary["path"])
         return
-    yield from ("--method", f"{codec}:top_k={summary['top_k']}" if "top_k" in summary else "nait")
     if summary["max_length"] != DataOptions.max_length:
         yield from ("--max-length", str(summary["max_length"]))
     if summary["dtype"] != "float32":

@@ -231,7 +231,7 @@ def test_what_is_not_compared_is_said(kept: Kept, tmp_path: Path, tiny_model: st
         ("--selection {none}", "written with --scores none; select or rank again without"),
         ("--selection {strange}", "is a selection from another pool than that of index {index}"),
         ("--signature {a} {a}", "--signature: 'a' is there twice; leave one out"),
-        ("--signature {a} --fraction 2", "--fraction 2.0: must be above 0 and at most 1"),
+        ("--signature {a} --fraction 2", "--fraction 2.0: must be above 0 and at most 1; write 0.02 for 2%"),
         ("--signature {a} --top-k 91", "--top-k 91: the pool has only 90 usable samples"),
         ("--signature {a} --token-budget 1", "--token-budget 1: below the first sample's"),
         ("--signature {a} --label id", "--label id: no row of"),

@@ -79,7 +79,12 @@ def codebook(folder: Path, reading: str = "mean", **other) -> Path:
         ),
         ("index", "dense", "--experts neurons:9", "no neurons of experts are read of this model; leave it out"),
         ("index", "dense", "--layers 3", "--layers 3: '3' does not lie in this model's 3 layers"),
-        ("index", "dense", "--dtype bfloat16 --codebook {FLOAT}", "made with another dtype ('float32', here 'half')"),
+        (
+            "index",
+            "dense",
+            "--dtype bfloat16 --codebook {FLOAT}",
+            "made with another dtype ('float32', here 'bfloat16 or float16')",
+        ),
         ("index", "dense", "--max-length 9 --codebook {FLOAT}", "made with another max_length (512, here 9)"),
         ("index", "dense", "--template none --codebook {FLOAT}", "made with another template or tokenizer"),
         ("index", "dense", "--layers 0 --codebook {FLOAT}", "made with another layers ([0, 1, 2], here [0])"),

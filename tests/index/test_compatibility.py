@@ -76,7 +76,7 @@ def test_float8_meets_no_other_precision(tmp_path: Path, tiny_model: str):
         for dtype in ("float8", "bfloat16")
     )
     check_index(Index(index), [mine])
-    with pytest.raises(NaitError, match=r"another dtype \('half'\) .*rebuild it with --dtype float8"):
+    with pytest.raises(NaitError, match=r"another dtype \('bfloat16 or float16'\) .*rebuild it with --dtype float8"):
         check_index(Index(index), [half])
     scorer = Scorer(tiny_model, [mine])
     assert scorer._session.model.precision == "float8" and np.isfinite(scorer.score(rows)).all()

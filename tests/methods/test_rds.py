@@ -49,12 +49,12 @@ def cosines(ours: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def test_the_order_of_a_plain_implementation(
     smollm2_shallow: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """300 rows, 64 target samples of two kinds: rds, and crds with components as scikit-learn's PCA has them. By two of
+    """160 rows, 64 target samples of two kinds: rds, and crds with components as scikit-learn's PCA has them. By two of
     the model's layers: what is compared is the body's end, whatever comes before."""
     two_layers = str(tmp_path / "two layers")
     AutoModel.from_pretrained(smollm2_shallow, num_hidden_layers=2).save_pretrained(two_layers)
     AutoTokenizer.from_pretrained(smollm2_shallow).save_pretrained(two_layers)
-    pool = [json.loads(line) for line in (DEMO / "pool.jsonl").read_text().splitlines()][:300]
+    pool = [json.loads(line) for line in (DEMO / "pool.jsonl").read_text().splitlines()][:160]
     write_jsonl(tmp_path / "pool.jsonl", pool)
     texts = [(DEMO / f"{name}.jsonl").read_text() for name in ("arithmetic", "code")]
     target = [json.loads(line) for text in texts for line in text.splitlines()]
@@ -65,12 +65,12 @@ def test_the_order_of_a_plain_implementation(
     index = Index(tmp_path / "index")
     e, ours = (states(*naive.load(two_layers), rows) for rows in (pool, target))
     _, singular, components = np.linalg.svd(e - e.mean(axis=0), full_matrices=False)  # whiten=True, svd_solver="full"
-    whitened = [(x - e.mean(axis=0)) @ components[:60].T / (singular[:60] / np.sqrt(299)) for x in (ours, e)]
-    for method, lines in (("rds", cosines(ours, e)), ("crds:dims=60", cosines(*whitened))):
+    whitened = [(x - e.mean(axis=0)) @ components[:20].T / (singular[:20] / np.sqrt(159)) for x in (ours, e)]
+    for method, lines in (("rds", cosines(ours, e)), ("crds:dims=20", cosines(*whitened))):
         signed = ["--target", f"t={tmp_path / 't.jsonl'}", "--method", method, "--output", tmp_path / method[:3]]
         summary(capsys, "signature", *model, *signed)
-        rows, table, told = _ranked(capsys, index, [tmp_path / method[:3] / "t.safetensors"], "--top-k", 150)
-        assert rows == [row for row, _ in by_definition(lines, [64], 150)]
+        rows, table, told = _ranked(capsys, index, [tmp_path / method[:3] / "t.safetensors"], "--top-k", 80)
+        assert rows == [row for row, _ in by_definition(lines, [64], 80)]
         assert told["rule"] == "roundrobin" and np.abs(np.array(table["score.t"]) - lines.max(axis=0)).max() < 1e-4
 
 

@@ -239,7 +239,11 @@ def test_check_fits_says_what_differs() -> None:
     for change, codebook, words in (
         ({"model": "c" * 32}, CODEBOOK.hash, "another model (or configuration) ('aaaa"),
         ({"template": "c" * 32}, CODEBOOK.hash, "another template or tokenizer ('bbbb"),
-        ({"dtype": "half"}, None, "another dtype ('float32') than index X ('half'): rebuild it with --dtype bfloat16"),
+        (
+            {"dtype": "half"},
+            None,
+            "another dtype ('float32') than index X ('bfloat16 or float16'): rebuild it with --dtype bfloat16",
+        ),
         ({"max_length": 64}, None, "another max_length (512) than index X (64): rebuild it with --max-length 64"),
         ({"first_token": "include"}, None, "rebuild it with --first-token include"),
         ({"layers": [1, 2]}, None, "another layers ([0, 1]) than index X ([1, 2]): rebuild it with --layers 1,2"),

@@ -128,8 +128,7 @@ def check_codes(stats, segments: Segments, bits: BitSpec) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 31, 33, 128, 129])
-@pytest.mark.parametrize("prefix", [0, 7], ids=["", "prefix"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("prefix, dtype", [(0, torch.float32), (7, torch.bfloat16)], ids=["fp32", "bf16, prefix"])
 def test_codes_are_those_of_the_mean(width, prefix, dtype):
     lengths = [5, CHUNK + 1, 1, CHUNK, 2 * CHUNK + 5]
     gate, up = inputs(sum(lengths), width, dtype, seed=width)

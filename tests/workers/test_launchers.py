@@ -25,7 +25,7 @@ SLURM = {
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory, tiny_model: str) -> list[str]:
-    pool = write_jsonl(tmp_path_factory.mktemp("pool") / "pool.jsonl", make_rows(300))
+    pool = write_jsonl(tmp_path_factory.mktemp("pool") / "pool.jsonl", make_rows(120))
     return ["index", "--model", tiny_model, "--dataset", str(pool), "--shard-rows", "4", "--calibration-size", "20"]
 
 
@@ -45,8 +45,10 @@ def start(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[
 def check(folder: Path, local: dict[str, str]) -> None:
     assert digest(folder) == local and Index(folder).verify() == []
     told = events(folder)
-    assert {e["worker"] for e in told if e["event"] == "begin"} in ({"worker 0", "worker 1"}, {"worker 1", "worker 2"})
-    assert {e["unit"] for e in told if e["event"] == "unit"} == set(range(75))
+    numbers = {path.stem.removeprefix("log-") for path in folder.glob("log-*.json")}
+    assert numbers in ({"0", "1"}, {"1", "2"})  # both were there; units may be all of one, where the other came late
+    assert {e["worker"] for e in told if e["event"] == "begin"} <= {f"worker {number}" for number in numbers}
+    assert {e["unit"] for e in told if e["event"] == "unit"} == set(range(30))
 
 
 def test_torchrun(tmp_path: Path, arguments: list[str], local: dict[str, str]) -> None:
@@ -54,7 +56,7 @@ def test_torchrun(tmp_path: Path, arguments: list[str], local: dict[str, str]) -
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     assert start([*launcher, "-m", "nait_fast", *arguments, "--output", str(folder)], {}).wait(120) == 0
     check(folder, local)
-    assert json.loads((folder / "log-0.json").read_text())["rows_indexed"] == 300
+    assert json.loads((folder / "log-0.json").read_text())["rows_indexed"] == 120
 
 
 @pytest.mark.parametrize("kind", SLURM)
