@@ -20,6 +20,7 @@ from nait_fast.storage.lock import Lock
 from nait_fast.verbs.index import run
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import arrays, digest
+from tests.index.stopping import Stopped, stopping_at
 from tests.workers import runs
 
 
@@ -109,28 +110,15 @@ def test_adding_again_changes_nothing(tmp_path: Path, options, pools) -> None:
         assert digest(folder) == before
 
 
-class Stopped(Exception):
-    pass
-
-
-def test_stopped_while_adding(tmp_path: Path, options, pools, monkeypatch) -> None:
+def test_stopped_while_adding(tmp_path: Path, options, pools) -> None:
     whole = tmp_path / "whole"
     build(whole, dataset=pools[0], **options)
     build(whole, dataset=pools[1], append=True, **options)
     folder = tmp_path / "index"
     build(folder, dataset=pools[0], **options)
     before = digest(folder)
-    write = IndexWriter.write_shard
-
-    def failing(self, number, *arguments):
-        if number == 4:
-            raise Stopped
-        write(self, number, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(IndexWriter, "write_shard", failing)
-        with pytest.raises(Stopped):
-            build(folder, dataset=pools[1], append=True, **options)
+    with stopping_at(4), pytest.raises(Stopped):
+        build(folder, dataset=pools[1], append=True, **options)
     index = Index(folder)  # what was there is there
     assert index.rows == 20 and index.verify() == []
     assert (folder / "manifest.json").read_bytes() and digest_of(folder, before) == before

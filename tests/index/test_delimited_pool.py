@@ -11,9 +11,9 @@ import pytest
 import nait_fast
 from nait_fast.errors import NaitError
 from nait_fast.index.reader import Index
-from nait_fast.index.writer import IndexWriter
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest
+from tests.index.stopping import Stopped, stopping_at
 
 ROWS = [
     {"q": f'{row["instruction"]},\n"{n}"\n', "a": row["output"], "difficulty": str(n % 5), "note": None}
@@ -45,22 +45,10 @@ def test_the_codes_are_those_of_the_same_rows_as_json(place: Path) -> None:
         assert np.array_equal(table.codes, lines.codes)
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(
-    tmp_path: Path, place: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, place: Path, tiny_model: str) -> None:
     given = {"model": tiny_model, "dataset": place / "pool.csv", "columns": COLUMNS, "output": tmp_path, **OPTIONS}
-    write, left = IndexWriter.write_shard, [3]
-
-    def stopping(self, *arguments, **named):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        write(self, *arguments, **named)
-
-    monkeypatch.setattr(IndexWriter, "write_shard", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with stopping_at(3), pytest.raises(Stopped):
         nait_fast.build_index(**given)
-    monkeypatch.undo()
     nait_fast.build_index(**given)
     assert digest(tmp_path) == digest(place / "pool.csv-index")
 

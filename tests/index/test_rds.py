@@ -11,13 +11,13 @@ from nait_fast.config import RDS_TYPES, DataOptions, ModelOptions
 from nait_fast.extract.session import open_session
 from nait_fast.index.format import bytes_per_row, rds_vectors
 from nait_fast.index.reader import Index
-from nait_fast.index.writer import IndexWriter
 from nait_fast.storage.files import write_sealed
 from nait_fast.verbs.inspection import inspect
 from nait_fast.verbs.signature import read_target
 from tests import naive
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import arrays, digest, manifest, model, naive_ids
+from tests.index.stopping import Stopped, stopping_at
 from tests.index.test_append import add_join_and_repair, build
 from tests.models.tiny import worst_error
 
@@ -93,18 +93,10 @@ def test_a_targets_samples(tiny_model: str, rows, expected) -> None:
     assert list(read.values) == ["rds"] and worst_error(read.values["rds"], expected[:9]) <= 1e-5
 
 
-def test_stopped_and_gone_on_with(tmp_path: Path, tiny_model: str, pool: str, monkeypatch) -> None:
+def test_stopped_and_gone_on_with(tmp_path: Path, tiny_model: str, pool: str) -> None:
     options = {"model": tiny_model, "dataset": pool, "embed": "rds"}
     build(tmp_path / "whole", **options)
-    write = IndexWriter.write_shard
-
-    def failing(self, number, *arguments):
-        if number == 2:
-            raise ZeroDivisionError
-        write(self, number, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(IndexWriter, "write_shard", failing)
+    with stopping_at(2), pytest.raises(Stopped):
         build(tmp_path / "stopped", **options)
     with pytest.raises(NaitError, match="holds an index made otherwise: rds"):
         build(tmp_path / "stopped", **options | {"embed": "rds:int8"})

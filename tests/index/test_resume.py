@@ -21,6 +21,7 @@ from nait_fast.notices import NaitWarning
 from nait_fast.storage.files import read_json
 from tests.conftest import make_rows, write_jsonl
 from tests.index.bits import digest
+from tests.index.stopping import Stopped
 
 OPTIONS = {"shard_rows": 4, "calibration_size": 20, "batch_tokens": 200}
 
@@ -63,10 +64,6 @@ def undisturbed(request, tmp_path_factory, tiny_model: str, pool: Path, signatur
     folder = tmp_path_factory.mktemp("undisturbed")
     nait_fast.build_index(output=folder, **given)
     return given, digest(folder)
-
-
-class Stopped(Exception):
-    pass
 
 
 # Every place of a plain one; what else an index holds is written with its shard, wherever that is.

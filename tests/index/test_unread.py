@@ -21,6 +21,7 @@ from tests.conftest import make_rows, write_jsonl
 from tests.data.shapes import TOOL, call, said
 from tests.data.test_template_date import LLAMA
 from tests.index.bits import digest
+from tests.index.stopping import Stopped, stopping_at
 
 OPTIONS: dict[str, Any] = {"shard_rows": 4, "calibration_size": 20, "batch_tokens": 200}
 DATED: dict[str, Any] = {**OPTIONS, "calibration_size": 4}
@@ -88,9 +89,7 @@ def test_it_is_in_the_manifest_and_the_summary(whole: Path, tiny_model: str, poo
 
 
 @pytest.mark.parametrize("kind", [pytest.param("workers", marks=pytest.mark.slow), "ignored", "stopped"])
-def test_the_bytes_do_not_depend_on_how(
-    kind: str, tmp_path: Path, tiny_model: str, pool: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bytes_do_not_depend_on_how(kind: str, tmp_path: Path, tiny_model: str, pool: Path, whole: Path) -> None:
     given = {"model": tiny_model, "dataset": pool, "output": tmp_path, **OPTIONS}
     if kind == "workers":
         lines = quietly(nait_fast.build_index, workers=2, **given)
@@ -100,20 +99,8 @@ def test_the_bytes_do_not_depend_on_how(
             warnings.simplefilter("error")
             nait_fast.build_index(ignore=["rationale", *UNSHOWN], **given)
     else:
-        from nait_fast.index.writer import IndexWriter
-
-        write, left = IndexWriter.write_shard, [3]
-
-        def stopping(self, *arguments, **named):
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            write(self, *arguments, **named)
-
-        monkeypatch.setattr(IndexWriter, "write_shard", stopping)
-        with pytest.raises(KeyboardInterrupt):
+        with stopping_at(3), pytest.raises(Stopped):
             nait_fast.build_index(**given)
-        monkeypatch.undo()
         notes = [json.loads(p.read_text()) for p in sorted((tmp_path / "work").glob("shard-*.json"))]
         assert len(notes) == 3 and all(note["unread"].keys() <= {"rationale"} for note in notes)
         assert sum(note["unshown"].get("tools", 0) for note in notes) == 3

@@ -4,13 +4,12 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
+
+from tests.remote.http_server import Handler, HttpServer, serving
 
 TOKEN = "hf_NOT-TO-BE-SEEN"
 
@@ -39,35 +38,21 @@ def entries(files: dict[str, bytes], folder: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-class StandIn(ThreadingHTTPServer):
+class StandIn(HttpServer):
     """``sets``: data sets by their ids; ``broken``: the status that commits are answered with, if not 0;
     ``ranges``: of files that were asked for."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.sets: dict[str, DataSet] = {}
         self.broken = 0
         self.ranges: list[tuple[int, int]] = []
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: StandIn
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
-    def do_HEAD(self) -> None:
-        self._get(body=False)
-
-    def do_GET(self) -> None:
-        self._get(body=True)
-
-    def _get(self, body: bool) -> None:
+    def get(self, body: bool) -> None:
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._json(401, {"error": "Invalid user token."})
         if self.path == "/api/whoami-v2":
@@ -133,18 +118,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *_: Any) -> None:
-        pass
 
-
-@contextmanager
-def stand_in() -> Iterator[StandIn]:
-    server = StandIn()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def stand_in() -> AbstractContextManager[StandIn]:
+    return serving(StandIn())

@@ -4,11 +4,12 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+
+from tests.remote.http_server import Handler, HttpServer, serving
 
 SECRET = "NOT-TO-BE-SEEN"
 BUCKET = "bucket"
@@ -44,38 +45,24 @@ def bucket() -> Any:
     return boto3.client("s3")
 
 
-class WebServer(ThreadingHTTPServer):
+class WebServer(HttpServer):
     """Serves ``files`` (path -> bytes) with ETags. ``ranges``: whether it knows ranges; ``cuts``: the numbers of the
     GET requests, from 0 on, whose connection it cuts after half of the bytes; ``gets``: the ranges asked for so far;
     ``queries``: those that were sent."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.files: dict[str, bytes] = {}
         self.ranges, self.etags, self.cuts = True, True, set[int]()
         self.gets: list[tuple[int, int] | None] = []
         self.queries: list[str] = []
         self.lock = threading.Lock()
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: WebServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
+    def get(self, body: bool) -> None:
         path, _, query = self.path.partition("?")
         data = self.server.files.get(path)
         if data is None or "denied" in query:
@@ -111,19 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:  # who asked has heard enough
             self.close_connection = True
 
-    def log_message(self, *_: Any) -> None:
-        pass
 
-
-@contextmanager
-def web_server() -> Iterator[WebServer]:
+def web_server() -> AbstractContextManager[WebServer]:
     pytest.importorskip("aiohttp")
-    server = WebServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(WebServer())

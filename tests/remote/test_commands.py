@@ -6,12 +6,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from nait_fast.index.writer import IndexWriter
 from nait_fast.remote import reading
 from nait_fast.storage.names import MANIFEST
 from tests.commands import run, summary
 from tests.conftest import make_rows, write_jsonl
 from tests.data.pools import write_parquet
+from tests.index.stopping import stopping_at
 from tests.remote.made import OPTIONS, TELLING, files_in, select
 from tests.remote.servers import BUCKET, SECRET, WebServer, bucket
 
@@ -94,9 +94,7 @@ def test_a_presigned_pool_through_cuts(
     assert f"{web.address}/pool.jsonl?…: is not the data that index" in error and SECRET not in error
 
 
-def test_a_stopped_index_of_a_remote_pool_goes_on(
-    capsys, tiny_model: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_index_of_a_remote_pool_goes_on(capsys, tiny_model: str, here: Path, tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe_file(f"/{tmp_path.name}/pool.jsonl", (here / "pool.jsonl").read_bytes())
     pools = [here / "pool.jsonl", f"memory://{tmp_path.name}/pool.jsonl"]
@@ -105,15 +103,7 @@ def test_a_stopped_index_of_a_remote_pool_goes_on(
         for pool, name in zip(pools, "ab", strict=True)
     ]
     summary(capsys, *commands[0])
-    write = IndexWriter.write_shard
-
-    def third(self: IndexWriter, number: int, *rest: object) -> None:
-        if number == 3:
-            raise KeyboardInterrupt
-        write(self, number, *rest)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(IndexWriter, "write_shard", third)
+    with stopping_at(3, KeyboardInterrupt):
         assert run(capsys, *commands[1]).status == 130
     summary(capsys, *commands[1])
     assert_same(tmp_path / "a", tmp_path / "b", str(pools[0]), str(pools[1]))
