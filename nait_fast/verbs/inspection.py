@@ -29,7 +29,7 @@ from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
 from nait_fast.urls import is_url
-from nait_fast.verbs.rank import names_in
+from nait_fast.verbs.selection_output import names_in
 
 _OF_SELECTION = (
     "kind",

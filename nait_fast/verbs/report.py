@@ -22,7 +22,7 @@ from nait_fast.reporting.selection_folder import open_selection
 from nait_fast.storage.files import make_folder, write_atomic
 from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
 from nait_fast.urls import is_url
-from nait_fast.verbs.rank import answers
+from nait_fast.verbs.selection_output import answers
 
 _TITLE = " – nait_fast</title>".encode()
 

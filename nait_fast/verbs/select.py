@@ -46,16 +46,14 @@ from nait_fast.verbs.index import (
     warn_of,
     work_of,
 )
-from nait_fast.verbs.rank import (
+from nait_fast.verbs.rank import rank_index, scanning_of, write_manifest
+from nait_fast.verbs.selection_output import (
     answers,
-    rank_index,
     recognise,
-    scanning_of,
     selection_folder,
     selection_in,
     selection_names,
     warn_of_replaced,
-    write_manifest,
 )
 from nait_fast.verbs.signature import (
     SignatureOutput,
