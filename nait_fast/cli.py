@@ -183,8 +183,8 @@ class _Parser(argparse.ArgumentParser):
             flags = [
                 flag for action in verb._actions for flag in action.option_strings if action.help != argparse.SUPPRESS
             ]
-            meant = _meant(unknown[0].partition("=")[0], flags)
-            verb.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+            meant = [_meant(word.partition("=")[0], flags) for word in unknown if word.startswith("-")]
+            verb.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(dict.fromkeys(meant))}")
         return arguments
 
     def error(self, message: str) -> typing.NoReturn:
@@ -304,6 +304,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+_INSTEAD = ({"fraction", "top_k", "token_budget"}, {"layers", "depth"})
+
+
 def _options(arguments: argparse.Namespace, options: type[Options]) -> Options:
     values: dict[str, Any] = {}
     if arguments.config:
@@ -311,7 +314,11 @@ def _options(arguments: argparse.Namespace, options: type[Options]) -> Options:
 
         values = read_config(arguments.config, options)
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(options)}
-    values |= {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    for group in _INSTEAD:  # a flag wins over what the file says in other words
+        if group & given.keys():
+            values = {name: value for name, value in values.items() if name not in group}
+    values |= given
     return options.from_mapping(values, f"nait-fast {arguments.verb}")
 
 

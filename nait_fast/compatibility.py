@@ -49,7 +49,12 @@ def shared_entries(meta: Mapping[str, Any], more: Iterable[str] = ()) -> dict[st
 def value_of(meta: Mapping[str, Any], key: str) -> Any:
     """An entry, as messages show it."""
     value = meta.get(key, LEFT_OUT.get(key))
-    return "bfloat16 or float16" if key == "dtype" and value == "half" else value
+    return shown_dtype(value) if key == "dtype" else value
+
+
+def shown_dtype(dtype: Any) -> Any:
+    """A class of weights' types, as messages show it."""
+    return "bfloat16 or float16" if dtype == "half" else dtype
 
 
 def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], more: Iterable[str] = ()) -> str | None:

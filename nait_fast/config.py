@@ -318,7 +318,7 @@ class BudgetOptions(AmountOptions):
     combine: str = option(
         "roundrobin",
         "several targets: they take turns, each naming its best row (roundrobin), or become one order by the mean or "
-        "max of their z-scores; union: each gets a budget of its own",
+        "max of their z-scores; union: each gets a budget of its own (of tokens, one for all, in turns)",
         choices=COMBINES,
     )
     scores: str = option("all", "rows that scores.parquet holds; none: do not write it", choices=SCORES)

@@ -250,6 +250,11 @@ def test_a_config_replays_a_run(capsys, tmp_path: Path, words: list[str]) -> Non
     assert yaml.safe_load((other / "config.yaml").read_text()) == config
     # In place, and once more: nothing changes.
     before = {p: p.read_bytes() for p in first.rglob("*") if p.suffix in (".safetensors", ".parquet", ".jsonl")}
+    # A budget given as a flag takes the place of the file's, whichever kind it is.
+    smaller = summary(
+        capsys, "select", "--config", first / "config.yaml", "--output", again, "--top-k", 2, "--overwrite"
+    )
+    assert smaller["rows_selected"] == 2
     result = summary(capsys, "select", "--config", first / "config.yaml")
     assert result["extraction"]["tokens_run"] == 0 and {p: p.read_bytes() for p in before} == before
     rank = ["rank", "--index", first / "index", "--signature", first / "signatures" / "sums.safetensors"]

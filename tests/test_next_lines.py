@@ -45,7 +45,37 @@ def test_from_a_pool_to_a_report(
     assert load_signature("signatures/sums.safetensors").method == method
     ran = run(capsys, *following(ran, INDEX="idx"))
     ran = run(capsys, *following(ran))
-    assert Path("chosen/report.html").is_file() and "next: train on chosen/selected.jsonl" in ran.out
+    assert Path("ranked/report.html").is_file() and "next: train on ranked/selected.jsonl" in ran.out
+
+
+def test_two_signatures_lead_to_one_ranking(
+    capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(40))
+    files = {name: write_jsonl(tmp_path / f"{name}.jsonl", make_rows(9, seed)) for name, seed in (("a", 5), ("b", 6))}
+    targets = [f"{name}={file}" for name, file in files.items()]
+    run(capsys, "index", "--model", tiny_model, "--dataset", pool, "--calibration-size", 20, "--output", "idx")
+    made = run(
+        capsys, "signature", "--model", tiny_model, "--codebook", "idx", "--target", *targets, "--output", "sigs"
+    )
+    assert made.out.count("next: ") == 1
+    assert following(made) == following(run(capsys, "inspect", "sigs"), INDEX="idx")
+    assert "for a and b by contrast, in turns, best first:" in run(capsys, *following(made)).out.splitlines()
+    ran = run(capsys, *following(made), "--combine", "union", "--token-budget", 200, "--overwrite")
+    assert "for a and b by contrast, in turns, within one budget of tokens, best" in ran.out
+
+
+def test_an_index_without_a_codebook_says_so(capsys, tmp_path: Path, tiny_model: str) -> None:
+    pool = write_jsonl(tmp_path / "pool.jsonl", make_rows(40))
+    index = tmp_path / "idx"
+    run(capsys, "index", "--model", tiny_model, "--dataset", pool, "--codec", "nag:5", "--output", index)
+    target = ["--target", f"t={pool}", "--output", tmp_path / "s"]
+    error = run(capsys, "signature", "--model", tiny_model, "--codebook", index, *target).error
+    assert error.startswith(f"{index}: holds no codebook: the codec of this index calibrates nothing; leave --codebook")
+    (index / "manifest.json").unlink()  # as if it had been stopped
+    for verb, words in (("inspect", "is not finished"), ("report", "is no finished selection")):
+        assert words in run(capsys, verb, index).error
 
 
 def test_a_signature_is_read_as_its_codebook_was(capsys, tmp_path: Path, tiny_model: str) -> None:

@@ -43,18 +43,6 @@ def holding(folder: Path, run: str | None = None) -> OutputLock:
     return lock
 
 
-def test_a_refused_command_leaves_no_empty_folder(capsys, tmp_path: Path) -> None:
-    asked = ["rank", "--index", tmp_path / "none", "--signature", tmp_path / "x.safetensors", "--output"]
-    run(capsys, *asked, tmp_path / "made")
-    assert not (tmp_path / "made").exists()
-    (tmp_path / "there").mkdir()
-    run(capsys, *asked, tmp_path / "there")
-    assert (tmp_path / "there").is_dir()
-    with pytest.raises(NaitError):
-        nait_fast.rank(index=tmp_path / "none", signature=tmp_path / "x.safetensors", output=tmp_path / "made")
-    assert not (tmp_path / "made").exists()
-
-
 def test_one_command_at_a_time_and_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["nait-fast", "rank"])
     first = holding(tmp_path)
@@ -852,25 +840,19 @@ def test_a_name_as_long_as_may_be(made: Made, tmp_path: Path) -> None:
     assert result["targets"] == ["x" * 200]
 
 
-def test_a_finished_selection_is_ranked_anew_without_the_model(made: Made, tmp_path: Path, monkeypatch) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(made.model, model)
-    for file in model.iterdir():
-        os.utime(file, ns=(10**18, 10**18))  # long ago
-    asked = {"model": model, "dataset": made.pool, "target": [f"sums={made.target}"], "output": tmp_path / "out"}
-    nait_fast.select(**asked, fraction=0.5)
-    first = contents(tmp_path / "out")
-    loaded: list[int] = []
-    opened = select_verb.open_session
-    monkeypatch.setattr(select_verb, "open_session", lambda *a, **k: loaded.append(1) or opened(*a, **k))
-    nait_fast.select(**asked, fraction=0.2, near_duplicates=0.01)
-    assert not loaded
-    nait_fast.select(**asked, fraction=0.5)
-    again = contents(tmp_path / "out")
-    assert not loaded and {name for name in first if first[name] != again[name]} <= {"manifest.json", CLAIM}
-    os.utime(model / "config.json", ns=(10**18, 10**18 + 1))
-    nait_fast.select(**asked, fraction=0.5)
-    assert len(loaded) == 1  # a file of the model may have changed
+def test_a_refused_command_leaves_no_empty_folder(capsys, made: Made, tmp_path: Path) -> None:
+    for late in (["--token-budget", 1], ["--decontaminate", made.target, "--quota", "nothing=x:0.5"]):  # with its lock
+        run(capsys, "rank", "--index", made.index, "--signature", made.signature, "--output", tmp_path / "late", *late)
+        assert not (tmp_path / "late").exists()
+    asked = ["rank", "--index", tmp_path / "none", "--signature", tmp_path / "x.safetensors", "--output"]
+    run(capsys, *asked, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "there").mkdir()
+    run(capsys, *asked, tmp_path / "there")
+    assert (tmp_path / "there").is_dir()
+    with pytest.raises(NaitError):
+        nait_fast.rank(index=tmp_path / "none", signature=tmp_path / "x.safetensors", output=tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_selection_stands_for_its_index_and_signatures(made: Made, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from nait_fast import compatibility
 from nait_fast.codecs import CODECS, codec_of
 from nait_fast.codecs.chosen import CHOSEN, check_chosen
 from nait_fast.codecs.layout import CodeLayout, read_code_layout
-from nait_fast.errors import Damaged, Mismatch
+from nait_fast.errors import BadInput, Damaged, Mismatch
 from nait_fast.notices import warn
 from nait_fast.outputs.fetched import local_copy
 from nait_fast.storage import values
 from nait_fast.storage.files import pack_tensors, read_all, read_head, sha256, write_atomic
-from nait_fast.storage.names import CODEBOOK
+from nait_fast.storage.names import CODEBOOK, MANIFEST
 
 _TENSORS = ("frequency", "threshold", "scale", "drift_mean")  # [N] each
 HIDDEN_MEAN = "hidden_mean"
@@ -78,6 +78,9 @@ def load_codebook(path: str | os.PathLike[str], vouched: bool = False) -> Codebo
     path = local_copy(path)
     places = [path / CODEBOOK, path / "index" / CODEBOOK] if path.is_dir() else [path]
     file = next((place for place in places if place.exists()), places[0])
+    if path.is_dir() and not file.exists() and any((place.parent / MANIFEST).exists() for place in places):
+        what = "holds no codebook: the codec of this index calibrates nothing"
+        raise BadInput(what, where=path, remedy="leave --codebook out, and name its method, as --method nag")
     head = read_head(file, "codebook")
     tensors, meta = read_all(file, head), {k: v for k, v in head.meta.items() if k != "kind"}
     try:

@@ -93,14 +93,17 @@ def retrieval(
     random rows for each set of values that is looked for. ``share``: of such rows in a selection; ``chance``: in the
     pool."""
     names, out, sought = names_of_columns(contenders), list[dict[str, Any]](), list[list[str]]()
+    told: set[str] = set()
     for name, one in zip(names[:-1], contenders[:-1], strict=True):
         for target in one.targets:
             wanted = sorted(relevant.get(target, {target}))
             measures = _found(name, one, rows, labels, wanted)
             if measures is None:
-                why = nothing_relevant(target, wanted, labels.values)
-                miss(missing, f"retrieval by {name}", why)
-                warn(f"retrieval by {one.label} is not measured: {why}")
+                if target not in told:
+                    told.add(target)
+                    why = nothing_relevant(target, wanted, labels.values)
+                    miss(missing, f"retrieval of '{target}'", why)
+                    warn(f"retrieval of '{target}' is not measured: {why}")
                 continue
             if len(one.targets) > 1:  # its best rows are those of all of them
                 measures["r_precision"] = None

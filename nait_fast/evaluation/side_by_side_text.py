@@ -49,7 +49,7 @@ def _compared(comparison: dict[str, Any]) -> str:
     ]
     rows.append(["pool", "", "", *_size(comparison["pool"])])
     table = text_table(["", "target (method, …)", "rule", "rows", "tokens"], rows, (0, 1, 2))
-    reading = "Letters name the columns below; random: as much of the pool, drawn by --seed."
+    reading = "Letters name the columns below; random: rows of the pool, drawn by --seed."
     return _section("What is compared", table, reading)
 
 

@@ -23,8 +23,8 @@ from nait_fast.outputs.inputs import check_folders, check_inputs
 from nait_fast.outputs.recognise import CLAIM, CONFIG, Recognise, State, foreign, is_plain, refuse
 from nait_fast.remote.places import Place, RemotePath
 from nait_fast.storage.files import make_folder, read_sealed, sha256_file, write_sealed
-from nait_fast.storage.lock import FOLDER_LOCK, OutputLock
-from nait_fast.storage.names import RUN
+from nait_fast.storage.lock import FOLDER_LOCK, OutputLock, is_held
+from nait_fast.storage.names import LOCK, RUN
 from nait_fast.storage.owned import is_begun, is_name
 from nait_fast.urls import is_url
 
@@ -242,10 +242,18 @@ def removed_if_empty(output: str | None) -> Iterator[None]:
     except NaitError:
         if made:
             with suppress(OSError, ValueError):
-                for inner in list(Path(str(output)).iterdir()):
-                    inner.rmdir()
-                Path(str(output)).rmdir()
+                _remove_empty(Path(str(output)))
         raise
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing but such folders and locks that nobody has; OSError where it holds more."""
+    for inner in list(folder.iterdir()):
+        if inner.is_dir() and not inner.is_symlink():
+            _remove_empty(inner)
+        elif inner.name in (FOLDER_LOCK, LOCK) and not is_held(inner):
+            inner.unlink()
+    folder.rmdir()
 
 
 @contextmanager

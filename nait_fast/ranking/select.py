@@ -5,7 +5,7 @@ that are selected, not with those that there are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,8 @@ class Selection:
     """``places`` int64 [k]: the selected rows' places in the table, ascending; ``rows`` int64 [k]: their numbers.
 
     ``order`` int64 [k]: indices into these, best first. ``tokens``: of all of them. ``keys``: of all rows' order.
-    ``dropped``: what constraints took, ``looked`` and ``described``: as of ``Chosen``.
+    ``dropped``: what constraints took, ``looked`` and ``described``: as of ``Chosen``. ``takers`` int64 [k]: of an
+    order by turns, the number of the target whose turn named each row first; None of others.
     """
 
     places: np.ndarray
@@ -39,6 +40,7 @@ class Selection:
     dropped: Sequence[Dropped] = ()
     looked: int = 0
     described: Sequence[dict[str, Any]] = ()
+    takers: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,20 @@ def order_keys(table: ScoreTable, combine: str) -> Spill:
 
 
 def turns_taken(table: ScoreTable, selection: Selection) -> dict[str, dict[str, int]]:
-    """Target -> ``rows`` and ``tokens`` of the selected rows that it was the first to name, of an order by turns
-    (``union``, ``roundrobin``)."""
-    targets, n_tokens = table.names, table.n_tokens.take(selection.places)
-    columns = selection.keys.take(selection.places) % np.uint64(len(targets))
-    mine = {name: columns == column for column, name in enumerate(targets)}
+    """Target -> ``rows`` and ``tokens`` of the selected rows that it was the first to name; {} where none had turns."""
+    if selection.takers is None or len(table.names) < 2:
+        return {}
+    n_tokens = table.n_tokens.take(selection.places)
+    mine = {name: selection.takers == column for column, name in enumerate(table.names)}
     return {name: {"rows": int(own.sum()), "tokens": int(n_tokens[own].sum())} for name, own in mine.items()}
+
+
+def _by_turns(selection: Selection, options: BudgetOptions, targets: int) -> Selection:
+    """``selection`` with its takers, where its order is one by turns."""
+    if targets < 2 or options.pick != "top" or options.combine not in ("roundrobin", "union"):
+        return selection
+    takers = selection.keys.take(selection.places) % np.uint64(targets)  # as _take_turns has made them
+    return replace(selection, takers=takers.astype(np.int64))
 
 
 def _take_turns(table: ScoreTable, z: ZScores, column: int, turns: Spill) -> None:
@@ -193,12 +203,12 @@ def select(
         check_constrained(options, len(table.names))
         order = KeyOrder(ends[0], 2 * budget.size if weights is None else 0)
         score = table.scores.take if options.pick == "top" and len(table.names) == 1 else None
-        return constrained(table, keys, order, budget, constraints, score)
+        return _by_turns(constrained(table, keys, order, budget, constraints, score), options, len(table.names))
     cuts = [find_cut(partial(end.items, weights), budget.size) for end in ends]
     chosen = _collect(table, keys, list(zip(ends, cuts, strict=True)))
     if not len(chosen.places) and weights is not None and cuts[0] is not None:
         raise BadInput(f"below the first sample's {cuts[0].weight} tokens", where=f"--token-budget {budget.size}")
-    return chosen
+    return _by_turns(chosen, options, len(table.names))
 
 
 def budget_of(table: ScoreTable, options: AmountOptions) -> Budget:
@@ -214,9 +224,9 @@ def check_constrained(options: BudgetOptions, targets: int) -> None:
     """Raises NaitError where there is no one order of the rows that constraints could see."""
     if options.combine == "union" and targets > 1 and options.token_budget is None and options.pick != "random":
         raise BadInput(
-            "gives every target an order and a budget of its own; constraints see one order",
+            "chooses for each target by itself, and constraints need one order of all rows",
             where="--combine union",
-            remedy="choose mean, max or roundrobin, or a --token-budget",
+            remedy="leave --combine out: targets then take turns",
         )
 
 

@@ -1,6 +1,7 @@
 """The order of rule roundrobin over a table: the rows that target samples take in turns."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Turns:
 
     def __init__(self, table: ScoreTable, order: RoundRobin):
         self._table, self._rest, self._given = table, order.chunks(), list[np.ndarray]()
+        self._takers = list[np.ndarray]()
         self.keys = table.scratch(np.uint64)
         for start, stop in blocks(table.rows):
             self.keys.write(start, self._by_score(start, stop))
@@ -37,11 +39,16 @@ class Turns:
     def chunks(self) -> Iterator[np.ndarray]:
         """As ``Order`` has it."""
         yield from self._given
-        for rows, _ in self._rest:
+        for rows, takers in self._rest:
+            self._takers.append(takers)
             places, first = places_of(self._table.row, rows), sum(map(len, self._given))
             self._given.append(places)
             self._note(places, first + np.arange(len(places), dtype=np.uint64))
             yield places
+
+    def takers(self, places: np.ndarray) -> np.ndarray:
+        """Which sample, counted over all targets, took each row at ``places`` int64 [k], which have been given."""
+        return np.concatenate(self._takers)[self.keys.take(places).astype(np.int64)]
 
     def forget(self, number: int) -> None:
         """Order rows behind the first ``number`` by their scores, whatever of them has been given."""
@@ -91,4 +98,5 @@ def select_in_turns(
     budget, turns = budget_of(table, options), Turns(table, order)
     chosen = constrained(table, turns.keys, turns, budget, constraints)
     turns.forget(chosen.looked)
-    return chosen
+    takers = np.searchsorted(np.cumsum(order.samples), turns.takers(chosen.places), side="right")
+    return replace(chosen, takers=takers)

@@ -14,6 +14,12 @@ from nait_fast.urls import is_url, joined
 
 MOST_SOURCES = 6  # that are shown one by one
 _SOURCE_WIDTH = 14
+_COMBINED = {
+    "mean": "by the mean of their z-scores",
+    "max": "by the best of their z-scores",
+    "roundrobin": "in turns",
+    "union": "each with a budget of its own",
+}
 
 
 def answer_of(manifest: Mapping[str, Any], folder: str | Path, said: bool = False) -> str:
@@ -32,10 +38,11 @@ def _amount(manifest: Mapping[str, Any], folder: str | Path) -> Iterator[str]:
         else f"{tokens:,} of {all_tokens:,} tokens ({percent(tokens / max(1, all_tokens))})"
     )
     methods = listed(list(dict.fromkeys(manifest["method"])))
+    how = f", {combined_told(manifest)}" if len(manifest["targets"]) > 1 else ""
     rule = f", rule {manifest['rule']}" if "rule" in manifest else ""
     rule += f", length {manifest['length']}" if "length" in manifest else ""
     order = ", best first" if (manifest.get("config") or {}).get("pick", "top") == "top" else ""
-    yield from wrapped(f"for {listed(manifest['targets'])} by {methods}{rule}{order}:")
+    yield from wrapped(f"for {listed(manifest['targets'])} by {methods}{rule}{how}{order}:")
     yield f"  {joined(folder, SELECTED)}"
     if turns := manifest.get("turns"):
         yield from wrapped(f"by turns: {turns_told(turns)}")
@@ -51,6 +58,18 @@ def _amount(manifest: Mapping[str, Any], folder: str | Path) -> Iterator[str]:
     lost = [*_lost(manifest)]
     if lost:
         yield from wrapped(", ".join(lost))
+
+
+def combined_told(manifest: Mapping[str, Any]) -> str:
+    """How one selection came of several targets."""
+    config = manifest.get("config") or {}
+    if config.get("pick", "top") == "random":
+        return "drawn without regard to them"
+    if manifest.get("rule") == "roundrobin":
+        return _COMBINED["roundrobin"]
+    if config.get("combine") == "union" and config.get("token_budget") is not None:
+        return f"{_COMBINED['roundrobin']}, within one budget of tokens"
+    return _COMBINED.get(str(config.get("combine")), "combined")
 
 
 def turns_told(turns: Mapping[str, Mapping[str, int]]) -> str:
@@ -133,7 +152,7 @@ def _next(folder: str | Path) -> str:
 
 def training_line(folder: str | Path) -> str:
     """What comes once a selection and its report are there."""
-    return f"next: train on {joined(folder, SELECTED)} (docs: Trainers; --export llama-factory for its files)"
+    return f"next: train on {joined(folder, SELECTED)} (docs/trainers.md: TRL, LLaMA-Factory, axolotl, DataFlex)"
 
 
 def next_line(words: Sequence[str]) -> str:

@@ -53,9 +53,12 @@ def selection_contender(chosen: SelectionFolder, index: Index, rows: ScoreTable)
         raise Mismatch(f"none of its rows is in index {index.name}", where=where)
     known = [s.tensors[LENGTHS] for s in chosen.signatures if LENGTHS in s.tensors]
     complete = len(known) == len(chosen.targets)
-    methods = ", ".join(dict.fromkeys(chosen.methods))
+    how = list(dict.fromkeys(chosen.methods))
+    if len(chosen.targets) > 1 and chosen.rule != "roundrobin":
+        how.append(str(chosen.config.get("combine")))
+    how += ["length matched"] * chosen.matched + chosen.passed
     return Contender(
-        label=f"{chosen.folder.resolve().name}: {', '.join(chosen.targets)} ({methods})",
+        label=f"{chosen.folder.resolve().name}: {', '.join(chosen.targets)} ({', '.join(how)})",
         targets=tuple(chosen.targets),
         rule=chosen.rule,
         places=places,

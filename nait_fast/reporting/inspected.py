@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nait_fast.codecs import codec_of
-from nait_fast.compatibility import dtype_option
+from nait_fast.compatibility import dtype_option, shown_dtype
 from nait_fast.config import DataOptions
 from nait_fast.methods import METHODS, method_of
 from nait_fast.reporting.answer import next_line, wrapped
@@ -47,7 +47,8 @@ def of_index(summary: Mapping[str, Any], work: str = "") -> str:
     rows, tokens = summary["rows"], summary["tokens"]
 
     def lines() -> Iterator[tuple[str, str]]:
-        yield "model", f"{Path(summary['model_name']).name}, {summary['dtype']}; {count(summary['layers'], 'layer')}"
+        model, dtype = Path(summary["model_name"]).name, shown_dtype(summary["dtype"])
+        yield "model", f"{model}, {dtype}; {count(summary['layers'], 'layer')}"
         for dataset in summary["datasets"]:
             yield "pool", f"{dataset['path']} ({count(dataset['rows'], 'row')}, {dataset['format']})"
         yield "template", str(summary["template_kind"])
@@ -99,8 +100,13 @@ def _kept(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"exact scores of {listed(list(summary['exact']))}"
 
 
-def of_signature(summary: Mapping[str, Any], index: str | None = None) -> str:
-    """``index``: which it is to rank, where that is known."""
+def of_signatures(summaries: Sequence[Mapping[str, Any]], place: str, index: str | None = None) -> str:
+    """Those that ``place``, a file or their folder, leads to; ``index``: which they are to rank, if that is known."""
+    following = ["nait-fast", "rank", "--index", index or "INDEX", "--signature", place, "--output", "ranked"]
+    return "\n\n".join([*map(_of_signature, summaries), next_line(following)])
+
+
+def _of_signature(summary: Mapping[str, Any]) -> str:
 
     def lines() -> Iterator[tuple[str, str]]:
         target = summary.get("target") or {}
@@ -117,8 +123,7 @@ def of_signature(summary: Mapping[str, Any], index: str | None = None) -> str:
             yield "signs", f"uncertain in {count(summary['uncertain_signs'], 'layer')} (docs: Methods)"
         yield "hash", str(summary["hash"])
 
-    following = ["nait-fast", "rank", "--index", index or "INDEX", "--signature", summary["path"], "--output", "chosen"]
-    return _page(f"{summary['path']}: the signature of '{summary['name']}'", lines(), following)
+    return _page(f"{summary['path']}: the signature of '{summary['name']}'", lines(), None)
 
 
 def of_evaluation(summary: Mapping[str, Any]) -> str:

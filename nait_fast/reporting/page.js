@@ -6,7 +6,8 @@
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells], count = document.getElementById("shown");
   const plain = text => text.toLowerCase().replace(/\u2212/g, "-");
   const rows = [...body.rows].map((element, place) => {
-    return {element, place, text: plain(`${element.textContent} ${element.dataset.id || ""}`)};
+    const texts = [...element.cells].map(cell => cell.textContent);
+    return {element, place, text: plain([...texts, element.dataset.id || ""].join("\n"))};
   });
   const said = (row, column) => row.element.cells[column].textContent.trim();
   const words = controls.querySelector("input"), filters = [];

@@ -11,7 +11,7 @@ from typing import Any
 from nait_fast.config import RULES
 from nait_fast.methods import method_of
 from nait_fast.reporting import formatting, provenance
-from nait_fast.reporting.answer import turns_told
+from nait_fast.reporting.answer import combined_told, turns_told
 from nait_fast.reporting.contents import TOP, Report, ShownSample, target_lengths
 from nait_fast.reporting.drawing import Drawing
 from nait_fast.reporting.evaluation_file import Evaluation
@@ -29,12 +29,6 @@ MOST_SCORES = 3  # columns of scores in the list
 MOST_LAYERS, STRIP_HEIGHT = 3, 40  # of a row that are told in words; of the bars beside them
 KEPT = "a signature keeps what it takes where that is at most 64 MiB, or with --keep-samples"
 STRONG = 0.5  # |Spearman| with length above which a reader is warned
-_COMBINED = {
-    "mean": "by the mean of their z-scores",
-    "max": "by the best of their z-scores",
-    "roundrobin": "in turns",
-    "union": "each with a budget of its own",
-}
 
 
 def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
@@ -121,8 +115,7 @@ def summary(report: Report) -> str:
     text += f"; {tokens}" + (f" of {report.scores.tokens:,}" if whole and report.scores else "") + ") "
     text += f"for {formatting.listed([formatting.short(name, 40) for name in chosen.targets])}"
     if len(chosen.targets) > 1:
-        combined = "roundrobin" if chosen.rule == "roundrobin" else str(chosen.config.get("combine"))
-        text += f" ({_COMBINED.get(combined, 'combined')})"
+        text += f" ({combined_told(manifest)})"
     text += f", by method {methods}"
     text += f" and rule {manifest['rule']}" if "rule" in manifest else ""
     text += f", length {manifest['length']}" if chosen.matched else ""

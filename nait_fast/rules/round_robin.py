@@ -96,7 +96,7 @@ class RoundRobin:
     """
 
     def __init__(self, samples: Sequence[int], rows: int, wanted: int, again: Pass):
-        self._samples, self._rows, self._again = tuple(samples), rows, again
+        self.samples, self._rows, self._again = tuple(samples), rows, again
         number = sum(samples)
         self._most = max(LEAST, MOST // number)
         self._depth = min(max(LEAST, SPARE * -(-wanted // number)), self._most)
@@ -119,8 +119,8 @@ class RoundRobin:
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(rows int64 [k], the sample that takes each, int32 [k], counted over all targets), until all are taken."""
-        starts = np.cumsum([0, *self._samples])[:-1].tolist()
-        targets = cycle([cycle(range(a, a + n)) for a, n in zip(starts, self._samples, strict=True)])
+        starts = np.cumsum([0, *self.samples])[:-1].tolist()
+        targets = cycle([cycle(range(a, a + n)) for a, n in zip(starts, self.samples, strict=True)])
         sample = next(next(targets))
         number = 0
         while number < self._rows:
@@ -149,7 +149,7 @@ class RoundRobin:
     def _look_again(self, taken: np.ndarray) -> None:
         self._taken = np.union1d(self._taken, taken)
         self._depth = min(2 * self._depth, self._most)
-        self._best = BestRows(sum(self._samples), self._depth)
+        self._best = BestRows(sum(self.samples), self._depth)
         for sifted in self._again(self):
             self._best.add(sifted)
 

@@ -1,6 +1,7 @@
 """``compare``: methods, rules and selections side by side on one index; needs no model."""
 
 import csv
+import dataclasses
 import io
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nait_fast.config import CompareOptions
+from nait_fast.config import AmountOptions, CompareOptions
 from nait_fast.env import environment
 from nait_fast.errors import BadInput, NaitError
 from nait_fast.evaluation import COMPARISON_FILE, COMPARISON_KIND, contenders, side_by_side
@@ -115,7 +116,10 @@ def _compare(
         by_number = dict(contenders.scored(index, rows, asked, options, options.device))
         several = [by_number[place] for place in range(len(asked))]
         several += [selection_contender(one, index, rows) for one in selections]
-        several.append(contenders.drawn(rows, options, options.seed))
+        amount: AmountOptions = options
+        if not asked and not options.given & {field.name for field in dataclasses.fields(AmountOptions)}:
+            amount = AmountOptions(top_k=max(len(one.places) for one in several))  # as much as the largest selection
+        several.append(contenders.drawn(rows, amount, options.seed))
         rows_of_targets(index, list({one.signature.hash: one.signature for one in asked}.values()))
         labels = _labels(options, index, rows, pool, missing)
         return json_values(_measured(options, index, rows, several, labels, relevant, pool, missing, warnings))

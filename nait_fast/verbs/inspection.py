@@ -21,13 +21,14 @@ from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.outputs.fetched import holds_results, local_copy
+from nait_fast.outputs.recognise import CONFIG
 from nait_fast.ranking.selection_files import KIND, SELECTED
 from nait_fast.reporting import inspected
 from nait_fast.reporting.answer import answer_of
 from nait_fast.reporting.formatting import count
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
-from nait_fast.storage.names import CODEBOOK, MANIFEST, plan_name
+from nait_fast.storage.names import CODEBOOK, MANIFEST, RUN, plan_name
 from nait_fast.urls import is_url
 from nait_fast.verbs.selection_output import names_in
 
@@ -118,12 +119,24 @@ def _of_ours(path: str) -> dict[str, Any] | None:
         return {"path": path, **content, "text": text_of_comparison(content)}
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
         out = signature_summary(load_signature(place), path)
-        return {**out, "text": inspected.of_signature(out)}
+        return {**out, "text": inspected.of_signatures([out], path)}
+    if place.is_dir() and (files := _signatures_in(place)):
+        shown = [signature_summary(load_signature(file), str(Path(path) / file.name)) for file in files]
+        return {"path": path, "kind": "signatures", "signatures": shown, "text": inspected.of_signatures(shown, path)}
+    if place.is_dir() and ((place / RUN).exists() or (place / "index" / RUN).exists()):
+        what = "is not finished: it was stopped, or somebody is at work there"
+        raise BadInput(what, where=path, remedy="give its command again, which goes on where it stopped")
     if is_model(path):
         from nait_fast.verbs.model_inspection import inspect_model  # torch, which none of the others needs
 
         return inspect_model(path)
     return None
+
+
+def _signatures_in(folder: Path) -> list[Path]:
+    """The files of a folder that holds signatures, and nothing else that is seen."""
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.name != CONFIG)
+    return files if all(file.suffix == ".safetensors" and file.name != CODEBOOK for file in files) else []
 
 
 def _of_pool(path: str, rows: DataOptions) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def rank_index(
         clock.lap("spearman")
         top = options.pick == "top"
         overview = overview_of(table, selection, index, pool, stage / SELECTED, sources, top)
-        if top and made.rule != "roundrobin" and len(signatures) > 1 and options.combine in ("roundrobin", "union"):
-            overview["turns"] = turns_taken(table, selection)
+        if turns := turns_taken(table, selection):
+            overview["turns"] = turns
         clock.lap("overview")
         if top:
             length = (constraining or ConstraintOptions()).length

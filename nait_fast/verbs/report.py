@@ -46,7 +46,8 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
             "name a file that ends in .html; another could be one of the selection's", where=f"--output {output}"
         )
     if not Path(options.selection).is_dir():
-        raise BadInput("no such folder", where=options.selection, remedy="give one that select or rank wrote")
+        what = "is a file" if Path(options.selection).exists() else "no such folder"
+        raise BadInput(what, where=options.selection, remedy="give the folder that select or rank wrote")
     folder = make_folder(output.parent)
     inside = folder.resolve() == Path(options.selection).resolve()
     lock = folder / FOLDER_LOCK if inside else folder / f".{output.name}.lock"

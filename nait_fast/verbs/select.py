@@ -107,19 +107,16 @@ def _select(options: SelectOptions, quiet: bool, stack: ExitStack) -> tuple[Outp
     check_exports(options.export, pool.detect())
     pool.warn_of_formats()
     targets = open_targets(options.target, "auto", pool.conventions, pool)
-    more = ["samples"] * by_sample
-    made = stack.enter_context(
-        signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs, more)
-    )
+    made = stack.enter_context(signature_output(make_folder(folder / "signatures"), targets, options, reading, inputs))
     said = pool.conventions.described()
-    asked = question([pool.plan().sha256, questions(targets, options, reading, more), *([said] if said else [])])
+    asked = question([pool.plan().sha256, questions(targets, options, reading), *([said] if said else [])])
     _check_asked(output, asked, options)
     if options.engine == "ray":  # one for the pass and for the scans: a Ray of our own takes seconds to start
         from nait_fast.workers.ray_cluster import cluster
 
         stack.enter_context(cluster(options.address))
     made_from = _made_from(options, passing, asked)
-    kept = _kept(folder, made_from, [split_target(target)[0] for target in options.target])
+    kept = _kept(folder, made_from, [split_target(target)[0] for target in options.target], by_sample)
     if kept is not None:
         say(f"{named(folder)}: index and signatures are of this model, pool and targets; no model is loaded", quiet)
         signatures, work_done = kept, {"tokens_served": 0, "tokens_run": 0, "seconds": 0.0, "tokens_per_s": None}
@@ -223,9 +220,9 @@ def _made_from(options: SelectOptions, passing: IndexOptions, asked: str) -> str
     return question([asked, deciding, stamps, versions, [os.environ.get(name) for name in VARIABLES]])
 
 
-def _kept(folder: Path, made_from: str | None, targets: Sequence[str]) -> list[Signature] | None:
+def _kept(folder: Path, made_from: str | None, targets: Sequence[str], by_sample: bool) -> list[Signature] | None:
     """The signatures of a finished selection in ``folder`` whose index, too, is of ``made_from``; None where they are
-    not whole, or of anything else."""
+    not whole, of anything else, or (``by_sample``) without their samples."""
     try:
         manifest = read_sealed(folder / MANIFEST)
         if made_from is None or manifest.get("made_from") != made_from:
@@ -233,6 +230,7 @@ def _kept(folder: Path, made_from: str | None, targets: Sequence[str]) -> list[S
         signatures = [load_signature(folder / "signatures" / f"{name}.safetensors") for name in targets]
         index = Index(folder / "index")
         same = {s.name: s.hash for s in signatures} == manifest["signatures"]
+        same = same and all(s.samples or not by_sample for s in signatures)
         return signatures if same and index.manifest["checksum"] == manifest["index"] else None
     except (NaitError, KeyError):
         return None

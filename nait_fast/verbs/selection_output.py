@@ -98,15 +98,16 @@ def warn_of_replaced(before: Mapping[str, Any] | None, manifest: Mapping[str, An
     gone = [name for name in before["files"] if name not in manifest["files"]]
     was, now = before["config"], manifest["config"]
     chosen_by = [f"--{name.replace('_', '-')} {_shown(was[name])}" for name in _CHOOSING if _differs(was, now, name)]
+    were = "was" if len(gone) == 1 else "were"
     if other and not asked:
         how = f" by {', '.join(chosen_by)}" if chosen_by else ""
-        lost = f"; its {listed(gone)} was removed" if gone else ""
+        lost = f"; its {listed(gone)} {were} removed" if gone else ""
         warn(
             f"{named(folder)}: took the place of another selection{how} ({count(before['rows_selected'], 'row')})"
             f"{lost}; another --output keeps both"
         )
     elif gone and not asked:
-        warn(f"{named(folder)}: {listed(gone)} of the selection before, which was of the same rows, was removed")
+        warn(f"{named(folder)}: {listed(gone)} of the selection before, which was of the same rows, {were} removed")
     page = folder / REPORT
     if other and page.is_file() and seal_of(page, HTML) is not None:
         warn(f"{page}: tells of the selection that was here before; write it anew: nait-fast report {named(folder)}")

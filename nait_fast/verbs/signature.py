@@ -284,7 +284,11 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
     )
     codebook = load_codebook(options.codebook) if options.codebook else None
     _check_needed(codebook, options)
-    more = [options.dtype, *([] if codebook is None else [codebook.hash]), *_kept(options)]
+    more = [
+        options.dtype,
+        *([] if codebook is None else [codebook.hash]),
+        *["no samples"] * (options.keep_samples is False),
+    ]
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
         options = _as_indexed(options, codebook)  # its hash is part of the question
         agree = partial(_agree, codebook=codebook, reading=reading, options=options)
@@ -297,13 +301,10 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
         signatures = build_signatures(session, targets, options, reading, codebook, options.keep_samples)
         files = output.save(signatures)
     made = list(zip(signatures, files, strict=True))
-    shown = [inspected.of_signature(signature_summary(s, named(file)), options.codebook) for s, file in made]
-    return {"signatures": [describe(s, f) for s, f in made], "text": "\n\n".join(shown)}
-
-
-def _kept(options: SignatureBuildOptions) -> list[str]:
-    """What ``keep_samples`` adds to a question."""
-    return [] if options.keep_samples is None else ["samples" if options.keep_samples else "no samples"]
+    shown = [signature_summary(s, named(file)) for s, file in made]
+    alone = shown[0]["path"] if len(shown) == 1 else options.output
+    text = inspected.of_signatures(shown, alone, options.codebook)
+    return {"signatures": [describe(s, f) for s, f in made], "text": text}
 
 
 _ASKED = ("first_token", "template", "template_date", "max_length", "layers", "model", "tokenizer")

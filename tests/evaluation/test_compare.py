@@ -117,7 +117,10 @@ def test_selections_of_this_and_of_another_index(
         relevant=RELEVANT,
         output=output,
     )
-    assert [one["label"] for one in found["compared"][1:3]] == ["whole: a (embed)", "some: a, b (contrast)"]
+    assert [one["label"] for one in found["compared"][1:3]] == [
+        "whole: a (embed)",
+        "some: a, b (contrast, roundrobin, near-duplicates)",
+    ]
     checked(kept, found, [kept.first("centroid", 0, 9), rows_of(whole), rows_of(some), _random_rows(kept, 9)])
     assert (found["spearman"][0][1], found["spearman"][0][2]) == (
         pytest.approx(_spearman_of_ranks(kept, whole), abs=1e-6),
@@ -194,6 +197,17 @@ def test_what_the_terminal_shows(kept: Kept, capsys: pytest.CaptureFixture[str])
     assert 800 < int(drawn[-1]) <= 900
     plain = run(capsys, *command)
     assert "- retrieval: pass --label COLUMN" in plain.out and plain.status == 0
+
+
+def test_random_rows_beside_folders_are_as_many_as_these(kept: Kept, tmp_path: Path) -> None:
+    for name, size in (("few", 7), ("many", 31)):
+        nait_fast.rank(index=kept.index, signature=kept.files, top_k=size, output=tmp_path / name)
+    given = {"index": kept.index, "selection": [tmp_path / "few", tmp_path / "many"]}
+    assert nait_fast.compare(**given)["compared"][-1]["rows"] == 31
+    assert nait_fast.compare(**given, top_k=5)["compared"][-1]["rows"] == 5
+    # A label that no target has is said once a target, not once a folder.
+    found = nait_fast.compare(**given, label="source", relevant=["a=sums"])
+    assert [one["what"] for one in found["missing"]] == ["retrieval of 'b'"]
 
 
 def test_what_is_not_compared_is_said(kept: Kept, tmp_path: Path, tiny_model: str) -> None:
