@@ -40,7 +40,7 @@ def _run(verb: str, options: Any, quiet: bool) -> dict[str, Any]:
     output, finish = options.output, None
     if isinstance(options, HubOptions) and options.push_to_hub is not None:
         finish = import_module("nait_fast.verbs.push").sender_of(options, output, quiet)
-    with published(output, quiet), removed_if_empty(output):
+    with published(output, quiet, getattr(options, "repair", False)), removed_if_empty(output):
         summary = import_module(f"nait_fast.verbs.{verb}").run(options, quiet)
     return finish(summary) if finish else summary
 

@@ -159,6 +159,11 @@ def _meant(given: str, known: Sequence[str]) -> str:
     return f"; did you mean {named[like[0]]}?" if like else ""
 
 
+def _flag_of(word: str) -> str:
+    """The flag that a word of the command line is; "" for none."""
+    return word.partition("=")[0] if word.startswith("--") else ""
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, but a wrong command line costs one line, as any other bad input does."""
 
@@ -183,9 +188,14 @@ class _Parser(argparse.ArgumentParser):
             flags = [
                 flag for action in verb._actions for flag in action.option_strings if action.help != argparse.SUPPRESS
             ]
-            meant = [_meant(word.partition("=")[0], flags) for word in unknown if word.startswith("-")]
+            meant = [self._owner(word) or _meant(word, flags) for word in map(_flag_of, unknown) if word]
             verb.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(dict.fromkeys(meant))}")
         return arguments
+
+    def _owner(self, flag: str) -> str:
+        """Which verb has a ``flag``, as the end of a message."""
+        verbs = [name for name, verb in self.verbs.items() if flag in verb._option_string_actions]
+        return f"; {flag} is an option of {' and '.join(verbs)}" if verbs else ""
 
     def error(self, message: str) -> typing.NoReturn:
         line = without_secrets(" ".join(message.split()))
@@ -356,7 +366,9 @@ def _output_of(options: Options, quiet: bool) -> Iterator[None]:
         return
     output = options.to_mapping()["output"]
     if is_url(output):
-        around = import_module("nait_fast.outputs.published").published(output, quiet)
+        around = import_module("nait_fast.outputs.published").published(
+            output, quiet, getattr(options, "repair", False)
+        )
     else:
         around = import_module("nait_fast.outputs.output_folder").removed_if_empty(output)
     with around:
@@ -464,6 +476,8 @@ def _drop_stdout() -> None:
 
 
 def _fail(text: str) -> None:
+    with suppress(Exception):  # whatever is wrong, it is said
+        text = import_module("nait_fast.remote.copies").with_urls(text)
     line = printable(without_secrets(" ".join(text.splitlines())))
     if len(line) > 900:  # a path may be of thousands of characters
         line = f"{line[:600]} … {line[-280:]}"

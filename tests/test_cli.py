@@ -72,6 +72,7 @@ def test_help_lists_what_is_required_first_and_what_all_verbs_have_last(capsys, 
         ("select --model m --fracton 0.1", "unrecognized arguments: --fracton 0.1; did you mean --fraction?"),
         ("select --model m --pool p", "unrecognized arguments: --pool p; did you mean --dataset?"),
         ("rank --index i --budget 5", "unrecognized arguments: --budget 5; did you mean --top-k?"),
+        ("select --model m --shard-rows 16", "--shard-rows is an option of index"),
         ("rank --index i --pick topp", "did you mean top?"),
     ],
 )

@@ -21,7 +21,7 @@ from nait_fast.data.pool_sources import Source, open_source
 from nait_fast.data.row_conventions import NO_CONVENTIONS, RowConventions
 from nait_fast.errors import BadInput, Mismatch, NaitError, first_line
 from nait_fast.notices import warn
-from nait_fast.urls import without_secrets
+from nait_fast.urls import is_url, without_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,9 +103,10 @@ class Pool:
             try:
                 self._opened = open_source(self._name)
             except (OSError, ValueError) as error:
-                raise BadInput(
-                    f"cannot be opened: {first_line(error, kind=False)}", where=self.path, remedy="check the path"
-                ) from None
+                refused = is_url(self._name) and isinstance(error, PermissionError)
+                remedy = "check whose credentials are in use" if refused else "check the path"
+                what = f"cannot be opened: {first_line(error, kind=False)}"
+                raise BadInput(what, where=self.path, remedy=remedy) from None
         return self._opened
 
     def plan(self, trusted: Plan | None = None) -> Plan:

@@ -78,6 +78,12 @@ def fetch_shard(source: RemotePath, size: int, sha256: str) -> Path:
     return path
 
 
+def forget_shard(sha256: str) -> None:
+    """Remove the copy of a shard, so that it is fetched anew: for who must know what lies there now."""
+    with suppress(OSError):
+        shutil.rmtree(shards_folder() / sha256)
+
+
 def _results_in(folder: RemotePath) -> dict[str, RemotePath]:
     """Name -> place of the results in a folder, but for shards, and of the folders in it that a selection has."""
     files = {path.name: path for path in folder.iterdir() if path.is_file() and _is_result(path.name)}

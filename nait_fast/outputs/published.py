@@ -41,9 +41,10 @@ _NOT_SENT = (FOLDER_LOCK, LOCK, LISTING)
 
 
 @contextmanager
-def published(output: str | None, quiet: bool = True) -> Iterator[None]:
+def published(output: str | None, quiet: bool = True, repair: bool = False) -> Iterator[None]:
     """Inside the block a command writes into ``local_folder(output)``; where ``output`` is a URL, the results are sent
-    there at its end, unless it ends in an error. Raises NaitError where that cannot be."""
+    there at its end, unless it ends in an error. ``repair``: the command makes shards again that are not there. Raises
+    NaitError where that cannot be."""
     if output is None or not is_url(output):
         yield
         return
@@ -53,7 +54,7 @@ def published(output: str | None, quiet: bool = True) -> Iterator[None]:
             where=f"--output {output}",
             remedy="name one, or start one command with --workers",
         )
-    place = _Published(output, quiet)
+    place = _Published(output, quiet, repair)
     place.begin()
     try:
         with place.sending_shards():
@@ -64,9 +65,9 @@ def published(output: str | None, quiet: bool = True) -> Iterator[None]:
 
 
 class _Published:
-    def __init__(self, url: str, quiet: bool):
+    def __init__(self, url: str, quiet: bool, repair: bool):
         self.folder = working_folder(url)
-        self.place, self._quiet = RemotePath(url), quiet
+        self.place, self._quiet, self._repair = RemotePath(url), quiet, repair
         self._store, self._key = self.place.store, self.place.key.rstrip("/")
         self._lost = False  # somebody else has taken the lock
         self._there: dict[str, Any] = {}  # the listing there
@@ -142,26 +143,35 @@ class _Published:
             if any(not self._is_sent(path) for path in self._files()):
                 warn(f"{self.place}: written from elsewhere since; what was begun here for it is dropped")
             _clear(self.folder)
-            self._sent = {}
-            self._fetch_all(objects)
+            before, self._sent = self._sent, {}
+            self._fetch_all(objects, before)
 
     def _is_here(self, name: str, objects: dict[str, Any]) -> bool:
         """Whether a file there is the one that was sent from here, or fetched."""
         entry = self._sent.get(name)
         return entry is not None and entry[1] == _stamp(objects.get(name)) and (self.folder / name).is_file()
 
-    def _fetch_all(self, objects: dict[str, Any]) -> None:
+    def _fetch_all(self, objects: dict[str, Any], before: dict[str, Any]) -> None:
+        """``before``: what was sent from here, or fetched, the last time."""
+        same = MANIFEST in before and before[MANIFEST][1] == _stamp(objects.get(MANIFEST))
         files = self._there["files"]
         say(f"fetching {self.place}: {len(files):,} files, {sum(files.values()) / 1e9:,.2f} GB", self._quiet)
         for name, size in files.items():
             if name not in objects or objects[name]["size"] != size:
-                raise Damaged(
-                    "is missing, or not what was written", where=f"{self.place}/{name}", remedy="choose another folder"
-                )
+                shard = name.rpartition("/")[2].startswith("shard-")
+                if shard and self._repair:
+                    continue
+                remedy = "make it again with index --repair" if shard else "choose another folder"
+                raise Damaged("is missing, or not what was written", where=f"{self.place}/{name}", remedy=remedy)
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self.place.trying(partial(self._store.get_file, f"{self._key}/{name}", str(path)))
             self._sent[name] = [_status(path), _stamp(objects[name]), sha256_file(path)]
+            if same and name in before and before[name][2] != self._sent[name][2]:
+                warn(
+                    f"{self.place}/{name}: its bytes are others than were sent, under the same manifest: something has "
+                    "changed them (verify tells what is damaged, index --repair makes shards again)"
+                )
         self._keep()
 
     def _listing(self) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ cache, by the URL's own name."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from urllib.parse import quote, unquote
@@ -90,6 +91,15 @@ def refuse_url(path: str | os.PathLike[str] | None, flag: str = "--output") -> N
         raise BadInput(
             "is a URL, and this is written on this machine only", where=f"{flag} {path}", remedy="name a path here"
         )
+
+
+def with_urls(text: str) -> str:
+    """``text`` with the URL of each copy in place of its path here."""
+    base = cache_folder()
+    if base is None or str(base) not in text:
+        return text
+    copy = re.compile(re.escape(str(base / _COPIES)) + "/[^\\s'\":;,]*")
+    return copy.sub(lambda match: origin_of(Path(match[0])) or match[0], text)
 
 
 def named(path: PurePath) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from nait_fast.errors import BadInput, NaitError, first_line, missing_extra
+from nait_fast.progress import say
 from nait_fast.urls import CUT, WEB, is_url, path_of, scheme_of, shown, without_secrets
 
 # Scheme -> (package that fsspec needs for it, our extra that brings it).
@@ -56,6 +57,7 @@ _FINAL = (
 )
 TRIES, ASKING_TRIES = 8, 3  # in a row without a byte; the waits between eight come to a minute
 FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds
+_SILENT = 5.0  # after so many without an answer it is said
 _SILENCE_SECONDS = 60  # of a server, after which its connection counts as cut
 
 T = TypeVar("T")
@@ -155,6 +157,7 @@ class RemotePath:
 
     def trying(self, ask: Callable[[], T], tries: int = TRIES) -> T:
         """What ``ask`` returns, asked again where the connection failed. Raises OSError."""
+        began, told = time.monotonic(), False
         for attempt in range(tries):
             try:
                 return ask()
@@ -163,6 +166,8 @@ class RemotePath:
             except Exception as error:  # every store raises errors of its own
                 if is_final(error) or attempt == tries - 1:
                     raise as_os_error(error) from None
+                if not told and (told := time.monotonic() - began > _SILENT):
+                    say(f"{self}: no answer ({as_os_error(error).strerror}); trying on")
                 time.sleep(wait_before(attempt))
         raise AssertionError("no tries")
 

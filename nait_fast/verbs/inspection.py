@@ -20,7 +20,7 @@ from nait_fast.index.verify import problems_of
 from nait_fast.methods import method_of
 from nait_fast.methods.nait import uncertain_layers
 from nait_fast.methods.signature import Signature, load_signature
-from nait_fast.outputs.fetched import holds_results, local_copy
+from nait_fast.outputs.fetched import forget_shard, holds_results, local_copy
 from nait_fast.outputs.recognise import CONFIG
 from nait_fast.ranking.selection_files import KIND, SELECTED
 from nait_fast.reporting import inspected
@@ -29,7 +29,7 @@ from nait_fast.reporting.formatting import count
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, RUN, plan_name
-from nait_fast.urls import is_url
+from nait_fast.urls import all_without_secrets, is_url
 from nait_fast.verbs.selection_output import names_in
 
 _OF_SELECTION = (
@@ -87,7 +87,7 @@ def inspect(path: str, **reading: Any) -> dict[str, Any]:
     reads. ``reading``: format, columns and roles of what is a pool then. Raises NaitError."""
     rows = DataOptions.from_mapping(reading, "inspect")
     summary = None if rows.given else _of_ours(path)
-    return _of_pool(path, rows) if summary is None else summary
+    return all_without_secrets(_of_pool(path, rows) if summary is None else summary)
 
 
 def _of_ours(path: str) -> dict[str, Any] | None:
@@ -253,6 +253,9 @@ def verify(path: str) -> dict[str, Any]:
         summary["files"], place = len(expected), place / "index"
     if indexed:
         index = Index(place)
+        for entry in index.entries:
+            if entry.source is not None:
+                forget_shard(entry.sha256)
         problems += [*problems_of(index), *_plan_problems(index)]
         summary |= {"files": summary["files"] + len(index.entries), "rows": index.rows}
     if problems:

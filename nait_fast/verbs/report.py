@@ -14,7 +14,7 @@ from nait_fast.outputs.output_folder import Output, sweep
 from nait_fast.outputs.recognise import HTML, State, is_plain, refuse, seal_of, sealed
 from nait_fast.progress import say
 from nait_fast.ranking.selection_files import REPORT
-from nait_fast.remote.copies import refuse_url
+from nait_fast.remote.copies import named, refuse_url
 from nait_fast.reporting.answer import training_line
 from nait_fast.reporting.contents import gather, sweep_scratch
 from nait_fast.reporting.drawing import need_matplotlib
@@ -86,7 +86,7 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
     summary = {"output": str(output), "bytes": len(data), "plots": files, "notes": report.notes}
     lines = [f"{output} ({len(data) / 1e6:.1f} MB), to be opened in a browser", *(f"  - {n}" for n in report.notes)]
     lines += [f"{len(files)} plots in {plots}"] if files else []
-    return {**summary, "text": "\n".join([*lines, "", training_line(options.selection)])}
+    return {**summary, "text": "\n".join([*lines, "", training_line(named(Path(options.selection)))])}
 
 
 def _read(options: ReportOptions) -> list[tuple[str, str]]:

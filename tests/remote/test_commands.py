@@ -83,6 +83,8 @@ def test_a_presigned_pool_through_cuts(
     assert_same(tmp_path / "a", tmp_path / "b", f"{here}/pool.jsonl", f"{web.address}/pool.jsonl?…")
     for name, data in files_in(tmp_path / "b").items():
         assert SECRET.encode() not in data, name
+    shown = [run(capsys, "inspect", urls[0], *more) for more in ([], ["--json"])]
+    assert all(ran.status == 0 and SECRET not in ran.out and f"{web.address}/pool.jsonl?" in ran.out for ran in shown)
     # where the URL is needed again, it is asked for
     given = ("--index", tmp_path / "b/index", "--signature", tmp_path / "b/signatures/sums.safetensors")
     arguments = ("rank", *given, "--top-k", "7", "--output", tmp_path / "c", "--quiet")

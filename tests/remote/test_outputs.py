@@ -102,6 +102,21 @@ def test_from_another_machine(capsys, made: Made, memory: str, tmp_path: Path, m
     assert_sent(tmp_path / "a", objects(memory), but={"config.yaml"})
 
 
+def test_shards_that_are_damaged_or_gone_there(capsys, made: Made, url: str, tmp_path: Path) -> None:
+    assert run(capsys, *made.index("pool.jsonl", url)).status == 0
+    whole, name = objects(url), "shard-00001.safetensors"
+    put(url, name, whole[name][:-1] + bytes([whole[name][-1] ^ 1]))
+    said = run(capsys, *made.index("pool.jsonl", url)).err
+    assert f"{url}/{name}: its bytes are others than were sent, under the same manifest" in said
+    assert run(capsys, *made.index("pool.jsonl", url, "--repair")).status == 0
+    assert objects(url)[name] == whole[name]
+    fsspec.filesystem(url.partition("://")[0], use_listings_cache=False).rm_file(f"{url}/{name}")
+    ran = run(capsys, *made.index("pool.jsonl", url))
+    assert ran.status == 2 and f"{url}/{name}: is missing" in ran.err and "--repair" in ran.err
+    assert run(capsys, *made.index("pool.jsonl", url, "--repair")).status == 0
+    assert_sent(made.folder / "index", objects(url), but={"config.yaml"})
+
+
 def test_a_stopped_index_goes_on_and_sends_each_shard_once(
     capsys, made: Made, in_s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,22 @@ def test_rank_reads_an_index_and_signatures_elsewhere(capsys, made: Made, there:
     )
 
 
+def test_verify_reads_what_lies_there_now(capsys, there: str, tmp_path: Path) -> None:
+    """Not the copies that were fetched before; and its messages name no copy."""
+    assert run(capsys, "verify", f"{there}/index").status == 0 and len(fetched_shards()) == 6
+    memory = fsspec.filesystem("memory")
+    name = f"/{tmp_path.name}/index/shard-00002.safetensors"
+    good = memory.cat_file(name)
+    memory.pipe_file(name, good[:-1] + bytes([good[-1] ^ 1]))
+    error = run(capsys, "verify", f"{there}/index").error
+    assert error.startswith(f"{there}/index/shard-00002.safetensors: is not the shard that the manifest tells of")
+    memory.rm_file(name)
+    assert f"{there}/index/shard-00002.safetensors: cannot be read" in run(capsys, "verify", f"{there}/index").error
+    error = run(capsys, "report", f"{there}/index", "--output", tmp_path / "r.html").error
+    assert error.startswith(f"{there}/index: is no finished selection") or f"{there}/index" in error
+    assert "cache" not in error
+
+
 def test_messages_name_the_url(capsys, made: Made, there: str, tmp_path: Path) -> None:
     assert run(capsys, *made.index("more.jsonl", tmp_path / "other")).status == 0
     copy(tmp_path / "other", f"/{tmp_path.name}/other")
