@@ -7,8 +7,9 @@ HOSTS ?= .venv-hosts
 TRAINERS := llamafactory axolotl
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# A file at a time by two processes, of one thread each: teams of threads that outnumber the cores spin for each other.
-PYTEST_WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# A file at a time by three processes, of one thread each: teams of threads that outnumber the cores spin for each other.
+# One more than CI's cores, as many tests wait for processes that they have started.
+PYTEST_WORKERS ?= -n 3 --dist loadfile --no-loadscope-reorder
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 INSTALL := $(PIP) install $(PIP_ARGS) -c constraints.txt
 SOURCES := nait_fast kernels benchmarks tests docs examples setup.py
 
-.PHONY: help demo test pytest lint docs bench dist gpu env clean hosts test-hosts
+.PHONY: help demo test pytest lint style types docs bench dist gpu env clean hosts test-hosts
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,16 +41,25 @@ demo: $(VENV)/.demo
 	@echo "== demo"
 	@$(BIN)/nait-fast demo $(DEMO_ARGS)
 
-test: lint docs pytest
+# Types and pages take a core of their own for a while; they are told behind the tests.
+test: style
+	@said=$$(mktemp); $(MAKE) --no-print-directory types docs >"$$said" 2>&1 & checks=$$!; \
+		$(MAKE) --no-print-directory pytest; tests=$$?; wait $$checks; found=$$?; cat "$$said"; rm -f "$$said"; \
+		[ $$tests = 0 ] && [ $$found = 0 ]
 
 pytest: $(VENV)/.dev
 	@echo "== pytest"
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev
-	@echo "== ruff check, ruff format --check, mypy"
+lint: style types
+
+style: $(VENV)/.dev
+	@echo "== ruff check, ruff format --check"
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
+
+types: $(VENV)/.dev
+	@echo "== mypy"
 	@$(BIN)/mypy nait_fast kernels
 
 docs: $(VENV)/.dev

@@ -169,7 +169,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "role": (["robot=assistant"], {"target": ["robots={ROBOTS}"]}),
         "ignore": (["rationale"], {"target": ["unread={UNREAD}"]}),
         "output": ("{OUT}/elsewhere", {}),
-        "keep_samples": (True, {}),
+        "keep_samples": (False, {}),
         "overwrite": (True, {"output": "{STALESIGNATURES}", "weights": "logodds"}),
     },
     "rank": {
@@ -556,6 +556,8 @@ def words_of(options: Mapping[str, Any], place: Mapping[str, str]) -> list[str]:
         value = filled(value, place)
         if value is True:
             words.append(flag_of(name))
+        elif value is False:
+            words.append(flag_of(f"no_{name}"))
         elif isinstance(value, list):
             words += [flag_of(name), *value]
         elif value is not WITHOUT:

@@ -20,8 +20,7 @@ from nait_fast.ranking.sources import check_index
 from nait_fast.rules.constraints import CONSTRAINTS, constraint_of
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
-from nait_fast.storage.lock import FOLDER_LOCK
-from nait_fast.storage.names import MANIFEST
+from nait_fast.storage.names import MANIFEST, RUN
 from nait_fast.urls import is_url
 
 MATCHED = "matched"  # the one way with length that a manifest names, as it makes other scores
@@ -109,7 +108,7 @@ def open_selection(path: str | os.PathLike[str]) -> SelectionFolder:
     if not folder.is_dir():
         raise BadInput("no such folder", where=path, remedy="give one that select or rank wrote")
     place = folder / MANIFEST
-    if not place.exists() and ((folder / "index").is_dir() or (folder / FOLDER_LOCK).exists()):
+    if not place.exists() and ((folder / "index" / RUN).exists() or (folder / RUN).exists()):
         raise BadInput("is no finished selection", where=path, remedy="give its command again")
     if not place.exists() or read_json(place).get("kind") != KIND:
         raise BadInput("not a selection", where=path, remedy="give a folder that select or rank wrote")

@@ -29,7 +29,7 @@ from nait_fast.reporting.formatting import count
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, RUN, plan_name
-from nait_fast.urls import all_without_secrets, is_url
+from nait_fast.urls import all_without_secrets, is_url, joined
 from nait_fast.verbs.selection_output import names_in
 
 _OF_SELECTION = (
@@ -121,7 +121,7 @@ def _of_ours(path: str) -> dict[str, Any] | None:
         out = signature_summary(load_signature(place), path)
         return {**out, "text": inspected.of_signatures([out], path)}
     if place.is_dir() and (files := _signatures_in(place)):
-        shown = [signature_summary(load_signature(file), str(Path(path) / file.name)) for file in files]
+        shown = [signature_summary(load_signature(file), joined(path, file.name)) for file in files]
         return {"path": path, "kind": "signatures", "signatures": shown, "text": inspected.of_signatures(shown, path)}
     if place.is_dir() and ((place / RUN).exists() or (place / "index" / RUN).exists()):
         what = "is not finished: it was stopped, or somebody is at work there"

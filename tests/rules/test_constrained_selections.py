@@ -92,7 +92,7 @@ def test_what_cannot_be_is_refused_before_anything_is_read(options: dict, words:
 
 
 def test_union_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(NaitError, match="--combine union: gives every target an order"):
+    with pytest.raises(NaitError, match="--combine union: chooses for each target by itself"):
         nait_fast.rank(
             index=tmp_path / "none", signature=["a", "b"], output=tmp_path, combine="union", near_duplicates=0.1
         )

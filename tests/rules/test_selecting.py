@@ -185,7 +185,7 @@ def test_fewer_than_asked_for_are_said(recwarn: pytest.WarningsRecorder) -> None
 
 def test_what_has_no_one_order_is_refused() -> None:
     with table_of(np.arange(4), np.ones(4, int), np.random.default_rng(0).random((4, 2))) as table:
-        with pytest.raises(NaitError, match="--combine union: gives every target an order"):
+        with pytest.raises(NaitError, match="--combine union: chooses for each target by itself"):
             select(table, BudgetOptions(top_k=2, combine="union"), 0, [Without(set())])
         for fine in ({"token_budget": 3}, {"top_k": 2, "pick": "random"}):
             select(table, BudgetOptions(combine="union", **fine), 0, [Without(set())])
