@@ -1,6 +1,8 @@
 """The commands that results end with: pasted as they stand, they run."""
 
+import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,10 +94,29 @@ def test_a_signature_is_read_as_its_codebook_was(capsys, tmp_path: Path, tiny_mo
     for folder, more in ((adopted, []), (asked, given)):
         assert run(capsys, *of_target, "--output", folder, *more).status == 0
     assert (adopted / "t.safetensors").read_bytes() == (asked / "t.safetensors").read_bytes()
+    config, again = adopted / "config.yaml", tmp_path / "again"  # which replays the run
+    assert run(capsys, "signature", "--config", config, "--output", again).status == 0
+    assert (again / "t.safetensors").read_bytes() == (asked / "t.safetensors").read_bytes()
     error = run(capsys, *of_target, "--output", tmp_path / "other", "--max-length", 10).error
     assert "made with another max_length (9, here 10)" in error
     error = run(capsys, *of_target, "--output", tmp_path / "other", "--depth", "all", "--layers", "0").error
     assert "made with another layers" in error
+
+
+def test_a_codebook_of_a_model_with_more_layers(capsys, tmp_path: Path, tiny_model: str) -> None:
+    """No word of --layers, which nobody has given."""
+    pool, target = (
+        write_jsonl(tmp_path / "pool.jsonl", make_rows(40)),
+        write_jsonl(tmp_path / "t.jsonl", make_rows(9, 5)),
+    )
+    of_pool = ["--model", tiny_model, "--dataset", pool, "--calibration-size", 20, "--output", tmp_path / "idx"]
+    assert run(capsys, "index", *of_pool).status == 0
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    asked = ["--model", other, "--target", f"t={target}", "--codebook", tmp_path / "idx", "--output", tmp_path / "s"]
+    error = run(capsys, "signature", *asked).error
+    assert error.startswith(f"--codebook {tmp_path / 'idx'}: '1' does not lie in this model's 1 layers; give the model")
 
 
 def test_a_pool_with_bad_rows(capsys, tmp_path: Path) -> None:

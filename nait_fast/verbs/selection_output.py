@@ -35,13 +35,13 @@ def selection_folder(path: str) -> Path:
     return folder
 
 
-SELECTION = (SELECTED, SCORES, DROPPED, *(file for file, _ in WRITERS.values()))
+_ALWAYS = (SELECTED, SCORES, DROPPED, *(file for file, _ in WRITERS.values()))
 
 
 def names_in(manifest: Mapping[str, Any]) -> list[str]:
     """Files that the ``manifest`` of a selection may name. Raises KeyError and ValueError for no valid one."""
     targets = values.mapping(manifest["signatures"], "signatures")
-    return [*SELECTION, *names_of([values.name(target, "signatures") for target in targets])]
+    return [*_ALWAYS, *names_of([values.name(target, "signatures") for target in targets])]
 
 
 def selection_names(folder: Path, targets: Sequence[str]) -> list[str]:
@@ -52,7 +52,7 @@ def selection_names(folder: Path, targets: Sequence[str]) -> list[str]:
         before = [name for name in names_in(manifest) if name in manifest["files"]]
     except (NaitError, KeyError, TypeError, ValueError):
         before = []
-    return [*dict.fromkeys([*SELECTION, *names_of(targets), *before]), MANIFEST]
+    return [*dict.fromkeys([*_ALWAYS, *names_of(targets), *before]), MANIFEST]
 
 
 def answers(signatures: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from nait_fast.data.pool import Pool
 from nait_fast.data.prefixes import shared_prefixes
 from nait_fast.data.row_conventions import RowConventions, make_conventions
 from nait_fast.env import keep_freed_memory
-from nait_fast.errors import BadInput, NaitError
+from nait_fast.errors import BadInput, Mismatch, NaitError
 from nait_fast.extract.body_end import OF_THE_END
 from nait_fast.extract.representation import check_kept
 from nait_fast.extract.session import (
@@ -290,12 +290,18 @@ def run(options: SignatureBuildOptions, quiet: bool = False) -> dict[str, Any]:
         *["no samples"] * (options.keep_samples is False),
     ]
     with signature_output(folder, targets, options, reading, inputs_of(options), more) as output:
-        options = _as_indexed(options, codebook)  # its hash is part of the question
+        asked, options = options, _as_indexed(options, codebook)  # its hash is part of the question
         agree = partial(_agree, codebook=codebook, reading=reading, options=options)
         complete = _of_the_end(options, reading)
-        session = open_session(
-            options, options, options.first_token, quiet, agree, tokens=options.tokens, complete=complete
-        )
+        try:
+            session = open_session(
+                options, options, options.first_token, quiet, agree, tokens=options.tokens, complete=complete
+            )
+        except BadInput as error:
+            if options.layers != asked.layers and error.where.startswith("--layers"):  # nobody has named any
+                remedy = "give the model that it was made with"
+                raise Mismatch(error.what, where=f"--codebook {options.codebook}", remedy=remedy) from None
+            raise
         keep_freed_memory(session.model.device)
         agree(session)
         signatures = build_signatures(session, targets, options, reading, codebook, options.keep_samples)
