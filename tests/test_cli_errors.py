@@ -169,7 +169,7 @@ CASES = [
         "--method nait:sign=contrast: needs a --codebook",
     ),
     (RANK.replace("{SUMS}", "nowhere"), "nowhere: no such file"),
-    (RANK.replace("{SUMS}", "{POOL}"), "{POOL}: damaged or truncated"),
+    (RANK.replace("{SUMS}", "{POOL}"), "{POOL}: is no signature; make one"),
     (RANK.replace("{SUMS}", "{LAYERSUMS}"), "signature 'sums' was made with another layers"),
     (RANK.replace("{SUMS}", "{ALPACASUMS}"), "signature 'sums' was made with another template"),
     (RANK.replace("{SUMS}", "{OTHERSUMS}"), "signature 'sums' was made with another codebook"),

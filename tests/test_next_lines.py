@@ -115,6 +115,8 @@ def test_a_codebook_of_a_model_with_more_layers(capsys, tmp_path: Path, tiny_mod
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
     asked = ["--model", other, "--target", f"t={target}", "--codebook", tmp_path / "idx", "--output", tmp_path / "s"]
+    samples = run(capsys, "rank", "--index", tmp_path / "idx", "--signature", target, "--output", tmp_path / "r").error
+    assert samples.startswith(f"{target}: is no signature; make one: nait-fast signature --target NAME={target}")
     error = run(capsys, "signature", *asked).error
     assert error.startswith(f"--codebook {tmp_path / 'idx'}: '1' does not lie in this model's 1 layers; give the model")
 

@@ -153,6 +153,9 @@ def signature_files(name: str | os.PathLike[str]) -> list[Path]:
     """The file ``name``, or those in a folder, as ``load_signatures`` takes them. Raises NaitError for an empty one."""
     path = local_copy(name)
     if not path.is_dir():
+        if path.exists() and path.suffix != ".safetensors":  # as samples are, of which one is to be made
+            remedy = f"make one: nait-fast signature --target NAME={name}, then name its NAME.safetensors"
+            raise BadInput("is no signature", where=path, remedy=remedy)
         return [path]
     folder = path / "signatures" if (path / "signatures").is_dir() else path
     files = sorted(file for file in folder.glob("*.safetensors") if file.name != CODEBOOK)
