@@ -12,8 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import depth, fidelity_float8, selections, several_targets, signs
-from benchmarks.ablation_stats import report
+from benchmarks import ablation_stats, depth, fidelity_float8, selections, several_targets, signs, validate_report
 from benchmarks.evaluations import lines
 from benchmarks.fidelity import means
 from benchmarks.figures_page import rewrite
@@ -64,8 +63,10 @@ def section() -> str:
         ]
         parts += [sourced(depth.lines(some), some) for some in by_model(folder / "depth.jsonl").values()]
         parts += [sourced(signs.lines(turned), turned) for turned in by_model(folder / "signs.jsonl").values()]
+        if rows := rows_in(folder / "validate_table.jsonl"):
+            parts.append(validate_report.report(rows) + "\n")  # says the sources of its models itself
         if rows := rows_in(folder / "ablation.jsonl"):
-            parts.append(sourced(report(rows) + "\n", rows))
+            parts.append(sourced(ablation_stats.report(rows) + "\n", rows))
     return "\n".join(parts)
 
 

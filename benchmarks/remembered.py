@@ -1,11 +1,12 @@
 """Readings that the model gives once: for measurements that index the same rows, and sign the same targets, many times.
 
 Within ``remembering`` each sample goes through the model once, for all of READINGS, into mapped files; every other run
-of this process that asks for some of them, of all layers or the first ones, is given what they hold. Codes are packed
-from the readings then, not in the capture op, and drifts are kept in fp32.
+of this process or a later one that asks for some of them, of all layers or the first ones, is given what they hold.
+Codes are packed from the readings then, not in the capture op, and drifts are kept in fp32.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,7 @@ from nait_fast.extract.sinks import Sink
 from nait_fast.methods.signature import load_signature
 from nait_fast.models.patch import Capture
 from nait_fast.progress import Progress
-from nait_fast.storage.files import make_folder
+from nait_fast.storage.files import make_folder, write_atomic
 
 OF_LAYERS = ("mean", "drift", "up_abs")
 READINGS = (*OF_LAYERS, "hidden", "rds")  # hidden: of every layer
@@ -73,6 +74,15 @@ class Remembered:
         self._places: dict[bytes, int] = {}
         self._files: dict[str, np.ndarray] = {}
         self._run = Session.run
+        if self._names.exists():
+            keys = json.loads(self._names.read_text(encoding="utf-8"))
+            self._places = {bytes.fromhex(key): place for place, key in enumerate(keys)}
+            self._files = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in READINGS}
+
+    @property
+    def _names(self) -> Path:
+        """The file of what is remembered: a key a sample, in order."""
+        return self._folder / "samples.json"
 
     def run(
         self,
@@ -91,6 +101,7 @@ class Remembered:
         if fresh:
             self._keep(replace(session, embed_layer=session.model.layers[-1]), list(fresh.values()))
             self._places |= {key: len(self._places) + n for n, key in enumerate(fresh)}
+            write_atomic(self._names, json.dumps([key.hex() for key in self._places]).encode())
         for start in range(0, len(encoded), AT_ONCE):
             items = list(range(start, min(start + AT_ONCE, len(encoded))))
             self._hand_on(session, items, [self._places[keys[i]] for i in items], sink, readings)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         select,
         selection_of,
         signature_of,
+        validate,
         verify,
     )
     from nait_fast.errors import BadInput, Busy, Damaged, Mismatch, MissingExtra, NaitError
@@ -60,6 +61,7 @@ __all__ = [
     "select",
     "selection_of",
     "signature_of",
+    "validate",
     "verify",
 ]
 

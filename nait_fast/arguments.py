@@ -266,6 +266,31 @@ class CompareArguments(AmountArguments, OutputArguments, total=False):
     output: Path | None
 
 
+class ValidateArguments(RowArguments, RunArguments, OutputArguments, total=False):
+    """Of ``config.ValidateOptions``."""
+
+    selection: Required[Path]
+    held_out: Required[Pairs | Paths]
+    output: Required[Path]
+    general: Path | None
+    model: Path | None
+    dataset: Paths
+    template: Literal["auto", "chat", "alpaca", "none"] | None
+    max_length: int | None
+    deciles: bool
+    seeds: int
+    draws: int
+    samples: int
+    tokens: int | None
+    steps: int | None
+    layers: int | Literal["all"] | None
+    rank: int
+    lr: float
+    answer: Literal["number", "choice", "exact"] | None
+    answer_tokens: int
+    seed: int
+
+
 class ReportArguments(OutputArguments, total=False):
     """Of ``config.ReportOptions``."""
 
@@ -273,6 +298,7 @@ class ReportArguments(OutputArguments, total=False):
     output: Path | None
     label: str | None
     evaluation: Path | None
+    validation: Path | None
     samples: int | Literal["all"]
     plots: Path | None
     dataset: Paths

@@ -29,6 +29,7 @@ from nait_fast.config import (
     ReportOptions,
     SelectOptions,
     SignatureBuildOptions,
+    ValidateOptions,
 )
 from nait_fast.env import check_variables, strict_mkl
 from nait_fast.errors import NaitError, is_out_of_memory
@@ -48,11 +49,16 @@ VERBS: dict[str, tuple[type[Options], str, str]] = {
     "rank": (RankOptions, "rank", "rank an index with signatures; needs no model"),
     "evaluate": (EvaluateOptions, "evaluate", "measure rankings: fidelity, retrieval, stability, confounds, transfer"),
     "compare": (CompareOptions, "compare", "methods, rules and selections side by side on one index; needs no model"),
+    "validate": (
+        ValidateOptions,
+        "validate",
+        "does a model learn more from a selection than from random rows: trains both",
+    ),
     "report": (ReportOptions, "report", "tell what was selected and why: one HTML file, opens offline"),
     "bench": (BenchOptions, "bench", "measure the ops, the scan and the index pass on this machine"),
 }
 PATHS = {
-    "inspect": "show what a pool, index, signature, selection or evaluation holds, or what a model gives",
+    "inspect": "show what a pool, index, signature, selection, evaluation or validation holds, or what a model gives",
     "verify": "check every byte of an index or selection",
 }
 _READING = ("format", "columns", "roles")  # of a pool, told to inspect
@@ -81,6 +87,7 @@ EXAMPLES = {
         "nait-fast compare --index pool-index --signature contrast/math.safetensors \\",
         "    rds/math.safetensors --label source --relevant math=gsm8k",
     ),
+    "validate": ("nait-fast validate chosen --held-out math=held-out.jsonl \\", "    --output chosen/validation"),
     "report": ("nait-fast report chosen",),
     "bench": ("nait-fast bench --part kernels --seconds 10",),
     "inspect": ("nait-fast inspect chosen",),
@@ -207,7 +214,8 @@ class _Parser(argparse.ArgumentParser):
 
 _PATHS = {
     *("path", "config", "model", "dataset", "target", "output", "tokenizer", "codebook", "exact", "index", "signature"),
-    *("selection", "evaluation", "decontaminate", "decontaminate_codes", "foreign_scores", "plots", "compare"),
+    *("selection", "evaluation", "validation", "decontaminate", "decontaminate_codes", "foreign_scores", "plots"),
+    "compare",
 }
 
 

@@ -596,6 +596,59 @@ class CompareOptions(AmountOptions, OutputOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidateOptions(RowOptions, RunOptions, OutputOptions):
+    """Options of ``validate``."""
+
+    selection: str = option("", "folder that select or rank wrote", required=True, positional=True)
+    held_out: tuple[str, ...] = option(
+        (),
+        "samples of the target that its signature was not made of, which losses are measured on: FILE, or NAME=FILE "
+        "for each of several targets",
+        required=True,
+        metavar="NAME=FILE",
+    )
+    output: str = option("", "folder for validation.json and runs.jsonl", required=True)
+    general: str | None = option(
+        None,
+        "samples of other kinds, for what is lost elsewhere (default: rows of the pool, set aside)",
+        metavar="FILE",
+    )
+    model: str | None = option(None, "what is trained (default: the model that ranked)")
+    dataset: tuple[str, ...] = option((), "the pool, if it has moved since it was indexed (all of them, in order)")
+    template: str | None = option(
+        None, "how a sample becomes text (default: as in the index)", choices=("auto", "chat", "alpaca", "none")
+    )
+    max_length: int | None = option(None, "tokens a sample at most (default: as in the index)", minimum=16)
+    deciles: bool = option(False, "also train on each tenth of the ranking: the decile curve")
+    seeds: int = option(3, "trainings of each arm: other draws, orders and adapters", minimum=2)
+    draws: int = option(5, "trainings on random rows", minimum=2)
+    samples: int = option(64, "held-out samples of each set, at most", minimum=2)
+    tokens: int | None = option(
+        None,
+        "response tokens of a training (default: the selection's, up to 10,240 on a CPU, a million on a GPU)",
+        minimum=16,
+    )
+    steps: int | None = option(None, "steps of a training (default: up to 32, none shorter than a response)", minimum=1)
+    layers: int | Literal["all"] | None = option(
+        None, "how many of the last layers are adapted (default: 6 on a CPU, all on a GPU)", minimum=1
+    )
+    rank: int = option(8, "of the adapters (LoRA, alpha twice that)", minimum=1)
+    lr: float = option(1e-3, "learning rate: AdamW, warmed up, then down to 0", minimum=0.0)
+    answer: str | None = option(
+        None,
+        "also count right answers to the held-out samples, greedy: the number it ends in, the letter it chooses, or "
+        "all of it",
+        choices=("number", "choice", "exact"),
+    )
+    answer_tokens: int = option(160, "tokens of an answer at most", minimum=1)
+    seed: int = option(0, "of what is drawn: rows set aside, and those that arms draw from", minimum=0)
+
+    def idle(self) -> dict[str, str]:
+        unused = {} if self.answer else {"answer_tokens": "is for --answer, which is not given"}
+        return super().idle() | unused
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportOptions(OutputOptions):
     """Options of ``report``."""
 
@@ -607,6 +660,7 @@ class ReportOptions(OutputOptions):
         None, "key of the pool's rows to count, for instance where a row is from (default: source, if they have it)"
     )
     evaluation: str | None = option(None, "evaluation.json of evaluate, or its folder (default: one in DIR)")
+    validation: str | None = option(None, "validation.json of validate, or its folder (default: one in DIR)")
     samples: int | Literal["all"] = option(
         SHOWN_ROWS,
         "best and worst samples to show, so many each, and half as many on either side of the cut; all: a list of all "

@@ -238,6 +238,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "output": ("{OUT}/other.html", {}),
         "label": ("id", {}),
         "evaluation": ("{MODEL}", {}),
+        "validation": ("{MODEL}", {}),
         "samples": (2, {}),
         "plots": ("{OUT}/plots", {}),
         "dataset": (["{OTHER}"], {}),

@@ -25,8 +25,11 @@ from nait_fast.storage.names import MANIFEST, RUN
 from nait_fast.storage.owned import is_name
 from nait_fast.urls import WEB, is_url
 
-_INNER = ("index", "signatures", "evaluation")  # folders in that of a selection
-_BESIDE = (CLAIM, CONFIG, "report.html", "evaluation.json", "evaluation.md", "comparison.json", "comparison.md")
+_INNER = ("index", "signatures", "evaluation", "validation")  # folders in that of a selection
+_BESIDE = (
+    *(CLAIM, CONFIG, "report.html", "evaluation.json", "evaluation.md", "validation.json"),
+    *("comparison.json", "comparison.md"),
+)
 _KEPT_FREE = 0.05  # share of the disk
 
 

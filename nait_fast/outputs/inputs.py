@@ -23,11 +23,14 @@ _READ = (
     "signature",
     "foreign_scores",
     "selection",
+    "held_out",
+    "general",
     "evaluation",
+    "validation",
     "decontaminate",
     "decontaminate_codes",
 )
-_NAMED = ("target", "foreign_scores")  # as NAME=FILE
+_NAMED = ("target", "held_out", "foreign_scores")  # as NAME=FILE
 _MOST_INPUTS = 100_000  # files of a folder that is read; beyond that a name is not looked up
 
 

@@ -29,8 +29,10 @@ from nait_fast.reporting.samples import Excerpt, Labels, PoolContent, Text, Want
 from nait_fast.reporting.score_summary import RankedRow, ScoreFile, ScoreSummary, rescan, summarise
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.reporting.target_samples import NearSample, check_named
+from nait_fast.reporting.validation_file import Validation, load_validation
 from nait_fast.reporting.variety import Variety, variety
 from nait_fast.storage.files import sha256
+from nait_fast.validation import FILE as VALIDATION_FILE
 
 TOP = 0.1  # the share whose overlap between targets is told
 SELECTED_PART = 5  # of the rows that layers are looked at in, one in so many is a selected one
@@ -81,6 +83,7 @@ class Report:
     of_targets: dict[str, TargetSamples]
     agreement: dict[str, Matrix]
     evaluation: Evaluation | None
+    validation: Validation | None
     notes: list[str]
 
 
@@ -113,6 +116,7 @@ def gather(options: ReportOptions, output: Path) -> Report:
         notes.append("The evaluation is of other signatures than those of this selection.")
     elif evaluation is not None and labels and (others := _other_rules(chosen, evaluation)):
         notes.append(f"The evaluation scores by {others}, all lengths alike: not as this selection does.")
+    validation = _validation(options, chosen, notes)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=_prefix(output)) as folder:
         file, whole = _scores(chosen, Path(folder), notes)
         scores, rows = None, None
@@ -151,6 +155,7 @@ def gather(options: ReportOptions, output: Path) -> Report:
         of_targets=of_targets,
         agreement={} if scores is None else agreement(scores.sample, chosen.targets),
         evaluation=evaluation,
+        validation=validation,
         notes=notes,
     )
 
@@ -197,13 +202,27 @@ def target_lengths(chosen: SelectionFolder) -> dict[str, np.ndarray]:
     return {s.name: s.tensors[LENGTHS] for s in chosen.signatures if LENGTHS in s.tensors}
 
 
+def _found(given: str | None, chosen: SelectionFolder, inner: str, file: str) -> Path | None:
+    """The ``file`` that was named, or one in the selection's folder or in its folder ``inner``."""
+    if given:
+        path = local_copy(given)
+        return path / file if path.is_dir() else path
+    return next((path for path in (chosen.folder / file, chosen.folder / inner / file) if path.exists()), None)
+
+
 def _evaluation(options: ReportOptions, chosen: SelectionFolder) -> Evaluation | None:
-    """The one that was named, or one in the selection's folder or in a folder ``evaluation`` there."""
-    if options.evaluation:
-        path = local_copy(options.evaluation)
-        return load_evaluation(path / FILE if path.is_dir() else path)
-    places = (chosen.folder / FILE, chosen.folder / "evaluation" / FILE)
-    return next((load_evaluation(path) for path in places if path.exists()), None)
+    path = _found(options.evaluation, chosen, "evaluation", FILE)
+    return None if path is None else load_evaluation(path)
+
+
+def _validation(options: ReportOptions, chosen: SelectionFolder, notes: list[str]) -> Validation | None:
+    """None where it is of another selection: what that one is good for says nothing of this one."""
+    path = _found(options.validation, chosen, "validation", VALIDATION_FILE)
+    validation = None if path is None else load_validation(path)
+    if validation is not None and validation.checksum != chosen.manifest["checksum"]:
+        notes.append("The validation is of another selection than this one, and is not shown: validate this one.")
+        return None
+    return validation
 
 
 def _other_rules(chosen: SelectionFolder, evaluation: Evaluation) -> str:

@@ -16,13 +16,15 @@ from nait_fast.reporting.formatting import correlation, count, fixed, number, pe
 from nait_fast.reporting.layers import by_layer
 from nait_fast.reporting.samples import Labels
 from nait_fast.reporting.score_summary import Histogram, Lengths, ScoreSummary
+from nait_fast.reporting.trained_arms import with_half
+from nait_fast.reporting.validation_file import TENTHS, Measured, TrainedArm
 from nait_fast.reporting.variety import CoverageCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_TARGETS = 12  # that get figures of their own
-SECTIONS = ("scores", "composition", "layers", "length", "variety", "agreement", "transfer")
+SECTIONS = ("scores", "training", "composition", "layers", "length", "variety", "agreement", "transfer")
 _ACROSS = {
     "spearman": "Spearman's correlation of the scores over the pool",
     "overlap": "Share of one selection that another holds, too",
@@ -38,6 +40,7 @@ def draw(report: Report, files: bool) -> dict[str, list[Drawing]]:
     """Section -> its figures; ``files``: with those for files of their own."""
     made = {
         "scores": _scores,
+        "training": _training,
         "composition": _composition,
         "layers": _layers,
         "length": _lengths,
@@ -78,6 +81,21 @@ def target_cuts(report: Report, scores: ScoreSummary) -> list[float | None]:
     if scores.cut is None or config.get("combine") not in ("union", "roundrobin"):
         return [None] * len(targets)
     return [float(high) for high in scores.cut.above]
+
+
+def _training(report: Report, files: bool) -> Iterator[Drawing]:
+    """By tenths of each ranking that was trained on so; of a target's, on its own set and on general ones."""
+    if report.validation is None:
+        return
+    for target in dict.fromkeys(arm.target for arm in report.validation.arms if arm.tenth is not None):
+        own = (arm for arm in report.validation.arms if arm.target == target)
+        arms = {arm.tenth: arm for arm in own if arm.tenth is not None}
+        shown = [x for x in report.validation.sets if target in (None, x.name) or x.role != "target"]
+        random = [arm for arm in report.validation.arms if arm.arm == "random" and arm.target in (None, target)]
+        sets = [x.name for x in shown if sum(x.name in arm.losses for arm in arms.values()) > 1][:MOST_TARGETS]
+        if sets:
+            beside = max(random, key=lambda arm: arm.target is not None, default=None)
+            yield by_tenth(arms, beside, target, sets, files)
 
 
 def _composition(report: Report, files: bool) -> Iterator[Drawing]:
@@ -377,6 +395,61 @@ def lengths_beside(
     if target is not None:
         title = f"Tokens of the samples, beside those of {target}"
     return finish(figure, "tokens" if target is None else f"tokens-{target}", title, f"{text}.", files)
+
+
+def by_tenth(
+    arms: dict[int, TrainedArm], random: TrainedArm | None, target: str | None, sets: list[str], files: bool
+) -> Drawing:
+    """Loss on each of ``sets`` after training on each tenth of the ranking for ``target``, which ``arms`` go by, and on
+    random rows. Bars are the intervals of the differences from these where all were measured: what the held-out
+    samples bring to both drops out of them, and it makes most of the interval of a loss by itself."""
+    figure, panels = blank(58 + 112 * len(sets), len(sets))
+    told, bars = [], ""
+    for axes, name in zip(panels, sets, strict=True):
+        found = {k: arms[k].losses[name] for k in sorted(arms) if name in arms[k].losses}
+        off = {k: arms[k].against_random[name] for k in found if name in arms[k].against_random}
+        reference = None if random is None else random.losses.get(name)
+        alone = reference is None or len(off) < len(found)
+        if reference is not None:
+            if alone and reference.half is not None:
+                bounds = reference.mean - reference.half, reference.mean + reference.half
+                axes.axhspan(*bounds, color=POOL, alpha=0.3, linewidth=0)
+            axes.axhline(reference.mean, color=POOL, linewidth=1.6, linestyle=(0, (4, 2)), label="random rows")
+        means, halves = [x.mean for x in found.values()], [x.half or 0.0 for x in (found if alone else off).values()]
+        style: dict[str, Any] = {"color": PICK, "linewidth": 1.6, "marker": "o", "markersize": 3.6}
+        axes.errorbar(list(found), means, halves, label="a tenth", elinewidth=1.2, capsize=2.5, **style)
+        axes.set_xlim(0.5, TENTHS + 0.5)
+        axes.set_xticks(range(1, TENTHS + 1))
+        axes.yaxis.set_major_locator(_ticks(4))
+        axes.set_title(f"loss on {short(name, 34)}", loc="left", fontsize=9.5, pad=4, color=INK)
+        _grid(axes)
+        told.append(tenths_told(name, found, {} if alone else off, reference))
+        if alone:
+            bars = "Bars and band are intervals of each loss by itself."
+    panels[-1].set_xlabel("tenth of the ranking, the best rows first")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, handlelength=2.2, borderaxespad=0.1)
+    title = "Loss after training on each tenth of the ranking"
+    title += "" if target is None else f" for {short(target, 40)}"
+    paired = (
+        "Bars are intervals of the difference from random rows: a tenth whose bar does not reach their line is told"
+    )
+    told.append(bars or f"{paired} apart.")
+    drawing = "training" if target is None else f"training-{file_name(target)}"
+    return finish(figure, drawing, title, " ".join(told), files)
+
+
+def tenths_told(name: str, found: dict[int, Measured], off: dict[int, Measured], random: Measured | None) -> str:
+    """The tenths of the least and the greatest loss on the set ``name``; ``off``: what each differs from ``random``."""
+    least, most = min(found, key=lambda k: found[k].mean), max(found, key=lambda k: found[k].mean)
+    numbers = [
+        f"{found[k].mean:.3f}; {with_half(off[k], sign=True)} against random rows" if off else with_half(found[k])
+        for k in (least, most)
+    ]
+    text = f"On {short(name, 40)} the loss is lowest after tenth {least} ({numbers[0]}) and highest after tenth {most} "
+    return (
+        text + f"({numbers[1]})" + ("." if off or random is None else f"; after random rows it is {with_half(random)}.")
+    )
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

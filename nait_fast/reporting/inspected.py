@@ -1,4 +1,5 @@
-"""What ``inspect`` says to a person of a pool, index, signature or evaluation: a heading, lines, what is next."""
+"""What ``inspect`` says to a person of a pool, index, signature, evaluation or validation: a heading, lines, what is
+next."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from nait_fast.config import DataOptions
 from nait_fast.methods import METHODS, method_of
 from nait_fast.reporting.answer import next_line, wrapped
 from nait_fast.reporting.formatting import count, listed, percent, short
+from nait_fast.reporting.trained_arms import arms_in_words, elsewhere, sets_with_accuracy, trained_told, untold
+from nait_fast.reporting.validation_file import Validation
+from nait_fast.terminal import text_table
 
 _LABEL = 12
 
@@ -136,3 +140,28 @@ def of_evaluation(summary: Mapping[str, Any]) -> str:
         yield "tables", str(Path(summary["path"]) / "evaluation.md")
 
     return _page(f"{summary['path']}: an evaluation", lines(), None)
+
+
+def of_validation(validation: Validation, path: str) -> str:
+    """The verdicts, what was trained, and a table of the arms for each held-out set."""
+    said = [f"{verdict.target}: {verdict.text}" for verdict in validation.verdicts]
+    said += [f"elsewhere, on {name}: {found}" for name, found in elsewhere(validation)]
+    verdicts = [line for text in said for line in wrapped(text)]
+    told = [*wrapped(trained_told(validation)), *filter(None, [untold(validation)])]
+    minded = [line for warning in validation.warnings for line in wrapped(warning, "  - ", "    ")]
+    rows = [*arms_in_words(validation, tenths=False), *arms_in_words(validation, tenths=True)]
+    size = [[row["name"], row["seeds"], row["rows"], row["tokens"]] for row in rows]
+    parts = [
+        "\n".join([*wrapped(f"{path}: whether a selection trains better"), *verdicts]),
+        "\n".join(told),
+        "\n".join(["to mind", *minded] if minded else []),
+        text_table(["trained on", "seeds", "rows", "tokens of a response"], size),
+    ]
+    for i, has_accuracy in enumerate(sets_with_accuracy(validation)):
+        header = [f"loss on {short(validation.sets[i].name, 40)}", "loss", "against random", ""]
+        lines = [[row["name"], *(row["sets"][i][key] for key in ("loss", "difference", "word"))] for row in rows]
+        if has_accuracy:
+            header.append("accuracy")
+            lines = [[*line, row["sets"][i]["accuracy"]] for line, row in zip(lines, rows, strict=True)]
+        parts.append(text_table(header, lines, (0, 3)))
+    return "\n\n".join(filter(None, parts))

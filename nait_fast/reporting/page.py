@@ -20,6 +20,8 @@ from nait_fast.reporting.figures import MOST_TARGETS, target_cuts
 from nait_fast.reporting.layers import MOST_NEURONS, TELLING_SHARE, Deciders
 from nait_fast.reporting.samples import Labels, Text
 from nait_fast.reporting.target_samples import NearSample
+from nait_fast.reporting.trained_arms import arms_in_words, elsewhere, sets_with_accuracy, trained_told, untold
+from nait_fast.reporting.validation_file import BETTER, WORSE, Validation
 from nait_fast.reporting.variety import NEAR_SHARE, SEED, NearRows
 
 SHOWN_CHARACTERS, KEPT_CHARACTERS = 320, 4000  # of a turn at once, and with what unfolds
@@ -77,6 +79,7 @@ def render(report: Report, figures: dict[str, list[Drawing]]) -> bytes:
         "explained": list(explained(report)),
         "listed": listing(report),
         "evaluation": report.evaluation,
+        "validated": None if report.validation is None else validated(report.validation),
         "ranked_by": ranked_by(report.evaluation),
         "rules": RULES,
         "lengths_untold": list(lengths_untold(report)),
@@ -174,6 +177,35 @@ def listing(report: Report) -> dict[str, Any]:
         "standing": several,
         "columns": " ".join(widths),
         "ids": any(row.ranked.id for row in rows),
+    }
+
+
+def validated(validation: Validation) -> dict[str, Any]:
+    """What training found: ``verdicts`` with how they are marked, ``told``, what was trained; ``sets``: headings of
+    the columns of each; ``arms`` and, apart from them, ``tenths`` of a ranking."""
+    marks = {BETTER: "for", WORSE: "against"}
+    names = [formatting.short(x.name, 40) for x in validation.sets]
+    return {
+        "verdicts": [
+            {
+                "target": formatting.short(v.target, 40),
+                "text": v.text.replace(" ± ", "\u00a0±\u00a0"),
+                "mark": marks.get(v.word, "open"),
+            }
+            for v in validation.verdicts
+        ],
+        "elsewhere": list(elsewhere(validation)),
+        "told": trained_told(validation),
+        "sets": [
+            {"loss": f"loss on {name}", "difference": f"against random on {name}", "accuracy": f"accuracy on {name}"}
+            | {"has_accuracy": has}
+            for name, has in zip(names, sets_with_accuracy(validation), strict=True)
+        ],
+        "arms": arms_in_words(validation, tenths=False),
+        "tenths": arms_in_words(validation, tenths=True),
+        "compared": any(arm.against_random for arm in validation.arms),
+        "untold": untold(validation),
+        "warnings": validation.warnings,
     }
 
 

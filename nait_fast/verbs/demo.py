@@ -18,7 +18,7 @@ from nait_fast.config import (
 )
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import NO_CONVENTIONS
-from nait_fast.demo import TARGETS, data, pool_rows
+from nait_fast.demo import HELD_OUT, TARGETS, data, held_out, pool_rows
 from nait_fast.errors import NaitError, missing_extra
 from nait_fast.extract.indexing import IndexBuild
 from nait_fast.extract.session import open_session
@@ -107,6 +107,7 @@ def _run(model: str | None, output: str, quiet: bool, stack: ExitStack) -> dict[
     clock = Laps()
     samples = pool_rows()
     contents = {f"{name}.jsonl": data(name) for name in ("pool", *TARGETS)}
+    contents |= {file: held_out(name) for name, file in HELD_OUT.items()}
     inputs = [("--model", model)] if model else []
 
     def recognise(path: Path) -> tuple[State, str | None]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nait_fast import evaluation
+from nait_fast import evaluation, validation
 from nait_fast.codecs import codec_of
 from nait_fast.config import DataOptions
 from nait_fast.data.plan import REMEDY, load_plan
@@ -26,6 +26,7 @@ from nait_fast.ranking.selection_files import KIND, SELECTED
 from nait_fast.reporting import inspected
 from nait_fast.reporting.answer import answer_of
 from nait_fast.reporting.formatting import count
+from nait_fast.reporting.validation_file import load_validation
 from nait_fast.storage import values
 from nait_fast.storage.files import read_json, read_sealed, sha256_file
 from nait_fast.storage.names import CODEBOOK, MANIFEST, RUN, plan_name
@@ -76,6 +77,7 @@ _OF_INDEX = (
     "exact",
     "datasets",
 )
+_OF_VALIDATION = ("kind", "selection", "model", "recipe", "sets", "arms", "verdicts", "warnings")
 _OF_EVALUATION = ("kind", "index", "rows", "fraction", "selected", "signatures", "missing")
 
 _VERIFIED = {"files": ("file", ""), "rows": ("row", " of an index"), "rows_selected": ("row", " selected")}
@@ -83,8 +85,8 @@ _DATA = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", "
 
 
 def inspect(path: str, **reading: Any) -> dict[str, Any]:
-    """Summary of an index, selection, evaluation, comparison, signature, model or pool; its ``text`` is what a person
-    reads. ``reading``: format, columns and roles of what is a pool then. Raises NaitError."""
+    """Summary of an index, selection, evaluation, comparison, validation, signature, model or pool; its ``text`` is
+    what a person reads. ``reading``: format, columns and roles of what is a pool then. Raises NaitError."""
     rows = DataOptions.from_mapping(reading, "inspect")
     summary = None if rows.given else _of_ours(path)
     return all_without_secrets(_of_pool(path, rows) if summary is None else summary)
@@ -117,6 +119,11 @@ def _of_ours(path: str) -> dict[str, Any] | None:
 
         content = read_sealed(compared)
         return {"path": path, **content, "text": text_of_comparison(content)}
+    validated = place / validation.FILE if place.is_dir() else place
+    if _is_validation(validated):
+        found, content = load_validation(validated), read_sealed(validated)
+        out = {"path": path, **{k: content[k] for k in _OF_VALIDATION}}
+        return {**out, "text": inspected.of_validation(found, path)}
     if place.suffix == ".safetensors" and place.name != CODEBOOK:
         out = signature_summary(load_signature(place), path)
         return {**out, "text": inspected.of_signatures([out], path)}
@@ -131,6 +138,14 @@ def _of_ours(path: str) -> dict[str, Any] | None:
 
         return inspect_model(path)
     return None
+
+
+def _is_validation(file: Path) -> bool:
+    """By how it begins: pools have files of that name, too, of any size and of any JSON."""
+    if file.name != validation.FILE or not file.is_file():
+        return False
+    with open(file, "rb") as opened:
+        return f'"kind": "{validation.KIND}"'.encode() in opened.read(256)
 
 
 def _signatures_in(folder: Path) -> list[Path]:

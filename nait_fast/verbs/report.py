@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nait_fast import evaluation
+from nait_fast import evaluation, validation
 from nait_fast.config import ReportOptions
 from nait_fast.errors import BadInput, Mismatch
 from nait_fast.outputs.fetched import local_copy
@@ -90,11 +90,16 @@ def run(options: ReportOptions, quiet: bool = False) -> dict[str, Any]:
 
 
 def _read(options: ReportOptions) -> list[tuple[str, str]]:
-    """What a report reads beside the selection, whose folder it may lie in: of an evaluation's folder, the file."""
-    files_read = [(flag, path) for flag, path in inputs_of(options) if flag not in ("--selection", "--evaluation")]
-    if options.evaluation is not None:
-        path = local_copy(options.evaluation)
-        files_read.append(("--evaluation", str(path / evaluation.FILE if path.is_dir() else path)))
+    """What a report reads beside the selection, whose folder it may lie in: of another result's folder, the file."""
+    results = {
+        "--evaluation": (options.evaluation, evaluation.FILE),
+        "--validation": (options.validation, validation.FILE),
+    }
+    files_read = [(flag, path) for flag, path in inputs_of(options) if flag not in ("--selection", *results)]
+    for flag, (given, name) in results.items():
+        if given is not None:
+            path = local_copy(given)
+            files_read.append((flag, str(path / name if path.is_dir() else path)))
     return files_read
 
 

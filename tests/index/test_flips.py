@@ -23,12 +23,14 @@ from nait_fast.index.stream import Stream, ids
 from nait_fast.methods.signature import Signature, load_signature
 from nait_fast.reporting.evaluation_file import load_evaluation
 from nait_fast.reporting.selection_folder import open_selection
+from nait_fast.reporting.validation_file import load_validation
 from nait_fast.storage.files import pack_tensors, read_json, read_sealed, sha256, write_sealed
 from nait_fast.storage.names import CALIBRATION, CODEBOOK, MANIFEST, RUN, SKIPPED, shard_name
 from nait_fast.verbs.inspection import inspect, verify
 from tests.index.made import IDS, LAYOUT, ROWS, SHARED, WIDTHS, make, put, seal, signature
 from tests.ranking.indexes import id_tensors
 from tests.reporting.made import Made, make_rows
+from tests.reporting.test_validation_shown import FULL as VALIDATION
 
 CODECS: dict[str, dict[str, Any]] = {
     "neuron": {},
@@ -150,6 +152,9 @@ def test_files_of_a_selection(chosen: Made, tmp_path: Path) -> None:
     flips(folder / "scores.parquet", 250, lambda: open_selection(folder).file("scores.parquet"))
     nait_fast.evaluate(index=str(chosen.index), signature=chosen.saved(*chosen.signatures), output=str(tmp_path))
     flips(tmp_path / "evaluation.json", 250, lambda: load_evaluation(tmp_path / "evaluation.json"))
+    write_sealed(tmp_path / "validation.json", VALIDATION)
+    flips(tmp_path / "validation.json", 250, lambda: load_validation(tmp_path / "validation.json"))
+    flips(tmp_path / "validation.json", 20, lambda: inspect(str(tmp_path / "validation.json")), seed=1)
 
 
 def test_files_that_merge_reads(index: Path, tmp_path: Path) -> None:

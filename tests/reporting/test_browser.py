@@ -15,6 +15,7 @@ import pytest
 from nait_fast.storage.files import write_sealed
 from tests.reporting.made import Made, make_rows, report
 from tests.reporting.test_page import HOSTILE, themes
+from tests.reporting.test_validation_shown import FULL, TENTHS, validate
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -142,7 +143,7 @@ def shoot(page: Path, size: tuple[int, int], scheme: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """A report of four targets, with long and hostile texts."""
+    """A report of four targets, with long and hostile texts, an evaluation and a validation."""
     folder = tmp_path_factory.mktemp("browser")
     rows = make_rows(300)
     for i, row in enumerate(rows):
@@ -170,7 +171,8 @@ def page(tmp_path_factory) -> Path:
     }
     write_sealed(folder / "evaluation.json", evaluation)
     out = Made(folder / "made", rows, 4, widths=[64] * 30).select(fraction=0.1)
-    report(out, folder / "report.html", samples=8, evaluation=str(folder))
+    validate(folder, out, arms=[*FULL["arms"], *TENTHS])
+    report(out, folder / "report.html", samples=8, evaluation=str(folder), validation=str(folder))
     return folder / "report.html"
 
 
@@ -229,7 +231,7 @@ def test_no_width_makes_the_page_scroll_sideways(page: Path) -> None:
     assert [shot["width"] for shot in found] == [320, 360, 390, 768, 1280]
     for shot in found:
         assert shot["page"] <= shot["width"] and shot["body"] <= shot["width"], shot
-        assert shot["plots"] == 4 * 3 + 1 + 2 + 1 + 2 + 1 and shot["empty"] == 0 and shot["scripts"] == 1, shot
+        assert shot["plots"] == 4 * 3 + 1 + 2 + 1 + 2 + 1 + 1 and shot["empty"] == 0 and shot["scripts"] == 1, shot
         assert shot["width"] > 800 or not shot["cut"], shot["cut"][:3]  # tables and texts fit a phone, as they stand
         assert shot["text"] >= 8, shot  # CSS pixels: what is written in a plot can be read
     assert found[0]["height"] > found[-1]["height"] > 2000

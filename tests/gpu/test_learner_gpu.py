@@ -1,15 +1,16 @@
-"""The ablation's training on a GPU, in bf16 through variable-length attention, against fp32 on the CPU."""
+"""Training for a validation on a GPU, in bf16 through variable-length attention, against fp32 on the CPU."""
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import ablation_data
-from benchmarks.ablation_train import ATTENTION, Learner, Recipe
+from nait_fast.data.formats import parse_any
 from nait_fast.data.template import Template
-from nait_fast.data.tokenize import Encoder
 from nait_fast.models.load import prepare
-from nait_fast.models.packed import VARLEN
+from nait_fast.models.packed import ATTENTION, VARLEN
+from nait_fast.validation.learner import Learner, Recipe, checkpointed
+from nait_fast.validation.training_samples import training_encoder, training_samples
+from nait_fast.validation.steps import lengths_of, make_steps
 from tests.conftest import make_rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")]
@@ -32,21 +33,22 @@ def learners(tokenizer) -> tuple[Learner, Learner]:
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
         mine = LlamaForCausalLM(config).to(device, dtype).eval()
         mine.load_state_dict(model.state_dict())
-        loaded = prepare(mine, tokenizer)
-        encoder = Encoder(tokenizer, Template("auto", tokenizer), 60, loaded.vocabulary)
-        samples = ablation_data.encode(encoder, rows)
-        found.append(Learner(mine, loaded, samples, RECIPE))
+        loaded = prepare(mine, tokenizer, head=True)
+        encoder = training_encoder(tokenizer, Template("auto", tokenizer), 60, loaded.vocabulary)
+        samples, _ = training_samples(encoder, [parse_any(row, i) for i, row in enumerate(rows)])
+        found.append(Learner(loaded, samples, RECIPE))
     return found[0], found[1]
 
 
 def gradients(learner: Learner, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """(losses by row, gradients of all adapters), the adapters drawn alike everywhere."""
     batch = [(row, learner.samples[row].response) for row in rows]
+    learner.upper.zero_grad(set_to_none=True)
     with learner.fresh(0) as parameters:
         generator = torch.Generator().manual_seed(1)
         for parameter in parameters:  # a fresh adapter adds nothing: make it add something
             parameter.data.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-        nll, items = learner.nll(batch)
+        nll, items = learner.losses(batch)
         nll.sum().backward()
         flat = torch.cat([p.grad.reshape(-1) for p in parameters]).float().cpu().numpy()
         learner.upper.zero_grad(set_to_none=True)
@@ -73,8 +75,24 @@ def test_losses_and_gradients_are_the_cpus(learners: tuple[Learner, Learner], mo
 
 def test_training_learns(learners: tuple[Learner, Learner]) -> None:
     _, gpu = learners
-    steps = ablation_data.make_steps(gpu.samples, np.arange(40), RECIPE.tokens, RECIPE.steps, 0)
+    steps = make_steps(lengths_of(gpu.samples), np.arange(40), RECIPE.tokens, RECIPE.steps, 0)
     told = gpu.train(steps, 0)
     assert told["response_tokens"] == RECIPE.tokens and told["last_loss"] < told["first_loss"]
     with gpu.fresh(0):
         assert np.isfinite(gpu.evaluate([50, 51])["nll"]).all()
+
+
+def test_layers_that_run_again_give_the_same_gradients(learners: tuple[Learner, Learner]) -> None:
+    _, gpu = learners
+    losses, flat = gradients(gpu, [0, 5, 7, 8, 31])
+    kept = [layer.__dict__.get("forward") for layer in gpu.upper.layers]
+    try:
+        for layer in gpu.upper.layers:
+            layer.__dict__["forward"] = checkpointed(layer)
+        again, own = gradients(gpu, [0, 5, 7, 8, 31])
+    finally:
+        for layer, forward in zip(gpu.upper.layers, kept, strict=True):
+            layer.__dict__.pop("forward")
+            layer.__dict__.update({} if forward is None else {"forward": forward})
+    assert np.linalg.norm(again - losses) <= 1e-3 * np.linalg.norm(losses)
+    assert np.linalg.norm(own - flat) <= 1e-2 * np.linalg.norm(flat)

@@ -1,0 +1,97 @@
+"""What a validation trains on and measures: rows of a pool and held-out samples, as tokens of one model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from nait_fast.data.formats import Sample, parse
+from nait_fast.data.pool import Pool, decode
+from nait_fast.data.row_conventions import conventions_of
+from nait_fast.data.tokenize import Encoder, Refused
+from nait_fast.errors import BadInput
+from nait_fast.index.pool_rows import PoolRows, datasets_of
+from nait_fast.index.reader import Index
+from nait_fast.index.token_hashes import hashes_of
+from nait_fast.notices import warn
+from nait_fast.validation.training_samples import TrainingSample, end_of_turn, training_sample
+
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Samples of a set that losses are measured on. ``role``: target or general; ``texts``: what each was made of,
+    where answers are wanted."""
+
+    name: str
+    role: str
+    samples: list[TrainingSample]
+    texts: list[Sample]
+
+
+def pool_samples(index: Index, pool: PoolRows, rows: np.ndarray) -> Iterator[tuple[int, Sample]]:
+    """(number, sample) of the ascending ``rows`` of the pool."""
+    lines = zip(pool.lines(rows), datasets_of(index, rows), rows.tolist(), strict=True)
+    for line, dataset, row in lines:
+        yield row, parse(decode(line), dataset["format"], row, conventions_of(dataset))
+
+
+def trained_rows(
+    encoder: Encoder, index: Index, pool: PoolRows, rows: np.ndarray
+) -> tuple[dict[int, TrainingSample], np.ndarray]:
+    """(row -> its sample, of those that can be trained on; 64-bit hash of each one's tokens, in that order)."""
+    end, out, ids = end_of_turn(encoder), dict[int, TrainingSample](), list[np.ndarray]()
+    waiting: list[tuple[int, Sample]] = []
+
+    def flush() -> None:
+        for (row, sample), encoded in zip(waiting, encoder.encode([s for _, s in waiting]), strict=True):
+            if isinstance(encoded, Refused):
+                continue
+            made = training_sample(encoded, sample, end)
+            if made is not None:
+                out[row] = made
+                ids.append(encoded.ids)
+        waiting.clear()
+
+    for pair in pool_samples(index, pool, np.sort(rows)):
+        waiting.append(pair)
+        if len(waiting) == CHUNK:
+            flush()
+    flush()
+    return out, hashes_of(ids)
+
+
+def held_out_of(
+    encoder: Encoder, name: str, role: str, pool: Pool, most: int, known: np.ndarray | None = None
+) -> HeldOut:
+    """The first ``most`` samples of ``pool`` that a loss can be measured on. ``known``: hashes of samples that a
+    signature was made of, which are left out, and that is said. Raises BadInput where fewer than two are left."""
+    end, samples, texts, again, without = end_of_turn(encoder), list[TrainingSample](), list[Sample](), 0, 0
+    records = list(pool.samples())
+    for sample, encoded in zip(records, encoder.encode(records), strict=True):
+        made = None if isinstance(encoded, Refused) else training_sample(encoded, sample, end)
+        if made is None or isinstance(encoded, Refused):
+            without += 1
+            continue
+        if known is not None and np.isin(hashes_of([encoded.ids]), known)[0]:
+            again += 1
+            continue
+        samples.append(made)
+        texts.append(sample)
+        if len(samples) == most:
+            break
+    if again:
+        warn(
+            f"{pool.path}: {again:,} of its samples are among those that the signature was made of, and are left out: "
+            "a loss on them would speak for the selection"
+        )
+    if without:
+        warn(f"{pool.path}: {without:,} of its samples have no response within {encoder.max_length} tokens")
+    if len(samples) < 2:
+        raise BadInput(
+            f"{len(samples)} samples of it can be measured on",
+            where=pool.path,
+            remedy="give held-out samples with responses, that the signature was not made of (64 and more are better)",
+        )
+    return HeldOut(name, role, samples, texts)

@@ -1,0 +1,160 @@
+"""The verb validate on a tiny random Llama: verdicts, resuming, what is refused, answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import nait_fast
+from nait_fast import cli
+from nait_fast.errors import NaitError
+from nait_fast.validation import FILE, RUNS
+from tests.conftest import make_rows, write_jsonl
+
+QUICK = {"tokens": 240, "steps": 4, "samples": 8, "layers": 2, "rank": 2, "seeds": 2, "draws": 2, "lr": 1e-2}
+
+
+def sums(n: int, seed: int) -> list[dict]:
+    return [row for row in make_rows(2 * n, seed=seed) if row["source"] == "sums"]
+
+
+@pytest.fixture(scope="module")
+def place(tiny_model, tmp_path_factory) -> Path:
+    """A folder with a selection of half the sums, ``chosen``, and ``held-out.jsonl``."""
+    folder = tmp_path_factory.mktemp("validate")
+    pool = write_jsonl(folder / "pool.jsonl", make_rows(80))
+    target = write_jsonl(folder / "sums.jsonl", sums(12, 1))
+    write_jsonl(folder / "held-out.jsonl", sums(12, 2))
+    nait_fast.select(
+        model=tiny_model, dataset=str(pool), target=[f"sums={target}"], top_k=20, output=str(folder / "chosen"),
+        max_length=60, calibration_size=20,
+    )  # fmt: skip
+    return folder
+
+
+def validate(place: Path, output: Path, **options):
+    asked = {"selection": str(place / "chosen"), "held_out": [str(place / "held-out.jsonl")], "output": str(output)}
+    return nait_fast.validate(**{**asked, **QUICK, **options})
+
+
+@pytest.fixture(scope="module")
+def made(place, tmp_path_factory):
+    output = tmp_path_factory.mktemp("made") / "out"
+    return output, validate(place, output, deciles=True, answer="number", answer_tokens=4)
+
+
+def test_a_validation_says_what_was_trained_and_found(made):
+    output, result = made
+    assert [arm["arm"] for arm in result["arms"]] == [
+        "base", "random", "random_length", "top", "bottom", *(f"tenth {k}" for k in range(1, 11))
+    ]  # fmt: skip
+    assert result["recipe"]["tokens"] == 240 and result["recipe"]["steps"] == 4
+    assert [(one["name"], one["role"], one["samples"]) for one in result["sets"]] == [
+        ("sums", "target", 8), ("general", "general", 8)
+    ]  # fmt: skip
+    (verdict,) = result["verdicts"]
+    top = next(arm for arm in result["arms"] if arm["arm"] == "top")
+    assert verdict["mean"] == top["against_random"]["sums"]["mean"]
+    random = next(arm for arm in result["arms"] if arm["arm"] == "random")
+    assert verdict["mean"] == pytest.approx(top["losses"]["sums"]["mean"] - random["losses"]["sums"]["mean"], abs=2e-6)
+    assert verdict["text"].startswith(verdict["word"]) and verdict["text"].endswith(
+        "nats a token" + ")" * ("not" in verdict["word"])
+    )
+    assert set(top["accuracy"]) == {"sums"} and 0 <= top["accuracy"]["sums"]["mean"] <= 1
+    assert json.loads((output / FILE).read_text())["verdicts"] == result["verdicts"]
+    rows = [json.loads(line) for line in (output / RUNS).read_text().splitlines()]
+    assert len(rows) == 1 + 1 + 2 * 4 + 2 * 10  # what they are of, then a line a run
+    assert {row["response_tokens"] for row in rows[2:]} == {240} and {row["steps"] for row in rows[2:]} == {4}
+    assert all(len(line) <= 80 for line in result["text"].splitlines() if "written to" not in line)
+
+
+def test_training_helps_the_kind_that_was_selected(place, tmp_path):
+    result = validate(place, tmp_path / "out", tokens=1200, steps=12, seeds=3, draws=3)
+    of = {arm["arm"]: arm["losses"]["sums"]["mean"] for arm in result["arms"]}
+    assert of["top"] < of["random"] < of["base"] and of["top"] < of["bottom"]
+
+
+def test_a_killed_validation_ends_in_the_same_bytes(place, made, tmp_path):
+    output, _ = made
+    again = tmp_path / "out"
+    again.mkdir()
+    lines = (output / RUNS).read_bytes().splitlines(keepends=True)
+    (again / RUNS).write_bytes(b"".join(lines[:9]) + lines[9][: len(lines[9]) // 2])  # as a kill leaves it
+    validate(place, again, deciles=True, answer="number", answer_tokens=4)
+    assert (again / FILE).read_bytes().replace(str(again).encode(), str(output).encode())[:200]
+    ours, theirs = (json.loads((folder / FILE).read_text()) for folder in (again, output))
+    for key in ours.keys() - {"options", "checksum"}:
+        assert ours[key] == theirs[key], key
+    kept = (again / RUNS).read_bytes()
+    assert kept.startswith(b"".join(lines[:9]))  # nothing that was there was made again
+
+
+def test_more_seeds_keep_the_runs_that_are_there(place, tmp_path):
+    first = validate(place, tmp_path / "out")
+    before = (tmp_path / "out" / RUNS).read_bytes()
+    more = validate(place, tmp_path / "out", seeds=3)
+    after = (tmp_path / "out" / RUNS).read_bytes()
+    assert after.startswith(before) and len(after.splitlines()) == len(before.splitlines()) + 3
+    assert [arm["seeds"] for arm in first["arms"]] == [1, 2, 2, 2, 2]
+    assert [arm["seeds"] for arm in more["arms"]] == [1, 2, 3, 3, 3]
+
+
+def test_held_out_samples_of_the_signature_are_left_out(place, tmp_path):
+    mixed = write_jsonl(tmp_path / "mixed.jsonl", [*sums(12, 1)[:6], *sums(12, 2)])
+    with pytest.warns(nait_fast.notices.NaitWarning, match="6 of its samples are among those"):
+        result = validate(place, tmp_path / "out", held_out=[f"sums={mixed}"])
+    assert any("6 of its samples" in text for text in result["warnings"])
+    with pytest.raises(NaitError, match="0 samples of it can be measured on"):
+        validate(place, tmp_path / "none", held_out=[str(place / "sums.jsonl")])
+
+
+def test_rows_of_the_pool_that_are_held_out_are_not_trained_on(place, tmp_path):
+    own = [row for row in make_rows(80) if row["source"] == "sums"][:6]
+    held = write_jsonl(tmp_path / "held.jsonl", own)
+    with pytest.warns(nait_fast.notices.NaitWarning, match="rows of the pool are held-out samples"):
+        validate(place, tmp_path / "out", held_out=[str(held)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"held_out": ["other=x.jsonl"]}, "the selection has no target 'other'"),
+        ({"held_out": ["sums=nowhere.jsonl"]}, "nowhere.jsonl"),
+        ({"layers": 99}, "the model has"),
+        ({"steps": 100}, "shorter than the longest response"),
+        ({"selection": "nowhere"}, "no such folder"),
+        ({"answer_tokens": 4}, "is for --answer"),
+    ],
+)
+def test_what_cannot_be_is_refused(place, tmp_path, options, message):
+    with pytest.raises(NaitError, match=message):
+        validate(place, tmp_path / "out", **options)
+    assert not (tmp_path / "out" / FILE).exists()
+
+
+def test_other_scores_than_all_and_other_files_are_refused(place, tmp_path, tiny_model):
+    index, signature = place / "chosen" / "index", place / "chosen" / "signatures" / "sums.safetensors"
+    nait_fast.rank(
+        index=str(index), signature=[str(signature)], top_k=5, scores="selected", output=str(tmp_path / "few")
+    )
+    with pytest.raises(NaitError, match="--scores all"):
+        validate(place, tmp_path / "out", selection=str(tmp_path / "few"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / RUNS).write_text("mine\n")
+    with pytest.raises(NaitError, match="is in the way"):
+        validate(place, tmp_path / "mine")
+    assert (tmp_path / "mine" / RUNS).read_text() == "mine\n"
+
+
+def test_the_command_line_and_another_selection(place, tmp_path, capsys):
+    command = ["validate", str(place / "chosen"), "--held-out", str(place / "held-out.jsonl")]
+    command += ["--output", str(tmp_path / "out")]
+    command += [text for name, value in QUICK.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "random rows" in out.splitlines()[0] and "the selection" in out
+    index, signature = place / "chosen" / "index", place / "chosen" / "signatures" / "sums.safetensors"
+    nait_fast.rank(index=str(index), signature=[str(signature)], top_k=5, output=str(tmp_path / "five"))
+    command[1] = str(tmp_path / "five")
+    assert cli.main(command) == 2
+    assert "of another selection" in capsys.readouterr().err
