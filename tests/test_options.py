@@ -48,6 +48,18 @@ BASE: dict[str, dict[str, Any]] = {
         "output": "{OUT}",
     },
     "compare": {"index": "{INDEX}", "signature": ["{BITS}/sums.safetensors"], "output": "{OUT}"},
+    "validate": {
+        "selection": "{SELECTION}",
+        "held_out": ["{HELD}"],
+        "output": "{OUT}",
+        "seeds": 2,
+        "draws": 2,
+        "samples": 4,
+        "tokens": 120,
+        "steps": 2,
+        "layers": 1,
+        "rank": 1,
+    },
     "report": {"selection": "{SELECTION}", "output": "{OUT}/report.html"},
     "bench": {"shape": "tiny", "part": "all"},
 }
@@ -233,6 +245,38 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "output": ("{OUT}/elsewhere", {}),
         "overwrite": (True, {"output": "{STALECOMPARISON}"}),
     },
+    "validate": {
+        "tokenizer": ("{TOKENIZER}", {}),
+        "dtype": ("bfloat16", {}),
+        "device": ("tpu7", {}),
+        "batch_tokens": (64, {}),
+        "trust_remote_code": (True, {"model": "{REMOTE}"}),
+        "columns": (["prompt=q,response=a"], {"held_out": ["{COLUMNS}"]}),
+        "roles": (["robot=assistant"], {"held_out": ["{ROBOTS}"]}),
+        "role": (["robot=assistant"], {"held_out": ["{ROBOTS}"]}),
+        "ignore": (["rationale"], {"held_out": ["{UNREAD}"]}),
+        "selection": ("{SECOND}", {}),
+        "held_out": (["{TEXTS}"], {}),
+        "output": ("{OUT}/elsewhere", {}),
+        "general": ("{OTHER}", {}),
+        "model": ("{MODEL2}", {}),
+        "dataset": (["{OTHER}"], {}),
+        "template": ("alpaca", {}),
+        "max_length": (16, {}),
+        "deciles": (True, {}),
+        "seeds": (4, {}),
+        "draws": (3, {}),
+        "samples": (3, {}),
+        "tokens": (100, {}),
+        "steps": (1, {}),
+        "layers": (2, {}),
+        "rank": (2, {}),
+        "lr": (0.01, {}),
+        "answer": ("exact", {}),
+        "answer_tokens": (1, {"answer": "exact"}),
+        "seed": (1, {}),
+        "overwrite": (True, {"output": "{STALEVALIDATION}"}),
+    },
     "report": {
         "selection": ("{MODEL}", {}),
         "output": ("{OUT}/other.html", {}),
@@ -369,6 +413,7 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("compare", "rule", ["max"], {}, "does not keep its target's samples"),
     ("compare", "overwrite", True, {"output": WITHOUT}, "is for --output, which is not given"),
     ("compare", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a"),
+    ("validate", "answer_tokens", 9, {}, "is for --answer, which is not given"),
     *(
         ("bench", name, value, {"shape": WITHOUT, "part": WITHOUT, "compare": ["{BENCH}"]}, "only reads result files")
         for name, value in (
@@ -451,6 +496,8 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
     for kind in ("sums", "texts"):
         own = [row for row in make_rows(20, seed=1) if row["source"] == kind]
         paths[kind.upper()] = write_jsonl(folder / f"{kind}.jsonl", own)
+    held_out = [row for row in make_rows(20, seed=2) if row["source"] == "sums"]
+    paths["HELD"] = write_jsonl(folder / "held.jsonl", held_out)
     model, target = str(paths["MODEL"]), [f"{kind}={paths[kind.upper()]}" for kind in ("sums", "texts")]
     made: dict[str, dict[str, Any]] = {
         "INDEX": {"calibration_size": 8, "shard_rows": 6},
@@ -516,6 +563,11 @@ def _evaluated(place: Mapping[str, str], output: str) -> None:
     (Path(output) / "evaluation.md").write_text("changed")
 
 
+def _validated(place: Mapping[str, str], output: str) -> None:
+    asked = {name: filled(value, place) for name, value in BASE["validate"].items()}
+    nait_fast.validate(**{**asked, "held_out": [place["OTHER"]], "output": output})
+
+
 # Outputs that are there before a run, and anew before each: name -> what makes them.
 KEPT: dict[str, Callable[[Mapping[str, str], str], Any]] = {
     "COPY": _indexed,
@@ -526,6 +578,7 @@ KEPT: dict[str, Callable[[Mapping[str, str], str], Any]] = {
     "STALECOMPARISON": lambda place, output: nait_fast.compare(
         index=place["INDEX"], signature=[f"{place['BITS']}/texts.safetensors"], output=output
     ),
+    "STALEVALIDATION": _validated,
     "STALEREPORT": lambda place, output: nait_fast.report(selection=place["SELECTION"], output=f"{output}/report.html"),
 }
 
@@ -576,7 +629,9 @@ def stable(value: Any) -> Any:
 def files_of(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of what a run wrote, but for what holds its options or times."""
     evaluations = ("evaluation.json", "evaluation.md", "compare.json")
-    with_options = ("config.yaml", "run.json", "manifest.json", *evaluations, "report.html")
+    validations = ("validation.json", "runs.jsonl")
+    names = ("config.yaml", "run.json", "manifest.json", "report.html", ".nait-fast.json")  # the last: digests of them
+    with_options = (*names, *evaluations, *validations)
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith(("log", "events", "plan-")):
@@ -629,6 +684,10 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
                 "given": list(map(str, given)),
             }
 
+    def answers(kind: str, learner: Any, encoder: Any, texts: Any, samples: Any, most: int) -> list[float]:
+        calls.append(["answers", kind, most])
+        return [0.0] * len(samples)
+
     def sends(options: Any, *given: Any) -> Any:
         raise NaitError(f"others do it: {options.push_to_hub} {options.public}")
 
@@ -638,6 +697,7 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     for name in ("verbs.index.run_workers", "verbs.select.run_workers", "workers.ray_engine.run_on_ray"):
         patch.setattr(f"nait_fast.{name}", others)
     patch.setattr("nait_fast.verbs.push.sender_of", sends)
+    patch.setattr("nait_fast.validation.accuracy.correct_of", answers)
     patch.setattr("nait_fast.workers.ray_cluster.cluster", elsewhere)
     patch.setattr("nait_fast.workers.ray_scan.scans_on_ray", elsewhere)
     patch.setattr(MeasuredDevice, "open", classmethod(lambda cls, *given: Timed(*given)))

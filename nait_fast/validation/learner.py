@@ -202,7 +202,7 @@ class Learner:
         return [by_row[r] for r in rows]
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-        """(-log p of the first n tokens with a loss of each (row, n), fp32, one after another; the items so ordered)."""
+        """(-log p of the first n tokens with a loss of each (row, n), fp32 one after another; the items so ordered)."""
         hidden, labels, ordered = self._hidden(batch)
         return self.head.losses(hidden, labels), ordered
 

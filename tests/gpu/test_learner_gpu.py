@@ -9,8 +9,8 @@ from nait_fast.data.template import Template
 from nait_fast.models.load import prepare
 from nait_fast.models.packed import ATTENTION, VARLEN
 from nait_fast.validation.learner import Learner, Recipe, checkpointed
-from nait_fast.validation.training_samples import training_encoder, training_samples
 from nait_fast.validation.steps import lengths_of, make_steps
+from nait_fast.validation.training_samples import training_encoder, training_samples
 from tests.conftest import make_rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")]

@@ -16,8 +16,8 @@ from nait_fast.models import packed
 from nait_fast.models.load import prepare
 from nait_fast.models.packed import ATTENTION, VARLEN
 from nait_fast.validation.learner import Learner, Recipe, common_prefix
-from nait_fast.validation.training_samples import TrainingSample, training_encoder, training_samples
 from nait_fast.validation.steps import lengths_of, make_steps
+from nait_fast.validation.training_samples import TrainingSample, training_encoder, training_samples
 from tests.conftest import make_rows, make_tokenizer
 from tests.models.tiny import build, config_of
 from tests.validation.conftest import CONVERSATION
