@@ -120,7 +120,7 @@ $(VENV)/.model: $(VENV)/.torch
 
 $(VENV)/.demo: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py
 	@echo "== nait-fast and what the demo needs"
-	@$(INSTALL) --no-build-isolation -e ".[demo,report]"
+	@$(INSTALL) --no-build-isolation -e ".[demo,report,validate]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch $(VENV)/.model pyproject.toml setup.py

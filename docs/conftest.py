@@ -38,13 +38,14 @@ def hf_tokenizer(MODEL: str) -> Any:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory, MODEL: str) -> Path:
-    """A folder with ``index`` and ``signatures/sums.safetensors``."""
+    """A folder with ``index``, ``signatures/sums.safetensors`` and ``held-out.jsonl``."""
     import nait_fast
 
     folder = tmp_path_factory.mktemp("docs")
     index = str(folder / "index")
     pool = write_jsonl(folder / "pool.jsonl", make_rows(40))
     target = write_jsonl(folder / "sums.jsonl", [r for r in make_rows(24, seed=1) if r["source"] == "sums"])
+    write_jsonl(folder / "held-out.jsonl", [r for r in make_rows(24, seed=2) if r["source"] == "sums"])
     nait_fast.build_index(model=MODEL, dataset=str(pool), output=index, calibration_size=20)
     nait_fast.build_signature(model=MODEL, target=[str(target)], codebook=index, output=str(folder / "signatures"))
     kept = {"output": str(folder / "kept"), "keep_samples": True}

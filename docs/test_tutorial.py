@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nait_fast.demo import TARGETS, data
+from nait_fast.demo import HELD_OUT, TARGETS, data, held_out
 from tests.commands import ROOT, beside_cautions, run
 
 LINE = re.compile(r"([A-Z]+)=(\S.*)")
@@ -38,6 +38,8 @@ def write_demo() -> None:
     Path("demo-output").mkdir()
     for name in ("pool", *TARGETS):
         Path("demo-output", f"{name}.jsonl").write_bytes(data(name))
+    for name, file in HELD_OUT.items():
+        Path("demo-output", file).write_bytes(held_out(name))
 
 
 def run_page(page: Path, model: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -49,7 +51,7 @@ def run_page(page: Path, model: str, capsys: pytest.CaptureFixture[str]) -> list
             check_install(command)
         elif first == "make":
             makefile = (ROOT / "Makefile").read_text()
-            assert command == "make demo" and re.search("^demo:", makefile, re.M) and "[demo,report]" in makefile
+            assert command == "make demo" and re.search("^demo:", makefile, re.M) and "[demo,report,validate]" in makefile
             write_demo()
         elif command == "nait-fast demo --model $MODEL --output demo-output":  # tests/test_demo.py runs it
             write_demo()
@@ -84,7 +86,8 @@ def test_tutorial(tiny_model: str, tmp_path: Path, monkeypatch, capsys: pytest.C
 def test_readme(tiny_model: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     done = run_page(ROOT / "README.md", tiny_model, capsys)
-    assert [line.split()[0] for line in done] == ["select", "inspect", "rank", "report"]
+    assert [line.split()[0] for line in done] == ["select", "inspect", "validate", "rank", "report"]
+    assert "Does it train better?" in Path("chosen/report.html").read_text(encoding="utf-8")
     assert rows("chosen/selected.jsonl") == 42 and rows("chosen-20/selected.jsonl") == 20
     assert os.path.getsize("chosen/report.html") > 50_000
     (program,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)

@@ -107,12 +107,13 @@ def test_help_is_quick() -> None:
         best = min(best, time.perf_counter() - began)
         assert ran.status == 0 and ran.err == ""
     assert best < 0.5
-    for verb in ("select", "index", "signature", "rank", "compare", "report", "bench", "inspect", "verify"):
+    for verb in ("select", "index", "signature", "rank", "compare", "validate", "report", "bench", "inspect", "verify"):
         assert verb in ran.out
 
 
 @pytest.mark.parametrize(
-    "verb", ["select", "index", "signature", "rank", "compare", "report", "bench", "inspect", "verify", "demo"]
+    "verb",
+    ["select", "index", "signature", "rank", "compare", "validate", "report", "bench", "inspect", "verify", "demo"],
 )
 def test_each_verb_has_help(capsys, verb: str) -> None:
     ran = run(capsys, verb, "--help")

@@ -225,7 +225,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "columns": (["prompt=q,response=a"], {**STABLE, "target": ["sums={COLUMNS}"]}),
         "roles": (["robot=assistant"], {**STABLE, "target": ["sums={ROBOTS}"]}),
         "role": (["robot=assistant"], {**STABLE, "target": ["sums={ROBOTS}"]}),
-        "ignore": (["source"], STABLE),
+        "ignore": (["label"], {**STABLE, "target": ["sums={LABELLED}"], "signature": ["{LABELS}/sums.safetensors"]}),
         "overwrite": (True, {"output": "{STALEEVALUATION}"}),
     },
     "compare": {
@@ -254,7 +254,7 @@ USES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "columns": (["prompt=q,response=a"], {"held_out": ["{COLUMNS}"]}),
         "roles": (["robot=assistant"], {"held_out": ["{ROBOTS}"]}),
         "role": (["robot=assistant"], {"held_out": ["{ROBOTS}"]}),
-        "ignore": (["rationale"], {"held_out": ["{UNREAD}"]}),
+        "ignore": (["label"], {"held_out": ["{LABELLED}"]}),
         "selection": ("{SECOND}", {}),
         "held_out": (["{TEXTS}"], {}),
         "output": ("{OUT}/elsewhere", {}),
@@ -496,8 +496,10 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
     for kind in ("sums", "texts"):
         own = [row for row in make_rows(20, seed=1) if row["source"] == kind]
         paths[kind.upper()] = write_jsonl(folder / f"{kind}.jsonl", own)
-    held_out = [row for row in make_rows(20, seed=2) if row["source"] == "sums"]
+    held_out = [row for row in make_rows(40, seed=2) if row["source"] == "sums"]
     paths["HELD"] = write_jsonl(folder / "held.jsonl", held_out)
+    labelled = [{**row, "label": bool(number % 2)} for number, row in enumerate(held_out)]
+    paths["LABELLED"] = write_jsonl(folder / "labelled.jsonl", labelled)
     model, target = str(paths["MODEL"]), [f"{kind}={paths[kind.upper()]}" for kind in ("sums", "texts")]
     made: dict[str, dict[str, Any]] = {
         "INDEX": {"calibration_size": 8, "shard_rows": 6},
@@ -515,6 +517,9 @@ def place(quick, tmp_path_factory) -> dict[str, str]:
     nait_fast.build_signature(model=model, target=target, **bits)
     kept = {"codebook": paths["INDEX"], "output": paths["KEPT"], "keep_samples": True}
     nait_fast.build_signature(model=model, target=target, **kept)
+    paths["LABELS"] = folder / "labels"
+    labels = {"codebook": paths["INDEX"], "output": paths["LABELS"]}
+    nait_fast.build_signature(model=model, target=[f"sums={paths['LABELLED']}"], **labels)
     nait_fast.build_signature(model=model, target=target, method="nait", output=paths["NAIT"])
     paths["SCORES"] = folder / "scores.npy"
     np.save(paths["SCORES"], np.arange(24.0))

@@ -71,7 +71,7 @@ def test_no_function_takes_just_anything() -> None:
         call = getattr(nait_fast, name)
         if getattr(call, "__module__", "") == api.__name__:
             taken |= {name: call.__annotations__["options"]} if "options" in call.__annotations__ else {}
-    assert len(taken) == 11 and all(hint.startswith("Unpack[arguments.") for hint in taken.values()), taken
+    assert len(taken) == 12 and all(hint.startswith("Unpack[arguments.") for hint in taken.values()), taken
 
 
 def test_of_memory_are_those_of_the_files_but_for_these() -> None:

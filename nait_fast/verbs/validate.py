@@ -267,8 +267,9 @@ def _gather(
         held.append(held_out_of(encoder, GENERAL, "general", general, options.samples))
     else:
         free = all_rows[~np.isin(all_rows, ranked.selected)]
-        own, _ = trained_rows(encoder, index, pool, free[: 2 * options.samples])
-        aside = np.array([row for row in free[: 2 * options.samples] if row in own][: options.samples], dtype=np.int64)
+        most = min(options.samples, len(free) // 4)  # of a small pool arms need the others
+        own, _ = trained_rows(encoder, index, pool, free[: 2 * most])
+        aside = np.array([row for row in free[: 2 * most] if row in own][:most], dtype=np.int64)
         if len(aside) < 2:
             raise BadInput(
                 "leaves no rows to measure the general loss on",
