@@ -286,7 +286,7 @@ class ValidateArguments(RowArguments, RunArguments, OutputArguments, total=False
     layers: int | Literal["all"] | None
     rank: int
     lr: float
-    answer: Literal["number", "choice", "exact"] | None
+    answer: Literal["number", "choice", "exact", "likelihood"] | None
     answer_tokens: int
     seed: int
 

@@ -625,7 +625,8 @@ class ValidateOptions(RowOptions, RunOptions, OutputOptions):
     samples: int = option(64, "held-out samples of each set, at most", minimum=2)
     tokens: int | None = option(
         None,
-        "response tokens of a training (default: the selection's, up to 10,240 on a CPU, a million on a GPU)",
+        "response tokens of a training (default: the selection's, a small one's up to four times over, but at most "
+        "10,240 on a CPU, a million on a GPU)",
         minimum=16,
     )
     steps: int | None = option(None, "steps of a training (default: up to 32, none shorter than a response)", minimum=1)
@@ -636,15 +637,17 @@ class ValidateOptions(RowOptions, RunOptions, OutputOptions):
     lr: float = option(1e-3, "learning rate: AdamW, warmed up, then down to 0", minimum=0.0)
     answer: str | None = option(
         None,
-        "also count right answers to the held-out samples, greedy: the number it ends in, the letter it chooses, or "
-        "all of it",
-        choices=("number", "choice", "exact"),
+        "also count right answers to the held-out samples: of a greedy one the number that it ends in, the letter that "
+        "it chooses, or all of it; or which of the row's `choices` is likeliest",
+        choices=("number", "choice", "exact", "likelihood"),
     )
     answer_tokens: int = option(160, "tokens of an answer at most", minimum=1)
     seed: int = option(0, "of what is drawn: rows set aside, and those that arms draw from", minimum=0)
 
     def idle(self) -> dict[str, str]:
-        unused = {} if self.answer else {"answer_tokens": "is for --answer, which is not given"}
+        unused = {}
+        if self.answer in (None, "likelihood"):
+            unused["answer_tokens"] = "nothing is generated but by --answer number, choice and exact"
         return super().idle() | unused
 
 

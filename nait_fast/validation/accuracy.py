@@ -1,4 +1,4 @@
-"""How many held-out samples a model answers right: greedily, or by which of the choices it finds likeliest."""
+"""How many held-out samples a model answers right: greedily, or by which of its choices it finds likeliest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +19,17 @@ def correct_of(
     said = learner.generate(prompts, most, end_of_turn(encoder))
     decoded = encoder.tokenizer.batch_decode(said, skip_special_tokens=True)
     return [float(correct(kind, one, reference)) for one, reference in zip(decoded, references, strict=True)]
+
+
+def likeliest(learner: Any, choices: Sequence[Sequence[int]]) -> list[float]:
+    """1.0 or 0.0 for each of ``choices``, rows of the learner's samples, the right one first: whether its tokens (but
+    for the end) have the least loss in all."""
+    out = []
+    nll = learner.evaluate([row for rows in choices for row in rows])["nll"]
+    for rows in choices:
+        own, nll = nll[: len(rows)], nll[len(rows) :]
+        out.append(float(own[0] < min(own[1:])))
+    return out
 
 
 def _last_start(sample: TrainingSample) -> int:

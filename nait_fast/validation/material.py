@@ -1,7 +1,8 @@
 """What a validation trains on and measures: rows of a pool and held-out samples, as tokens of one model."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,13 +22,14 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Samples of a set that losses are measured on. ``role``: target or general; ``texts``: what each was made of,
-    where answers are wanted."""
+    """Samples of a set that losses are measured on. ``role``: target or general; ``texts``: what each was made of;
+    ``choices``: of each, what could be said instead, the right one first, where that is asked for."""
 
     name: str
     role: str
     samples: list[TrainingSample]
     texts: list[Sample]
+    choices: list[list[TrainingSample]]
 
 
 def pool_samples(index: Index, pool: PoolRows, rows: np.ndarray) -> Iterator[tuple[int, Sample]]:
@@ -63,10 +65,11 @@ def trained_rows(
 
 
 def held_out_of(
-    encoder: Encoder, name: str, role: str, pool: Pool, most: int, known: np.ndarray | None = None
+    encoder: Encoder, name: str, role: str, pool: Pool, most: int, known: np.ndarray | None, likelihood: bool
 ) -> HeldOut:
     """The first ``most`` samples of ``pool`` that a loss can be measured on. ``known``: hashes of samples that a
-    signature was made of, which are left out, and that is said. Raises BadInput where fewer than two are left."""
+    signature was made of, which are left out, and that is said; ``likelihood``: their ``choices`` are wanted, too.
+    Raises BadInput where fewer than two are left, and for a row without choices."""
     end, samples, texts, again, without = end_of_turn(encoder), list[TrainingSample](), list[Sample](), 0, 0
     records = list(pool.samples())
     for sample, encoded in zip(records, encoder.encode(records), strict=True):
@@ -94,4 +97,33 @@ def held_out_of(
             where=pool.path,
             remedy="give held-out samples with responses, that the signature was not made of (64 and more are better)",
         )
-    return HeldOut(name, role, samples, texts)
+    return HeldOut(name, role, samples, texts, _choices(encoder, pool, texts) if likelihood else [])
+
+
+def _saying(sample: Sample, content: str) -> Sample:
+    """``sample`` with another last response."""
+    messages = (*sample.messages[:-1], replace(sample.messages[-1], content=content))
+    alpaca = None if sample.alpaca is None else (*sample.alpaca[:2], content)
+    return replace(sample, messages=messages, alpaca=alpaca)
+
+
+def _choices(encoder: Encoder, pool: Pool, texts: list[Sample]) -> list[list[TrainingSample]]:
+    """Of each of ``texts`` its response, and then the others of its row's ``choices``. Raises BadInput."""
+    end, out = end_of_turn(encoder), []
+    rows = pool.lines([text.row for text in texts])
+    for text, line in zip(texts, rows, strict=True):
+        where, choices, said = f"{pool.path} row {text.row}", json.loads(line).get("choices"), text.messages[-1]
+        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) for one in choices):
+            raise BadInput("has no list of texts 'choices'", where=where, remedy="leave --answer likelihood out")
+        others = [one for one in choices if one.strip() != said.content.strip()]
+        if len(others) != len(choices) - 1:
+            raise BadInput("its response is not one of its 'choices', once", where=where, remedy="fix the row")
+        every = [_saying(text, one) for one in others]
+        made = []
+        for encoded in encoder.encode([text, *every]):
+            sample = None if isinstance(encoded, Refused) else training_sample(encoded, text, end)
+            if sample is None:
+                raise BadInput("a choice of it has no token", where=where, remedy="fix the row, or raise --max-length")
+            made.append(sample)
+        out.append(made)
+    return out

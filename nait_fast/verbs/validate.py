@@ -145,6 +145,7 @@ class _Material:
     sets: dict[str, list[int]]
     roles: dict[str, str]
     texts: dict[str, list[Any]]
+    choices: dict[str, list[list[int]]]
 
 
 def _validate(
@@ -181,14 +182,14 @@ def _validate(
     learner = Learner(loaded, material.samples, recipe)
     runs = plan(options.seeds, options.draws, options.deciles)
     wanted = {run: material.candidates.rows_of(run, _distinct(recipe, material)) for run in runs if run.arm != BASE}
-    learner.expect([*(row for rows in wanted.values() for row in rows.tolist()), *_held(material)])
+    learner.expect([*(row for rows in wanted.values() for row in rows.tolist()), *_held(material), *_chosen(material)])
     setting = digest(
         [
             loaded.whole_fingerprint,
             loaded.head_fingerprint,
             str(loaded.precision),
             asdict(recipe) | {"product": learner.product, "attention": learner.attention},
-            token_hashes.as_text(token_hashes.hashes_of(material.samples[row].ids for row in _held(material))),
+            token_hashes.hashes_of(material.samples[row].ids for row in _held(material) + _chosen(material)).tolist(),
             {name: [len(rows), options.answer] for name, rows in material.sets.items()},
         ]
     )
@@ -227,6 +228,10 @@ def _held(material: _Material) -> list[int]:
     return [row for rows in material.sets.values() for row in rows]
 
 
+def _chosen(material: _Material) -> list[int]:
+    return [row for several in material.choices.values() for rows in several for row in rows]
+
+
 def _gather(
     options: ValidateOptions,
     chosen: SelectionFolder,
@@ -253,7 +258,8 @@ def _gather(
     same = template.hash == manifest["template"]
     for name, held_out in targets.items():
         known = _known(chosen, name) if same else None
-        held.append(held_out_of(encoder, name, "target", held_out, options.samples, known))
+        likelihood = options.answer == "likelihood"
+        held.append(held_out_of(encoder, name, "target", held_out, options.samples, known, likelihood))
     if not same:
         warn(
             "another template or tokenizer than the selection's: whether held-out samples are among those that its "
@@ -264,7 +270,7 @@ def _gather(
     aside: np.ndarray = np.zeros(0, dtype=np.int64)
     own: dict[int, Any] = {}
     if general is not None:
-        held.append(held_out_of(encoder, GENERAL, "general", general, options.samples))
+        held.append(held_out_of(encoder, GENERAL, "general", general, options.samples, None, False))
     else:
         free = all_rows[~np.isin(all_rows, ranked.selected)]
         most = min(options.samples, len(free) // 4)  # of a small pool arms need the others
@@ -276,7 +282,7 @@ def _gather(
                 where=f"selection {named(chosen.folder)}",
                 remedy="pass --general FILE",
             )
-        held.append(HeldOut(GENERAL, "general", [own[row] for row in aside.tolist()], []))
+        held.append(HeldOut(GENERAL, "general", [own[row] for row in aside.tolist()], [], []))
     groups = _groups(options, ranked, all_rows, aside)
     wanted = np.unique(np.concatenate(list(groups.values())))
     samples, hashes = trained_rows(encoder, index, pool, wanted)
@@ -300,6 +306,11 @@ def _gather(
     for one in held:
         sets[one.name] = list(range(len(all_samples), len(all_samples) + len(one.samples)))
         all_samples += one.samples
+    choices: dict[str, list[list[int]]] = {}
+    for one in held:
+        for several in one.choices:
+            choices.setdefault(one.name, []).append(list(range(len(all_samples), len(all_samples) + len(several))))
+            all_samples += several
     response = np.array([sample.response for sample in all_samples], dtype=np.int64)
     if empty := next((arm for arm, group in numbered.items() if not len(group)), None):
         raise BadInput(
@@ -310,7 +321,7 @@ def _gather(
     numbered[BOTTOM] = numbered[BOTTOM][: _reach(response[numbered[BOTTOM]], int(response[numbered[TOP]].sum()))]
     roles = {one.name: one.role for one in held}
     texts = {one.name: one.texts for one in held}
-    return _Material(all_samples, Candidates(numbered, response), sets, roles, texts), encoder
+    return _Material(all_samples, Candidates(numbered, response), sets, roles, texts, choices), encoder
 
 
 def _reach(response: np.ndarray, tokens: int) -> int:
@@ -447,7 +458,7 @@ def _perform(
     wanted: Mapping[Run, np.ndarray],
 ) -> dict[str, Any]:
     """Train and evaluate; what the row says of them."""
-    from nait_fast.validation.accuracy import correct_of
+    from nait_fast.validation.accuracy import correct_of, likeliest
     from nait_fast.validation.steps import make_steps
 
     out: dict[str, Any] = {}
@@ -459,7 +470,9 @@ def _perform(
         steps = make_steps(material.candidates.response, wanted[run], recipe.tokens, recipe.steps, 1000 + run.seed)
         out = learner.train(steps, run.seed)
     out["evaluated"] = {name: learner.evaluate(rows) for name, rows in material.sets.items()}
-    if options.answer is not None:
+    for name, rows in material.choices.items():
+        out["evaluated"][name]["correct"] = likeliest(learner, rows)
+    if options.answer not in (None, "likelihood"):
         for name, texts in material.texts.items():
             if texts and material.roles[name] == "target":
                 out["evaluated"][name]["correct"] = correct_of(

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nait_fast
 from nait_fast import cli
@@ -106,6 +109,36 @@ def test_held_out_samples_of_the_signature_are_left_out(place, tmp_path):
     assert any("6 of its samples" in text for text in result["warnings"])
     with pytest.raises(NaitError, match="0 samples of it can be measured on"):
         validate(place, tmp_path / "none", held_out=[str(place / "sums.jsonl")])
+
+
+def test_the_likeliest_choice_is_counted(place, tmp_path):
+    rows = [{**row, "choices": ["zero", row["output"], "write a poem about rain"]} for row in sums(8, 2)]
+    held = write_jsonl(tmp_path / "choices.jsonl", rows)
+    result = validate(place, tmp_path / "out", held_out=[str(held)], answer="likelihood")
+    runs = [json.loads(line) for line in (tmp_path / "out" / RUNS).read_text().splitlines()[1:]]
+    assert all(set(run["evaluated"]["sums"]["correct"]) <= {0.0, 1.0} for run in runs)
+    of_base = np.mean(runs[0]["evaluated"]["sums"]["correct"])
+    assert result["arms"][0]["accuracy"]["sums"]["mean"] == pytest.approx(of_base, abs=1e-6)
+    model = AutoModelForCausalLM.from_pretrained(result["model"]).eval()  # by hand: a choice's loss, all of its tokens
+    tokenizer = AutoTokenizer.from_pretrained(result["model"])
+    right = []
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row["instruction"]}], tokenize=False, add_generation_prompt=True
+        )
+        losses = {}
+        for choice in row["choices"]:
+            ids = tokenizer(prompt + choice, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            with torch.no_grad():
+                logp = model(ids).logits[0].log_softmax(-1)
+            losses[choice] = -float(logp[range(start - 1, ids.shape[1] - 1), ids[0, start:]].sum())
+        right.append(float(min(losses, key=losses.get) == row["output"]))
+    assert right == runs[0]["evaluated"]["sums"]["correct"]
+    for wrong, message in (({}, "no list of texts"), ({"choices": ["a", "b"]}, "is not one of its")):
+        bad = write_jsonl(tmp_path / "bad.jsonl", [{**row, **wrong} for row in sums(8, 2)])
+        with pytest.raises(NaitError, match=message):
+            validate(place, tmp_path / "no", held_out=[str(bad)], answer="likelihood")
 
 
 def test_rows_of_the_pool_that_are_held_out_are_not_trained_on(place, tmp_path):
