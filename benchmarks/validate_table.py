@@ -100,13 +100,13 @@ def make_indexes(arguments: argparse.Namespace) -> None:
         rest = [row for row in pool if row["source"] != name]
         (work / f"pool-without-{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rest))
     common: dict[str, Any] = {"model": arguments.model, "max_length": arguments.max_length, "dtype": arguments.dtype}
-    quality = {**common, "dataset": str(work / "pool.jsonl"), "skip_bad_rows": True, "workers": 1}
-    if not (work / "quality" / "manifest.json").exists():
-        api.build_index(**quality, nll="ifd", output=str(work / "quality"), quiet=False)
     for tokens, depth in (("all", "all"), ("all", "1/3"), ("response", "all")):
         with remembering(work / tokens / "readings", arguments.rows + 100 + arguments.samples * len(targets)):
             for removed in ("", *names):
                 _make_removed(arguments, common, tokens, depth, removed, targets)
+    quality = {**common, "dataset": str(work / "pool.jsonl"), "skip_bad_rows": True, "workers": 1}
+    if not (work / "quality" / "manifest.json").exists():
+        api.build_index(**quality, nll="ifd", output=str(work / "quality"), quiet=False)
 
 
 def folder_of(work: Path, removed: str, tokens: str, depth: str) -> Path:

@@ -51,7 +51,9 @@ def run_page(page: Path, model: str, capsys: pytest.CaptureFixture[str]) -> list
             check_install(command)
         elif first == "make":
             makefile = (ROOT / "Makefile").read_text()
-            assert command == "make demo" and re.search("^demo:", makefile, re.M) and "[demo,report,validate]" in makefile
+            assert (
+                command == "make demo" and re.search("^demo:", makefile, re.M) and "[demo,report,validate]" in makefile
+            )
             write_demo()
         elif command == "nait-fast demo --model $MODEL --output demo-output":  # tests/test_demo.py runs it
             write_demo()

@@ -413,7 +413,8 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("compare", "rule", ["max"], {}, "does not keep its target's samples"),
     ("compare", "overwrite", True, {"output": WITHOUT}, "is for --output, which is not given"),
     ("compare", "device", "cuda", {"signature": ["{NAIT}/sums.safetensors"], "index": "{SCORED}"}, "scanned on a"),
-    ("validate", "answer_tokens", 9, {}, "is for --answer, which is not given"),
+    ("validate", "answer_tokens", 9, {}, "nothing is generated but by --answer number"),
+    ("validate", "answer_tokens", 9, {"answer": "likelihood"}, "nothing is generated but by --answer number"),
     *(
         ("bench", name, value, {"shape": WITHOUT, "part": WITHOUT, "compare": ["{BENCH}"]}, "only reads result files")
         for name, value in (

@@ -191,6 +191,7 @@ def _validate(
             asdict(recipe) | {"product": learner.product, "attention": learner.attention},
             token_hashes.hashes_of(material.samples[row].ids for row in _held(material) + _chosen(material)).tolist(),
             {name: [len(rows), options.answer] for name, rows in material.sets.items()},
+            None if "answer_tokens" in options.idle() else options.answer_tokens,
         ]
     )
     done = _work_through(options, learner, encoder, material, runs, wanted, setting, folder, quiet)

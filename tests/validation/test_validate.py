@@ -102,6 +102,19 @@ def test_more_seeds_keep_the_runs_that_are_there(place, tmp_path):
     assert [arm["seeds"] for arm in more["arms"]] == [1, 2, 3, 3, 3]
 
 
+def test_answers_of_another_length_are_made_anew(place, tmp_path):
+    lines = []
+    for most in (1, 2, 2):
+        validate(place, tmp_path / "out", answer="exact", answer_tokens=most)
+        lines.append(len((tmp_path / "out" / RUNS).read_text().splitlines()) - 1)
+    assert lines == [9, 18, 18]
+
+
+def test_a_small_pool_keeps_rows_for_the_arms(place, tmp_path):
+    result = validate(place, tmp_path / "out", samples=64)
+    assert [one["samples"] for one in result["sets"]] == [12, 15]  # of 60 rows that are not selected
+
+
 def test_held_out_samples_of_the_signature_are_left_out(place, tmp_path):
     mixed = write_jsonl(tmp_path / "mixed.jsonl", [*sums(12, 1)[:6], *sums(12, 2)])
     with pytest.warns(nait_fast.notices.NaitWarning, match="6 of its samples are among those"):
@@ -156,7 +169,7 @@ def test_rows_of_the_pool_that_are_held_out_are_not_trained_on(place, tmp_path):
         ({"layers": 99}, "the model has"),
         ({"steps": 100}, "shorter than the longest response"),
         ({"selection": "nowhere"}, "no such folder"),
-        ({"answer_tokens": 4}, "is for --answer"),
+        ({"answer_tokens": 4}, "nothing is generated but by --answer"),
     ],
 )
 def test_what_cannot_be_is_refused(place, tmp_path, options, message):
