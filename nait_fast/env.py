@@ -110,6 +110,17 @@ def keep_freed_memory(device: "torch.device") -> None:
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
+def memory_in_use(device: "torch.device") -> int:
+    """The most bytes that this process has held by now, on ``device``."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def pick_device(device: str) -> "torch.device":
     """``auto``: a GPU if there is one. Raises NaitError for a device that cannot be used here."""
     import torch

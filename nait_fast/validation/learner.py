@@ -115,6 +115,8 @@ class Learner:
         self.prefix = torch.from_numpy(common_prefix(samples)).long().to(self.device)
         self.attention = ATTENTION
         self._states: dict[int, torch.Tensor] = {}
+        self.rows_below, self.seconds_below = 0, 0.0  # what ran through the layers below, and for how long
+        self.hidden_width = int(self._embed(torch.zeros(1, dtype=torch.long, device=self.device)).shape[-1])
         self._together: dict[int, list[int]] = {}  # row -> those that run with it
         self._record = PrefixState()
         if len(self.prefix):
@@ -190,6 +192,7 @@ class Learner:
             other for r in rows if r not in by_row for other in (self._together.get(r, [r]) if self.below else [r])
         }
         missing = sorted(asked, key=lambda r: (len(self._inputs(r)), r))
+        started = time.perf_counter()
         with torch.no_grad(), packed_attention_on(self.trunk, ATTENTION):
             for batch in _batches(missing, [len(self._inputs(r)) for r in missing], self.recipe.pack_tokens):
                 inputs = [self._inputs(r) for r in batch]
@@ -197,6 +200,10 @@ class Learner:
                 ids = torch.from_numpy(np.concatenate(inputs)).long().to(self.device)
                 out = self._run(self.trunk, self._embed(ids), pack, len(self.prefix))
                 by_row |= zip(batch, (x.clone() for x in out.split(list(pack.lengths))), strict=True)
+        self.rows_below, self.seconds_below = (
+            self.rows_below + len(missing),
+            self.seconds_below + time.perf_counter() - started,
+        )
         if self.below:
             self._states |= by_row
         return [by_row[r] for r in rows]

@@ -10,6 +10,7 @@ from nait_fast.data.formats import Sample, parse
 from nait_fast.data.pool import Pool, decode
 from nait_fast.data.row_conventions import conventions_of
 from nait_fast.data.tokenize import Encoder, Refused
+from nait_fast.data.unread import counted, warn_unread
 from nait_fast.errors import BadInput
 from nait_fast.index.pool_rows import PoolRows, datasets_of
 from nait_fast.index.reader import Index
@@ -72,7 +73,11 @@ def held_out_of(
     Raises BadInput where fewer than two are left, and for a row without choices."""
     end, samples, texts, again, without = end_of_turn(encoder), list[TrainingSample](), list[Sample](), 0, 0
     records = list(pool.samples())
-    for sample, encoded in zip(records, encoder.encode(records), strict=True):
+    results = encoder.encode(records)
+    usable = [one for one in results if not isinstance(one, Refused)]
+    ignore = (*pool.conventions.ignore, *(["choices"] if likelihood else []))
+    warn_unread(pool.path, counted(e.unread for e in usable), counted(e.unshown for e in usable), ignore)
+    for sample, encoded in zip(records, results, strict=True):
         made = None if isinstance(encoded, Refused) else training_sample(encoded, sample, end)
         if made is None or isinstance(encoded, Refused):
             without += 1

@@ -46,15 +46,15 @@ def make_steps(
     """``steps`` batches of (row, response tokens used of it) with ``tokens`` response tokens in all, whatever the arm.
 
     A sample belongs to the step in which its first response token falls, so a step holds ``tokens / steps`` of them but
-    for part of a sample; the last sample is cut. Rows that are used up start again, in another order. No step is empty
-    as long as no response is longer than ``tokens / steps``.
+    for part of a sample; the last sample is cut, and one that is longer than a step. Rows that are used up start again,
+    in another order. No step is empty.
     """
     generator = np.random.default_rng(seed)
     batches: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
     used = 0
     while used < tokens:
         for row in generator.permutation(np.sort(rows)).tolist():
-            n = min(int(response[row]), tokens - used)
+            n = min(int(response[row]), tokens // steps, tokens - used)
             batches[used * steps // tokens].append((row, n))
             used += n
             if used >= tokens:

@@ -71,7 +71,7 @@ def _numbers(interval: Interval) -> dict[str, float | None]:
 def _verdict(off: Mapping[str, Any], word: str) -> str:
     half = "?" if off["half"] is None else f"{off['half']:.3f}"
     if word == UNDECIDED:
-        return f"not told apart from random rows ({off['mean']:+.3f} ± {half} nats a token)"
+        return f"not told apart from random rows ({_signed(off)} nats a token)"
     return f"{word} than random rows by {abs(off['mean']):.3f} ± {half} nats a token"
 
 
@@ -128,13 +128,14 @@ def _table(result: Mapping[str, Any]) -> list[str]:
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     if sum(widths) + 2 * len(widths) > WIDTH:  # a set a table
         return [line for name in names for line in [*_one(result, name), ""]][:-1]
-    return [
+    lines = [
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in cells
     ]
+    return [line.rstrip() for line in lines]
 
 
 def _one(result: Mapping[str, Any], name: str) -> list[str]:
@@ -148,4 +149,5 @@ def _one(result: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _signed(off: Mapping[str, Any]) -> str:
-    return f"{off['mean']:+.3f} ± " + ("?" if off["half"] is None else f"{off['half']:.3f}")
+    mean = 0.0 if abs(off["mean"]) < 0.0005 else off["mean"]
+    return f"{mean:+.3f} ± ".replace("-", "−") + ("?" if off["half"] is None else f"{off['half']:.3f}")

@@ -48,23 +48,23 @@ KEPT_BYTES = 64 << 20  # of a target's samples that a signature keeps though no 
 
 
 def open_targets(
-    targets: tuple[str, ...], format: str, conventions: RowConventions, pool: Pool | None = None
+    targets: tuple[str, ...], format: str, conventions: RowConventions, pool: Pool | None = None, flag: str = "--target"
 ) -> dict[str, Pool]:
     """Name -> samples; each is scanned, so that a bad file fails before any model is loaded. Raises NaitError.
 
     Columns are mapped as ``conventions`` say in those targets that have one of them; the others, which is said, are
-    read by their own keys. ``pool``: what they are mapped in, too.
+    read by their own keys. ``pool``: what they are mapped in, too; ``flag``: what named them.
     """
     pools: dict[str, Pool] = {}
     nowhere = {} if pool else dict(conventions.columns)
     for text in targets:
         name, path = split_target(text)
         if name in pools:
-            raise BadInput(f"the name '{name}' is there twice", where=f"--target {text}", remedy="write NAME=FILE")
+            raise BadInput(f"the name '{name}' is there twice", where=f"{flag} {text}", remedy="write NAME=FILE")
         if (other := next((taken for taken in pools if taken.casefold() == name.casefold()), None)) is not None:
             raise BadInput(
                 f"the names '{other}' and '{name}' differ in capitals only, which some file systems take for one file",
-                where=f"--target {text}",
+                where=f"{flag} {text}",
                 remedy="write NAME=FILE with another",
             )
         pools[name] = Pool(path, format=format, conventions=conventions)
@@ -79,7 +79,7 @@ def open_targets(
         if pools[name].scan().good < 2:
             raise BadInput(
                 f"{path} has one sample",
-                where=f"--target {text}",
+                where=f"{flag} {text}",
                 remedy="a target needs at least 2 (64 and more are better)",
             )
     if nowhere:

@@ -13,7 +13,7 @@ import numpy as np
 from nait_fast.config import ValidateOptions, split_target
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import make_conventions
-from nait_fast.env import environment
+from nait_fast.env import environment, memory_in_use
 from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.evaluation.writing import json_values
 from nait_fast.index import token_hashes
@@ -34,7 +34,7 @@ from nait_fast.validation.summary import summary_of, text_of
 from nait_fast.verbs.evaluate import folder_for
 
 MOST_ROWS = 20_000  # of a group that an arm draws from
-ROUNDS, ENOUGH = 4, 8192  # a selection of few tokens is gone through so often, up to so many
+ROUNDS, ENOUGH = 4, 5120  # a selection of few tokens is gone through so often, up to so many
 CPU_TOKENS, GPU_TOKENS = 10_240, 1 << 20  # response tokens of a run at most, unless told
 CPU_LAYERS = 6
 STEPS = 32
@@ -54,6 +54,10 @@ class Ranked:
 def run(options: ValidateOptions, quiet: bool = False) -> dict[str, Any]:
     """Validate; returns what ``validation.json`` holds, and ``text``, what a person reads. Raises NaitError."""
     refuse_url(options.output)
+    if not 0 < options.lr <= 1:
+        raise BadInput("must be above 0 and at most 1", where=f"--lr {options.lr:g}")
+    if options.dtype == "float8":
+        raise BadInput("its products have no gradient", where="--dtype float8", remedy="use bfloat16")
     chosen = open_selection(options.selection)
     ranked = read_ranking(chosen)
     model = options.model or str(chosen.manifest["model_name"])
@@ -114,8 +118,10 @@ def read_ranking(chosen: SelectionFolder) -> Ranked:
 
 def _sets(options: ValidateOptions, chosen: SelectionFolder) -> tuple[dict[str, Pool], Pool | None]:
     """(target -> its held-out samples, the general set or None). Raises NaitError."""
+    from nait_fast.verbs.signature import open_targets  # torch
+
     conventions = make_conventions(options.roles, options.ignore, options.columns)
-    targets: dict[str, Pool] = {}
+    files = []
     for text in options.held_out:
         name, path = split_target(text)
         if "=" not in text and len(chosen.targets) == 1:
@@ -126,14 +132,17 @@ def _sets(options: ValidateOptions, chosen: SelectionFolder) -> tuple[dict[str, 
                 where=f"--held-out {text}",
                 remedy=f"write NAME=FILE, NAME one of {', '.join(chosen.targets)}",
             )
-        if name in targets:
-            raise BadInput(f"the name '{name}' is there twice", where=f"--held-out {text}", remedy="leave one out")
-        targets[name] = Pool(path, conventions=conventions)
-        targets[name].scan()
-    general = None if options.general is None else Pool(options.general, conventions=conventions)
-    if general is not None:
-        general.scan()
-    return targets, general
+        files.append(f"{name}={path}")
+    general = [] if options.general is None else [f"{_general(chosen.targets)}={options.general}"]
+    opened = open_targets((*files, *general), "auto", conventions, flag="--held-out")
+    return opened, opened.pop(_general(chosen.targets), None)
+
+
+def _general(targets: Sequence[str]) -> str:
+    """What the set of other kinds is called: no target's name."""
+    return next(
+        name for name in (GENERAL, "elsewhere", "others", *map(str, range(len(targets)))) if name not in targets
+    )
 
 
 @dataclass
@@ -271,7 +280,7 @@ def _gather(
     aside: np.ndarray = np.zeros(0, dtype=np.int64)
     own: dict[int, Any] = {}
     if general is not None:
-        held.append(held_out_of(encoder, GENERAL, "general", general, options.samples, None, False))
+        held.append(held_out_of(encoder, _general(chosen.targets), "general", general, options.samples, None, False))
     else:
         free = all_rows[~np.isin(all_rows, ranked.selected)]
         most = min(options.samples, len(free) // 4)  # of a small pool arms need the others
@@ -283,7 +292,7 @@ def _gather(
                 where=f"selection {named(chosen.folder)}",
                 remedy="pass --general FILE",
             )
-        held.append(HeldOut(GENERAL, "general", [own[row] for row in aside.tolist()], [], []))
+        held.append(HeldOut(_general(chosen.targets), "general", [own[row] for row in aside.tolist()], [], []))
     groups = _groups(options, ranked, all_rows, aside)
     wanted = np.unique(np.concatenate(list(groups.values())))
     samples, hashes = trained_rows(encoder, index, pool, wanted)
@@ -365,8 +374,9 @@ def _groups(options: ValidateOptions, ranked: Ranked, all_rows: np.ndarray, asid
 
 
 def _distinct(recipe: Any, material: _Material) -> int:
-    """Response tokens of the rows that a run draws: no more than each arm has."""
-    return min(recipe.tokens, *(material.candidates.tokens_of(arm) for arm in material.candidates.groups))
+    """Response tokens of the rows that a run draws: no more than each arm has, but for tenths, of which one may be of
+    fewer (so that what others are does not hang on whether there are tenths)."""
+    return min(recipe.tokens, *(material.candidates.tokens_of(arm) for arm in (TOP, RANDOM, BOTTOM)))
 
 
 def _recipe(options: ValidateOptions, material: _Material, loaded: Any) -> Any:
@@ -376,7 +386,7 @@ def _recipe(options: ValidateOptions, material: _Material, loaded: Any) -> Any:
     gpu, layers = loaded.device.type != "cpu", len(decoder_layers(loaded.body))
     own = material.candidates.tokens_of(TOP)
     tokens = options.tokens or min(max(own, min(ROUNDS * own, ENOUGH)), GPU_TOKENS if gpu else CPU_TOKENS)
-    rows = np.unique(np.concatenate(list(material.candidates.groups.values())))
+    rows = np.unique(np.concatenate([material.candidates.groups[arm] for arm in (TOP, RANDOM, BOTTOM)]))
     longest = int(material.candidates.response[rows].max())
     steps = options.steps or max(1, min(STEPS, tokens // longest))
     if tokens // steps < longest:
@@ -417,12 +427,21 @@ def _work_through(
     by_config = {row["config"]: row for row in rows if "config" in row}
     configs = {run: _config(setting, run, wanted.get(run), material) for run in runs}
     missing = [run for run in runs if configs[run] not in by_config]
-    clock = _Clock(len(missing), quiet)
+    clock = _Clock(learner, material, runs, missing, quiet)
     if missing:
-        clock.say_before(learner, material, missing, runs, _memory(learner))
+        asked = {row for run in missing for row in wanted.get(run, np.zeros(0, dtype=int)).tolist()}
+        below = sorted(asked | {*_held(material), *_chosen(material)})
+        clock.say_before(below)
+        learner.states(below if learner.below else [])
     for run in missing:
         started = time.perf_counter()
         row = {"config": configs[run], **asdict(run), **_perform(options, learner, encoder, material, run, wanted)}
+        if not all(math.isfinite(x) for one in row["evaluated"].values() for x in one["nll"]):
+            raise BadInput(
+                f"the training on {run.arm} diverged: a loss is not finite",
+                where=f"--lr {options.lr:g}",
+                remedy="lower it",
+            )
         append_run(path, row)
         by_config[configs[run]] = row
         clock.add(run, row, time.perf_counter() - started)
@@ -483,57 +502,57 @@ def _perform(
     return out
 
 
-def _memory(learner: Any) -> int:
-    """Bytes that training takes, about: weights, those laid out for products, kept states, and a step's insides."""
-    weights = sum(p.numel() * p.element_size() for p in {id(p): p for p in learner.upper.parameters()}.values())
-    weights += sum(p.numel() * p.element_size() for p in learner.trunk.parameters())
-    laid_out = weights if learner.product != "torch" else 0
-    width = int(learner.trunk.config.hidden_size) if hasattr(learner.trunk.config, "hidden_size") else 1024
-    rows = len(learner.samples) if learner.below else 0
-    states = rows * sum(len(s.ids) for s in learner.samples) // max(1, len(learner.samples)) * width * 4
-    step = learner.recipe.tokens // learner.recipe.steps * 2 * width * 40 * 4 * max(1, len(learner.upper.layers))
-    return int(weights + laid_out + states + step)
+def _memory(learner: Any, rows: int) -> int:
+    """Bytes that training takes, about: what there is by now, the states of ``rows`` samples, and a step's insides."""
+    width = int(learner.hidden_width)
+    tokens = sum(len(sample.ids) for sample in learner.samples) // len(learner.samples)
+    states = rows * tokens * width * 4 if learner.below else 0
+    layers = 1 if learner.recipe.checkpoint else len(learner.upper.layers)
+    step = learner.recipe.tokens // learner.recipe.steps * 3 * width * 40 * 4 * layers
+    return int(memory_in_use(learner.device) + states + step)
 
 
 class _Clock:
     """Says before how long the runs may take, and on the way how much is left."""
 
-    def __init__(self, total: int, quiet: bool):
-        self._total, self._done, self._seconds, self._quiet = total, 0, 0.0, quiet
+    def __init__(self, learner: Any, material: _Material, runs: Sequence[Run], missing: Sequence[Run], quiet: bool):
+        self._learner, self._material, self._quiet = learner, material, quiet
+        self._total, self._missing, self._done = len(runs), len(missing), 0
+        self._left = [run.arm != BASE for run in missing]
+        self._a_run = self._an_evaluation = self._seconds = self._expected = 0.0
 
-    def say_before(
-        self, learner: Any, material: _Material, missing: Sequence[Run], runs: Sequence[Run], memory: int
-    ) -> None:
-        """Times a step and an evaluation, which change nothing."""
-        recipe = learner.recipe
-        rows = material.candidates.groups[RANDOM]
-        step = [(int(row), int(material.candidates.response[row])) for row in rows[:4]]
-        tokens = sum(n for _, n in step)
-        measured = _held(material)[:4]
-        learner.states([row for row, _ in step] + measured)
+    def say_before(self, rows: Sequence[int]) -> None:
+        """Times some samples below the adapters, a step and an evaluation, which change nothing. ``rows``: all that
+        will run."""
+        learner, recipe = self._learner, self._learner.recipe
+        response = self._material.candidates.response
+        step = [(int(row), int(response[row])) for row in self._material.candidates.groups[RANDOM][:4]]
+        measured = _held(self._material)[:4]
+        learner.train([step], 0)  # once for what is made at the first call
+        below = learner.seconds_below / max(1, learner.rows_below)
         started = time.perf_counter()
         learner.train([step], 0)
-        a_token = (time.perf_counter() - started) / tokens
+        self._a_run = (time.perf_counter() - started) / sum(n for _, n in step) * recipe.tokens
+        learner.evaluate(measured)
         started = time.perf_counter()
         learner.evaluate(measured)
-        an_evaluation = (time.perf_counter() - started) / len(measured) * len(_held(material))
-        trained = sum(run.arm != BASE for run in missing)
-        expected = trained * recipe.tokens * a_token + len(missing) * an_evaluation
-        kept = f" ({len(runs) - len(missing)} are there)" if len(missing) < len(runs) else ""
+        self._an_evaluation = (time.perf_counter() - started) / len(measured) * len(_held(self._material))
+        expected = sum(self._left) * self._a_run + self._missing * self._an_evaluation + len(rows) * below
+        kept = f" ({self._total - self._missing} are there)" if self._missing < self._total else ""
         self._print(
-            f"{len(missing)} runs{kept} of {recipe.tokens:,} response tokens in {recipe.steps} steps: about "
-            f"{_minutes(expected)}, {memory / 1e9:.1f} GB"
+            f"{self._missing} runs{kept} of {recipe.tokens:,} response tokens in {recipe.steps} steps: about "
+            f"{_minutes(expected)}, {_memory(learner, len(rows)) / 1e9:.1f} GB"
         )
 
     def add(self, run: Run, row: Mapping[str, Any], seconds: float) -> None:
-        self._done += 1
         self._seconds += seconds
-        losses = ", ".join(
-            f"{name} {sum(e['nll']) / max(1, sum(e['tokens'])):.3f}" for name, e in row["evaluated"].items()
-        )
-        left = (self._total - self._done) * self._seconds / self._done
-        behind = f"; {_minutes(left)} left" if self._done < self._total else ""
-        self._print(f"{self._done}/{self._total} {run.arm.replace('_', ' ')} {run.seed}: {losses}{behind}")
+        self._expected += self._an_evaluation + (run.arm != BASE) * self._a_run
+        self._done += 1
+        del self._left[0]
+        losses = ", ".join(f"{name} {sum(e['nll']) / sum(e['tokens']):.3f}" for name, e in row["evaluated"].items())
+        left = sum(self._left) * self._a_run + len(self._left) * self._an_evaluation
+        behind = f"; {_minutes(left * self._seconds / self._expected)} left" if self._left else ""
+        self._print(f"{self._done}/{self._missing} {run.arm.replace('_', ' ')} {run.seed}: {losses}{behind}")
 
     def _print(self, text: str) -> None:
         if not self._quiet:

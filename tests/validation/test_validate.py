@@ -1,6 +1,7 @@
 """The verb validate on a tiny random Llama: verdicts, resuming, what is refused, answers."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,47 @@ def test_a_small_pool_keeps_rows_for_the_arms(place, tmp_path):
     assert [one["samples"] for one in result["sets"]] == [12, 15]  # of 60 rows that are not selected
 
 
+def test_a_training_that_diverges_is_told(place, tmp_path, monkeypatch):
+    from nait_fast.validation.learner import Learner
+
+    whole = Learner.evaluate
+
+    def broken(self, rows):
+        losses = whole(self, rows)
+        return {**losses, "nll": [math.nan, *losses["nll"][1:]]} if self.trained else losses
+
+    train = Learner.train
+    monkeypatch.setattr(Learner, "trained", False, raising=False)
+    monkeypatch.setattr(Learner, "evaluate", broken)
+    monkeypatch.setattr(
+        Learner, "train", lambda self, steps, seed: setattr(self, "trained", len(steps) > 1) or train(self, steps, seed)
+    )
+    with pytest.raises(NaitError, match="diverged: a loss is not finite; lower it"):
+        validate(place, tmp_path / "out")
+    assert len((tmp_path / "out" / RUNS).read_text().splitlines()) == 2  # what it is of, and the model as it is
+
+
+def test_tenths_leave_the_other_arms_as_they_are(place, tmp_path):
+    first = validate(place, tmp_path / "out")
+    before = (tmp_path / "out" / RUNS).read_bytes()
+    more = validate(place, tmp_path / "out", deciles=True)
+    assert (tmp_path / "out" / RUNS).read_bytes().startswith(before)
+    assert more["verdicts"] == first["verdicts"] and more["arms"][:5] == first["arms"]
+
+
+def test_a_target_may_be_called_general(place, tmp_path, tiny_model):
+    index = place / "chosen" / "index"
+    nait_fast.build_signature(
+        model=tiny_model, target=[f"general={place / 'sums.jsonl'}"], codebook=str(index), output=str(tmp_path / "s"),
+        max_length=60,
+    )  # fmt: skip
+    chosen = tmp_path / "chosen"
+    nait_fast.rank(index=str(index), signature=[str(tmp_path / "s")], top_k=20, output=str(chosen))
+    result = validate(place, tmp_path / "out", selection=str(chosen))
+    assert [(one["name"], one["role"]) for one in result["sets"]] == [("general", "target"), ("elsewhere", "general")]
+    assert [one["target"] for one in result["verdicts"]] == ["general"]
+
+
 def test_held_out_samples_of_the_signature_are_left_out(place, tmp_path):
     mixed = write_jsonl(tmp_path / "mixed.jsonl", [*sums(12, 1)[:6], *sums(12, 2)])
     with pytest.warns(nait_fast.notices.NaitWarning, match="6 of its samples are among those"):
@@ -167,6 +209,9 @@ def test_rows_of_the_pool_that_are_held_out_are_not_trained_on(place, tmp_path):
         ({"held_out": ["other=x.jsonl"]}, "the selection has no target 'other'"),
         ({"held_out": ["sums=nowhere.jsonl"]}, "nowhere.jsonl"),
         ({"layers": 99}, "the model has"),
+        ({"lr": 0.0}, "must be above 0"),
+        ({"lr": math.inf}, "must be above 0|not finite|finite"),
+        ({"dtype": "float8"}, "no gradient"),
         ({"steps": 100}, "shorter than the longest response"),
         ({"selection": "nowhere"}, "no such folder"),
         ({"answer_tokens": 4}, "nothing is generated but by --answer"),
