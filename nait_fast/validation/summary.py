@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,13 @@ def text_of(result: Mapping[str, Any], folder: Path) -> str:
     top = next(arm for arm in result["arms"] if arm["arm"] == TOP)
     adapted = f"the last {recipe['layers']} layers" if recipe["layers"] else "all layers"
     held = ", ".join(f"{one['samples']} of {one['name']}" for one in result["sets"])
+    trained = (
+        f"{Path(result['model']).name}, LoRA on {adapted}; {recipe['tokens']:,} response tokens in {recipe['steps']} "
+        f"steps a run, {top['seeds']} seeds ({random['seeds']} of random rows); held out: {held}"
+    )
     lines += [
         "",
-        f"{Path(result['model']).name}, LoRA on {adapted}; {recipe['tokens']:,} response tokens in {recipe['steps']}",
-        f"steps a run, {top['seeds']} seeds ({random['seeds']} of random rows); held out: {held}",
+        *textwrap.wrap(trained, WIDTH, break_long_words=False, break_on_hyphens=False),
         "",
         *_table(result),
         "",
