@@ -33,7 +33,8 @@ from nait_fast.validation.runs import append_run, digest, read_runs
 from nait_fast.validation.summary import summary_of, text_of
 from nait_fast.verbs.evaluate import folder_for
 
-MOST_ROWS = 20_000  # of a group that an arm draws from
+# Of a large group an arm draws from so many rows, or as many as are enough where each has so few response tokens.
+LEAST_ROWS, ROW_TOKENS = 4_000, 10
 ROUNDS, ENOUGH = 4, 5120  # a selection of few tokens is gone through so often, up to so many
 CPU_TOKENS, GPU_TOKENS = 10_240, 1 << 20  # response tokens of a run at most, unless told
 CPU_LAYERS = 6
@@ -293,7 +294,8 @@ def _gather(
                 remedy="pass --general FILE",
             )
         held.append(HeldOut(_general(chosen.targets), "general", [own[row] for row in aside.tolist()], [], []))
-    groups = _groups(options, ranked, all_rows, aside)
+    enough = max(LEAST_ROWS, (options.tokens or _most_tokens(loaded)) // ROW_TOKENS)
+    groups = _groups(options, ranked, all_rows, aside, enough)
     wanted = np.unique(np.concatenate(list(groups.values())))
     samples, hashes = trained_rows(encoder, index, pool, wanted)
     measured = token_hashes.hashes_of(
@@ -352,8 +354,10 @@ def _known(chosen: SelectionFolder, name: str) -> np.ndarray | None:
     return None
 
 
-def _groups(options: ValidateOptions, ranked: Ranked, all_rows: np.ndarray, aside: np.ndarray) -> dict[str, np.ndarray]:
-    """Arm -> rows of the pool that it draws from."""
+def _groups(
+    options: ValidateOptions, ranked: Ranked, all_rows: np.ndarray, aside: np.ndarray, enough: int
+) -> dict[str, np.ndarray]:
+    """Arm -> rows of the pool that it draws from, at most ``enough``."""
     ranking = ranked.rows[~np.isin(ranked.rows, aside)]
     below = ranking[~np.isin(ranking, ranked.selected)]
     if not len(below):
@@ -361,15 +365,15 @@ def _groups(options: ValidateOptions, ranked: Ranked, all_rows: np.ndarray, asid
             "selects all rows: there is nothing to hold it against", where=f"--selection {options.selection}"
         )
     groups = {
-        TOP: draw(ranked.selected, MOST_ROWS, [options.seed, 3]),
-        RANDOM: all_rows[~np.isin(all_rows, aside)][:MOST_ROWS],
-        BOTTOM: below[::-1][:MOST_ROWS],
+        TOP: draw(ranked.selected, enough, [options.seed, 3]),
+        RANDOM: all_rows[~np.isin(all_rows, aside)][:enough],
+        BOTTOM: below[::-1][:enough],
     }
     if options.deciles:
         if len(ranking) < 2 * TENTHS:
             raise BadInput(f"{len(ranking)} rows make no tenths", where="--deciles", remedy="leave it out")
         for k, part in enumerate(tenths(ranking)):
-            groups[tenth(k + 1)] = draw(part, MOST_ROWS, [options.seed, 4, k])
+            groups[tenth(k + 1)] = draw(part, enough, [options.seed, 4, k])
     return groups
 
 
@@ -379,13 +383,18 @@ def _distinct(recipe: Any, material: _Material) -> int:
     return min(recipe.tokens, *(material.candidates.tokens_of(arm) for arm in (TOP, RANDOM, BOTTOM)))
 
 
+def _most_tokens(loaded: Any) -> int:
+    """Response tokens of a run at most, unless told."""
+    return CPU_TOKENS if loaded.device.type == "cpu" else GPU_TOKENS
+
+
 def _recipe(options: ValidateOptions, material: _Material, loaded: Any) -> Any:
     from nait_fast.models.find import decoder_layers
     from nait_fast.validation.learner import Recipe
 
     gpu, layers = loaded.device.type != "cpu", len(decoder_layers(loaded.body))
     own = material.candidates.tokens_of(TOP)
-    tokens = options.tokens or min(max(own, min(ROUNDS * own, ENOUGH)), GPU_TOKENS if gpu else CPU_TOKENS)
+    tokens = options.tokens or min(max(own, min(ROUNDS * own, ENOUGH)), _most_tokens(loaded))
     rows = np.unique(np.concatenate([material.candidates.groups[arm] for arm in (TOP, RANDOM, BOTTOM)]))
     longest = int(material.candidates.response[rows].max())
     steps = options.steps or max(1, min(STEPS, tokens // longest))
