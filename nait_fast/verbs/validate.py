@@ -1,7 +1,6 @@
 """``validate``: does training on a selection help its target more than training on random rows of the pool?"""
 
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from nait_fast.config import ValidateOptions, split_target
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import make_conventions
-from nait_fast.env import environment, memory_in_use
+from nait_fast.env import environment
 from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.evaluation.writing import json_values
 from nait_fast.index import token_hashes
@@ -29,6 +28,7 @@ from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.storage.files import read_json, read_sealed, write_sealed
 from nait_fast.validation import FILE, FORMAT_VERSION, KIND, RUNS, RUNS_KIND
 from nait_fast.validation.arms import BASE, BOTTOM, RANDOM, TENTHS, TOP, Candidates, Run, draw, plan, tenth, tenths
+from nait_fast.validation.clock import Clock
 from nait_fast.validation.runs import append_run, digest, read_runs
 from nait_fast.validation.summary import summary_of, text_of
 from nait_fast.verbs.evaluate import folder_for
@@ -436,7 +436,8 @@ def _work_through(
     by_config = {row["config"]: row for row in rows if "config" in row}
     configs = {run: _config(setting, run, wanted.get(run), material) for run in runs}
     missing = [run for run in runs if configs[run] not in by_config]
-    clock = _Clock(learner, material, runs, missing, quiet)
+    candidates = material.candidates
+    clock = Clock(learner, candidates.groups[RANDOM], candidates.response, _held(material), runs, missing, quiet)
     if missing:
         asked = {row for run in missing for row in wanted.get(run, np.zeros(0, dtype=int)).tolist()}
         below = sorted(asked | {*_held(material), *_chosen(material)})
@@ -509,67 +510,3 @@ def _perform(
                     options.answer_tokens,
                 )  # fmt: skip
     return out
-
-
-def _memory(learner: Any, rows: int) -> int:
-    """Bytes that training takes, about: what there is by now, the states of ``rows`` samples, and a step's insides."""
-    width = int(learner.hidden_width)
-    tokens = sum(len(sample.ids) for sample in learner.samples) // len(learner.samples)
-    states = rows * tokens * width * 4 if learner.below else 0
-    layers = 1 if learner.recipe.checkpoint else len(learner.upper.layers)
-    step = learner.recipe.tokens // learner.recipe.steps * 3 * width * 40 * 4 * layers
-    # On a CPU glibc keeps what is freed (env.keep_freed_memory): measured with SmolLM2, 1.4 of what is asked for.
-    return int((memory_in_use(learner.device) + states + step) * (1.0 if learner.device.type == "cuda" else 1.4))
-
-
-class _Clock:
-    """Says before how long the runs may take, and on the way how much is left."""
-
-    def __init__(self, learner: Any, material: _Material, runs: Sequence[Run], missing: Sequence[Run], quiet: bool):
-        self._learner, self._material, self._quiet = learner, material, quiet
-        self._total, self._missing, self._done = len(runs), len(missing), 0
-        self._left = [run.arm != BASE for run in missing]
-        self._a_run = self._an_evaluation = self._seconds = self._expected = 0.0
-
-    def say_before(self, rows: Sequence[int]) -> None:
-        """Times some samples below the adapters, a step and an evaluation, which change nothing. ``rows``: all that
-        will run."""
-        learner, recipe = self._learner, self._learner.recipe
-        response = self._material.candidates.response
-        step = [(int(row), int(response[row])) for row in self._material.candidates.groups[RANDOM][:4]]
-        measured = _held(self._material)[:4]
-        learner.train([step], 0)  # once for what is made at the first call
-        below = learner.seconds_below / max(1, learner.rows_below)
-        started = time.perf_counter()
-        learner.train([step], 0)
-        self._a_run = (time.perf_counter() - started) / sum(n for _, n in step) * recipe.tokens
-        learner.evaluate(measured)
-        started = time.perf_counter()
-        learner.evaluate(measured)
-        self._an_evaluation = (time.perf_counter() - started) / len(measured) * len(_held(self._material))
-        expected = sum(self._left) * self._a_run + self._missing * self._an_evaluation + len(rows) * below
-        kept = f" ({self._total - self._missing} are there)" if self._missing < self._total else ""
-        self._print(
-            f"{self._missing} runs{kept} of {recipe.tokens:,} response tokens in {recipe.steps} steps: about "
-            f"{_minutes(expected)}, {_memory(learner, len(rows)) / 1e9:.1f} GB"
-        )
-
-    def add(self, run: Run, row: Mapping[str, Any], seconds: float) -> None:
-        self._seconds += seconds
-        self._expected += self._an_evaluation + (run.arm != BASE) * self._a_run
-        self._done += 1
-        del self._left[0]
-        losses = ", ".join(f"{name} {sum(e['nll']) / sum(e['tokens']):.3f}" for name, e in row["evaluated"].items())
-        left = sum(self._left) * self._a_run + len(self._left) * self._an_evaluation
-        behind = f"; {_minutes(left * self._seconds / self._expected)} left" if self._left else ""
-        self._print(f"{self._done}/{self._missing} {run.arm.replace('_', ' ')} {run.seed}: {losses}{behind}")
-
-    def _print(self, text: str) -> None:
-        if not self._quiet:
-            print(f"nait-fast: {text}", file=sys.stderr, flush=True)
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

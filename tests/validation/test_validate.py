@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,17 @@ def test_a_killed_validation_ends_in_the_same_bytes(place, made, tmp_path):
         assert ours[key] == theirs[key], key
     kept = (again / RUNS).read_bytes()
     assert kept.startswith(b"".join(lines[:9]))  # nothing that was there was made again
+
+
+def test_time_and_memory_are_said_before_and_what_is_left_on_the_way(place, tmp_path, capsys):
+    seen = validate(place, tmp_path / "seen", quiet=False)
+    said = capsys.readouterr().err.splitlines()
+    lines = [line for line in said if line.startswith("nait-fast: ") and ("runs" in line or "/9 " in line)]
+    assert re.fullmatch(r"nait-fast: 9 runs of 240 response tokens in 4 steps: about \d+ (s|min), \d+\.\d GB", lines[0])
+    assert re.fullmatch(r"nait-fast: 1/9 base 0: sums \d\.\d{3}, general \d\.\d{3}; \d+ s left", lines[1])
+    assert len(lines) == 10 and "left" not in lines[9]
+    unseen = validate(place, tmp_path / "unseen")
+    assert seen["arms"] == unseen["arms"]  # what was tried for that has changed nothing
 
 
 def test_more_seeds_keep_the_runs_that_are_there(place, tmp_path):
