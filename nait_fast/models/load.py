@@ -256,7 +256,21 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
             f"cannot load a tokenizer from {tokenizer or model} ({first_line(error)})", remedy="pass --tokenizer"
         ) from None
     tell(f"--tokenizer {tokenizer or model}", records, WRONG_TOKENS)
+    if "gguf_file" in extra:
+        warn_of_unigram(tokenizer or model, loaded)
     return loaded
+
+
+def warn_of_unigram(named: str, tokenizer: Any) -> None:
+    """Warn where ``tokenizer``, which transformers made of the GGUF file ``named``, is a unigram model: a decoder's file
+    has BPE, with ranks for scores, which taken for a unigram's cut words up (Gemma, transformers 5.17: ▁t he)."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if type(model).__name__ == "Unigram":
+        warn(
+            f"{named}: transformers reads this GGUF file's tokenizer as a unigram model, which cuts words into other "
+            "pieces than the model was trained on: all that is computed of them is worse for it; pass --tokenizer with "
+            "the model's own"
+        )
 
 
 def load_model(
