@@ -262,8 +262,8 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
 
 
 def warn_of_unigram(named: str, tokenizer: Any) -> None:
-    """Warn where ``tokenizer``, which transformers made of the GGUF file ``named``, is a unigram model: a decoder's file
-    has BPE, with ranks for scores, which taken for a unigram's cut words up (Gemma, transformers 5.17: ▁t he)."""
+    """Warn where ``tokenizer``, which transformers made of the GGUF file ``named``, is a unigram model: a decoder has
+    BPE, with ranks for scores, which taken for a unigram's cut words up (Gemma, transformers 5.17: ▁t he)."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if type(model).__name__ == "Unigram":
         warn(
