@@ -463,10 +463,9 @@ def train(arguments: argparse.Namespace, path: Path) -> None:
         runs = seeds(path, digest(setting)) if stage == "seeds" else stages[stage]()
         for row in work_through(runs, learner, material, setting, path, claims):
             losses = {name: round(sum(e["nll"]) / sum(e["tokens"]), 4) for name, e in row["evaluated"].items()}
-            print(
-                time.strftime("%H:%M:%S"), stage, row["setting"], row["target"], row["arm"], row["selector"],
-                row["seed"], losses, row["seconds"], row["cpu_seconds"], file=sys.stderr, flush=True,
-            )  # fmt: skip
+            run = " ".join(str(row[key]) for key in ("setting", "target", "arm", "selector", "seed"))
+            took = f"{row['seconds']} s, {row['cpu_seconds']} CPU-s"
+            print(time.strftime("%H:%M:%S"), stage, run, losses, took, file=sys.stderr, flush=True)
 
 
 def seeds(path: Path, setting: str) -> list[Run]:

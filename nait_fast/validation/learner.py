@@ -21,6 +21,7 @@ from nait_fast.models.find import decoder_layers
 from nait_fast.models.load import LoadedModel, apart
 from nait_fast.models.pack import Pack, PrefixState, packed_as, running
 from nait_fast.models.packed import ATTENTION, packed_attention_on
+from nait_fast.notices import warn
 from nait_fast.validation.frozen import FrozenHead, freeze_linears, product_kind
 from nait_fast.validation.training_samples import TrainingSample
 
@@ -73,6 +74,14 @@ def adapters(model: nn.Module, recipe: Recipe) -> list[Any]:
     names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if type(m) is nn.Linear})
     if not names:
         raise BadInput("has no plain linear layers to adapt", where="the model")
+    layers = getattr(model, "layers", model)
+    weights = sum(p.numel() for p in layers.parameters() if p.dim() > 1)
+    adapted = sum(m.weight.numel() for m in layers.modules() if type(m) is nn.Linear)
+    if adapted < weights:
+        warn(
+            f"LoRA adapts plain linear layers alone, {adapted / weights:.0%} of the weights of the chosen layers: what "
+            "else there is (experts, convolutions, quantised layers) stays as it is"
+        )
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=names, lora_dropout=0.0)
     inject_adapter_in_model(config, model)
     modules = [m for m in model.modules() if isinstance(m, LoraLayer)]

@@ -505,8 +505,7 @@ def _perform(
     if options.answer not in (None, "likelihood"):
         for name, texts in material.texts.items():
             if texts and material.roles[name] == "target":
-                out["evaluated"][name]["correct"] = correct_of(
-                    options.answer, learner, encoder, texts, [material.samples[r] for r in material.sets[name]],
-                    options.answer_tokens,
-                )  # fmt: skip
+                samples = [material.samples[row] for row in material.sets[name]]
+                right = correct_of(options.answer, learner, encoder, texts, samples, options.answer_tokens)
+                out["evaluated"][name]["correct"] = right
     return out

@@ -15,12 +15,33 @@ from nait_fast.errors import BadInput, NaitError
 from nait_fast.models import packed
 from nait_fast.models.load import prepare
 from nait_fast.models.packed import ATTENTION, VARLEN
-from nait_fast.validation.learner import Learner, Recipe, common_prefix
+from nait_fast.notices import NaitWarning, recorded
+from nait_fast.validation.learner import Learner, Recipe, adapters, common_prefix
 from nait_fast.validation.steps import lengths_of, make_steps
 from nait_fast.validation.training_samples import TrainingSample, training_encoder, training_samples
 from tests.conftest import make_rows, make_tokenizer
 from tests.models.tiny import build, config_of
 from tests.validation.conftest import CONVERSATION
+
+
+class Experts(nn.Module):
+    """A linear layer beside weights that are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain, self.experts = nn.Linear(4, 6, bias=False), nn.Parameter(torch.zeros(3, 4, 6))
+
+    def forward(self, x):
+        return self.plain(x) + (x @ self.experts).sum(0)
+
+
+def test_weights_that_get_no_adapter_are_told():
+    with pytest.warns(NaitWarning, match="25% of the weights"):
+        assert len(adapters(Experts(), RECIPE)) == 1
+    with recorded() as warnings:
+        adapters(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), RECIPE)
+    assert not warnings
+
 
 RECIPE = Recipe(tokens=400, steps=8, rank=2, alpha=4, layers=2, lr=1e-2, product="torch", pack_tokens=200)
 TURNS = 40  # the conversation among the samples
