@@ -27,6 +27,7 @@ from nait_fast.remote.copies import named, refuse_url
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.storage.files import read_json, read_sealed, write_sealed
 from nait_fast.validation import FILE, FORMAT_VERSION, KIND, RUNS, RUNS_KIND
+from nait_fast.validation.answers import ANSWERS
 from nait_fast.validation.arms import BASE, BOTTOM, RANDOM, TENTHS, TOP, Candidates, Run, draw, plan, tenth, tenths
 from nait_fast.validation.clock import Clock
 from nait_fast.validation.runs import append_run, digest, read_runs
@@ -271,6 +272,14 @@ def _gather(
         known = _known(chosen, name) if same else None
         likelihood = options.answer == "likelihood"
         held.append(held_out_of(encoder, name, "target", held_out, options.samples, known, likelihood))
+        if options.answer in ANSWERS:
+            for text in held[-1].texts:
+                if not ANSWERS[options.answer](text.messages[-1].content):
+                    raise BadInput(
+                        f"its response holds no answer ({options.answer}), so that none could be right",
+                        where=f"{held_out.path} row {text.row}",
+                        remedy="leave the row or --answer out",
+                    )
     if not same:
         warn(
             "another template or tokenizer than the selection's: whether held-out samples are among those that its "

@@ -45,7 +45,7 @@ def validate(place: Path, output: Path, **options):
 @pytest.fixture(scope="module")
 def made(place, tmp_path_factory):
     output = tmp_path_factory.mktemp("made") / "out"
-    return output, validate(place, output, deciles=True, answer="number", answer_tokens=4)
+    return output, validate(place, output, deciles=True, answer="exact", answer_tokens=4)
 
 
 def test_a_validation_says_what_was_trained_and_found(made):
@@ -85,7 +85,7 @@ def test_a_killed_validation_ends_in_the_same_bytes(place, made, tmp_path):
     again.mkdir()
     lines = (output / RUNS).read_bytes().splitlines(keepends=True)
     (again / RUNS).write_bytes(b"".join(lines[:9]) + lines[9][: len(lines[9]) // 2])  # as a kill leaves it
-    validate(place, again, deciles=True, answer="number", answer_tokens=4)
+    validate(place, again, deciles=True, answer="exact", answer_tokens=4)
     assert (again / FILE).read_bytes().replace(str(again).encode(), str(output).encode())[:200]
     ours, theirs = (json.loads((folder / FILE).read_text()) for folder in (again, output))
     for key in ours.keys() - {"options", "checksum"}:
@@ -154,6 +154,11 @@ def test_tenths_leave_the_other_arms_as_they_are(place, tmp_path):
     more = validate(place, tmp_path / "out", deciles=True)
     assert (tmp_path / "out" / RUNS).read_bytes().startswith(before)
     assert more["verdicts"] == first["verdicts"] and more["arms"][:5] == first["arms"]
+
+
+def test_a_response_without_an_answer_is_refused(place, tmp_path):
+    with pytest.raises(NaitError, match=r"held-out.jsonl row 0: its response holds no answer \(choice\)"):
+        validate(place, tmp_path / "out", answer="choice")
 
 
 def test_a_target_may_be_called_general(place, tmp_path, tiny_model):
