@@ -26,6 +26,7 @@ from nait_fast.models.float8 import BESIDE, refuse_config, refuse_device, to_flo
 from nait_fast.models.float8 import NAME as FLOAT8
 from nait_fast.models.fused import Forward, fused_forwards
 from nait_fast.models.gguf_file import parsed_once
+from nait_fast.models.gguf_tokenizer import mend_tokenizer
 from nait_fast.models.guard import exercised, refuse_spread
 from nait_fast.models.head import LMHead, head_of
 from nait_fast.models.known import KnownModel, every_neuron, has_neurons
@@ -251,26 +252,14 @@ def load_tokenizer(model: str, tokenizer: str | None = None, trust_remote_code: 
     try:
         with heard() as records, parsed_once(bool(extra)):
             loaded = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
+            if extra:
+                mend_tokenizer(named, loaded, str(Path(source, extra["gguf_file"])))
     except Exception as error:  # transformers raises anything from OSError to KeyError here
         raise BadInput(
             f"cannot load a tokenizer from {tokenizer or model} ({first_line(error)})", remedy="pass --tokenizer"
         ) from None
     tell(f"--tokenizer {tokenizer or model}", records, WRONG_TOKENS)
-    if "gguf_file" in extra:
-        warn_of_unigram(tokenizer or model, loaded)
     return loaded
-
-
-def warn_of_unigram(named: str, tokenizer: Any) -> None:
-    """Warn where ``tokenizer``, which transformers made of the GGUF file ``named``, is a unigram model: a decoder has
-    BPE, with ranks for scores, which taken for a unigram's cut words up (Gemma, transformers 5.17: ▁t he)."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    if type(model).__name__ == "Unigram":
-        warn(
-            f"{named}: transformers reads this GGUF file's tokenizer as a unigram model, which cuts words into other "
-            "pieces than the model was trained on: all that is computed of them is worse for it; pass --tokenizer with "
-            "the model's own"
-        )
 
 
 def load_model(
