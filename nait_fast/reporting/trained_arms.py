@@ -6,21 +6,15 @@ from typing import Any
 
 from nait_fast.reporting.formatting import MINUS, count, listed, number, percent, short
 from nait_fast.reporting.validation_file import VERDICTS, Measured, TrainedArm, Validation
+from nait_fast.validation.arms import BASE, TOP, WORDS
 
-_BASE = "base"
-_NAMES = {
-    _BASE: "as it is",
-    "random": "random rows",
-    "random_length": "random rows of the same lengths",
-    "top": "the selection",
-    "bottom": "the worst rows",
-}
 TOO_FEW = "± ?: too few seeds to tell."
 
 
 def arm_name(arm: TrainedArm, validation: Validation) -> str:
     """In words; with its target where there are several."""
-    name = _NAMES.get(arm.arm) or f"{arm.arm} of the ranking"
+    name = WORDS.get(arm.arm, arm.arm)
+    name = name if arm.tenth is None else f"{name} of the ranking"
     return name if arm.target is None or len(validation.targets) < 2 else f"{name} for {short(arm.target, 40)}"
 
 
@@ -52,7 +46,7 @@ def whole(value: float | None) -> str:
 
 def trained_told(validation: Validation) -> str:
     """One sentence of what was trained, and of what it was measured on."""
-    seeds = sorted({arm.seeds for arm in validation.arms if arm.arm != "base"})
+    seeds = sorted({arm.seeds for arm in validation.arms if arm.arm != BASE})
     what = f"LoRA of rank {validation.rank} on "
     what += f"the last {count(validation.layers, 'layer')}" if validation.layers else "all layers"
     text = f"{short(Path(validation.model).name or validation.model, 80)} was trained anew for each arm ({what}), "
@@ -78,7 +72,7 @@ def arms_in_words(validation: Validation, tenths: bool) -> list[dict[str, Any]]:
                     "loss": with_half(arm.losses.get(x.name)),
                     "difference": with_half(arm.against_random.get(x.name), sign=True),
                     "word": arm.against_random[x.name].word if x.name in arm.against_random else "",
-                    "accuracy": share_with_half(arm.accuracy.get(x.name), arm.arm == _BASE),
+                    "accuracy": share_with_half(arm.accuracy.get(x.name), arm.arm == BASE),
                 }
                 for x in validation.sets
             ],
@@ -95,7 +89,7 @@ def sets_with_accuracy(validation: Validation) -> list[bool]:
 
 def elsewhere(validation: Validation) -> Iterator[tuple[str, str]]:
     """(general set, what the selection costs or brings there, against random rows)."""
-    top = next((arm for arm in validation.arms if arm.arm == "top" and arm.target is None), None)
+    top = next((arm for arm in validation.arms if arm.arm == TOP and arm.target is None), None)
     for x in validation.sets if top is not None else ():
         if top is not None and x.role == "general" and (off := top.against_random.get(x.name)) is not None:
             yield short(x.name, 40), f"{off.word or VERDICTS[-1]}, loss {with_half(off, sign=True)} against random rows"
@@ -106,7 +100,7 @@ def untold(validation: Validation) -> str:
     each = [
         measured
         for arm in validation.arms
-        for on in (arm.losses, arm.against_random, {} if arm.arm == _BASE else arm.accuracy)
+        for on in (arm.losses, arm.against_random, {} if arm.arm == BASE else arm.accuracy)
         for measured in on.values()
     ]
     return TOO_FEW if any(m.half is None for m in each) else ""

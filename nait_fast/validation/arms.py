@@ -16,6 +16,15 @@ def tenth(number: int) -> str:
     return f"tenth {number}"
 
 
+WORDS = {
+    BASE: "as it is",
+    RANDOM: "random rows",
+    RANDOM_LENGTH: "random, same lengths",
+    TOP: "the selection",
+    BOTTOM: "the worst rows",
+} | {tenth(k + 1): f"tenth {k + 1}" for k in range(TENTHS)}
+
+
 @dataclass(frozen=True)
 class Run:
     """One training: of ``arm``, with the draws and adapters of ``seed``."""

@@ -10,17 +10,10 @@ from typing import Any
 import numpy as np
 
 from nait_fast.terminal import WIDTH
-from nait_fast.validation.arms import ARMS, BASE, BOTTOM, RANDOM, RANDOM_LENGTH, TENTHS, TOP, Run, tenth
+from nait_fast.validation.arms import ARMS, BASE, RANDOM, TENTHS, TOP, WORDS, Run, tenth
 from nait_fast.validation.intervals import Interval, difference, level_of, mean_interval, runs_of, verdict
 
 UNDECIDED = "not told apart"
-WORDS = {
-    BASE: "as it is",
-    RANDOM: "random rows",
-    RANDOM_LENGTH: "random, same lengths",
-    TOP: "the selection",
-    BOTTOM: "the worst rows",
-} | {tenth(k + 1): f"tenth {k + 1}" for k in range(TENTHS)}
 
 
 def summary_of(

@@ -1,9 +1,7 @@
 """``validate``: does training on a selection help its target more than training on random rows of the pool?"""
 
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,13 @@ import numpy as np
 from nait_fast.config import ValidateOptions, split_target
 from nait_fast.data.pool import Pool
 from nait_fast.data.row_conventions import make_conventions
+from nait_fast.data.template import Template
+from nait_fast.data.tokenize import Encoder
 from nait_fast.env import environment
 from nait_fast.errors import BadInput, Damaged, NaitError
 from nait_fast.evaluation.writing import json_values
 from nait_fast.index import token_hashes
-from nait_fast.index.pool_rows import PoolRows, open_rows
+from nait_fast.index.pool_rows import open_rows
 from nait_fast.notices import recorded, warn
 from nait_fast.outputs.inputs import inputs_of
 from nait_fast.outputs.output_folder import Output
@@ -26,31 +26,22 @@ from nait_fast.ranking.selection_files import DROPPED_BY, SCORES
 from nait_fast.remote.copies import named, refuse_url
 from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.storage.files import read_json, read_sealed, write_sealed
-from nait_fast.validation import FILE, FORMAT_VERSION, KIND, RUNS, RUNS_KIND
+from nait_fast.validation import FILE, FORMAT_VERSION, KIND, RUNS
 from nait_fast.validation.answers import ANSWERS
-from nait_fast.validation.arms import BASE, BOTTOM, RANDOM, TENTHS, TOP, Candidates, Run, draw, plan, tenth, tenths
-from nait_fast.validation.clock import Clock
-from nait_fast.validation.runs import append_run, digest, read_runs
+from nait_fast.validation.arms import BASE, BOTTOM, RANDOM, TOP, plan
+from nait_fast.validation.gathering import Material, Ranked, gather
+from nait_fast.validation.material import HeldOut, held_out_of
+from nait_fast.validation.runs import digest
 from nait_fast.validation.summary import summary_of, text_of
+from nait_fast.validation.training_samples import training_encoder
 from nait_fast.verbs.evaluate import folder_for
 
-# Of a large group an arm draws from so many rows, or as many as are enough where each has so few response tokens.
-LEAST_ROWS, ROW_TOKENS = 4_000, 10
 ROUNDS, ENOUGH = 4, 5120  # a selection of few tokens is gone through so often, up to so many
 CPU_TOKENS, GPU_TOKENS = 10_240, 1 << 20  # response tokens of a run at most, unless told
 CPU_LAYERS = 6
 STEPS = 32
 CHECKPOINTED = 1e9  # parameters from which on a GPU keeps no layer's insides
 GENERAL = "general"
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """Rows of a selection's scores: ``rows`` int64 [n], best first, those that constraints took left out; ``selected``
-    int64 [k], best first."""
-
-    rows: np.ndarray
-    selected: np.ndarray
 
 
 def run(options: ValidateOptions, quiet: bool = False) -> dict[str, Any]:
@@ -115,7 +106,8 @@ def read_ranking(chosen: SelectionFolder) -> Ranked:
     kept = np.ones(len(rows), dtype=bool)
     if DROPPED_BY in table.column_names:
         kept = ~table.column(DROPPED_BY).is_valid().to_numpy()
-    return Ranked(rows[order][kept[order]].astype(np.int64), rows[order][selected[order]].astype(np.int64))
+    ranking, selection = rows[order][kept[order]], rows[order][selected[order]]
+    return Ranked(ranking.astype(np.int64), selection.astype(np.int64), f"selection {named(chosen.folder)}")
 
 
 def _sets(options: ValidateOptions, chosen: SelectionFolder) -> tuple[dict[str, Pool], Pool | None]:
@@ -147,18 +139,6 @@ def _general(targets: Sequence[str]) -> str:
     )
 
 
-@dataclass
-class _Material:
-    """``samples``: of rows, then of the held-out sets, by one numbering; ``sets``: name -> numbers."""
-
-    samples: list[Any]
-    candidates: Candidates
-    sets: dict[str, list[int]]
-    roles: dict[str, str]
-    texts: dict[str, list[Any]]
-    choices: dict[str, list[list[int]]]
-
-
 def _validate(
     options: ValidateOptions,
     chosen: SelectionFolder,
@@ -170,8 +150,10 @@ def _validate(
     warnings: list[str],
     quiet: bool,
 ) -> dict[str, Any]:
+    # torch
     from nait_fast.models.load import load_model
     from nait_fast.validation.learner import Learner, check_peft
+    from nait_fast.validation.runner import Runner
 
     check_peft()
     if chosen.index is None:
@@ -188,32 +170,44 @@ def _validate(
         quiet=quiet,
     )
     say("reading rows and held-out samples", quiet)
-    material, encoder = _gather(options, chosen, ranked, loaded, targets, general, pool)
+    index, manifest = chosen.index, chosen.manifest
+    template = Template(
+        manifest["template_kind"] if options.template is None else options.template,
+        loaded.tokenizer,
+        index.manifest.get("template_date") if options.template is None else None,
+    )
+    max_length = options.max_length or int(manifest["max_length"])
+    encoder = training_encoder(loaded.tokenizer, template, max_length, loaded.vocabulary)
+    held = _held_out(options, chosen, encoder, targets, general)
+    most = options.tokens or _most_tokens(loaded)
+    material = gather(options, ranked, encoder, index, pool, held, _general(chosen.targets), most)
     recipe = _recipe(options, material, loaded)
     learner = Learner(loaded, material.samples, recipe)
     runs = plan(options.seeds, options.draws, options.deciles)
-    wanted = {run: material.candidates.rows_of(run, _distinct(recipe, material)) for run in runs if run.arm != BASE}
-    learner.expect([*(row for rows in wanted.values() for row in rows.tolist()), *_held(material), *_chosen(material)])
+    distinct = _distinct(recipe, material)
+    wanted = {run: material.candidates.rows_of(run, distinct) for run in runs if run.arm != BASE}
+    learner.expect([*(row for rows in wanted.values() for row in rows.tolist()), *material.measured])
     setting = digest(
         [
             loaded.whole_fingerprint,
             loaded.head_fingerprint,
             str(loaded.precision),
             asdict(recipe) | {"product": learner.product, "attention": learner.attention},
-            token_hashes.hashes_of(material.samples[row].ids for row in _held(material) + _chosen(material)).tolist(),
+            token_hashes.hashes_of(material.samples[row].ids for row in material.measured).tolist(),
             {name: [len(rows), options.answer] for name, rows in material.sets.items()},
             None if "answer_tokens" in options.idle() else options.answer_tokens,
         ]
     )
-    done = _work_through(options, learner, encoder, material, runs, wanted, setting, folder, quiet)
+    runner = Runner(options, learner, encoder, material, wanted, setting)
+    done = runner.through(runs, folder / RUNS, quiet)
     sets = [
         {
-            "name": name,
-            "role": material.roles[name],
-            "samples": len(rows),
-            "tokens": sum(learner.samples[r].response - learner.samples[r].ended for r in rows),
+            "name": one.name,
+            "role": one.role,
+            "samples": len(one.samples),
+            "tokens": sum(sample.response - sample.ended for sample in one.samples),
         }
-        for name, rows in material.sets.items()
+        for one in material.held
     ]
     made = summary_of(runs, done, sets)
     result = {
@@ -225,7 +219,7 @@ def _validate(
             "targets": chosen.targets,
         },
         "model": loaded.name,
-        "recipe": asdict(recipe) | {"product": learner.product, "distinct_tokens": _distinct(recipe, material)},
+        "recipe": asdict(recipe) | {"product": learner.product, "distinct_tokens": distinct},
         "sets": sets,
         **made,
         "answer": options.answer,
@@ -236,48 +230,26 @@ def _validate(
     return json_values(result)
 
 
-def _held(material: _Material) -> list[int]:
-    return [row for rows in material.sets.values() for row in rows]
-
-
-def _chosen(material: _Material) -> list[int]:
-    return [row for several in material.choices.values() for rows in several for row in rows]
-
-
-def _gather(
+def _held_out(
     options: ValidateOptions,
     chosen: SelectionFolder,
-    ranked: Ranked,
-    loaded: Any,
+    encoder: Encoder,
     targets: Mapping[str, Pool],
     general: Pool | None,
-    pool: PoolRows,
-) -> tuple[_Material, Any]:
-    from nait_fast.data.template import Template
-    from nait_fast.validation.material import HeldOut, held_out_of, trained_rows
-    from nait_fast.validation.training_samples import training_encoder
-
-    index, manifest = chosen.index, chosen.manifest
-    assert index is not None
-    template = Template(
-        manifest["template_kind"] if options.template is None else options.template,
-        loaded.tokenizer,
-        index.manifest.get("template_date") if options.template is None else None,
-    )
-    max_length = options.max_length or int(manifest["max_length"])
-    encoder = training_encoder(loaded.tokenizer, template, max_length, loaded.vocabulary)
+) -> list[HeldOut]:
+    """The held-out samples of each target, without those that its signature was made of, and the general set's."""
     held: list[HeldOut] = []
-    same = template.hash == manifest["template"]
-    for name, held_out in targets.items():
+    same = encoder.template.hash == chosen.manifest["template"]
+    for name, pool in targets.items():
         known = _known(chosen, name) if same else None
         likelihood = options.answer == "likelihood"
-        held.append(held_out_of(encoder, name, "target", held_out, options.samples, known, likelihood))
+        held.append(held_out_of(encoder, name, "target", pool, options.samples, known, likelihood))
         if options.answer in ANSWERS:
             for text in held[-1].texts:
                 if not ANSWERS[options.answer](text.messages[-1].content):
                     raise BadInput(
                         f"its response holds no answer ({options.answer}), so that none could be right",
-                        where=f"{held_out.path} row {text.row}",
+                        where=f"{pool.path} row {text.row}",
                         remedy="leave the row or --answer out",
                     )
     if not same:
@@ -285,69 +257,9 @@ def _gather(
             "another template or tokenizer than the selection's: whether held-out samples are among those that its "
             "signatures were made of is not checked"
         )
-    # Rows that no arm trains on, of all kinds: the price of a selection elsewhere.
-    all_rows = draw(np.sort(ranked.rows), len(ranked.rows), [options.seed, 2])
-    aside: np.ndarray = np.zeros(0, dtype=np.int64)
-    own: dict[int, Any] = {}
     if general is not None:
         held.append(held_out_of(encoder, _general(chosen.targets), "general", general, options.samples, None, False))
-    else:
-        free = all_rows[~np.isin(all_rows, ranked.selected)]
-        most = min(options.samples, len(free) // 4)  # of a small pool arms need the others
-        own, _ = trained_rows(encoder, index, pool, free[: 2 * most])
-        aside = np.array([row for row in free[: 2 * most] if row in own][:most], dtype=np.int64)
-        if len(aside) < 2:
-            raise BadInput(
-                "leaves no rows to measure the general loss on",
-                where=f"selection {named(chosen.folder)}",
-                remedy="pass --general FILE",
-            )
-        held.append(HeldOut(_general(chosen.targets), "general", [own[row] for row in aside.tolist()], [], []))
-    enough = max(LEAST_ROWS, (options.tokens or _most_tokens(loaded)) // ROW_TOKENS)
-    groups = _groups(options, ranked, all_rows, aside, enough)
-    wanted = np.unique(np.concatenate(list(groups.values())))
-    samples, hashes = trained_rows(encoder, index, pool, wanted)
-    measured = token_hashes.hashes_of(
-        [sample.ids[: len(sample.ids) - sample.ended] for h in held for sample in h.samples]
-    )
-    leaked = {row for row, twin in zip(samples, np.isin(hashes, measured).tolist(), strict=True) if twin}
-    if leaked:
-        warn(f"{len(leaked):,} rows of the pool are held-out samples: no arm trains on them")
-    without = len(wanted) - len(samples)
-    if without:
-        warn(f"{without:,} of {len(wanted):,} rows have no response within {max_length} tokens: no arm trains on them")
-    rows = [row for row in samples if row not in leaked]
-    place = {row: i for i, row in enumerate(rows)}
-    numbered = {
-        arm: np.array([place[row] for row in group.tolist() if row in place], dtype=np.int64)
-        for arm, group in groups.items()
-    }
-    all_samples = [samples[row] for row in rows]
-    sets: dict[str, list[int]] = {}
-    for one in held:
-        sets[one.name] = list(range(len(all_samples), len(all_samples) + len(one.samples)))
-        all_samples += one.samples
-    choices: dict[str, list[list[int]]] = {}
-    for one in held:
-        for several in one.choices:
-            choices.setdefault(one.name, []).append(list(range(len(all_samples), len(all_samples) + len(several))))
-            all_samples += several
-    response = np.array([sample.response for sample in all_samples], dtype=np.int64)
-    if empty := next((arm for arm, group in numbered.items() if not len(group)), None):
-        raise BadInput(
-            f"no row of arm '{empty}' can be trained on",
-            where=f"selection {named(chosen.folder)}",
-            remedy="raise --max-length, or select more rows",
-        )
-    numbered[BOTTOM] = numbered[BOTTOM][: _reach(response[numbered[BOTTOM]], int(response[numbered[TOP]].sum()))]
-    roles = {one.name: one.role for one in held}
-    texts = {one.name: one.texts for one in held}
-    return _Material(all_samples, Candidates(numbered, response), sets, roles, texts, choices), encoder
-
-
-def _reach(response: np.ndarray, tokens: int) -> int:
-    """How many of the first rows hold ``tokens`` response tokens; all, where they do not."""
-    return int(np.searchsorted(np.cumsum(response), tokens)) + 1
+    return held
 
 
 def _known(chosen: SelectionFolder, name: str) -> np.ndarray | None:
@@ -363,30 +275,7 @@ def _known(chosen: SelectionFolder, name: str) -> np.ndarray | None:
     return None
 
 
-def _groups(
-    options: ValidateOptions, ranked: Ranked, all_rows: np.ndarray, aside: np.ndarray, enough: int
-) -> dict[str, np.ndarray]:
-    """Arm -> rows of the pool that it draws from, at most ``enough``."""
-    ranking = ranked.rows[~np.isin(ranked.rows, aside)]
-    below = ranking[~np.isin(ranking, ranked.selected)]
-    if not len(below):
-        raise BadInput(
-            "selects all rows: there is nothing to hold it against", where=f"--selection {options.selection}"
-        )
-    groups = {
-        TOP: draw(ranked.selected, enough, [options.seed, 3]),
-        RANDOM: all_rows[~np.isin(all_rows, aside)][:enough],
-        BOTTOM: below[::-1][:enough],
-    }
-    if options.deciles:
-        if len(ranking) < 2 * TENTHS:
-            raise BadInput(f"{len(ranking)} rows make no tenths", where="--deciles", remedy="leave it out")
-        for k, part in enumerate(tenths(ranking)):
-            groups[tenth(k + 1)] = draw(part, enough, [options.seed, 4, k])
-    return groups
-
-
-def _distinct(recipe: Any, material: _Material) -> int:
+def _distinct(recipe: Any, material: Material) -> int:
     """Response tokens of the rows that a run draws: no more than each arm has, but for tenths, of which one may be of
     fewer (so that what others are does not hang on whether there are tenths)."""
     return min(recipe.tokens, *(material.candidates.tokens_of(arm) for arm in (TOP, RANDOM, BOTTOM)))
@@ -397,7 +286,7 @@ def _most_tokens(loaded: Any) -> int:
     return CPU_TOKENS if loaded.device.type == "cpu" else GPU_TOKENS
 
 
-def _recipe(options: ValidateOptions, material: _Material, loaded: Any) -> Any:
+def _recipe(options: ValidateOptions, material: Material, loaded: Any) -> Any:
     from nait_fast.models.find import decoder_layers
     from nait_fast.validation.learner import Recipe
 
@@ -426,95 +315,3 @@ def _recipe(options: ValidateOptions, material: _Material, loaded: Any) -> Any:
         pack_tokens=options.batch_tokens or (16384 if gpu else 2048),
         checkpoint=gpu and parameters >= CHECKPOINTED,
     )
-
-
-def _work_through(
-    options: ValidateOptions,
-    learner: Any,
-    encoder: Any,
-    material: _Material,
-    runs: Sequence[Run],
-    wanted: Mapping[Run, np.ndarray],
-    setting: str,
-    folder: Path,
-    quiet: bool,
-) -> dict[Run, dict[str, Any]]:
-    """Each run's row: those that ``runs.jsonl`` has, the others made now."""
-    path = folder / RUNS
-    rows = _own_runs(path)
-    by_config = {row["config"]: row for row in rows if "config" in row}
-    configs = {run: _config(setting, run, wanted.get(run), material) for run in runs}
-    missing = [run for run in runs if configs[run] not in by_config]
-    candidates = material.candidates
-    clock = Clock(learner, candidates.groups[RANDOM], candidates.response, _held(material), runs, missing, quiet)
-    if missing:
-        asked = {row for run in missing for row in wanted.get(run, np.zeros(0, dtype=int)).tolist()}
-        below = sorted(asked | {*_held(material), *_chosen(material)})
-        clock.say_before(below)
-        learner.states(below if learner.below else [])
-    for run in missing:
-        started = time.perf_counter()
-        row = {"config": configs[run], **asdict(run), **_perform(options, learner, encoder, material, run, wanted)}
-        if not all(math.isfinite(x) for one in row["evaluated"].values() for x in one["nll"]):
-            raise BadInput(
-                f"the training on {run.arm} diverged: a loss is not finite",
-                where=f"--lr {options.lr:g}",
-                remedy="lower it",
-            )
-        append_run(path, row)
-        by_config[configs[run]] = row
-        clock.add(run, row, time.perf_counter() - started)
-    return {run: by_config[configs[run]] for run in runs}
-
-
-def _config(setting: str, run: Run, rows: np.ndarray | None, material: _Material) -> str:
-    """Hash of all that decides a run's result."""
-    hashes = [] if rows is None else token_hashes.hashes_of(material.samples[r].ids for r in np.sort(rows)).tolist()
-    return digest([setting, asdict(run), hashes])
-
-
-def _own_runs(path: Path) -> list[dict[str, Any]]:
-    """The runs of ``path``, which is begun if it is not there. Raises NaitError where it is somebody else's."""
-    if not path.exists():
-        append_run(path, {"kind": RUNS_KIND})
-        return []
-    rows = read_runs(path)
-    if not rows or rows[0].get("kind") != RUNS_KIND:
-        raise BadInput(
-            "is in the way: nait_fast did not write it, and would add to it",
-            where=path,
-            remedy="move it, or choose another --output",
-        )
-    return rows
-
-
-def _perform(
-    options: ValidateOptions,
-    learner: Any,
-    encoder: Any,
-    material: _Material,
-    run: Run,
-    wanted: Mapping[Run, np.ndarray],
-) -> dict[str, Any]:
-    """Train and evaluate; what the row says of them."""
-    from nait_fast.validation.accuracy import correct_of, likeliest
-    from nait_fast.validation.steps import make_steps
-
-    out: dict[str, Any] = {}
-    if run.arm == BASE:
-        with learner.fresh(0):  # untrained adapters add nothing
-            pass
-    else:
-        recipe = learner.recipe
-        steps = make_steps(material.candidates.response, wanted[run], recipe.tokens, recipe.steps, 1000 + run.seed)
-        out = learner.train(steps, run.seed)
-    out["evaluated"] = {name: learner.evaluate(rows) for name, rows in material.sets.items()}
-    for name, rows in material.choices.items():
-        out["evaluated"][name]["correct"] = likeliest(learner, rows)
-    if options.answer not in (None, "likelihood"):
-        for name, texts in material.texts.items():
-            if texts and material.roles[name] == "target":
-                samples = [material.samples[row] for row in material.sets[name]]
-                right = correct_of(options.answer, learner, encoder, texts, samples, options.answer_tokens)
-                out["evaluated"][name]["correct"] = right
-    return out

@@ -101,7 +101,7 @@ def test_the_section(made: Made, tmp_path: Path) -> None:
         f"loss on t0against random on t0accuracy on t0loss on {GENERAL}against random on {GENERAL}",
         "as it is1––1.500 ± 0.008+0.250 ± 0.008 worse51.0%3.000 ± 0.008+0.012 ± ?",
         "random rows3413501.250 ± 0.008––2.500 ± 0.008–",
-        "random rows of the same lengths3413501.240 ± 0.008−0.010 ± 0.008–",
+        "random, same lengths3413501.240 ± 0.008−0.010 ± 0.008–",
         "the selection3413501.200 ± 0.008−0.017 ± 0.008 better61.2% ± 1.3%2.400 ± 0.008",
         "the worst rows3413501.300 ± 0.008+0.050 ± 0.008 worse",
         "± ?: too few seeds to tell.",
