@@ -2,8 +2,9 @@
 
 A vocabulary of SentencePiece's BPE (``tokenizer.ggml.model`` "llama") has ranks for scores. Of Gemma's transformers
 makes a unigram model, which takes them for log-probabilities and cuts words up (▁the: ▁t, he). Here its merges are made
-of the ranks, as SentencePiece merges: of all neighbours the pair whose union has the best score first. And a file that
-wants BOS in front of a text gets it.
+of the ranks, as SentencePiece merges: of all neighbours the pair whose union has the best score first. Special tokens
+are those that the file names (of a Llama transformers takes BOS for EOS), and a file that wants BOS in front of a text
+gets it.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from nait_fast.notices import warn
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # kinds of a piece (gguf.TokenType)
+_SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 _SPACE = "\u2581"
 
 
@@ -32,6 +34,11 @@ def mend_tokenizer(named: str, tokenizer: Any, file: str) -> None:
             )
         else:
             _to_bpe(backend, tokenizer.unk_token, *pieces)
+    for name, ours in _SPECIAL.items():
+        number = fields.get(f"tokenizer.ggml.{name}_token_id")
+        text = None if number is None else tokenizer.convert_ids_to_tokens(int(number.contents()))
+        if text is not None and getattr(tokenizer, ours) != text:
+            setattr(tokenizer, ours, text)
     wants_bos = fields.get("tokenizer.ggml.add_bos_token")
     if wants_bos is not None and wants_bos.contents() and tokenizer.bos_token is not None:
         tokenizer.add_bos_token = True

@@ -123,6 +123,13 @@ def test_bos_is_put_where_the_file_wants_it(made, tmp_path) -> None:
         assert bos_prefix(load_tokenizer(write(tmp_path / f"{wants}.gguf", bos=wants))) == []
 
 
+def test_special_tokens_are_the_files(made, smollm2) -> None:
+    assert (made.bos_token, made.eos_token, made.unk_token, made.pad_token) == ("<bos>", "<eos>", "<unk>", "<pad>")
+    real = load_tokenizer(smollm2)
+    assert (real.bos_token, real.eos_token, real.unk_token) == ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    assert real.pad_token == "<|im_end|>" and bos_prefix(real) == []
+
+
 def test_a_unigram_model_that_cannot_be_mended_is_told(tmp_path) -> None:
     with pytest.warns(NaitWarning, match="t5.gguf: transformers reads this GGUF file's tokenizer as a unigram model"):
         assert (
