@@ -11,7 +11,14 @@ from nait_fast.config import DataOptions
 from nait_fast.methods import METHODS, method_of
 from nait_fast.reporting.answer import next_line, wrapped
 from nait_fast.reporting.formatting import count, listed, percent, short
-from nait_fast.reporting.trained_arms import arms_in_words, elsewhere, sets_with_accuracy, trained_told, untold
+from nait_fast.reporting.trained_arms import (
+    arms_in_words,
+    elsewhere,
+    right_told,
+    sets_with_accuracy,
+    trained_told,
+    untold,
+)
 from nait_fast.reporting.validation_file import Validation
 from nait_fast.terminal import text_table
 
@@ -146,6 +153,7 @@ def of_validation(validation: Validation, path: str) -> str:
     """The verdicts, what was trained, and a table of the arms for each held-out set."""
     said = [f"{verdict.target}: {verdict.text}" for verdict in validation.verdicts]
     said += [f"elsewhere, on {name}: {found}" for name, found in elsewhere(validation)]
+    said += [f"{name}: {found}" for name, found in right_told(validation)]
     verdicts = [line for text in said for line in wrapped(text)]
     told = [*wrapped(trained_told(validation)), *filter(None, [untold(validation)])]
     minded = [line for warning in validation.warnings for line in wrapped(warning, "  - ", "    ")]

@@ -20,7 +20,14 @@ from nait_fast.reporting.figures import MOST_TARGETS, target_cuts
 from nait_fast.reporting.layers import MOST_NEURONS, TELLING_SHARE, Deciders
 from nait_fast.reporting.samples import Labels, Text
 from nait_fast.reporting.target_samples import NearSample
-from nait_fast.reporting.trained_arms import arms_in_words, elsewhere, sets_with_accuracy, trained_told, untold
+from nait_fast.reporting.trained_arms import (
+    arms_in_words,
+    elsewhere,
+    right_told,
+    sets_with_accuracy,
+    trained_told,
+    untold,
+)
 from nait_fast.reporting.validation_file import BETTER, WORSE, Validation
 from nait_fast.reporting.variety import NEAR_SHARE, SEED, NearRows
 
@@ -195,6 +202,7 @@ def validated(validation: Validation) -> dict[str, Any]:
             for v in validation.verdicts
         ],
         "elsewhere": list(elsewhere(validation)),
+        "right": list(right_told(validation)),
         "told": trained_told(validation),
         "sets": [
             {"loss": f"loss on {name}", "difference": f"against random on {name}", "accuracy": f"accuracy on {name}"}

@@ -7,6 +7,7 @@ from typing import Any
 from nait_fast.reporting.formatting import MINUS, count, listed, number, percent, short
 from nait_fast.reporting.validation_file import VERDICTS, Measured, TrainedArm, Validation
 from nait_fast.validation.arms import BASE, TOP, WORDS
+from nait_fast.validation.summary import right_answers
 
 TOO_FEW = "± ?: too few seeds to tell."
 
@@ -93,6 +94,13 @@ def elsewhere(validation: Validation) -> Iterator[tuple[str, str]]:
     for x in validation.sets if top is not None else ():
         if top is not None and x.role == "general" and (off := top.against_random.get(x.name)) is not None:
             yield short(x.name, 40), f"{off.word or VERDICTS[-1]}, loss {with_half(off, sign=True)} against random rows"
+
+
+def right_told(validation: Validation) -> Iterator[tuple[str, str]]:
+    """(target, how many more answers are right than after random rows) of the selection."""
+    top = next((arm for arm in validation.arms if arm.arm == TOP and arm.target is None), None)
+    for name, off in ({} if top is None else top.accuracy_against_random).items():
+        yield short(name, 40), right_answers(off.mean, off.half).replace(" ± ", "\u00a0±\u00a0")
 
 
 def untold(validation: Validation) -> str:

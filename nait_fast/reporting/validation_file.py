@@ -15,6 +15,7 @@ ROLES = ("target", "general")
 BETTER, WORSE = "better", "worse"
 VERDICTS = (BETTER, WORSE, "not told apart")
 TENTHS = 10  # into which a ranking may have been cut
+_RIGHT = "accuracy_against_random"
 _ARM = re.compile("base|random|random_length|top|bottom|tenth ([1-9]|10)")
 
 
@@ -51,6 +52,7 @@ class TrainedArm:
     losses: dict[str, Measured]
     against_random: dict[str, Measured]
     accuracy: dict[str, Measured]
+    accuracy_against_random: dict[str, Measured]
 
     @property
     def tenth(self) -> int | None:
@@ -187,6 +189,7 @@ def _arm(entry: Any, names: list[str], targets: list[str]) -> TrainedArm:
         losses=_on_sets(x["losses"], names, "losses", _measured),
         against_random=_on_sets(x.get("against_random", {}), names, "against_random", _difference),
         accuracy=_on_sets(x.get("accuracy", {}), names, "accuracy", _share),
+        accuracy_against_random=_on_sets(x.get(_RIGHT, {}), names, _RIGHT, _measured),
     )
 
 

@@ -121,7 +121,10 @@ def verdict(interval: Interval, words: tuple[str, str] = ("better", "worse")) ->
     return (words[0] if interval.mean < 0 else words[1]) if interval.excludes_zero else ""
 
 
-def mean_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -> Interval:
-    """Mean of ``values`` [S, n], of each seed and held-out sample, with both noises."""
-    ones = np.ones(len(values[0]))
-    return level_of(Runs(np.asarray(values, dtype=float), ones), level)
+def correct_of(rows: Sequence[Mapping[str, Any]], where: str) -> Runs | None:
+    """As ``runs_of``, of right answers (1.0 or 0.0) in the place of losses; None where none were counted."""
+    every = [row["evaluated"][where].get("correct") for row in rows]
+    if any(one is None for one in every):
+        return None
+    correct = np.array(every, dtype=float)
+    return Runs(correct, np.ones(correct.shape[1]), rows[0]["arm"] != "base")

@@ -11,7 +11,7 @@ import numpy as np
 
 from nait_fast.terminal import WIDTH
 from nait_fast.validation.arms import ARMS, BASE, RANDOM, TENTHS, TOP, WORDS, Run, tenth
-from nait_fast.validation.intervals import Interval, difference, level_of, mean_interval, runs_of, verdict
+from nait_fast.validation.intervals import Interval, correct_of, difference, level_of, runs_of, verdict
 
 UNDECIDED = "not told apart"
 
@@ -37,12 +37,15 @@ def summary_of(
             for one in sets:
                 off = difference(runs_of(rows, one["name"]), runs_of(by_arm[RANDOM], one["name"]))
                 entry["against_random"][one["name"]] = {**_numbers(off), "word": verdict(off)}
-        if correct := {
-            one["name"]: _numbers(mean_interval([row["evaluated"][one["name"]]["correct"] for row in rows]))
-            for one in sets
-            if all("correct" in row["evaluated"][one["name"]] for row in rows)
-        }:
-            entry["accuracy"] = correct
+        correct = {one["name"]: right for one in sets if (right := correct_of(rows, one["name"])) is not None}
+        if correct:
+            entry["accuracy"] = {name: _numbers(level_of(right)) for name, right in correct.items()}
+        if correct and arm != RANDOM:
+            entry["accuracy_against_random"] = {
+                name: _numbers(difference(right, of_random))
+                for name, right in correct.items()
+                if (of_random := correct_of(by_arm[RANDOM], name)) is not None
+            }
         arms.append(entry)
     top = next(arm for arm in arms if arm["arm"] == TOP)
     verdicts = []
@@ -69,6 +72,13 @@ def _verdict(off: Mapping[str, Any], word: str) -> str:
     return f"{word} than random rows by {abs(off['mean']):.3f} ± {half} nats a token"
 
 
+def right_answers(mean: float, half: float | None) -> str:
+    """Of the share of right answers, less that of random rows, in words."""
+    word = UNDECIDED if half is None or abs(mean) <= half else "more" if mean > 0 else "fewer"
+    points = f"{100 * mean:+.1f} ± {'?' if half is None else f'{100 * half:.1f}'}".replace("-", "−")
+    return f"right answers: {points} points against random rows, {word}"
+
+
 def text_of(result: Mapping[str, Any], folder: Path) -> str:
     """What a person reads."""
     several = len(result["verdicts"]) > 1
@@ -79,6 +89,10 @@ def text_of(result: Mapping[str, Any], folder: Path) -> str:
         if one["role"] == "general":
             off = next(arm for arm in result["arms"] if arm["arm"] == TOP)["against_random"][one["name"]]
             lines.append(f"elsewhere: {_verdict(off, off['word'] or UNDECIDED)}")
+    for name, off in (
+        next(arm for arm in result["arms"] if arm["arm"] == TOP).get("accuracy_against_random", {}).items()
+    ):
+        lines.append((f"{name}: " if several else "") + right_answers(off["mean"], off["half"]))
     recipe, random = result["recipe"], next(arm for arm in result["arms"] if arm["arm"] == RANDOM)
     top = next(arm for arm in result["arms"] if arm["arm"] == TOP)
     adapted = f"the last {recipe['layers']} layers" if recipe["layers"] else "all layers"

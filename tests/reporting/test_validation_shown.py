@@ -54,7 +54,14 @@ FULL: dict[str, Any] = {
         arm("base", 1.5, 0.25, "worse", seeds=1, rows=None, mean_response=None, accuracy={"t0": measured(0.51, None)}),
         arm("random", 1.25),
         arm("random_length", 1.24, -0.01),
-        arm("top", 1.2, -0.0174, "better", accuracy={"t0": measured(0.612, 0.013)}),
+        arm(
+            "top",
+            1.2,
+            -0.0174,
+            "better",
+            accuracy={"t0": measured(0.612, 0.013)},
+            accuracy_against_random={"t0": measured(0.031, 0.042)},
+        ),
         arm("bottom", 1.3, 0.05, "worse"),
     ],
     "verdicts": [
@@ -94,6 +101,7 @@ def test_the_section(made: Made, tmp_path: Path) -> None:
     for said in (
         "t0: <u>better</u> than random rows by 0.017",
         f"Elsewhere, on {GENERAL}: not told apart, loss +0.012 ± ? against random rows.",
+        "t0: right answers: +3.1 ± 4.2 points against random rows, not told apart.",
         "tiny <b> was trained anew for each arm (LoRA of rank 8 on the last 6 layers), on 20,480 response "
         "tokens a run in 32 steps, with 3 seeds an arm, and measured on held-out samples: 64 samples of t0 (target) "
         f"and 128 samples of {GENERAL} (general).",
@@ -207,6 +215,7 @@ def test_what_inspect_says(capsys: Any, made: Made, tmp_path: Path) -> None:
         for said in (
             "t0: <u>better</u> than random rows by 0.017",
             f"elsewhere, on {GENERAL}: not told apart, loss +0.012 ± ? against random rows",
+            "t0: right answers: +3.1 ± 4.2 points against random rows, not told apart",
             "± ?: too few seeds to tell.",
             "- few <u>samples</u>",
             "trained on seeds rows tokens of a response",

@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from nait_fast.validation.intervals import Interval, Runs, difference, end_nll, level_of, runs_of, t_quantile, verdict
+from nait_fast.validation.intervals import (
+    Interval,
+    Runs,
+    correct_of,
+    difference,
+    end_nll,
+    level_of,
+    runs_of,
+    t_quantile,
+    verdict,
+)
 
 
 def test_t_quantiles():
@@ -80,3 +90,16 @@ def test_runs_are_read_from_rows():
     assert runs.nll.tolist() == [[1, 2], [3, 4]] and runs.tokens.tolist() == [2, 4] and runs.trained
     assert not runs_of([row("base", [1.0, 2.0], [None, None])], "sums").trained
     assert end_nll(rows, "sums") == 1.0 and end_nll([row("base", [1.0, 2.0], [None, None])], "sums") is None
+
+
+def test_right_answers_of_both_arms_are_paired():
+    def rows(arm: str, *correct: list[float]) -> list[dict]:
+        return [{"arm": arm, "evaluated": {"sums": {"correct": one}}} for one in correct]
+
+    same = [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+    a, b = correct_of(rows("top", same, same), "sums"), correct_of(rows("random", same, same), "sums")
+    assert level_of(a).mean == pytest.approx(4 / 6) and level_of(a).half > 0.3
+    assert difference(a, b) == Interval(0.0, 0.0)  # hard samples are hard for both
+    more = correct_of(rows("top", [1.0] * 6, [1.0] * 5 + [0.0]), "sums")
+    assert difference(more, b).mean == pytest.approx(11 / 12 - 4 / 6)
+    assert correct_of([*rows("top", same), {"arm": "top", "evaluated": {"sums": {}}}], "sums") is None

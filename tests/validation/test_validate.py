@@ -66,6 +66,11 @@ def test_a_validation_says_what_was_trained_and_found(made):
         "nats a token" + ")" * ("not" in verdict["word"])
     )
     assert set(top["accuracy"]) == {"sums"} and 0 <= top["accuracy"]["sums"]["mean"] <= 1
+    right = top["accuracy_against_random"]["sums"]
+    assert right["mean"] == pytest.approx(
+        top["accuracy"]["sums"]["mean"] - random["accuracy"]["sums"]["mean"], abs=2e-6
+    )
+    assert "accuracy_against_random" not in random and "points against random rows" in result["text"]
     assert json.loads((output / FILE).read_text())["verdicts"] == result["verdicts"]
     rows = [json.loads(line) for line in (output / RUNS).read_text().splitlines()]
     assert len(rows) == 1 + 1 + 2 * 4 + 2 * 10  # what they are of, then a line a run
