@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import source_of, table
-from benchmarks.validate_table import ANY, FIRST, IN_POOL, LOOKS, MORE, MOST, QUALITY, REMOVED, SEEDS, SETTINGS, TENTH
+from benchmarks.validate_plan import ANY, FIRST, IN_POOL, LOOKS, MORE, MOST, QUALITY, REMOVED, SEEDS, SETTINGS, TENTH
 from nait_fast.validation.intervals import LEVEL, Interval, Runs, difference, level_of, runs_of, verdict
 
 Row = Mapping[str, Any]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import methods
+from benchmarks.validate_plan import ANY, IN_POOL, LOOKS, MOST, REMOVED, SEEDS, Run
 from benchmarks.validate_report import Found, report, undecided
-from benchmarks.validate_table import ANY, IN_POOL, LOOKS, MOST, REMOVED, SEEDS, Run
 from nait_fast.validation.intervals import t_quantile
 from tests.conftest import write_jsonl
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import validate_table
-from benchmarks.validate_table import (
+from benchmarks.validate_plan import (
     ANY,
     DRAWS,
     FIRST,
@@ -20,15 +20,12 @@ from benchmarks.validate_table import (
     SETTINGS,
     STAGES,
     Material,
-    Orders,
     Run,
     distinct_ways,
-    gather,
     plan,
     rows_of,
-    seeds,
-    work_through,
 )
+from benchmarks.validate_table import Orders, gather, seeds, work_through
 from nait_fast.errors import NaitError
 from nait_fast.models.load import load_model
 from nait_fast.validation.learner import Learner, Recipe
@@ -265,9 +262,7 @@ def test_a_rerun_does_only_what_is_missing(gathered, tmp_path):
 
 
 def test_the_sequential_rule_names_runs(tmp_path, monkeypatch):
-    from benchmarks import validate_report
-
-    monkeypatch.setattr(validate_report, "undecided", lambda rows, setting: [(IN_POOL, "sums", "nag top", 3, "")])
+    monkeypatch.setattr(validate_table, "undecided", lambda rows, setting: [(IN_POOL, "sums", "nag top", 3, "")])
     assert seeds(tmp_path / "none.jsonl", "x") == [Run(IN_POOL, "sums", "nag top", 3)]
 
 
