@@ -219,6 +219,7 @@ def _claim(models: Sequence[Found]) -> str:
                 continue
             signs = [verdict(top, ("yes", "no")), verdict(bottom, ("no", "yes"))]
             holds = "no" if "no" in signs else "yes" if signs == ["yes", "yes"] else "not told apart"
+            holds = holds if isfinite(top.half) and isfinite(bottom.half) else "too few seeds"
             cells = {"model": found.model, "target": target, "top − random": _bold(top)}
             cells |= {"last − random": _bold(bottom), "top − last": _bold(apart), "holds": holds}
             shown.append(cells)
@@ -245,7 +246,8 @@ def _pairs(models: Sequence[Found]) -> str:
                 words: dict[str, list[str]] = {"better": [], "worse": []}
                 here = 0
                 for target in found.targets:
-                    if interval := found.against(setting, target, f"{mine} top", f"{other} top"):
+                    interval = found.against(setting, target, f"{mine} top", f"{other} top")
+                    if interval is not None and isfinite(interval.half):
                         here += 1
                         if word := verdict(interval):
                             words[word].append(target)

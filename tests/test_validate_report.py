@@ -127,6 +127,15 @@ def test_the_claim_holds_where_both_its_halves_are_told_apart(first, last, d, ho
     assert line[4].strip("*").startswith(f"{first - last:+.3f}") and "**Tenths**" not in report(rows)
 
 
+def test_one_seed_says_nothing_of_the_claim_or_of_a_pair():
+    tenths = [row("nait drift tenth 1", 0, 0.8), row("nait drift tenth 10", 0, 1.2)]
+    text = report(draws() + tenths + spread("contrast top", 0.8, 0.01) + [row("embed top", 0, 0.9)])
+    assert cells(text, "m | sums", "**The paper's claim**")[-1] == "too few seeds"
+    assert "**Pairs**" in report(draws() + spread("contrast top", 0.8, 0.01) + spread("embed top", 0.9, 0.01))
+    one = [row("contrast top", 0, 0.8), row("embed top", 0, 0.9)]
+    assert "**Pairs**" not in report(draws() + one)
+
+
 def test_pairs_count_who_is_told_from_whom():
     rows = draws() + spread("contrast top", 0.8, 0.01) + spread("contrast top", 0.8, 0.01, "texts")
     rows += spread("embed top", 0.9, 0.01) + spread("embed top", 0.7, 0.01, "texts")
