@@ -23,6 +23,11 @@ def mend_tokenizer(named: str, tokenizer: Any, file: str) -> None:
     import gguf
 
     fields = gguf.GGUFReader(file).fields
+    for name, ours in _SPECIAL.items():
+        number = fields.get(f"tokenizer.ggml.{name}_token_id")
+        text = None if number is None else tokenizer.convert_ids_to_tokens(int(number.contents()))
+        if text is not None and getattr(tokenizer, ours) != text:
+            setattr(tokenizer, ours, text)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if type(getattr(backend, "model", None)).__name__ == "Unigram":
         pieces = _pieces(fields)
@@ -34,25 +39,22 @@ def mend_tokenizer(named: str, tokenizer: Any, file: str) -> None:
             )
         else:
             _to_bpe(backend, tokenizer.unk_token, *pieces)
-    for name, ours in _SPECIAL.items():
-        number = fields.get(f"tokenizer.ggml.{name}_token_id")
-        text = None if number is None else tokenizer.convert_ids_to_tokens(int(number.contents()))
-        if text is not None and getattr(tokenizer, ours) != text:
-            setattr(tokenizer, ours, text)
     wants_bos = fields.get("tokenizer.ggml.add_bos_token")
     if wants_bos is not None and wants_bos.contents() and tokenizer.bos_token is not None:
         tokenizer.add_bos_token = True
 
 
 def _pieces(fields: Mapping[str, Any]) -> tuple[list[str], list[float], list[int]] | None:
-    """(text, score, kind) of each piece of SentencePiece's BPE; None where the file has another tokenizer."""
+    """(text, score, kind) of each piece of SentencePiece's BPE; None where the file has another tokenizer,
+    or a piece twice."""
     names = [f"tokenizer.ggml.{name}" for name in ("model", "tokens", "scores", "token_type")]
     if any(name not in fields for name in names):
         return None
     kind, texts, scores, kinds = (fields[name].contents() for name in names)
     if kind != "llama":
         return None
-    return [text if text.strip(" ") else _SPACE * len(text) for text in texts], scores, kinds
+    texts = [text if text.strip(" ") else _SPACE * len(text) for text in texts]
+    return (texts, scores, kinds) if len(set(texts)) == len(texts) else None  # else a number would go to another piece
 
 
 def _to_bpe(backend: Any, unknown: str, texts: list[str], scores: list[float], kinds: list[int]) -> None:

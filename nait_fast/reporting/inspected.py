@@ -9,16 +9,9 @@ from nait_fast.codecs import codec_of
 from nait_fast.compatibility import dtype_option, shown_dtype
 from nait_fast.config import DataOptions
 from nait_fast.methods import METHODS, method_of
+from nait_fast.reporting import trained_arms
 from nait_fast.reporting.answer import next_line, wrapped
 from nait_fast.reporting.formatting import count, listed, percent, short
-from nait_fast.reporting.trained_arms import (
-    arms_in_words,
-    elsewhere,
-    right_told,
-    sets_with_accuracy,
-    trained_told,
-    untold,
-)
 from nait_fast.reporting.validation_file import Validation
 from nait_fast.terminal import text_table
 
@@ -152,12 +145,12 @@ def of_evaluation(summary: Mapping[str, Any]) -> str:
 def of_validation(validation: Validation, path: str) -> str:
     """The verdicts, what was trained, and a table of the arms for each held-out set."""
     said = [f"{verdict.target}: {verdict.text}" for verdict in validation.verdicts]
-    said += [f"elsewhere, on {name}: {found}" for name, found in elsewhere(validation)]
-    said += [f"{name}: {found}" for name, found in right_told(validation)]
+    said += [f"elsewhere, on {name}: {found}" for name, found in trained_arms.elsewhere(validation)]
+    said += [f"{name}: {found}" for name, found in trained_arms.right_told(validation)]
     verdicts = [line for text in said for line in wrapped(text)]
-    told = [*wrapped(trained_told(validation)), *filter(None, [untold(validation)])]
+    told = [*wrapped(trained_arms.trained_told(validation)), *filter(None, [trained_arms.untold(validation)])]
     minded = [line for warning in validation.warnings for line in wrapped(warning, "  - ", "    ")]
-    rows = [*arms_in_words(validation, tenths=False), *arms_in_words(validation, tenths=True)]
+    rows = [*trained_arms.arms_in_words(validation, tenths=False), *trained_arms.arms_in_words(validation, tenths=True)]
     size = [[row["name"], row["seeds"], row["rows"], row["tokens"]] for row in rows]
     parts = [
         "\n".join([*wrapped(f"{path}: whether a selection trains better"), *verdicts]),
@@ -165,7 +158,7 @@ def of_validation(validation: Validation, path: str) -> str:
         "\n".join(["to mind", *minded] if minded else []),
         text_table(["trained on", "seeds", "rows", "tokens of a response"], size),
     ]
-    for i, has_accuracy in enumerate(sets_with_accuracy(validation)):
+    for i, has_accuracy in enumerate(trained_arms.sets_with_accuracy(validation)):
         header = [f"loss on {short(validation.sets[i].name, 40)}", "loss", "against random", ""]
         lines = [[row["name"], *(row["sets"][i][key] for key in ("loss", "difference", "word"))] for row in rows]
         if has_accuracy:

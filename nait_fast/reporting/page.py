@@ -10,7 +10,7 @@ from typing import Any
 
 from nait_fast.config import RULES
 from nait_fast.methods import method_of
-from nait_fast.reporting import formatting, provenance
+from nait_fast.reporting import formatting, provenance, trained_arms
 from nait_fast.reporting.answer import combined_told, turns_told
 from nait_fast.reporting.contents import TOP, Report, ShownSample, target_lengths
 from nait_fast.reporting.drawing import Drawing
@@ -20,14 +20,6 @@ from nait_fast.reporting.figures import MOST_TARGETS, target_cuts
 from nait_fast.reporting.layers import MOST_NEURONS, TELLING_SHARE, Deciders
 from nait_fast.reporting.samples import Labels, Text
 from nait_fast.reporting.target_samples import NearSample
-from nait_fast.reporting.trained_arms import (
-    arms_in_words,
-    elsewhere,
-    right_told,
-    sets_with_accuracy,
-    trained_told,
-    untold,
-)
 from nait_fast.reporting.validation_file import BETTER, WORSE, Validation
 from nait_fast.reporting.variety import NEAR_SHARE, SEED, NearRows
 
@@ -201,18 +193,18 @@ def validated(validation: Validation) -> dict[str, Any]:
             }
             for v in validation.verdicts
         ],
-        "elsewhere": list(elsewhere(validation)),
-        "right": list(right_told(validation)),
-        "told": trained_told(validation),
+        "elsewhere": list(trained_arms.elsewhere(validation)),
+        "right": list(trained_arms.right_told(validation)),
+        "told": trained_arms.trained_told(validation),
         "sets": [
             {"loss": f"loss on {name}", "difference": f"against random on {name}", "accuracy": f"accuracy on {name}"}
             | {"has_accuracy": has}
-            for name, has in zip(names, sets_with_accuracy(validation), strict=True)
+            for name, has in zip(names, trained_arms.sets_with_accuracy(validation), strict=True)
         ],
-        "arms": arms_in_words(validation, tenths=False),
-        "tenths": arms_in_words(validation, tenths=True),
+        "arms": trained_arms.arms_in_words(validation, tenths=False),
+        "tenths": trained_arms.arms_in_words(validation, tenths=True),
         "compared": any(arm.against_random for arm in validation.arms),
-        "untold": untold(validation),
+        "untold": trained_arms.untold(validation),
         "warnings": validation.warnings,
     }
 

@@ -82,19 +82,17 @@ def right_answers(mean: float, half: float | None) -> str:
 def text_of(result: Mapping[str, Any], folder: Path) -> str:
     """What a person reads."""
     several = len(result["verdicts"]) > 1
+    arms = {arm["arm"]: arm for arm in result["arms"]}
+    top, random, recipe = arms[TOP], arms[RANDOM], result["recipe"]
     lines = []
     for one in result["verdicts"]:
         lines.append((f"{one['target']}: " if several else "") + one["text"])
     for one in result["sets"]:
         if one["role"] == "general":
-            off = next(arm for arm in result["arms"] if arm["arm"] == TOP)["against_random"][one["name"]]
+            off = top["against_random"][one["name"]]
             lines.append(f"elsewhere: {_verdict(off, off['word'] or UNDECIDED)}")
-    for name, off in (
-        next(arm for arm in result["arms"] if arm["arm"] == TOP).get("accuracy_against_random", {}).items()
-    ):
+    for name, off in top.get("accuracy_against_random", {}).items():
         lines.append((f"{name}: " if several else "") + right_answers(off["mean"], off["half"]))
-    recipe, random = result["recipe"], next(arm for arm in result["arms"] if arm["arm"] == RANDOM)
-    top = next(arm for arm in result["arms"] if arm["arm"] == TOP)
     adapted = f"the last {recipe['layers']} layers" if recipe["layers"] else "all layers"
     held = ", ".join(f"{one['samples']} of {one['name']}" for one in result["sets"])
     trained = (

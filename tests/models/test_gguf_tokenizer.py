@@ -65,10 +65,10 @@ def _bytes(piece: str) -> list[str]:
     return [f"<0x{byte:02X}>" for byte in piece.encode()]
 
 
-def write(path: Path, kind: str = "llama", bos: bool | None = True) -> str:
+def write(path: Path, kind: str = "llama", bos: bool | None = True, pieces: list[str] = PIECES) -> str:
     file = gguf.GGUFWriter(str(path), "gemma3")
     file.add_tokenizer_model(kind)
-    file.add_token_list(PIECES)
+    file.add_token_list(pieces)
     file.add_token_scores(SCORES)
     file.add_token_types(KINDS)
     for number, name in enumerate(("pad", "eos", "bos", "unk")):
@@ -135,6 +135,12 @@ def test_a_unigram_model_that_cannot_be_mended_is_told(tmp_path) -> None:
         assert (
             type(load_tokenizer(write(tmp_path / "t5.gguf", kind="t5")).backend_tokenizer.model).__name__ == "Unigram"
         )
+
+
+def test_a_piece_that_is_there_twice_is_told(tmp_path) -> None:
+    twice = [*PIECES[:-1], PIECES[-2]]
+    with pytest.warns(NaitWarning, match="as a unigram model"):
+        load_tokenizer(write(tmp_path / "twice.gguf", pieces=twice))
 
 
 def test_other_tokenizers_are_left_as_they_are(tokenizer, tmp_path) -> None:
