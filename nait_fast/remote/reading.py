@@ -12,12 +12,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nait_fast.errors import BadInput, Damaged, NaitError
-from nait_fast.remote.places import TRIES, RemotePath, as_os_error, is_final, wait_before
+from nait_fast.remote.retrying import TRIES, as_os_error, is_final, wait_before
 from nait_fast.remote.web import NoRanges, fetch_range
 from nait_fast.urls import WEB
+
+if TYPE_CHECKING:  # which opens these files itself
+    from nait_fast.remote.places import RemotePath
 
 FIRST, LARGEST = 1 << 20, 8 << 20  # bytes asked for at once: of the first range somewhere, and of those that follow it
 AHEAD = 2  # ranges

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 import nait_fast
-from nait_fast.remote import places
+from nait_fast.remote import retrying
 from tests.conftest import make_rows, write_jsonl
 from tests.remote.made import Made
 from tests.remote.servers import WebServer, s3_server, web_server
@@ -38,4 +38,4 @@ def made(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second is waited before a connection is tried again."""
-    monkeypatch.setattr(places, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.001)

@@ -14,7 +14,7 @@ import pytest
 
 from nait_fast.data.pool import Pool
 from nait_fast.errors import NaitError
-from nait_fast.remote import places, reading
+from nait_fast.remote import reading, retrying
 from nait_fast.remote.places import RemotePath, place_of
 from nait_fast.remote.reading import RemoteFile
 from tests.data.pools import ROWS, dump
@@ -202,4 +202,4 @@ def test_schemes_that_nothing_reads() -> None:
 
 
 def test_waits_grow_to_half_a_minute() -> None:
-    assert places.wait_before(20) == 30.0
+    assert retrying.wait_before(20) == 30.0
