@@ -4,31 +4,39 @@ import re
 import string
 from collections.abc import Callable
 
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
+_NUMBER = re.compile(r"((?<![\w)])[-−])?\$?(\d[\d,]*(?:\.\d+)?|\.\d+)")  # 3-5 is no -5
 _MARKED = re.compile(r"####\s*(.+)")
-_CHOICE = re.compile(r"\(([A-Z])\)|\b([A-Z])\b(?=[\s.):]|$)")
 _SAYS = re.compile(r"answer is:?\s*(.+?)(?:\.\s|\.?$)", re.IGNORECASE | re.MULTILINE)
+_FIRST = re.compile(r"[\W_]*([A-Z])(?:[.):,*]|\s*$)", re.MULTILINE)
+_BRACKETS = re.compile(r"\(([A-Z])\)")
+# Neither "I am", "I'm" nor "A dog".
+_ALONE = re.compile(r"(?<![^\W_])(?!I\s+[a-z]|A\s+(?!is\b|because\b)[a-z])([A-Z])(?![^\W_]|['’])")
 
 
 def number(text: str) -> str | None:
-    """The number that ``text`` ends in, or what follows GSM8K's ####; without commas, signs of money and zeros behind
-    the point. None without any."""
+    """The number that ``text`` ends in, or the one that follows GSM8K's ####; without commas, signs of money and zeros
+    that say nothing. None without any."""
     marked = _MARKED.findall(text)
     found = _NUMBER.findall(marked[-1] if marked else text)
     if not found:
         return None
-    plain = found[-1].replace(",", "").replace("$", "")
-    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+    sign, digits = found[0 if marked else -1]
+    whole, _, part = digits.replace(",", "").partition(".")
+    plain = (whole.lstrip("0") or "0") + f".{part}".rstrip("0").rstrip(".")
+    return f"-{plain}" if sign and plain != "0" else plain
 
 
 def choice(text: str) -> str | None:
-    """The letter that ``text`` chooses: BBH's (A), or the last capital that stands alone; behind "answer is" if it says
-    so. None without any."""
-    said = _SAYS.findall(text)
-    for part in (*reversed(said), text):
-        if found := _CHOICE.findall(part):
-            return next(filter(None, found[-1]))
-    return None
+    """The letter that ``text`` chooses: what follows "answer is", where it says so (the last time); else the letter
+    that it begins with; else the last in brackets, BBH's (A); else the last capital that stands alone. None without
+    any."""
+    for part in reversed(_SAYS.findall(text)):
+        if found := _BRACKETS.search(part) or _ALONE.search(part):
+            return found[1]
+    if found := _FIRST.match(text):
+        return found[1]
+    several = _BRACKETS.findall(text) or _ALONE.findall(text)
+    return several[-1] if several else None
 
 
 def exact(text: str) -> str | None:
