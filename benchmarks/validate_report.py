@@ -263,6 +263,26 @@ def _pairs(models: Sequence[Found]) -> str:
     return f"{title}\n\n{table(shown, [f'{mine} against', *columns, 'better / worse / of'])}" if shown else ""
 
 
+def _records(models: Sequence[Found]) -> str:
+    """On how many pairs of setting and target each way that all were trained with is told from random."""
+    shown = []
+    for way in FIRST:
+        arm, means, better, worse = f"{way} top", list[float](), 0, 0
+        for found in models:
+            for setting in SETTINGS:
+                for target in found.targets:
+                    interval = found.against(setting, target, arm)
+                    if interval is not None and isfinite(interval.half):
+                        means.append(interval.mean)
+                        told = found.told(setting, target, arm)
+                        better, worse = better + (told and interval.mean < 0), worse + (told and interval.mean > 0)
+        if means:
+            record = f"{better} / {worse} / {len(means)}"
+            shown.append({"way": way, "better / worse / of": record, "mean": f"{np.mean(means):+.3f}"})
+    title = "**Against random rows**: how often the top of a way is told from them, and its mean difference from them."
+    return f"{title}\n\n{table(shown, ['way', 'better / worse / of', 'mean'])}" if shown else ""
+
+
 def _transfer(models: Sequence[Found]) -> str:
     """Training on what another model's order takes first, against the own order and random."""
     shown, names = [], list(dict.fromkeys(target for found in models for target in found.targets))
@@ -324,5 +344,5 @@ def report(rows: Sequence[Row]) -> str:
         return ""
     parts = [_head(models), _check(models)]
     parts += [_ways(found, setting) for found in models for setting in SETTINGS]
-    parts += [_claim(models), _pairs(models), _transfer(models), _curves(models), _costs(models)]
+    parts += [_claim(models), _records(models), _pairs(models), _transfer(models), _curves(models), _costs(models)]
     return "\n\n".join(part for part in parts if part)

@@ -147,6 +147,18 @@ def test_pairs_count_who_is_told_from_whom():
     assert cells(text, "rds", "**Pairs**") == ["rds", "not told apart", "", "0 / 0 / 1"]
 
 
+def test_the_record_of_each_way_against_random():
+    rows = draws() + spread("contrast top", 0.8, 0.01) + spread("contrast top", 1.1, 0.01, "texts")
+    rows += spread("rds top", 0.9, 0.1) + [row("embed top", 0, 0.5)]
+    rows += [row("random", seed, 1.0, setting=REMOVED) for seed in range(5)]
+    rows += spread("contrast top", 0.5, 0.01, setting=REMOVED)
+    text = report(rows)
+    assert cells(text, "contrast", "**Against random rows**") == ["contrast", "2 / 1 / 3", "-0.200"]
+    assert cells(text, "rds", "**Against random rows**") == ["rds", "0 / 0 / 1", "-0.100"]
+    of_embed = text[text.index("**Against random rows**") : text.index("**Pairs**")]
+    assert "embed" not in of_embed  # one seed says nothing
+
+
 def test_another_models_order_is_held_against_the_own_one_and_random():
     rows = draws() + spread("contrast top", 0.8, 0.01) + spread("contrast top", 0.9, 0.01, selector="n")
     text = report(rows)
