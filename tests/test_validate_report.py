@@ -149,7 +149,7 @@ def test_pairs_count_who_is_told_from_whom():
 
 def test_the_record_of_each_way_against_random():
     rows = draws() + spread("contrast top", 0.8, 0.01) + spread("contrast top", 1.1, 0.01, "texts")
-    rows += spread("rds top", 0.9, 0.1) + [row("embed top", 0, 0.5)]
+    rows += [*spread("rds top", 0.9, 0.1), row("embed top", 0, 0.5)]
     rows += [row("random", seed, 1.0, setting=REMOVED) for seed in range(5)]
     rows += spread("contrast top", 0.5, 0.01, setting=REMOVED)
     text = report(rows)
