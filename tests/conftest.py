@@ -6,7 +6,9 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,10 @@ if not torch.cuda.is_available():
 
 # As the command line does, before MKL's first product: an index made in this process and one by a command are the same.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+# A shell's background jobs ignore Ctrl-C, and so would all that the tests start and then interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What the package keeps of models from one run to the next must not come from, or stay in, the user's own folder.
 os.environ["NAIT_FAST_CACHE"] = tempfile.mkdtemp(prefix="nait-fast-tests-")
