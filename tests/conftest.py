@@ -16,6 +16,10 @@ import pytest
 import torch
 from filelock import FileLock
 
+# What helpers assert, too, says what was there instead.
+_HELPERS = {path.stem for path in Path(__file__).parent.glob("[a-z]*")} - {"conftest"}
+pytest.register_assert_rewrite(*(f"tests.{name}" for name in sorted(_HELPERS)))
+
 # Without a GPU, Triton's kernels run in its interpreter. Triton reads this as it is imported, which neither torch nor
 # transformers does before something is compiled. The processes that tests start inherit it.
 if not torch.cuda.is_available():

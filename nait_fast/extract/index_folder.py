@@ -213,9 +213,14 @@ class IndexFolder:
         """Whether the shard has been written whole."""
         return self.writer.is_done(number)
 
+    @property
+    def is_swept(self) -> bool:
+        """Whether the folder for notes is gone, as it is with the finished index."""
+        return not self.writer.work.exists()
+
     def is_settled(self, number: int) -> bool:
-        """Whether the shard is done, or the whole index, with which the folder for notes goes."""
-        return self.is_done(number) or not self.writer.work.exists()
+        """Whether the shard is done, or the whole index."""
+        return self.is_done(number) or self.is_swept
 
     def _to_repair(self) -> list[int]:
         assert self._index is not None
@@ -248,8 +253,10 @@ class IndexFolder:
             return None
         if any(shard_problem(index, index.entries[number]) for number in self._damaged):
             return None
-        if index.datasets == read_run(self.path)["datasets"] and not self.writer.busy():
-            self.writer.sweep()  # of a run that was killed just before
+        # Left by a run that was killed just before, or by this one's repair, whose last unit may still hold its lock.
+        over = not self.writer.busy() or (self.todo and all(map(self.is_done, self.todo)))
+        if over and index.datasets == read_run(self.path)["datasets"]:
+            self.writer.sweep()
         return index.manifest
 
     def _finish(self, head: dict[str, Any]) -> dict[str, Any] | None:

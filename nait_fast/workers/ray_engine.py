@@ -99,6 +99,8 @@ class UnitActor:
                     window = self._load(number)
                 self._run_and_write(number, window)
         except Exception as error:
+            if self._folder.is_swept:
+                return ""  # what failed was only to tell it to others
             why = reason_of(error)
             self._claims.fail(number, why)  # for the one that waits in _finish
             self._events.add("failed", unit=number, error=why)

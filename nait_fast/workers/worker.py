@@ -178,8 +178,8 @@ class _Run:
                 number = self.folder.first_unit + loader.loading.number
             elif writer.failed is not None:
                 number = writer.failed
-            if not loader.failed and not self.folder.writer.work.exists():
-                return  # by another worker; the folder for notes is gone with the finished index
+            if not loader.failed and self.folder.is_swept:
+                return  # by another worker
             why = reason_of(error)
             if number is not None:
                 claims.fail(number, why)

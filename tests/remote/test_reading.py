@@ -56,7 +56,8 @@ def test_a_cut_connection_costs_no_byte(web: WebServer, ranges: bool, cuts: set[
 
 def test_ranges_follow_one_another_and_grow(web: WebServer) -> None:
     with served(web).open(buffering=100) as file:
-        assert b"".join(file.read(100) for _ in range(500)) == DATA[:50_000]
+        # To the end: of what is read ahead, nothing is on its way any more.
+        assert b"".join(iter(lambda: file.read(100), b"")) == DATA
     ranges = sorted(part for part in web.gets if part)
     assert ranges[:4] == [(0, 1000), (1000, 3000), (3000, 5000), (5000, 7000)]
     assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
