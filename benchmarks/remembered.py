@@ -63,8 +63,6 @@ class _Every:
     def __eq__(self, ordinal: object) -> bool:
         return True
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 class Remembered:
     """The readings of up to ``most`` samples, in files of ``folder``."""

@@ -232,7 +232,7 @@ class _Completion(argparse.Action):
         for verb in parser.verbs.values() if isinstance(parser, _Parser) else ():
             for action in verb._actions:
                 if action.dest in _PATHS:
-                    action.complete = shtab.FILE  # type: ignore[attr-defined]
+                    vars(action)["complete"] = shtab.FILE  # where shtab looks for it
         print(shtab.complete(parser, values))
         parser.exit()
 

@@ -703,7 +703,7 @@ def seen(place: dict[str, str]) -> Iterator[Callable[..., tuple[Any, ...]]]:
     for name in ("verbs.index.run_workers", "verbs.select.run_workers", "workers.ray_engine.run_on_ray"):
         patch.setattr(f"nait_fast.{name}", others)
     patch.setattr("nait_fast.verbs.push.sender_of", sends)
-    patch.setattr("nait_fast.validation.accuracy.correct_of", answers)
+    patch.setattr("nait_fast.validation.runner.correct_of", answers)
     patch.setattr("nait_fast.workers.ray_cluster.cluster", elsewhere)
     patch.setattr("nait_fast.workers.ray_scan.scans_on_ray", elsewhere)
     patch.setattr(MeasuredDevice, "open", classmethod(lambda cls, *given: Timed(*given)))

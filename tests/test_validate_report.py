@@ -23,13 +23,11 @@ MODEL = {
     "pool_rows": 3040,
     "held_out": 2,
     "targets": TARGETS,
-    "recipe": {
-        "tokens": 640, "steps": 4, "rank": 8, "alpha": 16, "layers": 6, "lr": 1e-3, "product": "torch"
-    },
+    "recipe": {"tokens": 640, "steps": 4, "rank": 8, "alpha": 16, "layers": 6, "lr": 1e-3, "product": "torch"},
     "environment": {"gpus": [], "cpu": "Some CPU", "cores": 2, "python": "3.11", "torch": "2.0", "commit": "abc"},
     "processor": "Some CPU, 2 cores",
     "command": "python -m benchmarks.validate_table",
-}  # fmt: skip
+}
 
 
 def row(arm: str, seed: int, loss: float, target: str = "sums", **other: Any) -> dict[str, Any]:

@@ -145,8 +145,9 @@ def test_ways_that_choose_what_another_does_are_left_out():
     assert list(ways) == [*FIRST, *MORE]
     # What is always trained on is, whatever it is like; a way is like the first of those before it.
     assert {way: same for way, same in ways.items() if same} == {
-        "contrast response": "contrast", "rds response": "rds centroid"
-    }  # fmt: skip
+        "contrast response": "contrast",
+        "rds response": "rds centroid",
+    }
     assert "nag roundrobin" not in distinct_ways(material, REMOVED, "sums", TOKENS)
 
 

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from nait_fast.errors import BadInput, Damaged
@@ -126,7 +127,7 @@ def _copied(place: RemotePath, files: dict[str, RemotePath]) -> Path:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        file.trying(lambda file=file, new=new: file.store.get_file(file.key, str(new)))  # type: ignore[misc]
+        file.trying(partial(file.store.get_file, file.key, str(new)))
         os.replace(new, path)
     return folder
 

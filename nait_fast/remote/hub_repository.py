@@ -104,5 +104,6 @@ class Repository:
         if answer is not None:
             why = f"the Hub answered {answer}"
             with suppress(Exception):
-                why += f": {error.server_message}" if getattr(error, "server_message", None) else ""  # type: ignore[attr-defined]
+                said = getattr(error, "server_message", None)
+                why += f": {said}" if said else ""
         return BadInput(f"cannot be sent to the Hub ({why})", where=self._where, remedy=remedy)

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nait_fast.errors import BadInput, Damaged, NaitError
@@ -127,7 +128,7 @@ class RemoteFile(io.RawIOBase):
         data = bytearray()
         while len(data) < size:
             at = start + len(data)
-            data += self._trying(lambda at=at: self._fetch(at, start + size), at)  # type: ignore[misc]
+            data += self._trying(partial(self._fetch, at, start + size), at)
         if len(data) > size:  # more than was asked for may be anything
             raise NoRanges
         return bytes(data)

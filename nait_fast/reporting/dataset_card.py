@@ -97,8 +97,10 @@ def _amounts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         return
     names = [*made["selected"], *(name for name in made["pool"] if name not in made["selected"])]
     for name in names[:MOST_SOURCES]:
-        shares = (made[side].get(name, 0) / max(1, made[f"{side}_rows"]) for side in ("selected", "pool"))
-        yield (f"{made['key']}: {short(name, 60)}", *map(percent, shares))  # type: ignore[misc]
+        of_rows, of_pool = (
+            percent(made[side].get(name, 0) / max(1, made[f"{side}_rows"])) for side in ("selected", "pool")
+        )
+        yield f"{made['key']}: {short(name, 60)}", of_rows, of_pool
 
 
 def _warnings(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ _SAYS = re.compile(r"answer is:?\s*(.+?)(?:\.\s|\.?$)", re.IGNORECASE | re.MULTI
 _FIRST = re.compile(r"[\W_]*([A-Z])(?:[.):,*]|\s*$)", re.MULTILINE)
 _BRACKETS = re.compile(r"\(([A-Z])\)")
 # Neither "I am", "I'm" nor "A dog".
-_ALONE = re.compile(r"(?<![^\W_])(?!I\s+[a-z]|A\s+(?!is\b|because\b)[a-z])([A-Z])(?![^\W_]|['’])")
+_ALONE = re.compile(r"(?<![^\W_])(?!I\s+[a-z]|A\s+(?!is\b|because\b)[a-z])([A-Z])(?![^\W_]|['’]\w)")
 
 
 def number(text: str) -> str | None:

@@ -1,6 +1,7 @@
 """A web server on this machine, as the stand-ins of servers are."""
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,7 @@ class HttpServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler, ABC):
     """Answers GET and HEAD by ``get``; keeps connections and says nothing."""
 
     protocol_version = "HTTP/1.1"
@@ -32,8 +33,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.get(body=True)
 
-    def get(self, body: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def get(self, body: bool) -> None: ...
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -136,7 +136,7 @@ def test_a_stopped_index_goes_on_and_sends_each_shard_once(
             known = json.loads((working_folder(in_s3) / published.LISTING).read_bytes())["files"]
             assert "shard-00001.safetensors" in known  # what a run that is killed now leaves behind
             raise KeyboardInterrupt
-        write(self, number, *rest)  # type: ignore[arg-type]
+        write(self, number, *rest)
 
     monkeypatch.setattr(published._Published, "_send", counted)
     with monkeypatch.context() as patch:
@@ -223,7 +223,7 @@ def test_a_lock_that_was_lost_keeps_from_sending(
 
     def taken(*arguments: object) -> object:
         put(memory, FOLDER_LOCK, lock_of())
-        return write(*arguments)  # type: ignore[arg-type]
+        return write(*arguments)
 
     monkeypatch.setattr("nait_fast.verbs.rank.write_selected", taken)
     ran = run(capsys, *made.rank(memory))

@@ -110,7 +110,7 @@ def test_all_at_once_are_one_after_another(made: MadePool, tmp_path: Path, few: 
     picked, _ = by_formula(bits[candidates], made.scores[candidates], len(candidates), 0.95, np.ones(256), "sqrt")
     by_gain = [*candidates[picked].tolist(), *apart[48:].tolist()]
     groups = [{"a": 0, "b": 1, "c": 2}[columns(row)["source"]] for row in made.row.tolist()]
-    shares = [*read_quotas(quota)["source"].values(), None]  # type: ignore[union-attr]
+    shares = [*read_quotas(quota)["source"].values(), None]
     expected, _ = naive_quotas(by_gain, [1] * 150, [(groups, shares)], 12)
     selected = rows_of(out / "selected.jsonl")
     assert [row["id"] for row in selected] == [f"é{made.row[place]}" for place in expected]

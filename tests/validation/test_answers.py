@@ -26,6 +26,9 @@ from nait_fast.validation.answers import choice, correct, exact, number
         ("A.", "A"),
         ("**B**", "B"),
         ("_B_", "B"),
+        ("The answer is 'B'.", "B"),
+        ("I'd say ’D’ then", "D"),
+        (r"so $\boxed{B}$", "B"),
         ("Answer: C", "C"),
         ("A. Something\nI guess", "A"),
         ("B) 5 and not A) 4", "B"),
@@ -62,6 +65,7 @@ def test_the_letter(text: str, wanted: str | None) -> None:
         ("between 3-5", "5"),
         ("(2)-1", "1"),
         ("100", "100"),
+        (r"so $\boxed{12}$.", "12"),
         ("none", None),
     ],
 )

@@ -31,9 +31,14 @@ def place(tiny_model, tmp_path_factory) -> Path:
     target = write_jsonl(folder / "sums.jsonl", sums(12, 1))
     write_jsonl(folder / "held-out.jsonl", sums(12, 2))
     nait_fast.select(
-        model=tiny_model, dataset=str(pool), target=[f"sums={target}"], top_k=20, output=str(folder / "chosen"),
-        max_length=60, calibration_size=20,
-    )  # fmt: skip
+        model=tiny_model,
+        dataset=str(pool),
+        target=[f"sums={target}"],
+        top_k=20,
+        output=str(folder / "chosen"),
+        max_length=60,
+        calibration_size=20,
+    )
     return folder
 
 
@@ -51,12 +56,18 @@ def made(place, tmp_path_factory):
 def test_a_validation_says_what_was_trained_and_found(made):
     output, result = made
     assert [arm["arm"] for arm in result["arms"]] == [
-        "base", "random", "random_length", "top", "bottom", *(f"tenth {k}" for k in range(1, 11))
-    ]  # fmt: skip
+        "base",
+        "random",
+        "random_length",
+        "top",
+        "bottom",
+        *(f"tenth {k}" for k in range(1, 11)),
+    ]
     assert result["recipe"]["tokens"] == 240 and result["recipe"]["steps"] == 4
     assert [(one["name"], one["role"], one["samples"]) for one in result["sets"]] == [
-        ("sums", "target", 8), ("general", "general", 8)
-    ]  # fmt: skip
+        ("sums", "target", 8),
+        ("general", "general", 8),
+    ]
     (verdict,) = result["verdicts"]
     top = next(arm for arm in result["arms"] if arm["arm"] == "top")
     assert verdict["mean"] == top["against_random"]["sums"]["mean"]
@@ -169,9 +180,12 @@ def test_a_response_without_an_answer_is_refused(place, tmp_path):
 def test_a_target_may_be_called_general(place, tmp_path, tiny_model):
     index = place / "chosen" / "index"
     nait_fast.build_signature(
-        model=tiny_model, target=[f"general={place / 'sums.jsonl'}"], codebook=str(index), output=str(tmp_path / "s"),
+        model=tiny_model,
+        target=[f"general={place / 'sums.jsonl'}"],
+        codebook=str(index),
+        output=str(tmp_path / "s"),
         max_length=60,
-    )  # fmt: skip
+    )
     chosen = tmp_path / "chosen"
     nait_fast.rank(index=str(index), signature=[str(tmp_path / "s")], top_k=20, output=str(chosen))
     result = validate(place, tmp_path / "out", selection=str(chosen))

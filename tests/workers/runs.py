@@ -134,7 +134,7 @@ def paused(options: dict[str, Any], where: str, folder: str, seconds: float) -> 
             pause()
         real_sync(descriptor)
 
-    IndexBuild.run_unit, IndexWriter.write_shard, writer.write_sealed = running, writing, noting  # type: ignore[method-assign]
+    IndexBuild.run_unit, IndexWriter.write_shard, writer.write_sealed = running, writing, noting
     os.fsync = sync
     try:
         index(options)
