@@ -20,7 +20,8 @@ def memory(learner: Any, rows: int) -> int:
     tokens = sum(len(sample.ids) for sample in learner.samples) // len(learner.samples)
     states = rows * tokens * width * 4 if learner.below else 0
     layers = 1 if learner.recipe.checkpoint else len(learner.upper.layers)
-    step = learner.recipe.tokens // learner.recipe.steps * 3 * width * 40 * 4 * layers
+    at_once = min(learner.recipe.tokens // learner.recipe.steps * 3, learner.recipe.pack_tokens)
+    step = at_once * width * 40 * 4 * layers
     # On a CPU glibc keeps what is freed (env.keep_freed_memory): measured with SmolLM2, 1.4 of what is asked for.
     return int((memory_in_use(learner.device) + states + step) * (1.0 if learner.device.type == "cuda" else 1.4))
 

@@ -17,8 +17,9 @@ from nait_fast.notices import warn
 from nait_fast.validation.arms import BOTTOM, RANDOM, TENTHS, TOP, Candidates, draw, tenth, tenths
 from nait_fast.validation.material import HeldOut, trained_rows
 
-# Of a large group an arm draws from so many rows, or as many as are enough where each has so few response tokens.
-LEAST_ROWS, ROW_TOKENS = 4_000, 10
+# Of a large group an arm draws from so many rows, or as many as hold the response tokens of so many runs: else several
+# seeds would draw the same rows.
+LEAST_ROWS, ROW_TOKENS, RUNS = 4_000, 10, 5
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,14 @@ class Material:
     choices: dict[str, list[list[int]]]
 
     @property
+    def measured_by_set(self) -> dict[str, list[list[int]]]:
+        """Set -> numbers of its samples, and then of what each of them could say instead."""
+        return {name: [rows, *self.choices.get(name, [])] for name, rows in self.sets.items()}
+
+    @property
     def measured(self) -> list[int]:
         """Numbers of all samples that are measured on, and of what they could say instead."""
-        chosen = (rows for several in self.choices.values() for rows in several)
-        return [row for rows in (*self.sets.values(), *chosen) for row in rows]
+        return [row for several in self.measured_by_set.values() for rows in several for row in rows]
 
 
 def gather(
@@ -75,8 +80,9 @@ def gather(
                 "leaves no rows to measure the general loss on", where=ranked.where, remedy="pass --general FILE"
             )
         held.append(HeldOut(general, "general", [own[row] for row in aside.tolist()], [], []))
-    groups = _groups(options, ranked, every[~np.isin(every, aside)], aside, max(LEAST_ROWS, tokens // ROW_TOKENS))
-    samples = _trained(encoder, index, pool, np.unique(np.concatenate(list(groups.values()))), held)
+    groups, samples = _trained(
+        options, ranked, encoder, index, pool, every[~np.isin(every, aside)], aside, held, tokens
+    )
     place = {row: i for i, row in enumerate(samples)}
     numbered = {
         arm: np.array([place[row] for row in group.tolist() if row in place], dtype=np.int64)
@@ -102,12 +108,30 @@ def gather(
 
 
 def _trained(
-    encoder: Encoder, index: Index, pool: PoolRows, wanted: np.ndarray, held: Sequence[HeldOut]
-) -> dict[int, Any]:
-    """Row -> its sample, of the rows ``wanted`` that can be trained on and are no held-out samples; says of others."""
-    samples, hashes = trained_rows(encoder, index, pool, wanted)
+    options: ValidateOptions,
+    ranked: Ranked,
+    encoder: Encoder,
+    index: Index,
+    pool: PoolRows,
+    random: np.ndarray,
+    aside: np.ndarray,
+    held: Sequence[HeldOut],
+    tokens: int,
+) -> tuple[dict[str, np.ndarray], dict[int, Any]]:
+    """(arm -> its group; row -> its sample, of those in groups that can be trained on and are no held-out samples);
+    says of others."""
     measured = token_hashes.hashes_of(_without_end(held))
-    leaked = {row for row, twin in zip(samples, np.isin(hashes, measured).tolist(), strict=True) if twin}
+    most = max(LEAST_ROWS, tokens // ROW_TOKENS)
+    while True:
+        groups = _groups(options, ranked, random, aside, most)
+        wanted = np.unique(np.concatenate(list(groups.values())))
+        samples, hashes = trained_rows(encoder, index, pool, wanted)
+        leaked = {row for row, twin in zip(samples, np.isin(hashes, measured).tolist(), strict=True) if twin}
+        usable = {row: sample.response for row, sample in samples.items() if row not in leaked}
+        cut = [group.tolist() for group in groups.values() if len(group) == most]
+        if all(sum(usable.get(row, 0) for row in group) >= RUNS * tokens for group in cut) or most > len(ranked.rows):
+            break
+        most *= 4
     if leaked:
         warn(f"{len(leaked):,} rows of the pool are held-out samples: no arm trains on them")
     if without := len(wanted) - len(samples):
@@ -115,7 +139,7 @@ def _trained(
             f"{without:,} of {len(wanted):,} rows have no response within {encoder.max_length} tokens: no arm trains on"
             " them"
         )
-    return {row: sample for row, sample in samples.items() if row not in leaked}
+    return groups, {row: sample for row, sample in samples.items() if row not in leaked}
 
 
 def _without_end(held: Sequence[HeldOut]) -> Iterator[np.ndarray]:

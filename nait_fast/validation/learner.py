@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from nait_fast.validation.frozen import FrozenHead, freeze_linears, product_kind
 from nait_fast.validation.training_samples import TrainingSample
 
 Batch = Sequence[tuple[int, int]]  # (row, how many of its first tokens with a loss)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -269,13 +270,18 @@ class Learner:
                 rate = min((number + 1) / warm, (len(steps) - number) / max(1, len(steps) - warm + 1))
                 for group in optimiser.param_groups:
                     group["lr"] = recipe.lr * rate
-                nll, _ = self.losses(batch)
                 optimiser.zero_grad(set_to_none=True)
-                (nll.sum() * len(steps) / total).backward()
+                loss = 0.0
+                # A step's memory is that of so many tokens, however many the step has.
+                lengths = [len(self._inputs(row)) for row, _ in batch]
+                for part in _batches(batch, lengths, recipe.pack_tokens):
+                    nll, _ = self.losses(part)
+                    (nll.sum() * len(steps) / total).backward()
+                    loss += float(nll.detach().sum())
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimiser.step()
-                losses.append(float(nll.detach().sum()))
-                sizes.append(len(nll))
+                losses.append(loss)
+                sizes.append(sum(n for _, n in batch))
         tenth = max(1, len(steps) // 10)
         return {
             "steps": len(steps),
@@ -342,14 +348,14 @@ def checkpointed(layer: nn.Module) -> Any:
     return wrapped
 
 
-def _batches(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    batch: list[int] = []
+def _batches(items: Sequence[Item], lengths: Sequence[int], tokens: int) -> Iterator[list[Item]]:
+    batch: list[Item] = []
     size = 0
-    for row, length in zip(rows, lengths, strict=True):
+    for item, length in zip(items, lengths, strict=True):
         if batch and size + length > tokens:
             yield batch
             batch, size = [], 0
-        batch.append(row)
+        batch.append(item)
         size += length
     if batch:
         yield batch

@@ -1,7 +1,7 @@
 """What a validation trains on and measures: rows of a pool and held-out samples, as tokens of one model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,11 +65,24 @@ def trained_rows(
     return out, hashes_of(ids)
 
 
+@dataclass(frozen=True)
+class Known:
+    """Samples that a signature was made of: ``hashes`` int64 of their tokens, as ``encoder`` gives them."""
+
+    encoder: Encoder
+    hashes: np.ndarray
+
+    def holds(self, samples: Sequence[Sample]) -> list[bool]:
+        """Of each sample, whether it is one of them."""
+        ids = [None if isinstance(one, Refused) else one.ids for one in self.encoder.encode(samples)]
+        return [one is not None and bool(np.isin(hashes_of([one]), self.hashes)[0]) for one in ids]
+
+
 def held_out_of(
-    encoder: Encoder, name: str, role: str, pool: Pool, most: int, known: np.ndarray | None, likelihood: bool
+    encoder: Encoder, name: str, role: str, pool: Pool, most: int, known: Known | None, likelihood: bool
 ) -> HeldOut:
-    """The first ``most`` samples of ``pool`` that a loss can be measured on. ``known``: hashes of samples that a
-    signature was made of, which are left out, and that is said; ``likelihood``: their ``choices`` are wanted, too.
+    """The first ``most`` samples of ``pool`` that a loss can be measured on. ``known``: what a signature was made of,
+    which is left out, and that is said; ``likelihood``: their ``choices`` are wanted, too.
     Raises BadInput where fewer than two are left, and for a row without choices."""
     end, samples, texts, again, without = end_of_turn(encoder), list[TrainingSample](), list[Sample](), 0, 0
     records = list(pool.samples())
@@ -77,12 +90,13 @@ def held_out_of(
     usable = [one for one in results if not isinstance(one, Refused)]
     ignore = (*pool.conventions.ignore, *(["choices"] if likelihood else []))
     warn_unread(pool.path, counted(e.unread for e in usable), counted(e.unshown for e in usable), ignore)
-    for sample, encoded in zip(records, results, strict=True):
+    seen = [False] * len(records) if known is None else known.holds(records)
+    for sample, encoded, is_known in zip(records, results, seen, strict=True):
         made = None if isinstance(encoded, Refused) else training_sample(encoded, sample, end)
         if made is None or isinstance(encoded, Refused):
             without += 1
             continue
-        if known is not None and np.isin(hashes_of([encoded.ids]), known)[0]:
+        if is_known:
             again += 1
             continue
         samples.append(made)

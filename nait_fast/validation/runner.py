@@ -53,6 +53,10 @@ class Runner:
             started = time.perf_counter()
             row = {"config": configs[run], **asdict(run), **self._perform(run)}
             if not all(math.isfinite(x) for one in row["evaluated"].values() for x in one["nll"]):
+                if run.arm == BASE:
+                    raise BadInput(
+                        "its loss is not finite before any training", where="the model", remedy="try --dtype"
+                    )
                 raise BadInput(
                     f"the training on {run.arm} diverged: a loss is not finite",
                     where=f"--lr {self.options.lr:g}",

@@ -24,7 +24,8 @@ def top(rows: np.ndarray, scores: np.ndarray, response: np.ndarray, budget: int,
 
 
 def matched(like: np.ndarray, rows: np.ndarray, response: np.ndarray, seed: int) -> np.ndarray:
-    """For each row of ``like`` a random one of ``rows`` of nearly its response length, none twice.
+    """For each row of ``like`` a random one of ``rows`` of nearly its response length, none twice; all of ``rows``
+    where they are fewer.
 
     Longest first: of them there are the fewest to choose from.
     """
@@ -32,7 +33,7 @@ def matched(like: np.ndarray, rows: np.ndarray, response: np.ndarray, seed: int)
     free = rows[np.argsort(response[rows], kind="stable")].tolist()
     lengths = response[free].tolist()
     out = []
-    for row in sorted(like.tolist(), key=lambda r: (-response[r], r)):
+    for row in sorted(like.tolist(), key=lambda r: (-response[r], r))[: len(rows)]:
         near = np.argsort(np.abs(np.array(lengths) - response[row]), kind="stable")[:NEIGHBOURS]
         place = int(generator.choice(near))
         out.append(free.pop(place))

@@ -39,10 +39,10 @@ def summary_of(
                 entry["against_random"][one["name"]] = {**_numbers(off), "word": verdict(off)}
         correct = {one["name"]: right for one in sets if (right := correct_of(rows, one["name"])) is not None}
         if correct:
-            entry["accuracy"] = {name: _numbers(level_of(right)) for name, right in correct.items()}
+            entry["accuracy"] = {name: _shares(level_of(right)) for name, right in correct.items()}
         if correct and arm != RANDOM:
             entry["accuracy_against_random"] = {
-                name: _numbers(difference(right, of_random))
+                name: _shares(difference(right, of_random))
                 for name, right in correct.items()
                 if (of_random := correct_of(by_arm[RANDOM], name)) is not None
             }
@@ -63,6 +63,11 @@ def _only(off: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numbers(interval: Interval) -> dict[str, float | None]:
     return {"mean": interval.mean, "half": interval.half if math.isfinite(interval.half) else None}
+
+
+def _shares(interval: Interval) -> dict[str, float | None]:
+    """Of answers that are right or wrong: where all are alike, nothing tells how far off that may be."""
+    return _numbers(interval) | ({"half": None} if interval.half == 0 else {})
 
 
 def _verdict(off: Mapping[str, Any], word: str) -> str:
@@ -95,9 +100,10 @@ def text_of(result: Mapping[str, Any], folder: Path) -> str:
         lines.append((f"{name}: " if several else "") + right_answers(off["mean"], off["half"]))
     adapted = f"the last {recipe['layers']} layers" if recipe["layers"] else "all layers"
     held = ", ".join(f"{one['samples']} of {one['name']}" for one in result["sets"])
+    different = f" ({recipe['distinct_tokens']:,} different)" if recipe["distinct_tokens"] < recipe["tokens"] else ""
     trained = (
-        f"{Path(result['model']).name}, LoRA on {adapted}; {recipe['tokens']:,} response tokens in {recipe['steps']} "
-        f"steps a run, {top['seeds']} seeds ({random['seeds']} of random rows); held out: {held}"
+        f"{Path(result['model']).name}, LoRA on {adapted}; {recipe['tokens']:,} response tokens{different} in "
+        f"{recipe['steps']} steps a run, {top['seeds']} seeds ({random['seeds']} of random rows); held out: {held}"
     )
     lines += [
         "",
@@ -106,16 +112,16 @@ def text_of(result: Mapping[str, Any], folder: Path) -> str:
         *_table(result),
         "",
         "loss: nats a response token; ± is 95%, of training and of the held-out samples",
-        f"written to {folder}; next: nait-fast report {shlex.quote(_report(result, folder))}",
+        f"written to {folder}; next: nait-fast report {shlex.join(_report(result, folder))}",
     ]
     return "\n".join(lines)
 
 
-def _report(result: Mapping[str, Any], folder: Path) -> str:
-    """The arguments of the report that shows it."""
+def _report(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """The arguments of the report that shows it, which finds by itself what lies in the selection."""
     chosen = result["selection"]["folder"]
-    inside = Path(chosen) in (folder, folder.parent)
-    return chosen if inside else f"{chosen} --validation {folder}"
+    inside = Path(chosen) == folder or Path(chosen, "validation") == folder
+    return [chosen] if inside else [chosen, "--validation", str(folder)]
 
 
 def _table(result: Mapping[str, Any]) -> list[str]:

@@ -28,9 +28,9 @@ from nait_fast.reporting.selection_folder import SelectionFolder, open_selection
 from nait_fast.storage.files import read_json, read_sealed, write_sealed
 from nait_fast.validation import FILE, FORMAT_VERSION, KIND, RUNS
 from nait_fast.validation.answers import ANSWERS
-from nait_fast.validation.arms import BASE, BOTTOM, RANDOM, TOP, plan
+from nait_fast.validation.arms import BASE, BOTTOM, RANDOM, RANDOM_LENGTH, TOP, WORDS, Run, plan
 from nait_fast.validation.gathering import Material, Ranked, gather
-from nait_fast.validation.material import HeldOut, held_out_of
+from nait_fast.validation.material import HeldOut, Known, held_out_of
 from nait_fast.validation.runs import digest
 from nait_fast.validation.summary import summary_of, text_of
 from nait_fast.validation.training_samples import training_encoder
@@ -42,6 +42,8 @@ CPU_LAYERS = 6
 STEPS = 32
 CHECKPOINTED = 1e9  # parameters from which on a GPU keeps no layer's insides
 GENERAL = "general"
+LENGTHS_OFF = 0.1  # of the mean response of rows that shall have the selection's lengths
+_TRAINS = ("nait_fast", "torch", "transformers")  # whose versions a run's result may hang on
 
 
 def run(options: ValidateOptions, quiet: bool = False) -> dict[str, Any]:
@@ -178,7 +180,9 @@ def _validate(
     )
     max_length = options.max_length or int(manifest["max_length"])
     encoder = training_encoder(loaded.tokenizer, template, max_length, loaded.vocabulary)
-    held = _held_out(options, chosen, encoder, targets, general)
+    # The signatures' samples are known as they were read then.
+    signed = Encoder(loaded.tokenizer, template, int(manifest["max_length"]), loaded.vocabulary)
+    held = _held_out(options, chosen, encoder, signed, targets, general)
     most = options.tokens or _most_tokens(loaded)
     material = gather(options, ranked, encoder, index, pool, held, _general(chosen.targets), most)
     recipe = _recipe(options, material, loaded)
@@ -186,6 +190,8 @@ def _validate(
     runs = plan(options.seeds, options.draws, options.deciles)
     distinct = _distinct(recipe, material)
     wanted = {run: material.candidates.rows_of(run, distinct) for run in runs if run.arm != BASE}
+    _tell_scarce(recipe, material, distinct)
+    _tell_lengths(wanted, material)
     learner.expect([*(row for rows in wanted.values() for row in rows.tolist()), *material.measured])
     setting = digest(
         [
@@ -193,9 +199,10 @@ def _validate(
             loaded.head_fingerprint,
             str(loaded.precision),
             asdict(recipe) | {"product": learner.product, "attention": learner.attention},
-            token_hashes.hashes_of(material.samples[row].ids for row in material.measured).tolist(),
-            {name: [len(rows), options.answer] for name, rows in material.sets.items()},
+            {name: [_hashes(material, rows) for rows in several] for name, several in material.measured_by_set.items()},
+            options.answer,
             None if "answer_tokens" in options.idle() else options.answer_tokens,
+            {package: environment()[package] for package in _TRAINS},
         ]
     )
     runner = Runner(options, learner, encoder, material, wanted, setting)
@@ -234,14 +241,16 @@ def _held_out(
     options: ValidateOptions,
     chosen: SelectionFolder,
     encoder: Encoder,
+    signed: Encoder,
     targets: Mapping[str, Pool],
     general: Pool | None,
 ) -> list[HeldOut]:
-    """The held-out samples of each target, without those that its signature was made of, and the general set's."""
+    """The held-out samples of each target, without those that its signature was made of, as ``signed`` gives them, and
+    the general set's."""
     held: list[HeldOut] = []
     same = encoder.template.hash == chosen.manifest["template"]
     for name, pool in targets.items():
-        known = _known(chosen, name) if same else None
+        known = _known(chosen, name, signed) if same else None
         likelihood = options.answer == "likelihood"
         held.append(held_out_of(encoder, name, "target", pool, options.samples, known, likelihood))
         if options.answer in ANSWERS:
@@ -262,15 +271,18 @@ def _held_out(
     return held
 
 
-def _known(chosen: SelectionFolder, name: str) -> np.ndarray | None:
-    """Hashes of the samples that the signature of ``name`` was made of; None where nothing tells."""
+def _known(chosen: SelectionFolder, name: str, signed: Encoder) -> Known | None:
+    """The samples that the signature of ``name`` was made of; None where nothing tells."""
     for signature in chosen.signatures:
         text = (signature.meta.get("target") or {}).get(token_hashes.NAME)
         if signature.name == name and isinstance(text, str):
             try:
-                return token_hashes.from_text(text)
+                hashes = token_hashes.from_text(text)
             except ValueError:
-                return None
+                break
+            if len(hashes) >= token_hashes.MOST:
+                warn(f"target '{name}': of its signature's samples only {len(hashes):,} are known")
+            return Known(signed, hashes)
     warn(f"target '{name}': whether held-out samples are among those of its signature is not known")
     return None
 
@@ -279,6 +291,37 @@ def _distinct(recipe: Any, material: Material) -> int:
     """Response tokens of the rows that a run draws: no more than each arm has, but for tenths, of which one may be of
     fewer (so that what others are does not hang on whether there are tenths)."""
     return min(recipe.tokens, *(material.candidates.tokens_of(arm) for arm in (TOP, RANDOM, BOTTOM)))
+
+
+def _tell_scarce(recipe: Any, material: Material, distinct: int) -> None:
+    """Warn where an arm has so few rows that the selection is not trained on as it could be."""
+    own = material.candidates.tokens_of(TOP)
+    if distinct < min(own, recipe.tokens):
+        scarce = min((RANDOM, BOTTOM), key=material.candidates.tokens_of)
+        warn(
+            f"{distinct:,} response tokens are all that '{WORDS[scarce]}' hold, of the selection's {own:,}: each run "
+            f"draws rows of so many, to be like the others, and goes through them {recipe.tokens / distinct:.1f} times"
+        )
+
+
+def _tell_lengths(wanted: Mapping[Run, np.ndarray], material: Material) -> None:
+    """Warn where random rows of the selection's lengths were not to be had."""
+    response = material.candidates.response
+    like, matched = (
+        np.mean([response[rows].mean() for run, rows in wanted.items() if run.arm == arm])
+        for arm in (TOP, RANDOM_LENGTH)
+    )
+    off = matched / like - 1
+    if abs(off) > LENGTHS_OFF:
+        warn(
+            f"the responses of '{WORDS[RANDOM_LENGTH]}' are {abs(off):.0%} {'longer' if off > 0 else 'shorter'} than "
+            "the selection's: there are too few of such lengths, and length is held equal only so far"
+        )
+
+
+def _hashes(material: Material, rows: Sequence[int]) -> list[int]:
+    hashes: list[int] = token_hashes.hashes_of(material.samples[row].ids for row in rows).tolist()
+    return hashes
 
 
 def _most_tokens(loaded: Any) -> int:
@@ -291,7 +334,7 @@ def _recipe(options: ValidateOptions, material: Material, loaded: Any) -> Any:
     from nait_fast.validation.learner import Recipe
 
     gpu, layers = loaded.device.type != "cpu", len(decoder_layers(loaded.body))
-    own = material.candidates.tokens_of(TOP)
+    own = min(material.candidates.tokens_of(arm) for arm in (TOP, RANDOM, BOTTOM))
     tokens = options.tokens or min(max(own, min(ROUNDS * own, ENOUGH)), _most_tokens(loaded))
     rows = np.unique(np.concatenate([material.candidates.groups[arm] for arm in (TOP, RANDOM, BOTTOM)]))
     longest = int(material.candidates.response[rows].max())

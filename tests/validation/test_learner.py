@@ -193,6 +193,16 @@ def test_training_learns_and_a_seed_repeats(learner, samples):
     assert out["samples"] == sum(map(len, steps)) and out["rows"] == 20 and out["all_tokens"] > RECIPE.tokens
 
 
+def test_a_step_of_several_forwards_is_one_step(headed, samples):
+    steps = make_steps(lengths_of(samples), np.arange(40), RECIPE.tokens, RECIPE.steps, 0)
+    results = []
+    for pack_tokens in (4096, 64):
+        learner = Learner(headed, samples, replace(RECIPE, pack_tokens=pack_tokens))
+        out = learner.train(steps, 0)
+        results.append([out["first_loss"], out["last_loss"], *learner.evaluate([30, 32, 34])["nll"]])
+    assert results[0] == pytest.approx(results[1], rel=2e-4)
+
+
 def test_the_models_own_weights_stay_as_they_are(headed, learner, samples):
     before = {name: weight.clone() for name, weight in headed.body.state_dict().items()}
     learner.train(make_steps(lengths_of(samples), np.arange(40), RECIPE.tokens, RECIPE.steps, 0), 0)

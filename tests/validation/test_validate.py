@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import nait_fast
 from nait_fast import cli
 from nait_fast.errors import NaitError
-from nait_fast.validation import FILE, RUNS
+from nait_fast.validation import FILE, RUNS, gathering
+from nait_fast.validation.arms import plan
+from nait_fast.validation.summary import summary_of, text_of
 from tests.conftest import make_rows, write_jsonl
 
 QUICK = {"tokens": 240, "steps": 4, "samples": 8, "layers": 2, "rank": 2, "seeds": 2, "draws": 2, "lr": 1e-2}
@@ -23,6 +26,12 @@ def sums(n: int, seed: int) -> list[dict]:
     return [row for row in make_rows(2 * n, seed=seed) if row["source"] == "sums"]
 
 
+def select(model: str, pool: Path, targets: list[str], output: Path, top_k: int = 20) -> None:
+    """A selection from ``pool``, of samples read to 60 tokens."""
+    options = {"top_k": top_k, "max_length": 60, "calibration_size": 20}
+    nait_fast.select(model=model, dataset=str(pool), target=targets, output=str(output), **options)
+
+
 @pytest.fixture(scope="module")
 def place(tiny_model, tmp_path_factory) -> Path:
     """A folder with a selection of half the sums, ``chosen``, and ``held-out.jsonl``."""
@@ -30,15 +39,7 @@ def place(tiny_model, tmp_path_factory) -> Path:
     pool = write_jsonl(folder / "pool.jsonl", make_rows(80))
     target = write_jsonl(folder / "sums.jsonl", sums(12, 1))
     write_jsonl(folder / "held-out.jsonl", sums(12, 2))
-    nait_fast.select(
-        model=tiny_model,
-        dataset=str(pool),
-        target=[f"sums={target}"],
-        top_k=20,
-        output=str(folder / "chosen"),
-        max_length=60,
-        calibration_size=20,
-    )
+    select(tiny_model, pool, [f"sums={target}"], folder / "chosen")
     return folder
 
 
@@ -102,7 +103,6 @@ def test_a_killed_validation_ends_in_the_same_bytes(place, made, tmp_path):
     lines = (output / RUNS).read_bytes().splitlines(keepends=True)
     (again / RUNS).write_bytes(b"".join(lines[:9]) + lines[9][: len(lines[9]) // 2])  # as a kill leaves it
     validate(place, again, deciles=True, answer="exact", answer_tokens=4)
-    assert (again / FILE).read_bytes().replace(str(again).encode(), str(output).encode())[:200]
     ours, theirs = (json.loads((folder / FILE).read_text()) for folder in (again, output))
     for key in ours.keys() - {"options", "checksum"}:
         assert ours[key] == theirs[key], key
@@ -200,6 +200,86 @@ def test_held_out_samples_of_the_signature_are_left_out(place, tmp_path):
     assert any("6 of its samples" in text for text in result["warnings"])
     with pytest.raises(NaitError, match="0 samples of it can be measured on"):
         validate(place, tmp_path / "none", held_out=[str(place / "sums.jsonl")])
+
+
+@pytest.mark.parametrize(("max_length", "usable"), [(40, 4), (120, 5)])
+def test_they_are_known_at_another_length_too(tiny_model, tmp_path, max_length, usable):
+    long = [{**row, "output": " ".join([row["output"]] * 40)} for row in sums(12, 1)]  # cut by the signature at 60
+    target, mixed = (
+        write_jsonl(tmp_path / name, rows) for name, rows in (("t.jsonl", long), ("m.jsonl", [*long[:5], *sums(12, 2)]))
+    )
+    select(tiny_model, write_jsonl(tmp_path / "pool.jsonl", make_rows(80)), [f"sums={target}"], tmp_path / "chosen")
+    asked = {"selection": str(tmp_path / "chosen"), "held_out": [str(mixed)], "max_length": max_length}
+    with pytest.warns(nait_fast.notices.NaitWarning, match=f"{usable} of its samples are among those"):
+        validate(tmp_path, tmp_path / "out", **asked)
+
+
+def test_targets_that_change_places_are_measured_anew(place, tmp_path, tiny_model):
+    poems = [row for row in make_rows(48, seed=1) if row["source"] != "sums"]
+    targets = {"a": write_jsonl(tmp_path / "a.jsonl", sums(12, 1)), "b": write_jsonl(tmp_path / "b.jsonl", poems[:12])}
+    select(tiny_model, place / "pool.jsonl", [f"{name}={path}" for name, path in targets.items()], tmp_path / "two")
+    one, other = write_jsonl(tmp_path / "one.jsonl", sums(8, 2)), write_jsonl(tmp_path / "other.jsonl", poems[12:20])
+    losses = []
+    for first, second in ((one, other), (other, one)):
+        asked = {"selection": str(tmp_path / "two"), "held_out": [f"a={first}", f"b={second}"], "overwrite": True}
+        losses.append(validate(place, tmp_path / "out", **asked)["arms"][0]["losses"])
+    assert losses[0]["a"] == losses[1]["b"] != losses[1]["a"] == losses[0]["b"]
+
+
+def test_rows_that_are_too_few_to_hold_against_are_told(tiny_model, tmp_path):
+    target = write_jsonl(tmp_path / "sums.jsonl", sums(12, 1))
+    select(
+        tiny_model,
+        write_jsonl(tmp_path / "pool.jsonl", make_rows(80)),
+        [f"sums={target}"],
+        tmp_path / "chosen",
+        top_k=66,
+    )
+    write_jsonl(tmp_path / "held-out.jsonl", sums(12, 2))
+    with pytest.warns(
+        nait_fast.notices.NaitWarning, match=r"response tokens are all that 'the worst rows' hold, of the"
+    ):
+        result = validate(tmp_path, tmp_path / "out", samples=8)
+    distinct = result["recipe"]["distinct_tokens"]
+    assert distinct < 240 and f"({distinct:,} different)" in " ".join(result["text"].split())
+
+
+def test_seeds_draw_other_rows_of_a_large_pool_of_short_responses(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(gathering, "LEAST_ROWS", 8)
+    monkeypatch.setattr(gathering, "ROW_TOKENS", 10_000)
+    read: list[int] = []
+    real = gathering.trained_rows
+
+    def counting(encoder, index, pool, rows):
+        read.append(len(rows))
+        return real(encoder, index, pool, rows)
+
+    monkeypatch.setattr(gathering, "trained_rows", counting)
+    validate(place, tmp_path / "out", tokens=60, steps=1)
+    assert len(read) > 2 and read[-1] > read[1]  # more rows were taken until they held the tokens of five runs
+    rows = [json.loads(line) for line in (tmp_path / "out" / RUNS).read_text().splitlines()[1:]]
+    drawn = {row["seed"]: row["evaluated"] for row in rows if row["arm"] == "random"}
+    assert drawn[0] != drawn[1]
+
+
+def test_answers_that_are_all_alike_are_no_certainty():
+    evaluated = {"sums": {"nll": [1.0, 2.0], "tokens": [1, 2], "correct": [0.0, 0.0]}}
+    right = {"sums": {**evaluated["sums"], "correct": [1.0, 1.0]}}
+    runs = plan(2, 2, False)
+    trained = {"rows": 1, "response_tokens": 2, "samples": 1}
+    done = {run: {**trained, "evaluated": right if run.arm == "top" else evaluated} for run in runs}
+    made = summary_of(runs, done, [{"name": "sums", "role": "target"}])
+    top = next(arm for arm in made["arms"] if arm["arm"] == "top")
+    assert top["accuracy"]["sums"] == {"mean": 1.0, "half": None}
+    assert top["accuracy_against_random"]["sums"] == {"mean": 1.0, "half": None}
+
+
+def test_the_next_command_can_be_pasted(made, tmp_path):
+    output, result = made
+    for folder, inside in ((output, False), (tmp_path / "a b" / "v2", False), (Path("chosen", "validation"), True)):
+        shown = {**result, "selection": {**result["selection"], "folder": "chosen"}}
+        words = shlex.split(text_of(shown, folder).rpartition("next: ")[2])
+        assert words == ["nait-fast", "report", "chosen", *([] if inside else ["--validation", str(folder)])]
 
 
 def test_the_likeliest_choice_is_counted(place, tmp_path):
