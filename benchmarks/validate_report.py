@@ -194,7 +194,7 @@ def _ways(found: Found, setting: str) -> str:
             cells[target] = _shown(interval, found.told(setting, target, arm), seeds)
             on_general = found.against(setting, target, arm, where=GENERAL)
             general += [] if on_general is None else [on_general.mean]
-        if general:
+        if len(general) == len(random):  # else it would be a mean of other targets than the rows beside it
             cells[f"on {GENERAL}"] = f"{np.mean(general):+.3f}"
         if any(cells.get(target) for target in random):
             shown.append(cells)
@@ -237,8 +237,8 @@ def _bold(interval: Interval) -> str:
 
 def _pairs(models: Sequence[Found]) -> str:
     """The targets on which contrast is told from each other way, and which way."""
-    mine, shown, columns = FIRST[0], [], dict[str, None]()
-    for other in FIRST[1:]:
+    mine, shown, columns, total = FIRST[0], [], dict[str, None](), 0
+    for other in (*FIRST[1:], *MORE):
         cells: dict[str, Any] = {f"{mine} against": other}
         wins, losses, n = 0, 0, 0
         for found in models:
@@ -259,14 +259,18 @@ def _pairs(models: Sequence[Found]) -> str:
         if n:
             cells["better / worse / of"] = f"{wins} / {losses} / {n}"
             shown.append(cells)
-    title = f"**Pairs**: the targets on which the top of `{mine}` is told from that of another way, better or worse."
+            total += n
+    title = (
+        f"**Pairs**: the targets on which the top of `{mine}` is told from that of another way, better or worse; of "
+        f"{total} comparisons {total * (1 - LEVEL):.1f} would be by chance."
+    )
     return f"{title}\n\n{table(shown, [f'{mine} against', *columns, 'better / worse / of'])}" if shown else ""
 
 
 def _records(models: Sequence[Found]) -> str:
-    """On how many pairs of setting and target each way that all were trained with is told from random."""
+    """On how many pairs of setting and target each way is told from random."""
     shown = []
-    for way in FIRST:
+    for way in (*FIRST, *MORE):
         arm, means, better, worse = f"{way} top", list[float](), 0, 0
         for found in models:
             for setting in SETTINGS:
@@ -281,6 +285,34 @@ def _records(models: Sequence[Found]) -> str:
             shown.append({"way": way, "better / worse / of": record, "mean": f"{np.mean(means):+.3f}"})
     title = "**Against random rows**: how often the top of a way is told from them, and its mean difference from them."
     return f"{title}\n\n{table(shown, ['way', 'better / worse / of', 'mean'])}" if shown else ""
+
+
+def _each(models: Sequence[Found]) -> str:
+    """How often each way is told ahead of each other, and behind it."""
+    shown, total = [], 0
+    for way in FIRST:
+        cells = {"way": way}
+        for other in FIRST:
+            intervals = [
+                interval
+                for found in models
+                for setting in SETTINGS
+                for target in found.targets
+                if (interval := found.against(setting, target, f"{way} top", f"{other} top"))
+                and isfinite(interval.half)
+            ]
+            if way != other and intervals:
+                words = [verdict(interval) for interval in intervals]
+                cells[other] = f"{words.count('better')} / {words.count('worse')}"
+                total += len(intervals)
+        if len(cells) > 1:
+            shown.append(cells)
+    title = (
+        f"**Each against each**: how often the top of a row's way is told better / worse than that of a column's. "
+        f"Of {total // 2} comparisons {total / 2 * (1 - LEVEL):.0f} would be by chance."
+    )
+    columns = [way for way in FIRST if any(way in row for row in shown)]
+    return f"{title}\n\n{table(shown, ['way', *columns])}" if columns else ""
 
 
 def _transfer(models: Sequence[Found]) -> str:
@@ -344,5 +376,13 @@ def report(rows: Sequence[Row]) -> str:
         return ""
     parts = [_head(models), _check(models)]
     parts += [_ways(found, setting) for found in models for setting in SETTINGS]
-    parts += [_claim(models), _records(models), _pairs(models), _transfer(models), _curves(models), _costs(models)]
+    parts += [
+        _claim(models),
+        _records(models),
+        _pairs(models),
+        _each(models),
+        _transfer(models),
+        _curves(models),
+        _costs(models),
+    ]
     return "\n\n".join(part for part in parts if part)

@@ -59,12 +59,12 @@ def test_an_arm_is_told_from_random_where_its_interval_says_so():
     rows = draws() + spread("contrast top", 0.8, 0.05) + spread("embed top", 0.8, 0.1) + spread("nag top", 1.3, 0.05)
     text = report(rows)
     title = "**m, the target's source in the pool**"
-    assert cells(text, "way", title) == ["way", "sums", "texts", "on general"]
+    assert cells(text, "way", title) == ["way", "sums", "texts"]
     # Half widths: 4.3027 · .05 / √3 = .1242, and twice that: more than the .2 that lie between.
-    assert cells(text, "contrast", title) == ["contrast", "**-0.200 ± 0.124**", "", "-0.400"]
-    assert cells(text, "embed", title) == ["embed", "-0.200 ± 0.248", "", "-0.400"]
-    assert cells(text, "nag", title) == ["nag", "**+0.300 ± 0.124**", "", "+0.600"]
-    assert cells(text, "random", title) == ["random", "1.000 ± 0.000 (5)", "1.000 ± 0.000 (5)", ""]
+    assert cells(text, "contrast", title) == ["contrast", "**-0.200 ± 0.124**", ""]
+    assert cells(text, "embed", title) == ["embed", "-0.200 ± 0.248", ""]
+    assert cells(text, "nag", title) == ["nag", "**+0.300 ± 0.124**", ""]
+    assert cells(text, "random", title) == ["random", "1.000 ± 0.000 (5)", "1.000 ± 0.000 (5)"]
     # 3 comparisons: .15 by chance.
     assert (
         "Of 3 comparisons of a way to select with random 0.2 would be told apart by chance alone; 2 are, 1 better"
@@ -74,6 +74,27 @@ def test_an_arm_is_told_from_random_where_its_interval_says_so():
     for absent in ("The check", "claim", "Transfer", "Tenths", "removed", "nait drift", "98.75%"):
         assert absent not in text
     assert text.count("**Pairs**") == text.count("**Costs**") == 1
+
+
+def test_the_price_elsewhere_is_a_mean_of_all_targets_or_is_left_out():
+    both = spread("contrast top", 0.8, 0.05) + spread("contrast top", 0.9, 0.05, "texts")
+    text = report(draws() + both + spread("embed top", 0.8, 0.1))
+    title = "**m, the target's source in the pool**"
+    assert cells(text, "way", title) == ["way", "sums", "texts", "on general"]
+    assert (
+        cells(text, "contrast", title)[-1] == "-0.300" and cells(text, "embed", title)[-1] == ""
+    )  # twice the target's
+
+
+def test_every_way_is_held_against_every_other():
+    rows = draws() + spread("contrast top", 0.8, 0.01) + spread("embed top", 0.9, 0.01) + spread("nag top", 0.9, 0.01)
+    text = report(rows)
+    title = "**Each against each**"
+    assert "Of 3 comparisons 0 would be by chance." in text
+    assert cells(text, "way", title) == ["way", "contrast", "embed", "nag"]
+    assert cells(text, "contrast", title) == ["contrast", "", "1 / 0", "1 / 0"]
+    assert cells(text, "embed", title) == ["embed", "0 / 1", "", "0 / 0"]
+    assert "of 2 comparisons 0.1 would be by chance" in text
 
 
 def test_controls_and_checks_stand_beside_the_ways():
