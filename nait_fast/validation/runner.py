@@ -19,7 +19,7 @@ from nait_fast.validation.arms import BASE, RANDOM, Run
 from nait_fast.validation.clock import Clock
 from nait_fast.validation.gathering import Material
 from nait_fast.validation.learner import Learner
-from nait_fast.validation.runs import append_run, digest, read_runs
+from nait_fast.validation.runs import append_run, digest, line_of, read_runs
 from nait_fast.validation.steps import make_steps
 
 
@@ -38,7 +38,7 @@ class Runner:
     def through(self, runs: Sequence[Run], path: Path, quiet: bool) -> dict[Run, dict[str, Any]]:
         """Each run's row: those that ``path`` has, the others made now and added to it. Raises BadInput for a file of
         somebody else's, and for a training that diverges."""
-        by_config = {row["config"]: row for row in _own_runs(path) if "config" in row}
+        by_config = {row["config"]: row for row in own_runs(path) if "config" in row}
         configs = {run: self._config(run) for run in runs}
         missing = [run for run in runs if configs[run] not in by_config]
         candidates = self.material.candidates
@@ -95,13 +95,15 @@ class Runner:
         return out
 
 
-def _own_runs(path: Path) -> list[dict[str, Any]]:
+def own_runs(path: Path) -> list[dict[str, Any]]:
     """The runs of ``path``, which is begun if it is not there. Raises BadInput where it is somebody else's."""
-    if not path.exists():
+    head, begun = line_of({"kind": RUNS_KIND}), path.read_bytes() if path.exists() else b""
+    if begun != head and head.startswith(begun):  # a kill may have cut it
+        path.unlink(missing_ok=True)
         append_run(path, {"kind": RUNS_KIND})
         return []
     rows = read_runs(path)
-    if not rows or rows[0].get("kind") != RUNS_KIND:
+    if not rows or not isinstance(rows[0], dict) or rows[0].get("kind") != RUNS_KIND:
         raise BadInput(
             "is in the way: nait_fast did not write it, and would add to it",
             where=path,

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """``row`` as it stands in the file."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
 def append_run(path: Path, row: dict[str, Any]) -> None:
     """Add ``row`` to the file, on the disk when this returns; a line that was cut short by a kill is ended first."""
     with open(path, "ab+") as file:
@@ -36,7 +41,7 @@ def append_run(path: Path, row: dict[str, Any]) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        file.write(line_of(row))
         file.flush()
         os.fsync(file.fileno())
 

@@ -16,6 +16,7 @@ from nait_fast import cli
 from nait_fast.errors import NaitError
 from nait_fast.validation import FILE, RUNS, gathering
 from nait_fast.validation.arms import plan
+from nait_fast.validation.runner import own_runs
 from nait_fast.validation.summary import summary_of, text_of
 from tests.conftest import make_rows, write_jsonl
 
@@ -347,10 +348,21 @@ def test_other_scores_than_all_and_other_files_are_refused(place, tmp_path, tiny
     with pytest.raises(NaitError, match="--scores all"):
         validate(place, tmp_path / "out", selection=str(tmp_path / "few"))
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / RUNS).write_text("mine\n")
-    with pytest.raises(NaitError, match="is in the way"):
-        validate(place, tmp_path / "mine")
-    assert (tmp_path / "mine" / RUNS).read_text() == "mine\n"
+    for text in ("mine\n", "[1]\n", '"mine"\n'):
+        (tmp_path / "mine" / RUNS).write_text(text)
+        with pytest.raises(NaitError, match="is in the way"):
+            validate(place, tmp_path / "mine")
+        assert (tmp_path / "mine" / RUNS).read_text() == text
+
+
+def test_a_head_that_a_kill_has_cut_is_begun_anew(tmp_path):
+    path = tmp_path / RUNS
+    assert own_runs(path) == []
+    head = path.read_bytes()
+    for end in range(len(head)):
+        path.write_bytes(head[:end])
+        assert own_runs(path) == [] and path.read_bytes() == head
+    assert own_runs(path) == [json.loads(head)] and path.read_bytes() == head
 
 
 def test_the_command_line_and_another_selection(place, tmp_path, capsys):
