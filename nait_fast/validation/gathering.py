@@ -73,11 +73,13 @@ def gather(
     if all(one.name != general for one in held):
         free = every[~np.isin(every, ranked.selected)]
         most = min(options.samples, len(free) // 4)  # of a small pool arms need the others
-        own, _ = trained_rows(encoder, index, pool, free[: 2 * most])
+        own, _, why = trained_rows(encoder, index, pool, free[: 2 * most])
         aside = np.array([row for row in free[: 2 * most] if row in own][:most], dtype=np.int64)
         if len(aside) < 2:
             raise BadInput(
-                "leaves no rows to measure the general loss on", where=ranked.where, remedy="pass --general FILE"
+                f"leaves no rows to measure the general loss on{f' (most: {why})' if why else ''}",
+                where=ranked.where,
+                remedy="pass --general FILE",
             )
         held.append(HeldOut(general, "general", [own[row] for row in aside.tolist()], [], []))
     groups, samples = _trained(
@@ -125,7 +127,7 @@ def _trained(
     while True:
         groups = _groups(options, ranked, random, aside, most)
         wanted = np.unique(np.concatenate(list(groups.values())))
-        samples, hashes = trained_rows(encoder, index, pool, wanted)
+        samples, hashes, why = trained_rows(encoder, index, pool, wanted)
         leaked = {row for row, twin in zip(samples, np.isin(hashes, measured).tolist(), strict=True) if twin}
         usable = {row: sample.response for row, sample in samples.items() if row not in leaked}
         cut = [group.tolist() for group in groups.values() if len(group) == most]
@@ -135,10 +137,7 @@ def _trained(
     if leaked:
         warn(f"{len(leaked):,} rows of the pool are held-out samples: no arm trains on them")
     if without := len(wanted) - len(samples):
-        warn(
-            f"{without:,} of {len(wanted):,} rows have no response within {encoder.max_length} tokens: no arm trains on"
-            " them"
-        )
+        warn(f"{without:,} of {len(wanted):,} rows cannot be trained on (most: {why}): they are in no arm")
     return groups, {row: sample for row, sample in samples.items() if row not in leaked}
 
 

@@ -1,6 +1,7 @@
 """What a validation trains on and measures: rows of a pool and held-out samples, as tokens of one model."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import numpy as np
 from nait_fast.data.formats import Sample, parse
 from nait_fast.data.pool import Pool, decode
 from nait_fast.data.row_conventions import conventions_of
-from nait_fast.data.tokenize import Encoder, Refused
+from nait_fast.data.tokenize import Encoded, Encoder, Refused
 from nait_fast.data.unread import counted, warn_unread
 from nait_fast.errors import BadInput
 from nait_fast.index.pool_rows import PoolRows, datasets_of
@@ -42,19 +43,21 @@ def pool_samples(index: Index, pool: PoolRows, rows: np.ndarray) -> Iterator[tup
 
 def trained_rows(
     encoder: Encoder, index: Index, pool: PoolRows, rows: np.ndarray
-) -> tuple[dict[int, TrainingSample], np.ndarray]:
-    """(row -> its sample, of those that can be trained on; 64-bit hash of each one's tokens, in that order)."""
+) -> tuple[dict[int, TrainingSample], np.ndarray, str]:
+    """(row -> its sample, of those that can be trained on; 64-bit hash of each one's tokens, in that order; why most of
+    the others cannot, "" without any)."""
     end, out, ids = end_of_turn(encoder), dict[int, TrainingSample](), list[np.ndarray]()
+    reasons: Counter[str] = Counter()
     waiting: list[tuple[int, Sample]] = []
 
     def flush() -> None:
         for (row, sample), encoded in zip(waiting, encoder.encode([s for _, s in waiting]), strict=True):
-            if isinstance(encoded, Refused):
+            made = None if isinstance(encoded, Refused) else training_sample(encoded, sample, end)
+            if made is None or isinstance(encoded, Refused):
+                reasons[_why_not(encoded, encoder)] += 1
                 continue
-            made = training_sample(encoded, sample, end)
-            if made is not None:
-                out[row] = made
-                ids.append(encoded.ids)
+            out[row] = made
+            ids.append(encoded.ids)
         waiting.clear()
 
     for pair in pool_samples(index, pool, np.sort(rows)):
@@ -62,7 +65,15 @@ def trained_rows(
         if len(waiting) == CHUNK:
             flush()
     flush()
-    return out, hashes_of(ids)
+    return out, hashes_of(ids), _most(reasons)
+
+
+def _why_not(encoded: Encoded | Refused, encoder: Encoder) -> str:
+    return encoded.reason if isinstance(encoded, Refused) else f"no response within {encoder.max_length} tokens"
+
+
+def _most(reasons: Counter[str]) -> str:
+    return reasons.most_common(1)[0][0] if reasons else ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,13 @@ def held_out_of(
     """The first ``most`` samples of ``pool`` that a loss can be measured on. ``known``: what a signature was made of,
     which is left out, and that is said; ``likelihood``: their ``choices`` are wanted, too.
     Raises BadInput where fewer than two are left, and for a row without choices."""
-    end, samples, texts, again, without = end_of_turn(encoder), list[TrainingSample](), list[Sample](), 0, 0
+    end, samples, texts, again, without = (
+        end_of_turn(encoder),
+        list[TrainingSample](),
+        list[Sample](),
+        0,
+        Counter[str](),
+    )
     records = list(pool.samples())
     results = encoder.encode(records)
     usable = [one for one in results if not isinstance(one, Refused)]
@@ -94,7 +111,7 @@ def held_out_of(
     for sample, encoded, is_known in zip(records, results, seen, strict=True):
         made = None if isinstance(encoded, Refused) else training_sample(encoded, sample, end)
         if made is None or isinstance(encoded, Refused):
-            without += 1
+            without[_why_not(encoded, encoder)] += 1
             continue
         if is_known:
             again += 1
@@ -109,7 +126,7 @@ def held_out_of(
             "a loss on them would speak for the selection"
         )
     if without:
-        warn(f"{pool.path}: {without:,} of its samples have no response within {encoder.max_length} tokens")
+        warn(f"{pool.path}: {without.total():,} of its samples cannot be measured on (most: {_most(without)})")
     if len(samples) < 2:
         raise BadInput(
             f"{len(samples)} samples of it can be measured on",

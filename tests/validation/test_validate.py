@@ -283,6 +283,12 @@ def test_the_next_command_can_be_pasted(made, tmp_path):
         assert words == ["nait-fast", "report", "chosen", *([] if inside else ["--validation", str(folder)])]
 
 
+def test_why_samples_cannot_be_measured_on_is_told(place, tmp_path):
+    held = write_jsonl(tmp_path / "held.jsonl", [*sums(8, 2), {**sums(1, 3)[0], "instruction": "add " * 80}])
+    with pytest.warns(nait_fast.notices.NaitWarning, match=r"1 of its samples cannot be measured on \(most: .+\)"):
+        validate(place, tmp_path / "out", held_out=[str(held)], samples=9)
+
+
 def test_the_likeliest_choice_is_counted(place, tmp_path):
     rows = [{**row, "choices": ["zero", row["output"], "write a poem about rain"]} for row in sums(8, 2)]
     held = write_jsonl(tmp_path / "choices.jsonl", rows)
