@@ -94,14 +94,10 @@ def held_out_of(
 ) -> HeldOut:
     """The first ``most`` samples of ``pool`` that a loss can be measured on. ``known``: what a signature was made of,
     which is left out, and that is said; ``likelihood``: their ``choices`` are wanted, too.
+
     Raises BadInput where fewer than two are left, and for a row without choices."""
-    end, samples, texts, again, without = (
-        end_of_turn(encoder),
-        list[TrainingSample](),
-        list[Sample](),
-        0,
-        Counter[str](),
-    )
+    end, again, without = end_of_turn(encoder), 0, Counter[str]()
+    samples, texts = list[TrainingSample](), list[Sample]()
     records = list(pool.samples())
     results = encoder.encode(records)
     usable = [one for one in results if not isinstance(one, Refused)]
