@@ -253,6 +253,8 @@ def _held_out(
         known = _known(chosen, name, signed) if same else None
         likelihood = options.answer == "likelihood"
         held.append(held_out_of(encoder, name, "target", pool, options.samples, known, likelihood))
+        if options.answer is not None:
+            _refuse_cut(pool, held[-1], encoder.max_length)
         if options.answer in ANSWERS:
             for text in held[-1].texts:
                 if not ANSWERS[options.answer](text.messages[-1].content):
@@ -269,6 +271,18 @@ def _held_out(
     if general is not None:
         held.append(held_out_of(encoder, _general(chosen.targets), "general", general, options.samples, None, False))
     return held
+
+
+def _refuse_cut(pool: Pool, held: HeldOut, most: int) -> None:
+    """Raises BadInput where the last thing said is not there whole: what is right could not be told from it."""
+    several = held.choices or [[sample] for sample in held.samples]
+    for text, samples in zip(held.texts, several, strict=True):
+        if not all(sample.ended for sample in samples):
+            raise BadInput(
+                f"its response, or a choice, does not end within {most} tokens, so that none could be right",
+                where=f"{pool.path} row {text.row}",
+                remedy="raise --max-length, or leave the row or --answer out",
+            )
 
 
 def _known(chosen: SelectionFolder, name: str, signed: Encoder) -> Known | None:

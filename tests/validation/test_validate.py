@@ -178,6 +178,18 @@ def test_a_response_without_an_answer_is_refused(place, tmp_path):
         validate(place, tmp_path / "out", answer="choice")
 
 
+@pytest.mark.parametrize("answer", ["exact", "likelihood"])
+def test_an_answer_that_is_cut_is_refused(place, tmp_path, answer):
+    long = " ".join(["four"] * 80)
+    rows = [{**row, "choices": [row["output"], long]} for row in sums(6, 2)]
+    rows[3] = {**rows[3], **({"output": long} if answer == "exact" else {})}
+    held = write_jsonl(tmp_path / "held.jsonl", rows)
+    with pytest.raises(
+        NaitError, match=r"held\.jsonl row 3: .*does not end within 60 tokens" if answer == "exact" else "row 0: "
+    ):
+        validate(place, tmp_path / "out", held_out=[str(held)], answer=answer)
+
+
 def test_a_target_may_be_called_general(place, tmp_path, tiny_model):
     index = place / "chosen" / "index"
     nait_fast.build_signature(
