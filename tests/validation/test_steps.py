@@ -54,3 +54,8 @@ def test_matched_rows_have_the_lengths_they_should():
         assert abs(response[rows].mean() - response[like].mean()) < 0.05 * response[like].mean()
         assert response[rows].min() > np.median(response)
     assert set(draws[0].tolist()) != set(draws[1].tolist()) and set(draws[0].tolist()) != set(like.tolist())
+
+
+def test_a_length_matched_draw_from_fewer_rows_takes_them_all():
+    response = np.array([2, 3, 4, 5, 9, 9])
+    assert sorted(matched(np.array([0, 1, 2]), np.array([4, 5]), response, 0).tolist()) == [4, 5]

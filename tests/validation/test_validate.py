@@ -335,7 +335,11 @@ def test_rows_of_the_pool_that_are_held_out_are_not_trained_on(place, tmp_path):
     own = [row for row in make_rows(80) if row["source"] == "sums"][:6]
     held = write_jsonl(tmp_path / "held.jsonl", own)
     with pytest.warns(nait_fast.notices.NaitWarning, match="rows of the pool are held-out samples"):
-        validate(place, tmp_path / "out", held_out=[str(held)])
+        result = validate(place, tmp_path / "out", held_out=[str(held)])
+    mean = {arm["arm"]: arm["mean_response"] for arm in result["arms"]}
+    off = mean["random_length"] / mean["top"] - 1
+    told = [text for text in result["warnings"] if "'random, same lengths' are" in text]
+    assert bool(told) == (abs(off) > 0.1) and all("shorter than" in text for text in told)
 
 
 @pytest.mark.parametrize(
