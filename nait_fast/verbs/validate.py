@@ -304,7 +304,12 @@ def _known(chosen: SelectionFolder, name: str, signed: Encoder) -> Known | None:
 def _distinct(recipe: Any, material: Material) -> int:
     """Response tokens of the rows that a run draws: no more than each arm has, but for tenths, of which one may be of
     fewer (so that what others are does not hang on whether there are tenths)."""
-    return min(recipe.tokens, *(material.candidates.tokens_of(arm) for arm in (TOP, RANDOM, BOTTOM)))
+    return min(recipe.tokens, _each_has(material))
+
+
+def _each_has(material: Material) -> int:
+    """Response tokens that none of the arms has fewer of."""
+    return min(material.candidates.tokens_of(arm) for arm in (TOP, RANDOM, BOTTOM))
 
 
 def _tell_scarce(recipe: Any, material: Material, distinct: int) -> None:
@@ -348,8 +353,8 @@ def _recipe(options: ValidateOptions, material: Material, loaded: Any) -> Any:
     from nait_fast.validation.learner import Recipe
 
     gpu, layers = loaded.device.type != "cpu", len(decoder_layers(loaded.body))
-    own = min(material.candidates.tokens_of(arm) for arm in (TOP, RANDOM, BOTTOM))
-    tokens = options.tokens or min(max(own, min(ROUNDS * own, ENOUGH)), _most_tokens(loaded))
+    each = _each_has(material)
+    tokens = options.tokens or min(max(each, min(ROUNDS * each, ENOUGH)), _most_tokens(loaded))
     rows = np.unique(np.concatenate([material.candidates.groups[arm] for arm in (TOP, RANDOM, BOTTOM)]))
     longest = int(material.candidates.response[rows].max())
     steps = options.steps or max(1, min(STEPS, tokens // longest))
